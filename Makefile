@@ -1,0 +1,43 @@
+# Everything runs from .venv, which the first target makes from the locked set.
+SHELL := /bin/bash
+BIN := .venv/bin
+PYTHON_ANY := $(or $(PYTHON),$(shell command -v python3 || command -v python))
+BOOTSTRAP := $(PYTHON_ANY) scripts/bootstrap.py
+
+.DEFAULT_GOAL := help
+.PHONY: help python install install-dev demo test test-full lint bench mutants clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+python:
+	@test -n "$(PYTHON_ANY)" || { echo "pilothouse set-up: no Python was found: install Python 3.11" >&2; exit 2; }
+
+install: python  ## make .venv with what serving needs
+	@$(BOOTSTRAP)
+
+install-dev: python
+	@$(BOOTSTRAP) --with dev
+
+demo: install  ## serve the demo model on 127.0.0.1:8000 (ARGS="--port 8001", ARGS=--tour)
+	@$(BIN)/pilothouse demo $(ARGS)
+
+test: install-dev  ## the quick suite (ARGS="-k house")
+	@$(BIN)/python -m pytest -m "not full" $(ARGS)
+
+test-full: install-dev  ## every test
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: install-dev  ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: install-dev  ## paired overhead runs through HTTP; writes the file BENCH_JSON names
+	@$(BIN)/python loadtest/bench.py $(ARGS)
+
+mutants: install-dev  ## show that the invariants' tests fail without their protection
+	@$(BIN)/python tests/mutants/run.py $(ARGS)
+
+clean:  ## remove .venv and what builds left
+	@rm -rf .venv .venv-setup.lock build dist .pytest_cache .mypy_cache .ruff_cache

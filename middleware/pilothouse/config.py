@@ -1,0 +1,146 @@
+"""pilothouse.yaml: what is loaded, what is allowed. Closed and frozen; paths are made absolute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pilothouse.errors import ConfigError
+from pilothouse.types import Clause, Unit
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$")]
+ProfileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-/]{0,63}:[A-Za-z0-9_.\-]+$")]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ArtefactRef(_Closed):
+    """Where a vector or probe lies: a folder with `manifest.json` and `weights.safetensors`."""
+
+    path: Path
+
+
+class ProfileTerm(_Closed):
+    """One vector of a profile."""
+
+    vector: Name
+    scale: float
+    unit: Unit = "raw"
+    on: Clause = "output"
+    layers: tuple[int, ...] | None = None
+
+
+class Profile(_Closed):
+    """Named steering, picked as a model name."""
+
+    steer: tuple[ProfileTerm, ...] = Field(min_length=1)
+
+
+class Taps(_Closed):
+    """Taps to have in the graph beside those the loaded artefacts need."""
+
+    resid_post: tuple[int, ...] = ()
+    reserve_rows: int = Field(default=0, ge=0, le=1024)
+
+
+class Limits(_Closed):
+    """Bounds that hold for every request."""
+
+    max_programs: int = Field(default=64, ge=1, le=4096)
+    max_rank: int = Field(default=8, ge=1, le=64)
+    max_norm_ratio: float = Field(default=0.5, gt=0)
+    """Largest edit, as a fraction of the mean residual norm at the tap."""
+    table_mib: int = Field(default=1024, ge=1)
+    max_wait_ms: int = Field(default=2000, ge=0)
+
+
+class TrustedProxies(_Closed):
+    """Which peers may name the tenant, and in which header."""
+
+    cidrs: tuple[str, ...] = ()
+    tenant_header: str = "x-tenant"
+
+
+class Auth(_Closed):
+    """Who may do what. Client steering and scores are off unless the demo turns them on."""
+
+    trusted_proxies: TrustedProxies = TrustedProxies()
+    client_steering: bool = False
+    client_scores: bool = False
+
+
+class Gate(_Closed):
+    """Routes that are neither governed nor known to be harmless."""
+
+    unknown_routes: Literal["deny", "refuse_start"] = "deny"
+    allow: tuple[str, ...] = ()
+
+
+class PilothouseConfig(_Closed):
+    """The whole file."""
+
+    version: Literal[1]
+    vectors: dict[Name, ArtefactRef] = {}
+    probes: dict[Name, ArtefactRef] = {}
+    policies: tuple[Path, ...] = ()
+    profiles: dict[ProfileName, Profile] = {}
+    taps: Taps = Taps()
+    limits: Limits = Limits()
+    auth: Auth = Auth()
+    gate: Gate = Gate()
+
+    @model_validator(mode="after")
+    def _profiles_name_loaded_vectors(self) -> PilothouseConfig:
+        for profile_name, profile in self.profiles.items():
+            for term in profile.steer:
+                if term.vector not in self.vectors:
+                    raise ValueError(
+                        f"profile {profile_name!r} steers with {term.vector!r}, which is not under "
+                        f"vectors; loaded are {sorted(self.vectors)}"
+                    )
+        return self
+
+
+def load_config(path: Path) -> PilothouseConfig:
+    """The configuration in a YAML file, its paths resolved against the file's folder.
+
+    Raises:
+        ConfigError: unreadable, not YAML, unknown field or bad value; names file and field.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: got {type(raw).__name__}, want a mapping with `version: 1`")
+    return parse_config(raw, folder=path.parent, origin=str(path))
+
+
+def parse_config(raw: dict[str, Any], *, folder: Path, origin: str) -> PilothouseConfig:
+    """As `load_config`, from a mapping; relative paths are taken from `folder`."""
+    try:
+        config = PilothouseConfig.model_validate(raw)
+    except ValidationError as error:
+        lines = [
+            f"{origin}: {'.'.join(str(part) for part in each['loc']) or 'file'}: {each['msg']}"
+            for each in error.errors()
+        ]
+        raise ConfigError("\n".join(lines)) from error
+    return config.model_copy(
+        update={
+            "vectors": _resolved(config.vectors, folder),
+            "probes": _resolved(config.probes, folder),
+            "policies": tuple(folder / each for each in config.policies),
+        }
+    )
+
+
+def _resolved(refs: dict[str, ArtefactRef], folder: Path) -> dict[str, ArtefactRef]:
+    return {name: ArtefactRef(path=folder / ref.path) for name, ref in refs.items()}

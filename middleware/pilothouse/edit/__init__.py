@@ -1,0 +1,1 @@
+"""Interventions as rows of numbers. Pure maths; nothing of vLLM or torch."""

@@ -1,0 +1,1 @@
+"""Everything that touches vLLM: plan, taps, worker, scheduler, cache identity, pickup."""

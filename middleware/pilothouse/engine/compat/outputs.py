@@ -1,0 +1,108 @@
+"""vLLM's per-request outputs: logprob slices, and records riding on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
+from vllm.v1.outputs import LogprobsLists
+from vllm.v1.request import RequestStatus
+
+from pilothouse.record import ORPHAN_PREFIX, RECORD_KEY, Record
+
+STOP = FinishReason.STOP
+LENGTH = FinishReason.LENGTH
+ERROR = FinishReason.ERROR
+FINISHED_STOPPED = RequestStatus.FINISHED_STOPPED
+FINISHED_ERROR = RequestStatus.FINISHED_ERROR
+FINISHED_ABORTED = RequestStatus.FINISHED_ABORTED
+BLOCK_REASON = "pilothouse:block"
+
+ONE_SHOT = (
+    "prefill_stats", "events", "new_prompt_logprobs_tensors", "prompt_token_id_logprobs",
+)  # fmt: skip
+"""Fields vLLM fills once: they wait for the next output when one is held back."""
+
+
+def slice_logprobs(logprobs: Any, index: int) -> Any:
+    """The entry of one token, or None."""
+    if logprobs is None:
+        return None
+    at = slice(index, index + 1)
+    return LogprobsLists(
+        logprobs.logprob_token_ids[at], logprobs.logprobs[at], logprobs.sampled_token_ranks[at]
+    )
+
+
+def join_logprobs(slices: list[Any]) -> Any:
+    """The inverse of `slice_logprobs` over several tokens; None when there are none."""
+    if not slices or slices[0] is None:
+        return None
+    return LogprobsLists(
+        np.concatenate([each.logprob_token_ids for each in slices]),
+        np.concatenate([each.logprobs for each in slices]),
+        np.concatenate([each.sampled_token_ranks for each in slices]),
+    )
+
+
+def carry(record: Record, output: Any) -> None:
+    """Put a record on an output. KV connectors are refused, so the field is free."""
+    output.kv_transfer_params = {RECORD_KEY: record.to_wire()}
+
+
+def orphan(record: Record, request_id: str) -> EngineCoreOutput:
+    """An output for no live request, which stock vLLM passes over, carrying a last record."""
+    output = EngineCoreOutput(request_id=ORPHAN_PREFIX + request_id, new_token_ids=[])
+    carry(record, output)
+    return output
+
+
+def final_output(request: Any, reason: FinishReason, stop_reason: str | None) -> EngineCoreOutput:
+    """An output without tokens that ends a request."""
+    return EngineCoreOutput(
+        request_id=request.request_id,
+        new_token_ids=[],
+        finish_reason=reason,
+        stop_reason=stop_reason,
+        trace_headers=request.trace_headers,
+    )
+
+
+def token_output(output: Any, token_ids: list[int], logprobs: Any) -> EngineCoreOutput:
+    """An output with cleared tokens only, with the one-shot fields of the one it leaves before."""
+    first = EngineCoreOutput(
+        request_id=output.request_id,
+        new_token_ids=token_ids,
+        new_logprobs=logprobs,
+        trace_headers=output.trace_headers,
+    )
+    for name in ONE_SHOT:
+        setattr(first, name, getattr(output, name))
+        setattr(output, name, None)
+    return first
+
+
+def verdict_output(output: Any) -> EngineCoreOutput:
+    """The end of a request by a verdict: nothing that was sampled in this step is left on it."""
+    last = EngineCoreOutput(
+        request_id=output.request_id,
+        new_token_ids=[],
+        finish_reason=STOP,
+        stop_reason=BLOCK_REASON,
+        trace_headers=output.trace_headers,
+    )
+    for name in ("prefill_stats", "events"):
+        setattr(last, name, getattr(output, name))
+    return last
+
+
+def add_outputs(
+    outputs: dict[int, EngineCoreOutputs], pending: dict[int, list[EngineCoreOutput]]
+) -> None:
+    """Append outputs of ours to a step's outputs, by client."""
+    for client_index, more in pending.items():
+        if client_index in outputs:
+            outputs[client_index].outputs.extend(more)
+        else:
+            outputs[client_index] = EngineCoreOutputs(outputs=list(more))

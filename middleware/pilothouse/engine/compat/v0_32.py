@@ -1,0 +1,129 @@
+"""vLLM 0.32: batch order and positions of a step, in both model runners, and outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from torch import nn
+from vllm.platforms import current_platform
+from vllm.v1.outputs import AsyncModelRunnerOutput, ModelRunnerOutput
+
+from pilothouse.errors import EngineError
+from pilothouse.types import IntArray
+
+OnStep = Callable[[list[str], IntArray, IntArray], None]
+
+
+def worker_base() -> type[Any]:
+    """The platform's own worker class."""
+    if current_platform.is_cpu():
+        from vllm.v1.worker.cpu_worker import CPUWorker
+
+        return CPUWorker
+    if current_platform.is_cuda():
+        from vllm.v1.worker.gpu_worker import Worker
+
+        return Worker
+    raise EngineError(
+        f"platform {current_platform.device_name!r} is not supported: CPU and CUDA are"
+    )
+
+
+def uses_v2_runner(runner: Any) -> bool:
+    """Whether a model runner is of the second generation."""
+    return hasattr(runner, "model_state")
+
+
+def loaded_model(runner: Any) -> nn.Module:
+    """The model object the runner executes, before any wrapper."""
+    model: nn.Module = runner.get_model()
+    return model
+
+
+def architecture(vllm_config: Any) -> str:
+    """The name under which vLLM's registry loaded the model."""
+    name: str = vllm_config.model_config.architecture
+    return name
+
+
+def max_step_tokens(vllm_config: Any) -> int:
+    """The most tokens a forward pass is given, padding included."""
+    scheduled: int = vllm_config.scheduler_config.max_num_batched_tokens
+    captured = vllm_config.compilation_config.max_cudagraph_capture_size or 0
+    sequences: int = vllm_config.scheduler_config.max_num_seqs
+    return max(scheduled, captured, sequences)
+
+
+def on_step(runner: Any, call: OnStep) -> None:
+    """Have `call(request ids, first positions, token counts)` run before each real forward pass.
+
+    V1: after `_prepare_inputs` settled the batch order. V2: in the model state's
+    `prepare_inputs`, which runs before a FULL graph's replay too.
+    """
+    if uses_v2_runner(runner):
+        _on_step_v2(runner, call)
+    else:
+        _on_step_v1(runner, call)
+
+
+def _on_step_v1(runner: Any, call: OnStep) -> None:
+    prepare = runner._prepare_inputs
+
+    def prepare_inputs(scheduler_output: Any, num_scheduled_tokens: Any) -> Any:
+        prepared = prepare(scheduler_output, num_scheduled_tokens)
+        batch = runner.input_batch
+        count = batch.num_reqs
+        call(
+            batch.req_ids[:count],
+            batch.num_computed_tokens_cpu[:count].astype(np.int64),
+            np.asarray(num_scheduled_tokens[:count], dtype=np.int64),
+        )
+        return prepared
+
+    runner._prepare_inputs = prepare_inputs
+
+
+def _on_step_v2(runner: Any, call: OnStep) -> None:
+    state = runner.model_state
+    prepare = state.prepare_inputs
+
+    def prepare_inputs(input_batch: Any, req_states: Any) -> Any:
+        count = input_batch.num_reqs
+        call(
+            list(input_batch.req_ids[:count]),
+            input_batch.num_computed_tokens_np[:count].astype(np.int64),
+            np.asarray(input_batch.num_scheduled_tokens[:count], dtype=np.int64),
+        )
+        return prepare(input_batch, req_states)
+
+    state.prepare_inputs = prepare_inputs
+
+
+class AttachedOutput(AsyncModelRunnerOutput):
+    """vLLM's output of a step, with an attribute added once both are on the host."""
+
+    def __init__(self, inner: Any, attribute: str, value: Callable[[], object]) -> None:
+        self._inner = inner
+        self._attribute = attribute
+        self._value = value
+
+    def get_output(self) -> ModelRunnerOutput:
+        """Wait for vLLM's output, then attach ours. Runs in vLLM's output thread."""
+        output = self._inner.get_output()
+        setattr(output, self._attribute, self._value())
+        return output
+
+
+def attach(output: Any, attribute: str, value: Callable[[], object]) -> Any:
+    """Put an attribute on a step's output, now or when it has arrived on the host."""
+    if isinstance(output, AsyncModelRunnerOutput):
+        return AttachedOutput(output, attribute, value)
+    setattr(output, attribute, value())
+    return output
+
+
+def copy_stream(runner: Any) -> Any:
+    """The stream on which the runner copies outputs to the host."""
+    return getattr(runner, "output_copy_stream", None) or runner.async_output_copy_stream

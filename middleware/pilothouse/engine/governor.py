@@ -1,0 +1,283 @@
+"""Rules over live scores: which fire after a step, and what follows for each request.
+
+Shape suffixes: C rows of the watch table, B requests evaluated, R rules of one phase.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pilothouse.engine.plan import Plan
+from pilothouse.engine.step import Emissions
+from pilothouse.engine.watches import Folded, Watches
+from pilothouse.policy.decide import outcome_result, strongest
+from pilothouse.policy.rulebook import CompiledRule, advance_streaks
+from pilothouse.policy.schema import Steer
+from pilothouse.record import RuleOutcome, TokenScores, Verdict
+from pilothouse.sealed import SealedRequest
+from pilothouse.types import BoolArray, IntArray, Mode, Phase
+
+ENDING = ("blocked", "error_blocked", "responded")
+BEFORE_OUTPUT = -1
+
+
+@dataclass(slots=True)
+class Watched:
+    """What the governor keeps of one request: its row, its rules, what they concluded."""
+
+    row: int
+    modes: dict[int, Mode]
+    wants_token_scores: bool
+    prompt_done: bool = False
+    outcomes: dict[int, RuleOutcome] = field(default_factory=dict)
+    verdict: Verdict | None = None
+    cleared_at_end: int = 0
+    """Output tokens that may still leave when a verdict has fallen."""
+    token_scores: list[TokenScores] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class SteerOrder:
+    """An enforced steer rule fired: hold this target at this strength for that many tokens."""
+
+    request_id: str
+    target: int
+    coefficient: float
+    hold_tokens: int
+
+
+@dataclass(slots=True)
+class Ruling:
+    """What a step led to."""
+
+    steers: list[SteerOrder] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
+    changed: set[str] = field(default_factory=set)
+
+
+class Governor:
+    """Owner of the watch table and of every request's rules."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.watches = Watches(plan)
+        self._plan = plan
+        self._rulebook = plan.rulebook
+        self._rules: dict[Phase, tuple[CompiledRule, ...]] = {
+            "prompt": self._rulebook.rules_of("prompt"),
+            "output": self._rulebook.rules_of("output"),
+        }
+        output = self._rules["output"]
+        self._needed_R = np.array([rule.streak_tokens for rule in output], np.int64)
+        self._leak_R = np.array([rule.leak_tokens for rule in output], np.int64)
+        self._active: dict[Phase, BoolArray] = {
+            phase: np.zeros((0, len(rules)), bool) for phase, rules in self._rules.items()
+        }
+        self._holding_CR = np.zeros((0, len(output)), bool)
+        self._streaks_CR = np.zeros((0, len(output)), np.int64)
+        self._watched: dict[str, Watched] = {}
+        self._row_of: dict[str, int] = {}
+        self._name_of: dict[int, str] = {}
+        scopes = {spec.key: spec.scope for spec in self._rulebook.signals}
+        self._num_signals = len(self._rulebook.signals)
+        self._prompt_readers = {
+            rule.index
+            for rule in self._rulebook.rules
+            if any(scopes[key] == "prompt" for key in rule.signals)
+        }
+        targets = plan.body.policy_targets
+        self._target_of = {
+            (each.vector, each.unit, each.layers): i for i, each in enumerate(targets)
+        }
+
+    @property
+    def busy(self) -> bool:
+        """Somebody's scores are wanted."""
+        return bool(self._watched)
+
+    def open(self, request_id: str, sealed: SealedRequest, num_prompt_tokens: int) -> Watched:
+        """Start watching a request under the policies its seal names."""
+        row = self.watches.open(num_prompt_tokens)
+        self._fit_masks()
+        modes: dict[int, Mode] = {}
+        enforced = {each.name: each.enforced for each in sealed.policies}
+        for phase, rules in self._rules.items():
+            for r, rule in enumerate(rules):
+                applies = rule.policy in enforced
+                self._active[phase][row, r] = applies
+                if applies:
+                    modes[rule.index] = "enforce" if enforced[rule.policy] else "shadow"
+        for r, rule in enumerate(self._rules["output"]):
+            self._holding_CR[row, r] = rule.ends and modes.get(rule.index) == "enforce"
+        self._streaks_CR[row] = 0
+        watched = Watched(row, modes, sealed.scores == "tokens")
+        self._watched[request_id] = watched
+        self._row_of[request_id] = row
+        self._name_of[row] = request_id
+        return watched
+
+    def close(self, request_id: str) -> Watched | None:
+        """Stop watching; None if it was not watched."""
+        watched = self._watched.pop(request_id, None)
+        if watched is not None:
+            del self._row_of[request_id]
+            del self._name_of[watched.row]
+            self.watches.close(watched.row)
+        return watched
+
+    def holds_output(self, watched: Watched) -> bool:
+        """Whether an enforced output rule can end this request."""
+        return bool(self._holding_CR[watched.row].any())
+
+    def reads_whole_prompt(self, watched: Watched) -> bool:
+        """Whether an enforced rule sees the prompt's scores, so that no token may be skipped."""
+        return any(
+            mode == "enforce" and index in self._prompt_readers
+            for index, mode in watched.modes.items()
+        )
+
+    def cleared(self, watched: Watched) -> int:
+        """How many output tokens may leave: scored, and in no run that can still fire a rule."""
+        row = watched.row
+        scored = int(self.watches.cursor_C[row] - self.watches.prompt_C[row])
+        holding_R = self._holding_CR[row]
+        if not holding_R.any():
+            return 1 << 60
+        running_R = np.maximum(self._streaks_CR[row] - self._leak_R, 0)[holding_R]
+        return max(0, scored - int(running_R.max()))
+
+    def observe(self, emissions: Emissions) -> Ruling:
+        """Fold a step's emissions and evaluate every rule they bear on."""
+        folded = self.watches.fold(emissions, self._row_of)
+        self._keep_token_scores(folded, emissions)
+        ruling = Ruling()
+        for row in folded.prompt_done.tolist():
+            self._watched[self._name_of[row]].prompt_done = True
+            ruling.changed.add(self._name_of[row])
+        self._evaluate("prompt", folded.prompt_done, ruling)
+        self._evaluate("output", folded.answered, ruling)
+        return ruling
+
+    def prompt_unscored(self, request_id: str) -> Ruling:
+        """The prompt was computed and no scores came: `on_error` of each prompt rule decides."""
+        watched = self._watched[request_id]
+        watched.prompt_done = True
+        ruling = Ruling()
+        self._evaluate("prompt", np.array([watched.row], np.int64), ruling)
+        return ruling
+
+    def target_name(self, target: int) -> str:
+        """The vector's name behind a policy target."""
+        return self._plan.body.policy_targets[target].vector
+
+    def outcomes(self, watched: Watched) -> list[RuleOutcome]:
+        """Of every prompt and output rule of the request: fired, or allowed."""
+        return [
+            watched.outcomes.get(index)
+            or RuleOutcome(rule.policy, rule.rule, rule.phase, mode, "allowed")
+            for index, mode in watched.modes.items()
+            for rule in (self._rulebook.rules[index],)
+        ]
+
+    def _evaluate(self, phase: Phase, rows_B: IntArray, ruling: Ruling) -> None:
+        if not len(rows_B) or not self._rules[phase]:
+            return
+        values_BK = self.watches.values_CK[rows_B, : self._num_signals]
+        active_BR = self._active[phase][rows_B]
+        fired_BR, missing_BR = self._rulebook.outcomes(phase, values_BK)
+        missing_BR &= active_BR
+        if phase == "output":
+            started_B = self.watches.cursor_C[rows_B] > self.watches.prompt_C[rows_B]
+            missing_BR &= started_B[:, None]
+            streaks_BR = self._streaks_CR[rows_B]
+            fired_BR = advance_streaks(streaks_BR, fired_BR, self._needed_R)
+            self._streaks_CR[rows_B] = streaks_BR
+        fired_BR &= active_BR
+        for b in np.flatnonzero((fired_BR | missing_BR).any(axis=1)):
+            self._conclude(phase, int(rows_B[b]), fired_BR[b], missing_BR[b], ruling)
+
+    def _conclude(
+        self, phase: Phase, row: int, fired_R: BoolArray, missing_R: BoolArray, ruling: Ruling
+    ) -> None:
+        request_id = self._name_of[row]
+        watched = self._watched[request_id]
+        if watched.verdict is not None:
+            return
+        at_token = self._at_token(phase, row)
+        ending: list[CompiledRule] = []
+        for r in np.flatnonzero(fired_R | missing_R):
+            rule = self._rules[phase][int(r)]
+            mode = watched.modes[rule.index]
+            result = outcome_result(
+                rule.action.action, mode, bool(fired_R[r]), bool(missing_R[r]), rule.on_error
+            )
+            if rule.index not in watched.outcomes:
+                ruling.changed.add(request_id)
+                watched.outcomes[rule.index] = RuleOutcome(
+                    rule.policy, rule.rule, phase, mode, result, at_token
+                )
+            if result in ENDING:
+                watched.outcomes[rule.index].result = result
+                ending.append(rule)
+            elif result == "steered":
+                ruling.steers.append(self._steer(request_id, rule))
+        winner = strongest(ending)
+        if winner is not None:
+            result = watched.outcomes[winner.index].result
+            watched.verdict = Verdict(
+                winner.action.action, winner.policy, winner.rule, phase, result
+            )
+            scored = int(self.watches.cursor_C[row] - self.watches.prompt_C[row])
+            watched.cleared_at_end = max(0, min(self.cleared(watched), scored - 1))
+            ruling.ended.append(request_id)
+
+    def _steer(self, request_id: str, rule: CompiledRule) -> SteerOrder:
+        action = rule.action
+        assert isinstance(action, Steer)
+        layers = action.layers or self._plan.body.vectors[action.vector].layers
+        target = self._target_of[(action.vector, action.unit, layers)]
+        return SteerOrder(request_id, target, action.scale, action.hold_tokens)
+
+    def _at_token(self, phase: Phase, row: int) -> int | None:
+        if phase == "prompt":
+            return None
+        index = int(self.watches.cursor_C[row] - self.watches.prompt_C[row]) - 1
+        return None if index == BEFORE_OUTPUT else index
+
+    def _keep_token_scores(self, folded: Folded, emissions: Emissions) -> None:
+        wanting = [
+            (watched, folded.spans[watched.row])
+            for watched in self._watched.values()
+            if watched.wants_token_scores and watched.row in folded.spans
+        ]
+        facts = [self._plan.body.probes[name] for name in self.watches.probes]
+        for watched, (first, begin, count) in wanting:
+            prompt = int(self.watches.prompt_C[watched.row])
+            for i in range(max(0, prompt - begin), count):
+                logits = folded.logits_TQ[first + i].tolist()
+                scores = {
+                    name: _sigmoid(fact.token_slope * logit + fact.token_offset)
+                    for name, fact, logit in zip(self.watches.probes, facts, logits, strict=True)
+                }
+                watched.token_scores.append(TokenScores(begin + i - prompt, -1, scores))
+
+    def _fit_masks(self) -> None:
+        rows = len(self.watches.cursor_C)
+        for phase, active in self._active.items():
+            self._active[phase] = _taller(active, rows)
+        self._holding_CR = _taller(self._holding_CR, rows)
+        self._streaks_CR = _taller(self._streaks_CR, rows)
+
+
+def _taller(array: Any, rows: int) -> Any:
+    if len(array) == rows:
+        return array
+    grown = np.zeros((rows, *array.shape[1:]), array.dtype)
+    grown[: len(array)] = array
+    return grown
+
+
+def _sigmoid(logit: float) -> float:
+    return float(1.0 / (1.0 + np.exp(-min(max(logit, -700.0), 700.0))))

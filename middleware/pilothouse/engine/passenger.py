@@ -1,0 +1,145 @@
+"""One admitted request in the scheduler: its seal, programs, timeline, held tokens, last record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pilothouse.engine.compat import outputs as wire
+from pilothouse.engine.holdback import HoldBack
+from pilothouse.engine.programs import Program
+from pilothouse.engine.step import PolicySpan, Steering
+from pilothouse.engine.timeline import Timeline
+from pilothouse.record import Record
+from pilothouse.sealed import SealedRequest
+
+if TYPE_CHECKING:
+    from pilothouse.engine.governor import Governor, Watched
+
+
+@dataclass(frozen=True, slots=True)
+class ClauseProgram:
+    """What holds for the prompt's or the output's positions: a program and its coefficient."""
+
+    program: Program
+    coefficient: float
+
+
+@dataclass(slots=True)
+class Passenger:
+    """State that lives as long as the request does."""
+
+    sealed: SealedRequest
+    num_prompt_tokens: int
+    request: Any = None
+    tells_always: bool = False
+    on_prompt: ClauseProgram | None = None
+    on_output: ClauseProgram | None = None
+    timeline: Timeline = field(default_factory=Timeline)
+    spans: dict[tuple[int, int], PolicySpan] = field(default_factory=dict)
+    steering: Steering | None = None
+    announced: bool = False
+    seated: bool = False
+    waiting_since: float | None = None
+    waited: bool = False
+    watched: Watched | None = None
+    held: HoldBack | None = None
+    error: str | None = None
+    policy_seconds: float = 0.0
+    _told: bool = False
+    _untold: bool = False
+    _kept: dict[str, Any] = field(default_factory=dict)
+    _withheld: int = 0
+
+    @classmethod
+    def refused(cls, error: str, revision: str) -> Passenger:
+        """A request that is let in only to be turned away."""
+        sealed = SealedRequest(decision_id="", revision=revision)
+        return cls(sealed, 0, seated=True, error=error)
+
+    @property
+    def programs(self) -> list[Program]:
+        """The distinct programs it needs slots for."""
+        clauses = [each for each in (self.on_prompt, self.on_output) if each is not None]
+        return list({each.program.digest: each.program for each in clauses}.values())
+
+    def hold(self, visible_limit: int) -> None:
+        """From now on tokens leave only when cleared."""
+        self.held = HoldBack(visible_limit)
+
+    def withheld(self, held: HoldBack) -> None:
+        """The answer ended with tokens that nobody could clear."""
+        beyond = max(0, held.released + len(held) - held.visible_limit)
+        self._withheld += max(0, held.drop() - beyond)
+
+    def keep_once(self, output: Any) -> None:
+        """Keep one-shot fields of an output that does not leave."""
+        for name in wire.ONE_SHOT:
+            value = getattr(output, name)
+            if value is not None:
+                self._kept[name] = value
+
+    def carry_once(self, output: Any) -> None:
+        """Give the kept one-shot fields to an output."""
+        for name, value in self._kept.items():
+            if getattr(output, name) is None:
+                setattr(output, name, value)
+        self._kept.clear()
+
+    def news(self, changed: bool) -> None:
+        """Something a record should tell may have happened."""
+        self._untold = self._untold or changed or not self._told
+
+    def tells(self) -> bool:
+        """Whether a record goes with the output that leaves now; asking answers it."""
+        tell = self.tells_always or self._untold
+        self._told, self._untold = True, False
+        return tell
+
+    def record(self, governor: Governor) -> Record:
+        """The choice as far as its released tokens go."""
+        record = Record(self.sealed.decision_id, self.sealed.revision)
+        record.error = self.error
+        record.waited = self.waited
+        record.policy_seconds = self.policy_seconds
+        if self.held is not None:
+            record.hold_back_seconds = self.held.longest_seconds
+        if self.watched is not None:
+            self._add_watched(record, self.watched, governor)
+        return record
+
+    def closing(self, governor: Governor, num_fed_tokens: int) -> Record:
+        """The last record, with totals and every rule's outcome."""
+        record = self.record(governor)
+        record.closing = True
+        if self.watched is not None:
+            record.outcomes = governor.outcomes(self.watched)
+        record.steered_tokens = self._steered_tokens(governor, num_fed_tokens)
+        return record
+
+    def _add_watched(self, record: Record, watched: Watched, governor: Governor) -> None:
+        table, row = governor.watches, watched.row
+        record.values = table.values_of(row)
+        record.prompt_done = watched.prompt_done
+        record.verdict = watched.verdict
+        record.outcomes = list(watched.outcomes.values())
+        record.scored_tokens = dict.fromkeys(table.probes, int(table.scored_C[row]))
+        reasons = {"prefix_cache": int(table.unscored_C[row]), "length_end": self._withheld}
+        record.unscored_tokens = {name: count for name, count in reasons.items() if count}
+        released = self.held.released if self.held is not None else 1 << 60
+        ready = [each for each in watched.token_scores if each.index < released]
+        watched.token_scores = [each for each in watched.token_scores if each.index >= released]
+        record.token_scores = ready
+
+    def _steered_tokens(self, governor: Governor, num_fed_tokens: int) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        prompt = min(self.num_prompt_tokens, num_fed_tokens)
+        output = num_fed_tokens - prompt
+        share = {"prompt": prompt, "output": output, "all": prompt + output}
+        for term in self.sealed.steer:
+            counts[term.vector] = counts.get(term.vector, 0) + share[term.on]
+        for span in self.spans.values():
+            name = governor.target_name(span.target)
+            fed = max(0, min(span.stop, num_fed_tokens) - span.start)
+            counts[name] = counts.get(name, 0) + fed
+        return {name: count for name, count in counts.items() if count}

@@ -1,0 +1,58 @@
+"""Picks records up in each API process, before vLLM makes its own outputs of the same tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pilothouse.record import RECORD_KEY, Record
+
+Subscriber = Callable[[Record], None]
+
+_subscribers: list[Subscriber] = []
+
+
+def subscribe(call: Subscriber) -> Callable[[], None]:
+    """Have `call(record)` run for every record of this process; returns what ends it."""
+    _subscribers.append(call)
+    return lambda: _subscribers.remove(call)
+
+
+def install() -> None:
+    """Wrap vLLM's output processor, once per process."""
+    from vllm.v1.engine.output_processor import OutputProcessor
+
+    process = OutputProcessor.process_outputs
+    if getattr(process, "_pilothouse", False):
+        return
+
+    def process_outputs(self: Any, engine_core_outputs: Any, *args: Any, **kwargs: Any) -> Any:
+        for output in engine_core_outputs:
+            if output.kv_transfer_params:
+                _take(self, output)
+        return process(self, engine_core_outputs, *args, **kwargs)
+
+    process_outputs._pilothouse = True  # type: ignore[attr-defined]
+    OutputProcessor.process_outputs = process_outputs
+
+
+def _take(processor: Any, output: Any) -> None:
+    wire = output.kv_transfer_params.pop(RECORD_KEY, None)
+    if not output.kv_transfer_params:
+        output.kv_transfer_params = None
+    if wire is None:
+        return
+    record = Record.from_wire(wire)
+    state = processor.request_states.get(output.request_id)
+    if state is not None:
+        record.choice = (_prompt_index(state.external_req_id), state.request_index)
+        for each, token_id in zip(record.token_scores, output.new_token_ids, strict=False):
+            each.token_id = token_id
+    for call in _subscribers:
+        call(record)
+
+
+def _prompt_index(external_request_id: str) -> int:
+    """The prompt's place in a completions request, which vLLM appends as `-<index>`."""
+    head, _, tail = external_request_id.rpartition("-")
+    return int(tail) if head.startswith("cmpl-") and tail.isdigit() else 0

@@ -1,0 +1,107 @@
+"""Settings of the server that are refused while Pilothouse is on, each with its reason.
+
+One table: `attribute of vLLM's parsed arguments -> what is wrong, when`. `docs/flags.md` lists it.
+"""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pilothouse.errors import UnsupportedError
+
+OURS = "this is how Pilothouse gets into the engine"
+UNSEEN = "it opens a door the gate does not see"
+SPLIT = "positions of a step do not lie on one rank in order"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """`applies(value)` says whether a flag's value is one that is refused."""
+
+    flag: str
+    attribute: str
+    applies: Callable[[object], bool]
+    reason: str
+
+
+def _set(value: object) -> bool:
+    return bool(value)
+
+
+def _above_one(value: object) -> bool:
+    return isinstance(value, int) and value > 1
+
+
+REFUSALS: tuple[Refusal, ...] = (
+    Refusal("--worker-cls", "worker_cls", lambda v: v not in (None, "auto"), OURS),
+    Refusal("--worker-extension-cls", "worker_extension_cls", _set, "its side effects on the "
+            "worker are unknown"),
+    Refusal("--scheduler-cls", "scheduler_cls", _set, OURS),
+    Refusal("--grpc", "grpc", _set, UNSEEN),
+    Refusal("--headless", "headless", _set, "a remote engine gets no key to check seals with"),
+    Refusal("--pipeline-parallel-size", "pipeline_parallel_size", _above_one,
+            "only the last stage's reads reach the scheduler"),
+    Refusal("--data-parallel-size", "data_parallel_size", _above_one,
+            "not tested: dummy steps of idle ranks"),
+    Refusal("--prefill-context-parallel-size", "prefill_context_parallel_size", _above_one, SPLIT),
+    Refusal("--decode-context-parallel-size", "decode_context_parallel_size", _above_one, SPLIT),
+    Refusal("--enable-dbo", "enable_dbo", _set, SPLIT),
+    Refusal("--ubatch-size", "ubatch_size", _above_one, SPLIT),
+    Refusal("--speculative-config", "speculative_config", _set,
+            "rejected tokens would be scored and steered"),
+    Refusal("--enable-lora", "enable_lora", _set, "steering under an adapter is not tested"),
+    Refusal("--kv-transfer-config", "kv_transfer_config", _set,
+            "tokens whose KV comes from elsewhere are not scored, and edited KV could leave"),
+    Refusal("--kv-events-config", "kv_events_config", _set, "events publish prompts unseen"),
+    Refusal("--ec-transfer-config", "ec_transfer_config", _set, "encoder transfer is not tested"),
+    Refusal("--kv-offloading-size", "kv_offloading_size", _set,
+            "offloaded KV may be keyed by tokens alone"),
+    Refusal("--enable-prompt-embeds", "enable_prompt_embeds", _set,
+            "embeddings from a client pass every text check"),
+    Refusal("--enable-return-routed-experts", "enable_return_routed_experts", _set,
+            "experts of held tokens would leave before them"),
+    Refusal("--trust-request-chat-template", "trust_request_chat_template", _set,
+            "a client's template could dress up any text as another role's"),
+    Refusal("--enable-sleep-mode", "enable_sleep_mode", _set, "not tested"),
+)  # fmt: skip
+
+REFUSED_VARIABLES: dict[str, str] = {
+    "VLLM_SERVER_DEV_MODE": UNSEEN,
+    "VLLM_USE_RUST_FRONTEND": "the gate is Python middleware",
+}
+
+
+def refuse_settings(args: Namespace) -> None:
+    """Stop a start that could not be guarded.
+
+    Raises:
+        UnsupportedError: one line for each refused flag or variable.
+    """
+    problems = []
+    for refusal in REFUSALS:
+        value = getattr(args, refusal.attribute, None)
+        if refusal.applies(value):
+            problems.append(
+                f"{refusal.flag} (got {value!r}) is refused with Pilothouse: {refusal.reason}. "
+                "Remove the flag, or serve this model with plain `vllm serve`"
+            )
+    for variable, reason in REFUSED_VARIABLES.items():
+        if os.environ.get(variable, "0") not in ("", "0", "false", "False"):
+            problems.append(f"{variable} is refused with Pilothouse: {reason}. Unset it")
+    if problems:
+        raise UnsupportedError("\n".join(problems))
+
+
+def refuse_model(hf_config: object) -> None:
+    """Stop a start with a kind of model that is not right yet.
+
+    Raises:
+        UnsupportedError: encoder-decoder models.
+    """
+    if getattr(hf_config, "is_encoder_decoder", False):
+        raise UnsupportedError(
+            "encoder-decoder models are refused with Pilothouse: taps know decoder blocks only"
+        )

@@ -1,0 +1,257 @@
+"""The scheduler: vLLM's own, plus the seal, programs and slots, cache identity, verdicts.
+
+Order of one step: `schedule` plans what changed and sends it to the workers; `update_from_output`
+folds the emissions and decides before vLLM appends the sampled tokens, then shapes its outputs.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from vllm.logger import init_logger
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.scheduler import Scheduler
+
+from pilothouse.engine.cache_identity import EditedBlockHasher
+from pilothouse.engine.compat import outputs as wire
+from pilothouse.engine.governor import Governor, Ruling
+from pilothouse.engine.orders import Orders
+from pilothouse.engine.passenger import Passenger
+from pilothouse.engine.plan import Plan
+from pilothouse.engine.step import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, StepPlan
+from pilothouse.errors import RequestError
+from pilothouse.record import Record
+from pilothouse.sealed import SEALED_KEY, seal_key, unseal
+
+logger = init_logger(__name__)
+
+if TYPE_CHECKING:
+    Base = Scheduler
+else:
+    Base = object
+
+
+class Guarded(Base):
+    """Mixin over either of vLLM's schedulers."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._plan = Plan.from_additional_config(self.vllm_config.additional_config)
+        self._key = seal_key()
+        self._governor = Governor(self._plan)
+        self._orders = Orders(self._plan)
+        self._passengers: dict[str, Passenger] = {}
+        self._refused: list[str] = []
+        self._pending: dict[int, list[Any]] = {}
+
+    def add_request(self, request: Any) -> None:
+        """Admit a request under a valid seal; anything else is let in only to be refused."""
+        passenger = self._board(request)
+        passenger.request = request
+        self._passengers[request.request_id] = passenger
+        super().add_request(request)
+
+    def schedule(self, *args: Any, **kwargs: Any) -> Any:
+        """vLLM's schedule with our step plan on it."""
+        scheduled = super().schedule(*args, **kwargs)
+        self._finish_refused()
+        step = StepPlan(
+            uploads=self._orders.take_uploads(),
+            spans=self._orders.take_spans(),
+            wants_emissions=self._governor.busy,
+        )
+        for request_id in scheduled.num_scheduled_tokens:
+            passenger = self._passengers[request_id]
+            if passenger.steering is not None and not passenger.announced:
+                passenger.announced = True
+                step.steering[request_id] = passenger.steering
+        setattr(scheduled, STEP_ATTRIBUTE, step)
+        return scheduled
+
+    def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
+        """Fold, decide, let vLLM append, then hold back, rewrite and annotate its outputs."""
+        started = time.perf_counter()
+        emissions = getattr(model_runner_output, EMISSIONS_ATTRIBUTE, None)
+        ruling = Ruling() if emissions is None else self._governor.observe(emissions)
+        self._steer(ruling)
+        seconds = (time.perf_counter() - started) / max(1, len(self._passengers))
+        outputs = super().update_from_output(scheduler_output, model_runner_output)
+        for client_outputs in outputs.values():
+            shaped: list[Any] = []
+            for output in client_outputs.outputs:
+                shaped.extend(self._shape(output, ruling, seconds))
+            client_outputs.outputs = shaped
+        pending, self._pending = self._pending, {}
+        wire.add_outputs(outputs, pending)
+        return outputs
+
+    def finish_requests(self, request_ids: Any, finished_status: Any) -> Any:
+        """End requests from outside; the last record of each leaves by itself."""
+        finished = super().finish_requests(request_ids, finished_status)
+        for request in finished:
+            passenger = self._passengers.get(request.request_id)
+            if passenger is not None:
+                record = self._leave(request.request_id, passenger)
+                record.aborted = True
+                self._queue(request.client_index, wire.orphan(record, request.request_id))
+        return finished
+
+    def has_requests(self) -> bool:
+        """Also while outputs of ours wait for a step to ride on."""
+        return bool(self._pending) or super().has_requests()
+
+    def _handle_blocked_waiting_request(self, request: Any) -> bool:
+        passenger = self._passengers[request.request_id]
+        if passenger.error is not None:
+            self._refused.append(request.request_id)
+            return False
+        if not self._orders.seat(passenger):
+            if passenger.error is not None:
+                self._refused.append(request.request_id)
+            return False
+        return super()._handle_blocked_waiting_request(request)
+
+    def _board(self, request: Any) -> Passenger:
+        try:
+            extra = (request.sampling_params and request.sampling_params.extra_args) or {}
+            sealed = unseal(extra.get(SEALED_KEY), self._key)
+            if sealed.revision != self._plan.revision:
+                raise RequestError(f"sealed for revision {sealed.revision}", status=403)
+            passenger = self._orders.passenger(sealed, request.num_prompt_tokens)
+        except RequestError as error:
+            logger.warning("Pilothouse refused request %s: %s", request.request_id, error)
+            return Passenger.refused("seal", self._plan.revision)
+        if sealed.policies or sealed.probes or sealed.scores != "none":
+            self._watch(request, passenger)
+        if passenger.timeline.edits or self._plan.body.policy_targets:
+            self._give_identity(request, passenger)
+        return passenger
+
+    def _watch(self, request: Any, passenger: Passenger) -> None:
+        watched = self._governor.open(
+            request.request_id, passenger.sealed, request.num_prompt_tokens
+        )
+        passenger.watched = watched
+        if self._governor.reads_whole_prompt(watched):
+            request.skip_reading_prefix_cache = True
+        if self._governor.holds_output(watched):
+            # One token more than the client asked for, so that its last one is fed and scored.
+            passenger.hold(request.max_tokens)
+            request.max_tokens += 1
+
+    def _give_identity(self, request: Any, passenger: Passenger) -> None:
+        inner = request._block_hasher
+        if inner is None:
+            return
+        request._block_hasher = EditedBlockHasher(inner, passenger.timeline, self.hash_block_size)
+        request.block_hashes.clear()
+        request.update_block_hashes()
+
+    def _steer(self, ruling: Ruling) -> None:
+        for order in ruling.steers:
+            request = self.requests.get(order.request_id)
+            passenger = self._passengers.get(order.request_id)
+            if request is None or passenger is None or passenger.watched is None:
+                continue
+            folded = int(self._governor.watches.cursor_C[passenger.watched.row])
+            start = max(request.num_computed_tokens, folded)
+            self._orders.steer(passenger, order.request_id, order, start)
+
+    def _shape(self, output: Any, ruling: Ruling, seconds: float) -> list[Any]:
+        request_id = output.request_id
+        passenger = self._passengers.get(request_id)
+        if passenger is None:
+            return [output]
+        passenger.policy_seconds += seconds
+        watched = passenger.watched
+        if watched is not None and not watched.prompt_done and output.new_token_ids:
+            self._governor.prompt_unscored(request_id)
+        passenger.carry_once(output)
+        passenger.news(request_id in ruling.changed)
+        if watched is not None and watched.verdict is not None:
+            return self._end(output, passenger)
+        if passenger.held is not None:
+            self._hold(output, passenger)
+        if output.finish_reason is not None:
+            wire.carry(self._leave(request_id, passenger), output)
+        elif not output.new_token_ids:
+            passenger.keep_once(output)
+            return []
+        elif passenger.tells():
+            wire.carry(passenger.record(self._governor), output)
+        return [output]
+
+    def _hold(self, output: Any, passenger: Passenger) -> None:
+        held, watched = passenger.held, passenger.watched
+        assert held is not None and watched is not None
+        held.push(output.new_token_ids, output.new_logprobs)
+        up_to = self._governor.cleared(watched)
+        if output.finish_reason == wire.STOP:
+            beyond = held.released + len(held) > held.visible_limit
+            up_to = held.visible_limit
+            if beyond:
+                output.finish_reason, output.stop_reason = wire.LENGTH, None
+        output.new_token_ids, output.new_logprobs = held.release(up_to)
+        if output.finish_reason is not None:
+            passenger.withheld(held)
+
+    def _end(self, output: Any, passenger: Passenger) -> list[Any]:
+        """Carry a verdict out: what was cleared before leaves first, then the end."""
+        held, watched = passenger.held, passenger.watched
+        shaped = []
+        if held is not None and watched is not None:
+            held.push(output.new_token_ids, output.new_logprobs)
+            token_ids, logprobs = held.release(watched.cleared_at_end)
+            held.drop()
+            if token_ids:
+                shaped.append(wire.token_output(output, token_ids, logprobs))
+        last = wire.verdict_output(output)
+        wire.carry(self._leave(output.request_id, passenger), last)
+        request = self.requests.get(output.request_id)
+        if request is not None and not request.is_finished():
+            super().finish_requests(output.request_id, wire.FINISHED_STOPPED)
+        return [*shaped, last]
+
+    def _leave(self, request_id: str, passenger: Passenger) -> Record:
+        """Let go of all that a request held; its last record."""
+        request = self._passengers.pop(request_id).request
+        record = passenger.closing(self._governor, request.num_tokens - 1)
+        self._orders.release(passenger)
+        record.programs_active = self._orders.programs_active
+        if passenger.watched is not None:
+            self._governor.close(request_id)
+        return record
+
+    def _finish_refused(self) -> None:
+        refused, self._refused = self._refused, []
+        for request_id in refused:
+            passenger = self._passengers.get(request_id)
+            if passenger is None:
+                continue
+            record = self._leave(request_id, passenger)
+            super().finish_requests(request_id, wire.FINISHED_ERROR)
+            output = wire.final_output(passenger.request, wire.ERROR, None)
+            wire.carry(record, output)
+            self._queue(passenger.request.client_index, output)
+
+    def _queue(self, client_index: int, output: Any) -> None:
+        self._pending.setdefault(client_index, []).append(output)
+
+
+class GuardedSyncScheduler(Guarded, Scheduler):
+    """For engines without async scheduling."""
+
+
+class GuardedAsyncScheduler(Guarded, AsyncScheduler):
+    """For engines with async scheduling: one more step is in flight when a verdict falls."""
+
+
+class GuardedScheduler:
+    """`scheduler_cls` of every guarded server: picks the class by the resolved setting."""
+
+    def __new__(cls, vllm_config: Any, *args: Any, **kwargs: Any) -> Any:
+        """The scheduler for this configuration."""
+        asynchronous = vllm_config.scheduler_config.async_scheduling
+        chosen = GuardedAsyncScheduler if asynchronous else GuardedSyncScheduler
+        return chosen(vllm_config, *args, **kwargs)

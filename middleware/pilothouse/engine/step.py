@@ -1,0 +1,63 @@
+"""What scheduler and worker tell each other about one step. Plain data; only what changed.
+
+Shape suffixes: T tokens of the step in batch order, E read columns, D hidden size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pilothouse.types import FloatArray
+
+STEP_ATTRIBUTE = "pilothouse_step"
+EMISSIONS_ATTRIBUTE = "pilothouse_emissions"
+
+
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """A request's own edits: slot and coefficient on prompt and on output positions."""
+
+    slot_prompt: int
+    coefficient_prompt: float
+    slot_output: int
+    coefficient_output: float
+    num_prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A program's rows for a slot: layer -> row_D, float32."""
+
+    slot: int
+    rows: dict[int, FloatArray]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySpan:
+    """Positions [start, stop) of a request that a policy steers along one target."""
+
+    request_id: str
+    target: int
+    start: int
+    stop: int
+    coefficient: float
+
+
+@dataclass(slots=True)
+class StepPlan:
+    """Sent on vLLM's SchedulerOutput. Workers keep what they were told until a request ends."""
+
+    uploads: list[Upload] = field(default_factory=list)
+    steering: dict[str, Steering] = field(default_factory=dict)
+    spans: list[PolicySpan] = field(default_factory=list)
+    wants_emissions: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Emissions:
+    """Raw read values of a step: request i fed positions starts[i] .. starts[i] + counts[i]."""
+
+    request_ids: tuple[str, ...]
+    starts: tuple[int, ...]
+    counts: tuple[int, ...]
+    scores_TE: FloatArray

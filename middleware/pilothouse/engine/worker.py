@@ -1,0 +1,121 @@
+"""The worker: vLLM's own, plus taps, their buffers, and emissions on each step's output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from vllm.distributed import get_tensor_model_parallel_rank
+from vllm.logger import init_logger
+
+from pilothouse.engine.buffers import TapBuffers
+from pilothouse.engine.compat import v0_32 as compat
+from pilothouse.engine.compat.blocks import decoder_blocks
+from pilothouse.engine.plan import Plan
+from pilothouse.engine.snapshot import Snapshot
+from pilothouse.engine.steering_state import SteeringState
+from pilothouse.engine.step import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, StepPlan
+from pilothouse.engine.tap import ReadColumns, install_tap
+from pilothouse.errors import EngineError
+from pilothouse.types import IntArray
+
+logger = init_logger(__name__)
+
+EMPTY_PLAN = StepPlan()
+
+
+class Instruments:
+    """Everything of ours in one worker: buffers, taps, steering state, the step's emissions."""
+
+    def __init__(self, plan: Plan, vllm_config: Any, runner: Any) -> None:
+        self._plan = plan
+        body = plan.body
+        device = torch.device(runner.device)
+        blocks = decoder_blocks(compat.loaded_model(runner), compat.architecture(vllm_config))
+        _check_model(plan, vllm_config, len(blocks))
+        num_targets = len(body.policy_targets)
+        self._buffers = TapBuffers.allocate(
+            max_tokens=compat.max_step_tokens(vllm_config),
+            num_columns=body.num_columns,
+            slots=body.limits.max_programs + 1,
+            d_model=body.model.d_model,
+            edit_layers=plan.edit_layers(),
+            policy_rows={
+                tap.layer: plan.tensors[f"policy/{tap.layer}"]
+                for tap in body.taps
+                if f"policy/{tap.layer}" in plan.tensors
+            },
+            num_targets=num_targets,
+            device=device,
+        )
+        self._state = SteeringState(self._buffers, num_targets)
+        self._snapshot = Snapshot(self._buffers.scores_NE)
+        self._wants_emissions = False
+        for tap in body.taps:
+            columns = None
+            if tap.read_stop > tap.read_start:
+                reads_DE = torch.from_numpy(
+                    np.ascontiguousarray(plan.tensors[f"reads/{tap.layer}/{tap.site}"])
+                )
+                columns = ReadColumns(reads_DE.to(device), tap.read_start, tap.read_stop)
+            install_tap(blocks[tap.layer], tap, self._buffers, columns)
+        compat.on_step(runner, self._on_step)
+
+    def begin(self, scheduler_output: Any) -> None:
+        """Take in what the scheduler sent with a step."""
+        step: StepPlan = getattr(scheduler_output, STEP_ATTRIBUTE, EMPTY_PLAN)
+        self._wants_emissions = step.wants_emissions
+        self._state.apply(step, scheduler_output.finished_req_ids)
+
+    def finish(self, output: Any, runner: Any) -> Any:
+        """Attach the step's emissions to its output, where somebody asked for them."""
+        if output is None or not self._wants_emissions or get_tensor_model_parallel_rank() != 0:
+            return output
+        emissions = self._snapshot.take(runner)
+        return compat.attach(output, EMISSIONS_ATTRIBUTE, emissions)
+
+    def installed(self) -> dict[str, object]:
+        """What this worker did, for readiness."""
+        return {
+            "revision": self._plan.revision,
+            "taps": [tap.model_dump() for tap in self._plan.body.taps],
+        }
+
+    def _on_step(self, request_ids: list[str], starts_B: IntArray, counts_B: IntArray) -> None:
+        self._state.write(request_ids, starts_B, counts_B)
+        self._snapshot.begin(request_ids, starts_B, counts_B)
+
+
+def _check_model(plan: Plan, vllm_config: Any, num_blocks: int) -> None:
+    facts = plan.body.model
+    d_model = vllm_config.model_config.get_hidden_size()
+    if (facts.d_model, facts.num_layers) != (d_model, num_blocks):
+        raise EngineError(
+            f"plan was resolved for {facts.model_id} with {facts.num_layers} layers of width "
+            f"{facts.d_model}; the loaded model has {num_blocks} layers of width {d_model}"
+        )
+
+
+class GuardedWorker(compat.worker_base()):  # type: ignore[misc]
+    """vLLM's worker of this platform with instruments; `worker_cls` of every guarded server."""
+
+    def load_model(self, *args: Any, **kwargs: Any) -> None:
+        """Load, then install taps: before profiling, so that their memory is accounted for."""
+        super().load_model(*args, **kwargs)
+        plan = Plan.from_additional_config(self.vllm_config.additional_config)
+        self.pilothouse = Instruments(plan, self.vllm_config, self.model_runner)
+        logger.info("Pilothouse installed %d taps, plan %s", len(plan.body.taps), plan.revision)
+
+    def execute_model(self, scheduler_output: Any) -> Any:
+        """One forward pass under the step's plan."""
+        self.pilothouse.begin(scheduler_output)
+        return super().execute_model(scheduler_output)
+
+    def sample_tokens(self, grammar_output: Any) -> Any:
+        """vLLM's sampled tokens with our emissions on the same output."""
+        return self.pilothouse.finish(super().sample_tokens(grammar_output), self.model_runner)
+
+    def pilothouse_installed(self) -> dict[str, object]:
+        """Answer to the readiness call."""
+        return self.pilothouse.installed()

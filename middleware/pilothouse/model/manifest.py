@@ -1,0 +1,181 @@
+"""The manifests of artefacts: closed, frozen, the same in memory as in `manifest.json`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pilothouse.config import Name
+from pilothouse.types import Aggregate, AggregateKind, Scope, Site
+
+FORMAT = "pilothouse/v1"
+MIN_HALF_LIFE_TOKENS = 0.1
+MAX_HALF_LIFE_TOKENS = 1e6
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Layer = Annotated[int, Field(ge=0, lt=4096)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+OpenProbability = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Closed(BaseModel):
+    """Unknown fields, NaN and infinities are errors; nothing changes after it is made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=False)
+
+
+class Manifest(Closed):
+    """What every artefact says of itself.
+
+    `weights_bytes` and `weights_sha256` are of `weights.safetensors`. `digest` is of the weights
+    and of this manifest without the digest, so that neither changes unseen.
+    """
+
+    format: Literal["pilothouse/v1"] = "pilothouse/v1"
+    kind: str
+    name: Name
+    model_id: str = Field(min_length=1, max_length=256)
+    d_model: int = Field(ge=1, le=1 << 20)
+    site: Site
+    layers: tuple[Layer, ...] = Field(min_length=1)
+    weights_bytes: int = Field(ge=8)
+    weights_sha256: Sha256
+    created_by: str = Field(min_length=1, max_length=512)
+    digest: Sha256
+
+    @model_validator(mode="after")
+    def _layers_ascend(self) -> Manifest:
+        if list(self.layers) != sorted(set(self.layers)):
+            raise ValueError(f"layers: got {list(self.layers)}, want them ascending, each once")
+        return self
+
+
+class VectorManifest(Manifest):
+    """A steering vector: one direction per layer, and the model's mean norm at each tap."""
+
+    kind: Literal["vector"] = "vector"
+
+    @model_validator(mode="after")
+    def _site_can_be_written(self) -> VectorManifest:
+        if self.site == "logits":
+            raise ValueError("site: got 'logits', want a site that can be written; logits cannot")
+        return self
+
+
+class ReadoutAggregate(Closed):
+    """`types.Aggregate` as it stands in a manifest."""
+
+    kind: AggregateKind
+    half_life_tokens: float | None = Field(
+        default=None, ge=MIN_HALF_LIFE_TOKENS, le=MAX_HALF_LIFE_TOKENS
+    )
+
+    @model_validator(mode="after")
+    def _half_life_goes_with_ema(self) -> ReadoutAggregate:
+        if self.kind.startswith("ema_") != (self.half_life_tokens is not None):
+            raise ValueError(
+                f"half_life_tokens: got {self.half_life_tokens} with kind {self.kind!r}, "
+                "want a number for ema_max and ema_last and nothing for the others"
+            )
+        return self
+
+    @property
+    def spec(self) -> Aggregate:
+        """The same, as the other rooms know it."""
+        return Aggregate(kind=self.kind, half_life_tokens=self.half_life_tokens)
+
+
+class Interval(Closed):
+    """A figure with its two-sided 95% interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _low_is_not_above_high(self) -> Interval:
+        if self.low > self.high:
+            raise ValueError(f"got low {self.low} above high {self.high}, want low <= high")
+        return self
+
+
+class Threshold(Closed):
+    """The smallest calibrated value whose false positive rate is bounded by the target.
+
+    It fires where `value >= threshold`. `fpr_upper` is the one-sided 95% Clopper-Pearson bound on
+    `n` negatives, of which `exceedances` reached the value. `length_bucket` is the largest number
+    of scored tokens it is meant for; none means any length.
+    """
+
+    target_fpr: OpenProbability
+    value: Probability
+    n: int = Field(ge=1)
+    exceedances: int = Field(ge=0)
+    fpr_upper: Probability
+    length_bucket: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _bound_meets_the_target(self) -> Threshold:
+        if self.fpr_upper > self.target_fpr:
+            raise ValueError(
+                f"fpr_upper: got {self.fpr_upper}, want at most target_fpr {self.target_fpr}"
+            )
+        return self
+
+
+class ReadoutEvaluation(Closed):
+    """Held-out quality of one readout, in short; the whole is in `evaluation.json`."""
+
+    auroc: Interval
+    tpr_at_fpr_1_percent: Interval
+    n_positive: int = Field(ge=1)
+    n_negative: int = Field(ge=1)
+
+
+class Readout(Closed):
+    """Where a probe looks, how its token logits sum up, and what the sum means.
+
+    `value = sigmoid(slope * logit + offset)` is the chance of a positive where a share `prior`
+    of all requests is positive.
+    """
+
+    scope: Scope
+    aggregate: ReadoutAggregate
+    slope: float = Field(gt=0)
+    offset: float
+    prior: OpenProbability
+    thresholds: tuple[Threshold, ...] = ()
+    evaluation: ReadoutEvaluation | None = None
+
+    @model_validator(mode="after")
+    def _each_threshold_once(self) -> Readout:
+        keys = [(each.target_fpr, each.length_bucket) for each in self.thresholds]
+        if len(keys) != len(set(keys)):
+            raise ValueError(
+                f"thresholds: got {keys}, want each (target_fpr, length_bucket) once"
+            )
+        return self
+
+
+class ProbeManifest(Manifest):
+    """A linear probe: one read row per layer, a bias, and its readouts.
+
+    `sigmoid(token_slope * logit + token_offset)` is the score of a single token.
+    """
+
+    kind: Literal["probe"] = "probe"
+    bias: float
+    token_slope: float = Field(gt=0)
+    token_offset: float
+    readouts: dict[Name, Readout] = Field(min_length=1)
+    default_readout: Name
+
+    @model_validator(mode="after")
+    def _default_readout_exists(self) -> ProbeManifest:
+        if self.default_readout not in self.readouts:
+            raise ValueError(
+                f"default_readout: got {self.default_readout!r}, want one of "
+                f"{sorted(self.readouts)}"
+            )
+        return self

@@ -1,0 +1,237 @@
+"""All policies of a revision, compiled: signals in columns, rules in rows, one call per phase.
+
+B requests, K signals (columns of the values), R rules of a phase.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pilothouse.errors import PolicyError
+from pilothouse.policy.check import policy_problems
+from pilothouse.policy.circuit import BoolArray, Circuit
+from pilothouse.policy.expression import Node, leaves, parse_condition
+from pilothouse.policy.resolve import Artefacts, Resolved, resolve_policy
+from pilothouse.policy.schema import Action, Block, Policy, Respond, Rule, Steer
+from pilothouse.policy.source import raise_problems
+from pilothouse.types import ActionName, Mode, OnError, Phase, SignalSpec, Unit
+
+SteerTarget = tuple[str, float, Unit, tuple[int, ...] | None]
+"""Vector, scale, unit, layers (None: the vector's own)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledRule:
+    """One rule, ready to be carried out."""
+
+    index: int
+    """Its place in `Rulebook.rules`."""
+    policy: str
+    rule: str
+    phase: Phase
+    mode: Mode
+    """Of the policy; whether it is carried out for a request is `AppliedPolicy.enforced`."""
+    action: Action
+    when: str
+    signals: tuple[str, ...]
+    """Keys of the signals its condition reads."""
+    on_error: OnError
+    streak_tokens: int
+    leak_tokens: int
+    steer_target: int | None
+    """Its place in `Rulebook.steer_targets`."""
+
+    @property
+    def kind(self) -> ActionName:
+        """The name of the action."""
+        return self.action.action
+
+    @property
+    def message(self) -> str | None:
+        """What the client reads instead of an answer."""
+        return self.action.message if isinstance(self.action, Block | Respond) else None
+
+    @property
+    def as_(self) -> str | None:
+        """`error` or `refusal` for block, `message` for respond."""
+        return self.action.as_ if isinstance(self.action, Block | Respond) else None
+
+    @property
+    def ends(self) -> bool:
+        """It ends the choice when it fires and is enforced."""
+        return isinstance(self.action, Block | Respond)
+
+    @property
+    def held_tokens(self) -> int:
+        """Output tokens to keep back while it is enforced; 0 unless it ends an output."""
+        return self.streak_tokens - self.leak_tokens if self.ends and self.phase == "output" else 0
+
+
+class Rulebook:
+    """The compiled policies.
+
+    Args:
+        policies: as loaded; names are distinct.
+        signal_specs: every readout that is loaded, by its key `probe/readout`.
+        default_readouts: the readout of a probe that a policy names without one. A probe with a
+            single readout needs none.
+        vectors: the layers of each loaded vector; None leaves steering unchecked.
+
+    Raises:
+        PolicyError: a probe, readout, threshold or vector that is not loaded, a signal that can
+            have no value in a rule's phase, or a name used twice; file and line of each.
+    """
+
+    def __init__(
+        self,
+        policies: Sequence[Policy],
+        signal_specs: Mapping[str, SignalSpec],
+        *,
+        default_readouts: Mapping[str, str] | None = None,
+        vectors: Mapping[str, Collection[int]] | None = None,
+    ) -> None:
+        self.policies = tuple(policies)
+        artefacts = Artefacts(signal_specs, default_readouts or {}, vectors)
+        resolved = [resolve_policy(policy, artefacts) for policy in self.policies]
+        raise_problems(
+            problem
+            for policy, result in zip(self.policies, resolved, strict=True)
+            for problem in (*policy_problems(policy), *result.problems)
+        )
+        self._refuse_repeated_names()
+        self.signals = _union(resolved)
+        self.columns = {spec.key: column for column, spec in enumerate(self.signals)}
+        self.steer_targets = _steer_targets(self.policies)
+        self.rules = tuple(self._compiled(resolved))
+        self._phases: dict[Phase, tuple[CompiledRule, ...]] = {
+            phase: tuple(rule for rule in self.rules if rule.phase == phase)
+            for phase in ("prompt", "output", "final")
+        }
+        self._circuits = {
+            phase: self._circuit(rules, resolved) for phase, rules in self._phases.items()
+        }
+
+    def rules_of(self, phase: Phase) -> tuple[CompiledRule, ...]:
+        """The rules of a phase, in the order of the columns that `evaluate` returns."""
+        return self._phases[phase]
+
+    def outcomes(
+        self, phase: Phase, values_BK: NDArray[np.float64]
+    ) -> tuple[BoolArray, BoolArray]:
+        """Which conditions hold, and which cannot be told because a signal is missing.
+
+        Args:
+            values_BK: float64, calibrated values in the order of `signals`; NaN: not scored yet.
+
+        Returns:
+            fired_BR, unavailable_BR: bool over `rules_of(phase)`, never both. Streaks are not
+            counted here, see `advance_streaks`.
+        """
+        true_BR, false_BR = self._circuits[phase](values_BK)
+        return true_BR, ~(true_BR | false_BR)
+
+    def evaluate(self, phase: Phase, values_BK: NDArray[np.float64]) -> BoolArray:
+        """The first half of `outcomes`: fired_BR."""
+        return self._circuits[phase](values_BK)[0]
+
+    def unavailable(self, phase: Phase, values_BK: NDArray[np.float64]) -> BoolArray:
+        """The second half of `outcomes`: unavailable_BR."""
+        return self.outcomes(phase, values_BK)[1]
+
+    def mask_of(self, phase: Phase, policies: Collection[str]) -> BoolArray:
+        """mask_R: which of `rules_of(phase)` belong to the named policies."""
+        return np.array([rule.policy in policies for rule in self._phases[phase]], dtype=np.bool_)
+
+    def streaks_of(self, phase: Phase) -> NDArray[np.int64]:
+        """needed_R for `advance_streaks`: scored tokens in a row until a rule fires."""
+        return np.array([rule.streak_tokens for rule in self._phases[phase]], dtype=np.int64)
+
+    def _refuse_repeated_names(self) -> None:
+        names = [policy.name for policy in self.policies]
+        for name in names:
+            if names.count(name) > 1:
+                raise PolicyError(f"policy `{name}` is there twice: rename one")
+
+    def _compiled(self, resolved: Sequence[Resolved]) -> list[CompiledRule]:
+        rules: list[CompiledRule] = []
+        for policy, result in zip(self.policies, resolved, strict=True):
+            for rule in policy.spec.rules:
+                condition = parse_condition(rule.when)
+                names = dict.fromkeys(leaf.signal for leaf in leaves(condition.root))
+                rules.append(
+                    CompiledRule(
+                        index=len(rules),
+                        policy=policy.name,
+                        rule=rule.id,
+                        phase=rule.phase,
+                        mode=policy.spec.mode,
+                        action=rule.then,
+                        when=rule.when,
+                        signals=tuple(result.signals[name].key for name in names),
+                        on_error=_on_error(policy, rule),
+                        streak_tokens=condition.streak_tokens or 1,
+                        leak_tokens=rule.leak_tokens or 0,
+                        steer_target=self._target_of(rule),
+                    )
+                )
+        return rules
+
+    def _target_of(self, rule: Rule) -> int | None:
+        if not isinstance(rule.then, Steer):
+            return None
+        return self.steer_targets.index(_target(rule.then))
+
+    def _circuit(self, rules: Sequence[CompiledRule], resolved: Sequence[Resolved]) -> Circuit:
+        by_name = dict(zip((policy.name for policy in self.policies), resolved, strict=True))
+        roots: list[Node] = [by_name[rule.policy].roots[rule.rule] for rule in rules]
+        columns = [
+            {name: self.columns[spec.key] for name, spec in by_name[rule.policy].signals.items()}
+            for rule in rules
+        ]
+        return Circuit(roots, columns, len(self.signals))
+
+
+def advance_streaks(
+    streaks_BR: NDArray[np.int64], raw_BR: BoolArray, needed_R: NDArray[np.int64]
+) -> BoolArray:
+    """Count one more scored token into the streaks, in place, and say which rules fire.
+
+    Args:
+        streaks_BR: int, tokens in a row for which each condition has held; updated in place.
+        raw_BR: bool, whether it holds at this token (`Rulebook.evaluate`).
+        needed_R: int, the N of `for N tokens` (`Rulebook.streaks_of`).
+
+    Returns:
+        fired_BR: bool, true from the token that completes a run until the run breaks.
+    """
+    streaks_BR += 1
+    streaks_BR *= raw_BR
+    return streaks_BR >= needed_R
+
+
+def _union(resolved: Sequence[Resolved]) -> tuple[SignalSpec, ...]:
+    specs: dict[str, SignalSpec] = {}
+    for result in resolved:
+        for spec in result.signals.values():
+            specs.setdefault(spec.key, spec)
+    return tuple(specs.values())
+
+
+def _steer_targets(policies: Sequence[Policy]) -> tuple[SteerTarget, ...]:
+    actions = [rule.then for policy in policies for rule in policy.spec.rules]
+    return tuple(dict.fromkeys(_target(each) for each in actions if isinstance(each, Steer)))
+
+
+def _target(steer: Steer) -> SteerTarget:
+    return steer.vector, steer.scale, steer.unit, steer.layers
+
+
+def _on_error(policy: Policy, rule: Rule) -> OnError:
+    """Said by the policy for rules that end a choice, else block closed; all others open."""
+    if not isinstance(rule.then, Block | Respond):
+        return "open"
+    return policy.spec.on_error or ("closed" if isinstance(rule.then, Block) else "open")

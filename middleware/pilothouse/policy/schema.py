@@ -1,0 +1,167 @@
+"""What a policy file may say: closed, frozen models. Meaning across fields is in `check`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from pilothouse.policy.source import Source
+from pilothouse.types import AggregateKind, Mode, OnError, Phase, Scope, Unit
+
+API_VERSION = "pilothouse/v1"
+DEFAULT_REFUSAL = "This request was declined by policy."
+
+Category = Literal[
+    "misuse", "adversarial", "hallucination", "privacy", "conduct", "style", "operations"
+]
+SeverityLevel = Literal["low", "medium", "high", "critical"]
+BlockShape = Literal["error", "refusal"]
+
+KebabName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=64)]
+SignalName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+ArtefactName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$")]
+Glob = Annotated[str, Field(min_length=1, max_length=128)]
+Globs = Annotated[tuple[Glob, ...], Field(min_length=1, max_length=64)]
+Message = Annotated[str, Field(min_length=1, max_length=2000)]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Metadata(_Closed):
+    """Who the policy is. The name is a metric label, so it is short and kebab-case."""
+
+    name: KebabName
+    title: str = Field(min_length=1, max_length=120)
+    category: Category
+    severity: SeverityLevel
+    description: str = Field(min_length=1, max_length=2000)
+
+
+class Match(_Closed):
+    """Which requests it is for: shell globs, case-sensitive, all four must hold."""
+
+    tenants: Globs = ("*",)
+    models: Globs = ("*",)
+    profiles: Globs = ("*",)
+    endpoints: Globs = ("*",)
+
+
+class AggregateRef(_Closed):
+    """How token scores become one number. A half-life alone means `ema_last`."""
+
+    kind: AggregateKind | None = None
+    ema_half_life_tokens: float | None = Field(default=None, gt=0, le=4096)
+
+
+class SignalRef(_Closed):
+    """A name for a readout of a probe, or for an ad-hoc reading of it (`over` and `aggregate`)."""
+
+    probe: ArtefactName
+    readout: ArtefactName | None = None
+    over: Scope | None = None
+    aggregate: AggregateRef | None = None
+
+    @property
+    def ad_hoc(self) -> bool:
+        """No calibrated readout stands behind it."""
+        return self.over is not None or self.aggregate is not None
+
+
+class Log(_Closed):
+    """Count and record it."""
+
+    action: Literal["log"]
+
+
+class Tag(_Closed):
+    """Mark the decision with a word."""
+
+    action: Literal["tag"]
+    tag: KebabName
+
+
+class Steer(_Closed):
+    """Add a vector to the tokens that follow, until the rule has been quiet for `hold_tokens`."""
+
+    action: Literal["steer"]
+    vector: ArtefactName
+    scale: float
+    unit: Unit = "raw"
+    layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1)
+    hold_tokens: int = Field(default=32, ge=1, le=65536)
+
+
+class Respond(_Closed):
+    """End with a canned answer that looks like an answer."""
+
+    action: Literal["respond"]
+    message: Message
+    as_: Literal["message"] = Field(default="message", alias="as")
+
+
+class Block(_Closed):
+    """End with a refusal, or before generation with an HTTP error."""
+
+    action: Literal["block"]
+    message: Message = DEFAULT_REFUSAL
+    as_: BlockShape = Field(default="refusal", alias="as")
+
+
+Action = Annotated[Log | Tag | Steer | Respond | Block, Field(discriminator="action")]
+
+
+class Rule(_Closed):
+    """When something holds, then do something."""
+
+    id: KebabName
+    phase: Phase
+    when: str = Field(min_length=1)
+    then: Action
+    leak_tokens: int | None = Field(default=None, ge=0)
+    """Tokens of a `for N tokens` run that may leave before the rule can fire."""
+
+
+class Spec(_Closed):
+    """What the policy does, to whom, and how surely."""
+
+    mode: Mode = "shadow"
+    rollout_percent: float = Field(default=100, ge=0, le=100)
+    on_error: OnError | None = None
+    match: Match = Match()
+    signals: dict[SignalName, SignalRef] = Field(min_length=1, max_length=32)
+    rules: tuple[Rule, ...] = Field(min_length=1, max_length=64)
+
+
+class Policy(_Closed):
+    """A whole policy file."""
+
+    api_version: Literal["pilothouse/v1"] = Field(alias="apiVersion")
+    kind: Literal["Policy"]
+    metadata: Metadata
+    spec: Spec
+    _source: Source = PrivateAttr(default_factory=Source)
+
+    @property
+    def name(self) -> str:
+        """`metadata.name`."""
+        return self.metadata.name
+
+    @property
+    def source(self) -> Source:
+        """Where it was read from; nowhere when it came as JSON."""
+        return self._source
+
+    def placed(self, source: Source) -> Policy:
+        """The same policy, knowing where it was read from."""
+        copy = self.model_copy()
+        copy._source = source
+        return copy
+
+
+def policy_json_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a policy file, for editors and charts."""
+    schema = Policy.model_json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

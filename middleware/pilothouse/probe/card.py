@@ -1,0 +1,175 @@
+"""The card of a probe: README.md of its folder, written from manifest and evaluation alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from pilothouse.errors import ArtefactError
+from pilothouse.model.artefact import complaint, read_manifest
+from pilothouse.model.manifest import Interval, ProbeManifest, Readout
+from pilothouse.probe.report import Evaluation, FamilyReport, Score
+
+SWEEP_LINES = 10
+
+
+def card_of(folder: Path) -> str:
+    """The card of an artefact's folder, from its manifest.json and evaluation.json.
+
+    Raises:
+        ArtefactError: either is missing or malformed.
+    """
+    manifest, _ = read_manifest(folder, ProbeManifest, "probe")
+    place = folder / "evaluation.json"
+    try:
+        evaluation = Evaluation.model_validate(json.loads(place.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise ArtefactError(
+            complaint(place, "content", first, "an evaluation", "evaluate the probe again")
+        ) from error
+    return render_card(manifest, evaluation)
+
+
+def render_card(manifest: ProbeManifest, evaluation: Evaluation) -> str:
+    """The card as markdown. All intervals are 95%."""
+    parts = [
+        _head(manifest, evaluation),
+        _readouts(manifest, evaluation),
+        _comparison(evaluation),
+        _families(evaluation),
+        _thresholds(evaluation),
+        _data(evaluation),
+        _sweep(evaluation),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _head(manifest: ProbeManifest, evaluation: Evaluation) -> str:
+    layers = ", ".join(str(each) for each in manifest.layers)
+    lines = [
+        f"# Probe: {manifest.name}",
+        "",
+        f"A linear probe on `{manifest.model_id}`, layer {layers} at `{manifest.site}`, "
+        f"width {manifest.d_model}. Made by {manifest.created_by}.",
+        "",
+        f"Digest `{manifest.digest}`",
+    ]
+    if evaluation.shuffled_labels:
+        lines += ["", "**A control: fitted on shuffled labels. It must know nothing.**"]
+    return "\n".join(lines)
+
+
+def _readouts(manifest: ProbeManifest, evaluation: Evaluation) -> str:
+    rows = []
+    for name, readout in manifest.readouts.items():
+        report = evaluation.readouts[name]
+        shown = f"**{name}**" if name == manifest.default_readout else name
+        rows.append(
+            [shown, readout.scope, _aggregate(readout), *_score(report.score), str(report.unscored)]
+        )
+    head = ["readout", "scope", "aggregate", "AUROC", "TPR at 1% FPR", "n+ / n-", "unscored"]
+    note = "The default is bold. Test data, 95% intervals by bootstrap over groups."
+    return f"## Readouts\n\n{note}\n\n{_table(head, rows)}"
+
+
+def _comparison(evaluation: Evaluation) -> str:
+    default = evaluation.readouts[evaluation.default_readout]
+    rows = [["probe", *_score(default.score)]]
+    rows += [[name, *_score(score)] for name, score in evaluation.baselines.items()]
+    return "## Beside baselines\n\n" + _table(["scorer", "AUROC", "TPR at 1% FPR", "n+ / n-"], rows)
+
+
+def _families(evaluation: Evaluation) -> str:
+    if not evaluation.left_out_families and not evaluation.undone_families:
+        return ""
+    names = sorted({name for each in evaluation.left_out_families for name in each.baselines})
+    rows = [_family(each, names) for each in evaluation.left_out_families]
+    head = ["family left out", "n+ / n-", "probe AUROC", "probe TPR at 1% FPR"]
+    text = (
+        "## Families left out\n\nFitted without the family, measured on it. Layers, training and "
+        "readout were chosen with all families; C was not. A star marks a family of one class, "
+        "measured against the other class of all families.\n\n"
+    )
+    text += _table(head + [f"{name} AUROC" for name in names], rows)
+    if evaluation.undone_families:
+        undone = ", ".join(evaluation.undone_families)
+        text += f"\n\nNot measured, since a class would be missing: {undone}."
+    return text
+
+
+def _family(report: FamilyReport, names: Sequence[str]) -> list[str]:
+    auroc, tpr, counts = _score(report.probe)
+    others = [
+        _interval(report.baselines[name].auroc) if name in report.baselines else "-"
+        for name in names
+    ]
+    return [report.family + (" *" if report.paired_with_others else ""), counts, auroc, tpr, *others]
+
+
+def _thresholds(evaluation: Evaluation) -> str:
+    rows, unmet = [], []
+    for name, report in evaluation.readouts.items():
+        for each in report.thresholds:
+            bucket = "any" if each.length_bucket is None else f"<= {each.length_bucket}"
+            shares = [_interval(share) if share else "-" for share in (each.fpr, each.tpr)]
+            rows.append([name, f"{each.target_fpr:g}", bucket, f"{each.value:.6g}", *shares])
+        unmet += [f"{name} at {target:g}" for target in report.unmet_targets]
+    text = (
+        "## Thresholds\n\nSet on the calibration data's negatives: the smallest value whose "
+        "one-sided 95% bound on the false positive rate is at most the target. Measured on test "
+        "data.\n\n"
+    )
+    text += _table(["readout", "target FPR", "tokens", "value", "test FPR", "test TPR"], rows)
+    if unmet:
+        text += f"\n\nToo few negatives for: {', '.join(unmet)}."
+    return text
+
+
+def _data(evaluation: Evaluation) -> str:
+    rows = [
+        [name, str(each.sequences), str(each.positives), str(each.groups), str(each.tokens)]
+        for name, each in evaluation.splits.items()
+    ]
+    head = ["split", "sequences", "positives", "groups", "tokens"]
+    return "## Data\n\nNo group is in two splits.\n\n" + _table(head, rows)
+
+
+def _sweep(evaluation: Evaluation) -> str:
+    ranked = sorted(evaluation.sweep, key=lambda each: -each.objective)[:SWEEP_LINES]
+    if evaluation.chosen not in ranked:
+        ranked.append(evaluation.chosen)
+    rows = [
+        [
+            ("**chosen** " if each == evaluation.chosen else "")
+            + ", ".join(str(layer) for layer in each.layers),
+            each.training, f"{each.ridge_c:g}", each.readout, f"{each.objective:.4f}",
+        ]
+        for each in ranked
+    ]  # fmt: skip
+    head = ["layers", "training", "C", "readout", evaluation.objective.replace("_", " ")]
+    text = f"## Sweep\n\nThe best of {len(evaluation.sweep)} trials on validation groups.\n\n"
+    return text + _table(head, rows)
+
+
+def _aggregate(readout: Readout) -> str:
+    half_life = readout.aggregate.half_life_tokens
+    return readout.aggregate.kind + ("" if half_life is None else f", half life {half_life:g}")
+
+
+def _score(score: Score) -> Iterator[str]:
+    yield _interval(score.auroc)
+    yield _interval(score.tpr_at_fpr_1_percent)
+    yield f"{score.n_positive} / {score.n_negative}"
+
+
+def _interval(interval: Interval) -> str:
+    return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)

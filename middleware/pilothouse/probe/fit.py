@@ -1,0 +1,153 @@
+"""Fitting a read row: ridge logistic regression on standardised activations.
+
+The standardisation is folded into row and bias, so that what is served is one product. What a
+sequence shows the regression is its `training`:
+  mean    the mean of its tokens
+  last    its last token
+  tokens  every token under the sequence's label, each sequence with weight 1
+  max     its highest-scoring token, found anew with each row, starting from the row of `mean`;
+          a negative keeps every token that ever scored highest, so that it cannot hide one
+
+Shapes: N sequences, T tokens end to end, L layers of the row, F = L * D features.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pilothouse.errors import ConfigError
+from pilothouse.probe.dataset import Dataset
+from pilothouse.probe.score import Row
+
+Training = Literal["mean", "last", "tokens", "max"]
+
+MAX_ROUNDS = 5
+MAX_TRAINING_TOKENS = 60_000
+MAX_ITERATIONS = 2000
+
+Floats32 = NDArray[np.float32]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Indices = NDArray[np.int64]
+
+
+def fit_row(
+    features_NF: Floats32,
+    labels_N: Bools,
+    layers: tuple[int, ...],
+    ridge_c: float,
+    weights_N: Floats | None = None,
+) -> Row:
+    """The row that separates the labels; `ridge_c` is the inverse strength of the ridge.
+
+    Features that do not vary get weight 0.
+
+    Raises:
+        ConfigError: a class is missing, features are not finite, or the fit did not converge.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    if labels_N.all() or not labels_N.any() or not np.isfinite(features_NF).all():
+        raise ConfigError(
+            f"fit: got {int(labels_N.sum())} positives of {labels_N.size} and "
+            f"{int((~np.isfinite(features_NF)).sum())} features that are not finite; want both "
+            "classes and finite features"
+        )
+    mean_F = features_NF.mean(axis=0, dtype=np.float64)
+    std_F = features_NF.std(axis=0, dtype=np.float64)
+    scale_F = np.where(std_F > 1e-9 * (1.0 + np.abs(mean_F)), std_F, np.inf)
+    model = LogisticRegression(C=ridge_c, max_iter=MAX_ITERATIONS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        try:
+            model.fit((features_NF - mean_F) / scale_F, labels_N, sample_weight=weights_N)
+        except ConvergenceWarning as error:
+            raise ConfigError(
+                f"fit: layers {list(layers)}, C {ridge_c}: no convergence in {MAX_ITERATIONS} "
+                "iterations; take a smaller C"
+            ) from error
+    weights_F: Floats = model.coef_[0] / scale_F
+    return Row(
+        layers=layers,
+        weights_LD=weights_F.reshape(len(layers), -1).astype(np.float32),
+        bias=float(model.intercept_[0] - weights_F @ mean_F),
+    )
+
+
+def candidate_rows(
+    dataset: Dataset,
+    layers: tuple[int, ...],
+    training: Training,
+    ridge_c: float,
+    seed: int,
+) -> Iterator[Row]:
+    """The rows that a training gives: one, or one for each round of `max`.
+
+    The data set must be cut to the scope already, so that no sequence is empty.
+    """
+    features_TF = dataset.features_TD(layers)
+    if training == "max":
+        yield from _max_rows(features_TF, dataset, layers, ridge_c)
+    elif training == "tokens":
+        tokens, weights = _weighted_tokens(dataset, seed)
+        sequence_T = np.repeat(np.arange(len(dataset)), dataset.lengths_N)
+        labels = dataset.labels_N[sequence_T[tokens]]
+        yield fit_row(features_TF[tokens], labels, layers, ridge_c, weights)
+    elif training == "last":
+        yield fit_row(features_TF[dataset.starts[1:] - 1], dataset.labels_N, layers, ridge_c)
+    else:
+        yield fit_row(_means_NF(features_TF, dataset), dataset.labels_N, layers, ridge_c)
+
+
+def _max_rows(
+    features_TF: Floats32, dataset: Dataset, layers: tuple[int, ...], ridge_c: float
+) -> Iterator[Row]:
+    row = fit_row(_means_NF(features_TF, dataset), dataset.labels_N, layers, ridge_c)
+    negatives: set[int] = set()
+    seen: set[frozenset[int]] = set()
+    sequence_T = np.repeat(np.arange(len(dataset)), dataset.lengths_N)
+    for _ in range(MAX_ROUNDS):
+        top_N = _top_tokens(features_TF @ row.weights_LD.reshape(-1), dataset.starts)
+        negatives.update(top_N[~dataset.labels_N].tolist())
+        chosen = frozenset(top_N[dataset.labels_N].tolist()) | negatives
+        if chosen in seen:
+            return
+        seen.add(chosen)
+        tokens = np.array(sorted(chosen))
+        weights = 1.0 / np.bincount(sequence_T[tokens], minlength=len(dataset))[sequence_T[tokens]]
+        labels = dataset.labels_N[sequence_T[tokens]]
+        row = fit_row(features_TF[tokens], labels, layers, ridge_c, weights)
+        yield row
+
+
+def _means_NF(features_TF: Floats32, dataset: Dataset) -> Floats32:
+    sums_NF = np.add.reduceat(features_TF, dataset.starts[:-1], axis=0, dtype=np.float64)
+    means_NF: Floats32 = (sums_NF / dataset.lengths_N[:, None]).astype(np.float32)
+    return means_NF
+
+
+def _top_tokens(logits_T: Floats32, starts: Indices) -> Indices:
+    """The first of the highest tokens of each sequence."""
+    highest_N = np.maximum.reduceat(logits_T, starts[:-1])
+    is_top_T = logits_T == np.repeat(highest_N, np.diff(starts))
+    tokens = np.flatnonzero(is_top_T)
+    sequence = np.searchsorted(starts, tokens, side="right") - 1
+    _, first = np.unique(sequence, return_index=True)
+    return tokens[first]
+
+
+def _weighted_tokens(dataset: Dataset, seed: int) -> tuple[Indices, Floats]:
+    """All tokens, or a seeded sample of them, with weights that sum to 1 over a sequence."""
+    total = int(dataset.starts[-1])
+    weights_T = np.repeat(1.0 / dataset.lengths_N, dataset.lengths_N)
+    if total <= MAX_TRAINING_TOKENS:
+        return np.arange(total), weights_T
+    sample = np.random.default_rng(seed).choice(total, MAX_TRAINING_TOKENS, replace=False)
+    tokens = np.sort(sample).astype(np.int64)
+    return tokens, weights_T[tokens] * (total / MAX_TRAINING_TOKENS)

@@ -1,0 +1,96 @@
+"""What comes back from the scheduler about one choice, on the output its tokens ride on.
+
+A record is plain data so that it survives msgspec between processes. `closing` is true exactly
+once per choice, on its last record; counters are totals since the choice began.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pilothouse.types import ActionName, Mode, Phase, Result
+
+RECORD_KEY = "pilothouse"
+ORPHAN_PREFIX = "pilothouse-orphan-"
+"""Request ids with this prefix carry closing records of choices that have no live request."""
+
+
+@dataclass(slots=True)
+class RuleOutcome:
+    """One evaluated rule of one choice."""
+
+    policy: str
+    rule: str
+    phase: Phase
+    mode: Mode
+    result: Result
+    at_token: int | None = None
+    """Output token at which it fired (0 based); None for prompt rules or when it did not."""
+
+
+@dataclass(slots=True)
+class TokenScores:
+    """Calibrated token scores of one output token, by probe."""
+
+    index: int
+    token_id: int
+    scores: dict[str, float]
+
+
+@dataclass(slots=True)
+class Verdict:
+    """The outcome that ends a choice, or shapes how it is answered."""
+
+    action: ActionName
+    policy: str
+    rule: str
+    phase: Phase
+    result: Result
+
+
+@dataclass(slots=True)
+class Record:
+    """The state of one choice, as far as its released tokens go."""
+
+    decision_id: str
+    revision: str
+    values: dict[str, float] = field(default_factory=dict)
+    """Signal key -> calibrated value over the tokens scored so far; unscored signals absent."""
+    prompt_done: bool = False
+    """The prompt rules were evaluated: no prompt verdict can follow."""
+    verdict: Verdict | None = None
+    outcomes: list[RuleOutcome] = field(default_factory=list)
+    """Rules that fired so far; on the closing record, every prompt and output rule."""
+    token_scores: list[TokenScores] = field(default_factory=list)
+    """Of the tokens released with this output only."""
+    steered_tokens: dict[str, int] = field(default_factory=dict)
+    scored_tokens: dict[str, int] = field(default_factory=dict)
+    unscored_tokens: dict[str, int] = field(default_factory=dict)
+    hold_back_seconds: float = 0.0
+    policy_seconds: float = 0.0
+    waited: bool = False
+    programs_active: int = 0
+    """Programs in use on the engine when this record was written."""
+    closing: bool = False
+    aborted: bool = False
+    error: str | None = None
+    """Set when the scheduler refused the request: `seal`, `capacity`."""
+    choice: tuple[int, int] | None = None
+    """(prompt index, n index), filled where the output processor knows it."""
+
+    def to_wire(self) -> dict[str, Any]:
+        """Plain builtins."""
+        return asdict(self)
+
+    @classmethod
+    def from_wire(cls, wire: dict[str, Any]) -> Record:
+        """The inverse of `to_wire`."""
+        plain = dict(wire)
+        verdict = plain["verdict"]
+        plain["verdict"] = None if verdict is None else Verdict(**verdict)
+        plain["outcomes"] = [RuleOutcome(**each) for each in plain["outcomes"]]
+        plain["token_scores"] = [TokenScores(**each) for each in plain["token_scores"]]
+        choice = plain["choice"]
+        plain["choice"] = None if choice is None else (choice[0], choice[1])
+        return cls(**plain)

@@ -1,0 +1,110 @@
+"""The sealed hop: what the gate tells the scheduler about one request, under a MAC.
+
+The value rides in vLLM's `vllm_xargs` under `SEALED_KEY`, as `base64url(json).base64url(mac)`. The
+key is drawn at each start and lives in the environment of the processes of that start only.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import os
+import secrets
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pilothouse.errors import EngineError, RequestError
+from pilothouse.types import Clause, ScoreDetail, Unit
+
+SEALED_KEY = "pilothouse_sealed"
+SEAL_KEY_VARIABLE = "PILOTHOUSE_SEAL_KEY"
+
+
+class SteerTerm(BaseModel):
+    """One vector at one strength on some positions, checked against the catalogue by the gate."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    vector: str
+    scale: float
+    unit: Unit = "raw"
+    on: Clause = "output"
+    layers: tuple[int, ...] | None = None
+
+
+class AppliedPolicy(BaseModel):
+    """A policy whose match holds for this request, and whether its verdicts are carried out."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    enforced: bool
+
+
+class SealedRequest(BaseModel):
+    """Everything the scheduler needs to know of one request."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    decision_id: str
+    revision: str
+    steer: tuple[SteerTerm, ...] = ()
+    policies: tuple[AppliedPolicy, ...] = ()
+    probes: tuple[str, ...] = ()
+    scores: ScoreDetail = "none"
+
+
+def new_seal_key() -> str:
+    """A fresh key, as text fit for an environment variable."""
+    return secrets.token_hex(32)
+
+
+def seal_key() -> bytes:
+    """The key of this start.
+
+    Raises:
+        EngineError: the environment has none, so this process was not started by Pilothouse.
+    """
+    text = os.environ.get(SEAL_KEY_VARIABLE)
+    if not text:
+        raise EngineError(
+            f"{SEAL_KEY_VARIABLE} is not set: this process was not started by `pilothouse serve`"
+        )
+    return bytes.fromhex(text)
+
+
+def seal(request: SealedRequest, key: bytes) -> str:
+    """The text that `unseal` accepts under the same key."""
+    body = request.model_dump_json().encode()
+    return f"{_text(body)}.{_text(_mac(body, key))}"
+
+
+def unseal(value: object, key: bytes) -> SealedRequest:
+    """The request under a valid seal.
+
+    Raises:
+        RequestError: missing, not ours, or changed on the way.
+    """
+    if not isinstance(value, str) or value.count(".") != 1:
+        raise RequestError("request carries no seal of the gate", status=403)
+    body_text, mac_text = value.split(".")
+    try:
+        body = base64.urlsafe_b64decode(body_text)
+        mac = base64.urlsafe_b64decode(mac_text)
+    except ValueError as error:
+        raise RequestError("request carries a broken seal", status=403) from error
+    if not hmac.compare_digest(mac, _mac(body, key)):
+        raise RequestError("request carries a seal of another start or another hand", status=403)
+    try:
+        return SealedRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise RequestError("request carries a seal of another version", status=403) from error
+
+
+def _mac(body: bytes, key: bytes) -> bytes:
+    return hmac.new(key, body, hashlib.sha256).digest()
+
+
+def _text(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).decode()

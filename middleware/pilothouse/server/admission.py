@@ -1,0 +1,229 @@
+"""From a client's body to a sealed request: names resolved, limits kept, nothing passed by."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pilothouse.edit.additive import norm_ratio
+from pilothouse.engine.plan import Plan
+from pilothouse.errors import RequestError
+from pilothouse.policy.endpoint import Endpoint
+from pilothouse.policy.matching import RequestFacts, applied_policies
+from pilothouse.sealed import SEALED_KEY, AppliedPolicy, SealedRequest, SteerTerm, seal
+from pilothouse.server.bypass import Guard, refuse_bypass, refuse_crowd
+from pilothouse.server.exposure import Exposure, Exposures
+from pilothouse.server.fields import FIELD, RequestField, parse_field
+from pilothouse.server.identity import Caller
+from pilothouse.types import Clause, Scope
+
+Body = dict[str, Any]
+
+_GRANT_STEERING = (
+    "this server does not let clients steer; pick a profile as the model name, or ask the operator "
+    "for auth.client_steering"
+)
+_GRANT_SCORES = (
+    "this server does not show scores to clients; ask the operator for auth.client_scores"
+)
+_TOUCHED: dict[Clause, frozenset[Scope]] = {
+    "prompt": frozenset({"prompt", "answer"}),
+    "output": frozenset({"output", "answer"}),
+    "all": frozenset({"prompt", "output", "answer"}),
+}
+"""Scopes with a position that an edit on each clause can change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A request that may go on to vLLM, and what shaping its answer will need."""
+
+    decision_id: str
+    sealed: SealedRequest
+    exposure: Exposure
+    asked_model: str | None
+    """The name to answer with; None where vLLM's own is right."""
+    model_label: str
+    stream: bool
+    num_prompts: int
+    num_per_prompt: int
+    sees_scores: bool
+
+
+class Admission:
+    """Checks requests against one plan.
+
+    Args:
+        served_names: what vLLM serves the model as; the first is its own answer to no name.
+    """
+
+    def __init__(self, plan: Plan, served_names: Sequence[str], key: bytes) -> None:
+        self._plan = plan
+        self._served = tuple(served_names)
+        self._key = key
+        self._exposures = Exposures(plan.rulebook)
+        self._enforced = any(policy.spec.mode == "enforce" for policy in plan.policies)
+
+    def admit(self, body: Body, endpoint: Endpoint, caller: Caller) -> Admitted:
+        """Check `body`, and rewrite it in place into what vLLM gets.
+
+        Raises:
+            RequestError: refused; nothing has reached the engine.
+        """
+        field = parse_field(body.get(FIELD))
+        profile = self._profile(body.get("model"))
+        exposure = self._exposures.of(self._applied(profile, endpoint, caller))
+        refuse_bypass(body, Guard(self._enforced, exposure.ends_output))
+        num_prompts, num_per_prompt = _num_prompts(body, endpoint), _num_per_prompt(body)
+        refuse_crowd(num_prompts, num_per_prompt)
+        steer = self._steering(field, profile, exposure, caller)
+        sealed = SealedRequest(
+            decision_id=uuid.uuid4().hex,
+            revision=self._plan.revision,
+            steer=steer,
+            policies=exposure.applied,
+            probes=self._probes(field, caller),
+            scores=self._scores(field, caller),
+        )
+        asked = body.get("model")
+        self._rewrite(body, sealed, profile)
+        return Admitted(
+            decision_id=sealed.decision_id,
+            sealed=sealed,
+            exposure=exposure,
+            asked_model=asked if profile is not None else None,
+            model_label=profile or (asked if isinstance(asked, str) else self._served[0]),
+            stream=bool(body.get("stream")),
+            num_prompts=num_prompts,
+            num_per_prompt=num_per_prompt,
+            sees_scores=caller.may_see_scores,
+        )
+
+    def _profile(self, name: Any) -> str | None:
+        return name if isinstance(name, str) and name in self._plan.body.profiles else None
+
+    def _applied(
+        self, profile: str | None, endpoint: Endpoint, caller: Caller
+    ) -> tuple[AppliedPolicy, ...]:
+        """The policies that match under any served name: an alias is no way around one."""
+        enforced: dict[str, bool] = {}
+        for name in self._served:
+            facts = RequestFacts(caller.tenant, name, profile, endpoint, caller.rollout_key)
+            for each in applied_policies(self._plan.policies, facts):
+                enforced[each.name] = enforced.get(each.name, False) or each.enforced
+        return tuple(AppliedPolicy(name=name, enforced=on) for name, on in enforced.items())
+
+    def _steering(
+        self, field: RequestField, profile: str | None, exposure: Exposure, caller: Caller
+    ) -> tuple[SteerTerm, ...]:
+        if field.steer and not caller.may_steer:
+            raise RequestError(f"{FIELD}.steer: {_GRANT_STEERING}", param="steer", status=403)
+        asked = tuple(SteerTerm(**each.model_dump()) for each in field.steer)
+        for index, term in enumerate(asked):
+            self._check_term(index, term)
+        own = self._plan.body.profiles[profile].steer if profile is not None else ()
+        terms = (*(SteerTerm(**each.model_dump()) for each in own), *asked)
+        if asked:
+            self._check_limits(terms)
+            self._check_blinding(asked, exposure)
+        return terms
+
+    def _check_term(self, index: int, term: SteerTerm) -> None:
+        vectors = self._plan.body.vectors
+        place = f"{FIELD}.steer.{index}"
+        if term.vector not in vectors:
+            raise RequestError(
+                f"{place}.vector: got {term.vector!r}, available are {sorted(vectors)}",
+                param=f"{place}.vector",
+            )
+        layers = vectors[term.vector].layers
+        for layer in term.layers or ():
+            if layer not in layers:
+                raise RequestError(
+                    f"{place}.layers: got {layer}, {term.vector!r} has {list(layers)}",
+                    param=f"{place}.layers",
+                )
+
+    def _check_limits(self, terms: tuple[SteerTerm, ...]) -> None:
+        limits = self._plan.body.limits
+        if len(terms) > limits.max_rank:
+            raise RequestError(
+                f"{FIELD}.steer: got {len(terms)} vectors, the profile's included, want at most "
+                f"{limits.max_rank} (limits.max_rank)",
+                param=f"{FIELD}.steer",
+            )
+        for clause in ("prompt", "output"):
+            holding = tuple(term for term in terms if term.on in (clause, "all"))
+            for layer, ratio in norm_ratio(holding, self._plan.catalogue).items():
+                if not ratio <= limits.max_norm_ratio:
+                    raise RequestError(
+                        f"{FIELD}.steer: on {clause} tokens at layer {layer} got an edit of "
+                        f"{ratio:.3g} times the mean residual norm, want at most "
+                        f"{limits.max_norm_ratio:g} (limits.max_norm_ratio); use a smaller scale",
+                        param=f"{FIELD}.steer",
+                    )
+
+    def _check_blinding(self, terms: tuple[SteerTerm, ...], exposure: Exposure) -> None:
+        """Steering at or below a layer that an enforced rule reads needs the card's evidence."""
+        for probe, scope in sorted(exposure.reads):
+            facts = self._plan.body.probes[probe]
+            if facts.evaluated_under_steering:
+                continue
+            for term in terms:
+                layers = term.layers or self._plan.body.vectors[term.vector].layers
+                if scope in _TOUCHED[term.on] and min(layers) <= max(facts.layers):
+                    raise RequestError(
+                        f"{FIELD}.steer: {term.vector!r} at layer {min(layers)} would change what "
+                        f"the enforced probe {probe!r} reads at layer {max(facts.layers)}, and "
+                        "its card has no evaluation under steering; steer above that layer",
+                        param=f"{FIELD}.steer",
+                    )
+
+    def _probes(self, field: RequestField, caller: Caller) -> tuple[str, ...]:
+        if field.probes and not caller.may_see_scores:
+            raise RequestError(f"{FIELD}.probes: {_GRANT_SCORES}", param="probes", status=403)
+        loaded = self._plan.body.probes
+        for index, name in enumerate(field.probes):
+            if name not in loaded:
+                raise RequestError(
+                    f"{FIELD}.probes.{index}: got {name!r}, available are {sorted(loaded)}",
+                    param=f"{FIELD}.probes.{index}",
+                )
+        return tuple(dict.fromkeys(field.probes))
+
+    def _scores(self, field: RequestField, caller: Caller) -> Any:
+        if field.scores is None:
+            return "summary" if caller.may_see_scores else "none"
+        if field.scores != "none" and not caller.may_see_scores:
+            raise RequestError(f"{FIELD}.scores: {_GRANT_SCORES}", param="scores", status=403)
+        return field.scores
+
+    def _rewrite(self, body: Body, sealed: SealedRequest, profile: str | None) -> None:
+        body.pop(FIELD, None)
+        if profile is not None:
+            body["model"] = self._served[0]
+        extra = body.get("vllm_xargs")
+        body["vllm_xargs"] = {
+            **(extra if isinstance(extra, dict) else {}),
+            SEALED_KEY: seal(sealed, self._key),
+        }
+
+
+def label_names(plan: Plan, served_names: Iterable[str]) -> frozenset[str]:
+    """Every name a model can be asked by: the closed set of the `model_name` label."""
+    return frozenset(served_names) | frozenset(plan.body.profiles)
+
+
+def _num_prompts(body: Body, endpoint: Endpoint) -> int:
+    """A list of texts or of token lists is one prompt each; a list of tokens is one prompt."""
+    prompt = body.get("prompt") if endpoint == "completions" else None
+    if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list):
+        return len(prompt)
+    return 1
+
+
+def _num_per_prompt(body: Body) -> int:
+    n = body.get("n")
+    return n if isinstance(n, int) and not isinstance(n, bool) and n > 0 else 1

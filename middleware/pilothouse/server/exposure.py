@@ -1,0 +1,61 @@
+"""Which enforced rules can act on a request, worked out once per set of applied policies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pilothouse.policy.rulebook import CompiledRule, Rulebook
+from pilothouse.sealed import AppliedPolicy
+from pilothouse.types import Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """What the enforced rules of one request need of the gate."""
+
+    applied: tuple[AppliedPolicy, ...]
+    holds_start: bool
+    """A prompt rule may answer with an HTTP error, so headers wait for its verdict."""
+    buffers: bool
+    """A final rule may end the answer, so nothing of it leaves before its end."""
+    ends_output: bool
+    """Some rule may end the answer after generation began."""
+    reads: frozenset[tuple[str, Scope]]
+    """(probe, scope) of every signal that an enforced rule reads."""
+
+
+class Exposures:
+    """`Exposure` by applied policies, memoised: there are few distinct sets."""
+
+    def __init__(self, rulebook: Rulebook) -> None:
+        self._rules = rulebook.rules
+        self._signals = {spec.key: spec for spec in rulebook.signals}
+        self._known: dict[tuple[AppliedPolicy, ...], Exposure] = {}
+
+    def of(self, applied: Iterable[AppliedPolicy]) -> Exposure:
+        """The exposure under these policies."""
+        key = tuple(applied)
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = self._worked_out(key)
+        return found
+
+    def _worked_out(self, applied: tuple[AppliedPolicy, ...]) -> Exposure:
+        names = {each.name for each in applied if each.enforced}
+        rules = [rule for rule in self._rules if rule.policy in names]
+        ending = [rule for rule in rules if rule.ends]
+        phases = {rule.phase for rule in ending}
+        return Exposure(
+            applied=applied,
+            holds_start="prompt" in phases,
+            buffers="final" in phases,
+            ends_output=not phases.isdisjoint(("output", "final")),
+            reads=frozenset(self._read_by(rules)),
+        )
+
+    def _read_by(self, rules: Iterable[CompiledRule]) -> Iterable[tuple[str, Scope]]:
+        for rule in rules:
+            for key in rule.signals:
+                spec = self._signals[key]
+                yield spec.probe, spec.scope

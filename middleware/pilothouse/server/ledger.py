@@ -1,0 +1,79 @@
+"""What the scheduler said of each live request, by decision id. One per API process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from pilothouse.record import Record, TokenScores, Verdict
+
+ChoiceKey = tuple[int, int]
+"""(prompt index, n index)."""
+
+
+@dataclass(slots=True)
+class ChoiceLog:
+    """The records of one choice so far: the newest, and what must not be lost from older ones."""
+
+    newest: Record
+    verdict: Verdict | None = None
+    token_scores: list[TokenScores] = field(default_factory=list)
+
+    def add(self, record: Record) -> None:
+        """Take in a record; the first verdict stays."""
+        self.newest = record
+        self.verdict = self.verdict or record.verdict
+        self.token_scores += record.token_scores
+
+
+@dataclass(slots=True)
+class Entry:
+    """One request."""
+
+    choices: dict[ChoiceKey, ChoiceLog] = field(default_factory=dict)
+    error: str | None = None
+
+    def add(self, record: Record) -> None:
+        """Take in a record of any choice."""
+        self.error = self.error or record.error
+        key = record.choice or (0, 0)
+        log = self.choices.get(key)
+        if log is None:
+            log = self.choices[key] = ChoiceLog(record)
+        log.add(record)
+
+    def verdicts(self) -> Iterator[Verdict]:
+        """Verdicts so far."""
+        return (log.verdict for log in self.choices.values() if log.verdict is not None)
+
+    @property
+    def prompt_settled(self) -> bool:
+        """No choice heard of so far can still get a prompt verdict."""
+        return bool(self.choices) and all(
+            log.newest.prompt_done or log.verdict is not None for log in self.choices.values()
+        )
+
+
+class Ledger:
+    """Live requests of this process. Records of others (answered, aborted) pass by."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, Entry] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def open(self, decision_id: str) -> Entry:
+        """Start listening for a request."""
+        entry = self._entries[decision_id] = Entry()
+        return entry
+
+    def close(self, decision_id: str) -> None:
+        """Stop listening."""
+        self._entries.pop(decision_id, None)
+
+    def receive(self, record: Record) -> None:
+        """Called for every record that reaches this process, before the tokens it rides with."""
+        entry = self._entries.get(record.decision_id)
+        if entry is not None:
+            entry.add(record)

@@ -1,0 +1,69 @@
+"""The words every room shares. Imports nothing of ours, nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NewType
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    FloatArray = npt.NDArray[np.floating[Any]]
+    IntArray = npt.NDArray[np.integer[Any]]
+    BoolArray = npt.NDArray[np.bool_]
+else:
+    FloatArray = IntArray = BoolArray = Any
+
+LayerIndex = NewType("LayerIndex", int)
+DecisionId = NewType("DecisionId", str)
+
+Site = Literal[
+    "embed", "resid_pre", "resid_mid", "resid_post", "attn_heads", "attn_out", "mlp_neurons",
+    "mlp_out", "logits",
+]  # fmt: skip
+Clause = Literal["prompt", "output", "all"]
+Unit = Literal["raw", "unit", "residual"]
+ScoreDetail = Literal["none", "summary", "tokens"]
+
+Scope = Literal["prompt", "output", "answer"]
+"""Token positions a readout covers. `answer` is the last prompt token and every output token."""
+
+AggregateKind = Literal["max", "mean", "last", "ema_max", "ema_last"]
+
+Phase = Literal["prompt", "output", "final"]
+Mode = Literal["shadow", "enforce"]
+ActionName = Literal["log", "tag", "steer", "judge", "respond", "block"]
+OnError = Literal["open", "closed"]
+Result = Literal[
+    "allowed", "flagged", "steered", "responded", "judged", "blocked", "would_steer",
+    "would_respond", "would_judge", "would_block", "bypassed", "error_blocked",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """How token logits become one number. `half_life_tokens` only for the EMA kinds."""
+
+    kind: AggregateKind
+    half_life_tokens: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SignalSpec:
+    """One streamed number per request: a probe, where it looks, how it sums up.
+
+    `key` is unique: `probe/readout`, or `probe/~scope.kind[.half_life]` when ad hoc.
+    `slope` and `offset` are the Platt calibration of the aggregated logit:
+    `value = sigmoid(slope * logit + offset)`; ad-hoc signals have 1 and 0.
+    `thresholds` maps a target false positive rate to the value that meets it.
+    """
+
+    key: str
+    probe: str
+    scope: Scope
+    aggregate: Aggregate
+    slope: float
+    offset: float
+    calibrated: bool
+    thresholds: tuple[tuple[float, float], ...] = ()

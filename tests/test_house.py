@@ -1,0 +1,170 @@
+"""The house: imports point one way, heavy libraries stay in their rooms."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+PACKAGE = CHECKOUT / "middleware" / "pilothouse"
+
+GROUND = frozenset({"types", "errors", "record", "sealed", "config", "library"})
+ROOMS = frozenset({"model", "edit", "probe", "policy"})
+MAY_IMPORT: dict[str, frozenset[str]] = {
+    "types": frozenset(),
+    "errors": frozenset(),
+    "record": frozenset({"types"}),
+    "sealed": frozenset({"types", "errors"}),
+    "config": frozenset({"types", "errors"}),
+    "library": frozenset({"errors"}),
+    "model": GROUND,
+    "edit": GROUND | {"model"},  # a program is made of the catalogue's vectors
+    "probe": GROUND | {"model"},  # fitting and evaluation write the artefacts that model/ reads
+    "policy": GROUND,
+    "telemetry": GROUND | ROOMS,
+    "engine": GROUND | ROOMS | {"telemetry"},
+    "server": GROUND | ROOMS | {"telemetry", "engine"},
+    "cli": GROUND | ROOMS | {"telemetry", "engine", "server"},
+}
+HEAVY_STAYS_IN: dict[str, frozenset[str]] = {
+    "vllm": frozenset({"engine", "server", "cli"}),
+    "torch": frozenset({"engine"}),
+    "triton": frozenset({"engine"}),
+    "fastapi": frozenset({"server"}),
+    "starlette": frozenset({"server"}),
+}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One module imported by one file."""
+
+    file: Path
+    line: int
+    module: str
+
+
+def imports_of(file: Path, root: Path) -> Iterator[Import]:
+    """Yield every import in a file, wherever it stands, with relative ones made absolute."""
+    package = ["pilothouse", *file.relative_to(root).parent.parts]
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                yield Import(file, node.lineno, name.name)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            parts = [*base, *(node.module.split(".") if node.module else [])]
+            for name in node.names:
+                yield Import(file, node.lineno, ".".join([*parts, name.name]))
+
+
+def room_of(file: Path, root: Path) -> str:
+    return file.relative_to(root).parts[0].removesuffix(".py")
+
+
+def wrong_ways(root: Path) -> list[str]:
+    """Return one line for each import of ours that the table does not allow."""
+    found = []
+    for file in sorted(root.rglob("*.py")):
+        room = room_of(file, root)
+        if room == "__init__":
+            continue
+        allowed = MAY_IMPORT.get(room)
+        for each in imports_of(file, root):
+            parts = each.module.split(".")
+            target = parts[1] if parts[0] == "pilothouse" and len(parts) > 1 else None
+            if target in (None, room, "__version__"):
+                continue
+            if allowed is None or target not in allowed:
+                found.append(f"{file.relative_to(root)}:{each.line}: {room} imports {target}")
+    return found
+
+
+def strays(root: Path) -> list[str]:
+    """Return one line for each heavy import outside its rooms."""
+    return [
+        f"{file.relative_to(root)}:{each.line}: {each.module}"
+        for file in sorted(root.rglob("*.py"))
+        for each in imports_of(file, root)
+        if room_of(file, root)
+        not in HEAVY_STAYS_IN.get(each.module.split(".")[0], {room_of(file, root)})
+    ]
+
+
+def test_imports_point_one_way() -> None:
+    assert wrong_ways(PACKAGE) == []
+
+
+def test_heavy_libraries_stay_in_their_rooms() -> None:
+    assert strays(PACKAGE) == []
+
+
+def test_every_room_stands_in_the_table() -> None:
+    rooms = {room_of(file, PACKAGE) for file in PACKAGE.rglob("*.py")} - {"__init__"}
+    assert rooms <= MAY_IMPORT.keys(), "a new room needs a line that says what it may import"
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("policy/decide.py", "from pilothouse.engine.plan import Plan"),
+        ("policy/decide.py", "from pilothouse import engine"),
+        ("policy/decide.py", "from ..server import gate"),
+        ("engine/plan.py", "import pilothouse.server.gate"),
+        ("model/probe.py", "def late():\n    from pilothouse.probe import fit"),
+        ("errors.py", "from pilothouse.types import Mode"),
+    ],
+)
+def test_the_guard_sees_an_import_that_points_the_other_way(
+    tmp_path: Path, file: str, line: str
+) -> None:
+    path = tmp_path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(line + "\n")
+    assert len(wrong_ways(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("line", ["import vllm.config", "from torch import nn", "import fastapi"])
+def test_the_guard_sees_a_heavy_import_outside_its_room(tmp_path: Path, line: str) -> None:
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "decide.py").write_text(line + "\n")
+    assert len(strays(tmp_path)) == 1
+
+
+def test_nobody_imports_the_source_root() -> None:
+    folders = ["middleware", "tests", "examples", "loadtest", "scripts"]
+    found = [
+        f"{each.file}:{each.line}"
+        for folder in folders
+        for file in sorted((CHECKOUT / folder).rglob("*.py"))
+        for each in imports_of(file, CHECKOUT)
+        if each.module.split(".")[0] == "middleware"
+    ]
+    assert found == []
+    assert not (CHECKOUT / "middleware" / "__init__.py").exists()
+
+
+LOAD_POLICY = """
+import importlib, pkgutil, sys
+import pilothouse.policy as room
+names = [each.name for each in pkgutil.walk_packages(room.__path__, "pilothouse.policy.")]
+for name in names:
+    importlib.import_module(name)
+print(len(names), *sorted({"torch", "vllm", "fastapi"} & set(sys.modules)))
+"""
+
+
+def test_policy_loads_without_torch_vllm_and_fastapi() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD_POLICY], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    count, *heavy = done.stdout.split()
+    assert int(count) > 0
+    assert heavy == []
