@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import random
+import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -25,7 +30,8 @@ from lessons import draw_lesson
 from tokens import ASSISTANT, END, PAD, VOCABULARY, train_tokenizer
 
 POOL = 1024  # conversations drawn at a time, sorted by length to waste little on padding
-BATCH_TOKENS = 3072
+BATCH_TOKENS = 1536  # of each process
+STEPS = 6000
 SAVE_EVERY_S = 240.0
 
 
@@ -78,15 +84,10 @@ def batches(tokenizer: PreTrainedTokenizerFast, seed: int, pool: int) -> list[Ba
     return made
 
 
-def stream(tokenizer: PreTrainedTokenizerFast, seed: int, skip: int) -> Iterator[Batch]:
-    """Batches without end, from batch number `skip` on."""
-    pool = seen = 0
-    while True:
-        for batch in batches(tokenizer, seed, pool):
-            if seen >= skip:
-                yield batch
-            seen += 1
-        pool += 1
+def stream(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[Batch]:
+    """Batches without end."""
+    for pool in count():
+        yield from batches(tokenizer, seed, pool)
 
 
 def loss_of(model: Qwen3ForCausalLM, batch: Batch) -> Tensor:
@@ -105,12 +106,19 @@ def rate(step: int, steps: int, peak: float) -> float:
 
 @dataclass
 class Run:
-    """A training run that can be saved and taken up again."""
+    """A training run that can be saved and taken up again.
+
+    Gradients lie in one flat buffer, so that the processes sum them in one call; its last element
+    carries the wish to stop, so that all of them stop after the same step.
+    """
 
     model: Qwen3ForCausalLM
     optimiser: torch.optim.Optimizer
     checkpoint: Path
+    processes: int
+    flat: Tensor
     step: int = 0
+    stopped: bool = False
 
     def save(self) -> None:
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -126,16 +134,33 @@ class Run:
             self.optimiser.load_state_dict(state["optimiser"])
             self.step = state["step"]
 
-    def learn(self, batch: Batch, steps: int, peak: float) -> float:
+    def learn(self, batch: Batch, steps: int, peak: float, stop: bool) -> float:
+        """One step on this process's batch and, by the shared gradient, the other's."""
         for group in self.optimiser.param_groups:
             group["lr"] = rate(self.step, steps, peak)
+        self.flat.zero_()
         loss = loss_of(self.model, batch)
         loss.backward()
+        self.flat[-1] = float(stop)
+        if self.processes > 1:
+            dist.all_reduce(self.flat)
+        self.stopped = bool(self.flat[-1] > 0)
+        self.flat[:-1] /= self.processes
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
         self.step += 1
         return loss.item()
+
+
+def flat_gradients(model: Qwen3ForCausalLM) -> Tensor:
+    """One buffer that every parameter's gradient is a view of, and one element more."""
+    flat = torch.zeros(sum(p.numel() for p in model.parameters()) + 1)
+    start = 0
+    for parameter in model.parameters():
+        size = parameter.numel()
+        parameter.grad = flat[start:start + size].view_as(parameter)
+        start += size
+    return flat
 
 
 def optimiser_of(model: Qwen3ForCausalLM, peak: float) -> torch.optim.Optimizer:
@@ -145,26 +170,38 @@ def optimiser_of(model: Qwen3ForCausalLM, peak: float) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), fused=True)
 
 
-def train(run: Run, tokenizer: PreTrainedTokenizerFast, seed: int, steps: int, peak: float) -> None:
-    """Train to the last step, saving now and then."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed} steps"),
-               TimeElapsedColumn(), TimeRemainingColumn())
-    mean, saved, began, tokens = math.nan, time.monotonic(), time.monotonic(), 0
-    with Progress(*columns) as progress:
-        bar = progress.add_task("loss", total=steps, completed=run.step)
-        for batch in stream(tokenizer, seed, run.step):
-            if run.step >= steps:
-                break
-            loss = run.learn(batch, steps, peak)
-            mean = loss if math.isnan(mean) else 0.98 * mean + 0.02 * loss
-            tokens += batch.ids_BT.numel()
-            speed = tokens / (time.monotonic() - began)
-            progress.update(bar, completed=run.step, description=f"loss {mean:.4f} {speed:.0f} tok/s")
-            if run.step % 200 == 0 and not progress.console.is_terminal:
-                print(f"step {run.step}/{steps} loss {mean:.4f} {speed:.0f} tok/s", flush=True)
-            if time.monotonic() - saved > SAVE_EVERY_S:
-                run.save()
-                saved = time.monotonic()
+class Meter:
+    """Progress: a bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, progress: Progress, steps: int, done: int) -> None:
+        self.progress, self.steps = progress, steps
+        self.bar = progress.add_task("loss", total=steps, completed=done)
+        self.mean, self.tokens, self.began = math.nan, 0, time.monotonic()
+
+    def note(self, step: int, loss: float, tokens: int) -> None:
+        self.mean = loss if math.isnan(self.mean) else 0.98 * self.mean + 0.02 * loss
+        self.tokens += tokens
+        speed = self.tokens / (time.monotonic() - self.began)
+        text = f"loss {self.mean:.4f} {speed:.0f} tok/s"
+        self.progress.update(self.bar, completed=step, description=text)
+        if step % 100 == 0 and not self.progress.console.is_terminal:
+            print(f"step {step}/{self.steps} {text}", flush=True)
+
+
+def train(run: Run, batches: Iterator[Batch], steps: int, peak: float, meter: Meter | None) -> None:
+    """Train to the last step or to Ctrl-C; the process with the meter saves now and then."""
+    wishes: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _frame: wishes.append(number))
+    saved = time.monotonic()
+    while run.step < steps and not run.stopped:
+        batch = next(batches)
+        loss = run.learn(batch, steps, peak, stop=bool(wishes))
+        if meter is None:
+            continue
+        meter.note(run.step, loss, batch.ids_BT.numel() * run.processes)
+        if time.monotonic() - saved > SAVE_EVERY_S:
+            run.save()
+            saved = time.monotonic()
 
 
 def export(run: Run, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
@@ -176,30 +213,60 @@ def export(run: Run, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     tokenizer.save_pretrained(out)
 
 
+def work(rank: int, chosen: argparse.Namespace, port: int) -> None:
+    """One training process; the first one reports, saves and exports."""
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // chosen.processes))
+    torch.manual_seed(chosen.seed)
+    if chosen.processes > 1:
+        address = f"tcp://127.0.0.1:{port}"
+        dist.init_process_group("gloo", address, rank=rank, world_size=chosen.processes)
+    tokenizer = train_tokenizer()
+    pad, end = tokenizer.convert_tokens_to_ids([PAD, END])
+    model = Qwen3ForCausalLM(model_config(pad, end))
+    run = Run(model, optimiser_of(model, chosen.peak), chosen.checkpoint, chosen.processes,
+              flat_gradients(model))
+    run.resume()
+    parts = islice(stream(tokenizer, chosen.seed), run.step * chosen.processes + rank, None,
+                   chosen.processes)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed} steps"),
+               TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=rank > 0) as progress:
+        meter = Meter(progress, chosen.steps, run.step) if rank == 0 else None
+        train(run, parts, chosen.steps, chosen.peak, meter)
+    if rank == 0:
+        run.save()
+        finish(run, tokenizer, chosen.out)
+
+
+def finish(run: Run, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    if run.stopped:
+        print(f"stopped after step {run.step}; the same command goes on from there")
+    else:
+        export(run, tokenizer, out)
+        print(f"wrote {out}")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
 def main() -> int:
     here = Path(__file__).parent
     parser = argparse.ArgumentParser(description="Train the demo's chat model.")
     parser.add_argument("--out", type=Path, default=here / "model")
     parser.add_argument("--checkpoint", type=Path, default=here / "checkpoints" / "demo.pt")
-    parser.add_argument("--steps", type=int, default=7000)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--peak", type=float, default=2e-3, help="highest learning rate")
+    parser.add_argument("--processes", type=int, default=2, help="one core each is fastest")
     chosen = parser.parse_args()
-    torch.manual_seed(chosen.seed)
-    tokenizer = train_tokenizer()
-    pad, end = tokenizer.convert_tokens_to_ids([PAD, END])
-    model = Qwen3ForCausalLM(model_config(pad, end))
-    run = Run(model, optimiser_of(model, chosen.peak), chosen.checkpoint)
-    run.resume()
-    try:
-        train(run, tokenizer, chosen.seed, chosen.steps, chosen.peak)
-    except KeyboardInterrupt:
-        run.save()
-        print(f"stopped at step {run.step}; the same command goes on", file=sys.stderr)
-        return 130
-    run.save()
-    export(run, tokenizer, chosen.out)
-    print(f"wrote {chosen.out}")
+    if chosen.processes == 1:
+        work(0, chosen, 0)
+        return 0
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the workers stop together and save
+    torch.multiprocessing.spawn(work, (chosen, free_port()), chosen.processes)
     return 0
 
 

@@ -22,7 +22,7 @@ ROTATION = 3
 
 
 class Staged:
-    """A device tensor with rotating pinned host copies, so that a copy in flight is not overwritten.
+    """A device tensor with rotating pinned host copies: a copy in flight is not overwritten.
 
     On a CPU device the host copy is the tensor itself.
     """
@@ -59,7 +59,7 @@ class Staged:
 
 @dataclass(slots=True)
 class TapBuffers:
-    """All static tensors; `tables[layer]` is [S, D], `policy_rows[layer]` is [P, D], both float32."""
+    """All static tensors; `tables[layer]` [S, D] and `policy_rows[layer]` [P, D] are float32."""
 
     slot_N: Staged
     coefficient_N: Staged
@@ -106,4 +106,3 @@ class TapBuffers:
             else:
                 source = torch.from_numpy(np.ascontiguousarray(row_D, dtype=np.float32))
                 table_SD[upload.slot].copy_(source)
-

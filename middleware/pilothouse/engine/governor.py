@@ -151,7 +151,7 @@ class Governor:
     def observe(self, emissions: Emissions) -> Ruling:
         """Fold a step's emissions and evaluate every rule they bear on."""
         folded = self.watches.fold(emissions, self._row_of)
-        self._keep_token_scores(folded, emissions)
+        self._keep_token_scores(folded)
         ruling = Ruling()
         for row in folded.prompt_done.tolist():
             self._watched[self._name_of[row]].prompt_done = True
@@ -246,7 +246,7 @@ class Governor:
         index = int(self.watches.cursor_C[row] - self.watches.prompt_C[row]) - 1
         return None if index == BEFORE_OUTPUT else index
 
-    def _keep_token_scores(self, folded: Folded, emissions: Emissions) -> None:
+    def _keep_token_scores(self, folded: Folded) -> None:
         wanting = [
             (watched, folded.spans[watched.row])
             for watched in self._watched.values()

@@ -76,7 +76,9 @@ class Orders:
         now = time.monotonic()
         if passenger.waiting_since is None:
             passenger.waiting_since = now
-        slots = None if self._must_queue(passenger, now) else self._slots.acquire(passenger.programs)
+        slots = (
+            None if self._must_queue(passenger, now) else self._slots.acquire(passenger.programs)
+        )
         if slots is None:
             self._wait(passenger, now)
             return False

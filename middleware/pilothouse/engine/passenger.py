@@ -129,6 +129,8 @@ class Passenger:
         released = self.held.released if self.held is not None else 1 << 60
         ready = [each for each in watched.token_scores if each.index < released]
         watched.token_scores = [each for each in watched.token_scores if each.index >= released]
+        for each in ready:
+            each.token_id = self.request.output_token_ids[each.index]
         record.token_scores = ready
 
     def _steered_tokens(self, governor: Governor, num_fed_tokens: int) -> dict[str, int]:

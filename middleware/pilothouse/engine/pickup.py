@@ -46,8 +46,6 @@ def _take(processor: Any, output: Any) -> None:
     state = processor.request_states.get(output.request_id)
     if state is not None:
         record.choice = (_prompt_index(state.external_req_id), state.request_index)
-        for each, token_id in zip(record.token_scores, output.new_token_ids, strict=False):
-            each.token_id = token_id
     for call in _subscribers:
         call(record)
 

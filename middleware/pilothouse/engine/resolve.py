@@ -29,6 +29,7 @@ from pilothouse.engine.plan import (
 from pilothouse.errors import ConfigError, UnsupportedError
 from pilothouse.model.catalogue import Catalogue, signals_of
 from pilothouse.policy.loader import policy_to_json
+from pilothouse.policy.rulebook import Rulebook
 from pilothouse.policy.schema import Steer
 from pilothouse.sealed import SteerTerm
 from pilothouse.types import FloatArray, SignalSpec
@@ -59,8 +60,9 @@ def resolve_plan(
     _refuse_reserved_rows(config)
     _check_fit(config, catalogue, model)
     specs = tuple(spec for probe in catalogue.probes.values() for spec in signals_of(probe))
+    _check_policies(policies, specs, catalogue)
     targets = _policy_targets(policies, catalogue)
-    taps, columns, reads = _read_taps(config, catalogue, targets)
+    taps, columns, reads = _read_taps(config, catalogue)
     tensors: dict[str, FloatArray] = dict(reads)
     tensors |= {f"vector/{name}": each.directions_LD for name, each in catalogue.vectors.items()}
     tensors |= _policy_rows(targets, catalogue, model)
@@ -123,9 +125,19 @@ def _check_fit(config: PilothouseConfig, catalogue: Catalogue, model: ModelFacts
         raise ConfigError("\n".join(problems))
 
 
-def _policy_targets(
-    policies: Sequence[Policy], catalogue: Catalogue
-) -> tuple[PolicyTarget, ...]:
+def _check_policies(
+    policies: Sequence[Policy], specs: tuple[SignalSpec, ...], catalogue: Catalogue
+) -> None:
+    """Compile policies as loaded: only these know file and line for their errors."""
+    Rulebook(
+        policies,
+        {spec.key: spec for spec in specs},
+        default_readouts={name: each.default_readout for name, each in catalogue.probes.items()},
+        vectors={name: each.layers for name, each in catalogue.vectors.items()},
+    )
+
+
+def _policy_targets(policies: Sequence[Policy], catalogue: Catalogue) -> tuple[PolicyTarget, ...]:
     targets: dict[PolicyTarget, None] = {}
     for policy in policies:
         for rule in policy.spec.rules:
@@ -139,7 +151,7 @@ def _policy_targets(
 
 
 def _read_taps(
-    config: PilothouseConfig, catalogue: Catalogue, targets: tuple[PolicyTarget, ...]
+    config: PilothouseConfig, catalogue: Catalogue
 ) -> tuple[tuple[TapPlan, ...], dict[str, tuple[int, ...]], dict[str, FloatArray]]:
     rows: dict[int, list[tuple[str, FloatArray]]] = defaultdict(list)
     for name, probe in catalogue.probes.items():
@@ -239,4 +251,6 @@ def _check_profiles(plan: Plan) -> None:
                     f"residual norm, allowed is limits.max_norm_ratio = {limit}: lower the scale "
                     "or raise the limit"
                 )
-        refuse_conflicts(terms, plan, enforced_read_layers(plan.rulebook), origin=f"profiles.{name}")
+        refuse_conflicts(
+            terms, plan, enforced_read_layers(plan.rulebook), origin=f"profiles.{name}"
+        )

@@ -7,6 +7,7 @@ folds the emissions and decides before vLLM appends the sampled tokens, then sha
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from vllm.logger import init_logger
@@ -19,7 +20,7 @@ from pilothouse.engine.governor import Governor, Ruling
 from pilothouse.engine.orders import Orders
 from pilothouse.engine.passenger import Passenger
 from pilothouse.engine.plan import Plan
-from pilothouse.engine.step import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, StepPlan
+from pilothouse.engine.step import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, Emissions, StepPlan
 from pilothouse.errors import RequestError
 from pilothouse.record import Record
 from pilothouse.sealed import SEALED_KEY, seal_key, unseal
@@ -27,7 +28,7 @@ from pilothouse.sealed import SEALED_KEY, seal_key, unseal
 logger = init_logger(__name__)
 
 if TYPE_CHECKING:
-    Base = Scheduler
+    from vllm.v1.core.sched.scheduler import Scheduler as Base
 else:
     Base = object
 
@@ -44,6 +45,7 @@ class Guarded(Base):
         self._passengers: dict[str, Passenger] = {}
         self._refused: list[str] = []
         self._pending: dict[int, list[Any]] = {}
+        self.listeners: list[Callable[[Emissions], None]] = []
 
     def add_request(self, request: Any) -> None:
         """Admit a request under a valid seal; anything else is let in only to be refused."""
@@ -72,7 +74,9 @@ class Guarded(Base):
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
         """Fold, decide, let vLLM append, then hold back, rewrite and annotate its outputs."""
         started = time.perf_counter()
-        emissions = getattr(model_runner_output, EMISSIONS_ATTRIBUTE, None)
+        emissions: Emissions | None = getattr(model_runner_output, EMISSIONS_ATTRIBUTE, None)
+        for listen in self.listeners if emissions is not None else ():
+            listen(emissions)
         ruling = Ruling() if emissions is None else self._governor.observe(emissions)
         self._steer(ruling)
         seconds = (time.perf_counter() - started) / max(1, len(self._passengers))
@@ -99,18 +103,14 @@ class Guarded(Base):
 
     def has_requests(self) -> bool:
         """Also while outputs of ours wait for a step to ride on."""
-        return bool(self._pending) or super().has_requests()
+        return bool(self._pending) or bool(super().has_requests())
 
     def _handle_blocked_waiting_request(self, request: Any) -> bool:
         passenger = self._passengers[request.request_id]
+        seated = passenger.error is None and self._orders.seat(passenger)
         if passenger.error is not None:
             self._refused.append(request.request_id)
-            return False
-        if not self._orders.seat(passenger):
-            if passenger.error is not None:
-                self._refused.append(request.request_id)
-            return False
-        return super()._handle_blocked_waiting_request(request)
+        return seated and bool(super()._handle_blocked_waiting_request(request))
 
     def _board(self, request: Any) -> Passenger:
         try:

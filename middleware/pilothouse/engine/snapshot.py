@@ -41,7 +41,7 @@ class Snapshot:
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             host_TE = snapshot_TE.to("cpu", non_blocking=True)
-            done = torch.cuda.Event()
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             done.record(stream)
         snapshot_TE.record_stream(stream)
 

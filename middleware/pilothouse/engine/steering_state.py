@@ -110,4 +110,7 @@ class SteeringState:
 def positions(starts_B: IntArray, counts_B: IntArray) -> IntArray:
     """Absolute position of each token of a step, in batch order: [T] int64."""
     firsts_B = np.cumsum(counts_B) - counts_B
-    return np.arange(int(counts_B.sum())) + np.repeat(starts_B - firsts_B, counts_B)
+    positions_T: IntArray = np.arange(int(counts_B.sum())) + np.repeat(
+        starts_B - firsts_B, counts_B
+    )
+    return positions_T

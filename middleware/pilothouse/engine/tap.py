@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ BlockOutput = Tensor | tuple[Tensor, ...]
 
 @dataclass(frozen=True, slots=True)
 class ReadColumns:
-    """Read rows of one tap: `reads_DE` float32 on the device, columns [start, stop) of the scores."""
+    """Read rows of one tap: `reads_DE` float32 on device, columns [start, stop) of the scores."""
 
     reads_DE: Tensor
     start: int
@@ -93,7 +94,7 @@ def install_tap(
     start, stop = (columns.start, columns.stop) if columns is not None else (0, 0)
     edits, steered = tap.edits, policy_PD is not None
 
-    def hook(module: nn.Module, _: object, output: BlockOutput) -> BlockOutput:
+    def hook(module: Any, _: object, output: BlockOutput) -> BlockOutput:
         hidden_TD, residual_TD = split(output)
         tokens = hidden_TD.shape[0]
         if stop > start:

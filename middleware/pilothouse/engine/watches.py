@@ -16,8 +16,8 @@ import numpy as np
 
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.step import Emissions
-from pilothouse.probe.aggregator import make_aggregator
-from pilothouse.types import FloatArray, IntArray, SignalSpec
+from pilothouse.probe.aggregator import Floats, make_aggregator
+from pilothouse.types import IntArray, SignalSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Folded:
 
     prompt_done: IntArray
     answered: IntArray
-    logits_TQ: FloatArray
+    logits_TQ: Floats
     spans: dict[int, tuple[int, int, int]]
     """row -> (first token in the step, first position, count) of what was newly folded."""
 
@@ -110,7 +110,7 @@ class Watches:
         pairs = zip(self.signals, self.values_CK[row].tolist(), strict=True)
         return {spec.key: value for spec, value in pairs if value == value}
 
-    def _fold_singles(self, rows_B: IntArray, logits_BQ: FloatArray) -> None:
+    def _fold_singles(self, rows_B: IntArray, logits_BQ: Floats) -> None:
         if not len(rows_B):
             return
         for k in self._late_K:
@@ -121,9 +121,7 @@ class Watches:
         self.cursor_C[rows_B] += 1
         self.scored_C[rows_B] += 1
 
-    def _fold_run(
-        self, row: int, start: int, logits_RQ: FloatArray
-    ) -> tuple[int, int, int] | None:
+    def _fold_run(self, row: int, start: int, logits_RQ: Floats) -> tuple[int, int, int] | None:
         cursor = int(self.cursor_C[row])
         if start > cursor:
             self.unscored_C[row] += start - cursor
@@ -145,9 +143,9 @@ class Watches:
         self.scored_C[row] += stop - cursor
         return offset, cursor, stop - cursor
 
-    def _calibrated(self, k: int, logits_B: FloatArray) -> FloatArray:
+    def _calibrated(self, k: int, logits_B: Floats) -> Floats:
         scaled_B = self._slope_K[k] * logits_B + self._offset_K[k]
-        positive_B: FloatArray = 1.0 / (1.0 + np.exp(-np.clip(scaled_B, -700.0, 700.0)))
+        positive_B: Floats = 1.0 / (1.0 + np.exp(-np.clip(scaled_B, -700.0, 700.0)))
         return positive_B
 
     def _grow(self) -> None:

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, BinaryIO, Generic, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,9 +97,6 @@ def read_artefact(folder: Path, manifest_type: type[M], kind: str) -> tuple[M, T
         refuse(place, "file", f"only {found}", "safetensors weights",
                "convert the weights to safetensors; pickles are never read")  # fmt: skip
     weights = _read_file(place, manifest.weights_bytes)
-    if weights.startswith(PICKLE_HEADS):
-        refuse(place, "content", "a pickle or a PyTorch archive", "safetensors",
-               "convert the weights to safetensors; pickles are never read")  # fmt: skip
     if len(weights) != manifest.weights_bytes:
         refuse(place, "weights_bytes", len(weights), f"{manifest.weights_bytes} as declared")
     sha256 = hashlib.sha256(weights).hexdigest()
@@ -111,6 +108,9 @@ def read_artefact(folder: Path, manifest_type: type[M], kind: str) -> tuple[M, T
     try:
         return manifest, parse_safetensors(weights)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        if weights.startswith(PICKLE_HEADS):
+            refuse(place, "content", "a pickle or a PyTorch archive", "safetensors",
+                   "convert the weights to safetensors; pickles are never read")  # fmt: skip
         refuse(place, "content", f"{type(error).__name__}: {error}", "float32 safetensors")
 
 
@@ -169,15 +169,20 @@ def frozen(array: NDArray[np.float32]) -> NDArray[np.float32]:
     return copy
 
 
+def _open(place: Path) -> BinaryIO:
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    return open(place, "rb", opener=lambda path, mode: os.open(path, mode | flags))
+
+
 def _read_file(place: Path, limit_bytes: int) -> bytes:
     try:
-        descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        file = _open(place)
     except OSError as error:
         got = "a symbolic link" if place.is_symlink() else (error.strerror or "an error")
         refuse(place, "file", got, "a plain file that can be read",
                "put the file itself into the folder")  # fmt: skip
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
+    with file:
+        status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             refuse(place, "file", "no plain file", "a plain file",
                    "put the file itself into the folder")  # fmt: skip

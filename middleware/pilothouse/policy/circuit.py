@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pilothouse.policy.expression import And, AtFpr, Comparison, Node, Not, Or
+from pilothouse.types import BoolArray
 
 Gate = Literal["or", "and"]
-BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from pilothouse.policy.check import closest
 from pilothouse.policy.source import Location, Problem, Source, problem_at
+from pilothouse.policy.suggestion import closest
 
 _WANTED = {
     "string_type": "text: put it in quotes",
@@ -29,10 +29,20 @@ _PATTERNS = {
 }
 
 
-def complaint(error: ErrorDetails, model: type[BaseModel], source: Source) -> Problem:
-    """One validation error of `model`, at its line, with what to write instead."""
-    location: Location = tuple(error["loc"])
-    return problem_at(source, _written(location, source), _text(error, model))
+def complaints(
+    errors: Iterable[ErrorDetails], model: type[BaseModel], source: Source
+) -> list[Problem]:
+    """The validation errors of `model`, each at its line, with what to write instead."""
+    return [
+        problem_at(source, _written(tuple(each["loc"]), source), _text(each, model))
+        for each in errors
+        if not _follows_from_others(each)
+    ]
+
+
+def _follows_from_others(error: ErrorDetails) -> bool:
+    """A list counts as too short when its items are wrong, which is said of the items."""
+    return error["type"] == "too_short" and bool(error["input"])
 
 
 def _written(location: Location, source: Source) -> Location:
@@ -63,6 +73,13 @@ def _text(error: ErrorDetails, model: type[BaseModel]) -> str:
     if kind in ("too_short", "string_too_short"):
         return "is empty: fill it, or remove it if it is optional"
     return f"got {_shown(got)}: {error['msg'][:1].lower()}{error['msg'][1:]}"
+
+
+def _shown(got: Any) -> str:
+    if isinstance(got, dict | list):
+        return "a mapping" if isinstance(got, dict) else "a list"
+    text = "nothing" if got is None else repr(got)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _action(got: Any, context: Mapping[str, Any]) -> str:

@@ -8,14 +8,11 @@ from typing import Any
 
 import yaml
 
-from pilothouse.errors import PolicyError
-from pilothouse.policy.source import Location, Source
+from pilothouse.policy.source import Location, PolicyFileError, Problem, Source
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 16
-_SCALARS = {
-    f"tag:yaml.org,2002:{kind}": kind for kind in ("str", "int", "float", "bool", "null")
-}
+_SCALARS = {f"tag:yaml.org,2002:{kind}": kind for kind in ("str", "int", "float", "bool", "null")}
 
 
 class _Fault(Exception):
@@ -32,8 +29,8 @@ class _Composer(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
-        line = event.start_mark.line
+        event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
+        line = event.start_mark.line if event.start_mark else 0
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
             raise _Fault(line, "got a YAML anchor or alias, want plain values: write them out")
         if self.depth >= MAX_DEPTH:
@@ -48,7 +45,7 @@ def read_document(path: Path) -> tuple[dict[str, Any], Source]:
     """The mapping in a YAML file and the line of each of its fields.
 
     Raises:
-        PolicyError: unreadable, too large, not one YAML mapping of plain values; `file:line`.
+        PolicyFileError: unreadable, too large, not one YAML mapping of plain values; `file:line`.
     """
     return parse_document(_text_of(path), str(path))
 
@@ -59,25 +56,27 @@ def parse_document(text: str, file: str) -> tuple[dict[str, Any], Source]:
     try:
         data = _plain(_compose(text), (), lines)
     except _Fault as fault:
-        raise PolicyError(f"{file}:{fault.line + 1}: {fault}") from fault
+        raise _at(file, fault.line + 1, str(fault)) from fault
     if not isinstance(data, dict):
-        raise PolicyError(
-            f"{file}:1: got {_kind(data)}, want a mapping that begins with "
-            f"`apiVersion: pilothouse/v1`"
-        )
+        raise _at(file, 1, f"got {_kind(data)}, want a mapping: write `field: value` lines")
     return data, Source(file, lines)
+
+
+def _at(file: str, line: int, text: str) -> PolicyFileError:
+    return PolicyFileError([Problem(file, line, "", text)])
 
 
 def _text_of(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise PolicyError(f"{path}:1: larger than {MAX_BYTES} bytes: split it into policies")
+            raise _at(str(path), 1, f"larger than {MAX_BYTES} bytes: split it into policies")
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise PolicyError(f"{path}:1: cannot be read: {error.strerror}") from error
+        remedy = "check the path and its permissions"
+        raise _at(str(path), 1, f"cannot be read: {error.strerror}: {remedy}") from error
     except UnicodeDecodeError as error:
         line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise PolicyError(f"{path}:{line}: not UTF-8 text: save it as UTF-8") from error
+        raise _at(str(path), line, "not UTF-8 text: save it as UTF-8") from error
 
 
 def _compose(text: str) -> yaml.Node | None:
@@ -105,9 +104,7 @@ def _plain(node: yaml.Node | None, at: Location, lines: dict[Location, int]) -> 
     return _scalar(node)
 
 
-def _mapping(
-    node: yaml.MappingNode, at: Location, lines: dict[Location, int]
-) -> dict[str, Any]:
+def _mapping(node: yaml.MappingNode, at: Location, lines: dict[Location, int]) -> dict[str, Any]:
     _refuse_tag(node, "tag:yaml.org,2002:map")
     result: dict[str, Any] = {}
     for key_node, value_node in node.value:

@@ -11,10 +11,10 @@ from pydantic import BaseModel, ValidationError
 
 from pilothouse.errors import PolicyError
 from pilothouse.policy.check import policy_problems
-from pilothouse.policy.complaint import complaint
+from pilothouse.policy.complaint import complaints
 from pilothouse.policy.document import parse_document, read_document
 from pilothouse.policy.schema import Policy
-from pilothouse.policy.source import Problem, Source, raise_problems
+from pilothouse.policy.source import PolicyFileError, Problem, Source, problem_at, raise_problems
 
 POLICY_FILE = "policy.yaml"
 MAX_POLICIES = 100
@@ -62,13 +62,13 @@ def policy_files(path: Path) -> tuple[Path, ...]:
     if path.is_file():
         return (path,)
     if not path.is_dir():
-        raise PolicyError(f"{path}: does not exist: name a policy file or a folder of policies")
+        raise _of(path, "does not exist: name a policy file or a folder of policies")
     misnamed = next(iter(sorted(path.rglob("policy.yml"))), None)
     if misnamed is not None:
-        raise PolicyError(f"{misnamed}: would be passed over: rename it to {POLICY_FILE}")
+        raise _of(misnamed, f"would be passed over: rename it to {POLICY_FILE}")
     files = tuple(sorted(path.rglob(POLICY_FILE)))
     if not files:
-        raise PolicyError(f"{path}: holds no {POLICY_FILE}: name a folder of policies")
+        raise _of(path, f"holds no {POLICY_FILE}: name a folder of policies")
     return files
 
 
@@ -95,7 +95,7 @@ def parse_model(model: type[Model], data: dict[str, Any], source: Source) -> Mod
     try:
         return model.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
-        raise_problems(complaint(each, model, source) for each in error.errors())
+        raise_problems(complaints(error.errors(), model, source))
         raise
 
 
@@ -106,13 +106,24 @@ def _checked(policy: Policy) -> Policy:
 
 
 def _distinct(policies: tuple[Policy, ...]) -> tuple[Policy, ...]:
+    raise_problems(repeated_names(policies))
+    return policies
+
+
+def repeated_names(policies: Iterable[Policy]) -> list[Problem]:
+    """An error for each policy whose name an earlier one has."""
+    problems: list[Problem] = []
     seen: dict[str, Policy] = {}
     for policy in policies:
         first = seen.setdefault(policy.name, policy)
         if first is not policy:
-            line = policy.source.line_of(("metadata", "name"))
-            raise PolicyError(
-                f"{policy.source.file}:{line}: metadata.name: `{policy.name}` is loaded from "
-                f"{first.source.file} already: rename one, or name the path once"
+            text = (
+                f"`{policy.name}` is loaded from {first.source.file or 'elsewhere'} already: "
+                f"rename one, or name the path once"
             )
-    return policies
+            problems.append(problem_at(policy.source, ("metadata", "name"), text))
+    return problems
+
+
+def _of(path: Path, text: str) -> PolicyFileError:
+    return PolicyFileError([Problem(str(path), 0, "", text)])

@@ -34,9 +34,7 @@ class RequestFacts:
     rollout_key: str
 
 
-def applied_policies(
-    policies: Iterable[Policy], facts: RequestFacts
-) -> tuple[AppliedPolicy, ...]:
+def applied_policies(policies: Iterable[Policy], facts: RequestFacts) -> tuple[AppliedPolicy, ...]:
     """The policies that match, in their order, each enforced or in shadow for this request."""
     return tuple(
         AppliedPolicy(name=policy.name, enforced=_enforced(policy, facts))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from pilothouse.policy.check import closest, condition_of, scope_fault
+from pilothouse.policy.check import condition_of, scope_fault
 from pilothouse.policy.expression import And, AtFpr, Comparison, Node, Not, Or, leaves
 from pilothouse.policy.schema import Policy, SignalRef, Steer
 from pilothouse.policy.source import Location, Problem, problem_at
+from pilothouse.policy.suggestion import closest
 from pilothouse.types import Aggregate, Scope, SignalSpec
 
 
@@ -112,9 +113,7 @@ def _signal(ref: SignalRef, artefacts: Artefacts) -> SignalSpec | tuple[str, str
     return spec
 
 
-def _condition_faults(
-    root: Node, signals: Mapping[str, SignalSpec], phase: str
-) -> Iterator[str]:
+def _condition_faults(root: Node, signals: Mapping[str, SignalSpec], phase: str) -> Iterator[str]:
     for leaf in dict.fromkeys(leaves(root)):
         spec = signals.get(leaf.signal)
         if spec is None:
@@ -130,9 +129,7 @@ def _condition_faults(
             )
 
 
-def _steer_faults(
-    steer: Steer, index: int, artefacts: Artefacts
-) -> Iterator[tuple[Location, str]]:
+def _steer_faults(steer: Steer, index: int, artefacts: Artefacts) -> Iterator[tuple[Location, str]]:
     at: Location = ("spec", "rules", index, "then")
     if artefacts.vectors is None:
         return

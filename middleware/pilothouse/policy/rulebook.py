@@ -11,14 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pilothouse.errors import PolicyError
 from pilothouse.policy.check import policy_problems
-from pilothouse.policy.circuit import BoolArray, Circuit
-from pilothouse.policy.expression import Node, leaves, parse_condition
+from pilothouse.policy.circuit import Circuit
+from pilothouse.policy.expression import Node, leaves
+from pilothouse.policy.loader import repeated_names
+from pilothouse.policy.parser import parse_condition
 from pilothouse.policy.resolve import Artefacts, Resolved, resolve_policy
 from pilothouse.policy.schema import Action, Block, Policy, Respond, Rule, Steer
 from pilothouse.policy.source import raise_problems
-from pilothouse.types import ActionName, Mode, OnError, Phase, SignalSpec, Unit
+from pilothouse.types import ActionName, BoolArray, Mode, OnError, Phase, SignalSpec, Unit
 
 SteerTarget = tuple[str, float, Unit, tuple[int, ...] | None]
 """Vector, scale, unit, layers (None: the vector's own)."""
@@ -102,8 +103,13 @@ class Rulebook:
             for policy, result in zip(self.policies, resolved, strict=True)
             for problem in (*policy_problems(policy), *result.problems)
         )
-        self._refuse_repeated_names()
+        raise_problems(repeated_names(self.policies))
         self.signals = _union(resolved)
+        self._keys = {
+            (policy.name, name): spec.key
+            for policy, result in zip(self.policies, resolved, strict=True)
+            for name, spec in result.signals.items()
+        }
         self.columns = {spec.key: column for column, spec in enumerate(self.signals)}
         self.steer_targets = _steer_targets(self.policies)
         self.rules = tuple(self._compiled(resolved))
@@ -119,9 +125,7 @@ class Rulebook:
         """The rules of a phase, in the order of the columns that `evaluate` returns."""
         return self._phases[phase]
 
-    def outcomes(
-        self, phase: Phase, values_BK: NDArray[np.float64]
-    ) -> tuple[BoolArray, BoolArray]:
+    def outcomes(self, phase: Phase, values_BK: NDArray[np.float64]) -> tuple[BoolArray, BoolArray]:
         """Which conditions hold, and which cannot be told because a signal is missing.
 
         Args:
@@ -142,6 +146,10 @@ class Rulebook:
         """The second half of `outcomes`: unavailable_BR."""
         return self.outcomes(phase, values_BK)[1]
 
+    def key_of(self, policy: str, signal: str) -> str:
+        """The key of a signal that a policy calls by its own name."""
+        return self._keys[policy, signal]
+
     def mask_of(self, phase: Phase, policies: Collection[str]) -> BoolArray:
         """mask_R: which of `rules_of(phase)` belong to the named policies."""
         return np.array([rule.policy in policies for rule in self._phases[phase]], dtype=np.bool_)
@@ -149,12 +157,6 @@ class Rulebook:
     def streaks_of(self, phase: Phase) -> NDArray[np.int64]:
         """needed_R for `advance_streaks`: scored tokens in a row until a rule fires."""
         return np.array([rule.streak_tokens for rule in self._phases[phase]], dtype=np.int64)
-
-    def _refuse_repeated_names(self) -> None:
-        names = [policy.name for policy in self.policies]
-        for name in names:
-            if names.count(name) > 1:
-                raise PolicyError(f"policy `{name}` is there twice: rename one")
 
     def _compiled(self, resolved: Sequence[Resolved]) -> list[CompiledRule]:
         rules: list[CompiledRule] = []

@@ -46,6 +46,14 @@ class Problem:
         return f"{place}: {self.field}: {self.text}" if self.field else f"{place}: {self.text}"
 
 
+class PolicyFileError(PolicyError):
+    """Files that cannot be used; the text has one line per problem."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(each) for each in self.problems))
+
+
 def problem_at(
     source: Source, location: Location, text: str, severity: Severity = "error"
 ) -> Problem:
@@ -66,8 +74,8 @@ def raise_problems(problems: Iterable[Problem]) -> None:
     """Raise all errors at once, one a line, in the order of the file.
 
     Raises:
-        PolicyError: there is at least one error.
+        PolicyFileError: there is at least one error.
     """
     errors = sorted(each for each in problems if each.severity == "error")
     if errors:
-        raise PolicyError("\n".join(str(each) for each in errors))
+        raise PolicyFileError(errors)

@@ -107,7 +107,8 @@ def _family(report: FamilyReport, names: Sequence[str]) -> list[str]:
         _interval(report.baselines[name].auroc) if name in report.baselines else "-"
         for name in names
     ]
-    return [report.family + (" *" if report.paired_with_others else ""), counts, auroc, tpr, *others]
+    shown = report.family + (" *" if report.paired_with_others else "")
+    return [shown, counts, auroc, tpr, *others]
 
 
 def _thresholds(evaluation: Evaluation) -> str:

@@ -89,7 +89,7 @@ def score_of(scores_M: Floats, test: Dataset, seed: int) -> Score:
     labels_M, groups_M = test.labels_N, test.groups_N
     positives = int(labels_M.sum())
     if not 0 < positives < len(test):
-        raise ConfigError(f"evaluation: got {positives} positives of {len(test)}, want both classes")
+        raise ConfigError(f"evaluation: got {positives} positives of {len(test)}, want both")
     return Score(
         auroc=bootstrap(auroc, scores_M, labels_M, groups_M, seed=seed),
         tpr_at_fpr_1_percent=bootstrap(tpr_at_fpr, scores_M, labels_M, groups_M, seed=seed),

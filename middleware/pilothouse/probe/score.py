@@ -6,6 +6,7 @@ Shapes: N sequences, T tokens end to end, L layers, D = d_model.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +45,7 @@ def sequence_logits(
     lengths_N = np.diff(starts)
     states_NW = aggregator.start(lengths_N.size)
     if lengths_N.size < lengths_N.max(initial=0):
-        for index, (first, end) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
+        for index, (first, end) in enumerate(pairwise(starts.tolist())):
             aggregator.fold(states_NW[index], logits_T[first:end])
         return aggregator.value(states_NW)
     longest_first = np.argsort(-lengths_N, kind="stable")

@@ -28,7 +28,9 @@ def clopper_pearson_upper(exceedances: int, count: int, confidence: float = CONF
     from scipy.stats import beta
 
     if not 0 <= exceedances <= count or count == 0:
-        raise ConfigError(f"bound: got {exceedances} of {count}, want 0 <= exceedances <= count > 0")
+        raise ConfigError(
+            f"bound: got {exceedances} of {count}, want 0 <= exceedances <= count > 0"
+        )
     if exceedances == count:
         return 1.0
     return float(beta.ppf(confidence, exceedances + 1, count - exceedances))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pilothouse.edit.additive import norm_ratio
+from pilothouse.engine.conflict import enforced_read_layers, refuse_conflicts
 from pilothouse.engine.plan import Plan
 from pilothouse.errors import RequestError
 from pilothouse.policy.endpoint import Endpoint
@@ -17,7 +18,6 @@ from pilothouse.server.bypass import Guard, refuse_bypass, refuse_crowd
 from pilothouse.server.exposure import Exposure, Exposures
 from pilothouse.server.fields import FIELD, RequestField, parse_field
 from pilothouse.server.identity import Caller
-from pilothouse.types import Clause, Scope
 
 Body = dict[str, Any]
 
@@ -28,12 +28,6 @@ _GRANT_STEERING = (
 _GRANT_SCORES = (
     "this server does not show scores to clients; ask the operator for auth.client_scores"
 )
-_TOUCHED: dict[Clause, frozenset[Scope]] = {
-    "prompt": frozenset({"prompt", "answer"}),
-    "output": frozenset({"output", "answer"}),
-    "all": frozenset({"prompt", "output", "answer"}),
-}
-"""Scopes with a position that an edit on each clause can change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +58,7 @@ class Admission:
         self._served = tuple(served_names)
         self._key = key
         self._exposures = Exposures(plan.rulebook)
+        self._enforced_reads = enforced_read_layers(plan.rulebook)
         self._enforced = any(policy.spec.mode == "enforce" for policy in plan.policies)
 
     def admit(self, body: Body, endpoint: Endpoint, caller: Caller) -> Admitted:
@@ -78,7 +73,7 @@ class Admission:
         refuse_bypass(body, Guard(self._enforced, exposure.ends_output))
         num_prompts, num_per_prompt = _num_prompts(body, endpoint), _num_per_prompt(body)
         refuse_crowd(num_prompts, num_per_prompt)
-        steer = self._steering(field, profile, exposure, caller)
+        steer = self._steering(field, profile, caller)
         sealed = SealedRequest(
             decision_id=uuid.uuid4().hex,
             revision=self._plan.revision,
@@ -116,7 +111,7 @@ class Admission:
         return tuple(AppliedPolicy(name=name, enforced=on) for name, on in enforced.items())
 
     def _steering(
-        self, field: RequestField, profile: str | None, exposure: Exposure, caller: Caller
+        self, field: RequestField, profile: str | None, caller: Caller
     ) -> tuple[SteerTerm, ...]:
         if field.steer and not caller.may_steer:
             raise RequestError(f"{FIELD}.steer: {_GRANT_STEERING}", param="steer", status=403)
@@ -127,7 +122,7 @@ class Admission:
         terms = (*(SteerTerm(**each.model_dump()) for each in own), *asked)
         if asked:
             self._check_limits(terms)
-            self._check_blinding(asked, exposure)
+            refuse_conflicts(asked, self._plan, self._enforced_reads, origin=f"{FIELD}.steer")
         return terms
 
     def _check_term(self, index: int, term: SteerTerm) -> None:
@@ -162,22 +157,6 @@ class Admission:
                         f"{FIELD}.steer: on {clause} tokens at layer {layer} got an edit of "
                         f"{ratio:.3g} times the mean residual norm, want at most "
                         f"{limits.max_norm_ratio:g} (limits.max_norm_ratio); use a smaller scale",
-                        param=f"{FIELD}.steer",
-                    )
-
-    def _check_blinding(self, terms: tuple[SteerTerm, ...], exposure: Exposure) -> None:
-        """Steering at or below a layer that an enforced rule reads needs the card's evidence."""
-        for probe, scope in sorted(exposure.reads):
-            facts = self._plan.body.probes[probe]
-            if facts.evaluated_under_steering:
-                continue
-            for term in terms:
-                layers = term.layers or self._plan.body.vectors[term.vector].layers
-                if scope in _TOUCHED[term.on] and min(layers) <= max(facts.layers):
-                    raise RequestError(
-                        f"{FIELD}.steer: {term.vector!r} at layer {min(layers)} would change what "
-                        f"the enforced probe {probe!r} reads at layer {max(facts.layers)}, and "
-                        "its card has no evaluation under steering; steer above that layer",
                         param=f"{FIELD}.steer",
                     )
 

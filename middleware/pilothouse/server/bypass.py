@@ -133,10 +133,13 @@ def refuse_crowd(num_prompts: int, num_per_prompt: int) -> None:
 
 def _refuse_reserved(body: Body) -> None:
     extra = body.get("vllm_xargs")
-    if isinstance(extra, dict):
-        for key in extra:
-            if key.lower().startswith(RESERVED_PREFIX):
-                raise RequestError(
-                    f"vllm_xargs.{key}: names that begin with {RESERVED_PREFIX!r} are reserved",
-                    param=f"vllm_xargs.{key}",
-                )
+    if extra is not None and not isinstance(extra, dict):
+        raise RequestError(
+            f"vllm_xargs: got {type(extra).__name__}, want an object", param="vllm_xargs"
+        )
+    for key in extra or ():
+        if key.lower().startswith(RESERVED_PREFIX):
+            raise RequestError(
+                f"vllm_xargs.{key}: names that begin with {RESERVED_PREFIX!r} are reserved",
+                param=f"vllm_xargs.{key}",
+            )

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pilothouse.policy.rulebook import CompiledRule, Rulebook
+from pilothouse.policy.rulebook import Rulebook
 from pilothouse.sealed import AppliedPolicy
-from pilothouse.types import Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +20,6 @@ class Exposure:
     """A final rule may end the answer, so nothing of it leaves before its end."""
     ends_output: bool
     """Some rule may end the answer after generation began."""
-    reads: frozenset[tuple[str, Scope]]
-    """(probe, scope) of every signal that an enforced rule reads."""
 
 
 class Exposures:
@@ -30,7 +27,6 @@ class Exposures:
 
     def __init__(self, rulebook: Rulebook) -> None:
         self._rules = rulebook.rules
-        self._signals = {spec.key: spec for spec in rulebook.signals}
         self._known: dict[tuple[AppliedPolicy, ...], Exposure] = {}
 
     def of(self, applied: Iterable[AppliedPolicy]) -> Exposure:
@@ -43,19 +39,10 @@ class Exposures:
 
     def _worked_out(self, applied: tuple[AppliedPolicy, ...]) -> Exposure:
         names = {each.name for each in applied if each.enforced}
-        rules = [rule for rule in self._rules if rule.policy in names]
-        ending = [rule for rule in rules if rule.ends]
-        phases = {rule.phase for rule in ending}
+        phases = {rule.phase for rule in self._rules if rule.policy in names and rule.ends}
         return Exposure(
             applied=applied,
             holds_start="prompt" in phases,
             buffers="final" in phases,
             ends_output=not phases.isdisjoint(("output", "final")),
-            reads=frozenset(self._read_by(rules)),
         )
-
-    def _read_by(self, rules: Iterable[CompiledRule]) -> Iterable[tuple[str, Scope]]:
-        for rule in rules:
-            for key in rule.signals:
-                spec = self._signals[key]
-                yield spec.probe, spec.scope

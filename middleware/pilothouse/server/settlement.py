@@ -120,6 +120,4 @@ def _rule(outcome: RuleOutcome) -> dict[str, Any]:
 
 
 def _token(scores: TokenScores) -> dict[str, Any]:
-    """Signal names must not collide with the two fixed keys, so scores are an object of their own.
-    """
     return {"index": scores.index, "token_id": scores.token_id, **scores.scores}

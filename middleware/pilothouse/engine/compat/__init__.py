@@ -7,6 +7,7 @@ private name; `check()` says at start what is missing instead of failing in the 
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from pilothouse.errors import UnsupportedError
 
@@ -26,6 +27,11 @@ def vllm_version() -> str:
         except PackageNotFoundError:
             continue
     raise UnsupportedError("vLLM is not installed; install pilothouse[cpu] or pilothouse[cuda]")
+
+
+def in_process_scheduler(llm: Any) -> Any:
+    """The scheduler of an offline engine that runs in this process."""
+    return llm.llm_engine.engine_core.engine_core.scheduler
 
 
 def check_version() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import nn
@@ -19,13 +19,13 @@ OnStep = Callable[[list[str], IntArray, IntArray], None]
 def worker_base() -> type[Any]:
     """The platform's own worker class."""
     if current_platform.is_cpu():
-        from vllm.v1.worker.cpu_worker import CPUWorker
+        from vllm.v1.worker import cpu_worker
 
-        return CPUWorker
+        return cast(type[Any], cpu_worker.CPUWorker)
     if current_platform.is_cuda():
-        from vllm.v1.worker.gpu_worker import Worker
+        from vllm.v1.worker import gpu_worker
 
-        return Worker
+        return cast(type[Any], gpu_worker.Worker)
     raise EngineError(
         f"platform {current_platform.device_name!r} is not supported: CPU and CUDA are"
     )

@@ -1,0 +1,77 @@
+"""`pilothouse policy`: look at policies before they are served."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pilothouse.config import load_config
+from pilothouse.errors import ConfigError
+from pilothouse.model.catalogue import load_catalogue, signals_of
+from pilothouse.policy.lint import has_findings, lint
+from pilothouse.policy.resolve import Artefacts
+from pilothouse.policy.source import Problem
+
+app = typer.Typer(no_args_is_help=True, help="Look at policies.")
+
+
+@app.callback()
+def policy() -> None:
+    """Look at policies."""
+
+
+@app.command("lint")
+def lint_command(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(exists=True, help="Policy files, policy folders or folders of those."),
+    ],
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="pilothouse.yaml: check probes, readouts, thresholds and vectors against it.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Check policies; say what is wrong, what is risky, and what can leave before a verdict.
+
+    Exit 0: good, perhaps with notes. 1: an error or a warning. 2: wrong use.
+    """
+    try:
+        artefacts = None if config is None else _artefacts(config)
+        problems: Sequence[Problem] = lint(paths, artefacts)
+    except ConfigError as error:
+        problems = [Problem(str(config), 0, "", str(error))]
+    if as_json:
+        findings = [asdict(each) for each in problems]
+        typer.echo(json.dumps({"good": not has_findings(problems), "findings": findings}, indent=2))
+    else:
+        lines = [f"{each.severity:<7} {each}" for each in problems]
+        typer.echo("\n".join([*lines, _summary(problems)]))
+    raise typer.Exit(1 if has_findings(problems) else 0)
+
+
+def _artefacts(config_path: Path) -> Artefacts:
+    catalogue = load_catalogue(load_config(config_path))
+    return Artefacts(
+        {spec.key: spec for probe in catalogue.probes.values() for spec in signals_of(probe)},
+        {name: probe.default_readout for name, probe in catalogue.probes.items()},
+        {name: vector.layers for name, vector in catalogue.vectors.items()},
+    )
+
+
+def _summary(problems: Sequence[Problem]) -> str:
+    counts = {
+        severity: sum(each.severity == severity for each in problems)
+        for severity in ("error", "warning", "note")
+    }
+    said = ", ".join(f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items())
+    return f"{'findings' if has_findings(problems) else 'good'}: {said}"

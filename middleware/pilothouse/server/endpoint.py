@@ -1,0 +1,131 @@
+"""vLLM's endpoint plugin: takes the inventory, adds our routes, readies the gate."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.datastructures import State
+
+from pilothouse.engine.launch import GUARDED_VARIABLE
+from pilothouse.engine.pickup import subscribe
+from pilothouse.engine.plan import Plan
+from pilothouse.errors import ConfigError
+from pilothouse.record import Record
+from pilothouse.sealed import seal_key
+from pilothouse.server.admission import Admission, label_names
+from pilothouse.server.identity import Doorkeeper
+from pilothouse.server.ledger import Ledger
+from pilothouse.server.routes import RouteTable, inventory, refuse_unknown
+from pilothouse.server.settlement import Settler
+from pilothouse.server.state import STATE_NAME, GateState
+from pilothouse.server.status import make_router
+from pilothouse.telemetry.metrics import LabelSources, Metrics
+
+logger = logging.getLogger(__name__)
+
+
+class EndpointPlugin:
+    """What the entry point `vllm.endpoint_plugins` names; vLLM makes one per API process."""
+
+    name = "pilothouse"
+    required_tasks: tuple[str, ...] | None = None
+
+    def __init__(self) -> None:
+        self._app: FastAPI | None = None
+
+    def attach_router(self, app: FastAPI) -> None:
+        """Add our routes; nothing at all on a server that `pilothouse serve` did not start."""
+        if os.environ.get(GUARDED_VARIABLE) == "1":
+            self._app = app
+            app.include_router(make_router())
+
+    async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
+        """Ready the gate. Until this has run it answers 503 to everything."""
+        if self._app is None:
+            return
+        try:
+            gate_state = make_gate_state(engine_client, args, self._app)
+        except ConfigError as error:
+            # vLLM would print a traceback for any other exception; this is one clear line.
+            sys.exit(str(error))
+        setattr(state, STATE_NAME, gate_state)
+
+
+def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateState:
+    """Everything the gate needs, from the plan that rides in vLLM's own configuration.
+
+    Raises:
+        ConfigError: a route nobody knows under `refuse_start`, a name used twice, bad networks.
+    """
+    plan = Plan.from_additional_config(engine_client.vllm_config.additional_config)
+    served = tuple(args.served_model_name or [args.model])
+    refuse_shadowed_profiles(plan, served)
+    table = RouteTable(plan.body.gate.allow)
+    routes = inventory(app.routes, table)
+    if plan.body.gate.unknown_routes == "refuse_start":
+        refuse_unknown(routes)
+    metrics = Metrics(_label_sources(plan, served))
+    metrics.loaded(plan.revision)
+    ledger = Ledger()
+    subscribe(_guarded(metrics.record))
+    subscribe(_guarded(ledger.receive))
+    return GateState(
+        plan=plan,
+        served_names=served,
+        table=table,
+        doorkeeper=Doorkeeper(plan.body.auth, _api_keys(args), demo=plan.body.demo),
+        admission=Admission(plan, served, seal_key()),
+        ledger=ledger,
+        settler=Settler(plan.rulebook, metrics.outcomes),
+        metrics=metrics,
+        engine_client=engine_client,
+        routes=routes,
+    )
+
+
+def refuse_shadowed_profiles(plan: Plan, served_names: tuple[str, ...]) -> None:
+    """A profile and a served name must not be the same string.
+
+    Raises:
+        ConfigError: they are.
+    """
+    both = sorted(set(plan.body.profiles) & set(served_names))
+    if both:
+        raise ConfigError(
+            f"profiles: {', '.join(both)} is a served model name too: rename the profile, or "
+            "change --served-model-name"
+        )
+
+
+def _label_sources(plan: Plan, served: tuple[str, ...]) -> LabelSources:
+    return LabelSources(
+        model_names=label_names(plan, served),
+        rules=plan.rulebook.rules,
+        signals=plan.signals,
+        probes=plan.body.probes,
+        vectors=plan.body.vectors,
+        tenants=[name for policy in plan.policies for name in policy.spec.match.tenants],
+    )
+
+
+def _api_keys(args: Namespace) -> list[str]:
+    keys = args.api_key or [os.environ.get("VLLM_API_KEY")]
+    return [key for key in keys if key]
+
+
+def _guarded(receive: Callable[[Record], None]) -> Callable[[Record], None]:
+    """These run inside vLLM's output loop: an exception there would end every request."""
+
+    def call(record: Record) -> None:
+        try:
+            receive(record)
+        except Exception:
+            logger.exception("a record of decision %s could not be taken in", record.decision_id)
+
+    return call

@@ -1,0 +1,188 @@
+"""One governed request and its answer: stands between vLLM's `send` and the server's."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from starlette.types import Message, Send
+
+from pilothouse.server.admission import Admitted
+from pilothouse.server.answer import encode, error_body, send_json
+from pilothouse.server.family import Family
+from pilothouse.server.ledger import Entry
+from pilothouse.server.settlement import DEEDS, Deed, Ending, Settler
+from pilothouse.server.sse import EventSplitter
+from pilothouse.server.stream import StreamShaper
+from pilothouse.server.whole import shape_whole
+
+Outcome = Literal["allow", "steer", "respond", "block", "reject", "error", "abort"]
+
+_OVERLOADED = (
+    "every steering program slot is in use; try again, or ask the operator to raise "
+    "limits.max_programs"
+)
+_UNSEALED = "the engine refused a request that the gate had not sealed"
+
+
+class Exchange:
+    """The answer to one admitted request."""
+
+    def __init__(
+        self, family: Family, admitted: Admitted, entry: Entry, settler: Settler, send: Send
+    ) -> None:
+        self._family = family
+        self._admitted = admitted
+        self._entry = entry
+        self._settler = settler
+        self._send = send
+        self._start: Message | None = None
+        self._mode: Literal["stream", "whole", "untouched"] = "untouched"
+        self._body = b""
+        self._events = EventSplitter()
+        self._shaper = StreamShaper(family, admitted, entry, settler)
+        self._pending: list[bytes] = []
+        self._started = False
+        self._done = False
+        self._status = 0
+        self._deeds: list[Deed] = []
+
+    async def send(self, message: Message) -> None:
+        """What vLLM's app calls to answer."""
+        if self._done:
+            return
+        if message["type"] == "http.response.start":
+            self._open(message)
+            return
+        if message["type"] != "http.response.body":
+            await self._send(message)
+            return
+        piece, more = message.get("body", b""), message.get("more_body", False)
+        if self._mode == "stream":
+            await self._stream(piece, more)
+        else:
+            await self._whole(piece, more)
+
+    @property
+    def outcome(self) -> Outcome:
+        """What became of the request; for the count of requests."""
+        if not self._done:
+            return "abort"
+        if self._status != 200 or self._shaper.failed:
+            verdict = self._status == 400 and self._early_ending() is not None
+            return "block" if verdict else "error"
+        deeds = self._deeds or self._shaper.deeds
+        return max(deeds, key=DEEDS.index, default="allow")
+
+    def _open(self, message: Message) -> None:
+        self._start = message
+        self._status = message["status"]
+        kinds = [value for name, value in message["headers"] if name.lower() == b"content-type"]
+        kind = kinds[0] if kinds else b""
+        if self._status == 200:
+            self._mode = "stream" if kind.startswith(b"text/event-stream") else "whole"
+
+    async def _stream(self, piece: bytes, more: bool) -> None:
+        for event in self._events.feed(piece):
+            self._pending += self._shaper.feed(event)
+        if not self._started:
+            if more and not self._may_start():
+                return
+            if await self._answered_early():
+                return
+            self._started = True
+            await self._send_start(length=None)
+        self._done = not more
+        if self._pending or not more:
+            ready, self._pending = b"".join(self._pending), []
+            await self._send({"type": "http.response.body", "body": ready, "more_body": more})
+
+    def _may_start(self) -> bool:
+        """Headers name the prompt's verdict, so where rules can reach it they wait for it."""
+        if not self._admitted.exposure.holds_start or self._entry.error is not None:
+            return True
+        return self._entry.prompt_settled
+
+    async def _whole(self, piece: bytes, more: bool) -> None:
+        self._body += piece
+        if more or await self._answered_early():
+            return
+        raw = self._body
+        if self._mode == "whole":
+            body = json.loads(raw)
+            self._deeds = shape_whole(
+                body, self._family, self._admitted, self._entry, self._settler
+            )
+            raw = encode(body)
+        await self._send_start(length=len(raw))
+        self._done = True
+        await self._send({"type": "http.response.body", "body": raw})
+
+    async def _answered_early(self) -> bool:
+        """Answer in place of vLLM: the scheduler refused, or the prompt is blocked as an error."""
+        if self._entry.error is not None:
+            await self._answer_refused(self._entry.error)
+            return True
+        ending = self._early_ending()
+        if ending is None or self._status != 200:
+            return False
+        self._done, self._status = True, 400
+        body = error_body(ending.message, status=400, param="prompt", code="content_filter")
+        body["error"]["innererror"] = {
+            "code": "PolicyViolation",
+            "decision_id": self._admitted.decision_id,
+        }
+        body["pilothouse"] = {
+            "decision_id": self._admitted.decision_id,
+            "revision": self._admitted.sealed.revision,
+        }
+        headers = {**self._headers("block"), "x-should-retry": "false"}
+        await send_json(self._send, 400, body, headers)
+        return True
+
+    def _early_ending(self) -> Ending | None:
+        for verdict in self._entry.verdicts():
+            if verdict.phase == "prompt":
+                ending = self._settler.ending(verdict)
+                if self._family.as_error(ending, self._admitted):
+                    return ending
+        return None
+
+    async def _answer_refused(self, error: str) -> None:
+        """The scheduler's own refusals: no policy verdict, so an honest status."""
+        self._done = True
+        self._status, text = (503, _OVERLOADED) if error == "capacity" else (403, _UNSEALED)
+        headers = {"retry-after": "1"} if self._status == 503 else {}
+        body = error_body(text, status=self._status, code=f"pilothouse_{error}")
+        await send_json(self._send, self._status, body, headers)
+
+    async def _send_start(self, *, length: int | None) -> None:
+        start = dict(self._start or {})
+        headers: list[tuple[bytes, bytes]] = list(start["headers"])
+        if length is not None:
+            headers = [each for each in headers if each[0].lower() != b"content-length"]
+            headers.append((b"content-length", str(length).encode()))
+        if self._mode != "untouched":
+            named = self._headers(self._prompt_deed())
+            headers += [(name.encode(), value.encode()) for name, value in named.items()]
+        await self._send({**start, "headers": headers})
+
+    def _headers(self, prompt_deed: Deed) -> dict[str, str]:
+        return {
+            "x-pilothouse-decision-id": self._admitted.decision_id,
+            "x-pilothouse-revision": self._admitted.sealed.revision,
+            "x-pilothouse-prompt-action": prompt_deed,
+        }
+
+    def _prompt_deed(self) -> Deed:
+        deeds: list[Any] = ["allow"]
+        for log in self._entry.choices.values():
+            if log.verdict is not None and log.verdict.phase == "prompt":
+                deeds.append(self._settler.ending(log.verdict).deed)
+            steered = (
+                each.phase == "prompt" and each.result == "steered" for each in log.newest.outcomes
+            )
+            if any(steered):
+                deeds.append("steer")
+        deed: Deed = max(deeds, key=DEEDS.index)
+        return deed

@@ -1,0 +1,216 @@
+"""The gate: outermost ASGI middleware. What it does not let through does not exist."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette._utils import get_route_path
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pilothouse.errors import RequestError
+from pilothouse.server.answer import encode, error_body, request_error_body, send_json
+from pilothouse.server.chat import Chat
+from pilothouse.server.completions import Completions
+from pilothouse.server.exchange import Exchange
+from pilothouse.server.family import Family
+from pilothouse.server.identity import Caller
+from pilothouse.server.models import with_profiles
+from pilothouse.server.routes import OWN_OPEN, RouteVerdict
+from pilothouse.server.state import GateState, state_of
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 16 * 1024 * 1024
+MAX_SHOWN_PATH = 200
+OTHER_ENDPOINT = "other"
+
+FAMILIES: dict[str, Family] = {
+    "/v1/chat/completions": Chat(),
+    "/v1/completions": Completions(),
+}
+
+
+class Gate:
+    """Judges every request by its route, governs the generating ones."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection event."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008, "reason": "not governed"})
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        state = state_of(scope["app"].state)
+        if state is None:
+            text = "Pilothouse's endpoint plugin is not loaded, so nothing is served; see the log"
+            await send_json(send, 503, error_body(text, status=503, code="pilothouse_not_ready"))
+            return
+        path, method = get_route_path(scope), scope["method"]
+        verdict = state.table.judge(method, path)
+        if verdict.allowed_methods:
+            await _wrong_method(send, method, path, verdict)
+        elif verdict.kind == "denied":
+            state.metrics.request(None, OTHER_ENDPOINT, "", "deny")
+            await _deny(send, method, path, verdict)
+        elif verdict.kind == "governed" and method == "POST":
+            await self._governed(state, FAMILIES[path], _clean(scope), receive, send)
+        elif verdict.kind == "own" and method != "OPTIONS":
+            await self._own(state, path, scope, receive, send)
+        elif path == "/v1/models" and method == "GET":
+            await with_profiles(self._app, state, scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _own(
+        self, state: GateState, path: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        caller = state.doorkeeper.caller(scope)
+        known = caller.authenticated if state.doorkeeper.keyed else caller.loopback
+        if path in OWN_OPEN or known:
+            await self._app(scope, receive, send)
+            return
+        text = (
+            f"{path} is for callers with an API key" if state.doorkeeper.keyed
+            else f"{path} is for this machine only while the server has no --api-key"
+        )  # fmt: skip
+        status = 401 if state.doorkeeper.keyed else 403
+        await send_json(send, status, error_body(text, status=status, code="not_authorized"))
+
+    async def _governed(
+        self, state: GateState, family: Family, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        tenant, model, outcome = "", None, "reject"
+        try:
+            caller = state.doorkeeper.caller(scope)
+            tenant = caller.tenant
+            if _left_to_vllm(state, caller, scope):
+                await self._app(scope, receive, send)
+                return
+            raw = await _read_body(scope, receive)
+            if raw is None:
+                outcome = "abort"
+                return
+            body = _parsed(raw)
+            admitted = state.admission.admit(body, family.endpoint, caller)
+            raw = _encoded(body)
+            model = admitted.model_label
+            exchange = Exchange(
+                family, admitted, state.ledger.open(admitted.decision_id), state.settler, send
+            )
+            outcome = "error"
+            try:
+                await self._app(_with_length(scope, len(raw)), _replayed(raw, receive), exchange.send)
+                outcome = exchange.outcome
+            finally:
+                state.ledger.close(admitted.decision_id)
+        except RequestError as error:
+            await send_json(send, error.status, request_error_body(error))
+        finally:
+            state.metrics.request(model, family.endpoint, tenant, outcome)
+
+
+def _left_to_vllm(state: GateState, caller: Caller, scope: Scope) -> bool:
+    """vLLM answers these itself: no valid key (401), no JSON (400). Neither is ever sealed."""
+    if state.doorkeeper.keyed and not caller.authenticated:
+        return True
+    kind = Headers(scope=scope).get("content-type", "").lower()
+    return kind.split(";", maxsplit=1)[0] != "application/json"
+
+
+async def _read_body(scope: Scope, receive: Receive) -> bytes | None:
+    """The whole body, or None when the client went away.
+
+    Raises:
+        RequestError: longer than `MAX_BODY_BYTES`.
+    """
+    told = Headers(scope=scope).get("content-length", "")
+    pieces: list[bytes] = []
+    size = int(told) if told.isdigit() else 0
+    while size <= MAX_BODY_BYTES:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        pieces.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(pieces)
+        size = max(size, sum(map(len, pieces)))
+    raise RequestError(
+        f"body: got more than {MAX_BODY_BYTES // 2**20} MiB; send a shorter one", status=413
+    )
+
+
+def _parsed(raw: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"body: not JSON: {_short(error)}") from error
+    if not isinstance(body, dict):
+        raise RequestError(f"body: got {type(body).__name__}, want an object")
+    return body
+
+
+def _encoded(body: dict[str, Any]) -> bytes:
+    try:
+        return encode(body)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(
+            f"body: {_short(error)}; want finite numbers and valid Unicode"
+        ) from error
+
+
+def _short(error: Exception) -> str:
+    return str(error)[:120]
+
+
+def _replayed(raw: bytes, receive: Receive) -> Callable[[], Awaitable[Message]]:
+    """A `receive` that gives the rewritten body first, then whatever comes (the disconnect)."""
+    given = False
+
+    async def replay() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": raw, "more_body": False}
+
+    return replay
+
+
+def _clean(scope: Scope) -> Scope:
+    """Our own header names are ours: a client's are dropped."""
+    headers = [each for each in scope["headers"] if not each[0].startswith(b"x-pilothouse-")]
+    return {**scope, "headers": headers}
+
+
+def _with_length(scope: Scope, length: int) -> Scope:
+    dropped = (b"content-length", b"transfer-encoding")
+    headers = [each for each in scope["headers"] if each[0] not in dropped]
+    return {**scope, "headers": [*headers, (b"content-length", str(length).encode())]}
+
+
+async def _deny(send: Send, method: str, path: str, verdict: RouteVerdict) -> None:
+    shown = path[:MAX_SHOWN_PATH].encode("utf-8", "replace").decode()
+    text = (
+        f"{method} {shown} is not served: {verdict.reason}. If it runs no model, the operator can "
+        "list it under gate.allow"
+    )
+    logger.warning("denied %s %s", method, ascii(shown))
+    await send_json(send, 403, error_body(text, status=403, code="route_denied"))
+
+
+async def _wrong_method(send: Send, method: str, path: str, verdict: RouteVerdict) -> None:
+    allowed = ", ".join(verdict.allowed_methods)
+    text = f"{method} {path}: want {allowed}"
+    body = error_body(text, status=405, code="method_not_allowed")
+    await send_json(send, 405, body, {"allow": allowed})

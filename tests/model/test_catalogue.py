@@ -1,0 +1,107 @@
+"""The catalogue: what a configuration names, all of it or nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pilothouse.config import PilothouseConfig, parse_config
+from pilothouse.errors import ArtefactError
+from pilothouse.model.catalogue import load_catalogue, signals_of
+from pilothouse.model.manifest import ReadoutAggregate, Threshold
+from pilothouse.model.probe import save_probe
+from pilothouse.model.vector import save_vector
+from pilothouse.types import Aggregate
+from tests.model.builders import edit_manifest, probe, readout, vector
+
+
+def config(folder: Path, **fields: Any) -> PilothouseConfig:
+    return parse_config({"version": 1} | fields, folder=folder, origin="pilothouse.yaml")
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> PilothouseConfig:
+    save_vector(vector(), tmp_path / "v")
+    save_probe(probe(), tmp_path / "p")
+    return config(
+        tmp_path, vectors={"happy": {"path": "v"}}, probes={"abuse": {"path": "p"}}
+    )
+
+
+def test_artefacts_go_by_the_operators_names(both: PilothouseConfig) -> None:
+    catalogue = load_catalogue(both)
+    assert catalogue.vectors["happy"].name == "happy"
+    assert catalogue.probes["abuse"].name == "abuse"
+    assert [each.key for each in signals_of(catalogue.probes["abuse"])] == ["abuse/prompt_max"]
+
+
+def test_an_empty_configuration_gives_an_empty_catalogue(tmp_path: Path) -> None:
+    catalogue = load_catalogue(config(tmp_path))
+    assert not catalogue.vectors
+    assert not catalogue.probes
+
+
+def test_every_bad_artefact_is_told_at_once(both: PilothouseConfig, tmp_path: Path) -> None:
+    (tmp_path / "v" / "manifest.json").unlink()
+    (tmp_path / "p" / "weights.safetensors").unlink()
+    with pytest.raises(ArtefactError) as caught:
+        load_catalogue(both)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 2
+    assert str(tmp_path / "v" / "manifest.json") in lines[0]
+    assert str(tmp_path / "p" / "weights.safetensors") in lines[1]
+
+
+def test_artefacts_of_two_models_are_refused(both: PilothouseConfig, tmp_path: Path) -> None:
+    edit_manifest(tmp_path / "p", lambda raw: raw.update(model_id="other"))
+    with pytest.raises(ArtefactError, match="model_id: got 'other', want 'demo' as 'happy' has"):
+        load_catalogue(both)
+
+
+def test_a_site_that_is_not_served_is_refused(both: PilothouseConfig, tmp_path: Path) -> None:
+    edit_manifest(tmp_path / "p", lambda raw: raw.update(site="resid_mid"))
+    with pytest.raises(ArtefactError, match=r"site: got 'resid_mid', want one of \['resid_post'\]"):
+        load_catalogue(both)
+
+
+def threshold(target: float, value: float, bucket: int | None = None) -> Threshold:
+    return Threshold(
+        target_fpr=target, value=value, n=5000, exceedances=0, fpr_upper=target / 2,
+        length_bucket=bucket,
+    )  # fmt: skip
+
+
+def test_signals_carry_calibration_and_thresholds() -> None:
+    made = probe(
+        readouts={
+            "prompt_max": readout(
+                thresholds=(threshold(0.01, 0.4), threshold(0.001, 0.9), threshold(0.01, 0.7, 512))
+            ),
+            "smooth": readout(
+                scope="answer",
+                aggregate=ReadoutAggregate(kind="ema_last", half_life_tokens=4),
+                thresholds=(threshold(0.01, 0.7, 512), threshold(0.01, 0.8, 2048)),
+            ),
+        }
+    )
+    first, second = signals_of(made)
+    assert (first.slope, first.offset, first.calibrated) == (1.5, -0.5, True)
+    assert first.aggregate == Aggregate("max")
+    assert first.thresholds == ((0.001, 0.9), (0.01, 0.4))
+    assert (second.scope, second.aggregate) == ("answer", Aggregate("ema_last", 4.0))
+    assert second.thresholds == ((0.01, 0.8),)
+
+
+def test_nothing_heavy_is_loaded_beside_the_engine() -> None:
+    code = (
+        "import sys, pilothouse.model.catalogue, pilothouse.edit.additive;"
+        "import pilothouse.edit.direction, pilothouse.probe.aggregator, pilothouse.probe.calibration;"
+        "heavy = {'torch', 'vllm', 'scipy', 'sklearn', 'fastapi', 'transformers'};"
+        "print(sorted(heavy & {name.split('.')[0] for name in sys.modules}))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
