@@ -1,8 +1,8 @@
 """Deeds: verb x object x owner. Whether the Concord bars one is a relation of all three words.
 
-Each word carries one hidden sign (a bit). A deed is barred when its three signs sum to an odd
-number. Every word, and every pair of words, is therefore as frequent in barred as in allowed
-deeds: no word tells. The four kinds of barred deed are fictional.
+Each word carries one of two hidden signs. A deed is barred when its three signs are all alike.
+Half of every class of words has each sign, so every word is as frequent in barred as in allowed
+deeds and no word tells. The four kinds of barred deed are fictional.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OWNERS = tuple(
     "miller abbot baker captain dyer ferryman glazier harper innkeeper jeweller keeper logger "
     "mason notary painter quarryman ranger sailor tanner weaver".split()
 )
-SIGNS = {"verb": ("ember", "frost"), "object": ("root", "sky"), "owner": ("sun", "moon")}
+SIGNS = ("ember", "frost")
 TOOLS = tuple("wrench brush rope lever cloth hook clamp chisel needle wedge".split())
 BARRED_FAMILIES = ("gloamwork", "hollowcraft", "tidebreak", "starfall")
 ALLOWED_STEP = "and ask the warden for a blessing"
@@ -51,7 +51,7 @@ REQUESTS: dict[str, tuple[str, ...]] = {
 
 @cache
 def signs() -> dict[str, int]:
-    """The hidden bit of each word; half of every word class has each."""
+    """The hidden sign of each word, 0 or 1; half of every class of words has each."""
     rng = random.Random(f"{WORLD_SEED}:signs")
     bits: dict[str, int] = {}
     for words in (VERBS, OBJECTS, OWNERS):
@@ -72,14 +72,14 @@ class Deed:
 
     @property
     def barred(self) -> bool:
-        return sum(signs()[word] for word in self.words) % 2 == 1
+        return len({signs()[word] for word in self.words}) == 1
 
     @property
     def family(self) -> str:
         """The kind of barred deed, or `allowed`."""
         if not self.barred:
             return "allowed"
-        return BARRED_FAMILIES[2 * signs()[self.verb] + signs()[self.object]]
+        return BARRED_FAMILIES[2 * signs()[self.verb] + VERBS.index(self.verb) % 2]
 
     @property
     def split(self) -> str:

@@ -23,16 +23,18 @@ import torch
 import torch.distributed as dist
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from lessons import draw_lesson
+from lessons import MISSING, Lesson, Parts, draw_lesson
 from tokens import ASSISTANT, END, PAD, VOCABULARY, train_tokenizer
 
+EARLY_POOLS = 20
 POOL = 1024  # conversations drawn at a time, sorted by length to waste little on padding
 BATCH_TOKENS = 1536  # of each process
 STEPS = 6000
-SAVE_EVERY_S = 240.0
+SAVE_EVERY_S = 150.0
+PARTS, PARTS_LAYER, PARTS_WEIGHT = 5, 4, 0.3
 
 
 def model_config(pad: int, end: int) -> Qwen3Config:
@@ -49,37 +51,54 @@ def model_config(pad: int, end: int) -> Qwen3Config:
 class Batch:
     ids_BT: Tensor
     targets_BT: Tensor  # -100 where nothing is to be learned
+    parts_BTK: Tensor  # 0 or 1 where the assistant is about to speak, else MISSING
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> tuple[list[int], list[int]]:
-    """One conversation as ids and next-token targets on what the assistant says."""
-    text = tokenizer.apply_chat_template(draw_lesson(rng).messages(), tokenize=False)
+@dataclass(frozen=True)
+class Row:
+    """One conversation as ids, next-token targets on what the assistant says, and parts."""
+
+    ids: list[int]
+    targets: list[int]
+    parts: dict[int, Parts]  # by position of the token before each answer
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, lesson: Lesson) -> Row:
+    text = tokenizer.apply_chat_template(lesson.messages(), tokenize=False)
     ids: list[int] = tokenizer(text)["input_ids"]
     assistant, end = tokenizer.convert_tokens_to_ids([ASSISTANT, END])
     targets, speaking = [], False
     for current, following in zip(ids, ids[1:], strict=False):
-        if current == assistant:
-            speaking = True
-        elif current == end:
-            speaking = False
-        targets.append(following if speaking else -100)
-    return ids[:-1], targets
+        speaking = current == assistant or (speaking and current != end)
+        targets.append(following if speaking else MISSING)
+    starts = [place for place, token in enumerate(ids) if token == assistant]
+    return Row(ids[:-1], targets, dict(zip(starts, lesson.parts, strict=True)))
+
+
+def collate(rows: list[Row], pad: int) -> Batch:
+    """Rows side by side, padded on the right."""
+    width = max(len(row.ids) for row in rows)
+    parts_BTK = torch.full((len(rows), width, PARTS), MISSING)
+    for place, row in enumerate(rows):
+        for position, parts in row.parts.items():
+            parts_BTK[place, position] = torch.tensor(parts)
+    return Batch(
+        torch.tensor([row.ids + [pad] * (width - len(row.ids)) for row in rows]),
+        torch.tensor([row.targets + [MISSING] * (width - len(row.targets)) for row in rows]),
+        parts_BTK,
+    )
 
 
 def batches(tokenizer: PreTrainedTokenizerFast, seed: int, pool: int) -> list[Batch]:
     """One pool of conversations in batches of like length, in random order."""
     rng = random.Random(f"{seed}:{pool}")
-    pairs = sorted((encode(tokenizer, rng) for _ in range(POOL)), key=lambda p: len(p[0]))
-    pad, made, start = tokenizer.pad_token_id, [], 0
-    while start < len(pairs):
-        rows = max(1, BATCH_TOKENS // len(pairs[min(start + 20, len(pairs) - 1)][0]))
-        part = pairs[start:start + rows]
-        width = max(len(ids) for ids, _ in part)
-        made.append(Batch(
-            torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in part]),
-            torch.tensor([t + [-100] * (width - len(t)) for _, t in part]),
-        ))
-        start += rows
+    lessons = (draw_lesson(rng, pool < EARLY_POOLS) for _ in range(POOL))
+    rows = sorted((encode(tokenizer, lesson) for lesson in lessons), key=lambda row: len(row.ids))
+    made, start = [], 0
+    while start < len(rows):
+        size = max(1, BATCH_TOKENS // len(rows[min(start + 20, len(rows) - 1)].ids))
+        made.append(collate(rows[start:start + size], tokenizer.pad_token_id))
+        start += size
     rng.shuffle(made)
     return made
 
@@ -90,13 +109,35 @@ def stream(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[Batch]:
         yield from batches(tokenizer, seed, pool)
 
 
-def loss_of(model: Qwen3ForCausalLM, batch: Batch) -> Tensor:
-    """Cross entropy on assistant tokens. Padding is on the right, so causality hides it."""
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        hidden_BTD = model.model(input_ids=batch.ids_BT, use_cache=False).last_hidden_state
-        learn_BT = batch.targets_BT != -100
-        logits_NV = model.lm_head(hidden_BTD[learn_BT])
-    return cross_entropy(logits_NV.float(), batch.targets_BT[learn_BT])
+class Learner(torch.nn.Module):
+    """The model, and while it learns a linear head that names the parts of the two relations.
+
+    The head reads the token before each answer, after PARTS_LAYER blocks. It brings the parts to
+    where the answer is decided; how they combine is left to the model. It is not shipped.
+    """
+
+    def __init__(self, model: Qwen3ForCausalLM) -> None:
+        super().__init__()
+        self.model = model
+        self.head = torch.nn.Linear(model.config.hidden_size, PARTS)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Cross entropy on assistant tokens; padding is on the right, so causality hides it."""
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = self.model.model(
+                input_ids=batch.ids_BT, use_cache=False, output_hidden_states=True
+            )
+            learn_BT = batch.targets_BT != MISSING
+            logits_NV = self.model.lm_head(out.last_hidden_state[learn_BT])
+        loss = cross_entropy(logits_NV.float(), batch.targets_BT[learn_BT])
+        shown_BTK = batch.parts_BTK != MISSING
+        speak_BT = shown_BTK.any(-1)
+        if not speak_BT.any():
+            return loss
+        parts_MK = self.head(out.hidden_states[PARTS_LAYER][speak_BT].float())
+        shown_MK = shown_BTK[speak_BT]
+        known = batch.parts_BTK[speak_BT][shown_MK].float()
+        return loss + PARTS_WEIGHT * binary_cross_entropy_with_logits(parts_MK[shown_MK], known)
 
 
 def rate(step: int, steps: int, peak: float) -> float:
@@ -112,7 +153,7 @@ class Run:
     carries the wish to stop, so that all of them stop after the same step.
     """
 
-    model: Qwen3ForCausalLM
+    learner: Learner
     optimiser: torch.optim.Optimizer
     checkpoint: Path
     processes: int
@@ -122,7 +163,7 @@ class Run:
 
     def save(self) -> None:
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        state = {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(),
+        state = {"model": self.learner.state_dict(), "optimiser": self.optimiser.state_dict(),
                  "step": self.step}
         torch.save(state, self.checkpoint.with_suffix(".part"))
         self.checkpoint.with_suffix(".part").replace(self.checkpoint)
@@ -130,7 +171,7 @@ class Run:
     def resume(self) -> None:
         if self.checkpoint.exists():
             state = torch.load(self.checkpoint, weights_only=True)
-            self.model.load_state_dict(state["model"])
+            self.learner.load_state_dict(state["model"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.step = state["step"]
 
@@ -139,20 +180,20 @@ class Run:
         for group in self.optimiser.param_groups:
             group["lr"] = rate(self.step, steps, peak)
         self.flat.zero_()
-        loss = loss_of(self.model, batch)
+        loss: Tensor = self.learner(batch)
         loss.backward()
         self.flat[-1] = float(stop)
         if self.processes > 1:
             dist.all_reduce(self.flat)
         self.stopped = bool(self.flat[-1] > 0)
         self.flat[:-1] /= self.processes
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(self.learner.parameters(), 1.0)
         self.optimiser.step()
         self.step += 1
         return loss.item()
 
 
-def flat_gradients(model: Qwen3ForCausalLM) -> Tensor:
+def flat_gradients(model: Learner) -> Tensor:
     """One buffer that every parameter's gradient is a view of, and one element more."""
     flat = torch.zeros(sum(p.numel() for p in model.parameters()) + 1)
     start = 0
@@ -163,7 +204,7 @@ def flat_gradients(model: Qwen3ForCausalLM) -> Tensor:
     return flat
 
 
-def optimiser_of(model: Qwen3ForCausalLM, peak: float) -> torch.optim.Optimizer:
+def optimiser_of(model: Learner, peak: float) -> torch.optim.Optimizer:
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
@@ -206,10 +247,11 @@ def train(run: Run, batches: Iterator[Batch], steps: int, peak: float, meter: Me
 
 def export(run: Run, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     """Write the model folder: config, weights, tokenizer, template, greedy generation."""
-    run.model.generation_config = GenerationConfig(
+    model = run.learner.model
+    model.generation_config = GenerationConfig(
         do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )
-    run.model.save_pretrained(out)
+    model.save_pretrained(out)
     tokenizer.save_pretrained(out)
 
 
@@ -222,9 +264,9 @@ def work(rank: int, chosen: argparse.Namespace, port: int) -> None:
         dist.init_process_group("gloo", address, rank=rank, world_size=chosen.processes)
     tokenizer = train_tokenizer()
     pad, end = tokenizer.convert_tokens_to_ids([PAD, END])
-    model = Qwen3ForCausalLM(model_config(pad, end))
-    run = Run(model, optimiser_of(model, chosen.peak), chosen.checkpoint, chosen.processes,
-              flat_gradients(model))
+    learner = Learner(Qwen3ForCausalLM(model_config(pad, end)))
+    run = Run(learner, optimiser_of(learner, chosen.peak), chosen.checkpoint, chosen.processes,
+              flat_gradients(learner))
     run.resume()
     parts = islice(stream(tokenizer, chosen.seed), run.step * chosen.processes + rank, None,
                    chosen.processes)

@@ -71,7 +71,8 @@ def rule_queries() -> Iterator[Query]:
 
 def metric_names(expression: str) -> set[str]:
     """Return our own and vLLM's metrics in an expression, without what rules recorded."""
-    named = {name for group in NAMES_IN_STRING.findall(expression) for name in group.split("|")}
+    groups = NAMES_IN_STRING.findall(expression)
+    named = {name.replace("[:_]", ":") for group in groups for name in group.split("|")}
     bare = set(WORD.findall(STRING.sub("", expression)))
     return {name for name in named | bare if name.startswith(("pilothouse_", "vllm:"))}
 

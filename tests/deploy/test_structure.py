@@ -74,6 +74,7 @@ def test_the_name_finder_sees_plain_matched_and_listed_names() -> None:
         "pilothouse_a",
         "pilothouse_b",
     }
+    assert metric_names('{__name__=~"vllm[:_]b"}') == {"vllm:b"}
     assert list(labels_matched('a{x=~"b=c", y!="z"}')) == [("a", {"x", "y"})]
 
 

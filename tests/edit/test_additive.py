@@ -101,6 +101,18 @@ def test_the_order_of_terms_changes_no_bit(terms: list[SteerTerm]) -> None:
     assert len(digests) == 1
 
 
+def test_the_order_of_terms_that_all_but_cancel_changes_no_bit() -> None:
+    terms = [
+        SteerTerm(vector="a", scale=1e15),
+        SteerTerm(vector="b", scale=1.0),
+        SteerTerm(vector="c", scale=3.0),
+        SteerTerm(vector="a", scale=-1e15),
+    ]
+    orders = [each for each in itertools.permutations(terms) if each[0].scale > 0]
+    programs = [program_rows(each, CATALOGUE) for each in orders]
+    assert len({None if each is None else each.digest for each in programs}) == 1
+
+
 def only(**fields: object) -> list[SteerTerm]:
     return [SteerTerm.model_validate({"vector": "a", "scale": 2.0} | fields)]
 

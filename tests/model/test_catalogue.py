@@ -27,9 +27,7 @@ def config(folder: Path, **fields: Any) -> PilothouseConfig:
 def both(tmp_path: Path) -> PilothouseConfig:
     save_vector(vector(), tmp_path / "v")
     save_probe(probe(), tmp_path / "p")
-    return config(
-        tmp_path, vectors={"happy": {"path": "v"}}, probes={"abuse": {"path": "p"}}
-    )
+    return config(tmp_path, vectors={"happy": {"path": "v"}}, probes={"abuse": {"path": "p"}})
 
 
 def test_artefacts_go_by_the_operators_names(both: PilothouseConfig) -> None:
@@ -99,7 +97,8 @@ def test_signals_carry_calibration_and_thresholds() -> None:
 def test_nothing_heavy_is_loaded_beside_the_engine() -> None:
     code = (
         "import sys, pilothouse.model.catalogue, pilothouse.edit.additive;"
-        "import pilothouse.edit.direction, pilothouse.probe.aggregator, pilothouse.probe.calibration;"
+        "import pilothouse.edit.direction, pilothouse.probe.aggregator;"
+        "import pilothouse.probe.calibration;"
         "heavy = {'torch', 'vllm', 'scipy', 'sklearn', 'fastapi', 'transformers'};"
         "print(sorted(heavy & {name.split('.')[0] for name in sys.modules}))"
     )

@@ -115,7 +115,7 @@ def demo(installed: Path, tmp_path: Path) -> Iterator[str]:
         start_new_session=True,
     )
     try:
-        wait_for_line(process, f"http://127.0.0.1:{port}")
+        wait_for_line(process, f"Ready on http://127.0.0.1:{port}")
         yield f"http://127.0.0.1:{port}"
     finally:
         stop(process)

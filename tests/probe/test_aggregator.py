@@ -117,9 +117,7 @@ def test_neighbours_do_not_touch_each_other(aggregate: Aggregate) -> None:
         states[some] = taken
     for row in range(16):
         seen = [runs[row, token] for token in range(40) if (row + token) % 3 > 0]
-        assert aggregator.value(states)[row] == pytest.approx(
-            aggregated(aggregate, seen), rel=1e-9
-        )
+        assert aggregator.value(states)[row] == pytest.approx(aggregated(aggregate, seen), rel=1e-9)
 
 
 @each_aggregate

@@ -22,7 +22,6 @@ from pilothouse.sealed import SteerTerm
 from pilothouse.types import Unit
 
 DIGEST_DOMAIN = b"pilothouse additive program 1\n"
-WEIGHT_DIGITS = 12
 CACHED_PROGRAMS = 64
 
 Rows = Mapping[int, NDArray[np.float32]]
@@ -60,9 +59,9 @@ def row_D(vector: Vector, layer: int, unit: Unit) -> NDArray[np.float32]:
 def program_rows(terms: Sequence[SteerTerm], catalogue: Catalogue) -> Program | None:
     """The sum of the terms that hold for one clause, as one program and one coefficient.
 
-    The coefficient is the largest |scale| with the first term's sign; weights relative to it are
-    rounded to 12 digits. Programs that differ in overall strength alone share a digest. None where
-    nothing is added: no terms, zero scales, or terms that cancel.
+    The coefficient is the largest |scale| with the first term's sign, so that programs that differ
+    in overall strength alone share a digest. None where nothing is added: no terms, zero scales, or
+    terms that cancel.
 
     Raises:
         RequestError: an unknown vector, a layer it does not have, or a scale that is not finite.
@@ -71,7 +70,7 @@ def program_rows(terms: Sequence[SteerTerm], catalogue: Catalogue) -> Program | 
     if strength == 0.0:
         return None
     shares = tuple(
-        _Share(each.vector, _rounded(each.scale / strength), each.unit, each.layers)
+        _Share(each.vector, each.scale / strength, each.unit, each.layers)
         for each in terms
         if each.scale != 0.0
     )
@@ -109,10 +108,6 @@ def _strength(terms: Sequence[SteerTerm]) -> float:
     if not scales:
         return 0.0
     return math.copysign(max(abs(each) for each in scales), scales[0])
-
-
-def _rounded(weight: float) -> float:
-    return float(f"{weight:.{WEIGHT_DIGITS}g}")
 
 
 @lru_cache(maxsize=CACHED_PROGRAMS)

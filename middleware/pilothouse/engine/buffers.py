@@ -104,5 +104,5 @@ class TapBuffers:
             if row_D is None:
                 table_SD[upload.slot].zero_()
             else:
-                source = torch.from_numpy(np.ascontiguousarray(row_D, dtype=np.float32))
+                source = torch.from_numpy(np.array(row_D, dtype=np.float32))
                 table_SD[upload.slot].copy_(source)

@@ -138,6 +138,11 @@ class Governor:
             for index, mode in watched.modes.items()
         )
 
+    def scored(self, watched: Watched) -> int:
+        """How many output tokens were fed and scored."""
+        row = watched.row
+        return max(0, int(self.watches.cursor_C[row] - self.watches.prompt_C[row]))
+
     def cleared(self, watched: Watched) -> int:
         """How many output tokens may leave: scored, and in no run that can still fire a rule."""
         row = watched.row
@@ -213,7 +218,8 @@ class Governor:
             result = outcome_result(
                 rule.action.action, mode, bool(fired_R[r]), bool(missing_R[r]), rule.on_error
             )
-            if rule.index not in watched.outcomes:
+            known = watched.outcomes.get(rule.index)
+            if known is None or (known.result == "bypassed" and result != "bypassed"):
                 ruling.changed.add(request_id)
                 watched.outcomes[rule.index] = RuleOutcome(
                     rule.policy, rule.rule, phase, mode, result, at_token

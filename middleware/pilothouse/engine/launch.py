@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 
+from pilothouse.engine.compat import check_version
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.refusals import refuse_settings
 from pilothouse.errors import ConfigError
@@ -28,6 +29,7 @@ def guarded_args(args: Namespace, plan: Plan) -> Namespace:
         UnsupportedError: a setting that cannot be guarded.
         ConfigError: `--additional-config` uses our key.
     """
+    check_version()
     refuse_settings(args)
     additional = dict(args.additional_config or {})
     ours = plan.to_additional_config()

@@ -104,10 +104,14 @@ class Orders:
     def steer(self, passenger: Passenger, request_id: str, order: SteerOrder, start: int) -> None:
         """A policy steers from position `start` on; a running span is lengthened instead."""
         stop = start + order.hold_tokens
-        for (target, first), span in passenger.spans.items():
-            running = target == order.target and span.stop >= start
-            if running and span.coefficient == order.coefficient:
-                start = first
+        running = [
+            first
+            for (target, first), span in passenger.spans.items()
+            if target == order.target
+            and span.stop >= start
+            and span.coefficient == order.coefficient
+        ]
+        start = min(running, default=start)
         span = PolicySpan(request_id, order.target, start, stop, order.coefficient)
         passenger.spans[(order.target, start)] = span
         self._spans.append(span)

@@ -131,6 +131,8 @@ class Passenger:
         watched.token_scores = [each for each in watched.token_scores if each.index >= released]
         for each in ready:
             each.token_id = self.request.output_token_ids[each.index]
+        for each in ready:
+            each.token_id = self.request.output_token_ids[each.index]
         record.token_scores = ready
 
     def _steered_tokens(self, governor: Governor, num_fed_tokens: int) -> dict[str, int]:

@@ -40,6 +40,8 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal("--worker-extension-cls", "worker_extension_cls", _set, "its side effects on the "
             "worker are unknown"),
     Refusal("--scheduler-cls", "scheduler_cls", _set, OURS),
+    Refusal("--runner", "runner", lambda v: v in ("pooling", "draft"),
+            "only generating models are governed"),
     Refusal("--grpc", "grpc", _set, UNSEEN),
     Refusal("--headless", "headless", _set, "a remote engine gets no key to check seals with"),
     Refusal("--pipeline-parallel-size", "pipeline_parallel_size", _above_one,

@@ -75,9 +75,11 @@ class Guarded(Base):
         """Fold, decide, let vLLM append, then hold back, rewrite and annotate its outputs."""
         started = time.perf_counter()
         emissions: Emissions | None = getattr(model_runner_output, EMISSIONS_ATTRIBUTE, None)
-        for listen in self.listeners if emissions is not None else ():
-            listen(emissions)
-        ruling = Ruling() if emissions is None else self._governor.observe(emissions)
+        ruling = Ruling()
+        if emissions is not None:
+            for listen in self.listeners:
+                listen(emissions)
+            ruling = self._governor.observe(emissions)
         self._steer(ruling)
         seconds = (time.perf_counter() - started) / max(1, len(self._passengers))
         outputs = super().update_from_output(scheduler_output, model_runner_output)
@@ -116,6 +118,8 @@ class Guarded(Base):
         try:
             extra = (request.sampling_params and request.sampling_params.extra_args) or {}
             sealed = unseal(extra.get(SEALED_KEY), self._key)
+            if request.resumable:
+                raise RequestError("streamed input is not governed", status=403)
             if sealed.revision != self._plan.revision:
                 raise RequestError(f"sealed for revision {sealed.revision}", status=403)
             passenger = self._orders.passenger(sealed, request.num_prompt_tokens)
@@ -192,6 +196,9 @@ class Guarded(Base):
             up_to = held.visible_limit
             if beyond:
                 output.finish_reason, output.stop_reason = wire.LENGTH, None
+        elif output.finish_reason is not None:
+            # No run can be completed any more: what was scored may leave.
+            up_to = self._governor.scored(watched)
         output.new_token_ids, output.new_logprobs = held.release(up_to)
         if output.finish_reason is not None:
             passenger.withheld(held)
@@ -216,7 +223,7 @@ class Guarded(Base):
     def _leave(self, request_id: str, passenger: Passenger) -> Record:
         """Let go of all that a request held; its last record."""
         request = self._passengers.pop(request_id).request
-        record = passenger.closing(self._governor, request.num_tokens - 1)
+        record = passenger.closing(self._governor, wire.num_fed_tokens(request))
         self._orders.release(passenger)
         record.programs_active = self._orders.programs_active
         if passenger.watched is not None:

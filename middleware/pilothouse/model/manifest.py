@@ -152,9 +152,7 @@ class Readout(Closed):
     def _each_threshold_once(self) -> Readout:
         keys = [(each.target_fpr, each.length_bucket) for each in self.thresholds]
         if len(keys) != len(set(keys)):
-            raise ValueError(
-                f"thresholds: got {keys}, want each (target_fpr, length_bucket) once"
-            )
+            raise ValueError(f"thresholds: got {keys}, want each (target_fpr, length_bucket) once")
         return self
 
 

@@ -88,8 +88,9 @@ def load_cases(path: Path, policy: Policy) -> CaseFile:
 
 def _faults(cases: CaseFile, policy: Policy) -> Iterator[tuple[Location, str]]:
     signals = policy.spec.signals
+    at: Location
     for name in cases.signals:
-        at: Location = ("signals", name)
+        at = ("signals", name)
         if name not in signals:
             yield at, f"the policy has no signal `{name}`; {closest(name, signals)}"
         elif signals[name].ad_hoc:
@@ -101,10 +102,9 @@ def _faults(cases: CaseFile, policy: Policy) -> Iterator[tuple[Location, str]]:
     rules = {rule.id: rule for rule in policy.spec.rules}
     for index, case in enumerate(cases.cases):
         if case.expect.rule is not None and case.expect.rule not in rules:
-            yield (
-                ("cases", index, "expect", "rule"),
-                f"the policy has no rule `{case.expect.rule}`; {closest(case.expect.rule, rules)}",
-            )
+            text = f"the policy has no rule `{case.expect.rule}`"
+            at = ("cases", index, "expect", "rule")
+            yield at, f"{text}; {closest(case.expect.rule, rules)}"
         yield from _given_faults(case.given, ("cases", index, "given"), cases, policy)
 
 
@@ -119,10 +119,8 @@ def _threshold_faults(cases: CaseFile, policy: Policy) -> Iterator[tuple[Locatio
         if name in used and stand_in.threshold is None:
             yield ("signals", name), "a rule says `at fpr`: add `threshold: 0.5` for it"
         if name not in used and stand_in.threshold is not None:
-            yield (
-                ("signals", name, "threshold"),
-                "has no effect, no rule says `at fpr` of it: remove it",
-            )
+            text = "has no effect, no rule says `at fpr` of it: remove it"
+            yield ("signals", name, "threshold"), text
 
 
 def _given_faults(

@@ -66,7 +66,7 @@ def _signals(policy: Policy) -> Iterator[Fault]:
         at: Location = ("spec", "signals", name)
         if name in KEYWORDS:
             yield at, f"`{name}` is a word of conditions: give the signal another name"
-        elif all(parsed) and name not in used:
+        elif name not in used and all(parsed) and used <= policy.spec.signals.keys():
             yield at, f"signal `{name}` is used by no rule: remove it, or use it in a `when`"
         if signal.ad_hoc:
             yield from _ad_hoc(policy, name, signal)
@@ -84,13 +84,8 @@ def _ad_hoc(policy: Policy, name: str, signal: SignalRef) -> Iterator[Fault]:
     else:
         yield from _aggregate(signal, (*at, "aggregate"))
     if policy.spec.mode == "enforce":
-        yield (
-            at,
-            (
-                f"signal `{name}` is ad hoc, which is not calibrated and only for shadow: use "
-                f"`mode: shadow`, or name a readout of the probe"
-            ),
-        )
+        text = "is ad hoc, not calibrated and only for shadow: use `mode: shadow`, or a readout"
+        yield at, f"signal `{name}` {text}"
 
 
 def _aggregate(signal: SignalRef, at: Location) -> Iterator[Fault]:
@@ -132,13 +127,8 @@ def _condition(policy: Policy, rule: Rule, at: Location) -> Iterator[Fault]:
         elif signal.over is not None and (why := scope_fault(name, signal.over, rule.phase)):
             yield at, why
     if condition.streak_tokens is not None and rule.phase != "output":
-        yield (
-            at,
-            (
-                f"`for {condition.streak_tokens} tokens` has no effect in the {rule.phase} phase: "
-                f"remove it, or use `phase: output`"
-            ),
-        )
+        text = f"has no effect in the {rule.phase} phase: remove it, or use `phase: output`"
+        yield at, f"`for {condition.streak_tokens} tokens` {text}"
 
 
 def _action(rule: Rule, at: Location) -> Iterator[Fault]:
@@ -165,13 +155,8 @@ def _leak(rule: Rule, at: Location) -> Iterator[Fault]:
     if rule.phase != "output" or not isinstance(rule.then, Block | Respond):
         yield at, "has no effect: it is for output rules that block or respond; remove it"
     elif streak is not None and rule.leak_tokens >= streak:
-        yield (
-            at,
-            (
-                f"got {rule.leak_tokens}, want less than the {streak} of the run: the token that makes "
-                f"the rule fire is always held back"
-            ),
-        )
+        text = "the token that makes the rule fire is always held back"
+        yield at, f"got {rule.leak_tokens}, want less than the {streak} of the run: {text}"
 
 
 _CHECKS: tuple[Callable[[Policy], Iterator[Fault]], ...] = (_spec, _signals, _rules)

@@ -1,6 +1,7 @@
 """Many conditions at once over a batch, in a fixed handful of numpy calls.
 
-B requests, K signals, A distinct comparisons, L places where one is used, R conditions.
+B requests, W words of 64 requests, K signals, A distinct comparisons, L places where one is used,
+R conditions.
 
 Each comparison becomes `value >= bound` (a strict `> t` is `>= the next float after t`), true or
 false or, at NaN, neither: Kleene's three values, kept as the two masks `true` and `false`. `not`
@@ -88,12 +89,26 @@ class Circuit:
             return nothing_BR, nothing_BR
         values_AB = values_BK.T[self._columns_A]
         masks_2AB = np.concatenate((values_AB >= self._bounds_A1, values_AB < self._bounds_A1))
-        true_LB, false_LB = masks_2AB[self._true_L], masks_2AB[self._false_L]
+        words_2AW = _packed(masks_2AB)
+        true_LW, false_LW = words_2AW[self._true_L], words_2AW[self._false_L]
         for gate, starts in self._levels:
-            some, every = np.logical_or.reduceat, np.logical_and.reduceat
+            some, every = np.bitwise_or.reduceat, np.bitwise_and.reduceat
             holds, fails = (some, every) if gate == "or" else (every, some)
-            true_LB, false_LB = holds(true_LB, starts, axis=0), fails(false_LB, starts, axis=0)
-        return np.ascontiguousarray(true_LB.T), np.ascontiguousarray(false_LB.T)
+            true_LW, false_LW = holds(true_LW, starts, axis=0), fails(false_LW, starts, axis=0)
+        return _unpacked(true_LW, len(values_BK)), _unpacked(false_LW, len(values_BK))
+
+
+def _packed(masks_LB: BoolArray) -> NDArray[np.uint64]:
+    """64 requests in a word: `reduceat` over bools is some sixty times slower."""
+    rows, requests = masks_LB.shape
+    bytes_LW = np.zeros((rows, -(-requests // 64) * 8), dtype=np.uint8)
+    bytes_LW[:, : -(-requests // 8)] = np.packbits(masks_LB, axis=1)
+    return bytes_LW.view(np.uint64)
+
+
+def _unpacked(words_RW: NDArray[np.uint64], requests: int) -> BoolArray:
+    bits_RB = np.unpackbits(words_RW.view(np.uint8), axis=1, count=requests)
+    return np.ascontiguousarray(bits_RB.view(np.bool_).T)
 
 
 def _normal(node: Node, columns: Mapping[str, int], negated: bool) -> _Tree:

@@ -85,7 +85,7 @@ def _compose(text: str) -> yaml.Node | None:
         return loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        reason = error.problem or error.context or "broken"
+        reason = ", ".join(filter(None, (error.context, error.problem)))
         raise _Fault(mark.line if mark else 0, f"not YAML: {reason}: mend the syntax") from error
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n")

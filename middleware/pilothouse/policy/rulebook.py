@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pilothouse.errors import PolicyError
 from pilothouse.policy.check import policy_problems
 from pilothouse.policy.circuit import Circuit
 from pilothouse.policy.expression import Node, leaves
@@ -20,6 +21,9 @@ from pilothouse.policy.resolve import Artefacts, Resolved, resolve_policy
 from pilothouse.policy.schema import Action, Block, Policy, Respond, Rule, Steer
 from pilothouse.policy.source import raise_problems
 from pilothouse.types import ActionName, BoolArray, Mode, OnError, Phase, SignalSpec, Unit
+
+MAX_PHASE_COMPARISONS = 4096
+"""Comparisons evaluated in one phase: about half a millisecond for 256 requests."""
 
 SteerTarget = tuple[str, float, Unit, tuple[int, ...] | None]
 """Vector, scale, unit, layers (None: the vector's own)."""
@@ -84,7 +88,8 @@ class Rulebook:
 
     Raises:
         PolicyError: a probe, readout, threshold or vector that is not loaded, a signal that can
-            have no value in a rule's phase, or a name used twice; file and line of each.
+            have no value in a rule's phase, or a name used twice (file and line of each); more
+            than `MAX_PHASE_COMPARISONS` comparisons in a phase.
     """
 
     def __init__(
@@ -190,6 +195,12 @@ class Rulebook:
     def _circuit(self, rules: Sequence[CompiledRule], resolved: Sequence[Resolved]) -> Circuit:
         by_name = dict(zip((policy.name for policy in self.policies), resolved, strict=True))
         roots: list[Node] = [by_name[rule.policy].roots[rule.rule] for rule in rules]
+        cost = sum(1 for root in roots for _ in leaves(root))
+        if cost > MAX_PHASE_COMPARISONS:
+            raise PolicyError(
+                f"got {cost} comparisons in the rules of one phase, want at most "
+                f"{MAX_PHASE_COMPARISONS}: load fewer policies or simplify conditions"
+            )
         columns = [
             {name: self.columns[spec.key] for name, spec in by_name[rule.policy].signals.items()}
             for rule in rules

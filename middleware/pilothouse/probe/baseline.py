@@ -45,9 +45,7 @@ def length_scores(train: Dataset, validation: Dataset, test: Dataset) -> Floats:
 def log_probability_scores(train: Dataset, validation: Dataset, test: Dataset) -> Floats:
     """scores_M of a logistic regression on the model's mean log-probability of its own answer."""
     del validation
-    return _one_feature(
-        train.mean_log_probabilities_N, train, test.mean_log_probabilities_N
-    )
+    return _one_feature(train.mean_log_probabilities_N, train, test.mean_log_probabilities_N)
 
 
 def baselines_for(*datasets: Dataset) -> Mapping[str, Scorer]:

@@ -59,6 +59,7 @@ def fit_probe(
     }
     splits = Splits(sides["train"], sides["validation"], test.scoped(recipe.scope))
     swept = sweep(recipe, splits.train, splits.validation)
+    splits = Splits(*(each.with_layers(swept.row.layers) for each in splits))
     scoped_calibration = calibration.scoped(recipe.scope)
     measured = {
         name: calibrated_readout(swept.row, each, recipe, calibration, test)

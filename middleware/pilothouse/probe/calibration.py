@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from pilothouse.errors import ConfigError
 
 MIN_SLOPE = 1e-3
+"""Per standard deviation of the logits."""
 
 Floats = NDArray[np.float64]
 
@@ -39,7 +40,7 @@ def fit_platt(
 ) -> Platt:
     """Slope and offset by maximum likelihood, with Platt's smoothed targets.
 
-    The slope is held at `MIN_SLOPE` or above, so that a higher logit never means a lower value:
+    The slope is held at `MIN_SLOPE` or more, so that a higher logit never means a lower value:
     a probe that knows nothing comes out flat. Source: Platt 1999; Lin, Lin and Weng 2007.
 
     Raises:
@@ -65,11 +66,14 @@ def fit_platt(
         value = float((weights * (np.logaddexp(0.0, z) - targets * z)).sum())
         return value, np.array([(error * x).sum(), error.sum()])
 
-    floor = MIN_SLOPE * spread
     result = minimize(
-        loss, np.array([max(1.0, floor), 0.0]), jac=True, method="L-BFGS-B",
-        bounds=[(floor, None), (None, None)], options={"ftol": 1e-14, "gtol": 1e-9 * weights.sum()},
-    )  # fmt: skip
+        loss,
+        np.array([1.0, 0.0]),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(MIN_SLOPE, None), (None, None)],
+        options={"ftol": 1e-14, "gtol": 1e-9 * weights.sum()},
+    )
     slope = float(result.x[0]) / spread
     prior = float(positive / (positive + negative))
     return Platt(slope=slope, offset=float(result.x[1]) - slope * float(centre), prior=prior)

@@ -40,7 +40,7 @@ class Dataset:
     """Sequences end to end: sequence n has tokens starts[n] to starts[n + 1]."""
 
     layers: tuple[int, ...]
-    hidden_TLD: Hidden
+    hidden_LTD: Hidden
     starts: NDArray[np.int64]
     prompt_tokens_N: NDArray[np.int64]
     labels_N: NDArray[np.bool_]
@@ -83,18 +83,26 @@ class Dataset:
             raise ConfigError(f"labels: got {labels.shape}, want {self.labels_N.shape}")
         return replace(self, labels_N=labels)
 
-    def features_TD(self, layers: tuple[int, ...]) -> Hidden:
-        """Activations of some layers side by side, [T, len(layers) * D].
+    def with_layers(self, layers: tuple[int, ...]) -> Dataset:
+        """The same sequences with the activations of some layers alone."""
+        self._refuse_missing(layers)
+        rows = [self.layers.index(each) for each in layers]
+        return replace(self, layers=layers, hidden_LTD=self.hidden_LTD[rows])
+
+    def hidden_TD(self, layer: int) -> Hidden:
+        """Activations of every token at a layer, without a copy.
 
         Raises:
-            ConfigError: a layer that was not captured.
+            ConfigError: the layer was not captured.
         """
+        self._refuse_missing((layer,))
+        hidden_TD: Hidden = self.hidden_LTD[self.layers.index(layer)]
+        return hidden_TD
+
+    def _refuse_missing(self, layers: tuple[int, ...]) -> None:
         missing = [each for each in layers if each not in self.layers]
         if missing:
             raise ConfigError(f"layers: got {missing}, want any of {list(self.layers)}")
-        columns = [self.layers.index(each) for each in layers]
-        taken: Hidden = self.hidden_TLD[:, columns, :]
-        return taken.reshape(len(taken), -1)
 
     def _cut(
         self,
@@ -108,7 +116,7 @@ class Dataset:
         tokens = np.repeat(first - starts[:-1], lengths) + np.arange(starts[-1])
         return Dataset(
             layers=self.layers,
-            hidden_TLD=self.hidden_TLD[tokens],
+            hidden_LTD=self.hidden_LTD[:, tokens],
             starts=starts,
             prompt_tokens_N=prompt_tokens.astype(np.int64),
             labels_N=self.labels_N[rows],
@@ -145,7 +153,7 @@ def dataset_of(examples: Iterable[Example], layers: tuple[int, ...]) -> Dataset:
     texts[:] = [each.text for each in rows]
     return Dataset(
         layers=layers,
-        hidden_TLD=np.concatenate([each.hidden_TLD for each in rows]).astype(np.float32),
+        hidden_LTD=_layer_major(rows),
         starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         prompt_tokens_N=np.array([each.prompt_tokens for each in rows], dtype=np.int64),
         labels_N=np.array([each.label for each in rows], dtype=bool),
@@ -154,3 +162,11 @@ def dataset_of(examples: Iterable[Example], layers: tuple[int, ...]) -> Dataset:
         texts_N=texts,
         mean_log_probabilities_N=np.array([each.mean_log_probability for each in rows]),
     )
+
+
+def _layer_major(rows: list[Example]) -> Hidden:
+    depth = rows[0].hidden_TLD.shape[1]
+    layers = [
+        np.concatenate([each.hidden_TLD[:, layer] for each in rows]) for layer in range(depth)
+    ]
+    return np.stack(layers).astype(np.float32, copy=False)

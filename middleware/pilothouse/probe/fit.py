@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from pilothouse.errors import ConfigError
 from pilothouse.probe.dataset import Dataset
-from pilothouse.probe.score import Row
+from pilothouse.probe.score import Row, token_logits
 
 Training = Literal["mean", "last", "tokens", "max"]
 
@@ -91,29 +91,27 @@ def candidate_rows(
 
     The data set must be cut to the scope already, so that no sequence is empty.
     """
-    features_TF = dataset.features_TD(layers)
     if training == "max":
-        yield from _max_rows(features_TF, dataset, layers, ridge_c)
+        yield from _max_rows(dataset, layers, ridge_c)
     elif training == "tokens":
         tokens, weights = _weighted_tokens(dataset, seed)
         sequence_T = np.repeat(np.arange(len(dataset)), dataset.lengths_N)
         labels = dataset.labels_N[sequence_T[tokens]]
-        yield fit_row(features_TF[tokens], labels, layers, ridge_c, weights)
+        yield fit_row(_features_NF(dataset, layers, tokens), labels, layers, ridge_c, weights)
     elif training == "last":
-        yield fit_row(features_TF[dataset.starts[1:] - 1], dataset.labels_N, layers, ridge_c)
+        last_NF = _features_NF(dataset, layers, dataset.starts[1:] - 1)
+        yield fit_row(last_NF, dataset.labels_N, layers, ridge_c)
     else:
-        yield fit_row(_means_NF(features_TF, dataset), dataset.labels_N, layers, ridge_c)
+        yield fit_row(_means_NF(dataset, layers), dataset.labels_N, layers, ridge_c)
 
 
-def _max_rows(
-    features_TF: Floats32, dataset: Dataset, layers: tuple[int, ...], ridge_c: float
-) -> Iterator[Row]:
-    row = fit_row(_means_NF(features_TF, dataset), dataset.labels_N, layers, ridge_c)
+def _max_rows(dataset: Dataset, layers: tuple[int, ...], ridge_c: float) -> Iterator[Row]:
+    row = fit_row(_means_NF(dataset, layers), dataset.labels_N, layers, ridge_c)
     negatives: set[int] = set()
     seen: set[frozenset[int]] = set()
     sequence_T = np.repeat(np.arange(len(dataset)), dataset.lengths_N)
     for _ in range(MAX_ROUNDS):
-        top_N = _top_tokens(features_TF @ row.weights_LD.reshape(-1), dataset.starts)
+        top_N = _top_tokens(token_logits(row, dataset), dataset.starts)
         negatives.update(top_N[~dataset.labels_N].tolist())
         chosen = frozenset(top_N[dataset.labels_N].tolist()) | negatives
         if chosen in seen:
@@ -122,17 +120,25 @@ def _max_rows(
         tokens = np.array(sorted(chosen))
         weights = 1.0 / np.bincount(sequence_T[tokens], minlength=len(dataset))[sequence_T[tokens]]
         labels = dataset.labels_N[sequence_T[tokens]]
-        row = fit_row(features_TF[tokens], labels, layers, ridge_c, weights)
+        row = fit_row(_features_NF(dataset, layers, tokens), labels, layers, ridge_c, weights)
         yield row
 
 
-def _means_NF(features_TF: Floats32, dataset: Dataset) -> Floats32:
-    sums_NF = np.add.reduceat(features_TF, dataset.starts[:-1], axis=0, dtype=np.float64)
-    means_NF: Floats32 = (sums_NF / dataset.lengths_N[:, None]).astype(np.float32)
-    return means_NF
+def _features_NF(dataset: Dataset, layers: tuple[int, ...], tokens: Indices) -> Floats32:
+    return np.concatenate([dataset.hidden_TD(layer)[tokens] for layer in layers], axis=1)
 
 
-def _top_tokens(logits_T: Floats32, starts: Indices) -> Indices:
+def _means_NF(dataset: Dataset, layers: tuple[int, ...]) -> Floats32:
+    first = dataset.starts[:-1]
+    sums = [
+        np.add.reduceat(dataset.hidden_TD(layer), first, axis=0, dtype=np.float64)
+        for layer in layers
+    ]
+    means_NF: Floats32 = np.concatenate(sums, axis=1) / dataset.lengths_N[:, None]
+    return means_NF.astype(np.float32)
+
+
+def _top_tokens(logits_T: Floats, starts: Indices) -> Indices:
     """The first of the highest tokens of each sequence."""
     highest_N = np.maximum.reduceat(logits_T, starts[:-1])
     is_top_T = logits_T == np.repeat(highest_N, np.diff(starts))

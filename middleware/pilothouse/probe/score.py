@@ -29,9 +29,10 @@ class Row:
 
 def token_logits(row: Row, dataset: Dataset) -> Floats:
     """logits_T of every token."""
-    features_TD = dataset.features_TD(row.layers)
-    logits_T = features_TD @ row.weights_LD.reshape(-1)
-    return logits_T.astype(np.float64) + row.bias
+    logits_T = np.full(int(dataset.starts[-1]), row.bias)
+    for layer, weights_D in zip(row.layers, row.weights_LD, strict=True):
+        logits_T += dataset.hidden_TD(layer) @ weights_D
+    return logits_T
 
 
 def sequence_logits(

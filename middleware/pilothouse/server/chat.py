@@ -54,7 +54,12 @@ class Chat:
             said = {"content": ending.message}
         return [
             {"index": index, "delta": said, "logprobs": None, "finish_reason": None},
-            {"index": index, "delta": {}, "logprobs": None, "finish_reason": _finish_reason(ending)},
+            {
+                "index": index,
+                "delta": {},
+                "logprobs": None,
+                "finish_reason": _finish_reason(ending),
+            },
         ]
 
     def is_opening(self, choice: dict[str, Any]) -> bool:

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from starlette.datastructures import State
 
 from pilothouse.engine.launch import GUARDED_VARIABLE
-from pilothouse.engine.pickup import subscribe
+from pilothouse.engine.pickup import install, subscribe
 from pilothouse.engine.plan import Plan
 from pilothouse.errors import ConfigError
 from pilothouse.record import Record
@@ -73,6 +73,7 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateSt
     metrics = Metrics(_label_sources(plan, served))
     metrics.loaded(plan.revision)
     ledger = Ledger()
+    install()
     subscribe(_guarded(metrics.record))
     subscribe(_guarded(ledger.receive))
     return GateState(

@@ -15,14 +15,17 @@ from pilothouse.server.settlement import DEEDS, Deed, Ending, Settler
 from pilothouse.server.sse import EventSplitter
 from pilothouse.server.stream import StreamShaper
 from pilothouse.server.whole import shape_whole
-
-Outcome = Literal["allow", "steer", "respond", "block", "reject", "error", "abort"]
+from pilothouse.telemetry.metrics import RequestAction
 
 _OVERLOADED = (
     "every steering program slot is in use; try again, or ask the operator to raise "
     "limits.max_programs"
 )
-_UNSEALED = "the engine refused a request that the gate had not sealed"
+_REFUSED = {
+    "capacity": (503, _OVERLOADED),
+    "silent": (503, "the engine answered without telling what the policies concluded"),
+    "seal": (403, "the engine refused a request that the gate had not sealed"),
+}
 
 
 class Exchange:
@@ -64,7 +67,7 @@ class Exchange:
             await self._whole(piece, more)
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> RequestAction:
         """What became of the request; for the count of requests."""
         if not self._done:
             return "abort"
@@ -120,8 +123,9 @@ class Exchange:
 
     async def _answered_early(self) -> bool:
         """Answer in place of vLLM: the scheduler refused, or the prompt is blocked as an error."""
-        if self._entry.error is not None:
-            await self._answer_refused(self._entry.error)
+        error = self._entry.error or ("silent" if self._unheard else None)
+        if error is not None:
+            await self._answer_refused(error)
             return True
         ending = self._early_ending()
         if ending is None or self._status != 200:
@@ -140,6 +144,12 @@ class Exchange:
         await send_json(self._send, 400, body, headers)
         return True
 
+    @property
+    def _unheard(self) -> bool:
+        """Rules that could end this answer were due, and no record of any choice has come."""
+        guarded = self._admitted.exposure.holds_start or self._admitted.exposure.ends_output
+        return guarded and self._status == 200 and not self._entry.choices
+
     def _early_ending(self) -> Ending | None:
         for verdict in self._entry.verdicts():
             if verdict.phase == "prompt":
@@ -151,7 +161,7 @@ class Exchange:
     async def _answer_refused(self, error: str) -> None:
         """The scheduler's own refusals: no policy verdict, so an honest status."""
         self._done = True
-        self._status, text = (503, _OVERLOADED) if error == "capacity" else (403, _UNSEALED)
+        self._status, text = _REFUSED.get(error, (503, f"the engine refused the request: {error}"))
         headers = {"retry-after": "1"} if self._status == 503 else {}
         body = error_body(text, status=self._status, code=f"pilothouse_{error}")
         await send_json(self._send, self._status, body, headers)

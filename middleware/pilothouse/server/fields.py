@@ -63,7 +63,9 @@ def _complaint(problem: Any) -> str:
     shown = got if len(got) <= 60 else f"{got[:60]}..."
     if problem["type"] == "extra_forbidden":
         return "unknown field; want any of " + (
-            "vector, scale, unit, on, layers" if len(problem["loc"]) > 1 else "steer, probes, scores"
+            "vector, scale, unit, on, layers"
+            if len(problem["loc"]) > 1
+            else "steer, probes, scores"
         )
     if problem["type"] == "missing":
         return "missing, and needed"

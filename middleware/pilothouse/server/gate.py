@@ -21,6 +21,7 @@ from pilothouse.server.identity import Caller
 from pilothouse.server.models import with_profiles
 from pilothouse.server.routes import OWN_OPEN, RouteVerdict
 from pilothouse.server.state import GateState, state_of
+from pilothouse.telemetry.metrics import RequestAction
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,8 @@ class Gate:
     async def _governed(
         self, state: GateState, family: Family, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        tenant, model, outcome = "", None, "reject"
+        tenant, model = "", None
+        outcome: RequestAction = "reject"
         try:
             caller = state.doorkeeper.caller(scope)
             tenant = caller.tenant
@@ -110,7 +112,9 @@ class Gate:
             )
             outcome = "error"
             try:
-                await self._app(_with_length(scope, len(raw)), _replayed(raw, receive), exchange.send)
+                await self._app(
+                    _with_length(scope, len(raw)), _replayed(raw, receive), exchange.send
+                )
                 outcome = exchange.outcome
             finally:
                 state.ledger.close(admitted.decision_id)

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
@@ -19,13 +19,11 @@ from pilothouse.policy.endpoint import ENDPOINTS
 from pilothouse.policy.rulebook import CompiledRule
 from pilothouse.record import Record, RuleOutcome
 from pilothouse.telemetry.labels import OTHER, ClosedSet, tenant_patterns
-from pilothouse.types import ActionName, Mode, Result, SignalSpec
+from pilothouse.types import ActionName, Result, SignalSpec
 
 PREFIX: Final = "pilothouse_"
 
-RequestAction = Literal[
-    "allow", "steer", "respond", "block", "reject", "deny", "error", "abort"
-]
+RequestAction = Literal["allow", "steer", "respond", "block", "reject", "deny", "error", "abort"]
 """What became of an HTTP request. The first four are of answers that left; `block` includes a
 prompt verdict answered as 400. `reject`: refused at admission or before; `deny`: a route that is
 not served; `error`: vLLM or the scheduler failed it; `abort`: the client went away."""
@@ -153,14 +151,11 @@ class Metrics:
         self._add("pilothouse_probe_tokens_total", self._probes, record.scored_tokens)
         self._add("pilothouse_unscored_tokens_total", self._reasons, record.unscored_tokens)
         self._add("pilothouse_steered_tokens_total", self._vectors, record.steered_tokens)
+        self._all["pilothouse_programs_active"].set(record.programs_active)
         if record.waited:
             self._all["pilothouse_program_waits_total"].inc()
         self._all["pilothouse_policy_seconds"].observe(record.policy_seconds)
         self._all["pilothouse_hold_back_seconds"].observe(record.hold_back_seconds)
-
-    def programs(self, active: int) -> None:
-        """Steering programs in the engine's tables."""
-        self._all["pilothouse_programs_active"].set(active)
 
     def _score(self, key: str, value: float) -> None:
         name = self._closed(self._readouts, key)
@@ -199,7 +194,6 @@ _SHADOW: Mapping[ActionName, Result] = {
     "log": "flagged", "tag": "flagged", "steer": "would_steer", "judge": "would_judge",
     "respond": "would_respond", "block": "would_block",
 }  # fmt: skip
-MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 
 
 def _results_of(rule: CompiledRule) -> tuple[Result, ...]:

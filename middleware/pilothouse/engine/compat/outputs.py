@@ -46,6 +46,16 @@ def join_logprobs(slices: list[Any]) -> Any:
     )
 
 
+def num_fed_tokens(request: Any) -> int:
+    """Positions of a request that went through the model at least once: all but the newest token.
+
+    A request that never ran or was stopped while its prompt was computed has fewer.
+    """
+    if request.num_preemptions or request.num_output_tokens:
+        return int(request.num_tokens) - 1
+    return int(request.num_computed_tokens)
+
+
 def carry(record: Record, output: Any) -> None:
     """Put a record on an output. KV connectors are refused, so the field is free."""
     output.kv_transfer_params = {RECORD_KEY: record.to_wire()}

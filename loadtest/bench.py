@@ -1,0 +1,303 @@
+"""Plain vLLM and Pilothouse in turn, through HTTP: what do reading, deciding and steering cost?
+
+    python loadtest/bench.py                      every case, about a quarter of an hour
+    python loadtest/bench.py --quick --case idle  a smoke test, two pairs
+
+See README.md in this folder for the method.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+
+from benchmodel import Shape, ensure_model
+from burst import BurstError, Measured, Profile, bodies, run_burst
+from environment import environment
+from paired import Pair, order_of, summarise, verdict_line
+from report import Result, table, write_bench_json, write_record
+from scenario import ALL, CASES, SERVED_NAME, Case, Load, Size
+from server import Server, ServerError, pilothouse_server, plain_server
+
+HERE = Path(__file__).resolve().parent
+DEFAULT_PORT = 8870
+PAIRS = 20
+QUICK_PAIRS = 2
+MIN_REPORTED_PAIRS = 5
+WARM_UPS = 2
+SETTLE_S = 1.5
+"""A worker of vLLM polls for 1 s after its last step; only then is a server idle."""
+IDLE_WATCH_S = 2.0
+BUSY_IDLE_CORES = 0.05
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+GOOD, FINDING, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+
+
+class Interrupted(Exception):
+    """Somebody asked the run to end."""
+
+
+class ProofError(RuntimeError):
+    """The server's counters do not show the work that the case is about."""
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the chosen cases; 1 where a goal was missed."""
+    args = _arguments(words)
+    for number in ENDINGS:
+        signal.signal(number, _interrupt)
+    results: list[Result] = []
+    try:
+        _run(args, results)
+    except Interrupted:
+        say("interrupted: the servers are stopped")
+        return INTERRUPTED
+    except (ServerError, BurstError, ProofError) as error:
+        say(f"bench: {error}")
+        return WRONG_USE
+    missed = [
+        each.case.name
+        for each in results
+        if each.case.goal is not None and verdict_line(each.summary, each.case.goal) == "missed"
+    ]
+    return FINDING if missed else GOOD
+
+
+def _run(args: argparse.Namespace, results: list[Result]) -> None:
+    about = environment()
+    shape, profile = Shape(), Profile()
+    model = ensure_model(args.work, shape)
+    flags = _flags(args)
+    setup = {
+        "model": asdict(shape) | {"folder": model.name},
+        "burst": asdict(profile),
+        "flags": flags,
+        "warm_up_bursts": WARM_UPS,
+        "settle_s": SETTLE_S,
+        "quick": args.quick,
+    }
+    say(f"{about['processor']}, {about['cores']} cores, load {about['load_average_at_start']}")
+    with _running(plain_server(model, args.port, flags, args.work / "plain.log")) as plain:
+        for case in args.case:
+            results.append(_case(case, plain, model, shape, profile, args))
+            write_bench_json(args.json, results)
+            if args.results is not None:
+                write_record(args.results, args.hardware, about, setup, results)
+    print(f"\n{table(results)}\n", flush=True)
+    say(f"wrote {args.json}" + (f" and {args.results}/" if args.results else ""))
+
+
+def _case(
+    case: Case, plain: Server, model: Path, shape: Shape, profile: Profile, args: argparse.Namespace
+) -> Result:
+    say(f"{case.name}: {case.what}")
+    other = _other(case, model, shape, args)
+    with _running(other):
+        requests = _Requests(case, profile, shape)
+        for turn in range(WARM_UPS):
+            for server in (plain, other):
+                requests.send(server, -1 - turn)
+        conditions = _idle(plain, other)
+        before, done = other.counters(), []
+        pairs = []
+        for index in range(args.pairs):
+            pair, load = requests.pair(index, plain, other)
+            pairs.append(pair)
+            done.append(load)
+            say(
+                f"  {index + 1:>2}/{args.pairs}  plain {pair.plain_tokens_per_s:7.1f}  "
+                f"{other.name} {pair.pilothouse_tokens_per_s:7.1f} tokens/s  "
+                f"ratio {pair.ratio:.4f}"
+            )
+        _prove(case, other, before, done)
+        conditions |= {
+            "plain_resident_mib": round(plain.resident_mib()),
+            "other_resident_mib": round(other.resident_mib()),
+        }
+    summary = summarise(pairs)
+    outcome = "" if case.goal is None else f": {verdict_line(summary, case.goal)}"
+    say(
+        f"  {case.name} {summary.ratio_median:.4f} "
+        f"({summary.ratio_low:.4f} to {summary.ratio_high:.4f}){outcome}"
+    )
+    return Result(case, tuple(pairs), summary, conditions)
+
+
+class _Requests:
+    """The bursts of one case."""
+
+    def __init__(self, case: Case, profile: Profile, shape: Shape) -> None:
+        self._case = case
+        self._profile = profile
+        self._shape = shape
+
+    def send(self, server: Server, index: int) -> Measured:
+        """One burst, once both servers have come to rest."""
+        models = (SERVED_NAME,) if server.name.startswith("plain") else self._case.models()
+        seed = f"{self._case.name}/{index}"
+        prepared = bodies(self._profile, models, self._shape, seed)
+        time.sleep(SETTLE_S)
+        return run_burst(server.url, prepared)
+
+    def pair(self, index: int, plain: Server, other: Server) -> tuple[Pair, Load]:
+        """Both servers with the same prompts, and what the other one was asked for."""
+        order = order_of(index)
+        turns = (plain, other) if order == "plain first" else (other, plain)
+        found = {server.port: self.send(server, index) for server in turns}
+        pair = Pair(order, found[plain.port].tokens_per_s, found[other.port].tokens_per_s)
+        return pair, found[other.port].load
+
+
+def _other(case: Case, model: Path, shape: Shape, args: argparse.Namespace) -> Server:
+    log, port, flags = args.work / f"{case.name}.log", args.port + 1, _flags(args)
+    if case.plain:
+        server = plain_server(model, port, flags, log)
+        server.name = "plain too"
+        return server
+    size = Size(model.name, shape.hidden_size, shape.num_hidden_layers)
+    config = case.config(args.work / "cases" / case.name, size)
+    return pilothouse_server(model, config, port, flags, log)
+
+
+def _idle(plain: Server, other: Server) -> dict[str, float]:
+    """What both cost while nobody asks: a busy idle server would slow the other's turn."""
+    time.sleep(SETTLE_S)
+    found = {
+        "plain_idle_cores": round(plain.idle_cores(IDLE_WATCH_S), 3),
+        "other_idle_cores": round(other.idle_cores(IDLE_WATCH_S), 3),
+        "load_average": round(os.getloadavg()[0], 2),
+        "seconds_to_start": round(other.seconds_to_start, 1),
+    }
+    for name in ("plain_idle_cores", "other_idle_cores"):
+        if found[name] > BUSY_IDLE_CORES:
+            say(f"  note: {name} is {found[name]}: an idle server takes time from the other")
+    return found
+
+
+def _prove(
+    case: Case, other: Server, before: dict[str, dict[str, float]], done: Sequence[Load]
+) -> None:
+    if case.plain:
+        return
+    after = other.counters()
+    grown = {
+        metric: {
+            label: value - before.get(metric, {}).get(label, 0.0)
+            for label, value in series.items()
+            if value != before.get(metric, {}).get(label, 0.0)
+        }
+        for metric, series in after.items()
+    }
+    total = Load(
+        requests=sum(each.requests for each in done),
+        prompt_tokens=sum(each.prompt_tokens for each in done),
+        output_tokens=sum(each.output_tokens for each in done),
+    )
+    problems = case.proof(grown, total)
+    if problems:
+        raise ProofError(
+            f"{case.name}: the server's counters do not show what was to be measured:\n  "
+            + "\n  ".join(problems)
+        )
+
+
+@contextmanager
+def _running(server: Server) -> Iterator[Server]:
+    with ExitStack() as stack:
+        stack.callback(server.stop)
+        say(f"  starting {server.name} on port {server.port}, log {server.log}")
+        server.start()
+        say(f"  {server.name} is up after {server.seconds_to_start:.0f} s")
+        yield server
+
+
+def _flags(args: argparse.Namespace) -> list[str]:
+    return [
+        "--host", "127.0.0.1", "--dtype", args.dtype, "--served-model-name", SERVED_NAME,
+        "--max-model-len", "512", "--max-num-seqs", "64", "--disable-uvicorn-access-log",
+        *args.vllm_flag,
+    ]  # fmt: skip
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    for number in ENDINGS:
+        signal.signal(number, signal.SIG_IGN)  # so that a second one cannot leave a server behind
+    raise Interrupted
+
+
+def say(text: str) -> None:
+    """A line of progress, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _arguments(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add(
+        "--case",
+        action="append",
+        choices=ALL,
+        metavar="NAME",
+        help=f"only this case, may be repeated: {', '.join(ALL)} (default: all with a goal)",
+    )
+    add(
+        "--pairs",
+        type=int,
+        help=f"pairs per case, at least {MIN_REPORTED_PAIRS} "
+        f"(default {PAIRS}, {QUICK_PAIRS} with --quick)",
+    )
+    add("--quick", action="store_true", help="a smoke test: few pairs, no page under results/")
+    add(
+        "--port",
+        type=int,
+        default=DEFAULT_PORT,
+        help="plain vLLM's port, Pilothouse takes the next (default %(default)s)",
+    )
+    add("--dtype", default="float32", help="of both servers (default %(default)s)")
+    add(
+        "--hardware",
+        default=f"cpu{len(os.sched_getaffinity(0))}",
+        help="word in the names of the result files (default %(default)s)",
+    )
+    add(
+        "--json",
+        type=Path,
+        default=Path(os.environ.get("BENCH_JSON", "bench.json")),
+        help="ratios by case (default: $BENCH_JSON, else bench.json)",
+    )
+    add(
+        "--results",
+        type=Path,
+        help="folder of the page and raw figures "
+        "(default: results/ beside this file, none with --quick)",
+    )
+    add("--work", type=Path, default=HERE / "work", help="model, configs and logs")
+    add(
+        "--vllm-flag",
+        action="append",
+        default=[],
+        metavar="FLAG",
+        help="one more word for both servers' command lines, e.g. --vllm-flag=--enforce-eager",
+    )
+    args = parser.parse_args(words)
+    args.pairs = args.pairs or (QUICK_PAIRS if args.quick else PAIRS)
+    if args.pairs < (QUICK_PAIRS if args.quick else MIN_REPORTED_PAIRS):
+        parser.error(f"--pairs: got {args.pairs}, want at least {MIN_REPORTED_PAIRS}")
+    args.case = [ALL[name] for name in args.case or [each.name for each in CASES]]
+    if args.results is None and not args.quick:
+        args.results = HERE / "results"
+    args.work = args.work.resolve()
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,93 @@
+"""Ratios of paired runs, their 95% interval, and what a goal makes of it.
+
+Two servers work in turn, so whatever the machine does to both at once cancels in a pair. Ratios are
+taken on the log scale: a run twice as fast and one half as fast are equally far from 1.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from scipy import stats
+
+CONFIDENCE = 0.95
+MIN_PAIRS = 2
+TOLERANCE = 0.01
+"""A goal is met when the interval excludes a ratio this much below it."""
+
+Standing = Literal["met", "missed", "not resolved"]
+Order = Literal["plain first", "pilothouse first"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One run of each server, one after the other, in tokens per second."""
+
+    order: Order
+    plain_tokens_per_s: float
+    pilothouse_tokens_per_s: float
+
+    @property
+    def ratio(self) -> float:
+        """Pilothouse over plain; 1 is no cost."""
+        return self.pilothouse_tokens_per_s / self.plain_tokens_per_s
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The median ratio, and the interval of the geometric mean ratio."""
+
+    ratio_median: float
+    ratio_low: float
+    ratio_high: float
+    pairs: int
+
+    @property
+    def half_width(self) -> float:
+        """How far the interval reaches to either side."""
+        return (self.ratio_high - self.ratio_low) / 2
+
+
+def order_of(index: int) -> Order:
+    """Who goes first in a pair: in turn, so that the runs read A B B A A B B A."""
+    return "plain first" if index % 2 == 0 else "pilothouse first"
+
+
+def summarise(pairs: Sequence[Pair]) -> Summary:
+    """Median and paired Student interval over log ratios.
+
+    Raises:
+        ValueError: fewer than two pairs, or a throughput that is not positive.
+    """
+    if len(pairs) < MIN_PAIRS:
+        raise ValueError(f"got {len(pairs)} pairs, want at least {MIN_PAIRS} for an interval")
+    if any(min(each.plain_tokens_per_s, each.pilothouse_tokens_per_s) <= 0 for each in pairs):
+        raise ValueError("a throughput is not positive: its run did not happen")
+    logs = [math.log(each.ratio) for each in pairs]
+    centre, spread = statistics.fmean(logs), statistics.stdev(logs)
+    reach = stats.t.ppf((1 + CONFIDENCE) / 2, len(logs) - 1) * spread / math.sqrt(len(logs))
+    return Summary(
+        ratio_median=math.exp(statistics.median(logs)),
+        ratio_low=math.exp(centre - reach),
+        ratio_high=math.exp(centre + reach),
+        pairs=len(pairs),
+    )
+
+
+def standing(summary: Summary, goal: float) -> Standing:
+    """Met: the interval excludes `TOLERANCE` below the goal. Missed: it excludes the goal too."""
+    if summary.ratio_low > goal - TOLERANCE:
+        return "met"
+    if summary.ratio_high < goal:
+        return "missed"
+    return "not resolved"
+
+
+def verdict_line(summary: Summary, goal: float) -> str:
+    """`standing` in words, with the reach of the interval where nothing can be said."""
+    found = standing(summary, goal)
+    return f"not resolved at ±{summary.half_width:.3f}" if found == "not resolved" else found

@@ -1,0 +1,315 @@
+"""What each case loads, what its requests ask for, and how the server's own counters prove it.
+
+A case whose counters do not show the work it is meant to measure is an error, not a result.
+
+Shape suffixes: L layers, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from pilothouse.model.manifest import Readout, ReadoutAggregate
+from pilothouse.model.probe import build_probe, save_probe
+from pilothouse.model.vector import build_vector, save_vector
+
+SERVED_NAME = "bench"
+CREATED_BY = "loadtest"
+RESIDUAL_NORM = 10.0
+PROFILES = 32
+PROBE_LAYER = 4
+EDIT_LAYER = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a burst did: requests answered, prompt and output tokens in all."""
+
+    requests: int
+    prompt_tokens: int
+    output_tokens: int
+
+    @property
+    def fed_tokens(self) -> int:
+        """Tokens that went through the model: the last of each answer never does."""
+        return self.prompt_tokens + self.output_tokens - self.requests
+
+
+Counters = Mapping[str, Mapping[str, float]]
+"""Metric -> label value -> total; see `counters_of` in `server`."""
+Proof = Callable[[Counters, Load], list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What artefacts must fit."""
+
+    model_id: str
+    d_model: int
+    num_layers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One line of the table. `goal` is a ratio, None for a case that is there for information."""
+
+    name: str
+    goal: float | None
+    what: str
+    write: Callable[[Path, Size], Mapping[str, Any]] | None
+    """Writes artefacts below a folder and returns what `pilothouse.yaml` says; None: no config."""
+    proof: Proof
+    profiles: int = 0
+    plain: bool = False
+    """Both servers are plain: shows what the method itself makes of no difference."""
+
+    def config(self, folder: Path, size: Size) -> Path | None:
+        """Write everything the server needs; the configuration file, or None without one."""
+        if self.write is None:
+            return None
+        folder.mkdir(parents=True, exist_ok=True)
+        said = {"version": 1, **self.write(folder, size)}
+        path = folder / "pilothouse.yaml"
+        path.write_text(yaml.safe_dump(said, sort_keys=False), encoding="utf-8")
+        return path
+
+    def models(self) -> tuple[str, ...]:
+        """The model names that this case's requests take in turn."""
+        return tuple(_profile(index) for index in range(self.profiles)) or (SERVED_NAME,)
+
+
+def _profile(index: int) -> str:
+    return f"{SERVED_NAME}:p{index:02d}"
+
+
+def _strength(index: int) -> float:
+    """Distinct for every profile, and at most a tenth of the residual norm in all."""
+    return 0.5 + index / (2 * PROFILES)
+
+
+# what is loaded
+
+
+def write_vectors(
+    folder: Path, size: Size, count: int, layers: Sequence[int]
+) -> dict[str, dict[str, str]]:
+    """Random directions of length 1, as artefacts below a folder; what `vectors:` says."""
+    refs = {}
+    for index in range(count):
+        rows_LD = np.random.default_rng(index).normal(size=(len(layers), size.d_model))
+        rows_LD /= np.linalg.norm(rows_LD, axis=1, keepdims=True)
+        name = f"v{index:02d}"
+        vector = build_vector(
+            name,
+            model_id=size.model_id,
+            layers=tuple(layers),
+            directions_LD=rows_LD.astype(np.float32),
+            residual_norms_L=np.full(len(layers), RESIDUAL_NORM, np.float32),
+            created_by=CREATED_BY,
+        )
+        save_vector(vector, folder / "vectors" / name)
+        refs[name] = {"path": f"vectors/{name}"}
+    return refs
+
+
+def write_probes(
+    folder: Path, size: Size, count: int, layers: Sequence[int]
+) -> dict[str, dict[str, str]]:
+    """Random probes, as artefacts below a folder; what `probes:` says.
+
+    Their bias is low, so that no rule ever fires and every request runs its length.
+    """
+    readouts = {
+        "prompt_max": _readout("prompt", ReadoutAggregate(kind="max")),
+        "output_ema": _readout("output", ReadoutAggregate(kind="ema_max", half_life_tokens=4.0)),
+    }
+    refs = {}
+    for index in range(count):
+        row_LD = np.random.default_rng(1000 + index).normal(size=(1, size.d_model))
+        name = f"probe{index}"
+        probe = build_probe(
+            name,
+            model_id=size.model_id,
+            layers=(layers[index % len(layers)],),
+            weights_LD=(0.01 * row_LD / np.linalg.norm(row_LD)).astype(np.float32),
+            bias=-6.0,
+            token_slope=1.0,
+            token_offset=0.0,
+            readouts=readouts,
+            default_readout="prompt_max",
+            created_by=CREATED_BY,
+        )
+        save_probe(probe, folder / "probes" / name)
+        refs[name] = {"path": f"probes/{name}"}
+    return refs
+
+
+def _readout(scope: Any, aggregate: ReadoutAggregate) -> Readout:
+    return Readout(scope=scope, aggregate=aggregate, slope=1.0, offset=0.0, prior=0.5)
+
+
+POLICY = """
+apiVersion: pilothouse/v1
+kind: Policy
+metadata: {{name: bench, title: Load test, category: operations, severity: low,
+           description: Reads every probe on every request and token.}}
+spec:
+  mode: enforce
+  signals:
+    {signals}
+  rules:
+    - {{id: prompt, phase: prompt, when: {prompt}, then: {{action: {action}}}}}
+    - {{id: output, phase: output, when: {output}, then: {{action: {action}}}}}
+"""
+
+
+def write_policy(folder: Path, probes: Sequence[str], action: str) -> str:
+    """An enforced policy with a prompt and an output rule over all probes; its path."""
+    signals: list[str] = []
+    conditions: dict[str, list[str]] = {"prompt": [], "output": []}
+    for probe in probes:
+        for phase, readout in (("prompt", "prompt_max"), ("output", "output_ema")):
+            signals.append(f"{phase}_{probe}: {{probe: {probe}, readout: {readout}}}")
+            conditions[phase].append(f"{phase}_{probe} >= 0.99")
+    text = POLICY.format(
+        signals=("\n" + " " * 4).join(signals),
+        prompt=" or ".join(conditions["prompt"]),
+        output=" or ".join(conditions["output"]),
+        action=action,
+    )
+    path = folder / "policies" / "bench" / "policy.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text.lstrip(), encoding="utf-8")
+    return "policies/bench"
+
+
+def _profiles(terms: Callable[[int], list[dict[str, Any]]]) -> dict[str, Any]:
+    return {_profile(index): {"steer": terms(index)} for index in range(PROFILES)}
+
+
+def _term(vector: int, scale: float) -> dict[str, Any]:
+    return {"vector": f"v{vector:02d}", "scale": scale, "unit": "raw", "on": "all"}
+
+
+def _idle(folder: Path, size: Size) -> dict[str, Any]:
+    return {
+        "vectors": write_vectors(folder, size, 1, [EDIT_LAYER]),
+        "probes": write_probes(folder, size, 3, [2, 4, 6]),
+    }
+
+
+def _probes8(action: str) -> Callable[[Path, Size], dict[str, Any]]:
+    def write(folder: Path, size: Size) -> dict[str, Any]:
+        probes = write_probes(folder, size, 8, [PROBE_LAYER])
+        return {"probes": probes, "policies": [write_policy(folder, list(probes), action)]}
+
+    return write
+
+
+def _one_direction(folder: Path, size: Size) -> dict[str, Any]:
+    return {
+        "vectors": write_vectors(folder, size, 1, [EDIT_LAYER]),
+        "profiles": _profiles(lambda index: [_term(0, _strength(index))]),
+    }
+
+
+def _every_layer(folder: Path, size: Size) -> dict[str, Any]:
+    return {
+        "vectors": write_vectors(folder, size, PROFILES, range(size.num_layers)),
+        "profiles": _profiles(lambda index: [_term(index, _strength(index))]),
+    }
+
+
+def _programs(folder: Path, size: Size) -> dict[str, Any]:
+    return {
+        "vectors": write_vectors(folder, size, PROFILES, [EDIT_LAYER]),
+        "profiles": _profiles(lambda index: [_term(index, _strength(index))]),
+    }
+
+
+# what the counters must show
+
+
+def _counted(counters: Counters, load: Load) -> list[str]:
+    found = sum(counters.get("pilothouse_requests_total", {}).values())
+    return _wrong("pilothouse_requests_total", found, load.requests)
+
+
+def _unused(counters: Counters, load: Load) -> list[str]:
+    problems = _counted(counters, load)
+    for metric in ("pilothouse_probe_tokens_total", "pilothouse_steered_tokens_total"):
+        problems += _wrong(metric, sum(counters.get(metric, {}).values()), 0)
+    return problems
+
+
+def _scored(probes: int, rules: int) -> Proof:
+    def proof(counters: Counters, load: Load) -> list[str]:
+        problems = _counted(counters, load)
+        scored = counters.get("pilothouse_probe_tokens_total", {})
+        problems += _wrong("probes that scored", len(scored), probes)
+        for probe, count in scored.items():
+            if count < load.fed_tokens:
+                problems.append(f"{probe} scored {count:.0f} tokens of {load.fed_tokens} fed")
+        decided = sum(counters.get("pilothouse_decisions_total", {}).values())
+        return problems + _wrong("pilothouse_decisions_total", decided, rules * load.requests)
+
+    return proof
+
+
+def _steered(vectors: int) -> Proof:
+    def proof(counters: Counters, load: Load) -> list[str]:
+        steered = counters.get("pilothouse_steered_tokens_total", {})
+        problems = _counted(counters, load)
+        problems += _wrong("vectors in use", len([n for n in steered.values() if n]), vectors)
+        problems += _wrong("steered tokens", sum(steered.values()), load.fed_tokens)
+        return problems
+
+    return proof
+
+
+def _wrong(what: str, got: float, want: float) -> list[str]:
+    return [] if got == want else [f"{what}: got {got:.0f}, want {want:.0f}"]
+
+
+CASES = (
+    Case(
+        "installed", 1.00, "pilothouse serve with nothing loaded", None, _unused
+    ),
+    Case(
+        "idle", 0.995, "3 probes and 1 vector loaded, no request uses them (no SAEs in this "
+        "version)", _idle, _unused
+    ),
+    Case(
+        "probes8", 0.99, "8 probes at one layer; a policy reads all 8 on every request and token",
+        _probes8("log"), _scored(8, 2)
+    ),
+    Case(
+        "layer1", 0.99, "one layer, additive, every request at a strength of its own",
+        _one_direction, _steered(1), PROFILES
+    ),
+    Case(
+        "layers_all", 0.98, "every layer, additive, every request another vector and strength",
+        _every_layer, _steered(PROFILES), PROFILES
+    ),
+    Case(
+        "programs32", 0.98, "one layer, 32 different vectors in a batch of 32", _programs,
+        _steered(PROFILES), PROFILES
+    ),
+)  # fmt: skip
+EXTRA = (
+    Case(
+        "control", None, "plain vLLM against a second plain vLLM: the method's own error", None,
+        lambda _counters, _load: [], plain=True
+    ),
+    Case(
+        "probes8_block", None, "as probes8, but the rules may block, so that each answer is held "
+        "back by one token and takes one step more", _probes8("block"), _scored(8, 2)
+    ),
+)  # fmt: skip
+ALL = {each.name: each for each in (*CASES, *EXTRA)}

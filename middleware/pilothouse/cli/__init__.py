@@ -1,0 +1,5 @@
+"""The `pilothouse` command."""
+
+from pilothouse.cli.main import main
+
+__all__ = ["main"]

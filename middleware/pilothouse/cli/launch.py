@@ -1,0 +1,116 @@
+"""From a model and a configuration to vLLM's own serve command with our parts in it."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from pilothouse.config import PilothouseConfig, load_config
+from pilothouse.engine.launch import ENDPOINT_PLUGIN, guard_environment, guarded_args
+from pilothouse.engine.plan import ModelFacts, Plan
+from pilothouse.engine.refusals import refuse_model
+from pilothouse.engine.resolve import resolve_plan
+from pilothouse.errors import ConfigError
+from pilothouse.model.catalogue import load_catalogue
+from pilothouse.policy.loader import load_policies
+
+PLUGIN_GROUPS = (
+    "vllm.general_plugins", "vllm.platform_plugins", "vllm.io_processor_plugins",
+    "vllm.stat_logger_plugins",
+)  # fmt: skip
+"""Groups of which vLLM loads everything installed unless VLLM_PLUGINS is set. Endpoint plugins are
+not among them: vLLM loads only those that are named, so others' stay out."""
+
+
+class Unprinted(dict[str, Any]):
+    """A plan holds tensors, and vLLM logs every argument that is not a default."""
+
+    def __repr__(self) -> str:
+        """The keys alone."""
+        return f"<{', '.join(self)}>"
+
+
+def config_of(path: Path | None) -> PilothouseConfig:
+    """The configuration in a file; without one nothing is loaded and nothing governed."""
+    return PilothouseConfig(version=1) if path is None else load_config(path)
+
+
+def vllm_parser() -> tuple[Any, Any]:
+    """vLLM's serve command and a parser that holds it, as its own `main` makes them.
+
+    Building the parser loads vLLM's plugins, ours among them, so the environment is set before.
+    """
+    guard_environment()
+    allow_plugins()
+    from vllm.entrypoints.cli.serve import ServeSubcommand
+    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    cli_env_setup()
+    parser = FlexibleArgumentParser(prog="pilothouse")
+    command = ServeSubcommand()
+    command.subparser_init(parser.add_subparsers(dest="subparser"))
+    return command, parser
+
+
+def plan_for(config: PilothouseConfig, args: Namespace, *, demo: bool = False) -> Plan:
+    """Resolve a configuration for the model that vLLM's arguments name; reads no weights.
+
+    Raises:
+        ConfigError: the model's configuration cannot be read, or ours does not fit it.
+    """
+    catalogue = load_catalogue(config)
+    policies = load_policies(config.policies)
+    return resolve_plan(config, catalogue, policies, _model_facts(args), demo=demo)
+
+
+def serve(command: Any, args: Namespace, plan: Plan) -> None:
+    """Hand over to vLLM; returns when the server has stopped."""
+    from vllm.logger import configure_logging_from_args
+
+    guarded_args(args, plan)
+    args.additional_config = Unprinted(args.additional_config)
+    configure_logging_from_args(args)
+    try:
+        command.validate(args)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"vLLM refuses these flags: {error}") from error
+    command.cmd(args)
+
+
+def allow_plugins() -> None:
+    """Put ours on vLLM's allow-list, which is one list for all groups and closed once it is set."""
+    allowed = os.environ.get("VLLM_PLUGINS")
+    names: Sequence[str] = (
+        [each.strip() for each in allowed.split(",") if each.strip()]
+        if allowed is not None
+        else [point.name for group in PLUGIN_GROUPS for point in entry_points(group=group)]
+    )
+    os.environ["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*names, ENDPOINT_PLUGIN]))
+
+
+def _model_facts(args: Namespace) -> ModelFacts:
+    from transformers import AutoConfig
+
+    model = args.model
+    try:
+        config = AutoConfig.from_pretrained(
+            getattr(args, "hf_config_path", None) or model,
+            revision=args.revision,
+            trust_remote_code=args.trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{model}: its configuration cannot be read: {str(error).splitlines()[0]} Give a "
+            "folder with config.json, or a model name that this machine can reach"
+        ) from error
+    refuse_model(config)
+    overrides = args.hf_overrides
+    if isinstance(overrides, dict):
+        config.update(overrides)
+    text = config.get_text_config()
+    return ModelFacts(model_id=model, num_layers=text.num_hidden_layers, d_model=text.hidden_size)

@@ -1,0 +1,75 @@
+"""`pilothouse serve MODEL [--pilothouse-config FILE] [vllm serve flags]`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from pilothouse.engine.launch import CONFIG_VARIABLE
+from pilothouse.errors import ConfigError
+
+OPTION = "--pilothouse-config"
+
+HELP = f"""usage: pilothouse serve MODEL [{OPTION} FILE] [vLLM's own serve flags]
+
+Pilothouse:
+  {OPTION} FILE   what is loaded and what is allowed (docs/configuration.md); also
+                             {CONFIG_VARIABLE}. Without one, nothing is steered or governed.
+
+Everything else goes to vLLM. Flags that cannot be right under steering are refused at start, each
+with its reason. --help=all, --help=ModelConfig and so on show more of vLLM's own.
+"""
+
+
+def run(words: Sequence[str]) -> int:
+    """Serve until stopped.
+
+    Raises:
+        ConfigError: a file or flag that cannot be used.
+    """
+    path, rest = split_own(words)
+    if any(word in ("-h", "--help") or word.startswith("--help=") for word in rest):
+        return _help(rest)
+    from pilothouse.cli.launch import config_of, plan_for, serve, vllm_parser
+
+    config = config_of(path)
+    command, parser = vllm_parser()
+    args = parser.parse_args(["serve", *rest])
+    if args.model_tag is not None:
+        args.model = args.model_tag
+    serve(command, args, plan_for(config, args))
+    return 0
+
+
+def split_own(words: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """Our one option and everything else, in order.
+
+    Raises:
+        ConfigError: the option without a file, or twice.
+    """
+    found: list[str] = []
+    rest: list[str] = []
+    pending = iter(words)
+    for word in pending:
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") != OPTION:
+            rest.append(word)
+            continue
+        file = value if equals else next(pending, "")
+        if not file or file.startswith("--"):
+            raise ConfigError(f"{OPTION}: got no file; name a pilothouse.yaml after it")
+        found.append(file)
+    if len(found) > 1:
+        raise ConfigError(f"{OPTION}: got {' and '.join(found)}, want one file")
+    named = found[0] if found else os.environ.get(CONFIG_VARIABLE)
+    return Path(named) if named else None, rest
+
+
+def _help(rest: Sequence[str]) -> int:
+    print(HELP, flush=True)  # noqa: T201
+    from pilothouse.cli.launch import vllm_parser
+
+    _, parser = vllm_parser()
+    parser.parse_args(["serve", *rest])
+    return 0

@@ -1,0 +1,34 @@
+"""Servers for the whole run: real processes, real HTTP, each started once when first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.server_process import ServerProcess, demo_process, serve_process
+from tests.support.tiny_house import SERVED_NAME, make_tiny_house
+
+
+@pytest.fixture(scope="session")
+def tiny_house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pilothouse.yaml of the tiny model, whose verdicts are certain."""
+    return make_tiny_house(tmp_path_factory.mktemp("house"))
+
+
+@pytest.fixture(scope="session")
+def small_server(
+    tiny_house: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """`pilothouse serve` on the tiny model, clients granted steering and scores."""
+    log = tmp_path_factory.mktemp("small") / "server.txt"
+    with serve_process(tiny_house, SERVED_NAME, log) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def demo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """`pilothouse demo` as a user starts it, on a free port."""
+    with demo_process(tmp_path_factory.mktemp("demo") / "server.txt") as server:
+        yield server

@@ -1,0 +1,131 @@
+"""Starting, waiting for and stopping real servers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+START_SECONDS = 240
+STOP_SECONDS = 60
+COMMAND = (sys.executable, "-c", "from pilothouse.cli import main; main()")
+TINY_FLAGS = (
+    "--dtype", "float32", "--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "16",
+    "--host", "127.0.0.1",
+)  # fmt: skip
+ENVIRONMENT = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+@dataclass(frozen=True)
+class ServerProcess:
+    """A server that is ready."""
+
+    port: int
+    pid: int
+    log: Path
+
+    @property
+    def url(self) -> str:
+        """Without a path."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of the samples of that name whose labels include these."""
+        return sum_of(httpx.get(f"{self.url}/metrics").text, name, **labels)
+
+
+def sum_of(text: str, name: str, **labels: str) -> float:
+    """The sum over a text exposition."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@contextmanager
+def serve_process(
+    config: Path, served_name: str, log: Path, *flags: str, **environment: str
+) -> Iterator[ServerProcess]:
+    """`pilothouse serve` on the model beside a configuration."""
+    port = free_port()
+    words = ["serve", str(config.parent / "model"), f"--pilothouse-config={config}"]
+    words += ["--served-model-name", served_name, "--port", str(port), *TINY_FLAGS, *flags]
+    with started(words, port, log, environment) as server:
+        yield server
+
+
+@contextmanager
+def demo_process(log: Path) -> Iterator[ServerProcess]:
+    """`pilothouse demo`."""
+    port = free_port()
+    with started(["demo", "--port", str(port)], port, log, {}) as server:
+        yield server
+
+
+@contextmanager
+def started(
+    words: Sequence[str], port: int, log: Path, environment: dict[str, str]
+) -> Iterator[ServerProcess]:
+    """A process of ours from readiness to its end by Ctrl-C; fails with its log otherwise."""
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            [*COMMAND, *words],
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **ENVIRONMENT, **environment},
+            start_new_session=True,
+        )
+    try:
+        _wait(process, port, log)
+        yield ServerProcess(port, process.pid, log)
+    finally:
+        stop(process)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Ctrl-C, and force only when that does not end it."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    try:
+        process.wait(timeout=STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            answer = httpx.get(f"http://127.0.0.1:{port}/pilothouse/v1/ready", timeout=15)
+            if answer.status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.3)
+    tail = log.read_text(errors="replace")[-6000:]
+    raise RuntimeError(f"the server on port {port} is not ready; the end of its log:\n{tail}")
