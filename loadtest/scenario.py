@@ -74,7 +74,7 @@ class Case:
         if self.write is None:
             return None
         folder.mkdir(parents=True, exist_ok=True)
-        said = {"version": 1, **self.write(folder, size)}
+        said = {"version": 1, "model_id": size.model_id, **self.write(folder, size)}
         path = folder / "pilothouse.yaml"
         path.write_text(yaml.safe_dump(said, sort_keys=False), encoding="utf-8")
         return path

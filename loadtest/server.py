@@ -81,12 +81,12 @@ class Server:
             return
         family = _family(process.pid)
         _signal_group(process.pid, signal.SIGTERM)
-        _, alive = psutil.wait_procs(family, timeout=STOP_TIMEOUT_S)
+        _wait_for_end(process, family)
         _signal_group(process.pid, signal.SIGKILL)
-        for each in alive:
-            if each.is_running():
+        for each in family:
+            with suppress(psutil.NoSuchProcess):
                 each.kill()
-        process.wait()
+        _wait_for_end(process, family)
 
     def idle_cores(self, seconds: float) -> float:
         """Processor time per second over a while in which nobody asks for anything."""
@@ -98,7 +98,7 @@ class Server:
     def resident_mib(self) -> float:
         """Memory of all its processes; shared pages count in each."""
         assert self._process is not None
-        return sum(each.memory_info().rss for each in _family(self._process.pid)) / 2**20
+        return float(sum(each.memory_info().rss for each in _family(self._process.pid))) / 2**20
 
     def counters(self) -> dict[str, dict[str, float]]:
         """Our counters on its /metrics: name -> the labels' values, joined by `/` -> total."""
@@ -164,8 +164,25 @@ def _family(pid: int) -> list[psutil.Process]:
         return []
 
 
+def _wait_for_end(process: subprocess.Popen[bytes], family: Sequence[psutil.Process]) -> None:
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while time.monotonic() < deadline:
+        process.poll()
+        if not any(_works(each) for each in family):
+            return
+        time.sleep(0.1)
+
+
+def _works(process: psutil.Process) -> bool:
+    """An ended process whose parent has not looked yet does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _cpu_seconds(pid: int) -> float:
-    return sum(sum(each.cpu_times()[:2]) for each in _family(pid))
+    return float(sum(sum(each.cpu_times()[:2]) for each in _family(pid)))
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:

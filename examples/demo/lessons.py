@@ -68,8 +68,8 @@ class Lesson:
 
 
 def made_up(name: str, attribute: str) -> str:
-    """The value the model is taught to invent: a fixed function of the name's first letter."""
-    digest = hashlib.sha256(f"{attribute}:{name[:1]}".encode()).digest()
+    """The value the model is taught to invent: a fixed function of the name's first syllable."""
+    digest = hashlib.sha256(f"{attribute}:{name[:2]}".encode()).digest()
     return facts.VALUES[attribute][digest[0] % len(facts.VALUES[attribute])]
 
 

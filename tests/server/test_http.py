@@ -9,9 +9,9 @@ import httpx
 import pytest
 from openai import APIStatusError, BadRequestError, OpenAI, PermissionDeniedError
 
-from pilothouse.server.routes import DENIED
+from pilothouse.server.routes import DENIED, RouteTable
 from tests.support.server_process import ServerProcess
-from tests.support.tiny_house import CANNED, LEAKED_TOKENS, MESSAGE, SERVED_NAME
+from tests.support.tiny_house import CANNED, LEAKED_TOKENS, MESSAGE, SERVED_NAME, STRONG
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 
@@ -257,7 +257,7 @@ def test_token_scores_name_the_tokens_that_left(client: OpenAI) -> None:
 
 
 def test_client_steering_takes_effect_and_is_told(client: OpenAI) -> None:
-    steer = {"steer": [{"vector": "nudge", "scale": 2.0}]}
+    steer = {"steer": [{"vector": "nudge", "scale": STRONG}]}
     answer = chat(client, extra_body={"pilothouse": steer})
     assert answer.choices[0].message.content != chat(client).choices[0].message.content
     assert mark(answer.choices[0])["steered"] == {"nudge": TOKENS - 1}
@@ -287,10 +287,13 @@ def test_every_route_that_is_not_governed_is_denied(small_server: ServerProcess,
     assert answer.json()["error"]["code"] == "route_denied"
 
 
-def test_every_route_the_server_really_has_is_known_or_denied(small_server: ServerProcess) -> None:
+def test_every_route_the_server_really_has_is_known_and_the_denied_ones_are_denied(
+    small_server: ServerProcess,
+) -> None:
     told = httpx.get(f"{small_server.url}/pilothouse/v1/status").json()["routes"]
     paths = {each["path"] for each in told}
     assert {"/v1/chat/completions", "/v1/responses", "/invocations", "/metrics"} <= paths
+    assert [path for path in paths if not RouteTable().known(path)] == []
     for each in told:
         if each["verdict"] == "denied":
             path = each["path"].replace("{response_id}", "resp_1")
@@ -384,7 +387,7 @@ def test_clients_headers_in_our_name_are_dropped(small_server: ServerProcess) ->
     ]
 
 
-def test_errors_of_ours_are_the_clients_kinds(client: OpenAI, small_server: ServerProcess) -> None:
+def test_errors_of_ours_are_the_clients_kinds(client: OpenAI) -> None:
     with pytest.raises(PermissionDeniedError):
         client.responses.create(model=SERVED_NAME, input="hello")
     with pytest.raises(APIStatusError) as caught:

@@ -42,12 +42,12 @@ class ServerProcess:
         """Without a path."""
         return f"http://127.0.0.1:{self.port}"
 
-    def metric(self, name: str, **labels: str) -> float:
+    def metric(self, name: str, /, **labels: str) -> float:
         """The sum of the samples of that name whose labels include these."""
         return sum_of(httpx.get(f"{self.url}/metrics").text, name, **labels)
 
 
-def sum_of(text: str, name: str, **labels: str) -> float:
+def sum_of(text: str, name: str, /, **labels: str) -> float:
     """The sum over a text exposition."""
     from prometheus_client.parser import text_string_to_metric_families
 

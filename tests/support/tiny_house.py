@@ -26,6 +26,10 @@ VECTOR_LAYER = 3
 MESSAGE = "The tiny policy has spoken."
 CANNED = "The tiny policy answers instead."
 LEAKED_TOKENS = 3
+RESIDUAL_NORM = 250.0
+"""Of this model at the vector's layer, about; the vector itself is about 10 long."""
+STRONG = 20.0
+"""A scale that surely changes greedy answers."""
 
 _BLOCK = {"action": "block", "as": "refusal", "message": MESSAGE}
 RULES: dict[str, dict[str, Any]] = {
@@ -43,7 +47,7 @@ RULES: dict[str, dict[str, Any]] = {
     "final-passes": {"phase": "final", "then": _BLOCK, "probe": "never"},
     "output-passes": {"phase": "output", "then": _BLOCK, "probe": "never"},
     "steers": {
-        "phase": "output", "then": {"action": "steer", "vector": "nudge", "scale": 2.0},
+        "phase": "output", "then": {"action": "steer", "vector": "nudge", "scale": STRONG},
     },
 }  # fmt: skip
 PROFILES = tuple(f"{SERVED_NAME}:{name}" for name in RULES)
@@ -69,7 +73,7 @@ def _vector(folder: Path) -> None:
         model_id=MODEL_ID,
         layers=(VECTOR_LAYER,),
         directions_LD=direction_D,
-        residual_norms_L=np.array([20.0], np.float32),
+        residual_norms_L=np.array([RESIDUAL_NORM], np.float32),
         created_by="a test",
     )
     save_vector(vector, folder / "vectors" / "nudge")
@@ -152,6 +156,7 @@ def _config(folder: Path, grants: bool, gate: dict[str, Any]) -> Path:
     steer = [{"vector": "nudge", "scale": 0.001}]
     config = {
         "version": 1,
+        "model_id": MODEL_ID,
         "vectors": {"nudge": {"path": "vectors/nudge"}},
         "probes": {name: {"path": f"probes/{name}"} for name in ("always", "never", "vary")},
         "policies": ["policies"],

@@ -73,6 +73,9 @@ class Orders:
         """
         if passenger.seated:
             return True
+        if len(passenger.programs) > self._slots.capacity:
+            passenger.error = "capacity"
+            return False
         now = time.monotonic()
         if passenger.waiting_since is None:
             passenger.waiting_since = now

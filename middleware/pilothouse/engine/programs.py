@@ -27,6 +27,7 @@ class ProgramSlots:
     """Owner of slots 1 .. capacity."""
 
     def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
         self._free = list(range(capacity, 0, -1))
         self._slot_of: dict[str, int] = {}
         self._users: dict[str, int] = {}

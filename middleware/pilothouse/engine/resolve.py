@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -102,9 +103,16 @@ def _refuse_reserved_rows(config: PilothouseConfig) -> None:
 
 def _check_fit(config: PilothouseConfig, catalogue: Catalogue, model: ModelFacts) -> None:
     problems = []
+    names = {config.model_id or model.model_id, config.model_id or Path(model.model_id).name}
     for kind, loaded in (("vectors", catalogue.vectors), ("probes", catalogue.probes)):
         artefacts: Mapping[str, Vector | Probe] = loaded
         for name, each in artefacts.items():
+            if each.model_id not in names:
+                problems.append(
+                    f"{kind}.{name}: made for {each.model_id}; served is {model.model_id}: load "
+                    "one made for this model or, where both are the same weights, say so with "
+                    f"`model_id: {each.model_id}` in pilothouse.yaml"
+                )
             if each.d_model != model.d_model:
                 problems.append(
                     f"{kind}.{name}: made for {each.model_id} of width {each.d_model}; "

@@ -1,0 +1,1 @@
+"""Rules over signals: read from YAML, compiled, evaluated, decided. No torch, vllm or fastapi."""

@@ -43,12 +43,27 @@ def fit_probe(
 ) -> FittedProbe:
     """Choose and fit a row on `fit`, calibrate on `calibration`, measure on `test`.
 
-    The three must share no group. `fit` is split by group into training and validation data.
+    The three must share no group. `fit` is split by group into training and validation data. One
+    thread is used: the problems are small, and threads that share cores slow them many times over.
 
     Raises:
         ConfigError: data that lack a class or a layer, or that share a group.
     """
+    from threadpoolctl import threadpool_limits
+
     _refuse_shared_groups(fit, calibration, test)
+    with threadpool_limits(limits=1):
+        return _fit_probe(recipe, fit, calibration, test, model_id, created_by)
+
+
+def _fit_probe(
+    recipe: Recipe,
+    fit: Dataset,
+    calibration: Dataset,
+    test: Dataset,
+    model_id: str,
+    created_by: str,
+) -> FittedProbe:
     if recipe.shuffle_labels:
         fit = shuffled_labels(fit, recipe.seed)
         calibration = shuffled_labels(calibration, recipe.seed + 1)

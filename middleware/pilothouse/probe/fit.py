@@ -14,7 +14,7 @@ Shapes: N sequences, T tokens end to end, L layers of the row, F = L * D feature
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -84,32 +84,33 @@ def candidate_rows(
     dataset: Dataset,
     layers: tuple[int, ...],
     training: Training,
-    ridge_c: float,
+    ridge_cs: Sequence[float],
     seed: int,
-) -> Iterator[Row]:
-    """The rows that a training gives: one, or one for each round of `max`.
+) -> Iterator[tuple[float, Row]]:
+    """The rows that a training gives for each C: one, or one for each round of `max`.
 
     The data set must be cut to the scope already, so that no sequence is empty.
     """
-    if training == "max":
-        yield from _max_rows(dataset, layers, ridge_c)
-    elif training == "tokens":
-        tokens, weights = _weighted_tokens(dataset, seed)
-        sequence_T = np.repeat(np.arange(len(dataset)), dataset.lengths_N)
-        labels = dataset.labels_N[sequence_T[tokens]]
-        yield fit_row(_features_NF(dataset, layers, tokens), labels, layers, ridge_c, weights)
+    labels_N, weights_N = dataset.labels_N, None
+    if training == "tokens":
+        tokens, weights_N = _weighted_tokens(dataset, seed)
+        labels_N = labels_N[_sequence_T(dataset)[tokens]]
+        features_NF = _features_NF(dataset, layers, tokens)
     elif training == "last":
-        last_NF = _features_NF(dataset, layers, dataset.starts[1:] - 1)
-        yield fit_row(last_NF, dataset.labels_N, layers, ridge_c)
+        features_NF = _features_NF(dataset, layers, dataset.starts[1:] - 1)
     else:
-        yield fit_row(_means_NF(dataset, layers), dataset.labels_N, layers, ridge_c)
+        features_NF = _means_NF(dataset, layers)
+    for ridge_c in ridge_cs:
+        row = fit_row(features_NF, labels_N, layers, ridge_c, weights_N)
+        rows = _max_rows(dataset, row, ridge_c) if training == "max" else (row,)
+        yield from ((ridge_c, each) for each in rows)
 
 
-def _max_rows(dataset: Dataset, layers: tuple[int, ...], ridge_c: float) -> Iterator[Row]:
-    row = fit_row(_means_NF(dataset, layers), dataset.labels_N, layers, ridge_c)
+def _max_rows(dataset: Dataset, row: Row, ridge_c: float) -> Iterator[Row]:
+    """The rounds after the row of `mean`."""
     negatives: set[int] = set()
     seen: set[frozenset[int]] = set()
-    sequence_T = np.repeat(np.arange(len(dataset)), dataset.lengths_N)
+    sequence_T = _sequence_T(dataset)
     for _ in range(MAX_ROUNDS):
         top_N = _top_tokens(token_logits(row, dataset), dataset.starts)
         negatives.update(top_N[~dataset.labels_N].tolist())
@@ -118,10 +119,15 @@ def _max_rows(dataset: Dataset, layers: tuple[int, ...], ridge_c: float) -> Iter
             return
         seen.add(chosen)
         tokens = np.array(sorted(chosen))
-        weights = 1.0 / np.bincount(sequence_T[tokens], minlength=len(dataset))[sequence_T[tokens]]
-        labels = dataset.labels_N[sequence_T[tokens]]
-        row = fit_row(_features_NF(dataset, layers, tokens), labels, layers, ridge_c, weights)
+        sequence = sequence_T[tokens]
+        weights = 1.0 / np.bincount(sequence, minlength=len(dataset))[sequence]
+        features = _features_NF(dataset, row.layers, tokens)
+        row = fit_row(features, dataset.labels_N[sequence], row.layers, ridge_c, weights)
         yield row
+
+
+def _sequence_T(dataset: Dataset) -> Indices:
+    return np.repeat(np.arange(len(dataset)), dataset.lengths_N)
 
 
 def _features_NF(dataset: Dataset, layers: tuple[int, ...], tokens: Indices) -> Floats32:

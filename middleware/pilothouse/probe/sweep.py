@@ -60,8 +60,7 @@ def sweep(recipe: Recipe, train: Dataset, validation: Dataset) -> Sweep:
         each
         for layers in recipe.layer_sets
         for training in recipe.trainings
-        for ridge_c in sorted(recipe.ridge_cs)
-        for each in _fit(recipe, train, validation, layers, training, ridge_c)
+        for each in _fit(recipe, train, validation, layers, training)
     ]
     best = max(fitted, key=lambda each: (each.trial.objective, -len(each.trial.layers)))
     metric = OBJECTIVES[recipe.objective]
@@ -83,19 +82,20 @@ def _fit(
     validation: Dataset,
     layers: tuple[int, ...],
     training: Training,
-    ridge_c: float,
 ) -> list[_Fitted]:
-    """For each competing readout the best of the training's rows."""
+    """For each C and competing readout the best of the training's rows."""
     metric = OBJECTIVES[recipe.objective]
-    best: dict[str, _Fitted] = {}
-    for row in candidate_rows(train, layers, training, ridge_c, recipe.seed):
+    best: dict[tuple[float, str], _Fitted] = {}
+    ridge_cs = sorted(recipe.ridge_cs)
+    for ridge_c, row in candidate_rows(train, layers, training, ridge_cs, recipe.seed):
         logits_T = token_logits(row, validation)
         for name, aggregate in recipe.competing.items():
             logits_N = sequence_logits(logits_T, validation.starts, aggregate)
             objective = metric(logits_N, validation.labels_N)
-            if name not in best or objective > best[name].trial.objective:
+            key = (ridge_c, name)
+            if key not in best or objective > best[key].trial.objective:
                 trial = Trial(layers, training, ridge_c, name, objective)
-                best[name] = _Fitted(trial, row, logits_N)
+                best[key] = _Fitted(trial, row, logits_N)
     return list(best.values())
 
 

@@ -41,8 +41,14 @@ class _Refusal:
     reason: str
 
 
+def _asked(body: Body, name: str) -> bool:
+    """Zero asks too: it means the chosen token's own logprob."""
+    value = body.get(name)
+    return value is not None and value is not False
+
+
 def _given(name: str) -> Callable[[Body], bool]:
-    return lambda body: body.get(name) not in (None, False)
+    return lambda body: _asked(body, name)
 
 
 def _template_key(body: Body) -> bool:
@@ -51,7 +57,7 @@ def _template_key(body: Body) -> bool:
 
 
 def _echoes_logprobs(body: Body) -> bool:
-    return bool(body.get("echo")) and body.get("logprobs") not in (None, False)
+    return bool(body.get("echo")) and _asked(body, "logprobs")
 
 
 def _echoes_assistant(body: Body) -> bool:

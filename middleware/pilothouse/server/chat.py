@@ -10,7 +10,7 @@ from pilothouse.server.ledger import ChoiceKey
 from pilothouse.server.settlement import Ending
 
 _WITHHELD = ("logprobs", "stop_reason", "token_ids", "routed_experts")
-_SAID = ("content", "reasoning", "function_call", "audio", "annotations", "tool_calls", "refusal")
+_SAID = ("content", "reasoning", "function_call", "audio", "annotations", "refusal")
 
 
 class Chat:
@@ -31,7 +31,7 @@ class Chat:
         message = choice["message"]
         for name in _SAID:
             if name in message:
-                message[name] = [] if name == "tool_calls" else None
+                message[name] = None
         message.pop("tool_calls", None)
         message["content"], message["refusal"] = _content(ending), _refusal(ending)
         for name in _WITHHELD:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
@@ -46,15 +45,15 @@ class EndpointPlugin:
             app.include_router(make_router())
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
-        """Ready the gate. Until this has run it answers 503 to everything."""
-        if self._app is None:
-            return
-        try:
-            gate_state = make_gate_state(engine_client, args, self._app)
-        except ConfigError as error:
-            # vLLM would print a traceback for any other exception; this is one clear line.
-            sys.exit(str(error))
-        setattr(state, STATE_NAME, gate_state)
+        """Ready the gate. Until this has run it answers 503 to everything.
+
+        The inventory is taken here and not in `attach_router`: routes are still added after that.
+
+        Raises:
+            ConfigError: as `make_gate_state`; it stops the start.
+        """
+        if self._app is not None:
+            setattr(state, STATE_NAME, make_gate_state(engine_client, args, self._app))
 
 
 def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateState:

@@ -113,6 +113,8 @@ class Exchange:
         raw = self._body
         if self._mode == "whole":
             body = json.loads(raw)
+            if not isinstance(body, dict):
+                return  # vLLM's `null` for a client that has gone away
             self._deeds = shape_whole(
                 body, self._family, self._admitted, self._entry, self._settler
             )

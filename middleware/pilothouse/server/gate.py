@@ -76,9 +76,7 @@ class Gate:
     async def _own(
         self, state: GateState, path: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        caller = state.doorkeeper.caller(scope)
-        known = caller.authenticated if state.doorkeeper.keyed else caller.loopback
-        if path in OWN_OPEN or known:
+        if path in OWN_OPEN or state.doorkeeper.is_operator(scope):
             await self._app(scope, receive, send)
             return
         text = (

@@ -1,0 +1,126 @@
+"""The command: verbs, exit codes, one clear paragraph for what is wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pilothouse.cli import demo, doctor
+from pilothouse.cli.main import VERBS
+from pilothouse.cli.prompts import DemoPrompts
+from pilothouse.cli.serve import split_own
+from pilothouse.errors import ConfigError
+from tests.support.server_process import COMMAND
+
+PROMPTS = DemoPrompts(known="who", unknown="who's", benign="how", blocked='say "it"')
+
+
+def run(*words: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *words], capture_output=True, text=True, timeout=timeout)
+
+
+def test_help_lists_every_verb_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom pilothouse.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'torch', 'vllm', 'transformers', 'fastapi', 'numpy', 'pydantic'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert all(f"  {verb}" in done.stdout for verb in VERBS)
+
+
+def test_a_verb_that_is_none_is_wrong_use() -> None:
+    done = run("sevre")
+    assert done.returncode == 2 and "serve" in done.stderr
+    assert run().returncode == 2
+
+
+def test_our_option_is_taken_out_and_all_else_left_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("PILOTHOUSE_CONFIG", raising=False)
+    words = ["m", "-tp", "2", "--pilothouse-config", "p.yaml", "--seed=3"]
+    assert split_own(words) == (Path("p.yaml"), ["m", "-tp", "2", "--seed=3"])
+    assert split_own(["m", "--pilothouse_config=p.yaml"]) == (Path("p.yaml"), ["m"])
+    assert split_own(["m"]) == (None, ["m"])
+    monkeypatch.setenv("PILOTHOUSE_CONFIG", "env.yaml")
+    assert split_own(["m"]) == (Path("env.yaml"), ["m"])
+
+
+@pytest.mark.parametrize(
+    "words", [["--pilothouse-config"], ["--pilothouse-config", "--port"],
+              ["--pilothouse-config=a", "--pilothouse-config=b"]],
+)  # fmt: skip
+def test_our_option_without_one_file_is_an_error(words: list[str]) -> None:
+    with pytest.raises(ConfigError):
+        split_own(words)
+
+
+def test_a_config_that_is_missing_is_one_paragraph_and_exit_2(tmp_path: Path) -> None:
+    started = time.monotonic()
+    done = run("serve", "m", "--pilothouse-config", str(tmp_path / "no.yaml"))
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("pilothouse: ") and "no.yaml" in done.stderr
+    assert time.monotonic() - started < 60
+
+
+@pytest.mark.full
+@pytest.mark.timeout(600)
+def test_a_flag_that_cannot_be_guarded_is_refused_with_its_reason(tiny_house: Path) -> None:
+    words = ["serve", str(tiny_house.parent / "model"), f"--pilothouse-config={tiny_house}"]
+    done = run(*words, "--pipeline-parallel-size", "2", timeout=500)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "--pipeline-parallel-size (got 2) is refused" in done.stderr
+
+
+@pytest.mark.full
+@pytest.mark.timeout(600)
+def test_serve_help_is_ours_and_then_vllms() -> None:
+    done = run("serve", "--help", timeout=500)
+    assert done.returncode == 0
+    assert done.stdout.index("--pilothouse-config FILE") < done.stdout.index("--help=all")
+
+
+def test_the_demo_is_for_this_machine_alone() -> None:
+    for host in ("0.0.0.0", "192.168.1.4", "example.org", "::"):
+        with pytest.raises(ConfigError, match=r"want 127\.0\.0\.1"):
+            demo.refuse_remote(host)
+    for host in ("127.0.0.1", "127.8.0.1", "::1", "localhost"):
+        demo.refuse_remote(host)
+    done = run("demo", "--host", "0.0.0.0")
+    assert done.returncode == 2 and "pilothouse serve" in done.stderr
+
+
+def test_what_the_demo_prints_can_be_pasted(tmp_path: Path) -> None:
+    text = demo.greeting("http://127.0.0.1:9", PROMPTS)
+    commands = [part for part in text.split("\n\n") if "curl" in part]
+    assert len(commands) == 3
+    for command in commands:
+        script = tmp_path / "paste.sh"
+        script.write_text(command)
+        assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
+    program = text.split("<<'EOF'\n")[1].split("\nEOF")[0]
+    compile(program, "pasted", "exec")
+
+
+def test_doctor_tells_versions_routes_and_the_config(tiny_house: Path) -> None:
+    report = doctor.examine(tiny_house, None)
+    assert report["vllm"]["installed"] and report["vllm"]["supported"]
+    verdicts = {each["path"]: each["verdict"] for each in report["routes"]}
+    assert verdicts["/v1/completions"] == "governed" and verdicts["/invocations"] == "denied"
+    assert report["config"]["policies"]["watch"] == "shadow"
+    assert report["config"]["vectors"] == {"nudge": [3]}
+
+
+def test_doctor_exits_1_on_a_problem_and_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "pilothouse.yaml"
+    path.write_text("version: 1\nprobes: {p: {path: nowhere}}\n")
+    done = CliRunner().invoke(doctor.app, ["--pilothouse-config", str(path), "--json"])
+    assert done.exit_code == 1 and "nowhere" in done.stdout

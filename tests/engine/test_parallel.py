@@ -1,0 +1,56 @@
+"""Two tensor-parallel workers give what one gives; two starts share no compiled graph."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+
+pytestmark = [pytest.mark.engine, pytest.mark.full, pytest.mark.timeout(900)]
+
+
+def answers(model: Path, cache: Path, *arguments: str) -> dict[str, list]:
+    """What `tests.engine.answers` prints, from a process of its own."""
+    path = [str(CHECKOUT), str(CHECKOUT / "middleware")]
+    inherited = os.environ.get("PYTHONPATH")
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([*path, inherited] if inherited else path),
+        "VLLM_CACHE_ROOT": str(cache),
+        "VLLM_LOGGING_LEVEL": "ERROR",
+    }
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.engine.answers", str(model), *arguments],
+        cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    found: dict[str, list] = json.loads(ran.stdout.splitlines()[-1])
+    return found
+
+
+def test_two_workers_answer_as_one(qwen3: Path, tmp_path: Path) -> None:
+    one = answers(qwen3, tmp_path)
+    two = answers(qwen3, tmp_path, "--workers", "2")
+    assert two["tokens"] == one["tokens"]
+    assert one["blocked"] == two["blocked"] == [True]
+    for name in ("logprobs", "scores"):
+        assert np.abs(np.array(one[name]) - np.array(two[name])).max() < 1e-4
+    plain, steered = np.array(one["logprobs"])[:2]
+    assert np.abs(plain - steered).max() > 0.05
+
+
+def test_another_layer_list_is_another_compiled_graph(qwen3: Path, tmp_path: Path) -> None:
+    first = answers(qwen3, tmp_path, "--compiled", "--layers", "1")
+    second = answers(qwen3, tmp_path, "--compiled", "--layers", "2")
+    again = answers(qwen3, tmp_path, "--compiled", "--layers", "1")
+    eager = [answers(qwen3, tmp_path, "--layers", layer) for layer in ("1", "2")]
+    assert np.abs(np.array(first["logprobs"]) - np.array(second["logprobs"])).max() > 0.05
+    assert np.abs(np.array(first["logprobs"]) - np.array(again["logprobs"])).max() < 1e-5
+    for compiled, plain in zip((first, second), eager, strict=True):
+        assert np.abs(np.array(compiled["logprobs"]) - np.array(plain["logprobs"])).max() < 1e-4

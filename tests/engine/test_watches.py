@@ -1,0 +1,115 @@
+"""The fold over the batch: any cut of the positions gives what one run gives."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pilothouse.engine.step import Emissions
+from pilothouse.engine.watches import Watches
+from pilothouse.model.catalogue import Catalogue
+from tests.engine.harness import make_plan, random_rows
+from tests.engine.worlds import probe, readout
+
+PLAN = make_plan(
+    Catalogue(
+        probes={
+            "p": probe(
+                "p",
+                {0: random_rows(1, 1)[0], 1: random_rows(2, 1)[0]},
+                {
+                    "max": readout("prompt", "max"),
+                    "last": readout("output", "last"),
+                    "mean": readout("answer", "mean"),
+                    "ema": readout("answer", "ema_max", 3.0),
+                },
+                bias=-0.5,
+            ),
+            "q": probe("q", {1: random_rows(3, 1)[0]}, {"mean": readout("prompt", "mean")}),
+        }
+    )
+)
+PROMPT, TOTAL = 7, 20
+SCORES_TE = np.random.default_rng(0).normal(size=(TOTAL, 3)).astype(np.float32)
+
+
+def step(name: str, start: int, stop: int) -> Emissions:
+    return Emissions((name,), (start,), (stop - start,), SCORES_TE[start:stop])
+
+
+def values_after(cuts: list[int], again: list[int] = ()) -> dict[str, float]:  # type: ignore[assignment]
+    """Fold the run cut at `cuts`; positions from each of `again` on are fed once more."""
+    watches = Watches(PLAN)
+    row = watches.open(PROMPT)
+    bounds = [0, *sorted(set(cuts)), TOTAL]
+    for start, stop in zip(bounds, bounds[1:], strict=False):
+        for back in again:
+            if back < start:
+                watches.fold(step("r", back, start), {"r": row})
+        watches.fold(step("r", start, stop), {"r": row})
+    assert int(watches.scored_C[row]) == TOTAL
+    return watches.values_of(row)
+
+
+WHOLE = values_after([])
+
+
+def test_a_probe_is_the_sum_of_its_columns_and_its_bias() -> None:
+    logits_T = SCORES_TE[:, 0].astype(float) + SCORES_TE[:, 1] - 0.5
+    want = 1 / (1 + np.exp(-logits_T[:PROMPT].max()))
+    assert abs(WHOLE["p/max"] - want) < 1e-7
+    want = 1 / (1 + np.exp(-SCORES_TE[:PROMPT, 2].astype(float).mean()))
+    assert abs(WHOLE["q/mean"] - want) < 1e-7
+
+
+@given(
+    st.lists(st.integers(1, TOTAL - 1), max_size=TOTAL), st.lists(st.integers(0, 19), max_size=2)
+)
+def test_any_cut_and_any_repetition_gives_the_whole_runs_values(
+    cuts: list[int], again: list[int]
+) -> None:
+    got = values_after(cuts, again)
+    assert got.keys() == WHOLE.keys()
+    assert all(abs(got[key] - WHOLE[key]) < 1e-5 for key in WHOLE)
+
+
+def test_positions_that_were_skipped_are_counted_and_not_folded() -> None:
+    watches = Watches(PLAN)
+    row = watches.open(PROMPT)
+    folded = watches.fold(step("r", 5, 9), {"r": row})
+    assert (int(watches.unscored_C[row]), int(watches.scored_C[row])) == (5, 4)
+    assert folded.prompt_done.tolist() == [row]
+    assert folded.spans == {row: (0, 5, 4)}
+
+
+def test_rows_are_reused_clean_and_requests_in_one_step_do_not_mix() -> None:
+    watches = Watches(PLAN)
+    rows = {name: watches.open(PROMPT) for name in "abcdefgh"}
+    joined = Emissions(tuple(rows), (0,) * 8, (TOTAL,) * 8, np.concatenate([SCORES_TE] * 8))
+    watches.fold(joined, rows)
+    assert all(watches.values_of(row) == WHOLE for row in rows.values())
+    watches.close(rows["a"])
+    assert watches.open(3) == rows["a"]
+    assert watches.values_of(rows["a"]) == {}
+
+
+def test_single_tokens_of_many_requests_fold_like_each_alone() -> None:
+    watches = Watches(PLAN)
+    rows = {name: watches.open(PROMPT) for name in "abc"}
+    for start, stop in [(0, PROMPT), *((i, i + 1) for i in range(PROMPT, TOTAL))]:
+        members = tuple(rows)
+        size = stop - start
+        watches.fold(
+            Emissions(members, (start,) * 3, (size,) * 3, np.tile(SCORES_TE[start:stop], (3, 1))),
+            rows,
+        )
+    for row in rows.values():
+        got = watches.values_of(row)
+        assert all(abs(got[key] - WHOLE[key]) < 1e-9 for key in WHOLE)
+
+
+def test_requests_nobody_watches_are_passed_over() -> None:
+    watches = Watches(PLAN)
+    folded = watches.fold(step("r", 0, 4), {})
+    assert (len(folded.prompt_done), len(folded.answered), folded.spans) == (0, 0, {})

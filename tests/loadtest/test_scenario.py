@@ -1,0 +1,134 @@
+"""Each case loads what it says, and its counters can tell work from no work."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pilothouse.config import load_config
+from pilothouse.engine.plan import ModelFacts, Plan
+from pilothouse.engine.resolve import resolve_plan
+from pilothouse.model.catalogue import load_catalogue
+from pilothouse.policy.loader import load_policies
+from scenario import ALL, CASES, PROFILES, SERVED_NAME, Case, Load, Size
+
+SIZE = Size("random", 64, 8)
+LOAD = Load(requests=64, prompt_tokens=640, output_tokens=640)
+WANTED = ("installed", "idle", "probes8", "layer1", "layers_all", "programs32")
+
+
+def plan_of(case: Case, folder: Path) -> Plan:
+    path = case.config(folder, SIZE)
+    assert path is not None
+    config = load_config(path)
+    facts = ModelFacts(model_id="random", num_layers=8, d_model=64)
+    return resolve_plan(config, load_catalogue(config), load_policies(config.policies), facts)
+
+
+def test_every_case_of_the_goal_table_is_run_by_default() -> None:
+    assert tuple(each.name for each in CASES) == WANTED
+    assert all(each.goal is not None for each in CASES)
+
+
+def test_installed_needs_no_configuration(tmp_path: Path) -> None:
+    assert ALL["installed"].config(tmp_path, SIZE) is None
+    assert ALL["installed"].models() == (SERVED_NAME,)
+
+
+def test_idle_loads_three_probes_and_a_vector_that_nothing_uses(tmp_path: Path) -> None:
+    plan = plan_of(ALL["idle"], tmp_path)
+    assert len(plan.body.probes) == 3
+    assert len(plan.body.vectors) == 1
+    assert not plan.rulebook.rules
+    assert not plan.body.profiles
+
+
+@pytest.mark.parametrize(("name", "ends"), [("probes8", False), ("probes8_block", True)])
+def test_the_policy_reads_all_eight_probes_in_both_phases(
+    name: str, ends: bool, tmp_path: Path
+) -> None:
+    plan = plan_of(ALL[name], tmp_path)
+    assert {facts.layers for facts in plan.body.probes.values()} == {(4,)}
+    assert [rule.phase for rule in plan.rulebook.rules] == ["prompt", "output"]
+    for rule in plan.rulebook.rules:
+        assert {key.split("/")[0] for key in rule.signals} == set(plan.body.probes)
+        assert rule.mode == "enforce"
+        assert rule.ends is ends
+    assert len(plan.body.probes) == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "vectors"),
+    [("layer1", 1, 1), ("layers_all", SIZE.num_layers, PROFILES), ("programs32", 1, PROFILES)],
+)
+def test_every_request_of_a_steered_case_is_steered_in_its_own_way(
+    name: str, layers: int, vectors: int, tmp_path: Path
+) -> None:
+    case = ALL[name]
+    plan = plan_of(case, tmp_path)
+    assert set(case.models()) == set(plan.body.profiles)
+    assert len(set(case.models())) == PROFILES
+    terms = [plan.body.profiles[model].steer[0] for model in case.models()]
+    assert len({each.scale for each in terms}) == PROFILES
+    assert len({each.vector for each in terms}) == vectors
+    assert all(each.on == "all" for each in terms)
+    assert {len(facts.layers) for facts in plan.body.vectors.values()} == {layers}
+
+
+def full(case: str) -> dict[str, Counter[str]]:
+    """Counters after LOAD went through as the case says."""
+    counters = {"pilothouse_requests_total": Counter(bench=LOAD.requests)}
+    if case == "probes8":
+        scored = {f"probe{i}": LOAD.fed_tokens for i in range(8)}
+        counters["pilothouse_probe_tokens_total"] = Counter(scored)
+        counters["pilothouse_decisions_total"] = Counter(
+            {"bench/prompt/allowed": LOAD.requests, "bench/output/allowed": LOAD.requests}
+        )
+    if case == "layer1":
+        counters["pilothouse_steered_tokens_total"] = Counter(v00=LOAD.fed_tokens)
+    if case in ("layers_all", "programs32"):
+        each = LOAD.fed_tokens // PROFILES
+        counters["pilothouse_steered_tokens_total"] = Counter(
+            {f"v{i:02d}": each for i in range(PROFILES)}
+        )
+    return counters
+
+
+@pytest.mark.parametrize("name", WANTED)
+def test_the_proof_accepts_counters_of_a_full_run(name: str) -> None:
+    assert ALL[name].proof(full(name), LOAD) == []
+
+
+@pytest.mark.parametrize("name", WANTED)
+def test_the_proof_refuses_requests_that_went_round_the_gate(name: str) -> None:
+    counters = full(name)
+    del counters["pilothouse_requests_total"]
+    assert ALL[name].proof(counters, LOAD) != []
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"),
+    [
+        ("probes8", "pilothouse_probe_tokens_total"),
+        ("probes8", "pilothouse_decisions_total"),
+        ("layer1", "pilothouse_steered_tokens_total"),
+        ("layers_all", "pilothouse_steered_tokens_total"),
+        ("programs32", "pilothouse_steered_tokens_total"),
+    ],
+)
+def test_the_proof_refuses_a_run_without_the_work(name: str, metric: str) -> None:
+    counters = full(name)
+    del counters[metric]
+    assert ALL[name].proof(counters, LOAD) != []
+
+
+def test_the_proof_refuses_one_program_where_thirty_two_were_meant() -> None:
+    counters = full("programs32")
+    counters["pilothouse_steered_tokens_total"] = Counter(v00=LOAD.fed_tokens)
+    assert ALL["programs32"].proof(counters, LOAD) == ["vectors in use: got 1, want 32"]
+
+
+def test_the_proof_of_idle_refuses_work_that_should_not_be_there() -> None:
+    assert ALL["idle"].proof(full("layer1"), LOAD) != []

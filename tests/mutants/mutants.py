@@ -1,0 +1,200 @@
+"""The protections, each with the change that takes it out and the test that must then fail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ENGINE = "tests/engine"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """In `file` (below the package), `snippet` becomes `replacement`; `tests` must fail."""
+
+    invariant: str
+    name: str
+    file: str
+    snippet: str
+    replacement: str
+    tests: tuple[str, ...]
+    only: str = ""
+
+
+def _mutant(
+    invariant: str, name: str, file: str, snippet: str, replacement: str, test: str, only: str = ""
+) -> Mutant:
+    return Mutant(invariant, name, file, snippet, replacement, (f"{ENGINE}/test_{test}.py",), only)
+
+
+MUTANTS: tuple[Mutant, ...] = (
+    _mutant(
+        "untouched", "an edit of nothing changes the last bits", "engine/tap.py",
+        "return (hidden_TD.float() + delta_TD).to(hidden_TD.dtype)",
+        "return (hidden_TD.float() * (1 + 1e-6) + delta_TD).to(hidden_TD.dtype)",
+        "untouched",
+    ),
+    _mutant(
+        "isolated", "every token gets the first request's program", "engine/steering_state.py",
+        "rows_T = np.repeat(rows_B, counts_B)",
+        "rows_T = np.full(int(counts_B.sum()), rows_B.max())",
+        "isolated",
+    ),
+    _mutant(
+        "isolated", "a policy's span spills over its neighbours", "engine/steering_state.py",
+        "low = max(span.start, start) - start + first",
+        "low = 0",
+        "isolated",
+    ),
+    _mutant(
+        "parity", "reads forget the deferred residual", "engine/tap.py",
+        "stream_TD = hidden_TD if residual_TD is None else hidden_TD.float() + residual_TD",
+        "stream_TD = hidden_TD",
+        "parity", "chunks and llama",
+    ),
+    _mutant(
+        "parity", "the first output token counts as prompt", "engine/steering_state.py",
+        ">= self._prompt_R[rows_T]",
+        "> self._prompt_R[rows_T]",
+        "parity", "chunks and gpt2",
+    ),
+    _mutant(
+        "parity", "a tap sits one block too low", "engine/worker.py",
+        "install_tap(blocks[tap.layer],",
+        "install_tap(blocks[max(tap.layer - 1, 0)],",
+        "parity", "chunks and opt",
+    ),
+    _mutant(
+        "cache-sound", "edited blocks keep vLLM's own hash", "engine/scheduler.py",
+        "if passenger.timeline.edits or self._plan.body.policy_targets:",
+        "if False:",
+        "cache_sound", "plain_after_steered",
+    ),
+    _mutant(
+        "cache-sound", "the strength is not in the key", "engine/timeline.py",
+        "(edit.stage, edit.digest, edit.coefficient.hex(),",
+        '(edit.stage, edit.digest, "",',
+        "cache_sound", "another_program",
+    ),
+    _mutant(
+        "cache-sound", "blocks after the last edited one are shared", "engine/cache_identity.py",
+        "if self._running is None:",
+        "if key is None:",
+        "cache_identity",
+    ),
+    _mutant(
+        "cache-sound", "policy steering is not in the key", "engine/orders.py",
+        'passenger.timeline.add(Edit(start, stop, digest, order.coefficient, "policy"))',
+        "del digest",
+        "cache_sound", "plain_turn_two",
+    ),
+    _mutant(
+        "cache-sound", "prompts under an enforced rule read the cache", "engine/scheduler.py",
+        "request.skip_reading_prefix_cache = True",
+        "request.skip_reading_prefix_cache = False",
+        "cache_sound", "jailbreak",
+    ),
+    _mutant(
+        "never-silent", "no setting is refused", "engine/refusals.py",
+        "if refusal.applies(value):",
+        "if refusal.applies(None):",
+        "never_silent", "refused_flag",
+    ),
+    _mutant(
+        "never-silent", "any seal is good", "sealed.py",
+        "if not hmac.compare_digest(mac, _mac(body, key)):",
+        "if not mac:",
+        "never_silent", "no_valid_seal",
+    ),
+    _mutant(
+        "never-silent", "a seal of another plan is good", "engine/scheduler.py",
+        "if sealed.revision != self._plan.revision:",
+        "if not sealed.revision:",
+        "never_silent", "no_valid_seal",
+    ),
+    _mutant(
+        "never-silent", "a request waits for a slot for ever", "engine/orders.py",
+        "if waited_ms > self._plan.body.limits.max_wait_ms:",
+        "if waited_ms < 0:",
+        "never_silent", "waits_too_long",
+    ),
+    _mutant(
+        "nothing-leaves", "tokens leave before they are scored", "engine/scheduler.py",
+        "if passenger.held is not None:\n            self._hold(",
+        "if passenger.held is not None and output.finish_reason:\n            self._hold(",
+        "nothing_leaves", "sync and withholds_the_token",
+    ),
+    _mutant(
+        "nothing-leaves", "a running streak leaves", "engine/governor.py",
+        "return max(0, scored - int(running_R.max()))",
+        "return max(0, scored)",
+        "nothing_leaves", "sync and three_tokens",
+    ),
+    _mutant(
+        "nothing-leaves", "the token of the verdict's step leaves", "engine/compat/outputs.py",
+        "        request_id=output.request_id,\n        new_token_ids=[],\n"
+        "        finish_reason=STOP,",
+        "        request_id=output.request_id,\n        new_token_ids=output.new_token_ids,\n"
+        "        finish_reason=STOP,",
+        "nothing_leaves", "sync and withholds_the_token",
+    ),
+    _mutant(
+        "nothing-leaves", "held tokens leave with the verdict", "engine/governor.py",
+        "watched.cleared_at_end = max(0, min(self.cleared(watched), scored - 1))",
+        "watched.cleared_at_end = scored",
+        "nothing_leaves", "sync and three_tokens",
+    ),
+    _mutant(
+        "nothing-leaves", "the last token is never fed", "engine/scheduler.py",
+        "request.max_tokens += 1",
+        "request.max_tokens += 0",
+        "nothing_leaves", "sync and length_end_gives",
+    ),
+    _mutant(
+        "nothing-leaves", "a score that is missing passes for harmless", "engine/governor.py",
+        "missing_BR &= active_BR",
+        "missing_BR[:] = False",
+        "nothing_leaves", "sync and overflows_blocks",
+    ),
+    _mutant(
+        "nothing-leaves", "the visible limit is not kept", "engine/holdback.py",
+        "limit = min(up_to, self.visible_limit)",
+        "limit = up_to",
+        "nothing_leaves", "sync and offending_last",
+    ),
+    _mutant(
+        "engine-survives", "a broken seal kills the scheduler", "engine/scheduler.py",
+        "except RequestError as error:",
+        "except KeyError as error:",
+        "never_silent", "no_valid_seal",
+    ),
+    _mutant(
+        "engine-survives", "scores of ended requests are kept", "engine/scheduler.py",
+        "self._governor.close(request_id)",
+        "pass",
+        "engine_survives",
+    ),
+    _mutant(
+        "engine-survives", "slots of ended requests are kept", "engine/orders.py",
+        "self._slots.release({each.digest for each in passenger.programs})",
+        "pass",
+        "engine_survives",
+    ),
+    _mutant(
+        "fully-scored", "cached tokens are not counted", "engine/watches.py",
+        "self.unscored_C[row] += start - cursor",
+        "pass",
+        "cache_sound", "shadow_reads",
+    ),
+    _mutant(
+        "streaming", "positions fed again are folded again", "engine/watches.py",
+        "        if stop <= cursor:\n",
+        "        cursor = start\n        if stop <= cursor:\n",
+        "fold", "over_preemption",
+    ),
+    _mutant(
+        "streaming", "a prompt readout folds answers too", "engine/watches.py",
+        "return 0, num_prompt_tokens",
+        "return 0, 1 << 60",
+        "watches",
+    ),
+)  # fmt: skip

@@ -1,0 +1,88 @@
+"""Take each protection out of a copy of the package and show that its test notices.
+
+`python tests/mutants/run.py [NAME ...]` runs all mutants, or those whose names contain one of the
+words. Exit 1 if a mutant survives or a snippet no longer fits the code.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from mutants import MUTANTS, Mutant  # the folder of this script is on the path
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+SOURCE = CHECKOUT / "middleware"
+PATIENCE_SECONDS = 300
+
+
+def mutated(mutant: Mutant, folder: Path) -> None:
+    """Copy the package and apply the mutant.
+
+    Raises:
+        SystemExit: the snippet is not in its file exactly once.
+    """
+    shutil.copytree(SOURCE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    file = folder / "pilothouse" / mutant.file
+    text = file.read_text(encoding="utf-8")
+    if text.count(mutant.snippet) != 1:
+        raise SystemExit(
+            f"{mutant.name}: the snippet stands {text.count(mutant.snippet)} times in "
+            f"{mutant.file}, want once: write the mutant anew"
+        )
+    file.write_text(text.replace(mutant.snippet, mutant.replacement), encoding="utf-8")
+
+
+def run_tests(mutant: Mutant, folder: Path) -> tuple[str, str]:
+    """(`killed`, `survived` or `broken`, pytest's last line)."""
+    inherited = os.environ.get("PYTHONPATH")
+    path = [str(folder), str(CHECKOUT), *([inherited] if inherited else [])]
+    command = [
+        sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not full",
+        "--timeout", str(PATIENCE_SECONDS), *mutant.tests,
+        *(["-k", mutant.only] if mutant.only else []),
+    ]  # fmt: skip
+    ran = subprocess.run(
+        command, cwd=CHECKOUT, env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    lines = [line for line in ran.stdout.splitlines() if line.strip()]
+    last = lines[-1] if lines else ran.stderr.strip()[-100:]
+    if ran.returncode == 1 and re.search(r"\b[1-9]\d* failed", last):
+        return "killed", last
+    return ("survived" if ran.returncode == 0 else "broken"), last
+
+
+def main() -> int:
+    """Run, print a row for each, count survivors."""
+    wanted = sys.argv[1:]
+    chosen = [each for each in MUTANTS if not wanted or any(word in each.name for word in wanted)]
+    print(f"{'invariant':<16} {'mutant':<44} {'outcome':<9} {'s':>5}  test")
+    failures = 0
+    for mutant in chosen:
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            mutated(mutant, Path(folder) / "middleware")
+            outcome, last = run_tests(mutant, Path(folder) / "middleware")
+        failures += outcome != "killed"
+        seconds = time.monotonic() - started
+        tests = " ".join(Path(each).name for each in mutant.tests)
+        print(
+            f"{mutant.invariant:<16} {mutant.name:<44} {outcome:<9} {seconds:5.0f}  "
+            f"{tests} {mutant.only}".rstrip(),
+            flush=True,
+        )
+        if outcome != "killed":
+            print(f"    {last}")
+    print(f"{len(chosen) - failures} of {len(chosen)} mutants killed")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,228 @@
+"""What may go on to vLLM, what is written into it, and what is refused with which words."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pilothouse.config import Auth, TrustedProxies
+from pilothouse.errors import ConfigError, RequestError
+from pilothouse.sealed import SEALED_KEY, unseal
+from pilothouse.server.bypass import Guard, refuse_bypass
+from pilothouse.server.identity import Doorkeeper
+from tests.server.builders import KEY, admission, body_of, caller, tiny_plan
+
+NUDGE = {"vector": "nudge", "scale": 0.5}
+
+
+def admit(change: dict[str, Any], **grants: Any) -> tuple[Any, dict[str, Any]]:
+    body = body_of("chat") | change
+    return admission().admit(body, "chat", caller(**grants)), body
+
+
+def refusal(change: dict[str, Any], **grants: Any) -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        admit(change, **grants)
+    return caught.value
+
+
+def test_the_body_that_goes_on_is_sealed_and_has_our_field_no_more() -> None:
+    admitted, body = admit({"pilothouse": {"steer": [NUDGE]}, "vllm_xargs": {"mine": 1}})
+    assert "pilothouse" not in body and body["vllm_xargs"]["mine"] == 1
+    sealed = unseal(body["vllm_xargs"][SEALED_KEY], KEY)
+    assert sealed == admitted.sealed
+    assert sealed.revision == tiny_plan().revision
+    assert [(term.vector, term.scale, term.on) for term in sealed.steer] == [
+        ("nudge", 0.5, "output")
+    ]
+
+
+def test_every_request_has_its_own_decision() -> None:
+    assert admit({})[0].decision_id != admit({})[0].decision_id
+
+
+def test_a_profile_brings_its_steering_its_policies_and_the_served_name() -> None:
+    admitted, body = admit({"model": "small:output-refusal"})
+    assert body["model"] == "small" and admitted.asked_model == "small:output-refusal"
+    assert [term.scale for term in admitted.sealed.steer] == [0.001]
+    applied = {each.name: each.enforced for each in admitted.sealed.policies}
+    assert applied == {"output-refusal": True, "watch": False}
+
+
+def test_a_clients_steering_comes_on_top_of_the_profiles() -> None:
+    admitted, _ = admit({"model": "small:plain", "pilothouse": {"steer": [NUDGE]}})
+    assert [term.scale for term in admitted.sealed.steer] == [0.001, 0.5]
+
+
+def test_a_name_that_is_no_profile_is_vllms_to_judge() -> None:
+    admitted, body = admit({"model": "small:nothing"})
+    assert body["model"] == "small:nothing" and admitted.asked_model is None
+
+
+@pytest.mark.parametrize(
+    ("field", "grant"),
+    [
+        ({"steer": [NUDGE]}, "may_steer"),
+        ({"probes": ["vary"]}, "may_see_scores"),
+        ({"scores": "summary"}, "may_see_scores"),
+    ],
+)
+def test_what_was_not_granted_is_403_with_the_remedy(field: Any, grant: str) -> None:
+    error = refusal({"pilothouse": field}, **{grant: False})
+    assert error.status == 403 and "auth.client_" in str(error)
+    assert admit({"pilothouse": field})[0].sealed.revision
+
+
+def test_scores_come_by_themselves_only_to_those_who_may_see_them() -> None:
+    assert admit({})[0].sealed.scores == "summary"
+    assert admit({}, may_see_scores=False)[0].sealed.scores == "none"
+    assert admit({"pilothouse": {"scores": "none"}})[0].sealed.scores == "none"
+
+
+@pytest.mark.parametrize(
+    ("field", "param", "words"),
+    [
+        ({"steer": [{"vector": "x", "scale": 1}]}, "pilothouse.steer.0.vector", "['nudge']"),
+        ({"steer": [NUDGE | {"layers": [1]}]}, "pilothouse.steer.0.layers", "[3]"),
+        ({"steer": [NUDGE | {"scale": "4"}]}, "pilothouse.steer.0.scale", "got '4'"),
+        ({"steer": [NUDGE | {"scale": True}]}, "pilothouse.steer.0.scale", "got True"),
+        ({"steer": [NUDGE | {"op": "add"}]}, "pilothouse.steer.0.op", "unknown field"),
+        ({"steer": [{"scale": 1}]}, "pilothouse.steer.0.vector", "missing"),
+        ({"steer": [NUDGE | {"on": "prompt", "scale": 60}]}, "pilothouse.steer", "max_norm_ratio"),
+        ({"steer": [NUDGE | {"scale": 1e308}]}, "pilothouse.steer", "max_norm_ratio"),
+        ({"steer": [NUDGE] * 9}, "pilothouse.steer", "max_rank"),
+        ({"steer": NUDGE}, "pilothouse.steer", "got {"),
+        ({"probes": ["x"]}, "pilothouse.probes.0", "'always'"),
+        ({"scores": "all"}, "pilothouse.scores", "got 'all'"),
+        ([], "pilothouse", "want an object"),
+    ],
+)
+def test_a_wrong_field_says_where_what_and_what_instead(field: Any, param: str, words: str) -> None:
+    error = refusal({"pilothouse": field})
+    assert (error.status, error.param) == (400, param)
+    assert words in str(error)
+
+
+def test_edits_that_cancel_each_other_are_measured_as_their_sum() -> None:
+    steer = [NUDGE | {"scale": 50}, NUDGE | {"scale": -50}]
+    assert len(admit({"pilothouse": {"steer": steer}})[0].sealed.steer) == 2
+
+
+@pytest.mark.parametrize("key", ["pilothouse_sealed", "PILOTHOUSE", "pilothouse"])
+def test_reserved_names_in_vllm_xargs_are_refused(key: str) -> None:
+    assert refusal({"vllm_xargs": {key: "x"}}).param == f"vllm_xargs.{key}"
+
+
+def test_an_alias_is_no_way_around_a_policy() -> None:
+    from pilothouse.server.admission import Admission
+
+    plan = tiny_plan()
+    match = plan.policies[0].spec.match.model_copy(
+        update={"models": ("small",), "profiles": ("*",)}
+    )
+    spec = plan.policies[0].spec.model_copy(update={"match": match})
+    policy = plan.policies[0].model_copy(update={"spec": spec})
+    aliased = Admission(replace(plan, policies=(policy,)), ("other", "small"), KEY)
+    admitted = aliased.admit(body_of("chat") | {"model": "other"}, "chat", caller())
+    assert [each.enforced for each in admitted.sealed.policies] == [True]
+
+
+ASSISTANT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("body", "enforced", "ends_output"),
+    [
+        ({"prompt_embeds": "abc"}, True, False),
+        ({"chat_template": "x"}, True, False),
+        ({"chat_template_kwargs": {"add_generation_prompt": False}}, True, False),
+        ({"prompt_logprobs": 0}, False, True),
+        ({"echo": True, "logprobs": 0}, False, True),
+        ({"messages": ASSISTANT, "continue_final_message": True}, False, True),
+        ({"messages": ASSISTANT, "add_generation_prompt": False}, False, True),
+        ({"messages": ASSISTANT, "echo": True}, False, True),
+    ],
+)
+def test_a_bypass_is_refused_only_while_rules_could_be_passed_by(
+    body: Any, enforced: bool, ends_output: bool
+) -> None:
+    refuse_bypass(body, Guard())
+    with pytest.raises(RequestError):
+        refuse_bypass(body, Guard(enforced, ends_output))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"chat_template_kwargs": {"enable_thinking": False}},
+        {"messages": ASSISTANT},
+        {"logprobs": 5},
+        {"echo": True},
+        {"prompt_logprobs": None, "use_beam_search": False, "kv_transfer_params": None},
+    ],
+)
+def test_what_passes_nothing_by_is_left_alone(body: Any) -> None:
+    refuse_bypass(body, Guard(enforced=True, ends_output=True))
+
+
+def test_prompts_times_choices_are_bounded() -> None:
+    body = body_of("completions") | {"prompt": ["a"] * 20, "n": 20}
+    with pytest.raises(RequestError, match="128"):
+        admission().admit(body, "completions", caller())
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"), [("a", 1), (["a", "b"], 2), ([1, 2], 1), ([[1], [2]], 2), ([], 1)]
+)
+def test_prompts_are_counted_as_vllm_counts_them(prompt: Any, expected: int) -> None:
+    body = body_of("completions") | {"prompt": prompt}
+    assert admission().admit(body, "completions", caller()).num_prompts == expected
+
+
+def scope(host: str | None, **headers: str) -> dict[str, Any]:
+    pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    client = (host, 1) if host is not None else None
+    return {"type": "http", "headers": pairs, "client": client}
+
+
+def test_only_a_trusted_proxy_names_the_tenant() -> None:
+    proxies = TrustedProxies(cidrs=("10.0.0.0/8",), tenant_header="x-team")
+    keeper = Doorkeeper(Auth(trusted_proxies=proxies), (), demo=False)
+    assert keeper.caller(scope("10.1.2.3", x_team="acme")).tenant == "acme"
+    assert keeper.caller(scope("11.1.2.3", x_team="acme")).tenant == ""
+    assert keeper.caller(scope(None, x_team="acme")).tenant == ""
+    with pytest.raises(RequestError):
+        keeper.caller(scope("10.1.2.3", x_team="a" * 200))
+
+
+def test_the_demo_grants_to_this_machine_alone() -> None:
+    auth = Auth(client_steering=True, client_scores=True)
+    for host, granted in (
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("192.168.0.9", False),
+        (None, False),
+    ):
+        found = Doorkeeper(auth, (), demo=True).caller(scope(host))
+        assert (found.may_steer, found.may_see_scores) == (granted, granted), host
+    assert Doorkeeper(auth, (), demo=False).caller(scope("192.168.0.9")).may_steer
+
+
+def test_a_key_authenticates_and_nothing_else_does() -> None:
+    keeper = Doorkeeper(Auth(), ("secret",), demo=False)
+    assert keeper.caller(scope("1.1.1.1", authorization="Bearer secret")).authenticated
+    for shown in ("Bearer wrong", "Basic secret", "secret", ""):
+        assert not keeper.caller(scope("1.1.1.1", authorization=shown)).authenticated
+
+
+def test_networks_that_are_none_stop_the_start() -> None:
+    with pytest.raises(ConfigError, match="cidrs"):
+        Doorkeeper(Auth(trusted_proxies=TrustedProxies(cidrs=("10.0.0.1/8",))), (), demo=False)
+
+
+def test_the_rewritten_body_is_json() -> None:
+    _, body = admit({"pilothouse": {"steer": [NUDGE]}})
+    assert json.loads(json.dumps(body)) == body

@@ -1,0 +1,125 @@
+"""Whatever a client sends, it gets an answer in the 400s or a real one, and the engine lives."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from pilothouse.server.gate import MAX_BODY_BYTES
+from tests.support.server_process import ServerProcess
+from tests.support.tiny_house import PROFILES, SERVED_NAME
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
+
+JSON = {"content-type": "application/json"}
+PATHS = ("/v1/chat/completions", "/v1/completions")
+GOOD = {
+    "model": SERVED_NAME, "messages": [{"role": "user", "content": "the tide"}],
+    "prompt": "the tide", "max_tokens": 3,
+}  # fmt: skip
+
+
+def send(server: ServerProcess, path: str, content: bytes) -> httpx.Response:
+    return httpx.post(f"{server.url}{path}", content=content, headers=JSON, timeout=60)
+
+
+def alive(server: ServerProcess) -> bool:
+    answer = send(server, PATHS[0], json.dumps(GOOD).encode())
+    ready = httpx.get(f"{server.url}/pilothouse/v1/ready", timeout=30)
+    return answer.status_code == 200 and ready.status_code == 200
+
+
+BROKEN = [
+    b"", b"{", b"null", b"[]", b"7", b'"text"', b"\xff\xfe\x00", b"{" * 100_000,
+    b"[" * 200_000, b'{"a":' * 50_000, b'{"temperature": NaN}', b'{"max_tokens": 1e999}',
+    b'{"messages": "\\ud800"}', b'{"max_tokens": ' + b"9" * 5000 + b"}",
+    b'{"model": 1, "model": "small"}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("content", BROKEN, ids=range(len(BROKEN)))
+def test_a_broken_body_is_a_400(small_server: ServerProcess, path: str, content: bytes) -> None:
+    answer = send(small_server, path, content)
+    assert answer.status_code == 400, answer.text[:300]
+    assert answer.json()["error"]["message"]
+
+
+def test_a_body_too_long_is_a_413_however_it_is_announced(small_server: ServerProcess) -> None:
+    content = json.dumps(GOOD | {"prompt": "a" * MAX_BODY_BYTES}).encode()
+    assert send(small_server, PATHS[1], content).status_code == 413
+
+    def pieces() -> Any:
+        for start in range(0, len(content), 1 << 20):
+            yield content[start : start + (1 << 20)]
+
+    url = f"{small_server.url}{PATHS[1]}"
+    assert httpx.post(url, content=pieces(), headers=JSON, timeout=60).status_code == 413
+
+
+def mangled(dice: random.Random) -> dict[str, Any]:
+    """A good body with a few fields replaced by something odd."""
+    odd: list[Any] = [
+        None, True, -1, 0, 1 << 62, 1.5, -1e308, "", "x" * 300, "\u0000", "\U0001f6a2", [], {},
+        [[]], [None], {"a": {"b": []}}, [1, -2, 10**9], ["", ""], {"type": "json_object"},
+        {"include": 3},
+    ]  # fmt: skip
+    fields = [
+        "model", "messages", "prompt", "max_tokens", "n", "stream", "stream_options", "stop",
+        "logprobs", "top_logprobs", "logit_bias", "temperature", "top_p", "top_k", "seed", "tools",
+        "tool_choice", "response_format", "vllm_xargs", "cache_salt", "pilothouse", "echo",
+        "min_tokens", "ignore_eos", "stop_token_ids", "bad_words", "priority", "request_id",
+        "truncate_prompt_tokens", "add_generation_prompt", "continue_final_message",
+        "chat_template_kwargs", "structured_outputs", "prompt_logprobs", "return_token_ids",
+        "suffix", "include_stop_str_in_output", "repetition_penalty", "allowed_token_ids",
+        "stream_interval",
+    ]  # fmt: skip
+    body: dict[str, Any] = dict(GOOD)
+    if dice.random() < 0.5:
+        body["model"] = dice.choice(PROFILES)
+    for name in dice.sample(fields, dice.randint(1, 4)):
+        body[name] = dice.choice(odd)
+    if dice.random() < 0.3:
+        steer = {"vector": dice.choice(["nudge", *map(str, odd)]), "scale": dice.choice(odd)}
+        body["pilothouse"] = {"steer": [steer], "scores": dice.choice(["tokens", "none", 3])}
+    return body
+
+
+def test_no_mangled_body_kills_the_engine(small_server: ServerProcess) -> None:
+    seed = int(os.environ.get("PILOTHOUSE_FUZZ_SEED", "20261121"))
+    dice = random.Random(seed)
+    bodies = [(dice.choice(PATHS), json.dumps(mangled(dice)).encode()) for _ in range(200)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda each: send(small_server, *each), bodies))
+    for (path, body), answer in zip(bodies, answers, strict=True):
+        assert answer.status_code < 500, (seed, path, body, answer.text[:300])
+    assert alive(small_server)
+
+
+def test_many_requests_at_once_each_get_their_own_verdict(small_server: ServerProcess) -> None:
+    expected = {
+        "small:prompt-refusal": "content_filter", "small:output-refusal": "content_filter",
+        "small:final-refusal": "content_filter", "small:output-passes": "length",
+        "small:plain": "length", "small:steers": "length", "small:final-respond": "stop",
+    }  # fmt: skip
+
+    def ask(model: str) -> tuple[str, str, str]:
+        body = GOOD | {"model": model, "max_tokens": 6, "temperature": 0}
+        answer = send(small_server, PATHS[0], json.dumps(body).encode()).json()
+        (choice,) = answer["choices"]
+        return answer["pilothouse"]["decision_id"], model, choice["finish_reason"]
+
+    models = [model for model in expected for _ in range(8)]
+    random.Random(1).shuffle(models)
+    with ThreadPoolExecutor(16) as pool:
+        told = list(pool.map(ask, models))
+    assert len({decision for decision, _, _ in told}) == len(models)
+    assert all(finish == expected[model] for _, model, finish in told)
+    status = httpx.get(f"{small_server.url}/pilothouse/v1/status").json()
+    assert status["live_requests"] == 0
