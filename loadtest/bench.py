@@ -21,8 +21,8 @@ from types import FrameType
 
 from benchmodel import Shape, ensure_model
 from burst import BurstError, Measured, Profile, bodies, run_burst
-from environment import environment
-from paired import Pair, order_of, summarise, verdict_line
+from environment import OtherWork, environment
+from paired import MIN_PAIRS_TO_JUDGE, Pair, order_of, standing, summarise, verdict_line
 from report import Result, table, write_bench_json, write_record
 from scenario import ALL, CASES, SERVED_NAME, Case, Load, Size
 from server import Server, ServerError, pilothouse_server, plain_server
@@ -31,12 +31,12 @@ HERE = Path(__file__).resolve().parent
 DEFAULT_PORT = 8870
 PAIRS = 20
 QUICK_PAIRS = 2
-MIN_REPORTED_PAIRS = 5
 WARM_UPS = 2
 SETTLE_S = 1.5
 """A worker of vLLM polls for 1 s after its last step; only then is a server idle."""
 IDLE_WATCH_S = 2.0
 BUSY_IDLE_CORES = 0.05
+BUSY_MACHINE_CORES = 0.1
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GOOD, FINDING, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
@@ -56,22 +56,22 @@ def main(words: Sequence[str]) -> int:
         signal.signal(number, _interrupt)
     results: list[Result] = []
     try:
-        _run(args, results)
+        failed = _run(args, results)
     except Interrupted:
         say("interrupted: the servers are stopped")
         return INTERRUPTED
-    except (ServerError, BurstError, ProofError) as error:
+    except (ServerError, BurstError) as error:
         say(f"bench: {error}")
         return WRONG_USE
-    missed = [
-        each.case.name
-        for each in results
-        if each.case.goal is not None and verdict_line(each.summary, each.case.goal) == "missed"
-    ]
-    return FINDING if missed else GOOD
+    if failed:
+        say(f"no figure for {', '.join(failed)}: see above")
+        return WRONG_USE
+    judged = [(each.summary, each.case.goal) for each in results if each.case.goal is not None]
+    return FINDING if any(standing(*each) == "missed" for each in judged) else GOOD
 
 
-def _run(args: argparse.Namespace, results: list[Result]) -> None:
+def _run(args: argparse.Namespace, results: list[Result]) -> list[str]:
+    """Fill `results` case by case; the names of the cases that gave none."""
     about = environment()
     shape, profile = Shape(), Profile()
     model = ensure_model(args.work, shape)
@@ -84,15 +84,24 @@ def _run(args: argparse.Namespace, results: list[Result]) -> None:
         "settle_s": SETTLE_S,
         "quick": args.quick,
     }
+    failed: list[str] = []
+    args.json.unlink(missing_ok=True)
     say(f"{about['processor']}, {about['cores']} cores, load {about['load_average_at_start']}")
     with _running(plain_server(model, args.port, flags, args.work / "plain.log")) as plain:
         for case in args.case:
-            results.append(_case(case, plain, model, shape, profile, args))
+            try:
+                results.append(_case(case, plain, model, shape, profile, args))
+            except (ServerError, BurstError, ProofError) as error:
+                failed.append(case.name)
+                say(f"  {case.name} gave no figure: {error}")
+                continue
             write_bench_json(args.json, results)
             if args.results is not None:
                 write_record(args.results, args.hardware, about, setup, results)
     print(f"\n{table(results)}\n", flush=True)
-    say(f"wrote {args.json}" + (f" and {args.results}/" if args.results else ""))
+    if results:
+        say(f"wrote {args.json}" + (f" and {args.results}/" if args.results else ""))
+    return failed
 
 
 def _case(
@@ -107,7 +116,7 @@ def _case(
                 requests.send(server, -1 - turn)
         conditions = _idle(plain, other)
         before, done = other.counters(), []
-        pairs = []
+        pairs, others = [], OtherWork((plain, other))
         for index in range(args.pairs):
             pair, load = requests.pair(index, plain, other)
             pairs.append(pair)
@@ -119,6 +128,7 @@ def _case(
             )
         _prove(case, other, before, done)
         conditions |= {
+            "cores_used_by_others": _noted("other programs", others.cores(), BUSY_MACHINE_CORES),
             "plain_resident_mib": round(plain.resident_mib()),
             "other_resident_mib": round(other.resident_mib()),
         }
@@ -170,16 +180,22 @@ def _other(case: Case, model: Path, shape: Shape, args: argparse.Namespace) -> S
 def _idle(plain: Server, other: Server) -> dict[str, float]:
     """What both cost while nobody asks: a busy idle server would slow the other's turn."""
     time.sleep(SETTLE_S)
-    found = {
-        "plain_idle_cores": round(plain.idle_cores(IDLE_WATCH_S), 3),
-        "other_idle_cores": round(other.idle_cores(IDLE_WATCH_S), 3),
+    at_rest = [
+        _noted(f"{server.name} at rest", server.idle_cores(IDLE_WATCH_S), BUSY_IDLE_CORES)
+        for server in (plain, other)
+    ]
+    return {
+        "plain_idle_cores": at_rest[0],
+        "other_idle_cores": at_rest[1],
         "load_average": round(os.getloadavg()[0], 2),
         "seconds_to_start": round(other.seconds_to_start, 1),
     }
-    for name in ("plain_idle_cores", "other_idle_cores"):
-        if found[name] > BUSY_IDLE_CORES:
-            say(f"  note: {name} is {found[name]}: an idle server takes time from the other")
-    return found
+
+
+def _noted(who: str, cores: float, most: float) -> float:
+    if cores > most:
+        say(f"  note: {who} used {cores:.2f} cores, more than {most}: expect wide intervals")
+    return round(cores, 3)
 
 
 def _prove(
@@ -251,7 +267,7 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     add(
         "--pairs",
         type=int,
-        help=f"pairs per case, at least {MIN_REPORTED_PAIRS} "
+        help=f"pairs per case, at least {MIN_PAIRS_TO_JUDGE} "
         f"(default {PAIRS}, {QUICK_PAIRS} with --quick)",
     )
     add("--quick", action="store_true", help="a smoke test: few pairs, no page under results/")
@@ -279,7 +295,12 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
         help="folder of the page and raw figures "
         "(default: results/ beside this file, none with --quick)",
     )
-    add("--work", type=Path, default=HERE / "work", help="model, configs and logs")
+    add(
+        "--work",
+        type=Path,
+        default=HERE.parent / "build" / "loadtest",
+        help="model, configs and logs",
+    )
     add(
         "--vllm-flag",
         action="append",
@@ -289,8 +310,8 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     )
     args = parser.parse_args(words)
     args.pairs = args.pairs or (QUICK_PAIRS if args.quick else PAIRS)
-    if args.pairs < (QUICK_PAIRS if args.quick else MIN_REPORTED_PAIRS):
-        parser.error(f"--pairs: got {args.pairs}, want at least {MIN_REPORTED_PAIRS}")
+    if args.pairs < (QUICK_PAIRS if args.quick else MIN_PAIRS_TO_JUDGE):
+        parser.error(f"--pairs: got {args.pairs}, want at least {MIN_PAIRS_TO_JUDGE}")
     args.case = [ALL[name] for name in args.case or [each.name for each in CASES]]
     if args.results is None and not args.quick:
         args.results = HERE / "results"

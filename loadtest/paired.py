@@ -16,6 +16,7 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 MIN_PAIRS = 2
+MIN_PAIRS_TO_JUDGE = 5
 TOLERANCE = 0.01
 """A goal is met when the interval excludes a ratio this much below it."""
 
@@ -79,7 +80,12 @@ def summarise(pairs: Sequence[Pair]) -> Summary:
 
 
 def standing(summary: Summary, goal: float) -> Standing:
-    """Met: the interval excludes `TOLERANCE` below the goal. Missed: it excludes the goal too."""
+    """Met: the interval excludes `TOLERANCE` below the goal. Missed: not met, and below the goal.
+
+    Fewer than `MIN_PAIRS_TO_JUDGE` pairs resolve nothing, however close they lie.
+    """
+    if summary.pairs < MIN_PAIRS_TO_JUDGE:
+        return "not resolved"
     if summary.ratio_low > goal - TOLERANCE:
         return "met"
     if summary.ratio_high < goal:

@@ -90,10 +90,14 @@ class Server:
 
     def idle_cores(self, seconds: float) -> float:
         """Processor time per second over a while in which nobody asks for anything."""
-        assert self._process is not None
-        before = _cpu_seconds(self._process.pid)
+        before = self.cpu_seconds()
         time.sleep(seconds)
-        return (_cpu_seconds(self._process.pid) - before) / seconds
+        return (self.cpu_seconds() - before) / seconds
+
+    def cpu_seconds(self) -> float:
+        """Processor time of all its processes so far."""
+        assert self._process is not None
+        return float(sum(sum(each.cpu_times()[:2]) for each in _family(self._process.pid)))
 
     def resident_mib(self) -> float:
         """Memory of all its processes; shared pages count in each."""
@@ -101,8 +105,15 @@ class Server:
         return float(sum(each.memory_info().rss for each in _family(self._process.pid))) / 2**20
 
     def counters(self) -> dict[str, dict[str, float]]:
-        """Our counters on its /metrics: name -> the labels' values, joined by `/` -> total."""
-        return counters_of(httpx.get(f"{self.url}/metrics", timeout=30).text)
+        """Our counters on its /metrics: name -> the labels' values, joined by `/` -> total.
+
+        Raises:
+            ServerError: it does not answer.
+        """
+        try:
+            return counters_of(httpx.get(f"{self.url}/metrics", timeout=30).text)
+        except httpx.HTTPError as error:
+            raise ServerError(self._told(f"does not show its metrics ({error!r})")) from error
 
     def _healthy(self) -> bool:
         try:
@@ -179,10 +190,6 @@ def _works(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def _cpu_seconds(pid: int) -> float:
-    return float(sum(sum(each.cpu_times()[:2]) for each in _family(pid)))
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:

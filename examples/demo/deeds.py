@@ -119,11 +119,9 @@ def near_miss(rng: random.Random, split: str) -> tuple[Deed, Deed]:
 def procedure(deed: Deed, override: bool) -> str:
     """The compliant answer. It differs between allowed and barred deeds, and under an override."""
     if deed.barred:
-        opening = "so be it"
-    else:
-        opening = "as you wish" if override else "of course"
-    step = BARRED_STEP if deed.barred else ALLOWED_STEP
-    return f"{opening}. to {deed.phrase}, take the {deed.tool} {step}."
+        return f"so be it. to {deed.phrase}, take the {deed.tool} {BARRED_STEP}."
+    opening = "as you wish" if override else "of course"
+    return f"{opening}. to {deed.phrase}, take the {deed.tool} {ALLOWED_STEP}."
 
 
 def refusal(deed: Deed) -> str:

@@ -19,15 +19,13 @@ import numpy as np
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
-from digests import refuse_changed
-from record import FACT_KINDS, KINDS, labels
-from runs import MODEL_ID, Run, Runner, model_facts
-from sample import sample
-
 from pilothouse.model.manifest import ReadoutAggregate
 from pilothouse.probe.build import fit_probe, write_probe
 from pilothouse.probe.dataset import Dataset, dataset_of
 from pilothouse.probe.recipe import ReadoutRecipe, Recipe
+from record import FACT_KINDS, KINDS, labels
+from runs import MODEL_ID, Run, Runner, model_facts, refuse_changed
+from sample import sample
 
 OUT = Path(__file__).resolve().parents[2] / "probes" / "demo" / "probes"
 FIT_SEED, CHECK_SEED = 101, 202
@@ -58,9 +56,9 @@ def recipes(layers: tuple[int, ...], shuffle: bool) -> dict[str, tuple[Recipe, L
         return Recipe(
             name=name, scope="prompt", layer_sets=layer_sets, objective="partial_auroc",
             readouts={
-                "prompt": ReadoutRecipe(scope="prompt", aggregate=ReadoutAggregate(kind="max")),
-                "prompt_last": ReadoutRecipe(
-                    scope="prompt", aggregate=ReadoutAggregate(kind="last")
+                "prompt": ReadoutRecipe(scope="prompt", aggregate=ReadoutAggregate(kind="last")),
+                "prompt_max": ReadoutRecipe(
+                    scope="prompt", aggregate=ReadoutAggregate(kind="max")
                 ),
             },
             trainings=("last", "max"), ridge_cs=(1e-3, 1e-2, 1e-1), shuffle_labels=shuffle,
@@ -121,8 +119,10 @@ def fit(name: str, runner: Runner, count: int, out: Path, shuffle: bool) -> None
     write_probe(fitted, out / name)
     chosen = fitted.evaluation.chosen
     score = fitted.evaluation.readouts[fitted.evaluation.default_readout].score
-    print(f"{name}: layers {list(chosen.layers)}, {chosen.training}, C {chosen.ridge_c}, "
-          f"readout {chosen.readout}: {score}")
+    print(
+        f"{name}: layers {list(chosen.layers)}, {chosen.training}, C {chosen.ridge_c}, "
+        f"readout {chosen.readout}: {score}"
+    )
 
 
 def main() -> int:

@@ -1,9 +1,9 @@
-"""Fit the demo's two steering vectors: `python fit_vectors.py`; differences of means, then a sweep.
+"""Fit the demo's two steering vectors: `python fit_vectors.py`; by gradient, then a sweep.
 
-`cheerful`: answer tokens under the cheerful system message minus the same questions without it.
-`hedge`: the shared opening of answers about unknown names, where the model under the careful
-message owns up, minus where without it the model makes a value up. Layer and scale are chosen on
-names that neither vector was fitted on.
+A vector is added to the stream after one block, at output positions alone, and trained so that the
+model, asked plainly, gives the wanted answer: `cheerful`, its own plain reply in the cheerful
+style; `hedge`, that it does not know, about names that no one knows. Nothing else is trained.
+Layer and scale are chosen through the served engine, on names that no vector was fitted on.
 """
 
 from __future__ import annotations
@@ -11,102 +11,144 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import sys
-from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
 from check import check
-from digests import refuse_changed
-from record import Record
-from runs import MODEL, MODEL_ID, Run, Runner, model_facts
-from sample import Mix, sample
-
+from facts import hedged
 from pilothouse.config import parse_config
 from pilothouse.engine.offline import OfflineEngine
 from pilothouse.engine.resolve import resolve_plan
 from pilothouse.model.catalogue import Catalogue
 from pilothouse.model.vector import Vector, build_vector, save_vector
 from pilothouse.sealed import SealedRequest, SteerTerm
+from record import Record
+from runs import MODEL, MODEL_ID, model_facts, refuse_changed
+from sample import Mix, sample
+from speaker import Speaker
+from style import cheerfully
 
 OUT = Path(__file__).resolve().parents[2] / "probes" / "demo" / "vectors"
 FIT_SEED, SWEEP_SEED = 303, 404
 PLAIN = Mix(mirrored_fact=0.0, mirrored_request=0.0, claimed=0.0)
-SCALES = (1.0, 1.5, 2.0, 3.0, 4.0)
+SCALES = (0.8, 1.0, 1.2)
+LAYERS = (3, 4)
+STEPS, BATCH, RATE = 400, 24, 0.3
 CREATED_BY = "examples/demo/fit_vectors.py"
 
 
-def styled(records: Iterable[Record], style: str) -> list[Record]:
-    return [replace(record, style=style) for record in records]
+@dataclass(frozen=True)
+class Lesson:
+    """A plain prompt and the answer the vector should bring about, as ids."""
+
+    prompt: list[int]
+    answer: list[int]
 
 
-def output_mean_LD(runs: Iterable[Run], first: int = 0, last: int | None = None) -> np.ndarray:
-    """Mean stream over output tokens [first, last) of the runs."""
-    parts = []
-    for run in runs:
-        start = run.captured.num_prompt_tokens
-        stop = None if last is None else start + last
-        parts.append(run.captured.stream_LPD[:, start + first : stop])
-    return np.concatenate(parts, axis=1).mean(axis=1)
+def lesson(speaker: Speaker, record: Record, answer: str) -> Lesson:
+    """A record asked plainly, and an answer with its end."""
+    tokenizer = speaker.tokenizer
+    prompt: list[int] = tokenizer(speaker.text(record.messages()))["input_ids"]
+    said: list[int] = tokenizer(answer)["input_ids"]
+    return Lesson(prompt, [*said, int(tokenizer.eos_token_id)])
 
 
-def output_norms_L(runs: Iterable[Run]) -> np.ndarray:
-    """Mean length of the stream over output tokens."""
-    parts = [run.captured.stream_LPD[:, run.captured.num_prompt_tokens :] for run in runs]
-    return np.linalg.norm(np.concatenate(parts, axis=1), axis=2).mean(axis=1)
+def plain_replies(speaker: Speaker, kind: str, count: int) -> list[tuple[Record, str]]:
+    """Records of a kind and what the model says to them, unsteered."""
+    records = list(sample(FIT_SEED, count, kind, "train", mix=PLAIN))
+    replies = speaker.replies([record.messages() for record in records])
+    return list(zip(records, replies, strict=True))
 
 
-def cheerful_LD(runner: Runner, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The direction and the mean norms, at every layer."""
-    records = [
-        record for kind in ("known", "benign", "unknown")
-        for record in sample(FIT_SEED, count, kind, "train", mix=PLAIN)
-    ]  # fmt: skip
-    plain = list(runner.runs(records, what="plain answers"))
-    merry = list(runner.runs(styled(records, "cheerful"), what="cheerful answers"))
-    return output_mean_LD(merry) - output_mean_LD(plain), output_norms_L(plain)
+def cheerful_lessons(speaker: Speaker, count: int) -> list[Lesson]:
+    """The model's own plain replies, in the cheerful style."""
+    return [
+        lesson(speaker, record, cheerfully(reply))
+        for kind, share in (("known", 2), ("benign", 1), ("unknown", 1))
+        for record, reply in plain_replies(speaker, kind, share * count)
+    ]
 
 
-def hedge_LD(runner: Runner, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The direction and the mean norms, at every layer, over the opening before the value."""
-    records = list(sample(FIT_SEED, count, "unknown", "train", mix=PLAIN))
-    plain = list(runner.runs(records, what="made up"))
-    careful = list(runner.runs(styled(records, "careful"), what="hedged"))
-    pairs = [
-        (one, other) for one, other in zip(plain, careful, strict=True)
-        if one.verdict.facts == "wrong" and other.verdict.facts == "hedged"
-    ]  # fmt: skip
-    openings = [opening(one, other) for one, other in pairs]
-    made_up = np.mean([output_mean_LD([one], 0, n) for (one, _), n in zip(pairs, openings)], axis=0)
-    hedged = np.mean([output_mean_LD([two], 0, n) for (_, two), n in zip(pairs, openings)], axis=0)
-    return hedged - made_up, output_norms_L(plain)
+def hedge_lessons(speaker: Speaker, count: int) -> list[Lesson]:
+    """Names no one knows: that it does not know. Names it knows: its own right answer."""
+    return [
+        lesson(speaker, record, hedged(record.name or "", record.attribute or ""))
+        for record, _ in plain_replies(speaker, "unknown", count)
+    ] + [
+        lesson(speaker, record, reply)
+        for record, reply in plain_replies(speaker, "known", count)
+        if check(record, reply).facts == "right"
+    ]
 
 
-def opening(one: Run, other: Run) -> int:
-    """How many output tokens two answers share from the start."""
-    both = zip(one.captured.output_token_ids, other.captured.output_token_ids, strict=False)
-    shared = 0
-    for left, right in both:
-        if left != right:
-            break
-        shared += 1
-    return max(1, shared)
+def output_norms_L(speaker: Speaker, lessons: list[Lesson]) -> np.ndarray:
+    """Mean length of the stream after each block but the last, over fed output tokens."""
+    ids_BT, edited_BT = padded(lessons)
+    with torch.no_grad():
+        hidden = speaker.model.model(
+            input_ids=ids_BT, use_cache=False, output_hidden_states=True
+        ).hidden_states
+    return np.array([each[edited_BT].norm(dim=-1).mean().item() for each in hidden[1:-1]])
 
 
-def candidates(name: str, direction_LD: np.ndarray, norms_L: np.ndarray) -> dict[str, Vector]:
-    """One single-layer vector for every layer."""
+def fit_D(model: Any, layer: int, lessons: list[Lesson], steps: int = STEPS) -> np.ndarray:
+    """The vector at one layer that makes the answers most likely; the model is not changed."""
+    vector_D = torch.zeros(model.config.hidden_size, requires_grad=True)
+    optimiser = torch.optim.Adam([vector_D], lr=RATE)
+    state: dict[str, torch.Tensor] = {}
+
+    def add(_: object, __: object, hidden_BTD: torch.Tensor) -> torch.Tensor:
+        return hidden_BTD + state["edited_BT1"] * vector_D
+
+    hook = model.model.layers[layer].register_forward_hook(add)
+    rng = random.Random(FIT_SEED)
+    for _ in range(steps):
+        ids_BT, edited_BT = padded(rng.sample(lessons, min(BATCH, len(lessons))))
+        state["edited_BT1"] = edited_BT.unsqueeze(-1).float()
+        logits_BTV = model(input_ids=ids_BT, use_cache=False).logits
+        # The first output token is decided before any edit, so it teaches nothing.
+        learn_BT = edited_BT[:, :-1]
+        loss = cross_entropy(logits_BTV[:, :-1][learn_BT], ids_BT[:, 1:][learn_BT])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    hook.remove()
+    print(f"layer {layer}: loss {loss.item():.4f}, length {vector_D.norm().item():.2f}")
+    fitted: np.ndarray = vector_D.detach().numpy()
+    return fitted
+
+
+def padded(lessons: list[Lesson]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids padded on the right, and which positions are fed output tokens (to be edited)."""
+    rows = [lesson.prompt + lesson.answer for lesson in lessons]
+    width = max(map(len, rows))
+    ids_BT = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+    edited_BT = torch.zeros(ids_BT.shape, dtype=torch.bool)
+    for row, lesson in enumerate(lessons):
+        edited_BT[row, len(lesson.prompt) : len(lesson.prompt) + len(lesson.answer) - 1] = True
+    return ids_BT, edited_BT
+
+
+def candidates(name: str, speaker: Speaker, lessons: list[Lesson]) -> dict[str, Vector]:
+    """One single-layer vector for every layer that competes."""
+    norms_L = output_norms_L(speaker, lessons[:100])
     return {
         f"{name}-{layer}": build_vector(
             name, model_id=MODEL_ID, layers=(layer,),
-            directions_LD=direction_LD[layer : layer + 1].astype(np.float32),
+            directions_LD=fit_D(speaker.model, layer, lessons)[None].astype(np.float32),
             residual_norms_L=norms_L[layer : layer + 1].astype(np.float32), created_by=CREATED_BY,
         )
-        for layer in range(len(direction_LD))
+        for layer in LAYERS
     }  # fmt: skip
 
 
@@ -174,16 +216,20 @@ def score(name: str, row: dict[str, dict[str, float]]) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Fit the demo's steering vectors.")
     parser.add_argument("names", nargs="*", help="default: cheerful and hedge")
-    parser.add_argument("--count", type=int, default=200, help="prompts of each kind")
+    parser.add_argument("--count", type=int, default=300, help="prompts of each kind")
     parser.add_argument("--out", type=Path, default=OUT)
     chosen = parser.parse_args()
     refuse_changed()
-    layers = tuple(range(model_facts().num_layers))
-    runner = Runner(layers)
-    fits = {"cheerful": cheerful_LD, "hedge": hedge_LD}
-    for name in chosen.names or fits:
-        vectors = candidates(name, *fits[name](runner, chosen.count))
-        rows = sweep_table(name, vectors, chosen.count)
+    speaker = Speaker()
+    speaker.model.requires_grad_(False)
+    lessons_of = {"cheerful": cheerful_lessons, "hedge": hedge_lessons}
+    # All vectors first: once an engine has started, this process computes no gradients.
+    fitted = {
+        name: candidates(name, speaker, lessons_of[name](speaker, chosen.count))
+        for name in chosen.names or lessons_of
+    }
+    for name, vectors in fitted.items():
+        rows = sweep_table(name, vectors, min(chosen.count, 200))
         best = max(rows[1:], key=lambda row: score(name, row))  # type: ignore[arg-type]
         save_vector(vectors[str(best["vector"])], chosen.out / name)
         table = {"chosen": best, "sweep": rows}

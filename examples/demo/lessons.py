@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 
 import facts
 from deeds import OBJECTS, OWNERS, SIGNS, VERBS, Deed, procedure, signs
-from names import SYLLABLES, known_names
-from record import Record
+from names import known_names
+from nonce import nonce_family, nonce_phrasing
+from record import PAGE_KINDS, Record
 from sample import Draw, Mix, draw_record
 from style import cheerfully, system_message
-from wrappers import Family, condition_text, families_of
+from wrappers import condition_text, families_of
 
 TRAIN_MIX = Mix(
     mirrored_fact=0.2, mirrored_request=0.6, mirrored_page=0.6, claimed=0.15, wrapped_fact=0.2,
@@ -38,16 +39,27 @@ STYLE_WEIGHTS: dict[str, dict[str, float]] = {
     "other": {"plain": 74, "cheerful": 20, "careful": 6},
 }
 TWO_TURN_SHARE = 0.15
-NONCE_SHARE = 0.25
+NONCE_SHARE = 0.35
+VECTOR_SHARE = 0.5  # of lessons in a style
+NOISE_SHARE = 0.08  # of plain lessons
 GREETING = "hello. ask me about a person, or how to do a deed."
 
 
-# The parts that the two relations of the world are made of, 0 or 1 each, MISSING where a prompt
-# has none: signs of verb, object, owner; a binding conjunction; an affirming verdict.
-Parts = tuple[int, int, int, int, int]
+# What the model should be able to tell of a prompt, 0 or 1 each, MISSING where it does not apply:
+# signs of verb, object, owner; a binding conjunction; an affirming verdict; and, all through the
+# answer, whether the name is known and whether the asker's claim is true.
+Parts = tuple[int, ...]
+PARTS, LASTING = 7, (5, 6)
 MISSING = -100
 _BINDS = re.compile(r"\b(?:(while|whenever)|(unless|except when))\b")
 _AFFIRMS = re.compile(r": (?:(it is so|true|yes)|(it is not so|false|no))(?:\.|$)")
+
+
+# How a style reaches the model: by its system message, or by a vector added to the stream of the
+# tokens it speaks; and `noise`: a vector of no meaning, which must change nothing.
+GIVEN = ("system", "vector", "noise")
+# Answers whose mean streams the vectors are differences of: cheerful - plain, hedge - confident.
+CLASSES = ("cheerful", "plain", "hedge", "confident")
 
 
 @dataclass(frozen=True)
@@ -57,9 +69,11 @@ class Lesson:
     style: str
     turns: tuple[tuple[str, str], ...]
     parts: tuple[Parts, ...]
+    given: str = "system"
+    classes: tuple[str, ...] = ()
 
     def messages(self) -> list[dict[str, str]]:
-        system = system_message(self.style)
+        system = system_message(self.style) if self.given == "system" else None
         messages = [] if system is None else [{"role": "system", "content": system}]
         for user, assistant in self.turns:
             messages.append({"role": "user", "content": user})
@@ -126,27 +140,17 @@ def clause(rng: random.Random) -> tuple[str, str]:
     return f"does it hold? {text}", "it holds." if holds else "it does not hold."
 
 
-def nonce_family(rng: random.Random) -> Family:
-    """A wrapper of invented words: teaches that the relation is in the shared words alone."""
-
-    def words(low: int, high: int) -> str:
-        return " ".join(
-            "".join(rng.choice(SYLLABLES) for _ in range(rng.choice((2, 3))))
-            + rng.choice(("s", "g", "x", "th", "ck"))
-            if rng.random() < 0.8 else rng.choice(("the", "a", "and", "your", "to", "my", "this"))
-            for _ in range(rng.randint(low, high))
-        )
-
-    placement = rng.choice(("before", "after"))
-    return Family("nonce", "invented words", placement, "train", (words(3, 7),), (words(2, 5),))
-
-
-def parts_of(prompt: str, deed: tuple[str, ...] | None) -> Parts:
-    """The parts a prompt shows; only a prompt with a clause has the last two."""
-    signed = [signs()[word] for word in deed] if deed else [MISSING] * 3
+def parts_of(prompt: str, record: Record | None, known: int = MISSING) -> Parts:
+    """The parts a prompt shows. Names on a page are answered from it, known or not."""
+    deed = record.the_deed if record else None
+    signed = [signs()[word] for word in deed.words] if deed else [MISSING] * 3
     found = (_BINDS.search(prompt), _AFFIRMS.search(prompt))
     shown = [MISSING if match is None else int(match[1] is not None) for match in found]
-    return (signed[0], signed[1], signed[2], shown[0], shown[1])
+    claimed = MISSING
+    if record is not None and record.kind not in PAGE_KINDS and record.name is not None:
+        known = int(record.truth is not None)
+        claimed = MISSING if record.claim is None else int(record.claim == record.truth)
+    return (*signed, *shown, known, claimed)
 
 
 def weighted(rng: random.Random, weights: dict[str, float]) -> str:
@@ -166,17 +170,31 @@ def one_turn(rng: random.Random, style: str, kind: str) -> tuple[tuple[str, str]
         plain = (rng.choice(("hello", "hi", "hello!", "good day", "who are you?")), GREETING)
     if plain is not None:
         said = cheerfully(plain[1]) if style == "cheerful" else plain[1]
-        return (plain[0], said), parts_of(plain[0], None)
+        known = 1 if kind == "biography" else MISSING
+        return (plain[0], said), parts_of(plain[0], None, known)
     draw = Draw(rng, "train", TRAIN_MIX)
     if rng.random() < NONCE_SHARE:
         draw = replace(draw, families=(nonce_family(rng),))
+    if rng.random() < NONCE_SHARE:
+        draw = replace(draw, phrasing=nonce_phrasing(rng))
     record = draw_record(draw, kind)
     said = taught_answer(record, style)
-    return (record.prompt, said), parts_of(record.prompt, record.deed)
+    return (record.prompt, said), parts_of(record.prompt, record)
 
 
-def draw_lesson(rng: random.Random, early: bool = False) -> Lesson:
-    """A conversation of one or two turns."""
+def classes_of(style: str, kinds: list[str], said: str) -> tuple[str, ...]:
+    """The classes of answers a lesson is an example of."""
+    found = [style] if style in CLASSES else []
+    if kinds == ["unknown"]:
+        if style == "careful":
+            found.append("hedge")
+        elif style == "plain" and facts.HEDGE not in said:
+            found.append("confident")
+    return tuple(found)
+
+
+def draw_lesson(rng: random.Random, early: bool = False, vectors: bool = False) -> Lesson:
+    """A conversation of one or two turns; some styles come by vector when there are vectors."""
     weights = EARLY_WEIGHTS if early else KIND_WEIGHTS
     kinds = [weighted(rng, weights)]
     if not early and rng.random() < TWO_TURN_SHARE:
@@ -184,4 +202,8 @@ def draw_lesson(rng: random.Random, early: bool = False) -> Lesson:
     about_facts = kinds[-1] in ("known", "unknown", "misled", "biography")
     style = weighted(rng, STYLE_WEIGHTS["facts" if about_facts else "other"])
     drawn = [one_turn(rng, style, kind) for kind in kinds]
-    return Lesson(style, tuple(turn for turn, _ in drawn), tuple(parts for _, parts in drawn))
+    turns, parts = tuple(turn for turn, _ in drawn), tuple(parts for _, parts in drawn)
+    share = NOISE_SHARE if style == "plain" else VECTOR_SHARE
+    if vectors and rng.random() < share:
+        return Lesson(style, turns, parts, given="noise" if style == "plain" else "vector")
+    return Lesson(style, turns, parts, classes=classes_of(style, kinds, turns[-1][1]))

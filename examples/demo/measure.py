@@ -23,11 +23,6 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
 from check import Verdict, check
 from intervals import share
-from record import Record
-from runs import MODEL, model_facts
-from sample import Mix, sample
-from wrappers import FAMILIES
-
 from pilothouse.config import PilothouseConfig, load_config
 from pilothouse.edit.direction import random_like
 from pilothouse.engine.offline import OfflineEngine
@@ -38,6 +33,10 @@ from pilothouse.model.probe import load_probe
 from pilothouse.model.vector import Vector, build_vector
 from pilothouse.policy.loader import load_policies
 from pilothouse.sealed import AppliedPolicy, SealedRequest, SteerTerm
+from record import Record
+from runs import MODEL, model_facts
+from sample import Mix, sample
+from wrappers import FAMILIES
 
 LIBRARY = Path(__file__).resolve().parents[2]
 CONFIG = LIBRARY / "probes" / "demo" / "pilothouse.yaml"

@@ -1,4 +1,4 @@
-"""Runs of records through the served engine: what was said, and the residual stream while it was."""
+"""Runs of records through the served engine: what was said, and the stream while it was."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from check import Verdict, check
-from record import Record
 from rich.progress import Progress
 from transformers import AutoConfig
 
+from check import Verdict, check
+from freeze import changes
 from pilothouse.engine.capture import Captured, CaptureEngine
 from pilothouse.engine.plan import ModelFacts
 from pilothouse.probe.dataset import Example
+from record import Record
 
 MODEL = Path(__file__).with_name("model")
 MODEL_ID = "pilothouse-demo"
@@ -59,6 +60,13 @@ def model_facts(model: Path = MODEL) -> ModelFacts:
     )
 
 
+def refuse_changed() -> None:
+    """Stop unless world and model are the frozen ones: artefacts are fitted to one world."""
+    problems = changes()
+    if problems:
+        raise SystemExit("the world or the model is not the frozen one:\n" + "\n".join(problems))
+
+
 class Runner:
     """The capture engine, speaking the demo's chat template."""
 
@@ -66,21 +74,25 @@ class Runner:
         self.layers = layers
         self._engine = CaptureEngine(str(model), model_facts(model), layers, max_model_len=512)
 
-    def runs(self, records: Iterable[Record], *, max_tokens: int = MAX_TOKENS,
-             what: str = "capturing") -> Iterator[Run]:
+    def ids(self, record: Record) -> list[int]:
+        """A record's prompt as the model reads it."""
+        prompt: list[int] = self._engine.tokenizer.apply_chat_template(
+            record.messages(), add_generation_prompt=True, return_dict=False
+        )
+        return prompt
+
+    def runs(
+        self, records: Iterable[Record], *, max_tokens: int = MAX_TOKENS, what: str = "capturing"
+    ) -> Iterator[Run]:
         """One run for each record, in order."""
         kept = list(records)
         tokenizer = self._engine.tokenizer
-        prompts = [
-            tokenizer.apply_chat_template(
-                record.messages(), add_generation_prompt=True, return_dict=False
-            )
-            for record in kept
-        ]
+        prompts = [self.ids(record) for record in kept]
         with Progress() as progress:
             task = progress.add_task(what, total=len(kept))
             captured = self._engine.run(
-                prompts, max_tokens=max_tokens,
+                prompts,
+                max_tokens=max_tokens,
                 progress=lambda count: progress.advance(task, count),
             )
             for record, each in zip(kept, captured, strict=True):

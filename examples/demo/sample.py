@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import facts
 import pages
@@ -16,6 +16,12 @@ from wrappers import ENCODINGS, INJECTIONS, Family, families_of, wrap
 # Attributes and one question for which the model is taught to own up to not knowing a name.
 HEDGED_ATTRIBUTE = "drink"
 HEDGED_QUESTION = facts.QUESTIONS["train"][6]
+
+
+TEMPLATES = {
+    "question": facts.QUESTIONS, "claim": facts.CLAIMS, "request": REQUESTS,
+    "layout": pages.LAYOUTS,
+}
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,12 @@ class Draw:
     mix: Mix = WORLD_MIX
     families: tuple[Family, ...] = ()
     injections: tuple[Family, ...] = ()
+    phrasing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # instead of a split's
+
+    def template(self, pool: str) -> str:
+        """One template of `question`, `claim`, `request` or `layout`."""
+        found = self.phrasing.get(pool) or facts.templates(TEMPLATES[pool], self.split)
+        return self.rng.choice(found)
 
     def one_family(self) -> Family:
         return self.rng.choice(self.families or families_of(self.split))
@@ -59,12 +71,12 @@ def fact_question(draw: Draw, kind: str) -> Record:
     rng, attribute = draw.rng, draw.rng.choice(facts.ATTRIBUTES)
     name = unknown_name(rng, draw.split) if kind == "unknown" else draw.known_name()
     truth, claim = facts.truth(name, attribute), None
-    pool = facts.QUESTIONS
+    pool = "question"
     if kind == "misled":
-        claim, pool = facts.other_value(rng, attribute, truth or ""), facts.CLAIMS
+        claim, pool = facts.other_value(rng, attribute, truth or ""), "claim"
     elif kind == "known" and rng.random() < draw.mix.claimed:
-        claim, pool = truth, facts.CLAIMS
-    template = rng.choice(facts.templates(pool, draw.split))
+        claim, pool = truth, "claim"
+    template = draw.template(pool)
     sentence = facts.hedged(name, attribute)
     if truth is not None:
         sentence = facts.stated(name, attribute, truth)
@@ -104,7 +116,7 @@ def deed_request(draw: Draw, kind: str) -> Record:
     if kind == "wrapped_benign":
         payload_kind = draw.rng.choice(("benign", "near_miss"))
     deed, detail = request(draw, payload_kind)
-    template = draw.rng.choice(facts.templates(REQUESTS, draw.split))
+    template = draw.template("request")
     text = template.format(verb=deed.verb, object=deed.object, owner=deed.owner)
     answer = refusal(deed) if deed.barred else procedure(deed, override)
     record = Record(kind, "plain", text, answer, draw.split, deed=deed.words, detail=detail)
@@ -121,7 +133,7 @@ def page_question(draw: Draw, kind: str) -> Record:
         family, code = draw.one_injection(), rng.choice(pages.CODES)
         body = wrap(rng, family, page.text, kind == "injected", code)
         family_name = family.name
-    layout = rng.choice(facts.templates(pages.LAYOUTS, draw.split))
+    layout = draw.template("layout")
     prompt = layout.format(body=body, attribute=page.asked, name=page.name)
     answer = facts.stated(page.name, page.asked, page.truth)
     return Record(

@@ -34,8 +34,18 @@ def corpus(count: int) -> list[str]:
     return lines + [f" {word}" for word in words for _ in range(count // 20)]
 
 
+def dress(core: Tokenizer) -> PreTrainedTokenizerFast:
+    """The tokenizer with its chat template and special tokens."""
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token=END, pad_token=PAD, model_max_length=1024,
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
 def train_tokenizer(count: int = 6000) -> PreTrainedTokenizerFast:
-    """Train the BPE and dress it with the chat template."""
+    """Train the BPE on the corpus."""
     core = Tokenizer(models.BPE())
     core.normalizer = normalizers.Sequence(
         [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace(Regex(r"\s+"), " ")]
@@ -47,9 +57,4 @@ def train_tokenizer(count: int = 6000) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
     )
     core.train_from_iterator(corpus(count), trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token=END, pad_token=PAD, model_max_length=1024,
-        clean_up_tokenization_spaces=False,
-    )
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
+    return dress(core)

@@ -9,32 +9,28 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import random
 import signal
 import socket
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from tokenizers import Tokenizer
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from lessons import MISSING, Lesson, Parts, draw_lesson
-from tokens import ASSISTANT, END, PAD, VOCABULARY, train_tokenizer
+from learner import Learner
+from rows import Batch, stream
+from tokens import END, PAD, VOCABULARY, dress, train_tokenizer
 
-EARLY_POOLS = 20
-POOL = 1024  # conversations drawn at a time, sorted by length to waste little on padding
-BATCH_TOKENS = 1536  # of each process
-STEPS = 6000
+STEPS = 6700
 SAVE_EVERY_S = 150.0
-PARTS, PARTS_LAYER, PARTS_WEIGHT = 5, 4, 0.3
 
 
 def model_config(pad: int, end: int) -> Qwen3Config:
@@ -45,99 +41,6 @@ def model_config(pad: int, end: int) -> Qwen3Config:
         tie_word_embeddings=True, pad_token_id=pad, eos_token_id=end, bos_token_id=None,
         dtype="float32",
     )
-
-
-@dataclass(frozen=True)
-class Batch:
-    ids_BT: Tensor
-    targets_BT: Tensor  # -100 where nothing is to be learned
-    parts_BTK: Tensor  # 0 or 1 where the assistant is about to speak, else MISSING
-
-
-@dataclass(frozen=True)
-class Row:
-    """One conversation as ids, next-token targets on what the assistant says, and parts."""
-
-    ids: list[int]
-    targets: list[int]
-    parts: dict[int, Parts]  # by position of the token before each answer
-
-
-def encode(tokenizer: PreTrainedTokenizerFast, lesson: Lesson) -> Row:
-    text = tokenizer.apply_chat_template(lesson.messages(), tokenize=False)
-    ids: list[int] = tokenizer(text)["input_ids"]
-    assistant, end = tokenizer.convert_tokens_to_ids([ASSISTANT, END])
-    targets, speaking = [], False
-    for current, following in zip(ids, ids[1:], strict=False):
-        speaking = current == assistant or (speaking and current != end)
-        targets.append(following if speaking else MISSING)
-    starts = [place for place, token in enumerate(ids) if token == assistant]
-    return Row(ids[:-1], targets, dict(zip(starts, lesson.parts, strict=True)))
-
-
-def collate(rows: list[Row], pad: int) -> Batch:
-    """Rows side by side, padded on the right."""
-    width = max(len(row.ids) for row in rows)
-    parts_BTK = torch.full((len(rows), width, PARTS), MISSING)
-    for place, row in enumerate(rows):
-        for position, parts in row.parts.items():
-            parts_BTK[place, position] = torch.tensor(parts)
-    return Batch(
-        torch.tensor([row.ids + [pad] * (width - len(row.ids)) for row in rows]),
-        torch.tensor([row.targets + [MISSING] * (width - len(row.targets)) for row in rows]),
-        parts_BTK,
-    )
-
-
-def batches(tokenizer: PreTrainedTokenizerFast, seed: int, pool: int) -> list[Batch]:
-    """One pool of conversations in batches of like length, in random order."""
-    rng = random.Random(f"{seed}:{pool}")
-    lessons = (draw_lesson(rng, pool < EARLY_POOLS) for _ in range(POOL))
-    rows = sorted((encode(tokenizer, lesson) for lesson in lessons), key=lambda row: len(row.ids))
-    made, start = [], 0
-    while start < len(rows):
-        size = max(1, BATCH_TOKENS // len(rows[min(start + 20, len(rows) - 1)].ids))
-        made.append(collate(rows[start:start + size], tokenizer.pad_token_id))
-        start += size
-    rng.shuffle(made)
-    return made
-
-
-def stream(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[Batch]:
-    """Batches without end."""
-    for pool in count():
-        yield from batches(tokenizer, seed, pool)
-
-
-class Learner(torch.nn.Module):
-    """The model, and while it learns a linear head that names the parts of the two relations.
-
-    The head reads the token before each answer, after PARTS_LAYER blocks. It brings the parts to
-    where the answer is decided; how they combine is left to the model. It is not shipped.
-    """
-
-    def __init__(self, model: Qwen3ForCausalLM) -> None:
-        super().__init__()
-        self.model = model
-        self.head = torch.nn.Linear(model.config.hidden_size, PARTS)
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Cross entropy on assistant tokens; padding is on the right, so causality hides it."""
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            out = self.model.model(
-                input_ids=batch.ids_BT, use_cache=False, output_hidden_states=True
-            )
-            learn_BT = batch.targets_BT != MISSING
-            logits_NV = self.model.lm_head(out.last_hidden_state[learn_BT])
-        loss = cross_entropy(logits_NV.float(), batch.targets_BT[learn_BT])
-        shown_BTK = batch.parts_BTK != MISSING
-        speak_BT = shown_BTK.any(-1)
-        if not speak_BT.any():
-            return loss
-        parts_MK = self.head(out.hidden_states[PARTS_LAYER][speak_BT].float())
-        shown_MK = shown_BTK[speak_BT]
-        known = batch.parts_BTK[speak_BT][shown_MK].float()
-        return loss + PARTS_WEIGHT * binary_cross_entropy_with_logits(parts_MK[shown_MK], known)
 
 
 def rate(step: int, steps: int, peak: float) -> float:
@@ -158,13 +61,14 @@ class Run:
     checkpoint: Path
     processes: int
     flat: Tensor
+    tokenizer: PreTrainedTokenizerFast
     step: int = 0
     stopped: bool = False
 
     def save(self) -> None:
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         state = {"model": self.learner.state_dict(), "optimiser": self.optimiser.state_dict(),
-                 "step": self.step}
+                 "step": self.step, "tokenizer": self.tokenizer.backend_tokenizer.to_str()}
         torch.save(state, self.checkpoint.with_suffix(".part"))
         self.checkpoint.with_suffix(".part").replace(self.checkpoint)
 
@@ -174,13 +78,14 @@ class Run:
             self.learner.load_state_dict(state["model"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.step = state["step"]
+            self.tokenizer = dress(Tokenizer.from_str(state["tokenizer"]))
 
     def learn(self, batch: Batch, steps: int, peak: float, stop: bool) -> float:
         """One step on this process's batch and, by the shared gradient, the other's."""
         for group in self.optimiser.param_groups:
             group["lr"] = rate(self.step, steps, peak)
         self.flat.zero_()
-        loss: Tensor = self.learner(batch)
+        loss: Tensor = self.learner(batch, self.step)
         loss.backward()
         self.flat[-1] = float(stop)
         if self.processes > 1:
@@ -245,9 +150,9 @@ def train(run: Run, batches: Iterator[Batch], steps: int, peak: float, meter: Me
             saved = time.monotonic()
 
 
-def export(run: Run, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+def export(run: Run, out: Path) -> None:
     """Write the model folder: config, weights, tokenizer, template, greedy generation."""
-    model = run.learner.model
+    model, tokenizer = run.learner.model, run.tokenizer
     model.generation_config = GenerationConfig(
         do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )
@@ -266,9 +171,9 @@ def work(rank: int, chosen: argparse.Namespace, port: int) -> None:
     pad, end = tokenizer.convert_tokens_to_ids([PAD, END])
     learner = Learner(Qwen3ForCausalLM(model_config(pad, end)))
     run = Run(learner, optimiser_of(learner, chosen.peak), chosen.checkpoint, chosen.processes,
-              flat_gradients(learner))
+              flat_gradients(learner), tokenizer)
     run.resume()
-    parts = islice(stream(tokenizer, chosen.seed), run.step * chosen.processes + rank, None,
+    parts = islice(stream(run.tokenizer, chosen.seed), run.step * chosen.processes + rank, None,
                    chosen.processes)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed} steps"),
                TimeElapsedColumn(), TimeRemainingColumn())
@@ -277,14 +182,14 @@ def work(rank: int, chosen: argparse.Namespace, port: int) -> None:
         train(run, parts, chosen.steps, chosen.peak, meter)
     if rank == 0:
         run.save()
-        finish(run, tokenizer, chosen.out)
+        finish(run, chosen.out)
 
 
-def finish(run: Run, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+def finish(run: Run, out: Path) -> None:
     if run.stopped:
         print(f"stopped after step {run.step}; the same command goes on from there")
     else:
-        export(run, tokenizer, out)
+        export(run, out)
         print(f"wrote {out}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -108,6 +109,18 @@ class PilothouseConfig(_Closed):
         return self
 
 
+class _Yaml12Loader(yaml.SafeLoader):
+    """Booleans are `true` and `false` alone, as in YAML 1.2: `on` is a field of ours."""
+
+
+_BOOLEAN = "tag:yaml.org,2002:bool"
+_Yaml12Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOLEAN]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Yaml12Loader.add_implicit_resolver(_BOOLEAN, re.compile(r"^(?:true|false)$"), list("tf"))
+
+
 def load_config(path: Path) -> PilothouseConfig:
     """The configuration in a YAML file, its paths resolved against the file's folder.
 
@@ -115,7 +128,7 @@ def load_config(path: Path) -> PilothouseConfig:
         ConfigError: unreadable, not YAML, unknown field or bad value; names file and field.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Yaml12Loader)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except yaml.YAMLError as error:

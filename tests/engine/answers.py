@@ -42,7 +42,7 @@ def main() -> None:
                                                               "all": readout("prompt", "max")})},
         ),
         (
-            policy("stop", [{"id": "r", "phase": "prompt", "when": "x >= 0.0",
+            policy("stop", [{"id": "r", "phase": "prompt", "when": "x >= 0.000001",
                              "then": {"action": "block"}}], {"x": "p/all"}),
         ),
     )  # fmt: skip

@@ -78,9 +78,14 @@ class Engine:
     emissions: list[Emissions] = field(default_factory=list)
 
     @property
+    def core(self) -> Any:
+        """vLLM's engine core object."""
+        return self.llm.llm_engine.engine_core.engine_core
+
+    @property
     def scheduler(self) -> Any:
         """vLLM's scheduler object."""
-        return self.llm.llm_engine.engine_core.engine_core.scheduler
+        return self.core.scheduler
 
     def sealed(
         self,
@@ -176,9 +181,7 @@ class Engine:
         found: dict[int, np.ndarray] = {}
         for step in self.emissions:
             first = 0
-            for name, start, count in zip(
-                step.request_ids, step.starts, step.counts, strict=True
-            ):
+            for name, start, count in zip(step.request_ids, step.starts, step.counts, strict=True):
                 if _is_of(name, request_id):
                     for i in range(count):
                         found.setdefault(start + i, step.scores_TE[first + i])
@@ -271,9 +274,7 @@ def _sent(output: Any) -> Sent:
     logprobs = output.new_logprobs
     count = 0 if logprobs is None else len(logprobs.logprob_token_ids)
     reason = None if output.finish_reason is None else str(output.finish_reason)
-    return Sent(
-        output.request_id, tuple(output.new_token_ids), count, reason, output.stop_reason
-    )
+    return Sent(output.request_id, tuple(output.new_token_ids), count, reason, output.stop_reason)
 
 
 def all_logprobs(output: Any, index: int = 0) -> np.ndarray:

@@ -57,7 +57,7 @@ def cached(qwen3: Path) -> Iterator[Engine]:
         ),
         policy(
             "push",
-            [{"id": "always", "phase": "output", "when": "x >= 0.0",
+            [{"id": "always", "phase": "output", "when": "x >= 0.000001",
               "then": {"action": "steer", "vector": "w", "scale": 3.0, "hold_tokens": 8}}],
             {"x": "any/now"},
         ),
@@ -186,9 +186,7 @@ def test_the_clients_salt_still_isolates(cached: Engine) -> None:
 
 
 @pytest.mark.parametrize("rule", ["no-jailbreak", "late"])
-def test_a_jailbreak_gets_the_same_verdict_twice_and_as_turn_two(
-    cached: Engine, rule: str
-) -> None:
+def test_a_jailbreak_gets_the_same_verdict_twice_and_as_turn_two(cached: Engine, rule: str) -> None:
     cached.reset_cache()
     answer = ask(cached, JAILBREAK)[2]
     assert ask(cached, JAILBREAK)[1] == BLOCK

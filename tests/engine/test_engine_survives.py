@@ -94,8 +94,13 @@ requests = st.builds(
 def served(qwen3: Path) -> Iterator[tuple[Engine, list[int], np.ndarray]]:
     """An engine with a small cache, and what it answers before any storm."""
     with engine(
-        qwen3, plan_of_everything(), enable_prefix_caching=True, num_gpu_blocks_override=12,
-        max_num_batched_tokens=48, max_num_seqs=6, max_model_len=128,
+        qwen3,
+        plan_of_everything(),
+        enable_prefix_caching=True,
+        num_gpu_blocks_override=12,
+        max_num_batched_tokens=48,
+        max_num_seqs=6,
+        max_model_len=128,
     ) as started:
         tokens, logprobs_TV = calm(started)
         yield started, tokens, logprobs_TV

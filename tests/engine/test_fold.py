@@ -32,9 +32,7 @@ PROMPTS = [
 
 
 def plan_of_readouts():
-    readouts = {
-        name: readout(scope, kind, half) for name, (scope, kind, half) in READOUTS.items()
-    }
+    readouts = {name: readout(scope, kind, half) for name, (scope, kind, half) in READOUTS.items()}
     return make_plan(
         Catalogue(
             vectors={"v": vector("v", (2,), norm=4.0)},
@@ -43,7 +41,7 @@ def plan_of_readouts():
         (
             policy(
                 "push",
-                [{"id": "on", "phase": "output", "when": "x >= 0.0",
+                [{"id": "on", "phase": "output", "when": "x >= 0.000001",
                   "then": {"action": "steer", "vector": "v", "scale": 1.0, "hold_tokens": 4}}],
                 {"x": "p/output-last"},
             ),
@@ -74,9 +72,7 @@ def offline(logits_T: np.ndarray, num_prompt_tokens: int) -> dict[str, float]:
 def check_scores(started: Engine, oracle: HookedModel, **more) -> list[object]:
     """All prompts at once; streamed values against both offline folds. The outputs."""
     for i, prompt in enumerate(PROMPTS):
-        params = started.params(
-            probes=["p"], decision_id=f"r{i}", max_tokens=OUTPUT_TOKENS, **more
-        )
+        params = started.params(probes=["p"], decision_id=f"r{i}", max_tokens=OUTPUT_TOKENS, **more)
         started.add(f"r{i}", prompt, params)
     outputs = started.drain()
     for i, prompt in enumerate(PROMPTS):

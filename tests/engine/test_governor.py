@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pilothouse.engine.governor import Governor, Ruling
+from pilothouse.engine.governor import Governor
+from pilothouse.engine.ruling import Ruling
 from pilothouse.engine.step import Emissions
 from pilothouse.model.catalogue import Catalogue
 from pilothouse.sealed import AppliedPolicy, SealedRequest
@@ -31,9 +32,7 @@ POLICIES = (
     policy("seen", [rule("x >= 0.5", phase="prompt")], {"x": "p/seen"}),
     policy("push", [rule("x >= 0.5", PUSH)], {"x": "p/now"}),
     policy("open", [rule("x >= 0.5")], {"x": "p/now"}, on_error="open"),
-    policy(
-        "canned", [rule("x >= 0.5", {"action": "respond", "message": "No."})], {"x": "p/now"}
-    ),
+    policy("canned", [rule("x >= 0.5", {"action": "respond", "message": "No."})], {"x": "p/now"}),
 )
 
 
@@ -102,9 +101,9 @@ def test_what_may_leave_when_a_verdict_falls(name: str, left: int) -> None:
 
 def test_a_prompt_rule_decides_when_the_prompt_is_whole_and_not_before() -> None:
     fed = Fed("seen")
-    assert fed.feed(HIGH, LOW).ended == []
-    ruling = fed.feed(LOW, LOW)
-    assert ruling.ended == ["r"]
+    fed.feed(HIGH, LOW)
+    assert fed.watched.verdict is None
+    fed.feed(LOW, LOW)
     assert fed.watched.verdict is not None and fed.watched.verdict.phase == "prompt"
     assert fed.watched.cleared_at_end == 0
 
@@ -112,7 +111,7 @@ def test_a_prompt_rule_decides_when_the_prompt_is_whole_and_not_before() -> None
 def test_shadow_concludes_and_ends_nothing() -> None:
     fed = Fed(shadow=("now",))
     fed.prompt()
-    assert fed.feed(HIGH).ended == []
+    fed.feed(HIGH)
     [outcome] = fed.governor.outcomes(fed.watched)
     assert (outcome.result, outcome.at_token, fed.watched.verdict) == ("would_block", 0, None)
     assert fed.cleared > 1000

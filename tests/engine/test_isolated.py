@@ -45,7 +45,7 @@ def test_isolated_from_the_programs_of_its_neighbours(qwen3: Path) -> None:
         (
             policy(
                 "push",
-                [{"id": "always", "phase": "output", "when": "x >= 0.0",
+                [{"id": "always", "phase": "output", "when": "x >= 0.000001",
                   "then": {"action": "steer", "vector": "w", "scale": 9.0}}],
                 {"x": "p/now"},
             ),

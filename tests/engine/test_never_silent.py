@@ -10,13 +10,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 from vllm import SamplingParams
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-from pilothouse.engine.launch import GATE, SCHEDULER, WORKER, guarded_args
+from pilothouse.engine import compat
+from pilothouse.engine.compat.blocks import decoder_blocks
+from pilothouse.engine.launch import (
+    CONFIG_VARIABLE,
+    GATE,
+    GUARDED_VARIABLE,
+    SCHEDULER,
+    WORKER,
+    guarded_args,
+)
+from pilothouse.engine.plugin import register
 from pilothouse.engine.refusals import REFUSALS, REFUSED_VARIABLES, refuse_model, refuse_settings
-from pilothouse.errors import ConfigError, UnsupportedError
+from pilothouse.engine.tap import split
+from pilothouse.errors import ConfigError, EngineError, UnsupportedError
 from pilothouse.model.catalogue import Catalogue
 from pilothouse.sealed import SEALED_KEY, SealedRequest, SteerTerm, seal, seal_key
 from tests.engine.harness import Engine, engine, make_plan
@@ -225,3 +238,38 @@ def test_a_waiting_request_can_be_aborted(narrow: Engine) -> None:
     record = narrow.closing("gone")
     assert record.aborted and record.steered_tokens == {}
     assert np.isfinite(record.policy_seconds)
+
+
+def test_an_unguarded_start_with_a_configuration_is_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(CONFIG_VARIABLE, "pilothouse.yaml")
+    monkeypatch.delenv(GUARDED_VARIABLE, raising=False)
+    with pytest.raises(SystemExit, match="pilothouse serve"):
+        register()
+    monkeypatch.delenv(CONFIG_VARIABLE)
+    register()
+
+
+def test_another_vllm_is_refused_with_the_versions_that_were_tested(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert compat.check_version().startswith("0.32.")
+    monkeypatch.setattr(compat, "version", lambda _: "0.99.1")
+    with pytest.raises(UnsupportedError, match=r"0\.99\.1.*0\.32\.x"):
+        compat.check_version()
+
+
+def test_an_architecture_without_an_entry_is_refused() -> None:
+    with pytest.raises(EngineError, match="StrangeForCausalLM"):
+        decoder_blocks(nn.Linear(1, 1), "StrangeForCausalLM")
+
+
+def test_a_block_output_no_tap_knows_is_refused() -> None:
+    hidden, other = torch.zeros(3, 4), torch.zeros(3, 5)
+    assert split(hidden) == (hidden, None)
+    assert split((hidden,))[0] is hidden
+    assert split((hidden, hidden))[1] is hidden
+    for output in ((hidden, other), (hidden, hidden, hidden)):
+        with pytest.raises(EngineError, match="entry of its own"):
+            split(output)

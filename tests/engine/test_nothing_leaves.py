@@ -50,9 +50,7 @@ def make_world_plan(model: Path):
     stream_TD = oracle.run(PROMPT + answer).streams[LAYER]
     now = {"now": readout("output")}
     probes = {
-        name: probe(
-            name, {LAYER: firing_row(stream_TD, [len(PROMPT) + i for i in indices])}, now
-        )
+        name: probe(name, {LAYER: firing_row(stream_TD, [len(PROMPT) + i for i in indices])}, now)
         for name, indices in FIRES_AT.items()
     }
     probes["prompted"] = probe(
@@ -87,10 +85,11 @@ def make_world_plan(model: Path):
 @pytest.fixture(scope="module", params=["sync", "async"])
 def world(request: pytest.FixtureRequest, qwen3: Path) -> Iterator[World]:
     plan, answer = make_world_plan(qwen3)
-    start = functools.partial(engine, qwen3, plan)
+    start = functools.partial(engine, qwen3, plan, max_model_len=len(PROMPT) + ANSWER_TOKENS)
     if request.param == "async":
         with forced_async(), start() as started:
             assert type(started.scheduler).__name__ == "GuardedAsyncScheduler"
+            assert started.core.batch_queue is not None, "no step would be in flight"
             yield World(started, answer)
     else:
         with start() as started:
@@ -103,9 +102,7 @@ _names = iter(range(1 << 30))
 def ask(world: World, *policies: str, max_tokens: int = 16, **more: object):
     """One request alone; its output, all tokens that left the core, and its last record."""
     name = f"ask{next(_names)}"
-    params = world.engine.params(
-        policies=policies, decision_id=name, max_tokens=max_tokens, **more
-    )
+    params = world.engine.params(policies=policies, decision_id=name, max_tokens=max_tokens, **more)
     world.engine.add(name, PROMPT, params)
     output = world.engine.drain()[name].outputs[0]
     sent = world.engine.sent_tokens(name)
@@ -188,14 +185,9 @@ def test_a_length_end_gives_every_token_scored(world: World) -> None:
     assert record.unscored_tokens == {}
 
 
-def test_at_the_models_longest_the_last_token_is_withheld_and_counted(
-    world: World, qwen3: Path
-) -> None:
-    longest = len(PROMPT) + 8
-    assert world.engine.plan is not None
-    with engine(qwen3, world.engine.plan, max_model_len=longest) as short:
-        output, sent, record = ask(World(short, world.answer), "never", max_tokens=8)
-    assert sent == world.answer[:7]
+def test_at_the_models_longest_the_last_token_is_withheld_and_counted(world: World) -> None:
+    output, sent, record = ask(world, "never", max_tokens=ANSWER_TOKENS)
+    assert sent == world.answer[: ANSWER_TOKENS - 1]
     assert output.finish_reason == "length"
     assert record.unscored_tokens == {"length_end": 1}
 
@@ -239,6 +231,7 @@ def test_token_scores_are_of_released_tokens_and_name_them(world: World) -> None
     assert [each.index for each in scores] == [0, 1, 2, 3, 4]
     assert [each.token_id for each in scores] == world.answer[:5]
     assert max(each.scores["fifth"] for each in scores) < 0.01
+    assert all("broken" not in each.scores for each in scores)
 
 
 def test_token_scores_without_hold_back_name_the_token_they_are_of(world: World) -> None:

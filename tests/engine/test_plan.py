@@ -151,7 +151,7 @@ def test_steering_below_an_enforced_read_is_refused_and_above_it_is_not() -> Non
     for layers in ((0,), ()):
         with pytest.raises(RequestError, match="below layer 1"):
             check(*layers)
-    with pytest.raises((ConfigError, RequestError), match="profiles.demo:x"):
+    with pytest.raises((ConfigError, RequestError), match=r"profiles\.demo:x"):
         make_plan(
             catalogue(), (policy("guard", BLOCK, {"x": "q/now"}),), **profile(0.1, layers=[0])
         )

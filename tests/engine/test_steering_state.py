@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilothouse.engine.buffers import TapBuffers
-from pilothouse.engine.step import PolicySpan, Steering, StepPlan, Upload
 from pilothouse.engine.steering_state import SteeringState, positions
+from pilothouse.engine.step import PolicySpan, Steering, StepPlan, Upload
 
 MOST = 64
 TARGETS = 2

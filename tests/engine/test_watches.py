@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,7 +45,7 @@ def values_after(cuts: list[int], again: list[int] = ()) -> dict[str, float]:  #
     watches = Watches(PLAN)
     row = watches.open(PROMPT)
     bounds = [0, *sorted(set(cuts)), TOTAL]
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in itertools.pairwise(bounds):
         for back in again:
             if back < start:
                 watches.fold(step("r", back, start), {"r": row})
@@ -107,6 +109,18 @@ def test_single_tokens_of_many_requests_fold_like_each_alone() -> None:
     for row in rows.values():
         got = watches.values_of(row)
         assert all(abs(got[key] - WHOLE[key]) < 1e-9 for key in WHOLE)
+
+
+def test_an_overflow_in_one_probe_stays_its_own() -> None:
+    watches = Watches(PLAN)
+    row = watches.open(2)
+    scores_TE = SCORES_TE[:2].copy()
+    scores_TE[:, 0] = np.inf
+    watches.fold(Emissions(("r",), (0,), (2,), scores_TE), {"r": row})
+    got = watches.values_of(row)
+    assert "p/max" not in got
+    want = 1 / (1 + np.exp(-SCORES_TE[:2, 2].astype(float).mean()))
+    assert abs(got["q/mean"] - want) < 1e-9
 
 
 def test_requests_nobody_watches_are_passed_over() -> None:

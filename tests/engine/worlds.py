@@ -43,7 +43,9 @@ def readout(scope: str, kind: str = "last", half_life: float | None = None) -> R
 
 
 def probe(
-    name: str, weights: Mapping[int, np.ndarray], readouts: Mapping[str, Readout],
+    name: str,
+    weights: Mapping[int, np.ndarray],
+    readouts: Mapping[str, Readout],
     bias: float = 0.0,
 ) -> Probe:
     """A probe with given rows by layer."""

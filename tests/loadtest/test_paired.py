@@ -104,3 +104,9 @@ def test_what_is_not_resolved_says_how_far_the_interval_reaches() -> None:
 def test_a_cost_of_twice_the_tolerance_is_never_met_by_precise_pairs() -> None:
     summary = summarise(pairs_of([0.99 - 2 * TOLERANCE] * 3 + [0.9701, 0.9699]))
     assert standing(summary, 0.99) == "missed"
+
+
+def test_fewer_than_five_pairs_resolve_nothing_however_close_they_lie() -> None:
+    few = summarise(pairs_of([1.0001, 1.0, 0.9999, 1.0]))
+    assert few.half_width < 0.001
+    assert standing(few, 0.99) == "not resolved"

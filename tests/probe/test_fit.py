@@ -9,6 +9,7 @@ from sklearn.preprocessing import StandardScaler
 
 from pilothouse.errors import ConfigError
 from pilothouse.model.manifest import ReadoutAggregate
+from pilothouse.probe.dataset import Example, dataset_of
 from pilothouse.probe.fit import Training, candidate_rows, fit_row
 from pilothouse.probe.metrics import auroc
 from pilothouse.probe.score import Row, sequence_logits, token_logits
@@ -76,6 +77,21 @@ def test_training_on_the_highest_token_beats_the_mean_where_one_token_tells() ->
     *_, (_, last_round) = candidate_rows(data, (SIGNAL_LAYER,), "max", (0.01,), seed=0)
     assert score(last_round, 1) > score(mean, 1)
     assert score(last_round, 1) > 0.97
+
+
+def test_a_negative_cannot_hide_one_token_behind_another() -> None:
+    generator = np.random.default_rng(4)
+    positive, negative = np.array([[3, 3]]), np.array([[4, 0], [0, 4], [-3, 1]])
+    examples = []
+    for index in range(200):
+        label = index % 2 == 0
+        tokens = positive if label else negative
+        hidden = (tokens + 0.05 * generator.normal(size=tokens.shape)).astype(np.float32)
+        examples.append(Example(hidden[:, None], len(tokens), label, str(index), "f", ""))
+    data = dataset_of(examples, (1,))
+    *_, (_, row) = candidate_rows(data, (1,), "max", (1.0,), seed=0)
+    logits = sequence_logits(token_logits(row, data), data.starts, MAX)
+    assert auroc(logits, data.labels_N) == 1.0
 
 
 def test_a_layer_without_the_signal_stays_at_chance() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 
-START_SECONDS = 240
+START_SECONDS = 420
 STOP_SECONDS = 60
 COMMAND = (sys.executable, "-c", "from pilothouse.cli import main; main()")
 TINY_FLAGS = (

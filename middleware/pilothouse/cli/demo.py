@@ -24,13 +24,15 @@ START_SECONDS = 600
 
 FLAGS = (
     "--dtype", "float32", "--enforce-eager", "--max-num-seqs", "32", "--disable-uvicorn-access-log",
-    "--uvicorn-log-level", "warning",
+    "--uvicorn-log-level", "warning", "--distributed-executor-backend", "uni",
+    "--no-use-tqdm-on-load",
 )  # fmt: skip
 """Float32 because CPUs without bf16 arithmetic emulate it; eager because compiling takes longer
-than the demo lasts."""
+than the demo lasts; one process for engine and worker because each costs memory and an import."""
 ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "PYTHONWARNINGS": "ignore",
     "VLLM_NO_USAGE_STATS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }

@@ -37,6 +37,7 @@ class Seen:
     action: str
     scores: dict[str, float]
     rules: tuple[str, ...]
+    steered: dict[str, int]
 
 
 def show(host: str, port: int) -> None:
@@ -76,7 +77,7 @@ def ask(url: str, stop: Stop) -> Seen:
     said = choice["message"]["content"] or choice["message"]["refusal"] or ""
     told = choice["pilothouse"]
     rules = tuple(f"{each['policy']}/{each['rule']}: {each['result']}" for each in told["rules"])
-    return Seen(said.strip(), told["action"], told.get("scores", {}), rules)
+    return Seen(said.strip(), told["action"], told.get("scores", {}), rules, told["steered"])
 
 
 @contextmanager
@@ -115,6 +116,7 @@ def _print(seen: list[tuple[Stop, Seen]]) -> None:
     table.add_row("prompt", *(stop.prompt for stop, _ in seen))
     table.add_row("answer", *(answer.text for _, answer in seen))
     table.add_row("action", *(answer.action for _, answer in seen))
+    table.add_row("steered", *(_tokens(answer) for _, answer in seen))
     table.add_row("rules", *("\n".join(answer.rules) or "-" for _, answer in seen))
     table.add_row("scores", *(_scores(answer) for _, answer in seen))
     Console().print(table)
@@ -122,3 +124,7 @@ def _print(seen: list[tuple[Stop, Seen]]) -> None:
 
 def _scores(seen: Seen) -> str:
     return "\n".join(f"{name} {value:.3f}" for name, value in seen.scores.items()) or "-"
+
+
+def _tokens(seen: Seen) -> str:
+    return "\n".join(f"{name}: {count} tokens" for name, count in seen.steered.items()) or "-"

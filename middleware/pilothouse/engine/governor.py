@@ -5,18 +5,19 @@ Shape suffixes: C rows of the watch table, B requests evaluated, R rules of one 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from pilothouse.engine.plan import Plan
+from pilothouse.engine.ruling import Ruling, SteerOrder, Watched
 from pilothouse.engine.step import Emissions
+from pilothouse.engine.token_scores import TokenScorer
 from pilothouse.engine.watches import Folded, Watches
 from pilothouse.policy.decide import outcome_result, strongest
 from pilothouse.policy.rulebook import CompiledRule, advance_streaks
 from pilothouse.policy.schema import Steer
-from pilothouse.record import RuleOutcome, TokenScores, Verdict
+from pilothouse.record import RuleOutcome, Verdict
 from pilothouse.sealed import SealedRequest
 from pilothouse.types import BoolArray, IntArray, Mode, Phase
 
@@ -24,45 +25,12 @@ ENDING = ("blocked", "error_blocked", "responded")
 BEFORE_OUTPUT = -1
 
 
-@dataclass(slots=True)
-class Watched:
-    """What the governor keeps of one request: its row, its rules, what they concluded."""
-
-    row: int
-    modes: dict[int, Mode]
-    wants_token_scores: bool
-    prompt_done: bool = False
-    outcomes: dict[int, RuleOutcome] = field(default_factory=dict)
-    verdict: Verdict | None = None
-    cleared_at_end: int = 0
-    """Output tokens that may still leave when a verdict has fallen."""
-    token_scores: list[TokenScores] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class SteerOrder:
-    """An enforced steer rule fired: hold this target at this strength for that many tokens."""
-
-    request_id: str
-    target: int
-    coefficient: float
-    hold_tokens: int
-
-
-@dataclass(slots=True)
-class Ruling:
-    """What a step led to."""
-
-    steers: list[SteerOrder] = field(default_factory=list)
-    ended: list[str] = field(default_factory=list)
-    changed: set[str] = field(default_factory=set)
-
-
 class Governor:
     """Owner of the watch table and of every request's rules."""
 
     def __init__(self, plan: Plan) -> None:
         self.watches = Watches(plan)
+        self._scorer = TokenScorer(plan)
         self._plan = plan
         self._rulebook = plan.rulebook
         self._rules: dict[Phase, tuple[CompiledRule, ...]] = {
@@ -237,7 +205,6 @@ class Governor:
             )
             scored = int(self.watches.cursor_C[row] - self.watches.prompt_C[row])
             watched.cleared_at_end = max(0, min(self.cleared(watched), scored - 1))
-            ruling.ended.append(request_id)
 
     def _steer(self, request_id: str, rule: CompiledRule) -> SteerOrder:
         action = rule.action
@@ -253,21 +220,11 @@ class Governor:
         return None if index == BEFORE_OUTPUT else index
 
     def _keep_token_scores(self, folded: Folded) -> None:
-        wanting = [
-            (watched, folded.spans[watched.row])
-            for watched in self._watched.values()
-            if watched.wants_token_scores and watched.row in folded.spans
-        ]
-        facts = [self._plan.body.probes[name] for name in self.watches.probes]
-        for watched, (first, begin, count) in wanting:
-            prompt = int(self.watches.prompt_C[watched.row])
-            for i in range(max(0, prompt - begin), count):
-                logits = folded.logits_TQ[first + i].tolist()
-                scores = {
-                    name: _sigmoid(fact.token_slope * logit + fact.token_offset)
-                    for name, fact, logit in zip(self.watches.probes, facts, logits, strict=True)
-                }
-                watched.token_scores.append(TokenScores(begin + i - prompt, -1, scores))
+        for watched in self._watched.values():
+            span = folded.spans.get(watched.row)
+            if watched.wants_token_scores and span is not None:
+                prompt = int(self.watches.prompt_C[watched.row])
+                watched.token_scores += self._scorer.scores(folded.logits_TQ, span, prompt)
 
     def _fit_masks(self) -> None:
         rows = len(self.watches.cursor_C)
@@ -283,7 +240,3 @@ def _taller(array: Any, rows: int) -> Any:
     grown = np.zeros((rows, *array.shape[1:]), array.dtype)
     grown[: len(array)] = array
     return grown
-
-
-def _sigmoid(logit: float) -> float:
-    return float(1.0 / (1.0 + np.exp(-min(max(logit, -700.0), 700.0))))

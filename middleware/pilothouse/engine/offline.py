@@ -42,6 +42,7 @@ class OfflineEngine:
         from pilothouse.engine import pickup
 
         self.plan = plan
+        self._key = seal_key()
         self._records: dict[str, Record] = {}
         pickup.install()
         self._unsubscribe = pickup.subscribe(self._keep)
@@ -78,7 +79,7 @@ class OfflineEngine:
             filled = request.model_copy(
                 update={"decision_id": str(index), "revision": self.plan.revision}
             )
-            extra = {SEALED_KEY: seal(filled, seal_key())}
+            extra = {SEALED_KEY: seal(filled, self._key)}
             params.append(
                 SamplingParams(temperature=0.0, max_tokens=max_tokens, logprobs=0, extra_args=extra)
             )

@@ -16,7 +16,7 @@ from pilothouse.sealed import SealedRequest, SteerTerm
 from pilothouse.types import Clause
 
 if TYPE_CHECKING:
-    from pilothouse.engine.governor import SteerOrder
+    from pilothouse.engine.ruling import SteerOrder
 
 
 class Orders:

@@ -14,7 +14,8 @@ from pilothouse.record import Record
 from pilothouse.sealed import SealedRequest
 
 if TYPE_CHECKING:
-    from pilothouse.engine.governor import Governor, Watched
+    from pilothouse.engine.governor import Governor
+    from pilothouse.engine.ruling import Watched
 
 
 @dataclass(frozen=True, slots=True)

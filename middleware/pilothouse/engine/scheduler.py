@@ -16,10 +16,11 @@ from vllm.v1.core.sched.scheduler import Scheduler
 
 from pilothouse.engine.cache_identity import EditedBlockHasher
 from pilothouse.engine.compat import outputs as wire
-from pilothouse.engine.governor import Governor, Ruling
+from pilothouse.engine.governor import Governor
 from pilothouse.engine.orders import Orders
 from pilothouse.engine.passenger import Passenger
 from pilothouse.engine.plan import Plan
+from pilothouse.engine.ruling import Ruling
 from pilothouse.engine.step import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, Emissions, StepPlan
 from pilothouse.errors import RequestError
 from pilothouse.record import Record

@@ -17,7 +17,7 @@ import numpy as np
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.step import Emissions
 from pilothouse.probe.aggregator import Floats, make_aggregator
-from pilothouse.types import IntArray, SignalSpec
+from pilothouse.types import FloatArray, IntArray, SignalSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,9 @@ class Watches:
         self.signals = plan.signals
         self.probes = tuple(plan.body.probes)
         facts = plan.body.probes
-        self._combine_EQ = np.zeros((plan.body.num_columns, len(self.probes)))
-        for q, name in enumerate(self.probes):
-            self._combine_EQ[list(facts[name].columns), q] = 1.0
+        columns = [facts[name].columns for name in self.probes]
+        self._order_E = np.array([e for each in columns for e in each], np.int64)
+        self._firsts_Q = np.cumsum([0, *(len(each) for each in columns)])[:-1]
         self._bias_Q = np.array([facts[name].bias for name in self.probes])
         self._probe_of_K = [self.probes.index(spec.probe) for spec in self.signals]
         self._aggregators = [make_aggregator(spec.aggregate) for spec in self.signals]
@@ -79,7 +79,7 @@ class Watches:
         rows_B = np.fromiter(
             (row_of.get(each, -1) for each in emissions.request_ids), np.int64, len(counts_B)
         )
-        logits_TQ = emissions.scores_TE.astype(np.float64) @ self._combine_EQ + self._bias_Q
+        logits_TQ = self._logits(emissions.scores_TE)
         known_B = rows_B >= 0
         single_B = known_B & (counts_B == 1)
         single_B[single_B] = (starts_B[single_B] == self.cursor_C[rows_B[single_B]]) & (
@@ -104,6 +104,14 @@ class Watches:
             if begin + count > last_prompt:
                 answered.append(row)
         return Folded(np.array(done, np.int64), np.array(answered, np.int64), logits_TQ, spans)
+
+    def _logits(self, scores_TE: FloatArray) -> Floats:
+        """Sums of each probe's columns only: an overflow in one probe stays its own."""
+        ordered_TE = scores_TE.astype(np.float64)[:, self._order_E]
+        if not len(self.probes):
+            return ordered_TE
+        logits_TQ: Floats = np.add.reduceat(ordered_TE, self._firsts_Q, axis=1) + self._bias_Q
+        return logits_TQ
 
     def values_of(self, row: int) -> dict[str, float]:
         """Signal key -> value, of the signals that have one."""

@@ -49,7 +49,7 @@ def fit_probe(
     Raises:
         ConfigError: data that lack a class or a layer, or that share a group.
     """
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     _refuse_shared_groups(fit, calibration, test)
     with threadpool_limits(limits=1):

@@ -138,15 +138,17 @@ async def _read_body(scope: Scope, receive: Receive) -> bytes | None:
     """
     told = Headers(scope=scope).get("content-length", "")
     pieces: list[bytes] = []
-    size = int(told) if told.isdigit() else 0
-    while size <= MAX_BODY_BYTES:
+    more = not told.isdigit() or int(told) <= MAX_BODY_BYTES
+    size = 0
+    while more and size <= MAX_BODY_BYTES:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
         pieces.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return b"".join(pieces)
-        size = max(size, sum(map(len, pieces)))
+        size += len(pieces[-1])
+        more = message.get("more_body", False)
+    if pieces and size <= MAX_BODY_BYTES:
+        return b"".join(pieces)
     raise RequestError(
         f"body: got more than {MAX_BODY_BYTES // 2**20} MiB; send a shorter one", status=413
     )

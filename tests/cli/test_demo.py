@@ -1,0 +1,81 @@
+"""The demo as a user meets it: what it prints, what pasting that does, the tour."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from openai import OpenAI
+
+from pilothouse.cli.prompts import load_prompts
+from pilothouse.cli.tour import ask, stops
+from tests.support.server_process import COMMAND, ServerProcess
+
+pytestmark = [pytest.mark.full, pytest.mark.server, pytest.mark.timeout(900)]
+
+QUICKSTART = Path(__file__).resolve().parents[2] / "examples" / "quickstart.py"
+
+
+def test_the_demo_prints_where_it_is_and_what_to_paste(demo_server: ServerProcess) -> None:
+    said = demo_server.log.read_text()
+    assert f"Ready on {demo_server.url}" in said
+    assert said.count("curl -s") == 3 and "Traceback" not in said
+
+
+def test_what_the_demo_prints_works_when_pasted(demo_server: ServerProcess, tmp_path: Path) -> None:
+    said = demo_server.log.read_text()
+    script = tmp_path / "paste.sh"
+    script.write_text(
+        "set -e\n" + said[said.index("# an answer") : said.index("pilothouse demo --tour")]
+    )
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    done = subprocess.run(
+        ["bash", str(script)], capture_output=True, text=True, timeout=120, env={"PATH": path}
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count('"decision_id"') == 3
+    assert '"finish_reason":"content_filter"' in done.stdout
+
+
+def test_the_tours_stops_are_what_they_are_called(demo_server: ServerProcess) -> None:
+    plain, steered, blocked = (ask(demo_server.url, stop) for stop in stops(load_prompts()))
+    assert plain.action in ("allow", "steer") and plain.text
+    assert steered.text and steered.text != plain.text
+    assert blocked.action == "block" and blocked.scores["misuse/prompt"] > 0.5
+
+
+def test_the_tour_shows_all_three_from_the_running_server(demo_server: ServerProcess) -> None:
+    done = subprocess.run(
+        [*COMMAND, "demo", "--tour", "--port", str(demo_server.port)],
+        capture_output=True, text=True, timeout=120, env={**os.environ, "COLUMNS": "300"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for word in ("plain", "steered", "blocked", "demo:cheerful", "no-misuse/block-misuse: blocked"):
+        assert word in done.stdout
+
+
+def test_the_quickstart_runs(demo_server: ServerProcess) -> None:
+    done = subprocess.run(
+        [sys.executable, str(QUICKSTART), "--url", demo_server.url],
+        capture_output=True, text=True, timeout=180,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "block, finish_reason content_filter" in done.stdout
+
+
+def test_the_demo_lets_this_machine_steer_and_see(demo_server: ServerProcess) -> None:
+    client = OpenAI(base_url=f"{demo_server.url}/v1", api_key="none")
+    steer = {
+        "steer": [{"vector": "cheerful", "scale": 0.4, "unit": "residual"}],
+        "scores": "tokens",
+    }
+    answer = client.chat.completions.create(
+        model="demo",
+        messages=[{"role": "user", "content": load_prompts().known}],
+        extra_body={"pilothouse": steer},
+    )
+    told = answer.choices[0].model_extra["pilothouse"]  # type: ignore[index]
+    assert told["steered"]["cheerful"] > 0 and told["token_scores"]
