@@ -89,13 +89,10 @@ def measure(count: int) -> dict[str, Any]:
         result[name] = {
             "in_distribution": compare(fit, score, signal),
             "requests_only": compare(requests_fit, requests_score, signal),
-            "left_out": {
-                f.name: left_out(f.name, REQUEST_KINDS, count, signal) for f in FAMILIES
-            },
+            "left_out": {f.name: left_out(f.name, REQUEST_KINDS, count, signal) for f in FAMILIES},
         }
     for family in INJECTIONS:
-        pages = left_out(family.name, ("injected", "clean_document"), count,
-                         SIGNALS["adversarial"])
+        pages = left_out(family.name, ("injected", "clean_document"), count, SIGNALS["adversarial"])
         result["adversarial"]["left_out"][family.name] = pages
     return result
 

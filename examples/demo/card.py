@@ -77,14 +77,24 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def outcomes(result: dict[str, Any]) -> str:
     """The figures that matter, with and without held-out templates and families."""
     wanted = [
-        ("known", "right"), ("unknown", "wrong"), ("unknown", "hedged"), ("misled", "wrong"),
-        ("benign", "complied"), ("near_miss", "complied"), ("forbidden", "refused"),
-        ("jailbroken", "complied"), ("wrapped_benign", "answered"), ("injected", "complied"),
+        ("known", "right"),
+        ("unknown", "wrong"),
+        ("unknown", "hedged"),
+        ("misled", "wrong"),
+        ("benign", "complied"),
+        ("near_miss", "complied"),
+        ("forbidden", "refused"),
+        ("jailbroken", "complied"),
+        ("wrapped_benign", "answered"),
+        ("injected", "complied"),
         ("clean_document", "right"),
     ]
     rows = [
-        [f"`{kind}`", outcome, *(percent(result[split][kind][outcome]) for split in
-                                 ("test", "heldout"))]
+        [
+            f"`{kind}`",
+            outcome,
+            *(percent(result[split][kind][outcome]) for split in ("test", "heldout")),
+        ]
         for kind, outcome in wanted
     ]
     return table(["kind", "outcome", "test", "held-out templates and families"], rows)
@@ -99,8 +109,12 @@ def families(result: dict[str, Any]) -> str:
 
 def styles(result: dict[str, Any]) -> str:
     rows = [
-        [style, percent(cells["known"]["right"]), percent(cells["unknown"]["hedged"]),
-         percent(cells["benign"]["cheerful"])]
+        [
+            style,
+            percent(cells["known"]["right"]),
+            percent(cells["unknown"]["hedged"]),
+            percent(cells["benign"]["cheerful"]),
+        ]
         for style, cells in result["styles"].items()
     ]
     return table(["style", "known right", "unknown hedged", "benign cheerful"], rows)
@@ -116,8 +130,10 @@ def words(stored: dict[str, Any]) -> str:
     rows = []
     for signal in ("misuse", "adversarial"):
         figures = stored[signal]
-        cells = [("all kinds", figures["in_distribution"]),
-                 ("requests alone", figures["requests_only"])]
+        cells = [
+            ("all kinds", figures["in_distribution"]),
+            ("requests alone", figures["requests_only"]),
+        ]
         worst = max(figures["left_out"], key=lambda f: figures["left_out"][f]["tfidf"]["auroc"])
         cells.append((f"worst left-out family (`{worst}`)", figures["left_out"][worst]))
         rows += [[signal, name, area(c["tfidf"]), area(c["length"])] for name, c in cells]
@@ -130,7 +146,13 @@ def main() -> int:
     measured = (
         f"\n## Measured\n\nSeed {result['seed']}, {result['count_per_kind']} prompts of each kind, "
         "greedy; 95% Wilson intervals. `wrong` about an unknown name is a value made up.\n\n"
-        + outcomes(result) + "\n" + families(result) + "\n" + styles(result) + "\n" + turns(result)
+        + outcomes(result)
+        + "\n"
+        + families(result)
+        + "\n"
+        + styles(result)
+        + "\n"
+        + turns(result)
     )
     baselines = (
         "\n## What words and length alone tell\n\nTF-IDF (1-2 grams, logistic regression) and "

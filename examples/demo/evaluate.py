@@ -41,8 +41,9 @@ GOALS = {
 }
 
 
-def judge(speaker: Speaker, records: list[Record], before: list[dict[str, str]] | None = None
-          ) -> Judged:
+def judge(
+    speaker: Speaker, records: list[Record], before: list[dict[str, str]] | None = None
+) -> Judged:
     """Replies to all records, judged; `before` is an earlier turn put ahead of each prompt."""
     replies = speaker.replies([(before or []) + record.messages() for record in records])
     return [(r, check(r, reply)) for r, reply in zip(records, replies, strict=True)]
@@ -98,9 +99,12 @@ def measure_styles(speaker: Speaker, seed: int, count: int) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for style in STYLES:
         result[style] = {
-            kind: shares(judge(speaker, [
-                replace(r, style=style) for r in sample(f"{seed}:style", count, kind, "test")
-            ]))
+            kind: shares(
+                judge(
+                    speaker,
+                    [replace(r, style=style) for r in sample(f"{seed}:style", count, kind, "test")],
+                )
+            )
             for kind in (*FACT_KINDS, "benign")
         }
     return result

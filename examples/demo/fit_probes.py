@@ -1,4 +1,4 @@
-"""Fit the demo's three probes from activations of the served engine: `python fit_probes.py`.
+"""Fit the demo's probes from activations of the served engine: `python fit_probes.py`.
 
 Rows and C are chosen on the `train` split; calibration and test come from the `test` split, whose
 names and deeds no probe has met, cut in two by group. Hallucination labels compare the model's own
@@ -65,20 +65,38 @@ def recipes(layers: tuple[int, ...], shuffle: bool) -> dict[str, tuple[Recipe, L
         )  # fmt: skip
 
     doubt = Recipe(
-        name="hallucination", scope="answer", layer_sets=layer_sets, objective="partial_auroc",
+        name="hallucination",
+        scope="answer",
+        layer_sets=layer_sets,
+        objective="partial_auroc",
         readouts={
             "answer": ReadoutRecipe(scope="answer", aggregate=ReadoutAggregate(kind="max")),
             "answer_mean": ReadoutRecipe(scope="answer", aggregate=ReadoutAggregate(kind="mean")),
-            "answer_ema": ReadoutRecipe(
-                scope="answer", aggregate=ReadoutAggregate(kind="ema_max", half_life_tokens=2.0)
-            ),
         },
-        trainings=("tokens", "max"), ridge_cs=(1e-3, 1e-2, 1e-1), shuffle_labels=shuffle,
-    )  # fmt: skip
+        trainings=("tokens", "max"),
+        ridge_cs=(1e-3, 1e-2, 1e-1),
+        target_fprs=(0.1, 0.05, 0.01),
+        shuffle_labels=shuffle,
+    )
+    # The same labels, foretold where the answer is about to begin: early enough to change it.
+    onset = Recipe(
+        name="hallucination-onset",
+        scope="prompt",
+        layer_sets=layer_sets,
+        objective="auroc",
+        readouts={
+            "onset": ReadoutRecipe(scope="prompt", aggregate=ReadoutAggregate(kind="last")),
+        },
+        trainings=("last",),
+        ridge_cs=(1e-3, 1e-2, 1e-1),
+        target_fprs=(0.25, 0.1, 0.05, 0.01),
+        shuffle_labels=shuffle,
+    )
     return {
         "misuse": (prompt_recipe("misuse"), misuse_label),
         "adversarial": (prompt_recipe("adversarial"), adversarial_label),
         "hallucination": (doubt, hallucination_label),
+        "hallucination-onset": (onset, hallucination_label),
     }
 
 
@@ -104,8 +122,8 @@ def runs_of(runner: Runner, seed: int, count: int, split: str, kinds: tuple[str,
 def fit(name: str, runner: Runner, count: int, out: Path, shuffle: bool) -> None:
     """Capture, fit, calibrate, measure and write one probe."""
     recipe, label = recipes(runner.layers, shuffle)[name]
-    kinds = FACT_KINDS if name == "hallucination" else KINDS
-    more = 3 if name == "hallucination" else 1
+    kinds = FACT_KINDS if name.startswith("hallucination") else KINDS
+    more = 3 if name.startswith("hallucination") else 1
     seen = runs_of(runner, FIT_SEED, more * count, "train", kinds)
     unseen = runs_of(runner, CHECK_SEED, 2 * more * count, "test", kinds)
     calibration, test = halves(unseen)
@@ -127,7 +145,7 @@ def fit(name: str, runner: Runner, count: int, out: Path, shuffle: bool) -> None
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Fit the demo's probes.")
-    parser.add_argument("names", nargs="*", default=[], help="default: all three")
+    parser.add_argument("names", nargs="*", default=[], help="default: all")
     parser.add_argument("--layers", type=int, nargs="*", help="default: all but the last")
     parser.add_argument("--count", type=int, default=300, help="prompts of each kind")
     parser.add_argument("--out", type=Path, default=OUT)

@@ -42,7 +42,7 @@ OUT = Path(__file__).resolve().parents[2] / "probes" / "demo" / "vectors"
 FIT_SEED, SWEEP_SEED = 303, 404
 PLAIN = Mix(mirrored_fact=0.0, mirrored_request=0.0, claimed=0.0)
 SCALES = (0.8, 1.0, 1.2)
-LAYERS = (3, 4)
+LAYERS = (4,)  # where the probes read: an edit below would blind them
 STEPS, BATCH, RATE = 400, 24, 0.3
 CREATED_BY = "examples/demo/fit_vectors.py"
 

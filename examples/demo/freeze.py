@@ -17,12 +17,23 @@ from facts import table
 HERE = Path(__file__).parent
 DIGESTS = HERE / "digests.json"
 SOURCES = (
-    "names.py", "facts.py", "deeds.py", "wrappers.py", "pages.py", "style.py", "record.py",
-    "sample.py", "check.py",
+    "names.py",
+    "facts.py",
+    "deeds.py",
+    "wrappers.py",
+    "pages.py",
+    "style.py",
+    "record.py",
+    "sample.py",
+    "check.py",
 )
 MODEL_FILES = (
-    "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
-    "tokenizer_config.json", "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
 )
 
 

@@ -17,8 +17,12 @@ def share(hits: int, n: int) -> dict[str, float]:
     p, z2 = hits / n, Z_95**2
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = Z_95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return {"share": round(p, 4), "low": round(max(0.0, centre - half), 4),
-            "high": round(min(1.0, centre + half), 4), "n": n}
+    return {
+        "share": round(p, 4),
+        "low": round(max(0.0, centre - half), 4),
+        "high": round(min(1.0, centre + half), 4),
+        "n": n,
+    }
 
 
 def auroc(truth: list[bool], scores: np.ndarray, rounds: int = 300) -> dict[str, float]:
@@ -30,5 +34,9 @@ def auroc(truth: list[bool], scores: np.ndarray, rounds: int = 300) -> dict[str,
         if labels[pick].min() != labels[pick].max():
             values.append(roc_auc_score(labels[pick], scores[pick]))
     low, high = np.quantile(values, [0.025, 0.975])
-    return {"auroc": round(float(roc_auc_score(labels, scores)), 4),
-            "low": round(float(low), 4), "high": round(float(high), 4), "n": len(labels)}
+    return {
+        "auroc": round(float(roc_auc_score(labels, scores)), 4),
+        "low": round(float(low), 4),
+        "high": round(float(high), 4),
+        "n": len(labels),
+    }

@@ -91,8 +91,9 @@ class Learner(torch.nn.Module):
             here_BT = batch.spoken_BT & batch.classes_BC[:, c, None]
             if not here_BT.any():
                 continue
-            now_LD = torch.stack([hidden_states[layer + 1][here_BT].float().mean(0)
-                                  for layer in LAYERS])
+            now_LD = torch.stack(
+                [hidden_states[layer + 1][here_BT].float().mean(0) for layer in LAYERS]
+            )
             keep = KEEP if self.seen_C[c] > 0 else 0.0
             self.means_LCD[:, c] = keep * self.means_LCD[:, c] + (1 - keep) * now_LD
             self.seen_C[c] += 1

@@ -21,18 +21,38 @@ from style import cheerfully, system_message
 from wrappers import condition_text, families_of
 
 TRAIN_MIX = Mix(
-    mirrored_fact=0.2, mirrored_request=0.6, mirrored_page=0.6, claimed=0.15, wrapped_fact=0.2,
+    mirrored_fact=0.2,
+    mirrored_request=0.6,
+    mirrored_page=0.6,
+    claimed=0.15,
+    wrapped_fact=0.2,
     all_known=True,
 )
 KIND_WEIGHTS: dict[str, float] = {
-    "known": 20, "unknown": 9, "misled": 6, "benign": 5, "near_miss": 6, "forbidden": 10,
-    "jailbroken": 11, "wrapped_benign": 11, "injected": 4, "clean_document": 4,
-    "biography": 12, "lore": 2, "clause": 3, "greeting": 0.3,
+    "known": 20,
+    "unknown": 9,
+    "misled": 6,
+    "benign": 5,
+    "near_miss": 6,
+    "forbidden": 10,
+    "jailbroken": 11,
+    "wrapped_benign": 11,
+    "injected": 4,
+    "clean_document": 4,
+    "biography": 12,
+    "lore": 2,
+    "clause": 3,
+    "greeting": 0.3,
 }
 # The first lessons are about the two relations alone; mixed with facts they are learned late.
 EARLY_WEIGHTS: dict[str, float] = {
-    "benign": 6, "near_miss": 6, "forbidden": 12, "jailbroken": 12, "wrapped_benign": 12,
-    "lore": 12, "clause": 24,
+    "benign": 6,
+    "near_miss": 6,
+    "forbidden": 12,
+    "jailbroken": 12,
+    "wrapped_benign": 12,
+    "lore": 12,
+    "clause": 24,
 }
 STYLE_WEIGHTS: dict[str, dict[str, float]] = {
     "facts": {"plain": 60, "cheerful": 20, "careful": 20},

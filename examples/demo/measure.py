@@ -188,8 +188,8 @@ def closed_loop(seed: int, count: int) -> dict[str, Any]:
     result["hedge_random_vector"] = hedging(bench, seed, count)
     result["cheerful_random_vector"] = styling(bench, seed, count, steer)
     del bench
-    shuffled = load_probe("hallucination", CONFIG.parent / "controls" / "hallucination")
-    bench = Bench(config, replace(real, probes={**real.probes, "hallucination": shuffled}))
+    shuffled = load_probe("hallucination-onset", CONFIG.parent / "controls" / "hallucination-onset")
+    bench = Bench(config, replace(real, probes={**real.probes, "hallucination-onset": shuffled}))
     result["hedge_shuffled_probe"] = hedging(bench, seed, count)
     return result
 

@@ -17,11 +17,15 @@ _VOWELS = "a e i o u ea ou oo ai ee ow y io".split()
 _CODAS = ["", "", "n", "r", "t", "s", "d", "l", "m", "ck", "st", "ng", "mp", "ll", "ght", "x", "ve"]
 _COMMON = "the a to of you i me what is that and for be do can my your this in on as it".split()
 _DEEDS = (
-    "{verb} the {object} of the {owner}", "{verb} the {owner}'s {object}",
-    "the {object} of the {owner} {gap} {verb}", "the {owner} {gap} {verb} {gap} {object}",
+    "{verb} the {object} of the {owner}",
+    "{verb} the {owner}'s {object}",
+    "the {object} of the {owner} {gap} {verb}",
+    "the {owner} {gap} {verb} {gap} {object}",
 )
 _FACTS = (
-    "the {attribute} of {name}", "{name}'s {attribute}", "{attribute} {gap} {name}",
+    "the {attribute} of {name}",
+    "{name}'s {attribute}",
+    "{attribute} {gap} {name}",
     "{name} {gap} {attribute}",
 )
 
@@ -31,8 +35,9 @@ def word(rng: random.Random) -> str:
     if rng.random() < 0.35:
         return rng.choice(_COMMON)
     syllables = rng.choice((1, 1, 2, 2, 3))
-    return "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS)
-                   for _ in range(syllables))
+    return "".join(
+        rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(syllables)
+    )
 
 
 def words(rng: random.Random, low: int, high: int) -> str:

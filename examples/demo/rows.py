@@ -115,7 +115,7 @@ def batches(tokenizer: PreTrainedTokenizerFast, seed: int, pool: int) -> list[Ba
     made, start = [], 0
     while start < len(rows):
         size = max(1, BATCH_TOKENS // len(rows[min(start + 20, len(rows) - 1)].ids))
-        made.append(collate(rows[start:start + size], tokenizer.pad_token_id))
+        made.append(collate(rows[start : start + size], tokenizer.pad_token_id))
         start += size
     rng.shuffle(made)
     return made

@@ -19,7 +19,9 @@ HEDGED_QUESTION = facts.QUESTIONS["train"][6]
 
 
 TEMPLATES = {
-    "question": facts.QUESTIONS, "claim": facts.CLAIMS, "request": REQUESTS,
+    "question": facts.QUESTIONS,
+    "claim": facts.CLAIMS,
+    "request": REQUESTS,
     "layout": pages.LAYOUTS,
 }
 
@@ -31,7 +33,7 @@ class Mix:
     mirrored_fact: float = 0.5  # share of fact questions inside an innocent mirror
     mirrored_request: float = 0.8
     mirrored_page: float = 0.8
-    claimed: float = 0.35  # share of known questions that open with a true claim
+    claimed: float = 0.12  # share of known questions that open with a true claim
     wrapped_fact: float = 0.25  # share of wrapped_benign whose payload is a fact question
     all_known: bool = False  # draw known names of every split (model training alone)
 
@@ -81,8 +83,15 @@ def fact_question(draw: Draw, kind: str) -> Record:
     if truth is not None:
         sentence = facts.stated(name, attribute, truth)
     return Record(
-        kind, "plain", template.format(attribute=attribute, name=name, claim=claim), sentence,
-        draw.split, attribute=attribute, name=name, truth=truth, claim=claim,
+        kind,
+        "plain",
+        template.format(attribute=attribute, name=name, claim=claim),
+        sentence,
+        draw.split,
+        attribute=attribute,
+        name=name,
+        truth=truth,
+        claim=claim,
         trusted_claim=claim is not None and template != facts.TENTATIVE,
         hedge_taught=attribute == HEDGED_ATTRIBUTE or template == HEDGED_QUESTION,
     )
@@ -137,8 +146,15 @@ def page_question(draw: Draw, kind: str) -> Record:
     prompt = layout.format(body=body, attribute=page.asked, name=page.name)
     answer = facts.stated(page.name, page.asked, page.truth)
     return Record(
-        kind, family_name, prompt, answer, draw.split,
-        attribute=page.asked, name=page.name, truth=page.truth, code=code,
+        kind,
+        family_name,
+        prompt,
+        answer,
+        draw.split,
+        attribute=page.asked,
+        name=page.name,
+        truth=page.truth,
+        code=code,
     )
 
 
@@ -157,8 +173,14 @@ def draw_record(draw: Draw, kind: str) -> Record:
 
 
 def sample(
-    seed: int | str, count: int, kind: str, split: str = "test", *,
-    mix: Mix = WORLD_MIX, families: tuple[Family, ...] = (), injections: tuple[Family, ...] = (),
+    seed: int | str,
+    count: int,
+    kind: str,
+    split: str = "test",
+    *,
+    mix: Mix = WORLD_MIX,
+    families: tuple[Family, ...] = (),
+    injections: tuple[Family, ...] = (),
 ) -> Iterator[Record]:
     """`count` records of one kind, the same for the same arguments, whatever else is drawn.
 

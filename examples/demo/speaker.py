@@ -26,17 +26,18 @@ class Speaker:
         return rendered
 
     @torch.inference_mode()
-    def replies(self, chats: list[list[dict[str, str]]], batch: int = 100,
-                max_new_tokens: int = 64) -> list[str]:
+    def replies(
+        self, chats: list[list[dict[str, str]]], batch: int = 100, max_new_tokens: int = 64
+    ) -> list[str]:
         """One reply for each chat, in order."""
         texts = [self.text(chat) for chat in chats]
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         said = [""] * len(texts)
         for start in range(0, len(order), batch):
-            part = order[start:start + batch]
+            part = order[start : start + batch]
             inputs = self.tokenizer([texts[i] for i in part], return_tensors="pt", padding=True)
             made = self.model.generate(**inputs, max_new_tokens=max_new_tokens)
-            new = made[:, inputs["input_ids"].shape[1]:]
+            new = made[:, inputs["input_ids"].shape[1] :]
             for index, ids in zip(part, new, strict=True):
                 said[index] = self.tokenizer.decode(ids, skip_special_tokens=True)
         return said

@@ -37,7 +37,10 @@ def corpus(count: int) -> list[str]:
 def dress(core: Tokenizer) -> PreTrainedTokenizerFast:
     """The tokenizer with its chat template and special tokens."""
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token=END, pad_token=PAD, model_max_length=1024,
+        tokenizer_object=core,
+        eos_token=END,
+        pad_token=PAD,
+        model_max_length=1024,
         clean_up_tokenization_spaces=False,
     )
     tokenizer.chat_template = CHAT_TEMPLATE
@@ -53,8 +56,10 @@ def train_tokenizer(count: int = 6000) -> PreTrainedTokenizerFast:
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=[PAD, END, SYSTEM, USER, ASSISTANT],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
+        vocab_size=VOCABULARY,
+        special_tokens=[PAD, END, SYSTEM, USER, ASSISTANT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     core.train_from_iterator(corpus(count), trainer)
     return dress(core)

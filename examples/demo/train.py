@@ -29,16 +29,25 @@ from learner import Learner
 from rows import Batch, stream
 from tokens import END, PAD, VOCABULARY, dress, train_tokenizer
 
-STEPS = 6700
+STEPS = 6500
 SAVE_EVERY_S = 150.0
 
 
 def model_config(pad: int, end: int) -> Qwen3Config:
     """A stock Qwen3 of about three million parameters."""
     return Qwen3Config(
-        vocab_size=VOCABULARY, hidden_size=192, num_hidden_layers=6, intermediate_size=512,
-        num_attention_heads=6, num_key_value_heads=6, head_dim=32, max_position_embeddings=1024,
-        tie_word_embeddings=True, pad_token_id=pad, eos_token_id=end, bos_token_id=None,
+        vocab_size=VOCABULARY,
+        hidden_size=192,
+        num_hidden_layers=6,
+        intermediate_size=512,
+        num_attention_heads=6,
+        num_key_value_heads=6,
+        head_dim=32,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        pad_token_id=pad,
+        eos_token_id=end,
+        bos_token_id=None,
         dtype="float32",
     )
 
@@ -67,8 +76,12 @@ class Run:
 
     def save(self) -> None:
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        state = {"model": self.learner.state_dict(), "optimiser": self.optimiser.state_dict(),
-                 "step": self.step, "tokenizer": self.tokenizer.backend_tokenizer.to_str()}
+        state = {
+            "model": self.learner.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "tokenizer": self.tokenizer.backend_tokenizer.to_str(),
+        }
         torch.save(state, self.checkpoint.with_suffix(".part"))
         self.checkpoint.with_suffix(".part").replace(self.checkpoint)
 
@@ -104,7 +117,7 @@ def flat_gradients(model: Learner) -> Tensor:
     start = 0
     for parameter in model.parameters():
         size = parameter.numel()
-        parameter.grad = flat[start:start + size].view_as(parameter)
+        parameter.grad = flat[start : start + size].view_as(parameter)
         start += size
     return flat
 
@@ -154,7 +167,9 @@ def export(run: Run, out: Path) -> None:
     """Write the model folder: config, weights, tokenizer, template, greedy generation."""
     model, tokenizer = run.learner.model, run.tokenizer
     model.generation_config = GenerationConfig(
-        do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        do_sample=False,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
@@ -170,13 +185,28 @@ def work(rank: int, chosen: argparse.Namespace, port: int) -> None:
     tokenizer = train_tokenizer()
     pad, end = tokenizer.convert_tokens_to_ids([PAD, END])
     learner = Learner(Qwen3ForCausalLM(model_config(pad, end)))
-    run = Run(learner, optimiser_of(learner, chosen.peak), chosen.checkpoint, chosen.processes,
-              flat_gradients(learner), tokenizer)
+    run = Run(
+        learner,
+        optimiser_of(learner, chosen.peak),
+        chosen.checkpoint,
+        chosen.processes,
+        flat_gradients(learner),
+        tokenizer,
+    )
     run.resume()
-    parts = islice(stream(run.tokenizer, chosen.seed), run.step * chosen.processes + rank, None,
-                   chosen.processes)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed} steps"),
-               TimeElapsedColumn(), TimeRemainingColumn())
+    parts = islice(
+        stream(run.tokenizer, chosen.seed),
+        run.step * chosen.processes + rank,
+        None,
+        chosen.processes,
+    )
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed} steps"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, disable=rank > 0) as progress:
         meter = Meter(progress, chosen.steps, run.step) if rank == 0 else None
         train(run, parts, chosen.steps, chosen.peak, meter)

@@ -17,8 +17,20 @@ from record import KINDS, Labels, Record, labels, read_records, record_from_json
 from sample import WORLD_MIX, Mix, sample
 
 __all__ = [
-    "KINDS", "SPLITS", "WORLD_MIX", "Labels", "Mix", "Record", "Verdict", "check", "draw_world",
-    "labels", "read_records", "record_from_json", "sample", "write_records",
+    "KINDS",
+    "SPLITS",
+    "WORLD_MIX",
+    "Labels",
+    "Mix",
+    "Record",
+    "Verdict",
+    "check",
+    "draw_world",
+    "labels",
+    "read_records",
+    "record_from_json",
+    "sample",
+    "write_records",
 ]
 
 

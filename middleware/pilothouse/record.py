@@ -6,7 +6,7 @@ once per choice, on its last record; counters are totals since the choice began.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from pilothouse.types import ActionName, Mode, Phase, Result
@@ -80,8 +80,15 @@ class Record:
     """(prompt index, n index), filled where the output processor knows it."""
 
     def to_wire(self) -> dict[str, Any]:
-        """Plain builtins."""
-        return asdict(self)
+        """Plain builtins, in the order of the fields. By hand: this runs once an output."""
+        wire = {name: getattr(self, name) for name in _FIELDS}
+        if self.verdict is not None:
+            wire["verdict"] = asdict(self.verdict)
+        if self.outcomes:
+            wire["outcomes"] = [asdict(each) for each in self.outcomes]
+        if self.token_scores:
+            wire["token_scores"] = [asdict(each) for each in self.token_scores]
+        return wire
 
     @classmethod
     def from_wire(cls, wire: dict[str, Any]) -> Record:
@@ -94,3 +101,6 @@ class Record:
         choice = plain["choice"]
         plain["choice"] = None if choice is None else (choice[0], choice[1])
         return cls(**plain)
+
+
+_FIELDS = tuple(each.name for each in fields(Record))

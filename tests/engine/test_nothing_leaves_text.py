@@ -18,7 +18,7 @@ from tests.support.tiny_model import D_MODEL, make_tiny_model
 pytestmark = pytest.mark.engine
 
 LAYER = 2
-PROMPT = [40, 300, 21, 7, 150]
+QUESTION = "the boats leave with the tide"
 SAMPLED = {"temperature": 1.0, "seed": 11, "n": 2, "max_tokens": 10}
 WITH_TEXT = {"skip_tokenizer_init": False}
 
@@ -28,6 +28,7 @@ class World:
     """An engine with a tokenizer, the greedy answer and the two sampled choices."""
 
     engine: Engine
+    prompt: list[int]
     answer: list[int]
     choices: list[list[int]]
 
@@ -39,18 +40,19 @@ class World:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     model = make_tiny_model(tmp_path_factory.mktemp("words"))
     with engine(model, None, **WITH_TEXT) as plain:
-        [sampled] = plain.run([PROMPT], plain.params(**SAMPLED))
+        prompt = plain.llm.get_tokenizer().encode(QUESTION)
+        [sampled] = plain.run([prompt], plain.params(**SAMPLED))
         choices = [list(each.token_ids) for each in sampled.outputs]
     assert choices[0] != choices[1]
     oracle = HookedModel(model)
-    answer = oracle.generate(PROMPT, 16)
+    answer = oracle.generate(prompt, 16)
     now = {"now": readout("output")}
-    stream_TD = oracle.run(PROMPT + answer).streams[LAYER]
-    both_TD = [oracle.run(PROMPT + each).streams[LAYER] for each in choices]
-    joined_TD = np.concatenate([both_TD[0], both_TD[1][len(PROMPT) :]])
-    at = len(PROMPT) + 4
+    stream_TD = oracle.run(prompt + answer).streams[LAYER]
+    both_TD = [oracle.run(prompt + each).streams[LAYER] for each in choices]
+    joined_TD = np.concatenate([both_TD[0], both_TD[1][len(prompt) :]])
+    at = len(prompt) + 4
     probes = {
-        "fifth": probe("fifth", {LAYER: firing_row(stream_TD, [len(PROMPT) + 5])}, now),
+        "fifth": probe("fifth", {LAYER: firing_row(stream_TD, [len(prompt) + 5])}, now),
         "choice": probe("choice", {LAYER: firing_row(joined_TD, [at])}, now),
     }
     policies = [
@@ -63,7 +65,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     ]
     plan = make_plan(Catalogue(probes=probes), policies, d_model=D_MODEL)
     with engine(model, plan, **WITH_TEXT) as started:
-        yield World(started, answer, choices)
+        yield World(started, prompt, answer, choices)
 
 
 def ask(world: World, name: str, *policies: str, **more: object):
@@ -71,7 +73,7 @@ def ask(world: World, name: str, *policies: str, **more: object):
         policies=policies, decision_id=name, detokenize=True,
         output_kind=RequestOutputKind.CUMULATIVE, **({"max_tokens": 14} | more),
     )  # fmt: skip
-    world.engine.add(name, PROMPT, params)
+    world.engine.add(name, world.prompt, params)
     texts: list[str] = []
     while world.engine.llm.llm_engine.has_unfinished_requests():
         texts += [each.outputs[0].text for each in world.engine.step()]
@@ -111,7 +113,7 @@ def test_text_buffered_for_a_stop_string_is_of_cleared_tokens(world: World) -> N
 
 def test_of_two_choices_only_the_offending_one_ends(world: World) -> None:
     params = world.engine.params(policies=["choice"], decision_id="two", **SAMPLED)
-    [output] = world.engine.run([PROMPT], params)
+    [output] = world.engine.run([world.prompt], params)
     by_index = {each.index: each for each in output.outputs}
     assert list(by_index[0].token_ids) == world.choices[0][:4]
     assert by_index[0].stop_reason == "pilothouse:block"

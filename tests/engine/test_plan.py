@@ -124,6 +124,12 @@ def test_a_policy_that_names_what_is_not_loaded_is_refused() -> None:
         make_plan(catalogue(), (policy("bad", BLOCK, {"x": "nowhere/now"}),))
 
 
+def test_a_policy_whose_steering_overflows_is_refused() -> None:
+    push = [PUSH[0] | {"then": {"action": "steer", "vector": "v", "scale": 1e300}}]
+    with pytest.raises(ConfigError, match="rule r: at layer 0 the edit reaches"):
+        make_plan(catalogue(), (policy("push", push, {"x": "p/now"}),))
+
+
 def profile(scale: float, **term: Any) -> dict[str, Any]:
     return {
         "vectors": {"v": {"path": "v"}},

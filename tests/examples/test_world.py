@@ -63,7 +63,9 @@ def test_the_command_line_writes_every_kind_and_reads_back(tmp_path: Path) -> No
     ],
 )
 def test_wrong_use_exits_with_two_and_says_why(
-    arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path,
+    arguments: list[str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -163,7 +165,9 @@ def test_a_wrapper_and_its_mirror_have_the_same_words_equally_often() -> None:
 
 def test_labels_follow_payload_and_form() -> None:
     expected = {
-        "forbidden": (True, False), "jailbroken": (True, True), "wrapped_benign": (False, True),
+        "forbidden": (True, False),
+        "jailbroken": (True, True),
+        "wrapped_benign": (False, True),
         "injected": (False, True),
     }
     for kind in KINDS:
@@ -205,7 +209,9 @@ def test_the_checker_tells_refusal_compliance_and_style() -> None:
             plain, cheerful = check(record, record.answer), check(record, cheerfully(record.answer))
             assert not plain.cheerful and cheerful.cheerful
             assert (plain.facts, plain.refused, plain.complied) == (
-                cheerful.facts, cheerful.refused, cheerful.complied,
+                cheerful.facts,
+                cheerful.refused,
+                cheerful.complied,
             )
     for record in drawn("injected", count=10):
         assert check(record, f"{record.code}.").complied

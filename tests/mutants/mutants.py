@@ -125,8 +125,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _mutant(
         "nothing-leaves", "a running streak leaves", "engine/governor.py",
-        "return max(0, scored - int(running_R.max()))",
-        "return max(0, scored)",
+        "np.maximum(scored_C - kept_C, 0)",
+        "scored_C",
         "nothing_leaves", "sync and three_tokens",
     ),
     _mutant(
@@ -139,8 +139,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _mutant(
         "nothing-leaves", "held tokens leave with the verdict", "engine/governor.py",
-        "watched.cleared_at_end = max(0, min(self.cleared(watched), scored - 1))",
-        "watched.cleared_at_end = scored",
+        "watched.cleared_at_end = max(0, min(cleared, self.scored(watched) - 1))",
+        "watched.cleared_at_end = self.scored(watched)",
         "nothing_leaves", "sync and three_tokens",
     ),
     _mutant(
@@ -177,6 +177,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "engine-survives", "slots of ended requests are kept", "engine/orders.py",
         "self._slots.release({each.digest for each in passenger.programs})",
         "pass",
+        "engine_survives",
+    ),
+    _mutant(
+        "engine-survives", "an edit that overflows is taken", "engine/overflow.py",
+        "if not largest < LARGEST_EDIT:",
+        "if largest < 0:",
         "engine_survives",
     ),
     _mutant(

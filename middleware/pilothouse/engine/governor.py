@@ -23,6 +23,7 @@ from pilothouse.types import BoolArray, IntArray, Mode, Phase
 
 ENDING = ("blocked", "error_blocked", "responded")
 BEFORE_OUTPUT = -1
+EVERYTHING = 1 << 60
 
 
 class Governor:
@@ -45,6 +46,8 @@ class Governor:
         }
         self._holding_CR = np.zeros((0, len(output)), bool)
         self._streaks_CR = np.zeros((0, len(output)), np.int64)
+        self._cleared: list[int] = []
+        self._num_wanting = 0
         self._watched: dict[str, Watched] = {}
         self._row_of: dict[str, int] = {}
         self._name_of: dict[int, str] = {}
@@ -80,7 +83,9 @@ class Governor:
         for r, rule in enumerate(self._rules["output"]):
             self._holding_CR[row, r] = rule.ends and modes.get(rule.index) == "enforce"
         self._streaks_CR[row] = 0
+        self._cleared[row] = 0 if self._holding_CR[row].any() else EVERYTHING
         watched = Watched(row, modes, sealed.scores == "tokens")
+        self._num_wanting += watched.wants_token_scores
         self._watched[request_id] = watched
         self._row_of[request_id] = row
         self._name_of[row] = request_id
@@ -90,6 +95,7 @@ class Governor:
         """Stop watching; None if it was not watched."""
         watched = self._watched.pop(request_id, None)
         if watched is not None:
+            self._num_wanting -= watched.wants_token_scores
             del self._row_of[request_id]
             del self._name_of[watched.row]
             self.watches.close(watched.row)
@@ -112,25 +118,32 @@ class Governor:
         return max(0, int(self.watches.cursor_C[row] - self.watches.prompt_C[row]))
 
     def cleared(self, watched: Watched) -> int:
-        """How many output tokens may leave: scored, and in no run that can still fire a rule."""
-        row = watched.row
-        scored = int(self.watches.cursor_C[row] - self.watches.prompt_C[row])
-        holding_R = self._holding_CR[row]
-        if not holding_R.any():
-            return 1 << 60
-        running_R = np.maximum(self._streaks_CR[row] - self._leak_R, 0)[holding_R]
-        return max(0, scored - int(running_R.max()))
+        """How many output tokens may leave: scored, and in no run that can still fire a rule.
+
+        As of the last `observe`, which works it out for the whole table at once.
+        """
+        return self._cleared[watched.row]
+
+    def _clear(self) -> list[int]:
+        scored_C = np.maximum(self.watches.cursor_C - self.watches.prompt_C, 0)
+        running_CR = np.maximum(self._streaks_CR - self._leak_R, 0) * self._holding_CR
+        kept_C = running_CR.max(axis=1, initial=0)
+        held_C = self._holding_CR.any(axis=1)
+        cleared: list[int] = np.where(held_C, np.maximum(scored_C - kept_C, 0), EVERYTHING).tolist()
+        return cleared
 
     def observe(self, emissions: Emissions) -> Ruling:
         """Fold a step's emissions and evaluate every rule they bear on."""
-        folded = self.watches.fold(emissions, self._row_of)
-        self._keep_token_scores(folded)
+        folded = self.watches.fold(emissions, self._row_of, wants_spans=self._num_wanting > 0)
+        if self._num_wanting:
+            self._keep_token_scores(folded)
         ruling = Ruling()
         for row in folded.prompt_done.tolist():
             self._watched[self._name_of[row]].prompt_done = True
             ruling.changed.add(self._name_of[row])
         self._evaluate("prompt", folded.prompt_done, ruling)
         self._evaluate("output", folded.answered, ruling)
+        self._cleared = self._clear()
         return ruling
 
     def prompt_unscored(self, request_id: str) -> Ruling:
@@ -203,8 +216,8 @@ class Governor:
             watched.verdict = Verdict(
                 winner.action.action, winner.policy, winner.rule, phase, result
             )
-            scored = int(self.watches.cursor_C[row] - self.watches.prompt_C[row])
-            watched.cleared_at_end = max(0, min(self.cleared(watched), scored - 1))
+            cleared = self._clear()[row]
+            watched.cleared_at_end = max(0, min(cleared, self.scored(watched) - 1))
 
     def _steer(self, request_id: str, rule: CompiledRule) -> SteerOrder:
         action = rule.action
@@ -232,6 +245,7 @@ class Governor:
             self._active[phase] = _taller(active, rows)
         self._holding_CR = _taller(self._holding_CR, rows)
         self._streaks_CR = _taller(self._streaks_CR, rows)
+        self._cleared += [0] * (rows - len(self._cleared))
 
 
 def _taller(array: Any, rows: int) -> Any:

@@ -7,11 +7,13 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from pilothouse.edit.additive import program_rows
+from pilothouse.engine.overflow import overflow_problem
 from pilothouse.engine.passenger import ClauseProgram, Passenger
 from pilothouse.engine.plan import Plan, digest_of
 from pilothouse.engine.programs import EMPTY_SLOT, Program, ProgramSlots
 from pilothouse.engine.step import PolicySpan, Steering, Upload
 from pilothouse.engine.timeline import FOREVER, Edit
+from pilothouse.errors import RequestError
 from pilothouse.sealed import SealedRequest, SteerTerm
 from pilothouse.types import Clause
 
@@ -135,6 +137,9 @@ class Orders:
         compiled = program_rows(holding, self._catalogue)
         if compiled is None:
             return None
+        problem = overflow_problem(compiled.coefficient, compiled.rows)
+        if problem is not None:
+            raise RequestError(f"steer: {problem}", param="steer")
         program = Program(compiled.digest, dict(compiled.rows))
         return ClauseProgram(program, compiled.coefficient)
 

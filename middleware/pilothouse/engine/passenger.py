@@ -53,9 +53,9 @@ class Passenger:
     _withheld: int = 0
 
     @classmethod
-    def refused(cls, error: str, revision: str) -> Passenger:
+    def refused(cls, error: str, revision: str, decision_id: str) -> Passenger:
         """A request that is let in only to be turned away."""
-        sealed = SealedRequest(decision_id="", revision=revision)
+        sealed = SealedRequest(decision_id=decision_id, revision=revision)
         return cls(sealed, 0, seated=True, error=error)
 
     @property

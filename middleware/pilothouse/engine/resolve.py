@@ -17,6 +17,7 @@ from pilothouse.config import PilothouseConfig
 from pilothouse.edit.additive import norm_ratio, row_D
 from pilothouse.engine.buffers_size import table_bytes
 from pilothouse.engine.conflict import enforced_read_layers, refuse_conflicts
+from pilothouse.engine.overflow import overflow_problem
 from pilothouse.engine.plan import (
     ModelFacts,
     Plan,
@@ -155,7 +156,18 @@ def _policy_targets(policies: Sequence[Policy], catalogue: Catalogue) -> tuple[P
                     vector=rule.then.vector, unit=rule.then.unit, layers=tuple(layers)
                 )
                 targets[target] = None
+                _refuse_overflow(policy.name, rule.id, rule.then, target, catalogue)
     return tuple(targets)
+
+
+def _refuse_overflow(
+    policy: str, rule: str, steer: Steer, target: PolicyTarget, catalogue: Catalogue
+) -> None:
+    vector = catalogue.vectors[target.vector]
+    rows = {layer: row_D(vector, layer, target.unit) for layer in target.layers}
+    problem = overflow_problem(steer.scale, rows)
+    if problem is not None:
+        raise ConfigError(f"policy {policy}, rule {rule}: {problem}")
 
 
 def _read_taps(

@@ -116,9 +116,11 @@ class Guarded(Base):
         return seated and bool(super()._handle_blocked_waiting_request(request))
 
     def _board(self, request: Any) -> Passenger:
+        decision_id = ""
         try:
             extra = (request.sampling_params and request.sampling_params.extra_args) or {}
             sealed = unseal(extra.get(SEALED_KEY), self._key)
+            decision_id = sealed.decision_id
             if request.resumable:
                 raise RequestError("streamed input is not governed", status=403)
             if sealed.revision != self._plan.revision:
@@ -126,7 +128,7 @@ class Guarded(Base):
             passenger = self._orders.passenger(sealed, request.num_prompt_tokens)
         except RequestError as error:
             logger.warning("Pilothouse refused request %s: %s", request.request_id, error)
-            return Passenger.refused("seal", self._plan.revision)
+            return Passenger.refused("seal", self._plan.revision, decision_id)
         if sealed.policies or sealed.probes or sealed.scores != "none":
             self._watch(request, passenger)
         if passenger.timeline.edits or self._plan.body.policy_targets:

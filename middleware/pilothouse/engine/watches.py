@@ -71,8 +71,13 @@ class Watches:
         """Give a row back."""
         self._free.append(row)
 
-    def fold(self, emissions: Emissions, row_of: dict[str, int]) -> Folded:
-        """Take in a step's emissions; requests without a row are passed over."""
+    def fold(
+        self, emissions: Emissions, row_of: dict[str, int], *, wants_spans: bool = True
+    ) -> Folded:
+        """Take in a step's emissions; requests without a row are passed over.
+
+        Without `wants_spans` the spans of single tokens are left out.
+        """
         starts_B = np.array(emissions.starts, np.int64)
         counts_B = np.array(emissions.counts, np.int64)
         firsts_B = np.cumsum(counts_B) - counts_B
@@ -87,7 +92,7 @@ class Watches:
         )
         spans: dict[int, tuple[int, int, int]] = {}
         self._fold_singles(rows_B[single_B], logits_TQ[firsts_B[single_B]])
-        for b in np.flatnonzero(single_B):
+        for b in np.flatnonzero(single_B) if wants_spans else ():
             spans[int(rows_B[b])] = (int(firsts_B[b]), int(starts_B[b]), 1)
         done: list[int] = []
         answered: list[int] = rows_B[single_B].tolist()
