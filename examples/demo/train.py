@@ -7,6 +7,7 @@ the seed and the step's number, so a resumed run meets the same data as an unbro
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import signal
@@ -173,6 +174,10 @@ def export(run: Run, out: Path) -> None:
     )
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
+    # vLLM looks at the temperature alone; transformers refuses to save one beside do_sample.
+    settings = out / "generation_config.json"
+    greedy = {**json.loads(settings.read_text()), "temperature": 0.0}
+    settings.write_text(json.dumps(greedy, indent=2) + "\n")
 
 
 def work(rank: int, chosen: argparse.Namespace, port: int) -> None:

@@ -13,7 +13,12 @@ from pilothouse.policy.loader import load_policies, load_policy, policy_files
 from pilothouse.policy.schema import Policy, Steer
 
 LIBRARY = Path(__file__).resolve().parents[2] / "policies"
-PROBES = {"misuse": "prompt", "adversarial": "prompt", "hallucination": "answer"}
+PROBES = {
+    "misuse": "prompt",
+    "adversarial": "prompt",
+    "hallucination": "answer",
+    "hallucination-onset": "onset",
+}
 VECTORS = {"hedge", "cheerful"}
 FIRED = {
     "flagged", "steered", "responded", "blocked", "would_steer", "would_respond", "would_block",
