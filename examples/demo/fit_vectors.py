@@ -206,6 +206,30 @@ def sweep_table(name: str, vectors: dict[str, Vector], count: int) -> list[dict[
     return rows
 
 
+def card(vector: Vector, rows: list[dict[str, Any]]) -> str:
+    """The vector's README: what it is, and the sweep it was chosen from."""
+    outcomes = [key for key in rows[0] if key not in ("vector", "scale")]
+    lines = [
+        f"# Vector `{vector.name}`",
+        "",
+        f"Model {vector.model_id}, `{vector.site}` of layer {vector.layers[0]}, length "
+        f"{np.linalg.norm(vector.directions_LD):.1f} where the stream's mean length is "
+        f"{vector.residual_norms_L[0]:.1f}. Fitted by `{CREATED_BY}`: one vector by gradient, added "
+        "at output positions, on names that no figure below was measured on.",
+        "",
+        f"Through the served engine, greedy, added to every output token; seed {SWEEP_SEED}:",
+        "",
+        "| scale | " + " | ".join(f"{key}: right / wrong / hedged / cheerful / complied"
+                                  for key in outcomes) + " |",
+        "|---" * (1 + len(outcomes)) + "|",
+    ]  # fmt: skip
+    for row in rows:
+        cells = [" / ".join(f"{share:.3f}" for share in row[key].values()) for key in outcomes]
+        lines.append(f"| {row['scale']} | " + " | ".join(cells) + " |")
+    lines += ["", "Controls (random vectors of equal length) are in `../../measured.json`.", ""]
+    return "\n".join(lines)
+
+
 def score(name: str, row: dict[str, dict[str, float]]) -> float:
     """What the sweep maximises: the effect, with what must be kept counted against it in full."""
     if name == "cheerful":
@@ -234,6 +258,7 @@ def main() -> int:
         save_vector(vectors[str(best["vector"])], chosen.out / name)
         table = {"chosen": best, "sweep": rows}
         (chosen.out / name / "evaluation.json").write_text(json.dumps(table, indent=1) + "\n")
+        (chosen.out / name / "README.md").write_text(card(vectors[str(best["vector"])], rows))
         print(f"{name}: {best}")
     return 0
 

@@ -288,6 +288,15 @@ def test_an_end_token_needs_no_score_and_its_answer_leaves(world: World) -> None
     assert (output.finish_reason, record.unscored_tokens) == ("stop", {})
 
 
+def test_an_end_token_one_beyond_max_tokens_is_neither_shown_nor_the_reason(world: World) -> None:
+    end, limit = next(
+        (t, i) for i, t in enumerate(world.answer) if i > 4 and world.answer.index(t) == i
+    )
+    output, sent, record = ask(world, "never", stop_token_ids=[end], max_tokens=limit)
+    assert sent == world.answer[:limit]
+    assert (output.finish_reason, record.unscored_tokens) == ("length", {})
+
+
 def test_neighbours_of_a_blocked_request_are_untouched(world: World) -> None:
     for i, names in enumerate((["at-fifth"], [], ["after-three"], ["prompt-rule"], ["never"])):
         name = f"n{i}"

@@ -27,6 +27,7 @@ def test_parity_of_every_architecture_eager_in_chunks(name: str, tmp_path: Path)
 
 
 @pytest.mark.engine
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", COMPILED_QUICK)
 def test_parity_compiled(name: str, tmp_path: Path) -> None:
     in_own_process(tmp_path, name, "--compiled", "--chunked")

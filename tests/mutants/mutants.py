@@ -159,7 +159,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "nothing-leaves", "the visible limit is not kept", "engine/holdback.py",
         "limit = min(up_to, self.visible_limit)",
         "limit = up_to",
-        "nothing_leaves", "sync and offending_last",
+        "holdback",
     ),
     _mutant(
         "engine-survives", "a broken seal kills the scheduler", "engine/scheduler.py",
