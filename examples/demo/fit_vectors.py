@@ -214,8 +214,8 @@ def card(vector: Vector, rows: list[dict[str, Any]]) -> str:
         "",
         f"Model {vector.model_id}, `{vector.site}` of layer {vector.layers[0]}, length "
         f"{np.linalg.norm(vector.directions_LD):.1f} where the stream's mean length is "
-        f"{vector.residual_norms_L[0]:.1f}. Fitted by `{CREATED_BY}`: one vector by gradient, added "
-        "at output positions, on names that no figure below was measured on.",
+        f"{vector.residual_norms_L[0]:.1f}. Fitted by `{CREATED_BY}`: one vector by gradient, "
+        "added at output positions, on names that no figure below was measured on.",
         "",
         f"Through the served engine, greedy, added to every output token; seed {SWEEP_SEED}:",
         "",
