@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,15 @@ import pytest
 
 from pilothouse.model.catalogue import Catalogue
 from pilothouse.sealed import SteerTerm
-from tests.engine.harness import BLOCK, Engine, all_logprobs, engine, make_plan, random_rows
+from tests.engine.harness import (
+    BLOCK,
+    Engine,
+    all_logprobs,
+    engine,
+    forced_async,
+    make_plan,
+    random_rows,
+)
 from tests.engine.worlds import policy, probe, readout, vector
 from tests.reference.hf_hooks import HookedEdit, HookedModel
 
@@ -109,20 +118,30 @@ def test_streaming_equals_offline_under_chunked_prefill(qwen3: Path) -> None:
         assert max(max(step.counts) for step in started.emissions) <= 16
 
 
+AHEAD = [pytest.param(False, id="sync"), pytest.param(True, id="async")]
+
+
+def scheduling(ahead: bool) -> AbstractContextManager[None]:
+    """Whether steps are scheduled while one is in flight."""
+    return forced_async() if ahead else nullcontext()
+
+
 SMALL_CACHE = {"num_gpu_blocks_override": 11, "max_num_batched_tokens": 64, "max_num_seqs": 8}
 
 
-def test_streaming_equals_offline_over_preemption(qwen3: Path) -> None:
-    with engine(qwen3, plan_of_readouts(), **SMALL_CACHE) as started:
+@pytest.mark.parametrize("ahead", AHEAD)
+def test_streaming_equals_offline_over_preemption(qwen3: Path, ahead: bool) -> None:
+    with scheduling(ahead), engine(qwen3, plan_of_readouts(), **SMALL_CACHE) as started:
         check_scores(started, HookedModel(qwen3))
         assert fed_again(started) > 0
 
 
-def test_steering_of_requests_and_policies_survives_preemption(qwen3: Path) -> None:
+@pytest.mark.parametrize("ahead", AHEAD)
+def test_steering_of_requests_and_policies_survives_preemption(qwen3: Path, ahead: bool) -> None:
     term = SteerTerm(vector="v", scale=-1.0, on="prompt")
     want, got = [], []
     for settings, results in (({}, want), (SMALL_CACHE, got)):
-        with engine(qwen3, plan_of_readouts(), **settings) as started:
+        with scheduling(ahead), engine(qwen3, plan_of_readouts(), **settings) as started:
             for i, prompt in enumerate(PROMPTS):
                 params = started.params(
                     steer=[term] if i % 2 else [], policies=["push"], decision_id=f"s{i}",
@@ -133,16 +152,17 @@ def test_steering_of_requests_and_policies_survives_preemption(qwen3: Path) -> N
             assert (fed_again(started) > 0) == bool(settings)
             results += [outputs[f"s{i}"] for i in range(len(PROMPTS))]
             steered = started.closing("s0").steered_tokens
-            assert steered == {"v": OUTPUT_TOKENS - 2}
+            assert steered == {"v": OUTPUT_TOKENS - 2 - ahead}
     oracle = HookedModel(qwen3)
     delta_D = vector("v", (2,), norm=4.0).directions_LD[0]
     for i, (calm, preempted) in enumerate(zip(want, got, strict=True)):
         tokens = list(calm.outputs[0].token_ids)
         assert list(preempted.outputs[0].token_ids) == tokens
         assert np.abs(all_logprobs(calm) - all_logprobs(preempted)).max() < 1e-4
-        # The first score of an output token exists when the second is fed: steered from there on.
+        # The first score of an output token exists when the second is fed: steered from there on,
+        # or one later when that step is in flight already.
         size = len(PROMPTS[i])
-        edits = [HookedEdit(2, delta_D, start=size + 1)]
+        edits = [HookedEdit(2, delta_D, start=size + 1 + ahead)]
         if i % 2:
             edits.append(HookedEdit(2, -delta_D, stop=size))
         ref_TV = oracle.run(PROMPTS[i] + tokens, edits).logprobs_TV[size - 1 : -1]
