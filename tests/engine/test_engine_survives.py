@@ -132,7 +132,7 @@ _numbers = iter(range(1 << 30))
 
 
 @settings(
-    max_examples=25, deadline=None, derandomize=True, phases=(Phase.explicit, Phase.generate),
+    max_examples=60, deadline=None, derandomize=True, phases=(Phase.explicit, Phase.generate),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 @given(storm=st.lists(requests, min_size=1, max_size=10))
