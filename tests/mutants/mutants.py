@@ -162,6 +162,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "holdback",
     ),
     _mutant(
+        "nothing-leaves", "an uncleared token is exchanged", "engine/holdback.py",
+        "if min(up_to, self.visible_limit) != self.released + 1 or",
+        "if",
+        "nothing_leaves", "sync and three_tokens",
+    ),
+    _mutant(
         "engine-survives", "a broken seal kills the scheduler", "engine/scheduler.py",
         "except RequestError as error:",
         "except KeyError as error:",

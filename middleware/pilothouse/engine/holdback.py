@@ -34,6 +34,22 @@ class HoldBack:
         for i, token_id in enumerate(token_ids):
             self._held.append(Held(token_id, outputs.slice_logprobs(logprobs, i), now))
 
+    def exchange(self, token_ids: list[int], up_to: int) -> list[int] | None:
+        """Push one token that has no logprobs and release the only one held: the steady state.
+
+        None, and nothing done, where more than that is to happen.
+        """
+        if len(self._held) != 1 or len(token_ids) != 1:
+            return None
+        held = self._held[0]
+        if min(up_to, self.visible_limit) != self.released + 1 or held.logprobs is not None:
+            return None
+        now = time.monotonic()
+        self.longest_seconds = max(self.longest_seconds, now - held.since)
+        self.released += 1
+        self._held[0] = Held(token_ids[0], None, now)
+        return [held.token_id]
+
     def release(self, up_to: int) -> tuple[list[int], Any]:
         """Tokens with index below `up_to` and below the client's limit, with their logprobs."""
         now = time.monotonic()

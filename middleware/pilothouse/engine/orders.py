@@ -48,8 +48,14 @@ class Orders:
         """Programs that live requests use."""
         return self._slots.active
 
-    def passenger(self, sealed: SealedRequest, num_prompt_tokens: int) -> Passenger:
+    def passenger(
+        self, sealed: SealedRequest, num_prompt_tokens: int, *, ends_on_text: bool = False
+    ) -> Passenger:
         """The state of a request that was just admitted.
+
+        Args:
+            ends_on_text: it has stop strings, which are found where text is made and not here.
+                What is told of its end must then be known with every token.
 
         Raises:
             RequestError: its steering names what is not loaded.
@@ -64,7 +70,8 @@ class Orders:
                 digest, coefficient = clause.program.digest, clause.coefficient
                 passenger.timeline.add(Edit(start, stop, digest, coefficient, "request"))
         final = any(each.name in self._final_policies for each in sealed.policies)
-        passenger.tells_always = final or sealed.scores != "none"
+        asked = final or sealed.scores == "summary"
+        passenger.tells_always = sealed.scores == "tokens" or (asked and ends_on_text)
         return passenger
 
     def seat(self, passenger: Passenger) -> bool:

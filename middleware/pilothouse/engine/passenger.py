@@ -91,6 +91,16 @@ class Passenger:
         """Something a record should tell may have happened."""
         self._untold = self._untold or changed or not self._told
 
+    @property
+    def steady(self) -> bool:
+        """Nothing is to be told, handed on or decided with the next token."""
+        watched = self.watched
+        return (
+            self._told
+            and not (self._untold or self.tells_always or self._kept)
+            and (watched is None or (watched.prompt_done and watched.verdict is None))
+        )
+
     def tells(self) -> bool:
         """Whether a record goes with the output that leaves now; asking answers it."""
         tell = self.tells_always or self._untold
@@ -130,8 +140,6 @@ class Passenger:
         released = self.held.released if self.held is not None else 1 << 60
         ready = [each for each in watched.token_scores if each.index < released]
         watched.token_scores = [each for each in watched.token_scores if each.index >= released]
-        for each in ready:
-            each.token_id = self.request.output_token_ids[each.index]
         for each in ready:
             each.token_id = self.request.output_token_ids[each.index]
         record.token_scores = ready

@@ -85,10 +85,7 @@ class Guarded(Base):
         seconds = (time.perf_counter() - started) / max(1, len(self._passengers))
         outputs = super().update_from_output(scheduler_output, model_runner_output)
         for client_outputs in outputs.values():
-            shaped: list[Any] = []
-            for output in client_outputs.outputs:
-                shaped.extend(self._shape(output, ruling, seconds))
-            client_outputs.outputs = shaped
+            client_outputs.outputs = self._shape_all(client_outputs.outputs, ruling, seconds)
         pending, self._pending = self._pending, {}
         wire.add_outputs(outputs, pending)
         return outputs
@@ -125,7 +122,9 @@ class Guarded(Base):
                 raise RequestError("streamed input is not governed", status=403)
             if sealed.revision != self._plan.revision:
                 raise RequestError(f"sealed for revision {sealed.revision}", status=403)
-            passenger = self._orders.passenger(sealed, request.num_prompt_tokens)
+            passenger = self._orders.passenger(
+                sealed, request.num_prompt_tokens, ends_on_text=bool(request.sampling_params.stop)
+            )
         except RequestError as error:
             logger.warning("Pilothouse refused request %s: %s", request.request_id, error)
             return Passenger.refused("seal", self._plan.revision, decision_id)
@@ -165,11 +164,38 @@ class Guarded(Base):
             start = max(request.num_computed_tokens, folded)
             self._orders.steer(passenger, order.request_id, order, start)
 
-    def _shape(self, output: Any, ruling: Ruling, seconds: float) -> list[Any]:
+    def _shape_all(self, outputs: list[Any], ruling: Ruling, seconds: float) -> list[Any]:
+        shaped: list[Any] = []
+        for output in outputs:
+            passenger = self._passengers.get(output.request_id)
+            if passenger is None:
+                shaped.append(output)
+            elif output.request_id not in ruling.changed and self._passes(output, passenger):
+                passenger.policy_seconds += seconds
+                shaped.append(output)
+            else:
+                shaped.extend(self._shape(output, passenger, ruling, seconds))
+        return shaped
+
+    def _passes(self, output: Any, passenger: Passenger) -> bool:
+        """The steady state: a token comes and leaves, or takes the place of the one held."""
+        if output.finish_reason is not None or not output.new_token_ids or not passenger.steady:
+            return False
+        held, watched = passenger.held, passenger.watched
+        if held is None or watched is None:
+            return True
+        if output.new_logprobs is not None:
+            return False
+        leaving = held.exchange(output.new_token_ids, self._governor.cleared(watched))
+        if leaving is None:
+            return False
+        output.new_token_ids = leaving
+        return True
+
+    def _shape(
+        self, output: Any, passenger: Passenger, ruling: Ruling, seconds: float
+    ) -> list[Any]:
         request_id = output.request_id
-        passenger = self._passengers.get(request_id)
-        if passenger is None:
-            return [output]
         passenger.policy_seconds += seconds
         watched = passenger.watched
         if watched is not None and not watched.prompt_done and output.new_token_ids:

@@ -5,7 +5,7 @@ position not folded yet. Positions that come again after a preemption are folded
 that a cache hit skipped are counted as unscored.
 
 Shape suffixes: C rows of the table, B requests of the step, T tokens, E read columns, Q probes,
-K signals.
+K signals, L signals of the answer.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class Watches:
         self._aggregators = [make_aggregator(spec.aggregate) for spec in self.signals]
         self._slope_K = np.array([spec.slope for spec in self.signals])
         self._offset_K = np.array([spec.offset for spec in self.signals])
-        self._late_K = [k for k, spec in enumerate(self.signals) if spec.scope != "prompt"]
+        late = [k for k, spec in enumerate(self.signals) if spec.scope != "prompt"]
+        self._late_L = np.array(late, np.int64)
         self._free: list[int] = []
         self._states = [aggregator.start(0) for aggregator in self._aggregators]
         self.values_CK = np.zeros((0, len(self.signals)))
@@ -126,11 +127,14 @@ class Watches:
     def _fold_singles(self, rows_B: IntArray, logits_BQ: Floats) -> None:
         if not len(rows_B):
             return
-        for k in self._late_K:
+        raw_BL = np.empty((len(rows_B), len(self._late_L)))
+        for i, k in enumerate(self._late_L.tolist()):
             state_BW = self._states[k][rows_B]
             self._aggregators[k].step(state_BW, logits_BQ[:, self._probe_of_K[k]])
             self._states[k][rows_B] = state_BW
-            self.values_CK[rows_B, k] = self._calibrated(k, self._aggregators[k].value(state_BW))
+            raw_BL[:, i] = self._aggregators[k].value(state_BW)
+        late_L = self._late_L
+        self.values_CK[rows_B[:, None], late_L] = self._calibrated(raw_BL, late_L)
         self.cursor_C[rows_B] += 1
         self.scored_C[rows_B] += 1
 
@@ -151,15 +155,15 @@ class Watches:
             if len(part):
                 self._aggregators[k].fold(self._states[k][row], part)
                 value_1 = self._aggregators[k].value(self._states[k][row : row + 1])
-                self.values_CK[row, k] = self._calibrated(k, value_1)[0]
+                self.values_CK[row, k] = self._calibrated(value_1, k)[0]
         self.cursor_C[row] = stop
         self.scored_C[row] += stop - cursor
         return offset, cursor, stop - cursor
 
-    def _calibrated(self, k: int, logits_B: Floats) -> Floats:
-        scaled_B = self._slope_K[k] * logits_B + self._offset_K[k]
-        positive_B: Floats = 1.0 / (1.0 + np.exp(-np.clip(scaled_B, -700.0, 700.0)))
-        return positive_B
+    def _calibrated(self, logits: Floats, signals: int | IntArray) -> Floats:
+        scaled = self._slope_K[signals] * logits + self._offset_K[signals]
+        probabilities: Floats = 1.0 / (1.0 + np.exp(-np.clip(scaled, -700.0, 700.0)))
+        return probabilities
 
     def _grow(self) -> None:
         old = len(self.cursor_C)

@@ -36,12 +36,17 @@ def slice_logprobs(logprobs: Any, index: int) -> Any:
 
 
 def join_logprobs(slices: list[Any]) -> Any:
-    """The inverse of `slice_logprobs` over several tokens; None when there are none."""
+    """The inverse of `slice_logprobs` over several tokens; None when there are none.
+
+    A step's rows are as wide as the greediest request of that step asked for, so tokens of one
+    request come in several widths. What it asked for itself is in the narrowest.
+    """
     if not slices or slices[0] is None:
         return None
+    width = min(each.logprobs.shape[1] for each in slices)
     return LogprobsLists(
-        np.concatenate([each.logprob_token_ids for each in slices]),
-        np.concatenate([each.logprobs for each in slices]),
+        np.concatenate([each.logprob_token_ids[:, :width] for each in slices]),
+        np.concatenate([each.logprobs[:, :width] for each in slices]),
         np.concatenate([each.sampled_token_ranks for each in slices]),
     )
 
