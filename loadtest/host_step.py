@@ -60,7 +60,8 @@ from pilothouse.engine.step import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, Emission
 from pilothouse.engine.watches import Watches
 from pilothouse.model.catalogue import load_catalogue
 from pilothouse.policy.loader import load_policies
-from pilothouse.sealed import SEALED_KEY, AppliedPolicy, SealedRequest, SteerTerm, seal, seal_key
+from pilothouse.sealed import SEALED_KEY, AppliedPolicy, SealedRequest, seal, seal_key
+from pilothouse.term import SteerTerm
 from scenario import EDIT_LAYER, PROBE_LAYER, Size, write_policy, write_probes, write_vectors
 
 HERE = Path(__file__).resolve().parent
@@ -244,14 +245,10 @@ def measure(job: Job, model: Path, shape: Shape, requests: int, steps: int) -> d
 
 def time_worker(plan: Plan, rig: Rig, first: Any, steps: int) -> float:
     """Median seconds of the worker's host part in a decode step: buffers filled, scores taken."""
-    body = plan.body
     ids = list(rig.scheduler.requests)
-    buffers = TapBuffers.allocate(
-        max_tokens=8192, num_columns=body.num_columns, slots=body.limits.max_programs + 1,
-        d_model=body.model.d_model, edit_layers=plan.edit_layers(), policy_rows={},
-        num_targets=len(body.policy_targets), device=torch.device("cpu"),
-    )  # fmt: skip
-    state, snapshot = SteeringState(buffers, len(body.policy_targets)), Snapshot(buffers.scores_NE)
+    buffers = TapBuffers.allocate(plan, max_tokens=8192, device=torch.device("cpu"))
+    state = SteeringState(buffers, len(plan.body.policy_targets))
+    snapshot = Snapshot(buffers.scores_NE)
     state.apply(first, set())
     starts_B = np.full(len(ids), PROMPT_TOKENS + 10, np.int64)
     counts_B = np.ones(len(ids), np.int64)

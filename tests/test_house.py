@@ -14,14 +14,15 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parent.parent
 PACKAGE = CHECKOUT / "middleware" / "pilothouse"
 
-GROUND = frozenset({"types", "errors", "record", "sealed", "config", "library"})
+GROUND = frozenset({"types", "errors", "term", "record", "sealed", "config", "library"})
 ROOMS = frozenset({"model", "edit", "probe", "policy"})
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "types": frozenset(),
     "errors": frozenset(),
+    "term": frozenset({"types"}),
     "record": frozenset({"types"}),
-    "sealed": frozenset({"types", "errors"}),
-    "config": frozenset({"types", "errors"}),
+    "sealed": frozenset({"types", "errors", "term"}),
+    "config": frozenset({"types", "errors", "term"}),
     "library": frozenset({"errors"}),
     "model": GROUND,
     "edit": GROUND | {"model"},  # a program is made of the catalogue's vectors

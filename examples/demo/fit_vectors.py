@@ -31,7 +31,8 @@ from pilothouse.engine.offline import OfflineEngine
 from pilothouse.engine.resolve import resolve_plan
 from pilothouse.model.catalogue import Catalogue
 from pilothouse.model.vector import Vector, build_vector, save_vector
-from pilothouse.sealed import SealedRequest, SteerTerm
+from pilothouse.sealed import SealedRequest
+from pilothouse.term import SteerTerm
 from record import Record
 from runs import MODEL, MODEL_ID, model_facts, refuse_changed
 from sample import Mix, sample

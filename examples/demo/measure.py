@@ -32,7 +32,8 @@ from pilothouse.model.catalogue import Catalogue, load_catalogue
 from pilothouse.model.probe import load_probe
 from pilothouse.model.vector import Vector, build_vector
 from pilothouse.policy.loader import load_policies
-from pilothouse.sealed import AppliedPolicy, SealedRequest, SteerTerm
+from pilothouse.sealed import AppliedPolicy, SealedRequest
+from pilothouse.term import SteerTerm
 from record import Record
 from runs import MODEL, model_facts
 from sample import Mix, sample

@@ -10,7 +10,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pilothouse.errors import ConfigError
-from pilothouse.types import Clause, Unit
+from pilothouse.term import SteerTerm
+from pilothouse.types import Reserved
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$")]
 ProfileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-/]{0,63}:[A-Za-z0-9_.\-]+$")]
@@ -26,26 +27,18 @@ class ArtefactRef(_Closed):
     path: Path
 
 
-class ProfileTerm(_Closed):
-    """One vector of a profile."""
-
-    vector: Name
-    scale: float
-    unit: Unit = "raw"
-    on: Clause = "output"
-    layers: tuple[int, ...] | None = None
-
-
 class Profile(_Closed):
     """Named steering, picked as a model name."""
 
-    steer: tuple[ProfileTerm, ...] = Field(min_length=1)
+    steer: tuple[SteerTerm, ...] = Field(min_length=1)
 
 
 class Taps(_Closed):
     """Taps to have in the graph beside those the loaded artefacts need."""
 
     resid_post: tuple[int, ...] = ()
+    operators: tuple[Reserved, ...] = ("add",)
+    """What clients may do there; profiles and policies have what they name in any case."""
     reserve_rows: int = Field(default=0, ge=0, le=1024)
 
 

@@ -15,22 +15,11 @@ import secrets
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pilothouse.errors import EngineError, RequestError
-from pilothouse.types import Clause, ScoreDetail, Unit
+from pilothouse.term import SteerTerm
+from pilothouse.types import ScoreDetail
 
 SEALED_KEY = "pilothouse_sealed"
 SEAL_KEY_VARIABLE = "PILOTHOUSE_SEAL_KEY"
-
-
-class SteerTerm(BaseModel):
-    """One vector at one strength on some positions, checked against the catalogue by the gate."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    vector: str
-    scale: float
-    unit: Unit = "raw"
-    on: Clause = "output"
-    layers: tuple[int, ...] | None = None
 
 
 class AppliedPolicy(BaseModel):

@@ -24,6 +24,14 @@ Site = Literal[
 ]  # fmt: skip
 Clause = Literal["prompt", "output", "all"]
 Unit = Literal["raw", "unit", "residual"]
+Operator = Literal[
+    "add", "ablate", "reflect", "set", "floor", "cap", "affine", "rotate", "apply", "replace",
+]  # fmt: skip
+"""What is done along a direction, in a plane or by a map; `edit.operators` says what exactly."""
+
+Reserved = Operator | Literal["gate", "restore_norm"]
+"""What a tap can have tables for beside its operators."""
+
 ScoreDetail = Literal["none", "summary", "tokens"]
 
 Scope = Literal["prompt", "output", "answer"]

@@ -19,7 +19,8 @@ from pilothouse.engine import pickup
 from pilothouse.engine.launch import SCHEDULER, WORKER, guard_environment
 from pilothouse.model.catalogue import Catalogue
 from pilothouse.record import Record
-from pilothouse.sealed import SEALED_KEY, AppliedPolicy, SealedRequest, SteerTerm, seal, seal_key
+from pilothouse.sealed import SEALED_KEY, AppliedPolicy, SealedRequest, seal, seal_key
+from pilothouse.term import SteerTerm
 from tests.engine.harness import BLOCK, KV_BYTES, all_logprobs, make_plan, random_rows
 from tests.engine.worlds import policy, probe, readout, vector
 

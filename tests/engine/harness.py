@@ -25,7 +25,8 @@ from pilothouse.engine.step import Emissions
 from pilothouse.model.catalogue import Catalogue
 from pilothouse.policy.schema import Policy
 from pilothouse.record import Record
-from pilothouse.sealed import SEALED_KEY, AppliedPolicy, SealedRequest, SteerTerm, seal, seal_key
+from pilothouse.sealed import SEALED_KEY, AppliedPolicy, SealedRequest, seal, seal_key
+from pilothouse.term import SteerTerm
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

@@ -19,7 +19,7 @@ import numpy as np
 from pilothouse.engine.launch import WORKER
 from pilothouse.model.catalogue import Catalogue
 from pilothouse.model.vector import Vector
-from pilothouse.sealed import SteerTerm
+from pilothouse.term import SteerTerm
 from tests.engine.harness import Engine, all_logprobs, engine, make_plan, random_rows
 from tests.engine.worlds import probe, readout, vector
 from tests.reference.hf_hooks import HookedEdit, HookedModel

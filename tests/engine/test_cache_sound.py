@@ -13,7 +13,7 @@ import pytest
 
 from pilothouse.model.catalogue import Catalogue
 from pilothouse.model.vector import build_vector
-from pilothouse.sealed import SteerTerm
+from pilothouse.term import SteerTerm
 from tests.engine.harness import BLOCK, Engine, all_logprobs, engine, make_plan, random_rows
 from tests.engine.worlds import firing_row, policy, probe, readout, vector
 from tests.reference.hf_hooks import HookedModel

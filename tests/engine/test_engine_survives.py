@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from pilothouse.model.catalogue import Catalogue
-from pilothouse.sealed import SteerTerm
+from pilothouse.term import SteerTerm
 from tests.engine.harness import (
     Engine,
     all_logprobs,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pilothouse.model.catalogue import Catalogue
-from pilothouse.sealed import SteerTerm
+from pilothouse.term import SteerTerm
 from tests.engine.harness import (
     BLOCK,
     Engine,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pilothouse.model.catalogue import Catalogue
-from pilothouse.sealed import SteerTerm
+from pilothouse.term import SteerTerm
 from tests.engine.harness import Engine, all_logprobs, engine, make_plan, random_rows
 from tests.engine.worlds import policy, probe, readout, vector
 

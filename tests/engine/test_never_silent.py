@@ -31,7 +31,8 @@ from pilothouse.engine.refusals import REFUSALS, REFUSED_VARIABLES, refuse_model
 from pilothouse.engine.tap import split
 from pilothouse.errors import ConfigError, EngineError, UnsupportedError
 from pilothouse.model.catalogue import Catalogue
-from pilothouse.sealed import SEALED_KEY, SealedRequest, SteerTerm, seal, seal_key
+from pilothouse.sealed import SEALED_KEY, SealedRequest, seal, seal_key
+from pilothouse.term import Positions, SteerTerm
 from tests.engine.harness import Engine, engine, make_plan
 from tests.engine.worlds import vector
 
@@ -136,7 +137,10 @@ def sealed_by_another_start(started: Engine) -> str:
     return seal(request, b"another key of thirty-two bytes!")
 
 
-SEALED_WELL = ("unknown vector", "unknown layer", "overflow")
+WAITS = SteerTerm(vector="a", scale=1.0, positions=Positions(after=(9,)))
+SEALED_WELL = (
+    "unknown vector", "unknown layer", "overflow", "no table", "no value", "too many waits",
+)  # fmt: skip
 """The seal holds; what it asks for cannot be done."""
 
 
@@ -157,7 +161,9 @@ def broken_seals(started: Engine) -> dict[str, object]:
         "other revision": seal(other_revision, seal_key()),
         "unknown vector": unknown,
         "unknown layer": layers,
-        "not finite": started.sealed(steer=[SteerTerm(vector="a", scale=float("inf"))]),
+        "no table": started.sealed(steer=[SteerTerm(vector="a", op="ablate")]),
+        "no value": started.sealed(steer=[SteerTerm(vector="a", op="set")]),
+        "too many waits": started.sealed(steer=[WAITS] * 5),
         "overflow": started.sealed(steer=[SteerTerm(vector="a", scale=1e300)]),
     }
 

@@ -51,7 +51,7 @@ def test_parity_matrix(
     in_own_process(tmp_path, name, *(each for each in (runner, mode, chunked) if each))
 
 
-def in_own_process(cache: Path, *arguments: str) -> None:
+def in_own_process(cache: Path, *arguments: str, program: str = "tests.engine.parity") -> None:
     """Run the check as a program, with a compile cache of its own."""
     changes = {"VLLM_CACHE_ROOT": str(cache / "cache"), "VLLM_LOGGING_LEVEL": "ERROR"}
     path = [str(CHECKOUT), str(CHECKOUT / "middleware")]
@@ -61,7 +61,7 @@ def in_own_process(cache: Path, *arguments: str) -> None:
     inherited = os.environ.get("PYTHONPATH")
     changes["PYTHONPATH"] = os.pathsep.join([*path, inherited] if inherited else path)
     ran = subprocess.run(
-        [sys.executable, "-m", "tests.engine.parity", *arguments],
+        [sys.executable, "-m", program, *arguments],
         cwd=CHECKOUT, env=os.environ | changes, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr[-4000:]

@@ -11,7 +11,7 @@ from pilothouse.engine.conflict import enforced_read_layers, refuse_conflicts
 from pilothouse.engine.plan import Plan
 from pilothouse.errors import ConfigError, EngineError, PolicyError, RequestError
 from pilothouse.model.catalogue import Catalogue
-from pilothouse.sealed import SteerTerm
+from pilothouse.term import SteerTerm
 from tests.engine.harness import make_plan, random_rows
 from tests.engine.worlds import policy, probe, readout, vector
 
@@ -40,7 +40,7 @@ def test_a_plan_survives_the_way_to_another_process() -> None:
     assert all(np.array_equal(back.tensors[name], plan.tensors[name]) for name in plan.tensors)
     assert back.signals == plan.signals
     assert [rule.when for rule in back.rulebook.rules] == ["x >= 0.5"]
-    loaded = back.catalogue.vectors["v"]
+    loaded = back.sources.edits["v"]
     assert np.array_equal(loaded.directions_LD, catalogue().vectors["v"].directions_LD)
     assert np.array_equal(loaded.residual_norms_L, catalogue().vectors["v"].residual_norms_L)
 
@@ -54,10 +54,11 @@ def test_no_plan_in_the_configuration_is_said() -> None:
 def test_taps_are_where_something_reads_or_edits_and_nowhere_else() -> None:
     plan = make_plan(catalogue())
     assert [tap.layer for tap in plan.body.taps] == [0, 1, 2, 3]
-    assert plan.edit_layers() == (0, 2)
+    assert [tap.layer for tap in plan.edit_taps()] == [0, 2]
     assert plan.body.num_columns == 3
     assert make_plan(Catalogue()).body.taps == ()
-    assert make_plan(Catalogue(), taps={"resid_post": [2]}).edit_layers() == (2,)
+    reserved = make_plan(Catalogue(), taps={"resid_post": [2]})
+    assert [tap.layer for tap in reserved.edit_taps()] == [2]
 
 
 def test_every_column_holds_the_row_of_its_probe_at_its_layer() -> None:
@@ -76,9 +77,9 @@ def test_every_column_holds_the_row_of_its_probe_at_its_layer() -> None:
 def test_policy_targets_have_rows_of_their_unit_and_layers() -> None:
     plan = make_plan(catalogue(), (policy("push", PUSH, {"x": "p/now"}),))
     [target] = plan.body.policy_targets
-    assert (target.vector, target.unit, target.layers) == ("v", "unit", (0, 2))
+    assert (target.term.vector, target.term.unit) == ("v", "unit")
     for layer in (0, 2):
-        [row_D] = plan.tensors[f"policy/{layer}"]
+        [row_D] = plan.tensors[f"policy/{layer}/resid_post/additions"]
         assert abs(float(np.linalg.norm(row_D)) - 1.0) < 1e-6
 
 

@@ -7,13 +7,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pilothouse.engine.programs import EMPTY_SLOT, Program, ProgramSlots
+from pilothouse.edit.layer import LayerEdit, empty_rows
+from pilothouse.edit.program import Program, Tap
+from pilothouse.engine.programs import EMPTY_SLOT, ProgramSlots
 
 CAPACITY = 3
+AT = Tap(0, "resid_post")
 
 
 def program(name: str) -> Program:
-    return Program(name, {0: np.full(2, ord(name), np.float32)})
+    reads_RD, writes_RD, gates_RG, sees_RR = empty_rows(2)
+    row_D = np.full(2, ord(name), np.float32)
+    return Program(name, 1.0, {AT: LayerEdit(row_D, reads_RD, writes_RD, gates_RG, sees_RR)})
 
 
 class Slots(RuleBasedStateMachine):
@@ -41,7 +46,7 @@ class Slots(RuleBasedStateMachine):
     @invariant()
     def every_live_request_finds_its_rows_in_its_slot(self) -> None:
         for upload in self.slots.take_uploads():
-            self.table[upload.slot] = float(upload.rows[0][0])
+            self.table[upload.slot] = float(upload.layers[AT].addition_D[0])
         for each in self.live:
             for digest, slot in each.items():
                 assert slot != EMPTY_SLOT

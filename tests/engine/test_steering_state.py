@@ -7,26 +7,51 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pilothouse.edit.program import Tap, compile_program
 from pilothouse.engine.buffers import TapBuffers
-from pilothouse.engine.steering_state import SteeringState, positions
+from pilothouse.engine.steering_state import FEW_SEGMENTS, SteeringState, positions
 from pilothouse.engine.step import PolicySpan, Steering, StepPlan, Upload
+from pilothouse.model.catalogue import Catalogue
+from pilothouse.term import SteerTerm
+from tests.engine.harness import make_plan, random_rows
+from tests.engine.worlds import policy, probe, readout, vector
 
 MOST = 64
-TARGETS = 2
+
+
+PUSH = {"phase": "output", "when": "x >= 0.5"}
+PLAN = make_plan(
+    Catalogue(
+        vectors={"v": vector("v", (0, 1)), "w": vector("w", (1,))},
+        probes={"p": probe("p", {0: random_rows(1, 1)[0]}, {"now": readout("output")})},
+    ),
+    [
+        policy(
+            name,
+            [PUSH | {"id": "r", "then": {"action": "steer", "vector": name, "scale": 1.0}}],
+            {"x": "p/now"},
+        )
+        for name in ("v", "w")
+    ],
+    limits={"max_programs": 3},
+)
+TARGETS = len(PLAN.body.policy_targets)
 
 
 def make_state() -> tuple[SteeringState, TapBuffers]:
-    buffers = TapBuffers.allocate(
-        max_tokens=MOST, num_columns=1, slots=4, d_model=3, edit_layers=(0, 1), policy_rows={},
-        num_targets=TARGETS, device=torch.device("cpu"),
-    )  # fmt: skip
+    buffers = TapBuffers.allocate(PLAN, max_tokens=MOST, device=torch.device("cpu"))
     return SteeringState(buffers, TARGETS), buffers
 
 
-steering = st.builds(
-    Steering, st.integers(0, 3), st.floats(-2, 2, width=32), st.integers(0, 3),
-    st.floats(-2, 2, width=32), st.integers(1, 9),
-)  # fmt: skip
+def steering_from(parts: list[tuple[int, int, float]]) -> Steering:
+    starts = np.cumsum([0, *(length for length, _, _ in parts[:-1])]).tolist()
+    return Steering(
+        tuple(starts), tuple(slot for _, slot, _ in parts), tuple(each for _, _, each in parts)
+    )
+
+
+part = st.tuples(st.integers(1, 9), st.integers(0, 3), st.floats(-2, 2, width=32))
+steering = st.lists(part, min_size=1, max_size=2 * FEW_SEGMENTS).map(steering_from)
 batch = st.lists(
     st.tuples(st.sampled_from("abcdefg"), st.integers(0, 12), st.integers(1, 6)),
     max_size=6, unique_by=lambda each: each[0],
@@ -61,12 +86,10 @@ def test_buffers_equal_a_loop_over_tokens_whatever_came_before(
         slots, coefficients, strengths = [], [], []
         for name, start, count in members:
             for position in range(start, start + count):
-                each = told.get(name, Steering(0, 0.0, 0, 0.0, 0))
-                on_prompt = position < each.num_prompt_tokens
-                slots.append(each.slot_prompt if on_prompt else each.slot_output)
-                coefficients.append(
-                    each.coefficient_prompt if on_prompt else each.coefficient_output
-                )
+                each = told.get(name, Steering((0,), (0,), (0.0,)))
+                at = max(i for i, start in enumerate(each.starts) if start <= position)
+                slots.append(each.slots[at])
+                coefficients.append(each.coefficients[at])
                 row = [0.0] * TARGETS
                 for span in spans:
                     here = span.request_id == name and span.start <= position < span.stop
@@ -85,11 +108,16 @@ def test_positions_run_on_from_each_start() -> None:
     assert positions(np.array([5, 0, 9]), np.array([2, 3, 1])).tolist() == [5, 6, 0, 1, 2, 9]
 
 
-def test_an_upload_clears_the_layers_it_does_not_edit() -> None:
+def test_an_upload_clears_the_taps_it_does_not_edit() -> None:
     _, buffers = make_state()
-    row = np.arange(3, dtype=np.float32)
-    buffers.upload(Upload(2, {0: row, 1: row}))
-    buffers.upload(Upload(2, {1: row * 2}))
-    assert buffers.tables[0].abs().sum() == 0
-    assert buffers.tables[1][2].tolist() == [0.0, 2.0, 4.0]
-    assert buffers.tables[1][0].abs().sum() == 0
+    sources = PLAN.sources
+    both = compile_program([SteerTerm(vector="v", scale=1.0)], sources)
+    one = compile_program([SteerTerm(vector="w", scale=1.0)], sources)
+    assert both is not None
+    assert one is not None
+    buffers.upload(Upload(2, both.layers))
+    buffers.upload(Upload(2, one.layers))
+    low, high = (buffers.tables[Tap(layer, "resid_post")].additions_SD for layer in (0, 1))
+    assert low.abs().sum() == 0
+    assert np.array_equal(high[2].numpy(), one.layers[Tap(1, "resid_post")].addition_D)
+    assert high[[0, 1, 3]].abs().sum() == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,41 +13,45 @@ from pilothouse.engine.timeline import FOREVER, Edit, Timeline
 A = Edit(0, 40, "a", 1.5, "request")
 
 
+def of(*edits: Edit) -> Timeline:
+    return Timeline(imposed=list(edits))
+
+
 def test_an_untouched_block_has_no_key() -> None:
     assert Timeline().key(0, 16) is None
-    assert Timeline([A]).key(48, 64) is None
-    assert Timeline([replace(A, coefficient=0.0)]).key(0, 16) is None
+    assert of(A).key(48, 64) is None
+    assert of(replace(A, coefficient=0.0)).key(0, 16) is None
 
 
 def test_every_part_of_the_content_changes_the_key() -> None:
-    key = Timeline([A]).key(32, 48)
+    key = of(A).key(32, 48)
     changes = ({"digest": "b"}, {"coefficient": -1.5}, {"stage": "policy"}, {"stop": 41})
-    keys = [Timeline([replace(A, **change)]).key(32, 48) for change in changes]
+    keys = [of(replace(A, **change)).key(32, 48) for change in changes]
     assert len({key, None, *keys}) == len(changes) + 2
 
 
 def test_what_happens_outside_the_block_does_not_change_its_key() -> None:
     longer = replace(A, stop=FOREVER)
-    assert Timeline([A]).key(0, 16) == Timeline([longer]).key(0, 16)
-    assert Timeline([A]).key(32, 48) != Timeline([longer]).key(32, 48)
+    assert of(A).key(0, 16) == of(longer).key(0, 16)
+    assert of(A).key(32, 48) != of(longer).key(32, 48)
 
 
 def test_where_a_prompt_ended_does_not_matter_when_the_edit_goes_on() -> None:
-    cut = Timeline([replace(A, stop=5), replace(A, start=5)])
-    assert cut.key(0, 16) == Timeline([A]).key(0, 16)
+    cut = of(replace(A, stop=5), replace(A, start=5))
+    assert cut.key(0, 16) == of(A).key(0, 16)
 
 
 def test_a_gap_between_edits_matters() -> None:
-    gap = Timeline([replace(A, stop=5), replace(A, start=6)])
-    assert gap.key(0, 16) != Timeline([A]).key(0, 16)
+    gap = of(replace(A, stop=5), replace(A, start=6))
+    assert gap.key(0, 16) != of(A).key(0, 16)
 
 
 def test_lengthening_replaces_even_when_another_target_came_between() -> None:
     timeline = Timeline()
     other = replace(A, digest="b", start=3)
     for edit in (A, other, replace(A, stop=50)):
-        timeline.add(edit)
-    assert timeline.edits == [replace(A, stop=50), other]
+        timeline.impose(edit)
+    assert timeline.imposed == [replace(A, stop=50), other]
 
 
 edits = st.builds(
@@ -61,8 +66,8 @@ edits = st.builds(
 
 @given(st.permutations([Edit(0, 9, "a", 1.0, "request"), Edit(4, 20, "b", 2.0, "policy"), A]))
 def test_the_order_in_which_edits_came_does_not_matter(shuffled: list[Edit]) -> None:
-    ordered = Timeline(sorted(shuffled, key=repr))
-    assert Timeline(list(shuffled)).key(0, 16) == ordered.key(0, 16)
+    ordered = of(*sorted(shuffled, key=repr))
+    assert of(*shuffled).key(0, 16) == ordered.key(0, 16)
 
 
 @given(st.lists(edits, max_size=4), st.lists(edits, max_size=4))
@@ -72,5 +77,20 @@ def test_equal_keys_mean_equal_edits_at_every_position(
     def at(position: int, edits: list[Edit]) -> set[tuple[str, float]]:
         return {(e.digest, e.coefficient) for e in edits if e.start <= position < e.stop}
 
-    if Timeline(ours).key(16, 32) == Timeline(theirs).key(16, 32):
+    if of(*ours).key(16, 32) == of(*theirs).key(16, 32):
         assert all(at(position, ours) == at(position, theirs) for position in range(16, 32))
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.integers(0, 40), st.integers(1, 20))
+def test_a_requests_own_edits_are_found_wherever_they_lie(
+    lengths: list[int], start: int, count: int
+) -> None:
+    edges = [sum(lengths[:i]) for i in range(len(lengths) + 1)]
+    own = [
+        Edit(low, high, str(i % 3), 1.0, "request")
+        for i, (low, high) in enumerate(pairwise(edges))
+        if i % 4
+    ]
+    timeline = Timeline()
+    timeline.request(own)
+    assert timeline.key(start, start + count) == of(*own).key(start, start + count)

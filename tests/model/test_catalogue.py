@@ -96,7 +96,7 @@ def test_signals_carry_calibration_and_thresholds() -> None:
 
 def test_nothing_heavy_is_loaded_beside_the_engine() -> None:
     code = (
-        "import sys, pilothouse.model.catalogue, pilothouse.edit.additive;"
+        "import sys, pilothouse.model.catalogue, pilothouse.edit.program;"
         "import pilothouse.edit.direction, pilothouse.probe.aggregator;"
         "import pilothouse.probe.calibration;"
         "heavy = {'torch', 'vllm', 'scipy', 'sklearn', 'fastapi', 'transformers'};"

@@ -53,8 +53,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _mutant(
         "parity", "the first output token counts as prompt", "engine/steering_state.py",
-        ">= self._prompt_R[rows_T]",
-        "> self._prompt_R[rows_T]",
+        "(positions_T[:, None] >= self._starts_RG",
+        "(positions_T[:, None] > self._starts_RG",
         "parity", "chunks and gpt2",
     ),
     _mutant(
@@ -65,7 +65,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _mutant(
         "cache-sound", "edited blocks keep vLLM's own hash", "engine/scheduler.py",
-        "if passenger.timeline.edits or self._plan.body.policy_targets:",
+        "if passenger.programs or self._plan.body.policy_targets:",
         "if False:",
         "cache_sound", "plain_after_steered",
     ),
@@ -83,7 +83,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _mutant(
         "cache-sound", "policy steering is not in the key", "engine/orders.py",
-        'passenger.timeline.add(Edit(start, stop, digest, order.coefficient, "policy"))',
+        'passenger.timeline.impose(Edit(start, stop, digest, order.coefficient, "policy"))',
         "del digest",
         "cache_sound", "plain_turn_two",
     ),

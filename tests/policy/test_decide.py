@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from pilothouse.policy.decide import merge_steers, outcome_result, strongest
+from pilothouse.policy.decide import outcome_result, strongest
 from pilothouse.policy.rulebook import CompiledRule, Rulebook
 from pilothouse.types import ActionName, Mode, OnError, Result
 from tests.policy.samples import SPECS, rule_text, sample_policy
@@ -103,28 +103,3 @@ def test_ties_go_to_the_first_policy_then_the_first_rule() -> None:
 
 def test_nothing_wins_when_nothing_fired() -> None:
     assert strongest([]) is None
-
-
-def steer(scale: float, vector: str = "hedge", unit: str = "raw") -> str:
-    return f"{{action: steer, vector: {vector}, scale: {scale}, unit: {unit}}}"
-
-
-def test_of_one_program_the_larger_strength_steers_whatever_its_sign() -> None:
-    rules = compiled(("a", "r", steer(2.0)), ("b", "r", steer(-3.0)), ("c", "r", steer(1.0)))
-    for order in itertools.permutations(rules):
-        assert [rule.policy for rule in merge_steers(order)] == ["b"]
-
-
-def test_equal_strengths_go_to_the_first_policy() -> None:
-    rules = compiled(("b", "r", steer(2.0)), ("a", "r", steer(-2.0)))
-    assert [rule.policy for rule in merge_steers(rules)] == ["a"]
-
-
-def test_different_programs_all_steer() -> None:
-    rules = compiled(
-        ("a", "r", steer(2.0)),
-        ("b", "r", steer(0.1, unit="residual")),
-        ("c", "r", steer(1.0, vector="cheerful")),
-        ("d", "r", TAKES["block"]),
-    )
-    assert [rule.policy for rule in merge_steers(reversed(rules))] == ["a", "b", "c"]

@@ -104,18 +104,6 @@ def test_block_is_closed_and_the_rest_open_unless_said(
     assert rule.on_error == means
 
 
-def test_steer_targets_are_shared_by_rules_that_steer_alike() -> None:
-    other = "{action: steer, vector: hedge, scale: 1.0, unit: residual, layers: [3]}"
-    policy = sample_policy(
-        rule_text(rule="a", then=STEER),
-        rule_text(rule="b", then=other),
-        rule_text(rule="c", then=STEER),
-    )
-    book = Rulebook([policy], SPECS)
-    assert book.steer_targets == (("hedge", 3.0, "raw", None), ("hedge", 1.0, "residual", (3,)))
-    assert [rule.steer_target for rule in book.rules] == [0, 1, 0]
-
-
 def test_an_ad_hoc_signal_becomes_an_uncalibrated_column() -> None:
     policy = sample_policy(
         rule_text(phase="output", when="now >= 0.5"),

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pilothouse.model.catalogue import Catalogue
-from pilothouse.sealed import SteerTerm
+from pilothouse.model.vector import Vector
+from pilothouse.term import SteerTerm
 
 
-def added_at(terms: Sequence[SteerTerm], catalogue: Catalogue, layer: int) -> NDArray[np.float64]:
+def added_at(
+    terms: Sequence[SteerTerm], vectors: Mapping[str, Vector], layer: int
+) -> NDArray[np.float64]:
     """What the terms add to h at a layer."""
-    depth = next(iter(catalogue.vectors.values())).d_model
+    depth = next(iter(vectors.values())).d_model
     total = np.zeros(depth)
     for term in terms:
-        vector = catalogue.vectors[term.vector]
+        assert term.scale is not None
+        vector = vectors[term.vector]
         for index, place in enumerate(vector.layers):
             if place != layer or (term.layers is not None and layer not in term.layers):
                 continue

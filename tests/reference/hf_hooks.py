@@ -5,7 +5,7 @@ Shape suffixes: T tokens of one sequence, V vocabulary, D hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from operator import attrgetter
@@ -31,6 +31,16 @@ class HookedEdit:
 
 
 @dataclass(frozen=True)
+class HookedChange:
+    """Replace each token's stream behind block `layer` by `change(h_TD)`, in float64."""
+
+    layer: int
+    change: Callable[[np.ndarray], np.ndarray]
+    start: int = 0
+    stop: int = 1 << 30
+
+
+@dataclass(frozen=True)
 class HookedRun:
     """Log-probabilities [T, V] of the next token at each position, and the stream at each block.
 
@@ -39,6 +49,9 @@ class HookedRun:
 
     logprobs_TV: np.ndarray
     streams: dict[int, np.ndarray]
+
+
+AnyEdit = HookedEdit | HookedChange
 
 
 class HookedModel:
@@ -50,7 +63,7 @@ class HookedModel:
         ).eval()
         self.blocks = _blocks(self.model)
 
-    def run(self, token_ids: Sequence[int], edits: Sequence[HookedEdit] = ()) -> HookedRun:
+    def run(self, token_ids: Sequence[int], edits: Sequence[AnyEdit] = ()) -> HookedRun:
         """One forward pass over a sequence."""
         streams: dict[int, np.ndarray] = {}
         with ExitStack() as stack, torch.no_grad():
@@ -62,7 +75,7 @@ class HookedModel:
         return HookedRun(torch.log_softmax(logits_TV.float(), -1).numpy(), streams)
 
     def generate(
-        self, prompt: Sequence[int], count: int, edits: Sequence[HookedEdit] = ()
+        self, prompt: Sequence[int], count: int, edits: Sequence[AnyEdit] = ()
     ) -> list[int]:
         """Greedy continuation; every step recomputes the whole sequence."""
         token_ids = list(prompt)
@@ -80,7 +93,7 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
     raise ValueError(f"{type(model).__name__}: no decoder blocks at any of {BLOCKS}")
 
 
-def _hook(layer: int, edits: list[HookedEdit], streams: dict[int, np.ndarray]) -> Any:
+def _hook(layer: int, edits: list[AnyEdit], streams: dict[int, np.ndarray]) -> Any:
     def hook(_: nn.Module, __: object, output: Any) -> Any:
         hidden: Tensor = output if isinstance(output, Tensor) else output[0]
         streams[layer] = hidden[0].float().numpy().copy()
@@ -88,7 +101,13 @@ def _hook(layer: int, edits: list[HookedEdit], streams: dict[int, np.ndarray]) -
             return output
         edited = hidden.float().clone()
         for edit in edits:
-            edited[0, edit.start : edit.stop] += torch.from_numpy(edit.delta_D)
+            if isinstance(edit, HookedEdit):
+                edited[0, edit.start : edit.stop] += torch.from_numpy(edit.delta_D)
+                continue
+            here_TD = edited[0, edit.start : edit.stop]
+            if len(here_TD):
+                changed_TD = edit.change(here_TD.double().numpy())
+                edited[0, edit.start : edit.stop] = torch.from_numpy(changed_TD).float()
         edited = edited.to(hidden.dtype)
         return edited if isinstance(output, Tensor) else (edited, *output[1:])
 

@@ -3,19 +3,21 @@
 Everything the graph reads lies here, allocated once before the KV cache is sized: the token ->
 slot index, the token's coefficient, the policies' coefficients, the edit tables and the scores.
 
-Shape suffixes: N most tokens of a step, T tokens of this step, S slots (row 0 zeros), D hidden
-size, P policy targets, E read columns.
+Shape suffixes: N most tokens of a step, P policy targets, E read columns.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from pilothouse.edit.program import Tap
+from pilothouse.engine.kernel import EditTables, PolicyTables
+from pilothouse.engine.plan import Plan
 from pilothouse.engine.step import Upload
+from pilothouse.engine.tables import allocate, policy_tables, upload
 from pilothouse.types import FloatArray, IntArray
 
 ROTATION = 3
@@ -59,50 +61,39 @@ class Staged:
 
 @dataclass(slots=True)
 class TapBuffers:
-    """All static tensors; `tables[layer]` [S, D] and `policy_rows[layer]` [P, D] are float32."""
+    """All static tensors: what tokens get, what is read, and each tap's tables."""
 
     slot_N: Staged
     coefficient_N: Staged
     policy_NP: Staged
     scores_NE: Tensor
-    tables: dict[int, Tensor]
-    policy_rows: dict[int, Tensor]
+    tables: dict[Tap, EditTables]
+    policies: dict[Tap, PolicyTables]
 
     @classmethod
-    def allocate(
-        cls,
-        *,
-        max_tokens: int,
-        num_columns: int,
-        slots: int,
-        d_model: int,
-        edit_layers: tuple[int, ...],
-        policy_rows: dict[int, FloatArray],
-        num_targets: int,
-        device: torch.device,
-    ) -> TapBuffers:
-        """Zeros everywhere but in the policies' rows."""
+    def allocate(cls, plan: Plan, *, max_tokens: int, device: torch.device) -> TapBuffers:
+        """Zeros everywhere but in the policies' tables."""
+        body = plan.body
+        slots = body.limits.max_programs + 1
+        edited = [each for each in body.taps if each.edits is not None]
         return cls(
             slot_N=Staged((max_tokens,), torch.int64, device),
             coefficient_N=Staged((max_tokens,), torch.float32, device),
-            policy_NP=Staged((max_tokens, num_targets), torch.float32, device),
-            scores_NE=torch.zeros((max_tokens, num_columns), dtype=torch.float32, device=device),
+            policy_NP=Staged((max_tokens, len(body.policy_targets)), torch.float32, device),
+            scores_NE=torch.zeros((max_tokens, body.num_columns), device=device),
             tables={
-                layer: torch.zeros((slots, d_model), dtype=torch.float32, device=device)
-                for layer in edit_layers
+                each.tap: allocate(each.edits, slots=slots, width=body.model.d_model, device=device)
+                for each in edited
+                if each.edits is not None
             },
-            policy_rows={
-                layer: torch.from_numpy(np.ascontiguousarray(rows_PD, dtype=np.float32)).to(device)
-                for layer, rows_PD in policy_rows.items()
+            policies={
+                each.tap: policy_tables(tables, each.edits.policy_rows, device)
+                for each in edited
+                if each.edits is not None and (tables := plan.policy_tensors(each.tap))
             },
         )
 
-    def upload(self, upload: Upload) -> None:
-        """Write a program's rows into its slot; layers it does not edit become zero."""
-        for layer, table_SD in self.tables.items():
-            row_D = upload.rows.get(layer)
-            if row_D is None:
-                table_SD[upload.slot].zero_()
-            else:
-                source = torch.from_numpy(np.array(row_D, dtype=np.float32))
-                table_SD[upload.slot].copy_(source)
+    def upload(self, program: Upload) -> None:
+        """Write a program into its slot; taps that it does not edit become empty there."""
+        for tap, tables in self.tables.items():
+            upload(tables, program.slot, program.layers.get(tap))

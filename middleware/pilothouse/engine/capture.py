@@ -123,15 +123,14 @@ def capture_plan(facts: ModelFacts, layers: Sequence[int]) -> Plan:
     taps = tuple(
         TapPlan(
             layer=layer, site="resid_post", read_start=i * width, read_stop=(i + 1) * width,
-            edits=False,
         )
         for i, layer in enumerate(layers)
     )  # fmt: skip
     body = PlanBody(
         revision="capture", config_digest="capture", demo=False, model=facts, taps=taps,
         num_columns=width * len(layers), probes={}, probe_signals=(), vectors={},
-        policy_targets=(), policies=(), profiles={}, limits=Limits(max_programs=1), auth=Auth(),
-        gate=Gate(),
+        policy_targets=(), policies=(), profiles={}, operators=(), limits=Limits(max_programs=1),
+        auth=Auth(), gate=Gate(),
     )  # fmt: skip
     identity_DD = np.eye(width, dtype=np.float32)
     return Plan.build(body, {f"reads/{layer}/resid_post": identity_DD for layer in layers})

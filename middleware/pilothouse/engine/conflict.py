@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pilothouse.engine.plan import Plan
 from pilothouse.errors import RequestError
 from pilothouse.policy.rulebook import Rulebook
-from pilothouse.sealed import SteerTerm
+from pilothouse.term import SteerTerm
 
 
 def enforced_read_layers(rulebook: Rulebook) -> Mapping[str, str]:

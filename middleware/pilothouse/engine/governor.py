@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pilothouse.engine.plan import Plan
+from pilothouse.engine.policy_stage import policy_steering
 from pilothouse.engine.ruling import Ruling, SteerOrder, Watched
 from pilothouse.engine.step import Emissions
 from pilothouse.engine.token_scores import TokenScorer
@@ -58,10 +59,7 @@ class Governor:
             for rule in self._rulebook.rules
             if any(scopes[key] == "prompt" for key in rule.signals)
         }
-        targets = plan.body.policy_targets
-        self._target_of = {
-            (each.vector, each.unit, each.layers): i for i, each in enumerate(targets)
-        }
+        self._targets = policy_steering(plan)
 
     @property
     def busy(self) -> bool:
@@ -156,7 +154,7 @@ class Governor:
 
     def target_name(self, target: int) -> str:
         """The vector's name behind a policy target."""
-        return self._plan.body.policy_targets[target].vector
+        return self._plan.body.policy_targets[target].term.vector
 
     def outcomes(self, watched: Watched) -> list[RuleOutcome]:
         """Of every prompt and output rule of the request: fired, or allowed."""
@@ -220,11 +218,9 @@ class Governor:
             watched.cleared_at_end = max(0, min(cleared, self.scored(watched) - 1))
 
     def _steer(self, request_id: str, rule: CompiledRule) -> SteerOrder:
-        action = rule.action
-        assert isinstance(action, Steer)
-        layers = action.layers or self._plan.body.vectors[action.vector].layers
-        target = self._target_of[(action.vector, action.unit, layers)]
-        return SteerOrder(request_id, target, action.scale, action.hold_tokens)
+        assert isinstance(rule.action, Steer)
+        target, coefficient = self._targets[rule.index]
+        return SteerOrder(request_id, target, coefficient, rule.action.hold_tokens)
 
     def _at_token(self, phase: Phase, row: int) -> int | None:
         if phase == "prompt":

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pilothouse.edit.additive import program_rows
+from pilothouse.edit.positions import looks_at_output, segments
+from pilothouse.edit.program import Program, compile_program
+from pilothouse.engine.fit import unfit
 from pilothouse.engine.overflow import overflow_problem
-from pilothouse.engine.passenger import ClauseProgram, Passenger
-from pilothouse.engine.plan import Plan, digest_of
-from pilothouse.engine.programs import EMPTY_SLOT, Program, ProgramSlots
+from pilothouse.engine.passenger import Passenger, Segment
+from pilothouse.engine.plan import Plan
+from pilothouse.engine.programs import EMPTY_SLOT, ProgramSlots
 from pilothouse.engine.step import PolicySpan, Steering, Upload
-from pilothouse.engine.timeline import FOREVER, Edit
+from pilothouse.engine.timeline import Edit
 from pilothouse.errors import RequestError
-from pilothouse.sealed import SealedRequest, SteerTerm
-from pilothouse.types import Clause
+from pilothouse.sealed import SealedRequest
+from pilothouse.term import SteerTerm
 
 if TYPE_CHECKING:
     from pilothouse.engine.ruling import SteerOrder
+
+
+MOST_WAITING = 4
+"""Terms that wait for tokens: each doubles the programs that a request may need."""
 
 
 class Orders:
@@ -26,19 +33,9 @@ class Orders:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._catalogue = plan.catalogue
         self._slots = ProgramSlots(plan.body.limits.max_programs)
         self._waiters: deque[Passenger] = deque()
         self._spans: list[PolicySpan] = []
-        self._target_digests = [
-            digest_of(
-                *(
-                    plan.tensors[f"policy/{layer}"][index].tobytes() + layer.to_bytes(4, "little")
-                    for layer in target.layers
-                )
-            )
-            for index, target in enumerate(plan.body.policy_targets)
-        ]
         self._final_policies = {
             rule.policy for rule in plan.rulebook.rules if rule.phase == "final"
         }
@@ -49,26 +46,21 @@ class Orders:
         return self._slots.active
 
     def passenger(
-        self, sealed: SealedRequest, num_prompt_tokens: int, *, ends_on_text: bool = False
+        self, sealed: SealedRequest, prompt: Sequence[int], *, ends_on_text: bool = False
     ) -> Passenger:
         """The state of a request that was just admitted.
 
         Args:
+            prompt: its token ids.
             ends_on_text: it has stop strings, which are found where text is made and not here.
                 What is told of its end must then be known with every token.
 
         Raises:
             RequestError: its steering names what is not loaded.
         """
-        passenger = Passenger(sealed, num_prompt_tokens)
-        passenger.on_prompt = self._clause(sealed.steer, "prompt")
-        passenger.on_output = self._clause(sealed.steer, "output")
-        bounds = ((passenger.on_prompt, 0, num_prompt_tokens),
-                  (passenger.on_output, num_prompt_tokens, FOREVER))  # fmt: skip
-        for clause, start, stop in bounds:
-            if clause is not None:
-                digest, coefficient = clause.program.digest, clause.coefficient
-                passenger.timeline.add(Edit(start, stop, digest, coefficient, "request"))
+        passenger = Passenger(sealed, len(prompt))
+        if sealed.steer:
+            self._cut(passenger, prompt)
         final = any(each.name in self._final_policies for each in sealed.policies)
         asked = final or sealed.scores == "summary"
         passenger.tells_always = sealed.scores == "tokens" or (asked and ends_on_text)
@@ -96,16 +88,18 @@ class Orders:
             return False
         self._leave_queue(passenger)
         passenger.seated = True
-        prompt, output = passenger.on_prompt, passenger.on_output
-        if prompt is not None or output is not None:
-            passenger.steering = Steering(
-                slots[prompt.program.digest] if prompt else EMPTY_SLOT,
-                prompt.coefficient if prompt else 0.0,
-                slots[output.program.digest] if output else EMPTY_SLOT,
-                output.coefficient if output else 0.0,
-                passenger.num_prompt_tokens,
-            )
+        passenger.slots = slots
+        if passenger.programs:
+            passenger.steering = _steering(passenger)
         return True
+
+    def look_at_output(self, passenger: Passenger, tokens: Sequence[int]) -> None:
+        """Cut a request's positions anew, now that more of its tokens are known."""
+        before = passenger.segments
+        self._cut(passenger, tokens)
+        if passenger.segments != before:
+            passenger.steering = _steering(passenger)
+            passenger.announced = False
 
     def release(self, passenger: Passenger) -> None:
         """The request has ended."""
@@ -127,8 +121,8 @@ class Orders:
         span = PolicySpan(request_id, order.target, start, stop, order.coefficient)
         passenger.spans[(order.target, start)] = span
         self._spans.append(span)
-        digest = self._target_digests[order.target]
-        passenger.timeline.add(Edit(start, stop, digest, order.coefficient, "policy"))
+        digest = self._plan.body.policy_targets[order.target].digest
+        passenger.timeline.impose(Edit(start, stop, digest, order.coefficient, "policy"))
 
     def take_uploads(self) -> list[Upload]:
         """Rows the workers must write before the next forward."""
@@ -139,16 +133,39 @@ class Orders:
         spans, self._spans = self._spans, []
         return spans
 
-    def _clause(self, terms: tuple[SteerTerm, ...], on: Clause) -> ClauseProgram | None:
-        holding = tuple(term for term in terms if term.on in (on, "all"))
-        compiled = program_rows(holding, self._catalogue)
-        if compiled is None:
+    def _cut(self, passenger: Passenger, tokens: Sequence[int]) -> None:
+        terms, count = passenger.sealed.steer, passenger.num_prompt_tokens
+        passenger.segments = tuple(
+            Segment(start, stop, program)
+            for (start, stop), holding in segments(terms, tokens, count)
+            if (program := self._program(holding)) is not None
+        )
+        if not passenger.programs:
+            passenger.watches_output = any(looks_at_output(term) for term in terms)
+            if sum(looks_at_output(term) for term in terms) > MOST_WAITING:
+                raise RequestError(
+                    f"steer: positions.after: got it on output in more than {MOST_WAITING} terms: "
+                    "want at most that many",
+                    param="steer",
+                )
+            reachable = _reachable(terms, tokens, count)
+            compiled = (self._program(holding) for holding in reachable)
+            passenger.programs = tuple(
+                {each.digest: each for each in compiled if each is not None}.values()
+            )
+        passenger.timeline.request(
+            Edit(each.start, each.stop, each.program.digest, each.program.coefficient, "request")
+            for each in passenger.segments
+        )
+
+    def _program(self, terms: tuple[SteerTerm, ...]) -> Program | None:
+        program = compile_program(terms, self._plan.sources)
+        if program is None:
             return None
-        problem = overflow_problem(compiled.coefficient, compiled.rows)
+        problem = unfit(program, self._plan.taps()) or overflow_problem(program)
         if problem is not None:
             raise RequestError(f"steer: {problem}", param="steer")
-        program = Program(compiled.digest, dict(compiled.rows))
-        return ClauseProgram(program, compiled.coefficient)
+        return program
 
     def _must_queue(self, passenger: Passenger, now: float) -> bool:
         if not self._waiters or self._waiters[0] is passenger or not passenger.programs:
@@ -168,3 +185,29 @@ class Orders:
     def _leave_queue(self, passenger: Passenger) -> None:
         if passenger.waited and passenger in self._waiters:
             self._waiters.remove(passenger)
+
+
+def _steering(passenger: Passenger) -> Steering:
+    """Segments without gaps: stretches where nothing holds get the empty slot."""
+    starts, slots, coefficients = [0], [EMPTY_SLOT], [0.0]
+    for each in passenger.segments:
+        starts += [each.start, each.stop]
+        slots += [passenger.slots[each.program.digest], EMPTY_SLOT]
+        coefficients += [each.program.coefficient, 0.0]
+    return Steering(tuple(starts), tuple(slots), tuple(coefficients))
+
+
+def _reachable(
+    terms: Sequence[SteerTerm], tokens: Sequence[int], count: int
+) -> Iterator[tuple[SteerTerm, ...]]:
+    """Every set of terms that can hold together, whatever is sampled."""
+    waiting = [term for term in terms if looks_at_output(term)]
+    for number in range(1 << len(waiting)):
+        held = {id(term) for i, term in enumerate(waiting) if number >> i & 1}
+        imagined = [
+            term.model_copy(update={"positions": None}) if id(term) in held else term
+            for term in terms
+            if id(term) in held or not looks_at_output(term)
+        ]
+        for _, holding in segments(imagined, tokens, count):
+            yield holding

@@ -1,28 +1,44 @@
 """Edits so large that they overflow are refused: NaN in KV blocks would outlive their request.
 
 vLLM hands freed blocks to other requests as they are, and a masked NaN still poisons a weighted
-sum. Shape suffixes: D hidden size.
+sum.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
-from pilothouse.types import FloatArray
+from pilothouse.edit.layer import LayerEdit
+from pilothouse.edit.program import Program
 
 LARGEST_EDIT = 1e18
 """Beyond it sums of squares overflow float32."""
 
 
-def overflow_problem(coefficient: float, rows: Mapping[int, FloatArray]) -> str | None:
-    """What is wrong with an edit `coefficient * row_D` at each layer; None when it is in bounds."""
-    for layer, row_D in rows.items():
-        largest = abs(coefficient) * float(np.abs(row_D).max())
+def overflow_problem(program: Program) -> str | None:
+    """What is wrong with a program's size; None when it is in bounds."""
+    for tap, edit in program.layers.items():
+        largest = max(1.0, abs(program.coefficient)) * _largest(edit)
         if not largest < LARGEST_EDIT:
             return (
-                f"at layer {layer} the edit reaches {largest:.1e}; the engine takes less than "
+                f"at layer {tap.layer} the edit reaches {largest:.1e}; the engine takes less than "
                 f"{LARGEST_EDIT:.0e}: lower the scale"
             )
     return None
+
+
+def _largest(edit: LayerEdit) -> float:
+    """What is added, or what a row makes of a stream of length one, or a map of one dimension."""
+    found = [0.0]
+    if edit.addition_D is not None:
+        found.append(float(np.abs(edit.addition_D).max()))
+    if edit.diagonal_4D is not None:
+        found.append(float(np.abs(edit.diagonal_4D[:2]).max()))
+    if edit.rank:
+        gates_RG = np.where(np.isfinite(edit.gates_RG), edit.gates_RG, 0.0)
+        sizes = [
+            np.abs(each.astype(np.float64)).max(initial=1.0)
+            for each in (edit.reads_RD, edit.writes_RD, gates_RG)
+        ]
+        found.append(float(np.prod(sizes)))
+    return max(found)

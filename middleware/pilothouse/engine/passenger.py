@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pilothouse.edit.positions import intervals
+from pilothouse.edit.program import Program
 from pilothouse.engine.compat import outputs as wire
 from pilothouse.engine.holdback import HoldBack
-from pilothouse.engine.programs import Program
 from pilothouse.engine.step import PolicySpan, Steering
 from pilothouse.engine.timeline import Timeline
 from pilothouse.record import Record
@@ -19,11 +20,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class ClauseProgram:
-    """What holds for the prompt's or the output's positions: a program and its coefficient."""
+class Segment:
+    """Positions [start, stop) get a program; its coefficient is the strength."""
 
+    start: int
+    stop: int
     program: Program
-    coefficient: float
 
 
 @dataclass(slots=True)
@@ -34,10 +36,14 @@ class Passenger:
     num_prompt_tokens: int
     request: Any = None
     tells_always: bool = False
-    on_prompt: ClauseProgram | None = None
-    on_output: ClauseProgram | None = None
+    segments: tuple[Segment, ...] = ()
+    programs: tuple[Program, ...] = ()
+    """The distinct programs it needs slots for, at some position or another."""
+    watches_output: bool = False
+    """Tokens that are sampled can change where its terms hold."""
     timeline: Timeline = field(default_factory=Timeline)
     spans: dict[tuple[int, int], PolicySpan] = field(default_factory=dict)
+    slots: dict[str, int] = field(default_factory=dict)
     steering: Steering | None = None
     announced: bool = False
     seated: bool = False
@@ -57,12 +63,6 @@ class Passenger:
         """A request that is let in only to be turned away."""
         sealed = SealedRequest(decision_id=decision_id, revision=revision)
         return cls(sealed, 0, seated=True, error=error)
-
-    @property
-    def programs(self) -> list[Program]:
-        """The distinct programs it needs slots for."""
-        clauses = [each for each in (self.on_prompt, self.on_output) if each is not None]
-        return list({each.program.digest: each.program for each in clauses}.values())
 
     def hold(self, visible_limit: int) -> None:
         """From now on tokens leave only when cleared."""
@@ -146,11 +146,10 @@ class Passenger:
 
     def _steered_tokens(self, governor: Governor, num_fed_tokens: int) -> dict[str, int]:
         counts: dict[str, int] = {}
-        prompt = min(self.num_prompt_tokens, num_fed_tokens)
-        output = num_fed_tokens - prompt
-        share = {"prompt": prompt, "output": output, "all": prompt + output}
         for term in self.sealed.steer:
-            counts[term.vector] = counts.get(term.vector, 0) + share[term.on]
+            held = intervals(term, self.request.all_token_ids, self.num_prompt_tokens)
+            fed = sum(max(0, min(stop, num_fed_tokens) - start) for start, stop in held)
+            counts[term.vector] = counts.get(term.vector, 0) + fed
         for span in self.spans.values():
             name = governor.target_name(span.target)
             fed = max(0, min(span.stop, num_fed_tokens) - span.start)

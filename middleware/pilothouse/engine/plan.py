@@ -13,19 +13,25 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 from safetensors.numpy import load, save
 
 from pilothouse.config import Auth, Gate, Limits, Profile
+from pilothouse.edit.layer import LayerEdit
+from pilothouse.edit.program import Tap
+from pilothouse.edit.sources import ReadRow, Sources
 from pilothouse.errors import EngineError
-from pilothouse.model.catalogue import Catalogue
+from pilothouse.model.catalogue import Source
+from pilothouse.model.manifest import TransformForm
+from pilothouse.model.transform import build_transform
 from pilothouse.model.vector import build_vector
 from pilothouse.policy.loader import policy_from_json
 from pilothouse.policy.rulebook import Rulebook
-from pilothouse.types import SignalSpec, Site, Unit
+from pilothouse.term import SteerTerm
+from pilothouse.types import Reserved, SignalSpec, Site
 
 if TYPE_CHECKING:
     from pilothouse.policy.schema import Policy
@@ -46,14 +52,45 @@ class ModelFacts(_Frozen):
     d_model: int
 
 
+class EditPlan(_Frozen):
+    """What a tap can do beside adding: tables exist for this and nothing else.
+
+    `rank` bounds a program's gated rows; `policy_rows` has the policy target of each gated row
+    that policies have here.
+    """
+
+    rank: int = 0
+    planes: bool = False
+    diagonal: bool = False
+    restores_norm: bool = False
+    policy_rows: tuple[int, ...] = ()
+
+    def holds(self, edit: LayerEdit) -> str | None:
+        """None where a program's edit fits, else what is missing."""
+        if edit.rank > self.rank:
+            return f"{edit.rank} rows, {self.rank} reserved"
+        if edit.has_planes and not self.planes:
+            return "a turned plane, none reserved"
+        if edit.diagonal_4D is not None and not self.diagonal:
+            return "a map of single dimensions, none reserved"
+        if edit.restores_norm and not self.restores_norm:
+            return "a restored norm, none reserved"
+        return None
+
+
 class TapPlan(_Frozen):
-    """One (layer, site): its columns in the score buffer, and whether it can be edited."""
+    """One (layer, site): its columns in the score buffer, and how it can be edited, if at all."""
 
     layer: int
     site: Site
     read_start: int
     read_stop: int
-    edits: bool
+    edits: EditPlan | None = None
+
+    @property
+    def tap(self) -> Tap:
+        """Where it is."""
+        return Tap(self.layer, self.site)
 
 
 class ProbeFacts(_Frozen):
@@ -71,10 +108,11 @@ class ProbeFacts(_Frozen):
 
 
 class VectorFacts(_Frozen):
-    """What the gate needs of a vector."""
+    """What the gate needs of a vector or transform; `form` is `vector` or the transform's."""
 
+    form: str
+    site: Site
     layers: tuple[int, ...]
-    norms: tuple[float, ...]
     residual_norms: tuple[float, ...]
     digest: str
 
@@ -82,9 +120,8 @@ class VectorFacts(_Frozen):
 class PolicyTarget(_Frozen):
     """A program of the policy stage: resident, strengths are coefficients."""
 
-    vector: str
-    unit: Unit
-    layers: tuple[int, ...]
+    term: SteerTerm
+    digest: str
 
 
 class PlanBody(_Frozen):
@@ -102,6 +139,7 @@ class PlanBody(_Frozen):
     policy_targets: tuple[PolicyTarget, ...]
     policies: tuple[dict[str, Any], ...]
     profiles: dict[str, Profile]
+    operators: tuple[Reserved, ...]
     limits: Limits
     auth: Auth
     gate: Gate
@@ -111,7 +149,8 @@ class PlanBody(_Frozen):
 class Plan:
     """A resolved plan: JSON body, float32 tensors by name, and the rulebook made from it.
 
-    Tensors: `vector/<name>` [L, D], `reads/<layer>/<site>` [D, E], `policy/<layer>` [P, D].
+    Tensors: `vector/<name>/<array>` [L, ...], `reads/<layer>/<site>` [D, E], and
+    `policy/<layer>/<site>/<table>`, the policies' tables as `engine.tables` takes them.
     """
 
     body: PlanBody
@@ -163,20 +202,44 @@ class Plan:
         return self.body.revision
 
     @cached_property
-    def catalogue(self) -> Catalogue:
-        """The vectors, rebuilt from the tensors: what host code compiles programs from."""
-        vectors = {
-            name: build_vector(
-                name,
-                model_id=self.body.model.model_id,
-                layers=facts.layers,
-                directions_LD=np.asarray(self.tensors[f"vector/{name}"], np.float32),
-                residual_norms_L=np.asarray(facts.residual_norms, np.float32),
-                created_by="plan",
-            )
-            for name, facts in self.body.vectors.items()
+    def sources(self) -> Sources:
+        """Vectors, transforms and read rows, rebuilt from the tensors: what programs come from."""
+        edits = {name: self._source(name, facts) for name, facts in self.body.vectors.items()}
+        return Sources(edits, {name: self._read_rows(name) for name in self.body.probes})
+
+    def _source(self, name: str, facts: VectorFacts) -> Source:
+        head = f"vector/{name}/"
+        arrays = {
+            key.removeprefix(head): np.asarray(tensor, np.float32)
+            for key, tensor in self.tensors.items()
+            if key.startswith(head)
         }
-        return Catalogue(vectors=vectors)
+        norms_L = np.asarray(facts.residual_norms, np.float32)
+        model_id = self.body.model.model_id
+        if facts.form == "vector":
+            return build_vector(
+                name, model_id=model_id, layers=facts.layers, directions_LD=arrays["directions"],
+                residual_norms_L=norms_L, created_by="plan", site=facts.site,
+            )  # fmt: skip
+        return build_transform(
+            name, form=cast(TransformForm, facts.form), model_id=model_id, layers=facts.layers,
+            arrays=arrays, residual_norms_L=norms_L, created_by="plan", site=facts.site,
+        )  # fmt: skip
+
+    def _read_rows(self, probe: str) -> dict[int, ReadRow]:
+        facts = self.body.probes[probe]
+        rows = {}
+        for tap in self.body.taps:
+            for column in facts.columns:
+                if tap.read_start <= column < tap.read_stop:
+                    reads_DE = self.tensors[f"reads/{tap.layer}/{tap.site}"]
+                    row_D = np.ascontiguousarray(reads_DE[:, column - tap.read_start])
+                    rows[tap.layer] = ReadRow(row_D, facts.bias)
+        return rows
+
+    def taps(self) -> dict[Tap, TapPlan]:
+        """Every tap by its place."""
+        return {each.tap: each for each in self.body.taps}
 
     @property
     def signals(self) -> tuple[SignalSpec, ...]:
@@ -185,9 +248,18 @@ class Plan:
         keys = {spec.key for spec in used}
         return used + tuple(spec for spec in self.body.probe_signals if spec.key not in keys)
 
-    def edit_layers(self) -> tuple[int, ...]:
-        """Layers whose `resid_post` has an edit table."""
-        return tuple(tap.layer for tap in self.body.taps if tap.edits)
+    def policy_tensors(self, tap: Tap) -> dict[str, FloatArray]:
+        """The policies' tables at a tap; none where no policy steers there."""
+        head = f"policy/{tap.layer}/{tap.site}/"
+        return {
+            key.removeprefix(head): each
+            for key, each in self.tensors.items()
+            if key.startswith(head)
+        }
+
+    def edit_taps(self) -> tuple[Tap, ...]:
+        """Where programs can edit."""
+        return tuple(each.tap for each in self.body.taps if each.edits is not None)
 
 
 def digest_of(*parts: bytes) -> str:

@@ -7,20 +7,12 @@ as nobody else needs it, so that a program that comes back costs no upload.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Sequence
 
+from pilothouse.edit.program import Program
 from pilothouse.engine.step import Upload
-from pilothouse.types import FloatArray
 
 EMPTY_SLOT = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Program:
-    """Edit rows without strengths, known by their content."""
-
-    digest: str
-    rows: dict[int, FloatArray]
 
 
 class ProgramSlots:
@@ -39,11 +31,11 @@ class ProgramSlots:
         """Programs that a live request uses."""
         return len(self._users)
 
-    def resident(self, programs: list[Program]) -> bool:
+    def resident(self, programs: Sequence[Program]) -> bool:
         """Whether all of them lie in slots already."""
         return all(each.digest in self._slot_of for each in programs)
 
-    def acquire(self, programs: list[Program]) -> dict[str, int] | None:
+    def acquire(self, programs: Sequence[Program]) -> dict[str, int] | None:
         """Slots for all of them, or None (and nothing taken) when they do not fit now."""
         fresh = {each.digest: each for each in programs if each.digest not in self._slot_of}
         wanted = {each.digest for each in programs}
@@ -77,4 +69,4 @@ class ProgramSlots:
             self._free.append(self._slot_of.pop(victim))
         slot = self._free.pop()
         self._slot_of[program.digest] = slot
-        self._uploads.append(Upload(slot, program.rows))
+        self._uploads.append(Upload(slot, dict(program.layers)))

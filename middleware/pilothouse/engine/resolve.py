@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pilothouse.config import PilothouseConfig
-from pilothouse.edit.additive import norm_ratio, row_D
-from pilothouse.engine.buffers_size import table_bytes
+from pilothouse.edit.operators import form_of
+from pilothouse.edit.program import Program, Tap
+from pilothouse.edit.sources import ReadRow, Sources
 from pilothouse.engine.conflict import enforced_read_layers, refuse_conflicts
-from pilothouse.engine.overflow import overflow_problem
+from pilothouse.engine.excess import refuse_excess
 from pilothouse.engine.plan import (
+    EditPlan,
     ModelFacts,
     Plan,
     PlanBody,
@@ -28,17 +30,18 @@ from pilothouse.engine.plan import (
     VectorFacts,
     digest_of,
 )
-from pilothouse.errors import ConfigError, UnsupportedError
-from pilothouse.model.catalogue import Catalogue, signals_of
+from pilothouse.engine.policy_stage import policy_programs, stage_tables
+from pilothouse.engine.reserve import plan_edits
+from pilothouse.engine.table_size import table_bytes
+from pilothouse.errors import ConfigError, RequestError, UnsupportedError
+from pilothouse.model.catalogue import Catalogue, Source, signals_of
+from pilothouse.model.transform import Transform
 from pilothouse.policy.loader import policy_to_json
 from pilothouse.policy.rulebook import Rulebook
-from pilothouse.policy.schema import Steer
-from pilothouse.sealed import SteerTerm
 from pilothouse.types import FloatArray, SignalSpec
 
 if TYPE_CHECKING:
     from pilothouse.model.probe import Probe
-    from pilothouse.model.vector import Vector
     from pilothouse.policy.schema import Policy
 
 MIB = 1 << 20
@@ -63,12 +66,19 @@ def resolve_plan(
     _check_fit(config, catalogue, model)
     specs = tuple(spec for probe in catalogue.probes.values() for spec in signals_of(probe))
     _check_policies(policies, specs, catalogue)
-    targets = _policy_targets(policies, catalogue)
-    taps, columns, reads = _read_taps(config, catalogue)
-    tensors: dict[str, FloatArray] = dict(reads)
-    tensors |= {f"vector/{name}": each.directions_LD for name, each in catalogue.vectors.items()}
-    tensors |= _policy_rows(targets, catalogue, model)
-    _check_table_memory(config, taps, len(targets), model)
+    sources = _sources(catalogue)
+    chosen = policy_programs(policies, sources)
+    programs = [program for _, program in chosen]
+    edits = plan_edits(config, sources, demo=demo)
+    stages = {tap: stage_tables(programs, tap, model.d_model) for tap in _policy_taps(programs)}
+    for tap, (_, rows) in stages.items():
+        edits[tap] = edits.get(tap, EditPlan()).model_copy(update={"policy_rows": rows})
+    taps, columns, reads = _taps(edits, catalogue)
+    tensors: dict[str, FloatArray] = dict(reads) | _vector_tensors(catalogue)
+    for tap, (tables, _) in stages.items():
+        head = f"policy/{tap.layer}/{tap.site}"
+        tensors |= {f"{head}/{key}": table for key, table in tables.items()}
+    _check_table_memory(config, taps, len(programs), model)
     policies_json = tuple(policy_to_json(policy) for policy in policies)
     config_digest = digest_of(config.model_dump_json(exclude={"policies"}).encode())[:12]
     body = PlanBody(
@@ -81,9 +91,12 @@ def resolve_plan(
         probes={name: _probe_facts(each, columns[name]) for name, each in catalogue.probes.items()},
         probe_signals=specs,
         vectors={name: _vector_facts(each) for name, each in catalogue.vectors.items()},
-        policy_targets=targets,
+        policy_targets=tuple(
+            PolicyTarget(term=term, digest=program.digest) for term, program in chosen
+        ),
         policies=policies_json,
         profiles=config.profiles,
+        operators=config.taps.operators,
         limits=config.limits,
         auth=config.auth,
         gate=config.gate,
@@ -92,6 +105,10 @@ def resolve_plan(
     plan = Plan.build(body.model_copy(update={"revision": revision}), tensors)
     _check_profiles(plan)
     return plan
+
+
+def _policy_taps(programs: Sequence[Program]) -> list[Tap]:
+    return sorted({tap for program in programs for tap in program.layers})
 
 
 def _refuse_reserved_rows(config: PilothouseConfig) -> None:
@@ -106,7 +123,7 @@ def _check_fit(config: PilothouseConfig, catalogue: Catalogue, model: ModelFacts
     problems = []
     names = {config.model_id or model.model_id, config.model_id or Path(model.model_id).name}
     for kind, loaded in (("vectors", catalogue.vectors), ("probes", catalogue.probes)):
-        artefacts: Mapping[str, Vector | Probe] = loaded
+        artefacts: Mapping[str, Source | Probe] = loaded
         for name, each in artefacts.items():
             if each.model_id not in names:
                 problems.append(
@@ -146,88 +163,73 @@ def _check_policies(
     )
 
 
-def _policy_targets(policies: Sequence[Policy], catalogue: Catalogue) -> tuple[PolicyTarget, ...]:
-    targets: dict[PolicyTarget, None] = {}
-    for policy in policies:
-        for rule in policy.spec.rules:
-            if isinstance(rule.then, Steer):
-                layers = rule.then.layers or catalogue.vectors[rule.then.vector].layers
-                target = PolicyTarget(
-                    vector=rule.then.vector, unit=rule.then.unit, layers=tuple(layers)
-                )
-                targets[target] = None
-                _refuse_overflow(policy.name, rule.id, rule.then, target, catalogue)
-    return tuple(targets)
+def _sources(catalogue: Catalogue) -> Sources:
+    """What terms can name, before there is a plan."""
+    reads = {
+        name: {
+            layer: ReadRow(row_D, probe.bias)
+            for layer, row_D in zip(probe.layers, probe.weights_LD, strict=True)
+        }
+        for name, probe in catalogue.probes.items()
+    }
+    return Sources(catalogue.vectors, reads)
 
 
-def _refuse_overflow(
-    policy: str, rule: str, steer: Steer, target: PolicyTarget, catalogue: Catalogue
-) -> None:
-    vector = catalogue.vectors[target.vector]
-    rows = {layer: row_D(vector, layer, target.unit) for layer in target.layers}
-    problem = overflow_problem(steer.scale, rows)
-    if problem is not None:
-        raise ConfigError(f"policy {policy}, rule {rule}: {problem}")
-
-
-def _read_taps(
-    config: PilothouseConfig, catalogue: Catalogue
+def _taps(
+    edits: Mapping[Tap, EditPlan], catalogue: Catalogue
 ) -> tuple[tuple[TapPlan, ...], dict[str, tuple[int, ...]], dict[str, FloatArray]]:
-    rows: dict[int, list[tuple[str, FloatArray]]] = defaultdict(list)
+    rows: dict[Tap, list[tuple[str, FloatArray]]] = defaultdict(list)
     for name, probe in catalogue.probes.items():
         for layer, weights_D in zip(probe.layers, probe.weights_LD, strict=True):
-            rows[layer].append((name, weights_D))
-    edited = {layer for vector in catalogue.vectors.values() for layer in vector.layers}
-    edited |= set(config.taps.resid_post)
+            rows[Tap(layer, probe.site)].append((name, weights_D))
     taps: list[TapPlan] = []
     columns: dict[str, tuple[int, ...]] = {name: () for name in catalogue.probes}
     reads: dict[str, FloatArray] = {}
     start = 0
-    for layer in sorted(edited | set(rows)):
-        stop = start + len(rows[layer])
+    for tap in sorted(set(edits) | set(rows)):
+        stop = start + len(rows[tap])
         taps.append(
             TapPlan(
-                layer=layer, site="resid_post", read_start=start, read_stop=stop,
-                edits=layer in edited,
+                layer=tap.layer, site=tap.site, read_start=start, read_stop=stop,
+                edits=edits.get(tap),
             )
         )  # fmt: skip
-        for column, (name, _) in enumerate(rows[layer], start):
+        for column, (name, _) in enumerate(rows[tap], start):
             columns[name] += (column,)
-        if rows[layer]:
-            reads[f"reads/{layer}/resid_post"] = np.stack([row for _, row in rows[layer]], axis=1)
+        if rows[tap]:
+            key = f"reads/{tap.layer}/{tap.site}"
+            reads[key] = np.stack([row for _, row in rows[tap]], axis=1)
         start = stop
     return tuple(taps), columns, reads
 
 
-def _policy_rows(
-    targets: tuple[PolicyTarget, ...], catalogue: Catalogue, model: ModelFacts
-) -> dict[str, FloatArray]:
-    layers = sorted({layer for target in targets for layer in target.layers})
-    rows: dict[str, FloatArray] = {}
-    for layer in layers:
-        rows_PD = np.zeros((len(targets), model.d_model), np.float32)
-        for p, target in enumerate(targets):
-            if layer in target.layers:
-                rows_PD[p] = row_D(catalogue.vectors[target.vector], layer, target.unit)
-        rows[f"policy/{layer}"] = rows_PD
-    return rows
+def _vector_tensors(catalogue: Catalogue) -> dict[str, FloatArray]:
+    tensors: dict[str, FloatArray] = {}
+    for name, each in catalogue.vectors.items():
+        if isinstance(each, Transform):
+            tensors |= {f"vector/{name}/{key}": array for key, array in each.arrays.items()}
+        else:
+            tensors[f"vector/{name}/directions"] = each.directions_LD
+    return tensors
 
 
 def _check_table_memory(
     config: PilothouseConfig, taps: tuple[TapPlan, ...], num_targets: int, model: ModelFacts
 ) -> None:
-    edits = sum(tap.edits for tap in taps)
-    needed = table_bytes(
-        slots=config.limits.max_programs + 1,
-        d_model=model.d_model,
-        edit_layers=edits,
-        num_targets=num_targets,
-    )
+    edited = [tap.edits for tap in taps if tap.edits is not None]
+    needed = sum(
+        table_bytes(
+            edits, slots=config.limits.max_programs + 1, width=model.d_model,
+            num_targets=num_targets,
+        )
+        for edits in edited
+    )  # fmt: skip
     if needed > config.limits.table_mib * MIB:
         raise ConfigError(
-            f"limits.table_mib: edit tables at {edits} layers for {config.limits.max_programs} "
+            f"limits.table_mib: edit tables at {len(edited)} taps for {config.limits.max_programs} "
             f"programs take {needed / MIB:.0f} MiB, allowed are {config.limits.table_mib} MiB: "
-            "raise table_mib, or lower max_programs or the number of layers"
+            "raise table_mib, or lower max_programs, max_rank, the number of layers or "
+            "taps.operators"
         )
 
 
@@ -244,10 +246,11 @@ def _probe_facts(probe: Probe, columns: tuple[int, ...]) -> ProbeFacts:
     )
 
 
-def _vector_facts(vector: Vector) -> VectorFacts:
+def _vector_facts(vector: Source) -> VectorFacts:
     return VectorFacts(
+        form=form_of(vector),
+        site=vector.site,
         layers=vector.layers,
-        norms=tuple(np.linalg.norm(vector.directions_LD.astype(np.float64), axis=1).tolist()),
         residual_norms=tuple(vector.residual_norms_L.astype(np.float64).tolist()),
         digest=vector.digest,
     )
@@ -261,16 +264,10 @@ def _revision(body: PlanBody, tensors: Mapping[str, FloatArray]) -> str:
 
 
 def _check_profiles(plan: Plan) -> None:
-    limit = plan.body.limits.max_norm_ratio
+    enforced = enforced_read_layers(plan.rulebook)
     for name, profile in plan.body.profiles.items():
-        terms = tuple(SteerTerm.model_validate(term.model_dump()) for term in profile.steer)
-        for layer, ratio in norm_ratio(terms, plan.catalogue).items():
-            if ratio > limit:
-                raise ConfigError(
-                    f"profiles.{name}: at layer {layer} the edit is {ratio:.2f} of the mean "
-                    f"residual norm, allowed is limits.max_norm_ratio = {limit}: lower the scale "
-                    "or raise the limit"
-                )
-        refuse_conflicts(
-            terms, plan, enforced_read_layers(plan.rulebook), origin=f"profiles.{name}"
-        )
+        try:
+            refuse_excess(profile.steer, plan, origin=f"profiles.{name}")
+            refuse_conflicts(profile.steer, plan, enforced, origin=f"profiles.{name}")
+        except RequestError as error:
+            raise ConfigError(str(error)) from error

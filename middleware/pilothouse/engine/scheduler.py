@@ -85,6 +85,8 @@ class Guarded(Base):
         seconds = (time.perf_counter() - started) / max(1, len(self._passengers))
         outputs = super().update_from_output(scheduler_output, model_runner_output)
         for client_outputs in outputs.values():
+            for output in client_outputs.outputs:
+                self._look(output)
             client_outputs.outputs = self._shape_all(client_outputs.outputs, ruling, seconds)
         pending, self._pending = self._pending, {}
         wire.add_outputs(outputs, pending)
@@ -123,14 +125,14 @@ class Guarded(Base):
             if sealed.revision != self._plan.revision:
                 raise RequestError(f"sealed for revision {sealed.revision}", status=403)
             passenger = self._orders.passenger(
-                sealed, request.num_prompt_tokens, ends_on_text=bool(request.sampling_params.stop)
+                sealed, request.prompt_token_ids, ends_on_text=bool(request.sampling_params.stop)
             )
         except RequestError as error:
             logger.warning("Pilothouse refused request %s: %s", request.request_id, error)
             return Passenger.refused("seal", self._plan.revision, decision_id)
         if sealed.policies or sealed.probes or sealed.scores != "none":
             self._watch(request, passenger)
-        if passenger.timeline.edits or self._plan.body.policy_targets:
+        if passenger.programs or self._plan.body.policy_targets:
             self._give_identity(request, passenger)
         return passenger
 
@@ -163,6 +165,12 @@ class Guarded(Base):
             folded = int(self._governor.watches.cursor_C[passenger.watched.row])
             start = max(request.num_computed_tokens, folded)
             self._orders.steer(passenger, order.request_id, order, start)
+
+    def _look(self, output: Any) -> None:
+        """Tokens that were just sampled may start an edit of what follows them."""
+        passenger = self._passengers.get(output.request_id)
+        if passenger is not None and passenger.watches_output and output.new_token_ids:
+            self._orders.look_at_output(passenger, passenger.request.all_token_ids)
 
     def _shape_all(self, outputs: list[Any], ruling: Ruling, seconds: float) -> list[Any]:
         shaped: list[Any] = []

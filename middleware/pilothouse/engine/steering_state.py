@@ -1,6 +1,7 @@
 """Worker side of steering: what each live request gets, spread over the tokens of a step.
 
-Shape suffixes: B requests of the step, T its tokens, R rows of the request table, P policy targets.
+Shape suffixes: B requests of the step, T its tokens, R rows of the request table, G segments of a
+request, M tokens of one request, P policy targets.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from pilothouse.engine.step import PolicySpan, Steering, StepPlan
 from pilothouse.types import IntArray
 
 NOBODY = 0
+NEVER = 1 << 62
+FEW_SEGMENTS = 8
+"""As many as are looked up for the whole batch at once; requests with more have a search each."""
 
 
 class SteeringState:
@@ -24,9 +28,10 @@ class SteeringState:
         self._num_targets = num_targets
         self._row_of: dict[str, int] = {}
         self._free: list[int] = []
-        self._slots_R2 = np.zeros((1, 2), dtype=np.int64)
-        self._coefficients_R2 = np.zeros((1, 2), dtype=np.float32)
-        self._prompt_R = np.zeros(1, dtype=np.int64)
+        self._starts_RG = np.full((1, FEW_SEGMENTS), NEVER, np.int64)
+        self._slots_RG = np.zeros((1, FEW_SEGMENTS), np.int64)
+        self._coefficients_RG = np.zeros((1, FEW_SEGMENTS), np.float32)
+        self._crowded: dict[int, Steering] = {}
         self._spans: dict[str, dict[tuple[int, int], PolicySpan]] = {}
 
     def apply(self, plan: StepPlan, ended: set[str]) -> None:
@@ -35,6 +40,7 @@ class SteeringState:
             row = self._row_of.pop(request_id, None)
             if row is not None:
                 self._free.append(row)
+                self._crowded.pop(row, None)
             self._spans.pop(request_id, None)
         for upload in plan.uploads:
             self._buffers.upload(upload)
@@ -53,19 +59,23 @@ class SteeringState:
         row = self._row_of.get(request_id)
         if row is None:
             row = self._row_of[request_id] = self._free.pop() if self._free else self._grow()
-        self._slots_R2[row] = (steering.slot_prompt, steering.slot_output)
-        self._coefficients_R2[row] = (steering.coefficient_prompt, steering.coefficient_output)
-        self._prompt_R[row] = steering.num_prompt_tokens
+        count = len(steering.starts)
+        self._starts_RG[row], self._slots_RG[row], self._coefficients_RG[row] = NEVER, 0, 0.0
+        self._crowded.pop(row, None)
+        if count > FEW_SEGMENTS:
+            self._crowded[row] = steering
+            return
+        self._starts_RG[row, :count] = steering.starts
+        self._slots_RG[row, :count] = steering.slots
+        self._coefficients_RG[row, :count] = steering.coefficients
 
     def _grow(self) -> int:
-        old = len(self._prompt_R)
-        new = max(16, 2 * old)
-        self._slots_R2 = np.concatenate([self._slots_R2, np.zeros((new - old, 2), np.int64)])
-        self._coefficients_R2 = np.concatenate(
-            [self._coefficients_R2, np.zeros((new - old, 2), np.float32)]
-        )
-        self._prompt_R = np.concatenate([self._prompt_R, np.zeros(new - old, np.int64)])
-        self._free.extend(range(new - 1, old, -1))
+        old = len(self._starts_RG)
+        more = max(16, old)
+        self._starts_RG = np.pad(self._starts_RG, ((0, more), (0, 0)), constant_values=NEVER)
+        self._slots_RG = np.pad(self._slots_RG, ((0, more), (0, 0)))
+        self._coefficients_RG = np.pad(self._coefficients_RG, ((0, more), (0, 0)))
+        self._free.extend(range(old + more - 1, old, -1))
         return old
 
     def _write_requests(
@@ -81,9 +91,17 @@ class SteeringState:
                 self._buffers.coefficient_N.write(np.zeros(0, np.float32))
             return
         rows_T = np.repeat(rows_B, counts_B)
-        clause_T = (positions(starts_B, counts_B) >= self._prompt_R[rows_T]).astype(np.int64)
-        self._buffers.slot_N.write(self._slots_R2[rows_T, clause_T])
-        self._buffers.coefficient_N.write(self._coefficients_R2[rows_T, clause_T])
+        positions_T = positions(starts_B, counts_B)
+        segment_T = (positions_T[:, None] >= self._starts_RG[rows_T, 1:]).sum(axis=1)
+        slots_T = self._slots_RG[rows_T, segment_T]
+        coefficients_T = self._coefficients_RG[rows_T, segment_T]
+        for row in self._crowded.keys() & set(rows_B.tolist()):
+            steering, mine_T = self._crowded[row], rows_T == row
+            segment_M = np.searchsorted(steering.starts, positions_T[mine_T], side="right") - 1
+            slots_T[mine_T] = np.asarray(steering.slots)[segment_M]
+            coefficients_T[mine_T] = np.asarray(steering.coefficients)[segment_M]
+        self._buffers.slot_N.write(slots_T)
+        self._buffers.coefficient_N.write(coefficients_T)
 
     def _write_policies(
         self, request_ids: Sequence[str], starts_B: IntArray, counts_B: IntArray

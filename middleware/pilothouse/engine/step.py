@@ -5,8 +5,11 @@ Shape suffixes: T tokens of the step in batch order, E read columns, D hidden si
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pilothouse.edit.layer import LayerEdit
+from pilothouse.edit.program import Tap
 from pilothouse.types import FloatArray
 
 STEP_ATTRIBUTE = "pilothouse_step"
@@ -15,21 +18,19 @@ EMISSIONS_ATTRIBUTE = "pilothouse_emissions"
 
 @dataclass(frozen=True, slots=True)
 class Steering:
-    """A request's own edits: slot and coefficient on prompt and on output positions."""
+    """A request's own edits: segment i has positions [starts[i], starts[i + 1]); starts[0] is 0."""
 
-    slot_prompt: int
-    coefficient_prompt: float
-    slot_output: int
-    coefficient_output: float
-    num_prompt_tokens: int
+    starts: tuple[int, ...]
+    slots: tuple[int, ...]
+    coefficients: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A program's rows for a slot: layer -> row_D, float32."""
+    """A program's numbers for a slot, at each tap that it edits."""
 
     slot: int
-    rows: dict[int, FloatArray]
+    layers: Mapping[Tap, LayerEdit]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,10 @@
 """Taps: plain torch operations on static buffers, put behind decoder layers and traced with them.
 
 At `resid_post` the residual stream is the block's output, or `hidden + residual` where the model
-defers the add. Reads see it before any edit; edits go to `hidden`, which is the same sum.
+defers the add. Reads see it before any edit; edits go to `hidden`, which is the same sum. The
+request's edit comes first and the policies' reads its result.
 
-Shape suffixes: T tokens, D hidden size, E read columns of this tap, S slots, P policy targets.
+Shape suffixes: T tokens, D hidden size, E read columns of this tap, P policy targets.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pilothouse.engine.barrier import settled
 from pilothouse.engine.buffers import TapBuffers
-from pilothouse.engine.plan import TapPlan
+from pilothouse.engine.kernel import EditTables, PolicyTables, edit_delta, policy_delta
+from pilothouse.engine.plan import EditPlan, TapPlan
+from pilothouse.engine.tables import named_tensors, policies_on, tables_on
 from pilothouse.errors import EngineError
 
 BlockOutput = Tensor | tuple[Tensor, ...]
@@ -34,24 +38,6 @@ class ReadColumns:
 def read(stream_TD: Tensor, reads_DE: Tensor) -> Tensor:
     """Read values in float32: `scores_TE = h_TD @ reads_DE`. Pure."""
     return stream_TD.float() @ reads_DE
-
-
-def add_edit(
-    hidden_TD: Tensor,
-    slot_T: Tensor,
-    coefficient_T: Tensor,
-    table_SD: Tensor,
-    policy_TP: Tensor | None,
-    policy_PD: Tensor | None,
-) -> Tensor:
-    """The request's edit, then the policies', added in float32; hidden's dtype out. Pure.
-
-    Slot 0 and coefficient 0 give hidden back bit for bit.
-    """
-    delta_TD = coefficient_T.unsqueeze(-1) * table_SD[slot_T]
-    if policy_TP is not None and policy_PD is not None:
-        delta_TD = delta_TD + policy_TP @ policy_PD
-    return (hidden_TD.float() + delta_TD).to(hidden_TD.dtype)
 
 
 def split(output: BlockOutput) -> tuple[Tensor, Tensor | None]:
@@ -76,42 +62,66 @@ def split(output: BlockOutput) -> tuple[Tensor, Tensor | None]:
 def install_tap(
     block: nn.Module, tap: TapPlan, buffers: TapBuffers, columns: ReadColumns | None
 ) -> Callable[[], None]:
-    """Put a tap behind a decoder block; returns what takes it out again.
-
-    The buffers are registered on the block so that the compiler sees them as its inputs.
-    """
-    block.register_buffer("pilothouse_slot", buffers.slot_N.device_tensor, persistent=False)
-    block.register_buffer("pilothouse_coef", buffers.coefficient_N.device_tensor, persistent=False)
-    block.register_buffer("pilothouse_scores", buffers.scores_NE, persistent=False)
-    if columns is not None:
-        block.register_buffer("pilothouse_reads", columns.reads_DE, persistent=False)
-    if tap.edits:
-        block.register_buffer("pilothouse_table", buffers.tables[tap.layer], persistent=False)
-    policy_PD = buffers.policy_rows.get(tap.layer)
-    if policy_PD is not None:
-        block.register_buffer("pilothouse_policy", buffers.policy_NP.device_tensor, False)
-        block.register_buffer("pilothouse_policy_rows", policy_PD, persistent=False)
+    """Put a tap behind a decoder block; returns what takes it out again."""
+    given = _register(block, tap, buffers, columns)
     start, stop = (columns.start, columns.stop) if columns is not None else (0, 0)
-    edits, steered = tap.edits, policy_PD is not None
+    edits = tap.edits
+    needs_stream = edits is not None and needs_true_stream(edits)
 
     def hook(module: Any, _: object, output: BlockOutput) -> BlockOutput:
         hidden_TD, residual_TD = split(output)
+        hidden_TD = settled(hidden_TD)
         tokens = hidden_TD.shape[0]
+        stream_TD = hidden_TD.float()
+        if residual_TD is not None and (needs_stream or stop > start):
+            stream_TD = stream_TD + residual_TD
         if stop > start:
-            stream_TD = hidden_TD if residual_TD is None else hidden_TD.float() + residual_TD
             module.pilothouse_scores[:tokens, start:stop] = read(stream_TD, module.pilothouse_reads)
-        if not edits:
+        if edits is None:
             return output
-        hidden_TD = add_edit(
-            hidden_TD,
-            module.pilothouse_slot[:tokens],
-            module.pilothouse_coef[:tokens],
-            module.pilothouse_table,
-            module.pilothouse_policy[:tokens] if steered else None,
-            module.pilothouse_policy_rows if steered else None,
+        tables, policies = given(module)
+        delta_TD = edit_delta(
+            stream_TD, module.pilothouse_slot[:tokens], module.pilothouse_coef[:tokens], tables
         )
+        if policies is not None:
+            strengths_TP = module.pilothouse_policy[:tokens]
+            delta_TD = delta_TD + policy_delta(stream_TD + delta_TD, strengths_TP, policies)
+        edited_TD = (hidden_TD.float() + delta_TD).to(hidden_TD.dtype)
         if isinstance(output, torch.Tensor):
-            return hidden_TD
-        return (hidden_TD, *output[1:])
+            return edited_TD
+        return (edited_TD, *output[1:])
 
     return block.register_forward_hook(hook).remove
+
+
+def needs_true_stream(edits: EditPlan) -> bool:
+    """Whether what is written here depends on what is there."""
+    return bool(edits.rank or edits.diagonal or edits.restores_norm or edits.policy_rows)
+
+
+def _register(
+    block: nn.Module, tap: TapPlan, buffers: TapBuffers, columns: ReadColumns | None
+) -> Callable[[Any], tuple[EditTables, PolicyTables | None]]:
+    """Give the block all buffers, so that the compiler sees them as its inputs.
+
+    Returns what finds the tables on the module again: in the graph they must be its attributes.
+    """
+
+    def keep(name: str, tensor: Tensor) -> None:
+        block.register_buffer(f"pilothouse_{name}", tensor, persistent=False)
+
+    keep("slot", buffers.slot_N.device_tensor)
+    keep("coef", buffers.coefficient_N.device_tensor)
+    keep("policy", buffers.policy_NP.device_tensor)
+    keep("scores", buffers.scores_NE)
+    if columns is not None:
+        keep("reads", columns.reads_DE)
+    tables, policies = buffers.tables.get(tap.tap), buffers.policies.get(tap.tap)
+    for name, tensor in (named_tensors(tables) | named_tensors(policies)).items():
+        keep(name, tensor)
+
+    def found(module: Any) -> tuple[EditTables, PolicyTables | None]:
+        assert tables is not None
+        return tables_on(module, tables), policies_on(module, policies)
+
+    return found

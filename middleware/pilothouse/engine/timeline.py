@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice, takewhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +28,22 @@ Part = tuple[str, str, str, int, int]
 
 @dataclass(slots=True)
 class Timeline:
-    """Edits of one request, in order of their start. Positions are absolute."""
+    """Edits of one request: its own, which do not overlap, and the policies'."""
 
-    edits: list[Edit] = field(default_factory=list)
+    requested: tuple[Edit, ...] = ()
+    imposed: list[Edit] = field(default_factory=list)
 
-    def add(self, edit: Edit) -> None:
-        """Append an edit, or lengthen the one that differs in its end only."""
-        for i, known in enumerate(self.edits):
+    def request(self, edits: Iterable[Edit]) -> None:
+        """The request's own edits from now on, ascending and apart from each other."""
+        self.requested = tuple(edits)
+
+    def impose(self, edit: Edit) -> None:
+        """Append a policy's edit, or lengthen the one that differs in its end only."""
+        for i, known in enumerate(self.imposed):
             if replace(known, stop=edit.stop) == edit:
-                self.edits[i] = edit
+                self.imposed[i] = edit
                 return
-        self.edits.append(edit)
+        self.imposed.append(edit)
 
     def key(self, start: int, stop: int) -> bytes | None:
         """A digest of what is done to positions [start, stop); None when nothing is.
@@ -46,12 +54,23 @@ class Timeline:
         parts = sorted(
             (edit.stage, edit.digest, edit.coefficient.hex(),
              max(edit.start, start) - start, min(edit.stop, stop) - start)
-            for edit in self.edits
+            for edit in self._touching(start, stop)
             if edit.start < stop and edit.stop > start and edit.coefficient != 0.0
         )  # fmt: skip
         if not parts:
             return None
         return hashlib.sha256(repr(_joined(parts)).encode()).digest()
+
+    def _touching(self, start: int, stop: int) -> Iterator[Edit]:
+        """At least the edits that reach into [start, stop)."""
+        first = max(0, bisect_right(self.requested, start, key=lambda edit: edit.start) - 1)
+        yield from takewhile(lambda edit: edit.start < stop, islice(self.requested, first, None))
+        yield from self.imposed
+
+    @property
+    def empty(self) -> bool:
+        """Nothing is edited so far."""
+        return not self.requested and not self.imposed
 
 
 def _joined(parts: list[Part]) -> list[Part]:

@@ -34,22 +34,10 @@ class Instruments:
         device = torch.device(runner.device)
         blocks = decoder_blocks(compat.loaded_model(runner), compat.architecture(vllm_config))
         _check_model(plan, vllm_config, len(blocks))
-        num_targets = len(body.policy_targets)
         self._buffers = TapBuffers.allocate(
-            max_tokens=compat.max_step_tokens(vllm_config),
-            num_columns=body.num_columns,
-            slots=body.limits.max_programs + 1,
-            d_model=body.model.d_model,
-            edit_layers=plan.edit_layers(),
-            policy_rows={
-                tap.layer: plan.tensors[f"policy/{tap.layer}"]
-                for tap in body.taps
-                if f"policy/{tap.layer}" in plan.tensors
-            },
-            num_targets=num_targets,
-            device=device,
+            plan, max_tokens=compat.max_step_tokens(vllm_config), device=device
         )
-        self._state = SteeringState(self._buffers, num_targets)
+        self._state = SteeringState(self._buffers, len(body.policy_targets))
         self._snapshot = Snapshot(self._buffers.scores_NE)
         self._wants_emissions = False
         for tap in body.taps:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, NoReturn, TypeVar
@@ -114,8 +114,21 @@ def read_artefact(folder: Path, manifest_type: type[M], kind: str) -> tuple[M, T
         refuse(place, "content", f"{type(error).__name__}: {error}", "float32 safetensors")
 
 
-def check_tensors(place: object, tensors: Tensors, shapes: Shapes) -> None:
+def kind_of(folder: Path) -> object:
+    """What a folder's manifest calls itself, unchecked; None where there is no telling."""
+    try:
+        return _parse_json(folder, _read_file(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES))["kind"]
+    except (ArtefactError, OSError, KeyError):
+        return None
+
+
+def check_tensors(
+    place: object, tensors: Tensors, shapes: Shapes, *, may_be_zero: Collection[str] = ()
+) -> None:
     """Refuse tensors that are not exactly these, float32, finite, with no row of zeros.
+
+    Args:
+        may_be_zero: tensors in which rows of zeros mean something.
 
     Raises:
         ArtefactError: names the tensor.
@@ -132,7 +145,7 @@ def check_tensors(place: object, tensors: Tensors, shapes: Shapes) -> None:
             bad = int((~np.isfinite(tensor)).sum())
             refuse(place, name, f"{bad} values that are NaN or infinite", "finite values")
         rows = tensor.reshape(shape[0], -1)
-        if not rows.any(axis=1).all():
+        if name not in may_be_zero and not rows.any(axis=1).all():
             row = int(np.flatnonzero(~rows.any(axis=1))[0])
             refuse(place, name, f"zeros in row {row}", "no row of zeros: it would have no effect")
 

@@ -10,22 +10,26 @@ from typing import TypeVar
 
 from pilothouse.config import ArtefactRef, PilothouseConfig
 from pilothouse.errors import ArtefactError
-from pilothouse.model.artefact import MANIFEST_FILE, complaint
+from pilothouse.model.artefact import MANIFEST_FILE, complaint, kind_of
 from pilothouse.model.manifest import Readout
 from pilothouse.model.probe import Probe, load_probe
+from pilothouse.model.transform import Transform, load_transform
 from pilothouse.model.vector import Vector, load_vector
 from pilothouse.types import SignalSpec
 
 SERVED_SITES = ("resid_post",)
 
-A = TypeVar("A", Vector, Probe)
+Source = Vector | Transform
+"""What can be steered with."""
+
+A = TypeVar("A", Source, Probe)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Catalogue:
-    """Vectors and probes of one start; compared by identity, never changed."""
+    """Vectors, transforms and probes of one start; compared by identity, never changed."""
 
-    vectors: Mapping[str, Vector] = field(default_factory=lambda: MappingProxyType({}))
+    vectors: Mapping[str, Source] = field(default_factory=lambda: MappingProxyType({}))
     probes: Mapping[str, Probe] = field(default_factory=lambda: MappingProxyType({}))
 
 
@@ -37,7 +41,7 @@ def load_catalogue(config: PilothouseConfig) -> Catalogue:
             width than the first.
     """
     problems: list[str] = []
-    vectors = _load_all(config.vectors, load_vector, problems)
+    vectors = _load_all(config.vectors, load_source, problems)
     probes = _load_all(config.probes, load_probe, problems)
     places = {id(each): config.vectors[name].path for name, each in vectors.items()}
     places |= {id(each): config.probes[name].path for name, each in probes.items()}
@@ -45,6 +49,17 @@ def load_catalogue(config: PilothouseConfig) -> Catalogue:
     if problems:
         raise ArtefactError("\n".join(problems))
     return Catalogue(MappingProxyType(vectors), MappingProxyType(probes))
+
+
+def load_source(name: str, path: Path) -> Source:
+    """The vector or transform in a folder, whichever its manifest says.
+
+    Raises:
+        ArtefactError: as `load_vector` and `load_transform`.
+    """
+    if kind_of(path) == "transform":
+        return load_transform(name, path)
+    return load_vector(name, path)
 
 
 def signals_of(probe: Probe) -> tuple[SignalSpec, ...]:
@@ -91,7 +106,7 @@ def _load_all(
     return loaded
 
 
-def _disagreements(loaded: list[Vector | Probe], places: Mapping[int, Path]) -> list[str]:
+def _disagreements(loaded: list[Source | Probe], places: Mapping[int, Path]) -> list[str]:
     lines = []
     remedy = "load artefacts that were made for the served model"
     for each in loaded:

@@ -63,6 +63,29 @@ class VectorManifest(Manifest):
         return self
 
 
+TransformForm = Literal["subspace", "plane", "lowrank", "diagonal"]
+
+
+class TransformManifest(Manifest):
+    """An edit that is more than a direction: its form, and how many rows it has at each layer.
+
+    `rank` counts basis directions or low-rank rows; it is 2 for a plane and 1 for a diagonal map.
+    """
+
+    kind: Literal["transform"] = "transform"
+    form: TransformForm
+    rank: int = Field(ge=1, le=1024)
+
+    @model_validator(mode="after")
+    def _rank_goes_with_form(self) -> TransformManifest:
+        wanted = {"plane": 2, "diagonal": 1}.get(self.form, self.rank)
+        if self.rank != wanted:
+            raise ValueError(f"rank: got {self.rank} with form {self.form!r}, want {wanted}")
+        if self.site == "logits":
+            raise ValueError("site: got 'logits', want a site that can be written; logits cannot")
+        return self
+
+
 class ReadoutAggregate(Closed):
     """`types.Aggregate` as it stands in a manifest."""
 

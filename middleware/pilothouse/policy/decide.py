@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pilothouse.policy.rulebook import CompiledRule
-from pilothouse.policy.schema import Steer
 from pilothouse.types import ActionName, Mode, OnError, Result
 
 _STRENGTH: dict[ActionName, int] = {
@@ -51,26 +50,5 @@ def strongest(rules: Iterable[CompiledRule]) -> CompiledRule | None:
     return min(rules, key=_rank, default=None)
 
 
-def merge_steers(rules: Iterable[CompiledRule]) -> tuple[CompiledRule, ...]:
-    """The steer rules to carry out: of one program (vector, unit, layers) only the strongest.
-
-    Strength is the size of the scale; ties go to the first by policy name, then by rule id. Rules
-    with other actions are passed over. Sorted by policy and rule.
-    """
-    kept: dict[object, CompiledRule] = {}
-    for rule in sorted(rules, key=lambda each: (each.policy, each.rule)):
-        if not isinstance(rule.action, Steer):
-            continue
-        program = (rule.action.vector, rule.action.unit, rule.action.layers)
-        best = kept.get(program)
-        if best is None or _size(rule) > _size(best):
-            kept[program] = rule
-    return tuple(sorted(kept.values(), key=lambda each: (each.policy, each.rule)))
-
-
 def _rank(rule: CompiledRule) -> tuple[int, str, str]:
     return _STRENGTH[rule.kind], rule.policy, rule.rule
-
-
-def _size(rule: CompiledRule) -> float:
-    return abs(rule.action.scale) if isinstance(rule.action, Steer) else 0.0

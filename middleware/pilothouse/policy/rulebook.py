@@ -18,15 +18,12 @@ from pilothouse.policy.expression import Node, leaves
 from pilothouse.policy.loader import repeated_names
 from pilothouse.policy.parser import parse_condition
 from pilothouse.policy.resolve import Artefacts, Resolved, resolve_policy
-from pilothouse.policy.schema import Action, Block, Policy, Respond, Rule, Steer
+from pilothouse.policy.schema import Action, Block, Policy, Respond, Rule
 from pilothouse.policy.source import raise_problems
-from pilothouse.types import ActionName, BoolArray, Mode, OnError, Phase, SignalSpec, Unit
+from pilothouse.types import ActionName, BoolArray, Mode, OnError, Phase, SignalSpec
 
 MAX_PHASE_COMPARISONS = 4096
 """Comparisons evaluated in one phase: about half a millisecond for 256 requests."""
-
-SteerTarget = tuple[str, float, Unit, tuple[int, ...] | None]
-"""Vector, scale, unit, layers (None: the vector's own)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +44,6 @@ class CompiledRule:
     on_error: OnError
     streak_tokens: int
     leak_tokens: int
-    steer_target: int | None
-    """Its place in `Rulebook.steer_targets`."""
 
     @property
     def kind(self) -> ActionName:
@@ -116,7 +111,6 @@ class Rulebook:
             for name, spec in result.signals.items()
         }
         self.columns = {spec.key: column for column, spec in enumerate(self.signals)}
-        self.steer_targets = _steer_targets(self.policies)
         self.rules = tuple(self._compiled(resolved))
         self._phases: dict[Phase, tuple[CompiledRule, ...]] = {
             phase: tuple(rule for rule in self.rules if rule.phase == phase)
@@ -182,15 +176,9 @@ class Rulebook:
                         on_error=_on_error(policy, rule),
                         streak_tokens=condition.streak_tokens or 1,
                         leak_tokens=rule.leak_tokens or 0,
-                        steer_target=self._target_of(rule),
                     )
                 )
         return rules
-
-    def _target_of(self, rule: Rule) -> int | None:
-        if not isinstance(rule.then, Steer):
-            return None
-        return self.steer_targets.index(_target(rule.then))
 
     def _circuit(self, rules: Sequence[CompiledRule], resolved: Sequence[Resolved]) -> Circuit:
         by_name = dict(zip((policy.name for policy in self.policies), resolved, strict=True))
@@ -232,15 +220,6 @@ def _union(resolved: Sequence[Resolved]) -> tuple[SignalSpec, ...]:
         for spec in result.signals.values():
             specs.setdefault(spec.key, spec)
     return tuple(specs.values())
-
-
-def _steer_targets(policies: Sequence[Policy]) -> tuple[SteerTarget, ...]:
-    actions = [rule.then for policy in policies for rule in policy.spec.rules]
-    return tuple(dict.fromkeys(_target(each) for each in actions if isinstance(each, Steer)))
-
-
-def _target(steer: Steer) -> SteerTarget:
-    return steer.vector, steer.scale, steer.unit, steer.layers
 
 
 def _on_error(policy: Policy, rule: Rule) -> OnError:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from pilothouse.policy.source import Source
-from pilothouse.types import AggregateKind, Mode, OnError, Phase, Scope, Unit
+from pilothouse.types import AggregateKind, Mode, OnError, Operator, Phase, Scope, Unit
 
 API_VERSION = "pilothouse/v1"
 DEFAULT_REFUSAL = "This request was declined by policy."
@@ -84,11 +84,16 @@ class Tag(_Closed):
 
 
 class Steer(_Closed):
-    """Add a vector to the tokens that follow, until the rule has been quiet for `hold_tokens`."""
+    """Steer the tokens that follow, until the rule has been quiet for `hold_tokens`.
+
+    `op`, `scale` and `value` mean what they mean in a request; a vector is added by default.
+    """
 
     action: Literal["steer"]
     vector: ArtefactName
-    scale: float
+    op: Operator | None = None
+    scale: float | None = None
+    value: float | None = None
     unit: Unit = "raw"
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1)
     hold_tokens: int = Field(default=32, ge=1, le=65536)

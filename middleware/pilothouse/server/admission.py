@@ -7,17 +7,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pilothouse.edit.additive import norm_ratio
 from pilothouse.engine.conflict import enforced_read_layers, refuse_conflicts
+from pilothouse.engine.excess import refuse_excess, refuse_unreserved
 from pilothouse.engine.plan import Plan
 from pilothouse.errors import RequestError
 from pilothouse.policy.endpoint import Endpoint
 from pilothouse.policy.matching import RequestFacts, applied_policies
-from pilothouse.sealed import SEALED_KEY, AppliedPolicy, SealedRequest, SteerTerm, seal
+from pilothouse.sealed import SEALED_KEY, AppliedPolicy, SealedRequest, seal
 from pilothouse.server.bypass import Guard, refuse_bypass, refuse_crowd
 from pilothouse.server.exposure import Exposure, Exposures
 from pilothouse.server.fields import FIELD, RequestField, parse_field
 from pilothouse.server.identity import Caller
+from pilothouse.term import SteerTerm
 
 Body = dict[str, Any]
 
@@ -115,14 +116,13 @@ class Admission:
     ) -> tuple[SteerTerm, ...]:
         if field.steer and not caller.may_steer:
             raise RequestError(f"{FIELD}.steer: {_GRANT_STEERING}", param="steer", status=403)
-        asked = tuple(SteerTerm(**each.model_dump()) for each in field.steer)
-        for index, term in enumerate(asked):
-            self._check_term(index, term)
         own = self._plan.body.profiles[profile].steer if profile is not None else ()
-        terms = (*(SteerTerm(**each.model_dump()) for each in own), *asked)
-        if asked:
-            self._check_limits(terms)
-            refuse_conflicts(asked, self._plan, self._enforced_reads, origin=f"{FIELD}.steer")
+        terms = (*own, *field.steer)
+        if field.steer:
+            for index, term in enumerate(field.steer):
+                self._check_term(index, term)
+            refuse_excess(terms, self._plan, origin=f"{FIELD}.steer")
+            refuse_conflicts(field.steer, self._plan, self._enforced_reads, origin=f"{FIELD}.steer")
         return terms
 
     def _check_term(self, index: int, term: SteerTerm) -> None:
@@ -140,25 +140,7 @@ class Admission:
                     f"{place}.layers: got {layer}, {term.vector!r} has {list(layers)}",
                     param=f"{place}.layers",
                 )
-
-    def _check_limits(self, terms: tuple[SteerTerm, ...]) -> None:
-        limits = self._plan.body.limits
-        if len(terms) > limits.max_rank:
-            raise RequestError(
-                f"{FIELD}.steer: got {len(terms)} vectors, the profile's included, want at most "
-                f"{limits.max_rank} (limits.max_rank)",
-                param=f"{FIELD}.steer",
-            )
-        for clause in ("prompt", "output"):
-            holding = tuple(term for term in terms if term.on in (clause, "all"))
-            for layer, ratio in norm_ratio(holding, self._plan.catalogue).items():
-                if not ratio <= limits.max_norm_ratio:
-                    raise RequestError(
-                        f"{FIELD}.steer: on {clause} tokens at layer {layer} got an edit of "
-                        f"{ratio:.3g} times the mean residual norm, want at most "
-                        f"{limits.max_norm_ratio:g} (limits.max_norm_ratio); use a smaller scale",
-                        param=f"{FIELD}.steer",
-                    )
+        refuse_unreserved(term, self._plan, place)
 
     def _probes(self, field: RequestField, caller: Caller) -> tuple[str, ...]:
         if field.probes and not caller.may_see_scores:

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pilothouse.errors import RequestError
-from pilothouse.types import Clause, ScoreDetail, Unit
+from pilothouse.term import SteerTerm
+from pilothouse.types import ScoreDetail
 
 FIELD = "pilothouse"
 
-Layer = Annotated[int, Field(ge=0, lt=4096, strict=True)]
 Named = Annotated[str, Field(min_length=1, max_length=64)]
 
 
@@ -19,20 +19,10 @@ class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class SteerField(_Closed):
-    """One vector at one strength."""
-
-    vector: Named
-    scale: Annotated[float, Field(strict=True)]
-    unit: Unit = "raw"
-    on: Clause = "output"
-    layers: Annotated[tuple[Layer, ...], Field(min_length=1, max_length=256)] | None = None
-
-
 class RequestField(_Closed):
     """What a client may ask of Pilothouse in the body of a request."""
 
-    steer: Annotated[tuple[SteerField, ...], Field(max_length=64)] = ()
+    steer: Annotated[tuple[SteerTerm, ...], Field(max_length=64)] = ()
     probes: Annotated[tuple[Named, ...], Field(max_length=64)] = ()
     scores: ScoreDetail | None = None
 
@@ -63,7 +53,7 @@ def _complaint(problem: Any) -> str:
     shown = got if len(got) <= 60 else f"{got[:60]}..."
     if problem["type"] == "extra_forbidden":
         return "unknown field; want any of " + (
-            "vector, scale, unit, on, layers"
+            ", ".join(SteerTerm.model_fields)
             if len(problem["loc"]) > 1
             else "steer, probes, scores"
         )

@@ -76,8 +76,8 @@ def _status(state: GateState) -> dict[str, Any]:
         "uptime_seconds": round(time.time() - state.started_at, 1),
         "model": {"id": body.model.model_id, "served_names": list(state.served_names)},
         "taps": [
-            {"layer": tap.layer, "site": tap.site, "edits": tap.edits,
-             "read_rows": tap.read_stop - tap.read_start}
+            {"layer": tap.layer, "site": tap.site, "read_rows": tap.read_stop - tap.read_start,
+             "edits": None if tap.edits is None else tap.edits.model_dump(mode="json")}
             for tap in body.taps
         ],
         "live_requests": len(state.ledger),
@@ -95,9 +95,11 @@ def _catalogue(state: GateState) -> dict[str, Any]:
     body = state.plan.body
     return {
         "vectors": {
-            name: {"layers": list(each.layers), "digest": each.digest}
+            name: {"form": each.form, "site": each.site, "layers": list(each.layers),
+                   "digest": each.digest}
             for name, each in body.vectors.items()
         },
+        "operators": list(body.operators),
         "probes": {
             name: {"layers": list(each.layers), "readouts": list(each.readouts),
                    "default_readout": each.default_readout, "digest": each.digest}

@@ -1,4 +1,4 @@
-"""Additive programs: exact sums, digests of content alone."""
+"""Programs: exact sums, digests of content alone."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilothouse.edit.additive import norm_ratio, program_rows, row_D
+from pilothouse.edit.program import Tap, compile_program, growth
+from pilothouse.edit.sources import Sources
 from pilothouse.errors import RequestError
-from pilothouse.model.catalogue import Catalogue
-from pilothouse.sealed import SteerTerm
+from pilothouse.term import SteerTerm
 from pilothouse.types import Unit
 from tests.model.builders import D_MODEL, vector
 from tests.reference.additive import added_at
@@ -23,7 +23,7 @@ VECTORS = {
     "b": vector("b", 2, (4, 6)),
     "c": vector("c", 3, (1, 2, 4)),
 }
-CATALOGUE = Catalogue(MappingProxyType(VECTORS))
+SOURCES = Sources(MappingProxyType(VECTORS))
 LAYERS = (1, 2, 4, 6)
 UNITS: tuple[Unit, ...] = ("raw", "unit", "residual")
 
@@ -47,13 +47,16 @@ term_lists = st.lists(steer_terms(), min_size=1, max_size=4)
 
 @given(term_lists)
 def test_coefficient_times_rows_is_the_sum_of_the_terms(terms: list[SteerTerm]) -> None:
-    program = program_rows(terms, CATALOGUE)
+    program = compile_program(terms, SOURCES)
     for layer in LAYERS:
-        wanted = added_at(terms, CATALOGUE, layer)
+        wanted = added_at(terms, VECTORS, layer)
         got = np.zeros(D_MODEL)
-        if program is not None and layer in program.rows:
-            assert program.rows[layer].dtype == np.float32
-            got = program.coefficient * program.rows[layer].astype(np.float64)
+        edit = None if program is None else program.layers.get(Tap(layer, "resid_post"))
+        if program is not None and edit is not None:
+            assert edit.rank == 0
+            assert edit.addition_D is not None
+            assert edit.addition_D.dtype == np.float32
+            got = program.coefficient * edit.addition_D.astype(np.float64)
         largest = max(abs(each.scale) for each in terms) * 10
         assert np.allclose(got, wanted, rtol=1e-6, atol=largest * 1e-6)
 
@@ -63,7 +66,7 @@ def test_overall_strength_changes_the_coefficient_alone(
     terms: list[SteerTerm], strength: float
 ) -> None:
     stronger = [each.model_copy(update={"scale": each.scale * strength}) for each in terms]
-    one, other = program_rows(terms, CATALOGUE), program_rows(stronger, CATALOGUE)
+    one, other = compile_program(terms, SOURCES), compile_program(stronger, SOURCES)
     if one is None or other is None:
         assert one is other
         return
@@ -74,7 +77,7 @@ def test_overall_strength_changes_the_coefficient_alone(
 @given(term_lists)
 def test_the_other_sign_is_the_same_program(terms: list[SteerTerm]) -> None:
     flipped = [each.model_copy(update={"scale": -each.scale}) for each in terms]
-    one, other = program_rows(terms, CATALOGUE), program_rows(flipped, CATALOGUE)
+    one, other = compile_program(terms, SOURCES), compile_program(flipped, SOURCES)
     if one is None or other is None:
         assert one is other
         return
@@ -86,8 +89,8 @@ def test_the_other_sign_is_the_same_program(terms: list[SteerTerm]) -> None:
 def test_names_are_no_part_of_the_digest(terms: list[SteerTerm]) -> None:
     names = dict(zip(sorted(VECTORS), ("x", "y", "z"), strict=True))
     renamed = [each.model_copy(update={"vector": names[each.vector]}) for each in terms]
-    other = Catalogue(MappingProxyType({names[name]: each for name, each in VECTORS.items()}))
-    one, two = program_rows(terms, CATALOGUE), program_rows(renamed, other)
+    other = Sources(MappingProxyType({names[name]: each for name, each in VECTORS.items()}))
+    one, two = compile_program(terms, SOURCES), compile_program(renamed, other)
     assert (one is None) == (two is None)
     if one is not None and two is not None:
         assert one.digest == two.digest
@@ -96,7 +99,7 @@ def test_names_are_no_part_of_the_digest(terms: list[SteerTerm]) -> None:
 @given(st.lists(steer_terms(), min_size=2, max_size=3))
 def test_the_order_of_terms_changes_no_bit(terms: list[SteerTerm]) -> None:
     positive = [each.model_copy(update={"scale": abs(each.scale)}) for each in terms]
-    programs = [program_rows(each, CATALOGUE) for each in itertools.permutations(positive)]
+    programs = [compile_program(each, SOURCES) for each in itertools.permutations(positive)]
     digests = {None if each is None else each.digest for each in programs}
     assert len(digests) == 1
 
@@ -109,7 +112,7 @@ def test_the_order_of_terms_that_all_but_cancel_changes_no_bit() -> None:
         SteerTerm(vector="a", scale=-1e15),
     ]
     orders = [each for each in itertools.permutations(terms) if each[0].scale > 0]
-    programs = [program_rows(each, CATALOGUE) for each in orders]
+    programs = [compile_program(each, SOURCES) for each in orders]
     assert len({None if each is None else each.digest for each in programs}) == 1
 
 
@@ -118,7 +121,7 @@ def only(**fields: object) -> list[SteerTerm]:
 
 
 def digest(terms: list[SteerTerm]) -> str:
-    program = program_rows(terms, CATALOGUE)
+    program = compile_program(terms, SOURCES)
     assert program is not None
     return program.digest
 
@@ -146,7 +149,7 @@ def test_the_same_row_at_another_layer_is_another_program() -> None:
     assert np.array_equal(other.directions_LD, directions)
     digests = set()
     for each in (one, other):
-        program = program_rows(only(), Catalogue(MappingProxyType({"a": each})))
+        program = compile_program(only(), Sources(MappingProxyType({"a": each})))
         assert program is not None
         digests.add(program.digest)
     assert len(digests) == 2
@@ -157,10 +160,10 @@ def test_where_the_edit_applies_is_no_part_of_the_digest() -> None:
 
 
 def test_nothing_added_is_no_program() -> None:
-    assert program_rows([], CATALOGUE) is None
-    assert program_rows(only(scale=0.0), CATALOGUE) is None
-    assert program_rows(only() + only(scale=-2.0), CATALOGUE) is None
-    assert norm_ratio(only(scale=0.0), CATALOGUE) == {}
+    assert compile_program([], SOURCES) is None
+    assert compile_program(only(scale=0.0), SOURCES) is None
+    assert compile_program(only() + only(scale=-2.0), SOURCES) is None
+    assert growth(only(scale=0.0), SOURCES) == {}
 
 
 def test_a_zero_term_beside_another_changes_nothing() -> None:
@@ -169,46 +172,40 @@ def test_a_zero_term_beside_another_changes_nothing() -> None:
 
 def test_the_coefficient_is_the_largest_scale_with_the_first_sign() -> None:
     terms = [SteerTerm(vector="a", scale=-1.0), SteerTerm(vector="b", scale=3.0)]
-    program = program_rows(terms, CATALOGUE)
+    program = compile_program(terms, SOURCES)
     assert program is not None
     assert program.coefficient == -3.0
 
 
-def test_units_measure_the_row() -> None:
-    a = VECTORS["a"]
-    for index, layer in enumerate(a.layers):
-        assert np.array_equal(row_D(a, layer, "raw"), a.directions_LD[index])
-        assert np.linalg.norm(row_D(a, layer, "unit")) == pytest.approx(1.0, rel=1e-6)
-        assert np.linalg.norm(row_D(a, layer, "residual")) == pytest.approx(
-            float(a.residual_norms_L[index]), rel=1e-6
-        )
-
-
-def test_a_scale_in_units_of_the_residual_is_the_norm_ratio() -> None:
-    ratios = norm_ratio(only(unit="residual", scale=-0.3), CATALOGUE)
-    assert ratios == pytest.approx({2: 0.3, 4: 0.3}, rel=1e-6)
+def test_a_scale_in_units_of_the_residual_is_the_growth() -> None:
+    ratios = growth(only(unit="residual", scale=-0.3), SOURCES)
+    assert {tap.layer: ratio for tap, ratio in ratios.items()} == pytest.approx(
+        {2: 0.3, 4: 0.3}, rel=1e-6
+    )
 
 
 @given(term_lists)
 def test_the_norm_ratio_is_that_of_the_sum(terms: list[SteerTerm]) -> None:
-    ratios = norm_ratio(terms, CATALOGUE)
-    for layer, ratio in ratios.items():
+    ratios = growth(terms, SOURCES)
+    for (layer, _), ratio in ratios.items():
         norms = [
             VECTORS[each.vector].residual_norm(layer)
             for each in terms
-            if layer in VECTORS[each.vector].layers
+            if layer in (each.layers or VECTORS[each.vector].layers)
         ]
-        length = float(np.linalg.norm(added_at(terms, CATALOGUE, layer)))
+        length = float(np.linalg.norm(added_at(terms, VECTORS, layer)))
         assert ratio == pytest.approx(length / min(norms), rel=1e-4, abs=1e-4)
 
 
 def test_rows_cannot_be_changed() -> None:
-    program = program_rows(only(), CATALOGUE)
+    program = compile_program(only(), SOURCES)
     assert program is not None
+    edit = program.layers[Tap(2, "resid_post")]
+    assert edit.addition_D is not None
     with pytest.raises(ValueError, match="read-only"):
-        program.rows[2][0] = 1.0
+        edit.addition_D[0] = 1.0
     with pytest.raises(TypeError):
-        program.rows[9] = program.rows[2]  # type: ignore[index]
+        program.layers[Tap(9, "resid_post")] = edit  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
@@ -216,11 +213,14 @@ def test_rows_cannot_be_changed() -> None:
     [
         ({"vector": "nobody"}, r"vector: got 'nobody', want one of \['a', 'b', 'c'\]"),
         ({"layers": (3,)}, r"layers of 'a': got 3, want any of \[2, 4\]"),
-        ({"scale": float("nan")}, "scale of 'a': got nan, want a finite number"),
-        ({"scale": float("inf")}, "scale of 'a': got inf, want a finite number"),
+        ({"scale": None}, "scale of 'a': got nothing, want a number for 'add'"),
+        ({"op": "rotate"}, r"op of 'a': got 'rotate', want one of \[.*: 'a' is a vector"),
+        ({"value": 1.0}, "value of 'a': got 1, but 'add' takes no value"),
+        ({"op": "set", "scale": None}, "value of 'a': got nothing, want a number for 'set'"),
+        ({"op": "cap", "value": 1.0}, "scale of 'a': got 2, but 'cap' takes no scale"),
     ],
 )
 def test_what_cannot_be_steered_is_refused(fields: dict[str, object], told: str) -> None:
     with pytest.raises(RequestError, match=told) as caught:
-        program_rows(only(**fields), CATALOGUE)
+        compile_program(only(**fields), SOURCES)
     assert caught.value.param == "steer"

@@ -1,0 +1,173 @@
+"""The edit at a tap, as plain torch operations on static tables: traced once, no host work.
+
+Every token picks its program's row of each table by slot. Slot 0 is zeros and gives the token back
+bit for bit. The rows of a program are walked one by one, so that nothing of the size tokens x rows
+x width is made; a compiler fuses the walk.
+
+Shape suffixes: T tokens, D width of the tap on this rank, S slots, R rows, G numbers of a gate,
+P policy targets, K rows of all policy targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pilothouse.edit.gate import Gate
+
+BIAS, THRESHOLD, SLOPE, INTERCEPT, LOW, HIGH, SHARPNESS, SHIFT, IN_PLANE, TURN = range(
+    len(Gate._fields)
+)
+AllReduce = Callable[[Tensor], Tensor]
+
+
+class RowTables(NamedTuple):
+    """Gated rows of every slot, float32."""
+
+    reads_SRD: Tensor
+    writes_SRD: Tensor
+    gates_SRG: Tensor
+    sees_SRR: Tensor
+
+
+class EditTables(NamedTuple):
+    """All tables of one tap; what the plan does not need is None and costs nothing."""
+
+    additions_SD: Tensor
+    rows: RowTables | None = None
+    diagonals_S4D: Tensor | None = None
+    restores_norm_S: Tensor | None = None
+    has_planes: bool = False
+
+
+class PolicyRows(NamedTuple):
+    """Gated rows of all policy targets at one tap; `targets_K` says whose each is."""
+
+    reads_DK: Tensor
+    writes_KD: Tensor
+    gates_KG: Tensor
+    sees_KK: Tensor
+    targets_K: tuple[int, ...]
+
+
+class PolicyTables(NamedTuple):
+    """The policies' programs at one tap, float32: few, resident, several at once on a token."""
+
+    additions_PD: Tensor
+    rows: PolicyRows | None = None
+
+
+def edit_delta(
+    stream_TD: Tensor,
+    slot_T: Tensor,
+    coefficient_T: Tensor,
+    tables: EditTables,
+    all_reduce: AllReduce | None = None,
+) -> Tensor:
+    """What a request's program adds to the stream, in float32. Pure.
+
+    Args:
+        stream_TD: the true stream, float32.
+        all_reduce: sums over the ranks that share the width, where it is sharded.
+    """
+    strength_T1 = coefficient_T.unsqueeze(-1)
+    delta_TD = strength_T1 * tables.additions_SD[slot_T]
+    moved_TD = stream_TD
+    if tables.diagonals_S4D is not None:
+        mapped_TD = strength_T1 * diagonal(stream_TD, tables.diagonals_S4D, slot_T)
+        moved_TD = stream_TD + mapped_TD
+        delta_TD = delta_TD + mapped_TD
+    if tables.rows is not None:
+        delta_TD = delta_TD + walk_rows(
+            moved_TD, slot_T, coefficient_T, tables.rows, tables.has_planes, all_reduce
+        )
+    if tables.restores_norm_S is not None:
+        restored_T = tables.restores_norm_S[slot_T]
+        delta_TD = with_norm_kept(stream_TD, delta_TD, restored_T, all_reduce)
+    return delta_TD
+
+
+def policy_delta(stream_TD: Tensor, strengths_TP: Tensor, tables: PolicyTables) -> Tensor:
+    """What the policies add to the stream that the request's edit left, in float32. Pure."""
+    delta_TD = strengths_TP @ tables.additions_PD
+    rows = tables.rows
+    if rows is None:
+        return delta_TD
+    raw_TK = stream_TD @ rows.reads_DK
+    written: list[Tensor] = []
+    for k, target in enumerate(rows.targets_K):
+        gate_1G = rows.gates_KG[k].unsqueeze(0)
+        read_T = raw_TK[:, k] + gate_1G[:, BIAS]
+        for q, before_T in enumerate(written):
+            read_T = read_T + rows.sees_KK[k, q] * before_T
+        written.append(strengths_TP[:, target] * open_share(read_T, gate_1G))
+    return delta_TD + torch.stack(written, dim=-1) @ rows.writes_KD
+
+
+def diagonal(stream_TD: Tensor, diagonals_S4D: Tensor, slot_T: Tensor) -> Tensor:
+    """weight h + bias where low < h < high, else 0."""
+    low_TD, high_TD = diagonals_S4D[slot_T, 2], diagonals_S4D[slot_T, 3]
+    inside_TD = (stream_TD > low_TD) & (stream_TD < high_TD)
+    mapped_TD = diagonals_S4D[slot_T, 0] * stream_TD + diagonals_S4D[slot_T, 1]
+    return torch.where(inside_TD, mapped_TD, torch.zeros_like(mapped_TD))
+
+
+def walk_rows(
+    stream_TD: Tensor,
+    slot_T: Tensor,
+    coefficient_T: Tensor,
+    rows: RowTables,
+    has_planes: bool,
+    all_reduce: AllReduce | None,
+) -> Tensor:
+    """The sum of what the rows write, each read after those it sees."""
+    rank = rows.reads_SRD.shape[1]
+    raw_TR = torch.stack(
+        [(stream_TD * rows.reads_SRD[slot_T, r]).sum(-1) for r in range(rank)], dim=-1
+    )
+    if all_reduce is not None:
+        raw_TR = all_reduce(raw_TR)
+    gates_TRG = rows.gates_SRG[slot_T]
+    sees_TRR = rows.sees_SRR[slot_T]
+    written: list[Tensor] = []
+    reads: list[Tensor] = []
+    for r in range(rank):
+        read_T = raw_TR[:, r] + gates_TRG[:, r, BIAS]
+        for q, before_T in enumerate(written):
+            read_T = read_T + sees_TRR[:, r, q] * before_T
+        reads.append(read_T)
+        written.append(coefficient_T * open_share(read_T, gates_TRG[:, r]))
+        if has_planes and r % 2:
+            radius_T = torch.hypot(reads[r - 1], reads[r])
+            for each in (r - 1, r):
+                gate_TG = gates_TRG[:, each]
+                turned_T = coefficient_T * (radius_T * gate_TG[:, TURN] - reads[each])
+                written[each] = torch.where(gate_TG[:, IN_PLANE] > 0, turned_T, written[each])
+    delta_TD = torch.zeros_like(stream_TD)
+    for r, written_T in enumerate(written):
+        delta_TD = delta_TD + written_T.unsqueeze(-1) * rows.writes_SRD[slot_T, r]
+    return delta_TD
+
+
+def open_share(read_T: Tensor, gate_TG: Tensor) -> Tensor:
+    """`edit.gate.open_share` of each token's own gate."""
+    active_T = torch.where(read_T > gate_TG[:, THRESHOLD], read_T, torch.zeros_like(read_T))
+    share_T = gate_TG[:, SLOPE] * active_T + gate_TG[:, INTERCEPT]
+    share_T = torch.minimum(torch.maximum(share_T, gate_TG[:, LOW]), gate_TG[:, HIGH])
+    return share_T * torch.sigmoid(gate_TG[:, SHARPNESS] * read_T + gate_TG[:, SHIFT])
+
+
+def with_norm_kept(
+    stream_TD: Tensor, delta_TD: Tensor, restored_T: Tensor, all_reduce: AllReduce | None
+) -> Tensor:
+    """The change that leaves each marked token as long as it was."""
+    edited_TD = stream_TD + delta_TD
+    squares_T2 = torch.stack([(stream_TD**2).sum(-1), (edited_TD**2).sum(-1)], dim=-1)
+    if all_reduce is not None:
+        squares_T2 = all_reduce(squares_T2)
+    ratio_T = torch.sqrt(squares_T2[:, 0] / squares_T2[:, 1].clamp_min(1e-30))
+    kept_TD = edited_TD * ratio_T.unsqueeze(-1) - stream_TD
+    return torch.where(restored_T.unsqueeze(-1) > 0, kept_TD, delta_TD)

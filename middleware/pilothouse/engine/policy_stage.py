@@ -1,0 +1,125 @@
+"""The policies' programs: resident at every tap they edit, several at once, after the request's.
+
+Each distinct intervention of a rule is a target; how strongly it holds is a coefficient of the
+token. Targets are in the order of policies and rules, and a later one's rows see what an earlier
+one's write.
+
+Shape suffixes: P policy targets, D width of the tap, K rows of all targets, G numbers of a gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pilothouse.edit.gate import GATE_WIDTH
+from pilothouse.edit.layer import LayerEdit
+from pilothouse.edit.program import Program, Tap, compile_program
+from pilothouse.edit.sources import Sources
+from pilothouse.engine.overflow import overflow_problem
+from pilothouse.errors import ConfigError, RequestError
+from pilothouse.policy.schema import Steer
+from pilothouse.term import SteerTerm
+from pilothouse.types import FloatArray
+
+if TYPE_CHECKING:
+    from pilothouse.engine.plan import Plan
+    from pilothouse.policy.schema import Policy
+
+
+def term_of(action: Steer) -> SteerTerm:
+    """A rule's intervention as a line of steering; where it holds, the verdict says."""
+    return SteerTerm(
+        vector=action.vector, op=action.op, scale=action.scale, value=action.value,
+        unit=action.unit, layers=action.layers, on="all",
+    )  # fmt: skip
+
+
+def policy_programs(
+    policies: Sequence[Policy], sources: Sources
+) -> list[tuple[SteerTerm, Program]]:
+    """The program of each steering rule, in order, duplicates left out.
+
+    Raises:
+        ConfigError: an intervention that cannot be carried out; names policy and rule.
+    """
+    found: dict[str, tuple[SteerTerm, Program]] = {}
+    for policy in policies:
+        for rule in policy.spec.rules:
+            if isinstance(rule.then, Steer):
+                term = term_of(rule.then)
+                program = _program(term, sources, f"policy {policy.name}, rule {rule.id}")
+                found.setdefault(program.digest, (term, program))
+    return list(found.values())
+
+
+def policy_steering(plan: Plan) -> dict[int, tuple[int, float]]:
+    """Rule index -> (target, coefficient), of every steering rule of a plan."""
+    target_of = {each.digest: i for i, each in enumerate(plan.body.policy_targets)}
+    steering = {}
+    for rule in plan.rulebook.rules:
+        if isinstance(rule.action, Steer):
+            program = _program(term_of(rule.action), plan.sources, f"policy {rule.policy}")
+            steering[rule.index] = (target_of[program.digest], program.coefficient)
+    return steering
+
+
+def stage_tables(
+    programs: Sequence[Program], tap: Tap, width: int
+) -> tuple[dict[str, FloatArray], tuple[int, ...]]:
+    """The tables of one tap, and the target of each of their rows; empty where none edits."""
+    edits = [(p, each.layers[tap]) for p, each in enumerate(programs) if tap in each.layers]
+    if not edits:
+        return {}, ()
+    additions_PD = np.zeros((len(programs), width), np.float32)
+    for p, edit in edits:
+        if edit.addition_D is not None:
+            additions_PD[p] = edit.addition_D
+    rows = [(p, edit) for p, edit in edits if edit.rank]
+    targets = tuple(p for p, edit in rows for _ in range(edit.rank))
+    if not rows:
+        return {"additions": additions_PD}, ()
+    reads_KD = np.concatenate([edit.reads_RD for _, edit in rows])
+    writes_KD = np.concatenate([edit.writes_RD for _, edit in rows])
+    gates_KG = np.concatenate([edit.gates_RG for _, edit in rows]).reshape(-1, GATE_WIDTH)
+    sees_KK = _sees([edit for _, edit in rows], targets, reads_KD, writes_KD)
+    return {
+        "additions": additions_PD, "reads": reads_KD, "writes": writes_KD, "gates": gates_KG,
+        "sees": sees_KK,
+    }, targets  # fmt: skip
+
+
+def _program(term: SteerTerm, sources: Sources, origin: str) -> Program:
+    try:
+        program = compile_program((term,), sources)
+    except RequestError as error:
+        raise ConfigError(f"{origin}: {error}") from error
+    if program is None:
+        raise ConfigError(f"{origin}: steers at a scale of 0, which does nothing: remove the rule")
+    problem = overflow_problem(program)
+    if problem is not None:
+        raise ConfigError(f"{origin}: {problem}")
+    for tap, edit in program.layers.items():
+        if edit.has_planes or edit.diagonal_4D is not None or edit.restores_norm:
+            raise ConfigError(
+                f"{origin}: at layer {tap.layer} it turns a plane, maps single dimensions or "
+                "restores norms; policies steer with vectors, subspaces and low-rank maps: put "
+                "this into a profile"
+            )
+    return program
+
+
+def _sees(
+    edits: Sequence[LayerEdit], targets: Sequence[int], reads_KD: FloatArray, writes_KD: FloatArray
+) -> FloatArray:
+    target_K = np.array(targets)
+    wide_KK = reads_KD.astype(np.float64) @ writes_KD.astype(np.float64).T
+    sees_KK = np.where(target_K[:, None] > target_K[None, :], wide_KK, 0.0)
+    start = 0
+    for edit in edits:
+        own = slice(start, start + edit.rank)
+        sees_KK[own, own] = edit.sees_RR
+        start += edit.rank
+    return sees_KK.astype(np.float32)

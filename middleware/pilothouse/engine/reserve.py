@@ -1,0 +1,97 @@
+"""Which taps can be edited, and what each has tables for: profiles need it or clients may ask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pilothouse.config import PilothouseConfig
+from pilothouse.edit.operators import OPERATORS, form_of, operator_of
+from pilothouse.edit.program import Tap, layers_of
+from pilothouse.edit.sources import Sources
+from pilothouse.engine.plan import EditPlan
+from pilothouse.errors import ConfigError, RequestError
+from pilothouse.model.catalogue import Source
+from pilothouse.model.transform import Transform
+from pilothouse.term import SteerTerm
+
+ROW_OPERATORS = ("ablate", "reflect", "set", "floor", "cap", "affine", "gate")
+
+
+def plan_edits(config: PilothouseConfig, sources: Sources, *, demo: bool) -> dict[Tap, EditPlan]:
+    """Every tap that a loaded vector or a reservation makes editable.
+
+    Raises:
+        ConfigError: a profile that needs more rows than `limits.max_rank`, or cannot be compiled.
+    """
+    edits = {
+        Tap(layer, source.site): EditPlan()
+        for source in sources.edits.values()
+        for layer in source.layers
+    }
+    edits |= {Tap(layer, "resid_post"): EditPlan() for layer in config.taps.resid_post}
+    for name, profile in config.profiles.items():
+        for tap, needed in _needs(profile.steer, sources, f"profiles.{name}").items():
+            _check_rank(needed, config, tap, f"profiles.{name}")
+            edits[tap] = _both(edits[tap], needed)
+    if demo or config.auth.client_steering:
+        for source in sources.edits.values():
+            granted = _granted(source, config)
+            for layer in source.layers:
+                tap = Tap(layer, source.site)
+                edits[tap] = _both(edits[tap], granted)
+    return edits
+
+
+def _needs(terms: Sequence[SteerTerm], sources: Sources, origin: str) -> Mapping[Tap, EditPlan]:
+    needs: dict[Tap, EditPlan] = {}
+    for term in terms:
+        try:
+            source = sources.edit(term.vector)
+            spec = OPERATORS[operator_of(term, source)]
+            for layer in layers_of(term, sources):
+                parts = spec.compile(term, source, layer)
+                tap = Tap(layer, source.site)
+                known = needs.get(tap, EditPlan())
+                rows = len(parts.planes) + len(parts.codes) + len(parts.projections)
+                needs[tap] = EditPlan(
+                    rank=known.rank + rows + (term.gate is not None),
+                    planes=known.planes or bool(parts.planes),
+                    diagonal=known.diagonal or parts.diagonal_4D is not None,
+                    restores_norm=known.restores_norm or term.restore_norm,
+                )
+        except RequestError as error:
+            raise ConfigError(f"{origin}: {error}") from error
+    return needs
+
+
+def _granted(source: Source, config: PilothouseConfig) -> EditPlan:
+    allowed = set(config.taps.operators)
+    form = form_of(source)
+    able = {name for name, spec in OPERATORS.items() if form in spec.forms} & allowed
+    maps = form == "diagonal" and "apply" in able
+    rows = bool(able & set(ROW_OPERATORS)) or ("gate" in allowed and "add" in able)
+    rows = rows or "rotate" in able or (form == "lowrank" and "apply" in able)
+    own = source.manifest.rank if isinstance(source, Transform) and form != "diagonal" else 0
+    return EditPlan(
+        rank=max(config.limits.max_rank, own) if rows else 0,
+        planes=form == "plane" and "rotate" in able,
+        diagonal=maps or "replace" in able,
+        restores_norm="restore_norm" in allowed,
+    )
+
+
+def _both(one: EditPlan, other: EditPlan) -> EditPlan:
+    return EditPlan(
+        rank=max(one.rank, other.rank),
+        planes=one.planes or other.planes,
+        diagonal=one.diagonal or other.diagonal,
+        restores_norm=one.restores_norm or other.restores_norm,
+    )
+
+
+def _check_rank(needed: EditPlan, config: PilothouseConfig, tap: Tap, origin: str) -> None:
+    if needed.rank > config.limits.max_rank:
+        raise ConfigError(
+            f"{origin}: at layer {tap.layer} it has {needed.rank} gated rows, allowed are "
+            f"limits.max_rank = {config.limits.max_rank}: raise it, or use fewer operators"
+        )

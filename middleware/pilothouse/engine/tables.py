@@ -1,0 +1,138 @@
+"""Device memory of the edits: what each tap's programs and policies need, allocated once.
+
+Shape suffixes: S slots (row 0 zeros), R rows, D width of the tap on this rank, G numbers of a
+gate, P policy targets, K rows of all policy targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pilothouse.edit.gate import GATE_WIDTH
+from pilothouse.edit.layer import DIAGONAL_ROWS, LayerEdit
+from pilothouse.engine.kernel import EditTables, PolicyRows, PolicyTables, RowTables
+from pilothouse.engine.plan import EditPlan
+from pilothouse.types import FloatArray
+
+
+def allocate(edits: EditPlan, *, slots: int, width: int, device: torch.device) -> EditTables:
+    """Zeros: every slot gives the stream back."""
+
+    def zeros(*shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=torch.float32, device=device)
+
+    rows = None
+    if edits.rank:
+        rows = RowTables(
+            reads_SRD=zeros(slots, edits.rank, width),
+            writes_SRD=zeros(slots, edits.rank, width),
+            gates_SRG=zeros(slots, edits.rank, GATE_WIDTH),
+            sees_SRR=zeros(slots, edits.rank, edits.rank),
+        )
+    return EditTables(
+        additions_SD=zeros(slots, width),
+        rows=rows,
+        diagonals_S4D=zeros(slots, DIAGONAL_ROWS, width) if edits.diagonal else None,
+        restores_norm_S=zeros(slots) if edits.restores_norm else None,
+        has_planes=edits.planes,
+    )
+
+
+def upload(tables: EditTables, slot: int, edit: LayerEdit | None) -> None:
+    """Write what a program does at this tap into its slot; None makes the slot empty."""
+    for table in named_tensors(tables).values():
+        table[slot].zero_()
+    if edit is None:
+        return
+    if edit.addition_D is not None:
+        tables.additions_SD[slot].copy_(_tensor(edit.addition_D))
+    if edit.rank:
+        assert tables.rows is not None, "admission checks that the tap has rows"
+        tables.rows.reads_SRD[slot, : edit.rank].copy_(_tensor(edit.reads_RD))
+        tables.rows.writes_SRD[slot, : edit.rank].copy_(_tensor(edit.writes_RD))
+        tables.rows.gates_SRG[slot, : edit.rank].copy_(_tensor(edit.gates_RG))
+        tables.rows.sees_SRR[slot, : edit.rank, : edit.rank].copy_(_tensor(edit.sees_RR))
+    if edit.diagonal_4D is not None:
+        assert tables.diagonals_S4D is not None, "admission checks that the tap has diagonals"
+        tables.diagonals_S4D[slot].copy_(_tensor(edit.diagonal_4D))
+    if edit.restores_norm:
+        assert tables.restores_norm_S is not None, "admission checks that the tap has norms"
+        tables.restores_norm_S[slot] = 1.0
+
+
+def policy_tables(
+    tensors: Mapping[str, FloatArray], targets: Sequence[int], device: torch.device
+) -> PolicyTables:
+    """The policies' programs at one tap.
+
+    Args:
+        tensors: `additions` [P, D], and `reads` [K, D], `writes` [K, D], `gates` [K, G], `sees`
+            [K, K] where some policy has rows.
+        targets: the policy target of each of the K rows.
+    """
+    additions_PD = _tensor(tensors["additions"]).to(device)
+    if not targets:
+        return PolicyTables(additions_PD)
+    rows = PolicyRows(
+        reads_DK=_tensor(tensors["reads"]).T.contiguous().to(device),
+        writes_KD=_tensor(tensors["writes"]).to(device),
+        gates_KG=_tensor(tensors["gates"]).to(device),
+        sees_KK=_tensor(tensors["sees"]).to(device),
+        targets_K=tuple(targets),
+    )
+    return PolicyTables(additions_PD, rows)
+
+
+def named_tensors(tables: EditTables | PolicyTables | None) -> dict[str, Tensor]:
+    """Every tensor, by the name that `tables_on` and `policies_on` look for."""
+    if tables is None:
+        return {}
+    found: dict[str, Tensor] = {}
+    kind = "policy_" if isinstance(tables, PolicyTables) else ""
+    for owner in (tables, tables.rows):
+        for name, value in (owner._asdict() if owner is not None else {}).items():
+            if isinstance(value, Tensor):
+                found[f"{kind}{name}"] = value
+    return found
+
+
+def tables_on(module: Any, like: EditTables) -> EditTables:
+    """The same tables, as attributes of a module."""
+    rows = None
+    if like.rows is not None:
+        rows = RowTables(
+            module.pilothouse_reads_SRD, module.pilothouse_writes_SRD,
+            module.pilothouse_gates_SRG, module.pilothouse_sees_SRR,
+        )  # fmt: skip
+    return EditTables(
+        additions_SD=module.pilothouse_additions_SD,
+        rows=rows,
+        diagonals_S4D=None if like.diagonals_S4D is None else module.pilothouse_diagonals_S4D,
+        restores_norm_S=(
+            None if like.restores_norm_S is None else module.pilothouse_restores_norm_S
+        ),
+        has_planes=like.has_planes,
+    )
+
+
+def policies_on(module: Any, like: PolicyTables | None) -> PolicyTables | None:
+    """The same policies' tables, as attributes of a module."""
+    if like is None:
+        return None
+    rows = None
+    if like.rows is not None:
+        rows = PolicyRows(
+            module.pilothouse_policy_reads_DK, module.pilothouse_policy_writes_KD,
+            module.pilothouse_policy_gates_KG, module.pilothouse_policy_sees_KK,
+            like.rows.targets_K,
+        )  # fmt: skip
+    return PolicyTables(module.pilothouse_policy_additions_PD, rows)
+
+
+def _tensor(array: FloatArray) -> Tensor:
+    return torch.from_numpy(np.array(array, dtype=np.float32))

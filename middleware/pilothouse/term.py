@@ -1,0 +1,96 @@
+"""One line of steering: what is done, with which artefact, how strongly, where.
+
+The same line stands in profiles, in requests and under the seal.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from pilothouse.types import Clause, Operator, Unit
+
+MAX_INDICES = 32
+Token = Annotated[int, Field(ge=0)]
+Number = Annotated[float, Field(strict=True)]
+Layer = Annotated[int, Field(ge=0, lt=4096, strict=True)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Positions(_Closed):
+    """Some of a clause's positions. Exactly one way of naming them, or the word `last_prompt`.
+
+    `first` and `last` count tokens of the clause (`last` needs the prompt's end, so `on: prompt`),
+    `window` is [from, to) in output tokens, `indices` are absolute, negative ones from the prompt's
+    end. `after` lists token ids: what follows each of them is meant, for `span` tokens or to the
+    end. The token itself is not: when it is sampled it is already on its way into the model.
+    """
+
+    first: Count | None = None
+    last: Count | None = None
+    window: tuple[Token, Token] | None = None
+    indices: tuple[int, ...] | None = Field(default=None, min_length=1, max_length=MAX_INDICES)
+    after: tuple[Token, ...] | None = Field(default=None, min_length=1, max_length=MAX_INDICES)
+    span: Count | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Positions:
+        ways = ("first", "last", "window", "indices", "after")
+        named = [name for name in ways if getattr(self, name) is not None]
+        if len(named) != 1:
+            raise ValueError(f"positions: got {named or 'nothing'}, want exactly one of {ways}")
+        if self.span is not None and self.after is None:
+            raise ValueError("positions.span: goes with `after` only")
+        if self.window is not None and self.window[0] >= self.window[1]:
+            raise ValueError(f"positions.window: got {list(self.window)}, want from below to")
+        return self
+
+
+def _spelled_out(named: object) -> object:
+    return {"indices": [-1]} if named == "last_prompt" else named
+
+
+class TokenGate(_Closed):
+    """Steer a token by how much it looks like something: sigmoid(sharpness (<e, h> + b - above)).
+
+    `probe` names a loaded probe with a read row at the steered layer; `above` is in its logits.
+    """
+
+    probe: str
+    above: float = 0.0
+    sharpness: float = Field(default=1.0, gt=0)
+
+
+class SteerTerm(_Closed):
+    """One intervention. Which of `scale` and `value` an operator takes, `edit.operators` says."""
+
+    vector: Annotated[str, Field(min_length=1, max_length=64)]
+    op: Operator | None = None
+    """None: what the artefact is made for; `add` for a vector."""
+    scale: Number | None = None
+    value: Number | None = None
+    unit: Unit = "raw"
+    on: Clause = "output"
+    layers: Annotated[tuple[Layer, ...], Field(min_length=1, max_length=256)] | None = None
+    positions: Annotated[Positions, BeforeValidator(_spelled_out)] | None = None
+    restore_norm: bool = False
+    gate: TokenGate | None = None
+
+    @model_validator(mode="after")
+    def _positions_lie_in_the_clause(self) -> SteerTerm:
+        where = self.positions
+        if where is not None:
+            if self.on == "output" and where.indices and max(where.indices) < 0:
+                raise ValueError(
+                    "positions: the prompt's are no output positions: use `on: prompt`"
+                )
+            if where.last is not None and self.on != "prompt":
+                raise ValueError("positions.last: an answer's end is not known: use `on: prompt`")
+            if where.window is not None and self.on != "output":
+                raise ValueError("positions.window: counts output tokens: use `on: output`")
+        return self

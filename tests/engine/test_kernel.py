@@ -1,0 +1,132 @@
+"""The kernel against the same programs in numpy, many in one batch.
+
+Shapes: T tokens, D width, P policy targets.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pilothouse.edit.program import Program, compile_program
+from pilothouse.engine.kernel import edit_delta, policy_delta
+from pilothouse.engine.plan import EditPlan
+from pilothouse.engine.policy_stage import stage_tables
+from pilothouse.engine.tables import allocate, policy_tables, upload
+from pilothouse.term import SteerTerm
+from tests.edit.test_operators import AT, D_MODEL, LAYER, SOURCES
+
+EVERYTHING = EditPlan(rank=9, planes=True, diagonal=True, restores_norm=True)
+CPU = torch.device("cpu")
+DIAGONAL = ("act", "scaled")
+ROWS: tuple[dict[str, Any], ...] = (
+    {"vector": "a", "scale": 1.5},
+    {"vector": "b", "scale": -2.0, "unit": "residual"},
+    {"vector": "a", "op": "ablate", "scale": 0.7},
+    {"vector": "b", "op": "set", "value": 0.7},
+    {"vector": "b", "op": "cap", "value": 0.1},
+    {"vector": "span"},
+    {"vector": "plane", "value": 70.0},
+    {"vector": "reft"},
+    {
+        "vector": "b", "scale": 2.0, "layers": [LAYER],
+        "gate": {"probe": "p", "above": 0.2, "sharpness": 3.0},
+    },
+    {"vector": "act", "scale": 0.6},
+    {"vector": "scaled"},
+    {"vector": "a", "scale": 1.0, "restore_norm": True},
+)  # fmt: skip
+
+
+def program(*terms: dict[str, Any]) -> Program | None:
+    return compile_program([SteerTerm.model_validate(each) for each in terms], SOURCES)
+
+
+def fits(terms: list[dict[str, Any]]) -> bool:
+    """No two diagonal maps and no two projections on the same direction."""
+    single = [each["vector"] for each in terms if each["vector"] in DIAGONAL]
+    projected = [each["vector"] for each in terms if "op" in each]
+    return len(single) < 2 and len(set(projected)) == len(projected)
+
+
+sets_of_terms = st.lists(
+    st.sampled_from(ROWS), min_size=1, max_size=3, unique_by=lambda each: str(each)
+).filter(fits)
+
+
+@settings(max_examples=80)
+@given(st.lists(sets_of_terms, min_size=1, max_size=4), st.integers(0, 99))
+def test_each_token_gets_its_own_program_as_numpy_computes_it(
+    chosen: list[list[dict[str, Any]]], seed: int
+) -> None:
+    draw = np.random.default_rng(seed)
+    tables = allocate(EVERYTHING, slots=len(chosen) + 1, width=D_MODEL, device=CPU)
+    programs = [program(*terms) for terms in chosen]
+    for slot, each in enumerate(programs, 1):
+        assert each is not None
+        upload(tables, slot, each.layers[AT])
+    hidden_TD = draw.normal(size=(12, D_MODEL)).astype(np.float32)
+    slot_T = draw.integers(0, len(chosen) + 1, 12)
+    coefficient_T = draw.normal(size=12).astype(np.float32)
+    got_TD = edit_delta(
+        torch.from_numpy(hidden_TD), torch.from_numpy(slot_T), torch.from_numpy(coefficient_T),
+        tables,
+    ).numpy()  # fmt: skip
+    for t, slot in enumerate(slot_T):
+        token_1D = hidden_TD[t : t + 1]
+        if slot == 0:
+            assert not got_TD[t].any()
+            continue
+        each = programs[slot - 1]
+        assert each is not None
+        wanted_1D = each.layers[AT].apply(token_1D, float(coefficient_T[t])) - token_1D
+        assert np.abs(got_TD[t] - wanted_1D[0]).max() < 1e-4
+
+
+def test_a_slot_that_is_used_again_keeps_nothing() -> None:
+    tables = allocate(EVERYTHING, slots=2, width=D_MODEL, device=CPU)
+    first = program(*ROWS[:1], *ROWS[3:4], *ROWS[6:9], *ROWS[9:10], *ROWS[11:])
+    assert first is not None
+    upload(tables, 1, first.layers[AT])
+    upload(tables, 1, None)
+    hidden_TD = torch.randn(3, D_MODEL)
+    assert not edit_delta(hidden_TD, torch.ones(3).long(), torch.ones(3), tables).any()
+
+
+def test_policies_follow_one_another_in_their_order() -> None:
+    programs = [
+        program({"vector": "a", "op": "ablate"}), program({"vector": "b", "scale": 1.0}),
+        program({"vector": "b", "op": "set", "value": 1.0}),
+    ]  # fmt: skip
+    kept = [each for each in programs if each is not None]
+    arrays, targets = stage_tables(kept, AT, D_MODEL)
+    assert targets == (0, 2)
+    hidden_TD = np.random.default_rng(3).normal(size=(4, D_MODEL)).astype(np.float32)
+    strengths_TP = np.array([[1, 0, 0], [1, 0, 1], [0, 2, 1], [0, 0, 0]], np.float32)
+    got_TD = policy_delta(
+        torch.from_numpy(hidden_TD), torch.from_numpy(strengths_TP),
+        policy_tables(arrays, targets, CPU),
+    ).numpy()  # fmt: skip
+    for t, strengths_P in enumerate(strengths_TP):
+        token_1D = hidden_TD[t : t + 1].astype(np.float64)
+        for p in (0, 2):
+            token_1D = kept[p].layers[AT].apply(token_1D, float(strengths_P[p]))
+        addition_D = kept[1].layers[AT].addition_D
+        assert addition_D is not None
+        wanted_D = token_1D[0] + strengths_P[1] * addition_D - hidden_TD[t]
+        assert np.abs(got_TD[t] - wanted_D).max() < 1e-5
+    assert not got_TD[3].any()
+
+
+@pytest.mark.parametrize("rows", [ROWS[:2], ROWS])
+def test_tables_are_no_larger_than_what_is_planned(rows: tuple[dict[str, Any], ...]) -> None:
+    needs_rows = len(rows) > 2
+    tables = allocate(EVERYTHING if needs_rows else EditPlan(), slots=3, width=8, device=CPU)
+    assert (tables.rows is None) != needs_rows
+    assert (tables.diagonals_S4D is None) != needs_rows
+    assert (tables.restores_norm_S is None) != needs_rows
