@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,14 +20,22 @@ pytestmark = [pytest.mark.full, pytest.mark.server, pytest.mark.timeout(900)]
 QUICKSTART = Path(__file__).resolve().parents[2] / "examples" / "quickstart.py"
 
 
+def printed(server: ServerProcess) -> str:
+    """All that the demo says; it speaks a moment after it answers."""
+    last_line, deadline = "pilothouse demo --tour", time.monotonic() + 60
+    while last_line not in server.log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return server.log.read_text()
+
+
 def test_the_demo_prints_where_it_is_and_what_to_paste(demo_server: ServerProcess) -> None:
-    said = demo_server.log.read_text()
+    said = printed(demo_server)
     assert f"Ready on {demo_server.url}" in said
     assert said.count("curl -s") == 3 and "Traceback" not in said
 
 
 def test_what_the_demo_prints_works_when_pasted(demo_server: ServerProcess, tmp_path: Path) -> None:
-    said = demo_server.log.read_text()
+    said = printed(demo_server)
     script = tmp_path / "paste.sh"
     script.write_text(
         "set -e\n" + said[said.index("# an answer") : said.index("pilothouse demo --tour")]
