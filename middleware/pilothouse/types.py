@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NewType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NewType, get_args
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,9 +19,11 @@ LayerIndex = NewType("LayerIndex", int)
 DecisionId = NewType("DecisionId", str)
 
 Site = Literal[
-    "embed", "resid_pre", "resid_mid", "resid_post", "attn_heads", "attn_out", "mlp_neurons",
-    "mlp_out", "logits",
+    "embed", "resid_pre", "attn_heads", "attn_out", "resid_mid", "mlp_neurons", "mlp_out",
+    "resid_post", "logits",
 ]  # fmt: skip
+"""In the order in which a token passes them in a layer."""
+
 Clause = Literal["prompt", "output", "all"]
 Unit = Literal["raw", "unit", "residual"]
 Operator = Literal[
@@ -47,6 +49,18 @@ Result = Literal[
     "allowed", "flagged", "steered", "responded", "judged", "blocked", "would_steer",
     "would_respond", "would_judge", "would_block", "bypassed", "error_blocked",
 ]  # fmt: skip
+
+
+class Tap(NamedTuple):
+    """A place where programs edit or probes read."""
+
+    layer: int
+    site: Site
+
+    @property
+    def depth(self) -> tuple[int, int]:
+        """Sorts taps into the order in which a token passes them."""
+        return self.layer, get_args(Site).index(self.site)
 
 
 @dataclass(frozen=True, slots=True)

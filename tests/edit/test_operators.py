@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pilothouse.edit.operators import OPERATORS, register
-from pilothouse.edit.program import Tap, compile_program, growth
+from pilothouse.edit.program import compile_program, growth
 from pilothouse.edit.sources import ReadRow, Sources
 from pilothouse.errors import ConfigError, RequestError
 from pilothouse.model.transform import UNBOUNDED, Transform, build_transform
 from pilothouse.term import SteerTerm
+from pilothouse.types import Tap
 from tests.model.builders import D_MODEL, vector
 from tests.reference import operators as oracle
 
@@ -74,7 +75,7 @@ SOURCES = Sources(
             },
         ),
     },
-    {"p": {LAYER: ReadRow(READ.astype(np.float32), 0.25)}},
+    {"p": {AT: ReadRow(READ.astype(np.float32), 0.25)}},
 )  # fmt: skip
 a_D, b_D = (each.direction_D(LAYER).astype(np.float64) for each in (A, B))
 HIDDEN = draw.normal(size=(TOKENS, D_MODEL)).astype(np.float32)
@@ -263,7 +264,7 @@ def test_mixed_strengths_are_each_their_own() -> None:
         ),
         (
             ({"vector": "a", "scale": 1.0, "layers": (4,), "gate": {"probe": "p"}},),
-            "probe 'p' reads at layers .2., want one that reads at layer 4",
+            "probe .p. reads at resid_post of layer 2, want one that reads at .* of layer 4",
         ),
         (
             ({"vector": "a", "op": "ablate", "gate": {"probe": "p"}},), "only additions are gated",

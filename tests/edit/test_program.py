@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilothouse.edit.program import Tap, compile_program, growth
+from pilothouse.edit.program import compile_program, growth
 from pilothouse.edit.sources import Sources
 from pilothouse.errors import RequestError
 from pilothouse.term import SteerTerm
-from pilothouse.types import Unit
+from pilothouse.types import Tap, Unit
 from tests.model.builders import D_MODEL, vector
 from tests.reference.additive import added_at
 

@@ -134,8 +134,8 @@ def answers(started: Engine, batch: list[Asked]) -> dict[int, Any]:
             each = waiting.pop(index)
             names[f"{tag}-{index}"] = index
             params = started.params(
-                steer=each.terms, policies=each.policies, probes=["now"], decision_id=f"{tag}-{index}",
-                max_tokens=each.max_tokens, logprobs=-1,
+                steer=each.terms, policies=each.policies, probes=["now"],
+                decision_id=f"{tag}-{index}", max_tokens=each.max_tokens, logprobs=-1,
             )  # fmt: skip
             started.add(f"{tag}-{index}", SHARED[: each.length], params)
         for name, index in names.items():

@@ -10,14 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 from vllm import SamplingParams
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from pilothouse.engine import compat
-from pilothouse.engine.compat.blocks import decoder_blocks
 from pilothouse.engine.launch import (
     CONFIG_VARIABLE,
     GATE,
@@ -28,8 +25,7 @@ from pilothouse.engine.launch import (
 )
 from pilothouse.engine.plugin import register
 from pilothouse.engine.refusals import REFUSALS, REFUSED_VARIABLES, refuse_model, refuse_settings
-from pilothouse.engine.tap import split
-from pilothouse.errors import ConfigError, EngineError, UnsupportedError
+from pilothouse.errors import ConfigError, UnsupportedError
 from pilothouse.model.catalogue import Catalogue
 from pilothouse.sealed import SEALED_KEY, SealedRequest, seal, seal_key
 from pilothouse.term import Positions, SteerTerm
@@ -270,18 +266,3 @@ def test_another_vllm_is_refused_with_the_versions_that_were_tested(
     monkeypatch.setattr(compat, "version", lambda _: "0.99.1")
     with pytest.raises(UnsupportedError, match=r"0\.99\.1.*0\.32\.x"):
         compat.check_version()
-
-
-def test_an_architecture_without_an_entry_is_refused() -> None:
-    with pytest.raises(EngineError, match="StrangeForCausalLM"):
-        decoder_blocks(nn.Linear(1, 1), "StrangeForCausalLM")
-
-
-def test_a_block_output_no_tap_knows_is_refused() -> None:
-    hidden, other = torch.zeros(3, 4), torch.zeros(3, 5)
-    assert split(hidden) == (hidden, None)
-    assert split((hidden,))[0] is hidden
-    assert split((hidden, hidden))[1] is hidden
-    for output in ((hidden, other), (hidden, hidden, hidden)):
-        with pytest.raises(EngineError, match="entry of its own"):
-            split(output)

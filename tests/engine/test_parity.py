@@ -15,12 +15,16 @@ from tests.support.tiny_architectures import architectures
 CHECKOUT = Path(__file__).parents[2]
 TRITON_STAND_IN = CHECKOUT / "tests" / "support" / "triton_cpu"
 NAMES = sorted(architectures())
+QUICK = ("gemma3", "gpt2", "llama", "mixtral", "opt", "qwen3", "falcon", "olmo2", "granite")
 COMPILED_QUICK = ("qwen3", "gpt2")
 V2_QUICK = "llama"
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.full) for name in NAMES],
+)
 def test_parity_of_every_architecture_eager_in_chunks(name: str, tmp_path: Path) -> None:
     errors = run_check(name, tmp_path, chunked=True)
     assert max(errors.values()) <= 1e-4
@@ -44,7 +48,7 @@ def test_parity_on_the_second_model_runner(tmp_path: Path) -> None:
 @pytest.mark.parametrize("chunked", ["--chunked", None])
 @pytest.mark.parametrize("mode", ["--compiled", None])
 @pytest.mark.parametrize("runner", ["--v2", None])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUICK[:6])
 def test_parity_matrix(
     name: str, runner: str | None, mode: str | None, chunked: str | None, tmp_path: Path
 ) -> None:

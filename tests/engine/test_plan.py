@@ -156,7 +156,7 @@ def test_steering_below_an_enforced_read_is_refused_and_above_it_is_not() -> Non
 
     check(2)
     for layers in ((0,), ()):
-        with pytest.raises(RequestError, match="below layer 1"):
+        with pytest.raises(RequestError, match="below resid_post of layer 1"):
             check(*layers)
     with pytest.raises((ConfigError, RequestError), match=r"profiles\.demo:x"):
         make_plan(

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from pilothouse.edit.layer import LayerEdit, empty_rows
-from pilothouse.edit.program import Program, Tap
+from pilothouse.edit.program import Program
 from pilothouse.engine.programs import EMPTY_SLOT, ProgramSlots
+from pilothouse.types import Tap
 
 CAPACITY = 3
 AT = Tap(0, "resid_post")

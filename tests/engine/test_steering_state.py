@@ -7,12 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pilothouse.edit.program import Tap, compile_program
+from pilothouse.edit.program import compile_program
 from pilothouse.engine.buffers import TapBuffers
 from pilothouse.engine.steering_state import FEW_SEGMENTS, SteeringState, positions
 from pilothouse.engine.step import PolicySpan, Steering, StepPlan, Upload
 from pilothouse.model.catalogue import Catalogue
 from pilothouse.term import SteerTerm
+from pilothouse.types import Tap
 from tests.engine.harness import make_plan, random_rows
 from tests.engine.worlds import policy, probe, readout, vector
 

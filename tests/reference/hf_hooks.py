@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig
 
-BLOCKS = ("model.layers", "transformer.h", "model.decoder.layers")
+from tests.support.plain_transformers import causal_class
+
+BLOCKS = ("model.layers", "transformer.h", "model.decoder.layers", "gpt_neox.layers")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class HookedModel:
     """A causal model of transformers, run on whole sequences without a KV cache."""
 
     def __init__(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-        self.model = AutoModelForCausalLM.from_pretrained(
+        model_class = causal_class(AutoConfig.from_pretrained(folder))
+        self.model = model_class.from_pretrained(
             folder, dtype=dtype, attn_implementation="eager"
         ).eval()
         self.blocks = _blocks(self.model)

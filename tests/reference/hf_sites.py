@@ -7,7 +7,7 @@ Shape suffixes: T tokens of one sequence, V vocabulary, D width of a site.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from operator import attrgetter
@@ -25,6 +25,9 @@ BLOCKS = (
     "model.layers", "transformer.h", "model.decoder.layers", "gpt_neox.layers",
     "model.language_model.layers",
 )  # fmt: skip
+
+
+Edit = np.ndarray | Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -87,9 +90,10 @@ class SiteModel:
         self.blocks: list[nn.Module] = _blocks(self.model)
 
     def run(
-        self, token_ids: Sequence[int], edits: Mapping[tuple[int, str], np.ndarray] | None = None
+        self, token_ids: Sequence[int], edits: Mapping[tuple[int, str], Edit] | None = None
     ) -> SiteRun:
-        """One pass; `edits` are vectors [D] added at every position of their sites."""
+        """One pass; an edit at every position of its site is a vector [D] that is added, or what
+        becomes of a token's value."""
         values: dict[tuple[int, str], np.ndarray] = {}
         with ExitStack() as stack, torch.no_grad():
             for layer, block in enumerate(self.blocks):
@@ -154,11 +158,23 @@ class _Recorder:
         return edited
 
     def _add(self, site: str, value: Tensor, scale: float) -> Tensor:
-        edit_D = self.edits.get((self.layer, site))
-        return value if edit_D is None else value + torch.from_numpy(edit_D / scale)
+        delta = self._delta(site)
+        if delta is None:
+            return value
+        shift = torch.from_numpy((delta / scale).astype(np.float32))
+        return value + shift.reshape(value.shape if delta.ndim > 1 else delta.shape)
 
     def _after(self, site: str) -> np.ndarray:
-        return self.values[self.layer, site] + self.edits.get((self.layer, site), 0.0)
+        delta = self._delta(site)
+        value_TD = self.values[self.layer, site]
+        return value_TD if delta is None else value_TD + delta
+
+    def _delta(self, site: str) -> np.ndarray | None:
+        edit = self.edits.get((self.layer, site))
+        if not callable(edit):
+            return edit
+        value_TD = self.values[self.layer, site].astype(np.float64)
+        return np.stack([edit(value_D) for value_D in value_TD]) - value_TD
 
 
 def _numpy(value: Tensor) -> np.ndarray:

@@ -34,7 +34,7 @@ from pilothouse.edit.operators import (
 from pilothouse.edit.sources import Sources
 from pilothouse.errors import RequestError
 from pilothouse.term import SteerTerm, TokenGate
-from pilothouse.types import Site
+from pilothouse.types import Tap
 
 DIGEST_DOMAIN = b"pilothouse program 2\n"
 CACHED_PROGRAMS = 256
@@ -48,13 +48,6 @@ class Stage(IntEnum):
     CODE = 1
     PROJECTION = 2
     GATED = 3
-
-
-class Tap(NamedTuple):
-    """A place where a program edits."""
-
-    layer: int
-    site: Site
 
 
 Layers = Mapping[Tap, LayerEdit]
@@ -167,7 +160,7 @@ def _program(sources: Sources, shares: tuple[_Share, ...]) -> tuple[str, Layers]
             tap = Tap(layer, source.site)
             widths[tap] = source.d_model
             parts = spec.compile(share.term, source, layer)
-            built.setdefault(tap, _Tap(layer)).take(share, parts, sources)
+            built.setdefault(tap, _Tap(tap)).take(share, parts, sources)
     layers = {tap: built[tap].edit(widths[tap]) for tap in sorted(built)}
     kept = {tap: edit for tap, edit in layers.items() if edit is not None}
     return _digest(kept), MappingProxyType(kept)
@@ -176,8 +169,8 @@ def _program(sources: Sources, shares: tuple[_Share, ...]) -> tuple[str, Layers]
 class _Tap:
     """The parts of several terms at one tap, put together."""
 
-    def __init__(self, layer: int) -> None:
-        self._layer = layer
+    def __init__(self, tap: Tap) -> None:
+        self._tap = tap
         self._additions: list[Floats] = []
         self._stages: dict[Stage, list[Row]] = {stage: [] for stage in Stage}
         self._diagonal_4D: Floats | None = None
@@ -192,9 +185,7 @@ class _Tap:
             if term.gate is None:
                 self._additions.append(addition_D)
             else:
-                self._stages[Stage.GATED].append(
-                    _gated(term.gate, self._layer, addition_D, sources)
-                )
+                self._stages[Stage.GATED].append(_gated(term.gate, self._tap, addition_D, sources))
         for stage, rows in (
             (Stage.PLANE, parts.planes),
             (Stage.CODE, parts.codes),
@@ -205,7 +196,7 @@ class _Tap:
             if self._diagonal_4D is not None:
                 raise RequestError(
                     f"steer: {term.vector!r}: a second map of single dimensions at layer "
-                    f"{self._layer}, want one: leave one out, or steer them at different positions",
+                    f"{self._tap.layer}, want one: leave one out, or steer them at other layers",
                     param="steer",
                 )
             self._diagonal_4D = parts.diagonal_4D * np.array([[weight], [weight], [1.0], [1.0]])
@@ -218,7 +209,7 @@ class _Tap:
             stage: rows if stage == Stage.PLANE else sorted(rows, key=_content)
             for stage, rows in self._stages.items()
         }
-        stages[Stage.PROJECTION] = _dual_rows(stages[Stage.PROJECTION], self._layer)
+        stages[Stage.PROJECTION] = _dual_rows(stages[Stage.PROJECTION], self._tap.layer)
         stage_R = [stage for stage, rows in stages.items() for _ in rows]
         rows = [row for rows in stages.values() for row in rows]
         if addition_D is None and not rows and self._diagonal_4D is None:
@@ -241,8 +232,8 @@ def _content(row: Row) -> tuple[bytes, bytes, Gate]:
     return row.read_D.tobytes(), row.write_D.tobytes(), row.gate
 
 
-def _gated(gate: TokenGate, layer: int, write_D: Floats, sources: Sources) -> Row:
-    read = sources.read(gate.probe, layer)
+def _gated(gate: TokenGate, tap: Tap, write_D: Floats, sources: Sources) -> Row:
+    read = sources.read(gate.probe, tap)
     shift = -gate.sharpness * gate.above
     numbers = Gate(bias=read.bias, intercept=1.0, sharpness=gate.sharpness, shift=shift)
     return Row(np.asarray(read.row_D, np.float64), write_D, numbers)

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from pilothouse.errors import RequestError
 from pilothouse.model.catalogue import Source
-from pilothouse.types import FloatArray
+from pilothouse.types import FloatArray, Tap
 
 
 class ReadRow(NamedTuple):
-    """A probe's row at one layer, float32 [D], and its bias."""
+    """A probe's row at one tap, float32 [D], and its bias."""
 
     row_D: FloatArray
     bias: float
@@ -24,7 +24,7 @@ class Sources:
     """Compared by identity: compiled programs are cached by it."""
 
     edits: Mapping[str, Source]
-    reads: Mapping[str, Mapping[int, ReadRow]] = field(default_factory=lambda: MappingProxyType({}))
+    reads: Mapping[str, Mapping[Tap, ReadRow]] = field(default_factory=lambda: MappingProxyType({}))
 
     def edit(self, name: str) -> Source:
         """The vector or transform of that name.
@@ -38,8 +38,8 @@ class Sources:
             )
         return self.edits[name]
 
-    def read(self, probe: str, layer: int) -> ReadRow:
-        """The row with which a probe of one layer reads there.
+    def read(self, probe: str, tap: Tap) -> ReadRow:
+        """The row with which a probe of one tap reads there.
 
         Raises:
             RequestError: no such probe, or it reads elsewhere.
@@ -49,10 +49,11 @@ class Sources:
             raise RequestError(
                 f"steer: gate: got probe {probe!r}, want one of {sorted(self.reads)}", param="steer"
             )
-        if list(rows) != [layer]:
+        if list(rows) != [tap]:
+            places = ", ".join(f"{each.site} of layer {each.layer}" for each in rows)
             raise RequestError(
-                f"steer: gate: probe {probe!r} reads at layers {list(rows)}, want one that reads "
-                f"at layer {layer}, where it would gate, and nowhere else",
+                f"steer: gate: probe {probe!r} reads at {places}, want one that reads at "
+                f"{tap.site} of layer {tap.layer}, where it would gate, and nowhere else",
                 param="steer",
             )
-        return rows[layer]
+        return rows[tap]

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pilothouse.edit.program import Tap
 from pilothouse.engine.kernel import EditTables, PolicyTables
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.step import Upload
 from pilothouse.engine.tables import allocate, policy_tables, upload
-from pilothouse.types import FloatArray, IntArray
+from pilothouse.types import FloatArray, IntArray, Tap
 
 ROTATION = 3
 

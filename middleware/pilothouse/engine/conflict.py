@@ -1,7 +1,7 @@
 """Steering must not blind a rule: an edit below a layer that an enforced rule reads is refused.
 
-Reads see the residual stream before the edits of the same tap, so an edit at the read's own layer
-or above leaves every read as it was.
+Reads see the stream before the edits of the same tap, so an edit at the read's own tap or above
+leaves every read as it was.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pilothouse.engine.plan import Plan
 from pilothouse.errors import RequestError
 from pilothouse.policy.rulebook import Rulebook
 from pilothouse.term import SteerTerm
+from pilothouse.types import Tap
 
 
 def enforced_read_layers(rulebook: Rulebook) -> Mapping[str, str]:
@@ -34,14 +35,16 @@ def refuse_conflicts(
         RequestError: a term edits below a layer that an enforced rule's probe reads.
     """
     for term in terms:
-        layers = term.layers or plan.body.vectors[term.vector].layers
+        vector = plan.body.vectors[term.vector]
+        edited = [Tap(layer, vector.site) for layer in term.layers or vector.layers]
         for probe, policy in enforced.items():
             facts = plan.body.probes[probe]
-            below = [layer for layer in layers if layer < max(facts.layers)]
+            read = Tap(max(facts.layers), facts.site)
+            below = [each.layer for each in edited if each.depth < read.depth]
             if below and not facts.evaluated_under_steering:
                 raise RequestError(
-                    f"{origin}: vector {term.vector!r} edits layers {below}, below layer "
-                    f"{max(facts.layers)} where probe {probe!r} of the enforced policy {policy!r} "
-                    f"reads: steer at layer {max(facts.layers)} or above",
+                    f"{origin}: vector {term.vector!r} edits {vector.site} at layers {below}, "
+                    f"below {read.site} of layer {read.layer} where probe {probe!r} of the "
+                    f"enforced policy {policy!r} reads: steer at layer {read.layer} or above",
                     param="pilothouse.steer",
                 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pilothouse.edit.program import Program, Tap
+from pilothouse.edit.program import Program
 from pilothouse.engine.plan import TapPlan
+from pilothouse.types import Tap
 
 
 def unfit(program: Program, taps: Mapping[Tap, TapPlan]) -> str | None:

@@ -21,7 +21,6 @@ from safetensors.numpy import load, save
 
 from pilothouse.config import Auth, Gate, Limits, Profile
 from pilothouse.edit.layer import LayerEdit
-from pilothouse.edit.program import Tap
 from pilothouse.edit.sources import ReadRow, Sources
 from pilothouse.errors import EngineError
 from pilothouse.model.catalogue import Source
@@ -31,7 +30,7 @@ from pilothouse.model.vector import build_vector
 from pilothouse.policy.loader import policy_from_json
 from pilothouse.policy.rulebook import Rulebook
 from pilothouse.term import SteerTerm
-from pilothouse.types import Reserved, SignalSpec, Site
+from pilothouse.types import Reserved, SignalSpec, Site, Tap
 
 if TYPE_CHECKING:
     from pilothouse.policy.schema import Policy
@@ -100,6 +99,7 @@ class ProbeFacts(_Frozen):
     bias: float
     token_slope: float
     token_offset: float
+    site: Site
     layers: tuple[int, ...]
     readouts: tuple[str, ...]
     default_readout: str
@@ -226,7 +226,7 @@ class Plan:
             arrays=arrays, residual_norms_L=norms_L, created_by="plan", site=facts.site,
         )  # fmt: skip
 
-    def _read_rows(self, probe: str) -> dict[int, ReadRow]:
+    def _read_rows(self, probe: str) -> dict[Tap, ReadRow]:
         facts = self.body.probes[probe]
         rows = {}
         for tap in self.body.taps:
@@ -234,7 +234,7 @@ class Plan:
                 if tap.read_start <= column < tap.read_stop:
                     reads_DE = self.tensors[f"reads/{tap.layer}/{tap.site}"]
                     row_D = np.ascontiguousarray(reads_DE[:, column - tap.read_start])
-                    rows[tap.layer] = ReadRow(row_D, facts.bias)
+                    rows[tap.tap] = ReadRow(row_D, facts.bias)
         return rows
 
     def taps(self) -> dict[Tap, TapPlan]:

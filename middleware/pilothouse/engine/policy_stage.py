@@ -16,13 +16,13 @@ import numpy as np
 
 from pilothouse.edit.gate import GATE_WIDTH
 from pilothouse.edit.layer import LayerEdit
-from pilothouse.edit.program import Program, Tap, compile_program
+from pilothouse.edit.program import Program, compile_program
 from pilothouse.edit.sources import Sources
 from pilothouse.engine.overflow import overflow_problem
 from pilothouse.errors import ConfigError, RequestError
 from pilothouse.policy.schema import Steer
 from pilothouse.term import SteerTerm
-from pilothouse.types import FloatArray
+from pilothouse.types import FloatArray, Tap
 
 if TYPE_CHECKING:
     from pilothouse.engine.plan import Plan

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 
 from pilothouse.config import PilothouseConfig
 from pilothouse.edit.operators import OPERATORS, form_of, operator_of
-from pilothouse.edit.program import Tap, layers_of
+from pilothouse.edit.program import layers_of
 from pilothouse.edit.sources import Sources
 from pilothouse.engine.plan import EditPlan
 from pilothouse.errors import ConfigError, RequestError
 from pilothouse.model.catalogue import Source
 from pilothouse.model.transform import Transform
 from pilothouse.term import SteerTerm
+from pilothouse.types import Tap
 
 ROW_OPERATORS = ("ablate", "reflect", "set", "floor", "cap", "affine", "gate")
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from pilothouse.config import PilothouseConfig
 from pilothouse.edit.operators import form_of
-from pilothouse.edit.program import Program, Tap
+from pilothouse.edit.program import Program
 from pilothouse.edit.sources import ReadRow, Sources
 from pilothouse.engine.conflict import enforced_read_layers, refuse_conflicts
 from pilothouse.engine.excess import refuse_excess
@@ -38,7 +38,7 @@ from pilothouse.model.catalogue import Catalogue, Source, signals_of
 from pilothouse.model.transform import Transform
 from pilothouse.policy.loader import policy_to_json
 from pilothouse.policy.rulebook import Rulebook
-from pilothouse.types import FloatArray, SignalSpec
+from pilothouse.types import FloatArray, SignalSpec, Tap
 
 if TYPE_CHECKING:
     from pilothouse.model.probe import Probe
@@ -167,7 +167,7 @@ def _sources(catalogue: Catalogue) -> Sources:
     """What terms can name, before there is a plan."""
     reads = {
         name: {
-            layer: ReadRow(row_D, probe.bias)
+            Tap(layer, probe.site): ReadRow(row_D, probe.bias)
             for layer, row_D in zip(probe.layers, probe.weights_LD, strict=True)
         }
         for name, probe in catalogue.probes.items()
@@ -239,6 +239,7 @@ def _probe_facts(probe: Probe, columns: tuple[int, ...]) -> ProbeFacts:
         bias=probe.bias,
         token_slope=probe.token_slope,
         token_offset=probe.token_offset,
+        site=probe.site,
         layers=probe.layers,
         readouts=tuple(probe.readouts),
         default_readout=probe.default_readout,

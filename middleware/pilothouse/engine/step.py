@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pilothouse.edit.layer import LayerEdit
-from pilothouse.edit.program import Tap
-from pilothouse.types import FloatArray
+from pilothouse.types import FloatArray, Tap
 
 STEP_ATTRIBUTE = "pilothouse_step"
 EMISSIONS_ATTRIBUTE = "pilothouse_emissions"

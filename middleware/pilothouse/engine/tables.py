@@ -6,8 +6,7 @@ gate, P policy targets, K rows of all policy targets.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -101,37 +100,31 @@ def named_tensors(tables: EditTables | PolicyTables | None) -> dict[str, Tensor]
     return found
 
 
-def tables_on(module: Any, like: EditTables) -> EditTables:
-    """The same tables, as attributes of a module."""
+def tables_on(on: Callable[[str], Tensor], like: EditTables) -> EditTables:
+    """The same tables, each found by its name."""
     rows = None
     if like.rows is not None:
-        rows = RowTables(
-            module.pilothouse_reads_SRD, module.pilothouse_writes_SRD,
-            module.pilothouse_gates_SRG, module.pilothouse_sees_SRR,
-        )  # fmt: skip
+        rows = RowTables(on("reads_SRD"), on("writes_SRD"), on("gates_SRG"), on("sees_SRR"))
     return EditTables(
-        additions_SD=module.pilothouse_additions_SD,
+        additions_SD=on("additions_SD"),
         rows=rows,
-        diagonals_S4D=None if like.diagonals_S4D is None else module.pilothouse_diagonals_S4D,
-        restores_norm_S=(
-            None if like.restores_norm_S is None else module.pilothouse_restores_norm_S
-        ),
+        diagonals_S4D=None if like.diagonals_S4D is None else on("diagonals_S4D"),
+        restores_norm_S=None if like.restores_norm_S is None else on("restores_norm_S"),
         has_planes=like.has_planes,
     )
 
 
-def policies_on(module: Any, like: PolicyTables | None) -> PolicyTables | None:
-    """The same policies' tables, as attributes of a module."""
+def policies_on(on: Callable[[str], Tensor], like: PolicyTables | None) -> PolicyTables | None:
+    """The same policies' tables, each found by its name."""
     if like is None:
         return None
     rows = None
     if like.rows is not None:
         rows = PolicyRows(
-            module.pilothouse_policy_reads_DK, module.pilothouse_policy_writes_KD,
-            module.pilothouse_policy_gates_KG, module.pilothouse_policy_sees_KK,
-            like.rows.targets_K,
+            on("policy_reads_DK"), on("policy_writes_KD"), on("policy_gates_KG"),
+            on("policy_sees_KK"), like.rows.targets_K,
         )  # fmt: skip
-    return PolicyTables(module.pilothouse_policy_additions_PD, rows)
+    return PolicyTables(on("policy_additions_PD"), rows)
 
 
 def _tensor(array: FloatArray) -> Tensor:

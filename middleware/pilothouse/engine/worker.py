@@ -9,9 +9,9 @@ import torch
 from vllm.distributed import get_tensor_model_parallel_rank
 from vllm.logger import init_logger
 
+from pilothouse.engine.architecture import check_model, open_decoder
 from pilothouse.engine.buffers import TapBuffers
 from pilothouse.engine.compat import v0_32 as compat
-from pilothouse.engine.compat.blocks import decoder_blocks
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.snapshot import Snapshot
 from pilothouse.engine.steering_state import SteeringState
@@ -32,22 +32,25 @@ class Instruments:
         self._plan = plan
         body = plan.body
         device = torch.device(runner.device)
-        blocks = decoder_blocks(compat.loaded_model(runner), compat.architecture(vllm_config))
-        _check_model(plan, vllm_config, len(blocks))
+        model = compat.loaded_model(runner)
+        decoder = open_decoder(model, vllm_config)
+        _check_model(plan, vllm_config, len(decoder.blocks))
+        check_model(model, vllm_config, decoder, [(tap.layer, tap.site) for tap in body.taps])
         self._buffers = TapBuffers.allocate(
             plan, max_tokens=compat.max_step_tokens(vllm_config), device=device
         )
         self._state = SteeringState(self._buffers, len(body.policy_targets))
         self._snapshot = Snapshot(self._buffers.scores_NE)
         self._wants_emissions = False
-        for tap in body.taps:
+        points = {tap: decoder.point(tap.layer, tap.site) for tap in body.taps}
+        for tap in sorted(body.taps, key=lambda each: points[each].order):
             columns = None
             if tap.read_stop > tap.read_start:
                 reads_DE = torch.from_numpy(
                     np.ascontiguousarray(plan.tensors[f"reads/{tap.layer}/{tap.site}"])
                 )
                 columns = ReadColumns(reads_DE.to(device), tap.read_start, tap.read_stop)
-            install_tap(blocks[tap.layer], tap, self._buffers, columns)
+            install_tap(points[tap], tap, self._buffers, columns)
         compat.on_step(runner, self._on_step)
 
     def begin(self, scheduler_output: Any) -> None:

@@ -15,9 +15,12 @@ from pilothouse.model.manifest import Readout
 from pilothouse.model.probe import Probe, load_probe
 from pilothouse.model.transform import Transform, load_transform
 from pilothouse.model.vector import Vector, load_vector
-from pilothouse.types import SignalSpec
+from pilothouse.types import SignalSpec, Site
 
-SERVED_SITES = ("resid_post",)
+SERVED_SITES: tuple[Site, ...] = (
+    "embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out",
+)  # fmt: skip
+"""Sites as wide as the stream. The others are sharded under tensor parallel and not served yet."""
 
 Source = Vector | Transform
 """What can be steered with."""
