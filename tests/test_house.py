@@ -31,10 +31,11 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "telemetry": GROUND | ROOMS,
     "engine": GROUND | ROOMS | {"telemetry"},
     "server": GROUND | ROOMS | {"telemetry", "engine"},
+    "llm": GROUND | ROOMS | {"engine", "server"},
     "cli": GROUND | ROOMS | {"telemetry", "engine", "server"},
 }
 HEAVY_STAYS_IN: dict[str, frozenset[str]] = {
-    "vllm": frozenset({"engine", "server", "cli"}),
+    "vllm": frozenset({"engine", "server", "llm", "cli"}),
     "torch": frozenset({"engine"}),
     "triton": frozenset({"engine"}),
     "fastapi": frozenset({"server"}),

@@ -11,8 +11,8 @@ from typing import Any
 
 from pilothouse.config import PilothouseConfig, load_config
 from pilothouse.engine.launch import ENDPOINT_PLUGIN, guard_environment, guarded_args
-from pilothouse.engine.plan import ModelFacts, Plan
-from pilothouse.engine.refusals import refuse_model
+from pilothouse.engine.model_facts import model_facts
+from pilothouse.engine.plan import Plan
 from pilothouse.engine.resolve import resolve_plan
 from pilothouse.errors import ConfigError
 from pilothouse.model.catalogue import load_catalogue
@@ -65,7 +65,7 @@ def plan_for(config: PilothouseConfig, args: Namespace, *, demo: bool = False) -
     """
     catalogue = load_catalogue(config)
     policies = load_policies(config.policies)
-    return resolve_plan(config, catalogue, policies, _model_facts(args), demo=demo)
+    return resolve_plan(config, catalogue, policies, model_facts(args), demo=demo)
 
 
 def serve(command: Any, args: Namespace, plan: Plan) -> None:
@@ -91,26 +91,3 @@ def allow_plugins() -> None:
         else [point.name for group in PLUGIN_GROUPS for point in entry_points(group=group)]
     )
     os.environ["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*names, ENDPOINT_PLUGIN]))
-
-
-def _model_facts(args: Namespace) -> ModelFacts:
-    from transformers import AutoConfig
-
-    model = args.model
-    try:
-        config = AutoConfig.from_pretrained(
-            getattr(args, "hf_config_path", None) or model,
-            revision=args.revision,
-            trust_remote_code=args.trust_remote_code,
-        )
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{model}: its configuration cannot be read: {str(error).splitlines()[0]} Give a "
-            "folder with config.json, or a model name that this machine can reach"
-        ) from error
-    refuse_model(config)
-    overrides = args.hf_overrides
-    if isinstance(overrides, dict):
-        config.update(overrides)
-    text = config.get_text_config()
-    return ModelFacts(model_id=model, num_layers=text.num_hidden_layers, d_model=text.hidden_size)

@@ -45,6 +45,8 @@ class Guarded(Base):
         self._orders = Orders(self._plan)
         self._passengers: dict[str, Passenger] = {}
         self._refused: list[str] = []
+        self._looking: set[str] = set()
+        """Requests whose own tokens decide where they are steered."""
         self._pending: dict[int, list[Any]] = {}
         self.listeners: list[Callable[[Emissions], None]] = []
 
@@ -53,6 +55,8 @@ class Guarded(Base):
         passenger = self._board(request)
         passenger.request = request
         self._passengers[request.request_id] = passenger
+        if passenger.watches_output:
+            self._looking.add(request.request_id)
         super().add_request(request)
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
@@ -85,8 +89,8 @@ class Guarded(Base):
         seconds = (time.perf_counter() - started) / max(1, len(self._passengers))
         outputs = super().update_from_output(scheduler_output, model_runner_output)
         for client_outputs in outputs.values():
-            for output in client_outputs.outputs:
-                self._look(output)
+            if self._looking:
+                self._look(client_outputs.outputs)
             client_outputs.outputs = self._shape_all(client_outputs.outputs, ruling, seconds)
         pending, self._pending = self._pending, {}
         wire.add_outputs(outputs, pending)
@@ -166,11 +170,12 @@ class Guarded(Base):
             start = max(request.num_computed_tokens, folded)
             self._orders.steer(passenger, order.request_id, order, start)
 
-    def _look(self, output: Any) -> None:
+    def _look(self, outputs: list[Any]) -> None:
         """Tokens that were just sampled may start an edit of what follows them."""
-        passenger = self._passengers.get(output.request_id)
-        if passenger is not None and passenger.watches_output and output.new_token_ids:
-            self._orders.look_at_output(passenger, passenger.request.all_token_ids)
+        for output in outputs:
+            if output.request_id in self._looking and output.new_token_ids:
+                passenger = self._passengers[output.request_id]
+                self._orders.look_at_output(passenger, passenger.request.all_token_ids)
 
     def _shape_all(self, outputs: list[Any], ruling: Ruling, seconds: float) -> list[Any]:
         shaped: list[Any] = []
@@ -260,6 +265,7 @@ class Guarded(Base):
     def _leave(self, request_id: str, passenger: Passenger) -> Record:
         """Let go of all that a request held; its last record."""
         request = self._passengers.pop(request_id).request
+        self._looking.discard(request_id)
         record = passenger.closing(self._governor, wire.num_fed_tokens(request))
         self._orders.release(passenger)
         record.programs_active = self._orders.programs_active

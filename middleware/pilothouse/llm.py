@@ -1,0 +1,205 @@
+"""Offline use: vLLM's `LLM` with the same plan, engine and policies as a server.
+
+from pilothouse import LLM, Steer
+
+llm = LLM("my-model", pilothouse_config="pilothouse.yaml")
+outputs = llm.generate(["hello"], steer=[Steer(vector="cheerful", scale=4.0)])
+outputs[0].outputs[0].pilothouse["action"]
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vllm import LLM as VllmLLM
+from vllm import RequestOutput, SamplingParams
+
+from pilothouse.config import PilothouseConfig, load_config
+from pilothouse.engine import pickup
+from pilothouse.engine.launch import SCHEDULER, WORKER, guard_environment
+from pilothouse.engine.model_facts import model_facts
+from pilothouse.engine.plan import Plan
+from pilothouse.engine.refusals import refuse_settings
+from pilothouse.engine.resolve import resolve_plan
+from pilothouse.model.catalogue import load_catalogue
+from pilothouse.policy.endpoint import Endpoint
+from pilothouse.policy.loader import load_policies
+from pilothouse.sealed import SEALED_KEY, seal_key
+from pilothouse.server.admission import Admission, Admitted
+from pilothouse.server.identity import Caller
+from pilothouse.server.ledger import Entry, Ledger
+from pilothouse.server.settlement import Ending, Settler
+from pilothouse.term import SteerTerm as Steer
+from pilothouse.types import ScoreDetail
+
+__all__ = ["LLM", "Steer"]
+
+OPERATOR = Caller(
+    tenant="", loopback=True, authenticated=True, may_steer=True, may_see_scores=True,
+    rollout_key="offline",
+)  # fmt: skip
+"""Whoever runs Python on the machine may do everything that the plan has tables for."""
+
+
+class LLM(VllmLLM):  # type: ignore[misc]
+    """vLLM's `LLM`; `generate` and `chat` also take what a request's `pilothouse` field takes.
+
+    Each output has `.pilothouse` (`decision_id`, `revision`), each of its completions too, as a
+    choice of the server's answer has it: `action`, `rules`, `scores`, `steered`. A completion that
+    a policy ended holds what was cleared, and `message` what a client would read.
+
+    Args:
+        model: as for vLLM.
+        pilothouse_config: a file, a configuration, or None for a model that nothing governs.
+        settings: passed to vLLM's `LLM`.
+
+    Raises:
+        ConfigError: the configuration does not fit the model.
+        UnsupportedError: a setting that is refused with Pilothouse.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        pilothouse_config: str | Path | PilothouseConfig | None = None,
+        **settings: Any,
+    ) -> None:
+        guard_environment()
+        args = Namespace(model=model, **settings)
+        refuse_settings(args)
+        self.plan = _plan(pilothouse_config, args)
+        pickup.install()
+        self._ledger = Ledger()
+        self._unsubscribe = pickup.subscribe(self._ledger.receive)
+        self._admission = Admission(self.plan, [model], seal_key())
+        self._settler = Settler(self.plan.rulebook, lambda _: None)
+        additional = dict(settings.pop("additional_config", None) or {})
+        super().__init__(
+            model,
+            worker_cls=WORKER,
+            scheduler_cls=SCHEDULER,
+            additional_config=additional | self.plan.to_additional_config(),
+            **settings,
+        )
+
+    def generate(
+        self,
+        prompts: Any,
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        steer: Sequence[Steer] = (),
+        probes: Sequence[str] = (),
+        scores: ScoreDetail = "summary",
+        profile: str | None = None,
+        **more: Any,
+    ) -> list[RequestOutput]:
+        """As vLLM's, governed by the policies and steered as asked, every prompt alike.
+
+        Raises:
+            RequestError: steering or probes that the plan does not have.
+        """
+        asked = prompts if isinstance(prompts, list | tuple) else [prompts]
+        run = super().generate
+        return self._governed(
+            "completions", len(asked), sampling_params,
+            _field(steer, probes, scores), profile,
+            lambda params: run(asked, params, **more),
+        )  # fmt: skip
+
+    def chat(
+        self,
+        messages: Any,
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        steer: Sequence[Steer] = (),
+        probes: Sequence[str] = (),
+        scores: ScoreDetail = "summary",
+        profile: str | None = None,
+        **more: Any,
+    ) -> list[RequestOutput]:
+        """As `generate`, for one conversation or a list of them."""
+        single = bool(messages) and isinstance(messages[0], dict)
+        conversations = [messages] if single else list(messages)
+        run = super().chat
+        return self._governed(
+            "chat", len(conversations), sampling_params,
+            _field(steer, probes, scores), profile,
+            lambda params: run(conversations, params, **more),
+        )  # fmt: skip
+
+    def _governed(
+        self,
+        endpoint: Endpoint,
+        count: int,
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+        field: dict[str, Any],
+        profile: str | None,
+        run: Callable[[list[SamplingParams]], list[RequestOutput]],
+    ) -> list[RequestOutput]:
+        given = sampling_params or self.get_default_sampling_params()
+        each = [given] * count if isinstance(given, SamplingParams) else list(given)
+        admitted, entries, params = [], [], []
+        for sampling in each:
+            body: dict[str, Any] = {"model": profile or self.plan.body.model.model_id}
+            body |= {"pilothouse": field, "n": sampling.n}
+            admitted.append(self._admission.admit(body, endpoint, OPERATOR))
+            entries.append(self._ledger.open(admitted[-1].decision_id))
+            sealed = sampling.clone()
+            sealed.extra_args = (sealed.extra_args or {}) | {
+                SEALED_KEY: body["vllm_xargs"][SEALED_KEY]
+            }
+            params.append(sealed)
+        try:
+            outputs = run(params)
+        finally:
+            for ours in admitted:
+                self._ledger.close(ours.decision_id)
+        for output, ours, entry in zip(outputs, admitted, entries, strict=True):
+            self._tell(output, ours, entry)
+        return outputs
+
+    def _tell(self, output: Any, admitted: Admitted, entry: Entry) -> None:
+        output.pilothouse = {
+            "decision_id": admitted.decision_id,
+            "revision": admitted.sealed.revision,
+        }
+        for completion in output.outputs:
+            if entry.error is not None:
+                completion.pilothouse = {"action": "refused", "error": entry.error}
+                continue
+            settlement = self._settler.settle(admitted, entry, (0, completion.index))
+            completion.pilothouse = settlement.visible
+            if settlement.ending is not None:
+                _end(completion, settlement.ending)
+
+
+def _end(completion: Any, ending: Ending) -> None:
+    """What a client gets of a completion that a verdict ended."""
+    completion.pilothouse["message"] = ending.message
+    completion.finish_reason = "stop" if ending.deed == "respond" else "content_filter"
+    completion.stop_reason = None
+    if ending.withholds_all:
+        completion.text, completion.token_ids = "", []
+        completion.logprobs = completion.cumulative_logprob = None
+    if ending.deed == "respond":
+        completion.text = ending.message
+
+
+def _plan(config: str | Path | PilothouseConfig | None, args: Namespace) -> Plan:
+    if isinstance(config, str | Path):
+        config = load_config(Path(config))
+    known = config or PilothouseConfig(version=1)
+    granted = known.auth.model_copy(update={"client_steering": True, "client_scores": True})
+    known = known.model_copy(update={"auth": granted})
+    return resolve_plan(
+        known, load_catalogue(known), load_policies(known.policies), model_facts(args)
+    )
+
+
+def _field(steer: Sequence[Steer], probes: Sequence[str], scores: ScoreDetail) -> dict[str, Any]:
+    terms = [each.model_dump(mode="json", exclude_none=True) for each in steer]
+    return {"steer": terms, "probes": list(probes), "scores": scores}

@@ -1,0 +1,144 @@
+"""Reserve: tables exist for what profiles name and clients may ask, and for nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pilothouse.edit.program import compile_program
+from pilothouse.engine.excess import refuse_excess, refuse_unreserved
+from pilothouse.engine.fit import unfit
+from pilothouse.engine.plan import EditPlan, Plan
+from pilothouse.engine.table_size import table_bytes
+from pilothouse.errors import ConfigError, RequestError
+from pilothouse.term import SteerTerm
+from pilothouse.types import Tap
+from tests.engine.harness import make_plan
+from tests.engine.operator_parity import CATALOGUE
+from tests.engine.worlds import policy
+
+GRANT = {"auth": {"client_steering": True}}
+AT = Tap(1, "resid_post")
+
+
+def edits(plan: Plan, tap: Tap = AT) -> EditPlan:
+    found = plan.taps()[tap].edits
+    assert found is not None
+    return found
+
+
+def reserving(*operators: str, grant: bool = True, **more: Any) -> Plan:
+    return make_plan(CATALOGUE, taps={"operators": operators}, **(GRANT if grant else {}), **more)
+
+
+def profile(*terms: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "vectors": {name: {"path": name} for name in CATALOGUE.vectors},
+        "profiles": {"demo:x": {"steer": list(terms)}},
+        "limits": {"max_norm_ratio": 1e6},
+    }
+
+
+def test_addition_alone_reserves_nothing_else() -> None:
+    assert edits(make_plan(CATALOGUE, **GRANT)) == EditPlan()
+    assert edits(make_plan(CATALOGUE)) == EditPlan()
+
+
+@pytest.mark.parametrize(
+    ("operators", "wanted"),
+    [
+        (("ablate",), EditPlan(rank=8)),
+        (("gate", "add"), EditPlan(rank=8)),
+        (("rotate",), EditPlan(rank=8, planes=True)),
+        (("apply",), EditPlan(rank=8, diagonal=True)),
+        (("replace",), EditPlan(diagonal=True)),
+        (("add", "restore_norm"), EditPlan(restores_norm=True)),
+    ],
+)
+def test_an_operator_reserves_what_it_needs(operators: tuple[str, ...], wanted: EditPlan) -> None:
+    assert edits(reserving(*operators)) == wanted
+
+
+def test_clients_who_may_not_steer_reserve_nothing() -> None:
+    assert edits(reserving("ablate", "apply", grant=False)) == EditPlan()
+
+
+def test_a_profile_reserves_what_it_names_where_it_edits() -> None:
+    plan = make_plan(
+        CATALOGUE, **profile({"vector": "span"}, {"vector": "v", "op": "cap", "value": 1.0,
+                                                   "layers": [1], "restore_norm": True})
+    )  # fmt: skip
+    assert edits(plan) == EditPlan(rank=4, restores_norm=True)
+    assert edits(plan, Tap(2, "resid_post")) == EditPlan(rank=3)
+
+
+def test_a_profile_beyond_the_rank_stops_the_start() -> None:
+    with pytest.raises(ConfigError, match=r"profiles\.demo:x: at layer 1 it has 4 gated rows"):
+        make_plan(CATALOGUE, **(profile({"vector": "reft"}) | {"limits": {"max_rank": 3}}))
+
+
+def test_a_profile_that_cannot_be_compiled_stops_the_start() -> None:
+    both = profile({"vector": "act"}, {"vector": "neurons"})
+    with pytest.raises(ConfigError, match=r"profiles\.demo:x: .*second map"):
+        make_plan(CATALOGUE, **both)
+
+
+@pytest.mark.parametrize("vector", ["plane", "act"])
+def test_a_policy_cannot_steer_with_a_plane_or_a_map(vector: str) -> None:
+    value = {"value": 10.0} if vector == "plane" else {}
+    then = {"action": "steer", "vector": vector, **value}
+    rule = {"id": "r", "phase": "output", "when": "x >= 0.5", "then": then}
+    with pytest.raises(ConfigError, match="policy push, rule r: at layer 1 it turns a plane, maps"):
+        make_plan(CATALOGUE, (policy("push", [rule], {"x": "p/all"}),))
+
+
+def test_a_policy_brings_its_rows() -> None:
+    then = {"action": "steer", "vector": "span"}
+    rule = {"id": "r", "phase": "output", "when": "x >= 0.5", "then": then}
+    plan = make_plan(CATALOGUE, (policy("clean", [rule], {"x": "p/all"}),))
+    assert edits(plan).policy_rows == (0, 0, 0)
+
+
+def test_what_is_not_reserved_is_refused_with_what_is() -> None:
+    plan = reserving("add", "ablate")
+    refuse_unreserved(SteerTerm(vector="v", op="ablate"), plan, "steer.0")
+    for term, place in (
+        (SteerTerm(vector="v", op="reflect"), r"steer\.0\.op: got 'reflect'"),
+        (SteerTerm(vector="v", scale=1.0, restore_norm=True), r"steer\.0\.restore_norm"),
+    ):
+        with pytest.raises(RequestError, match=rf"{place}.*available are \['add', 'ablate'\]"):
+            refuse_unreserved(term, plan, "steer.0")
+
+
+def test_more_rows_than_reserved_are_refused() -> None:
+    plan = reserving("add", "ablate", limits={"max_rank": 2, "max_norm_ratio": 1e6})
+    terms = [SteerTerm(vector="span"), SteerTerm(vector="v", op="ablate")]
+    program = compile_program(terms, plan.sources)
+    assert program is not None
+    assert "4 rows, 3 reserved" in str(unfit(program, plan.taps()))
+    with pytest.raises(RequestError, match=r"steer: at layer 1 the edit needs 4 rows"):
+        refuse_excess(terms, plan, origin="steer")
+
+
+def test_an_edit_beyond_the_norm_limit_is_refused_by_its_bound() -> None:
+    plan = reserving("add", "set", limits={"max_norm_ratio": 0.5})
+    refuse_excess([SteerTerm(vector="v", op="set", value=0.4, unit="residual")], plan, origin="s")
+    with pytest.raises(RequestError, match=r"on output tokens at layer 1 got an edit of 0\.6"):
+        refuse_excess(
+            [SteerTerm(vector="v", op="set", value=0.6, unit="residual")], plan, origin="s"
+        )
+
+
+def test_memory_grows_with_what_is_reserved() -> None:
+    sizes = [
+        table_bytes(each, slots=65, width=4096, num_targets=0)
+        for each in (
+            EditPlan(),
+            EditPlan(rank=1),
+            EditPlan(rank=8),
+            EditPlan(rank=8, diagonal=True),
+        )
+    ]
+    assert sizes == sorted(sizes)
+    assert sizes[0] == 65 * 4096 * 4
