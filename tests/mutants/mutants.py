@@ -47,8 +47,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _mutant(
         "parity", "reads forget the deferred residual", "engine/tap.py",
-        "stream_TD = hidden_TD if residual_TD is None else hidden_TD.float() + residual_TD",
-        "stream_TD = hidden_TD",
+        "stream_TD = stream_TD + residual_TD",
+        "stream_TD = stream_TD + 0 * residual_TD",
         "parity", "chunks and llama",
     ),
     _mutant(
@@ -59,9 +59,45 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _mutant(
         "parity", "a tap sits one block too low", "engine/worker.py",
-        "install_tap(blocks[tap.layer],",
-        "install_tap(blocks[max(tap.layer - 1, 0)],",
+        "decoder.point(tap.layer, tap.site)",
+        "decoder.point(max(tap.layer - 1, 0), tap.site)",
         "parity", "chunks and opt",
+    ),
+    _mutant(
+        "parity", "projections do not see what maps wrote", "edit/program.py",
+        "np.where(later_RR, reads_RD @ writes_RD.T, 0.0)",
+        "np.where(later_RR, 0.0, 0.0)",
+        "operator_parity", "eager",
+    ),
+    _mutant(
+        "parity", "a compiled tap reads what lay there before", "engine/tap.py",
+        "hidden_TD = settled(hidden_TD)",
+        "hidden_TD = hidden_TD * 1",
+        "operator_parity", "compiled",
+    ),
+    _mutant(
+        "isolated", "rows are of the first request's program", "engine/kernel.py",
+        "(stream_TD * rows.reads_SRD[slot_T, r])",
+        "(stream_TD * rows.reads_SRD[slot_T[:1], r])",
+        "kernel",
+    ),
+    _mutant(
+        "untouched", "a slot keeps what it held", "engine/tables.py",
+        "table[slot].zero_()",
+        "table[slot].abs_()",
+        "kernel",
+    ),
+    _mutant(
+        "cache-sound", "where an edit holds is not in the key", "engine/timeline.py",
+        "max(edit.start, start) - start, min(edit.stop, stop) - start)",
+        "0, 0)",
+        "timeline",
+    ),
+    _mutant(
+        "never-silent", "an operator without tables is taken", "engine/fit.py",
+        "if missing is not None:",
+        "if missing == '':",
+        "never_silent", "no_valid_seal",
     ),
     _mutant(
         "cache-sound", "edited blocks keep vLLM's own hash", "engine/scheduler.py",

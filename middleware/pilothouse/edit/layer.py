@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pilothouse.edit.gate import GATE_WIDTH, Gate, open_share, plane_share
+from pilothouse.edit.gate import Gate, open_share, plane_share
 
 Floats = NDArray[np.float32]
 DIAGONAL_ROWS = 4
@@ -85,9 +85,3 @@ class LayerEdit:
                 for each in (r - 1, r):
                     shares_TR[:, each] = plane_share(gates[each], reads_TR[:, each], radius_T)
         return coefficient * shares_TR @ self.writes_RD.astype(np.float64)
-
-
-def empty_rows(width: int) -> tuple[Floats, Floats, Floats, Floats]:
-    """Reads, writes, gates and sees of no rows."""
-    none_0D = np.zeros((0, width), np.float32)
-    return none_0D, none_0D, np.zeros((0, GATE_WIDTH), np.float32), np.zeros((0, 0), np.float32)

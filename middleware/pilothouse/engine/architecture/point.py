@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
 from pilothouse.errors import EngineError
-from pilothouse.types import Site
+from pilothouse.types import Site, Tap
 
 Call = Callable[[Tensor, Tensor | None], Tensor | None]
 """(hidden_TD, residual_TD or None) -> the new hidden_TD, or None for no edit."""
@@ -21,10 +21,7 @@ Call = Callable[[Tensor, Tensor | None], Tensor | None]
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 """A module's arguments as a pre-hook gets them: positional, by keyword."""
 
-SITE_ORDER: tuple[Site, ...] = (
-    "embed", "resid_pre", "attn_heads", "attn_out", "resid_mid", "mlp_neurons", "mlp_out",
-    "resid_post",
-)  # fmt: skip
+SITE_ORDER: tuple[Site, ...] = tuple(site for site in get_args(Site) if site != "logits")
 """The order in which hooks of one block are registered; two sites may share a module."""
 
 
@@ -64,7 +61,7 @@ class HookPoint:
     @property
     def order(self) -> tuple[int, int]:
         """Sorts points into the order of registration."""
-        return (self.layer, SITE_ORDER.index(self.site))
+        return Tap(self.layer, self.site).depth
 
     def register(self, call: Call) -> Callable[[], None]:
         """Have `call` see, and perhaps replace, the value of each forward pass.

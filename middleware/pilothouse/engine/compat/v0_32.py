@@ -42,12 +42,6 @@ def loaded_model(runner: Any) -> nn.Module:
     return model
 
 
-def architecture(vllm_config: Any) -> str:
-    """The name under which vLLM's registry loaded the model."""
-    name: str = vllm_config.model_config.architecture
-    return name
-
-
 def max_step_tokens(vllm_config: Any) -> int:
     """The most tokens a forward pass is given, padding included."""
     scheduled: int = vllm_config.scheduler_config.max_num_batched_tokens
