@@ -16,6 +16,7 @@ from typing import Any
 
 from vllm import LLM as VllmLLM
 from vllm import RequestOutput, SamplingParams
+from vllm.exceptions import VLLMClientError
 
 from pilothouse.capture.bar import bar
 from pilothouse.capture.folder import open_folder
@@ -208,9 +209,15 @@ class LLM(VllmLLM):  # type: ignore[misc]
                 wave = left[first : first + WAVE]
 
                 def run(params: list[SamplingParams], wave: list[int] = wave) -> list[Any]:
-                    chosen = [asked[number] for number in wave]
-                    ids = enqueue(chosen, params, use_tqdm=False, **more)
-                    return collection.wait(dict(zip(ids, wave, strict=True)))
+                    waiting: dict[str, int] = {}
+                    try:
+                        for number, each in zip(wave, params, strict=True):
+                            [name] = enqueue([asked[number]], [each], use_tqdm=False, **more)
+                            waiting[name] = number
+                    except (ValueError, VLLMClientError) as error:
+                        self.llm_engine.abort_request(list(waiting), internal=True)
+                        raise ConfigError(f"prompts: number {number}: {error}") from error
+                    return collection.wait(waiting)
 
                 params = [capture_params(number, order.max_tokens) for number in wave]
                 outputs = self._governed(

@@ -112,7 +112,7 @@ class Harvest:
         self._values.clear()
         for request in scheduler_output.scheduled_new_reqs:
             params = request.sampling_params
-            number = (params and params.extra_args or {}).get(PROMPT_KEY)
+            number = ((params and params.extra_args) or {}).get(PROMPT_KEY)
             if number is not None and request.req_id not in self._prompts:
                 count = len(request.prompt_token_ids)
                 start, stop = self._order.span(count)
@@ -176,8 +176,11 @@ class Harvest:
         self._values = {}
 
     def end(self, ended: Sequence[Ended]) -> None:
-        """These prompts have been answered; `problem` is set where rows of one are missing."""
-        whole = []
+        """These prompts have been answered; `problem` is set where rows of one are missing.
+
+        Nothing is known of rows that came after a problem, so that no prompt is whole from then on.
+        """
+        whole: list[Ended] = []
         for number, num_prompt_tokens, num_output_tokens in ended:
             prompt = self._by_number.pop(number, None)
             fed = num_prompt_tokens + max(0, num_output_tokens - 1)
@@ -187,7 +190,7 @@ class Harvest:
                 )
                 continue
             whole.append((number, num_prompt_tokens, num_output_tokens))
-        if self._writer is not None:
+        if self._writer is not None and self.problem is None:
             self._writer.end(whole)
         live = set(map(id, self._by_number.values()))
         self._prompts = {name: each for name, each in self._prompts.items() if id(each) in live}
