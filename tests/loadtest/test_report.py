@@ -15,9 +15,8 @@ PAIRS = tuple(
 )
 RESULT = Result(ALL["idle"], PAIRS, summarise(PAIRS), {"load_average": 0.4})
 
-ROUNDS = tuple(
-    {"total_us": each, "worker_us": 40.0} for each in (650.0, 660.0, 655.0, 652.0, 658.0)
-)
+TOTALS_US = (650.0, 660.0, 655.0, 652.0, 658.0)
+ROUNDS = tuple({"total_us": each, "worker_us": 40.0} for each in TOTALS_US)
 HOST = HostResult(HOST_STEP, ROUNDS, summarise_host(TOTALS_US))
 
 
