@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -61,11 +62,9 @@ class Collection:
         if kind is None:
             self._call("close", self._actions, True)
             return
-        try:
+        # An engine that has died wrote its rows on its way out; what ended us matters more.
+        with suppress(Exception):
             self._call("close", self._actions, False)
-        except Exception as error:
-            # An engine that has died wrote its rows on its way out; what ended us matters more.
-            self._problem = error
 
     def wait(self, numbers: Mapping[str, int]) -> list[Any]:
         """Step until every request is answered; vLLM's outputs in the order of `numbers`.
