@@ -109,7 +109,7 @@ def capture_order(
         rows_per_shard=rows_per_shard or max(1, SHARD_BYTES // row_bytes),
         num_prompts=len(prompts),
         prompts_digest=digest_of_prompts(prompts),
-        options=_as_json(options, "an argument for vLLM"),
+        options=json.dumps(options, sort_keys=True, default=repr),
     )
 
 
@@ -121,19 +121,19 @@ def digest_of_prompts(prompts: Sequence[Any]) -> str:
     """
     hasher = hashlib.sha256()
     for index, prompt in enumerate(prompts):
-        text = _as_json(prompt, f"prompts: number {index}")
+        text = _as_json(prompt, index)
         hasher.update(len(text).to_bytes(8, "little"))
         hasher.update(text.encode())
     return hasher.hexdigest()
 
 
-def _as_json(value: Any, what: str) -> str:
+def _as_json(prompt: Any, index: int) -> str:
     try:
-        return json.dumps(value, sort_keys=True)
+        return json.dumps(prompt, sort_keys=True)
     except TypeError as error:
         raise ConfigError(
-            f"{what}: {error}; want text, token ids, or messages of text: a capture is joined to "
-            "an interrupted one only where both were asked for the same"
+            f"prompts: number {index}: {error}; want text, token ids, or messages of text: a "
+            "capture is joined to an interrupted one only where both were asked for the same"
         ) from error
 
 

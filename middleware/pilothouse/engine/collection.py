@@ -53,7 +53,11 @@ class Collection:
         self._actions: dict[str, list[int]] = {}
 
     def __enter__(self) -> Collection:
-        self._call("open", self._index.model_dump_json(), str(self._folder))
+        try:
+            self._call("open", self._index.model_dump_json(), str(self._folder))
+        except EngineError:
+            self._call("close", {}, False)  # of the workers that had no problem
+            raise
         self._interrupt.__enter__()
         return self
 
