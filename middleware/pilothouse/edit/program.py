@@ -31,6 +31,7 @@ from pilothouse.edit.operators import (
     operator_of,
     strength_of,
 )
+from pilothouse.edit.place import places_of
 from pilothouse.edit.sources import Sources
 from pilothouse.errors import RequestError
 from pilothouse.term import SteerTerm, TokenGate
@@ -109,8 +110,7 @@ def growth(terms: Sequence[SteerTerm], sources: Sources) -> dict[Tap, float]:
     for term in terms:
         source = sources.edit(term.vector)
         name = operator_of(term, source)
-        for layer in layers_of(term, sources):
-            tap = Tap(layer, source.site)
+        for tap, layer in places_of(term, sources):
             norm = source.residual_norm(layer)
             shortest[tap] = min(norm, shortest.get(tap, norm))
             if name != "add" or term.gate is not None:
@@ -123,24 +123,6 @@ def growth(terms: Sequence[SteerTerm], sources: Sources) -> dict[Tap, float]:
             )
             bounds[tap] = bounds.get(tap, 0.0) + length / shortest[tap]
     return {tap: bounds.get(tap, 0.0) for tap in program.layers}
-
-
-def layers_of(term: SteerTerm, sources: Sources) -> tuple[int, ...]:
-    """The layers at which a term edits, ascending.
-
-    Raises:
-        RequestError: a layer that its artefact does not have.
-    """
-    has = sources.edit(term.vector).layers
-    if term.layers is None:
-        return has
-    for layer in term.layers:
-        if layer not in has:
-            raise RequestError(
-                f"steer: layers of {term.vector!r}: got {layer}, want any of {list(has)}",
-                param="steer",
-            )
-    return tuple(sorted(set(term.layers)))
 
 
 def _stripped(term: SteerTerm, sources: Sources) -> SteerTerm:
@@ -156,9 +138,8 @@ def _program(sources: Sources, shares: tuple[_Share, ...]) -> tuple[str, Layers]
     for share in shares:
         source = sources.edit(share.term.vector)
         spec = OPERATORS[operator_of(share.term, source)]
-        for layer in layers_of(share.term, sources):
-            tap = Tap(layer, source.site)
-            widths[tap] = source.d_model
+        for tap, layer in places_of(share.term, sources):
+            widths[tap] = source.width
             parts = spec.compile(share.term, source, layer)
             built.setdefault(tap, _Tap(tap)).take(share, parts, sources)
     layers = {tap: built[tap].edit(widths[tap]) for tap in sorted(built)}

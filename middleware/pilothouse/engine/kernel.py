@@ -90,13 +90,20 @@ def edit_delta(
     return delta_TD
 
 
-def policy_delta(stream_TD: Tensor, strengths_TP: Tensor, tables: PolicyTables) -> Tensor:
+def policy_delta(
+    stream_TD: Tensor,
+    strengths_TP: Tensor,
+    tables: PolicyTables,
+    all_reduce: AllReduce | None = None,
+) -> Tensor:
     """What the policies add to the stream that the request's edit left, in float32. Pure."""
     delta_TD = strengths_TP @ tables.additions_PD
     rows = tables.rows
     if rows is None:
         return delta_TD
     raw_TK = stream_TD @ rows.reads_DK
+    if all_reduce is not None:
+        raw_TK = all_reduce(raw_TK)
     written: list[Tensor] = []
     for k, target in enumerate(rows.targets_K):
         gate_1G = rows.gates_KG[k].unsqueeze(0)

@@ -78,10 +78,14 @@ class EditPlan(_Frozen):
 
 
 class TapPlan(_Frozen):
-    """One (layer, site): its columns in the score buffer, and how it can be edited, if at all."""
+    """One (layer, site): its columns in the score buffer, and how it can be edited, if at all.
+
+    `width` counts elements of a token there, on all ranks together.
+    """
 
     layer: int
     site: Site
+    width: int
     read_start: int
     read_stop: int
     edits: EditPlan | None = None
@@ -205,7 +209,8 @@ class Plan:
     def sources(self) -> Sources:
         """Vectors, transforms and read rows, rebuilt from the tensors: what programs come from."""
         edits = {name: self._source(name, facts) for name, facts in self.body.vectors.items()}
-        return Sources(edits, {name: self._read_rows(name) for name in self.body.probes})
+        reads = {name: self._read_rows(name) for name in self.body.probes}
+        return Sources(edits, reads, self.body.model.num_layers)
 
     def _source(self, name: str, facts: VectorFacts) -> Source:
         head = f"vector/{name}/"
@@ -215,15 +220,16 @@ class Plan:
             if key.startswith(head)
         }
         norms_L = np.asarray(facts.residual_norms, np.float32)
-        model_id = self.body.model.model_id
+        model_id, d_model = self.body.model.model_id, self.body.model.d_model
         if facts.form == "vector":
             return build_vector(
                 name, model_id=model_id, layers=facts.layers, directions_LD=arrays["directions"],
-                residual_norms_L=norms_L, created_by="plan", site=facts.site,
+                residual_norms_L=norms_L, created_by="plan", site=facts.site, d_model=d_model,
             )  # fmt: skip
         return build_transform(
             name, form=cast(TransformForm, facts.form), model_id=model_id, layers=facts.layers,
             arrays=arrays, residual_norms_L=norms_L, created_by="plan", site=facts.site,
+            d_model=d_model,
         )  # fmt: skip
 
     def _read_rows(self, probe: str) -> dict[Tap, ReadRow]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from pilothouse.config import PilothouseConfig
 from pilothouse.edit.operators import OPERATORS, form_of, operator_of
-from pilothouse.edit.program import layers_of
+from pilothouse.edit.place import places_of
 from pilothouse.edit.sources import Sources
 from pilothouse.engine.plan import EditPlan
 from pilothouse.errors import ConfigError, RequestError
@@ -33,7 +33,7 @@ def plan_edits(config: PilothouseConfig, sources: Sources, *, demo: bool) -> dic
     for name, profile in config.profiles.items():
         for tap, needed in _needs(profile.steer, sources, f"profiles.{name}").items():
             _check_rank(needed, config, tap, f"profiles.{name}")
-            edits[tap] = _both(edits[tap], needed)
+            edits[tap] = _both(edits.get(tap, EditPlan()), needed)
     if demo or config.auth.client_steering:
         for source in sources.edits.values():
             granted = _granted(source, config)
@@ -49,9 +49,8 @@ def _needs(terms: Sequence[SteerTerm], sources: Sources, origin: str) -> Mapping
         try:
             source = sources.edit(term.vector)
             spec = OPERATORS[operator_of(term, source)]
-            for layer in layers_of(term, sources):
+            for tap, layer in places_of(term, sources):
                 parts = spec.compile(term, source, layer)
-                tap = Tap(layer, source.site)
                 known = needs.get(tap, EditPlan())
                 rows = len(parts.planes) + len(parts.codes) + len(parts.projections)
                 needs[tap] = EditPlan(

@@ -66,19 +66,23 @@ def resolve_plan(
     _check_fit(config, catalogue, model)
     specs = tuple(spec for probe in catalogue.probes.values() for spec in signals_of(probe))
     _check_policies(policies, specs, catalogue)
-    sources = _sources(catalogue)
+    sources = _sources(catalogue, model.num_layers)
     chosen = policy_programs(policies, sources)
     programs = [program for _, program in chosen]
     edits = plan_edits(config, sources, demo=demo)
-    stages = {tap: stage_tables(programs, tap, model.d_model) for tap in _policy_taps(programs)}
+    widths = _widths(catalogue)
+    stages = {
+        tap: stage_tables(programs, tap, widths.get(tap, model.d_model))
+        for tap in _policy_taps(programs)
+    }
     for tap, (_, rows) in stages.items():
         edits[tap] = edits.get(tap, EditPlan()).model_copy(update={"policy_rows": rows})
-    taps, columns, reads = _taps(edits, catalogue)
+    taps, columns, reads = _taps(edits, catalogue, widths, model)
     tensors: dict[str, FloatArray] = dict(reads) | _vector_tensors(catalogue)
     for tap, (tables, _) in stages.items():
         head = f"policy/{tap.layer}/{tap.site}"
         tensors |= {f"{head}/{key}": table for key, table in tables.items()}
-    _check_table_memory(config, taps, len(programs), model)
+    _check_table_memory(config, taps, len(programs))
     policies_json = tuple(policy_to_json(policy) for policy in policies)
     config_digest = digest_of(config.model_dump_json(exclude={"policies"}).encode())[:12]
     body = PlanBody(
@@ -163,7 +167,7 @@ def _check_policies(
     )
 
 
-def _sources(catalogue: Catalogue) -> Sources:
+def _sources(catalogue: Catalogue, num_layers: int) -> Sources:
     """What terms can name, before there is a plan."""
     reads = {
         name: {
@@ -172,11 +176,33 @@ def _sources(catalogue: Catalogue) -> Sources:
         }
         for name, probe in catalogue.probes.items()
     }
-    return Sources(catalogue.vectors, reads)
+    return Sources(catalogue.vectors, reads, num_layers)
+
+
+def _widths(catalogue: Catalogue) -> dict[Tap, int]:
+    """How wide each tap is, as the artefacts there have it; the worker checks it.
+
+    Raises:
+        ConfigError: two of them disagree.
+    """
+    widths: dict[Tap, tuple[str, int]] = {}
+    for each in (*catalogue.vectors.values(), *catalogue.probes.values()):
+        for layer in each.layers:
+            tap = Tap(layer, each.site)
+            other, width = widths.setdefault(tap, (each.name, each.width))
+            if width != each.width:
+                raise ConfigError(
+                    f"{each.name}: of width {each.width} at {tap.site} of layer {layer}, where "
+                    f"{other} has {width}: load artefacts that were made for this model"
+                )
+    return {tap: width for tap, (_, width) in widths.items()}
 
 
 def _taps(
-    edits: Mapping[Tap, EditPlan], catalogue: Catalogue
+    edits: Mapping[Tap, EditPlan],
+    catalogue: Catalogue,
+    widths: Mapping[Tap, int],
+    model: ModelFacts,
 ) -> tuple[tuple[TapPlan, ...], dict[str, tuple[int, ...]], dict[str, FloatArray]]:
     rows: dict[Tap, list[tuple[str, FloatArray]]] = defaultdict(list)
     for name, probe in catalogue.probes.items():
@@ -190,8 +216,8 @@ def _taps(
         stop = start + len(rows[tap])
         taps.append(
             TapPlan(
-                layer=tap.layer, site=tap.site, read_start=start, read_stop=stop,
-                edits=edits.get(tap),
+                layer=tap.layer, site=tap.site, width=widths.get(tap, model.d_model),
+                read_start=start, read_stop=stop, edits=edits.get(tap),
             )
         )  # fmt: skip
         for column, (name, _) in enumerate(rows[tap], start):
@@ -214,16 +240,14 @@ def _vector_tensors(catalogue: Catalogue) -> dict[str, FloatArray]:
 
 
 def _check_table_memory(
-    config: PilothouseConfig, taps: tuple[TapPlan, ...], num_targets: int, model: ModelFacts
+    config: PilothouseConfig, taps: tuple[TapPlan, ...], num_targets: int
 ) -> None:
-    edited = [tap.edits for tap in taps if tap.edits is not None]
+    edited = [(tap, tap.edits) for tap in taps if tap.edits is not None]
+    slots = config.limits.max_programs + 1
     needed = sum(
-        table_bytes(
-            edits, slots=config.limits.max_programs + 1, width=model.d_model,
-            num_targets=num_targets,
-        )
-        for edits in edited
-    )  # fmt: skip
+        table_bytes(edits, slots=slots, width=tap.width, num_targets=num_targets)
+        for tap, edits in edited
+    )
     if needed > config.limits.table_mib * MIB:
         raise ConfigError(
             f"limits.table_mib: edit tables at {len(edited)} taps for {config.limits.max_programs} "

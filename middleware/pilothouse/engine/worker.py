@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from vllm.distributed import get_tensor_model_parallel_rank
 from vllm.logger import init_logger
 
-from pilothouse.engine.architecture import check_model, open_decoder
+from pilothouse.engine.architecture import HookPoint, check_model, open_decoder
 from pilothouse.engine.buffers import TapBuffers
 from pilothouse.engine.compat import v0_32 as compat
 from pilothouse.engine.plan import Plan
@@ -18,7 +19,7 @@ from pilothouse.engine.steering_state import SteeringState
 from pilothouse.engine.step import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, StepPlan
 from pilothouse.engine.tap import ReadColumns, install_tap
 from pilothouse.errors import EngineError
-from pilothouse.types import IntArray
+from pilothouse.types import IntArray, Tap
 
 logger = init_logger(__name__)
 
@@ -36,21 +37,24 @@ class Instruments:
         decoder = open_decoder(model, vllm_config)
         _check_model(plan, vllm_config, len(decoder.blocks))
         check_model(model, vllm_config, decoder, [(tap.layer, tap.site) for tap in body.taps])
+        points = {tap.tap: decoder.point(tap.layer, tap.site) for tap in body.taps}
+        _check_widths(plan, points)
         self._buffers = TapBuffers.allocate(
-            plan, max_tokens=compat.max_step_tokens(vllm_config), device=device
+            plan,
+            {tap: point.part for tap, point in points.items()},
+            max_tokens=compat.max_step_tokens(vllm_config),
+            device=device,
         )
         self._state = SteeringState(self._buffers, len(body.policy_targets))
         self._snapshot = Snapshot(self._buffers.scores_NE)
         self._wants_emissions = False
-        points = {tap: decoder.point(tap.layer, tap.site) for tap in body.taps}
-        for tap in sorted(body.taps, key=lambda each: points[each].order):
-            columns = None
+        for tap in sorted(body.taps, key=lambda each: points[each.tap].order):
+            point, columns = points[tap.tap], None
             if tap.read_stop > tap.read_start:
-                reads_DE = torch.from_numpy(
-                    np.ascontiguousarray(plan.tensors[f"reads/{tap.layer}/{tap.site}"])
-                )
-                columns = ReadColumns(reads_DE.to(device), tap.read_start, tap.read_stop)
-            install_tap(points[tap], tap, self._buffers, columns)
+                rows_DE = plan.tensors[f"reads/{tap.layer}/{tap.site}"][point.part]
+                reads_DE = torch.from_numpy(np.ascontiguousarray(rows_DE)).to(device)
+                columns = ReadColumns(reads_DE, tap.read_start, tap.read_stop)
+            install_tap(point, tap, self._buffers, columns)
         compat.on_step(runner, self._on_step)
 
     def begin(self, scheduler_output: Any) -> None:
@@ -86,6 +90,17 @@ def _check_model(plan: Plan, vllm_config: Any, num_blocks: int) -> None:
             f"plan was resolved for {facts.model_id} with {facts.num_layers} layers of width "
             f"{facts.d_model}; the loaded model has {num_blocks} layers of width {d_model}"
         )
+
+
+def _check_widths(plan: Plan, points: Mapping[Tap, HookPoint]) -> None:
+    wrong = [
+        f"{tap.site} of layer {tap.layer}: what is loaded there has width {planned.width}, "
+        f"{plan.body.model.model_id} has {points[tap].total}"
+        for tap, planned in plan.taps().items()
+        if points[tap].total != planned.width
+    ]
+    if wrong:
+        raise EngineError("; ".join(wrong) + ": load artefacts that were made for this model")
 
 
 class GuardedWorker(compat.worker_base()):  # type: ignore[misc]
