@@ -25,13 +25,14 @@ Site = Literal[
 """In the order in which a token passes them in a layer."""
 
 Clause = Literal["prompt", "output", "all"]
-Unit = Literal["raw", "unit", "residual"]
+Unit = Literal["raw", "unit", "residual", "token"]
 Operator = Literal[
-    "add", "ablate", "reflect", "set", "floor", "cap", "affine", "rotate", "apply", "replace",
+    "add", "add_below", "ablate", "reflect", "set", "floor", "cap", "affine", "rotate",
+    "rotate_adaptive", "slerp", "apply", "replace",
 ]  # fmt: skip
 """What is done along a direction, in a plane or by a map; `edit.operators` says what exactly."""
 
-Reserved = Operator | Literal["gate", "restore_norm"]
+Reserved = Operator | Literal["gate", "restore_norm", "token_unit"]
 """What a tap can have tables for beside its operators."""
 
 ScoreDetail = Literal["none", "summary", "tokens"]

@@ -17,10 +17,13 @@ import torch
 from torch import Tensor
 
 from pilothouse.edit.gate import Gate
+from pilothouse.edit.layer import Norm
+from pilothouse.edit.slerp import NARROW
 
 BIAS, THRESHOLD, SLOPE, INTERCEPT, LOW, HIGH, SHARPNESS, SHIFT, IN_PLANE, TURN = range(
     len(Gate._fields)
 )
+NOT_LONGER = float(Norm.NOT_LONGER)
 AllReduce = Callable[[Tensor], Tensor]
 
 
@@ -39,6 +42,9 @@ class EditTables(NamedTuple):
     additions_SD: Tensor
     rows: RowTables | None = None
     diagonals_S4D: Tensor | None = None
+    slerps_SD: Tensor | None = None
+    slerp_shares_S: Tensor | None = None
+    relatives_SD: Tensor | None = None
     restores_norm_S: Tensor | None = None
     has_planes: bool = False
 
@@ -80,10 +86,18 @@ def edit_delta(
         mapped_TD = strength_T1 * diagonal(stream_TD, tables.diagonals_S4D, slot_T)
         moved_TD = stream_TD + mapped_TD
         delta_TD = delta_TD + mapped_TD
+    if tables.slerps_SD is not None and tables.slerp_shares_S is not None:
+        share_T = coefficient_T * tables.slerp_shares_S[slot_T]
+        turned_TD = slerp(moved_TD, tables.slerps_SD[slot_T], share_T, all_reduce)
+        moved_TD = moved_TD + turned_TD
+        delta_TD = delta_TD + turned_TD
     if tables.rows is not None:
         delta_TD = delta_TD + walk_rows(
             moved_TD, slot_T, coefficient_T, tables.rows, tables.has_planes, all_reduce
         )
+    if tables.relatives_SD is not None:
+        length_T1 = length(stream_TD, all_reduce).unsqueeze(-1)
+        delta_TD = delta_TD + strength_T1 * length_T1 * tables.relatives_SD[slot_T]
     if tables.restores_norm_S is not None:
         restored_T = tables.restores_norm_S[slot_T]
         delta_TD = with_norm_kept(stream_TD, delta_TD, restored_T, all_reduce)
@@ -115,6 +129,34 @@ def diagonal(stream_TD: Tensor, diagonals_S4D: Tensor, slot_T: Tensor) -> Tensor
     return torch.where(inside_TD, mapped_TD, torch.zeros_like(mapped_TD))
 
 
+def slerp(
+    stream_TD: Tensor, unit_TD: Tensor, share_T: Tensor, all_reduce: AllReduce | None
+) -> Tensor:
+    """What `edit.slerp.slerped` adds, each token with its own direction and share; exact at 0."""
+    along_T = (stream_TD * unit_TD).sum(-1)
+    if all_reduce is not None:
+        along_T = all_reduce(along_T)
+    # From the part across itself: a difference of squares would lose it where it is small.
+    across_T = length(stream_TD - along_T.unsqueeze(-1) * unit_TD, all_reduce)
+    length_T = torch.hypot(along_T, across_T)
+    left_T = (1.0 - share_T) * torch.atan2(across_T, along_T)
+    wide_T = across_T > NARROW * length_T
+    divisor_T = torch.where(wide_T, across_T, torch.ones_like(across_T))
+    kept_T = torch.where(wide_T, length_T * torch.sin(left_T) / divisor_T, 1.0 - share_T)
+    moved_T = length_T * torch.cos(left_T) - kept_T * along_T
+    turned_TD = (kept_T - 1.0).unsqueeze(-1) * stream_TD + moved_T.unsqueeze(-1) * unit_TD
+    turns_T = (share_T != 0) & (wide_T | (along_T > 0))
+    return torch.where(turns_T.unsqueeze(-1), turned_TD, torch.zeros_like(turned_TD))
+
+
+def length(stream_TD: Tensor, all_reduce: AllReduce | None) -> Tensor:
+    """Each token's length."""
+    squares_T = (stream_TD**2).sum(-1)
+    if all_reduce is not None:
+        squares_T = all_reduce(squares_T)
+    return torch.sqrt(squares_T)
+
+
 def walk_rows(
     stream_TD: Tensor,
     slot_T: Tensor,
@@ -142,9 +184,11 @@ def walk_rows(
         written.append(coefficient_T * open_share(read_T, gates_TRG[:, r]))
         if has_planes and r % 2:
             radius_T = torch.hypot(reads[r - 1], reads[r])
+            open_T = reads[r - 1] > gates_TRG[:, r - 1, THRESHOLD]
             for each in (r - 1, r):
                 gate_TG = gates_TRG[:, each]
                 turned_T = coefficient_T * (radius_T * gate_TG[:, TURN] - reads[each])
+                turned_T = torch.where(open_T, turned_T, torch.zeros_like(turned_T))
                 written[each] = torch.where(gate_TG[:, IN_PLANE] > 0, turned_T, written[each])
     delta_TD = torch.zeros_like(stream_TD)
     for r, written_T in enumerate(written):
@@ -163,11 +207,12 @@ def open_share(read_T: Tensor, gate_TG: Tensor) -> Tensor:
 def with_norm_kept(
     stream_TD: Tensor, delta_TD: Tensor, restored_T: Tensor, all_reduce: AllReduce | None
 ) -> Tensor:
-    """The change that leaves each marked token as long as it was."""
+    """The change that leaves each marked token as long as it was, or no longer than that."""
     edited_TD = stream_TD + delta_TD
     squares_T2 = torch.stack([(stream_TD**2).sum(-1), (edited_TD**2).sum(-1)], dim=-1)
     if all_reduce is not None:
         squares_T2 = all_reduce(squares_T2)
     ratio_T = torch.sqrt(squares_T2[:, 0] / squares_T2[:, 1].clamp_min(1e-30))
+    ratio_T = torch.where(restored_T == NOT_LONGER, ratio_T.clamp_max(1.0), ratio_T)
     kept_TD = edited_TD * ratio_T.unsqueeze(-1) - stream_TD
     return torch.where(restored_T.unsqueeze(-1) > 0, kept_TD, delta_TD)

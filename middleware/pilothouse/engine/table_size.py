@@ -14,6 +14,7 @@ def table_bytes(edits: EditPlan, *, slots: int, width: int, num_targets: int) ->
     numbers = slots * width + num_targets * width
     numbers += slots * edits.rank * (2 * width + GATE_WIDTH + edits.rank)
     numbers += slots * DIAGONAL_ROWS * width * edits.diagonal + slots * edits.restores_norm
+    numbers += slots * (width + 1) * edits.slerp + slots * width * edits.relative
     policy_rank = len(edits.policy_rows)
     numbers += policy_rank * (2 * width + GATE_WIDTH + policy_rank)
     return FLOAT32_BYTES * numbers
