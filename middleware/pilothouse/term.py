@@ -5,7 +5,7 @@ The same line stands in profiles, in requests and under the seal.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -79,7 +79,8 @@ class SteerTerm(_Closed):
     sites: Sites = "own"
     layers: Annotated[tuple[Layer, ...], Field(min_length=1, max_length=256)] | None = None
     positions: Annotated[Positions, BeforeValidator(_spelled_out)] | None = None
-    restore_norm: bool = False
+    restore_norm: bool | Literal["if_longer"] = False
+    """`if_longer` only shortens: what the edit left as long or shorter stays as it is."""
     gate: TokenGate | None = None
 
     @model_validator(mode="after")

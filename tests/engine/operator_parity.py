@@ -88,8 +88,8 @@ CATALOGUE = Catalogue(
 RESERVED = {
     "taps": {
         "operators": [
-            "add", "ablate", "reflect", "set", "floor", "cap", "affine", "rotate", "apply",
-            "replace", "gate", "restore_norm",
+            "add", "add_below", "ablate", "reflect", "set", "floor", "cap", "affine", "rotate",
+            "rotate_adaptive", "slerp", "apply", "replace", "gate", "restore_norm", "token_unit",
         ]
     },
     "auth": {"client_steering": True},
@@ -165,6 +165,18 @@ CASES = (
         "norm kept", {"vector": "v", "scale": 2.0, "restore_norm": True},
         lambda h, at: oracle.restored(h, oracle.add(h, v(at), 2.0)),
     ),
+    case(
+        "never longer", {"vector": "v", "scale": 2.0, "restore_norm": "if_longer"},
+        lambda h, at: oracle.shortened(h, oracle.add(h, v(at), 2.0)), OUTPUT,
+    ),
+    case(
+        "token units", {"vector": "w", "scale": -0.7, "unit": "token"},
+        lambda h, at: oracle.relative_add(h, w(at), -0.7),
+    ),
+    case(
+        "add below", {"vector": "v", "op": "add_below", "scale": 1.5, "value": 0.2},
+        lambda h, at: oracle.add_below(h, v(at), 1.5, 0.2),
+    ),
     case("ablate", {"vector": "v", "op": "ablate"}, lambda h, at: oracle.ablate(h, v(at))),
     case("reflect", {"vector": "w", "op": "reflect"}, lambda h, at: oracle.reflect(h, w(at))),
     case("subspace", {"vector": "span"}, lambda h, at: oracle.ablate(h, SPAN[at]), OUTPUT),
@@ -191,6 +203,14 @@ CASES = (
     case(
         "rotate", {"vector": "plane", "value": 135.0},
         lambda h, at: oracle.rotate(h, PLANE[at], 135.0),
+    ),
+    case(
+        "rotate adaptively", {"vector": "plane", "op": "rotate_adaptive", "value": 160.0},
+        lambda h, at: oracle.rotate_adaptive(h, PLANE[at], 160.0), PROMPT,
+    ),
+    case(
+        "slerp", {"vector": "v", "op": "slerp", "scale": 0.4},
+        lambda h, at: oracle.slerp(h, v(at), 0.4),
     ),
     case(
         "LoReFT", {"vector": "reft"},

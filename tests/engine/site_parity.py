@@ -68,7 +68,7 @@ class Numbers:
 
 
 def draw_numbers(values_TD: np.ndarray, seed: int) -> Numbers:
-    """Random artefacts in proportion to what a site carries; `v` is half along its mean."""
+    """Random artefacts in proportion to what a site carries; `v` and `plane` lean to its mean."""
     draw, width = np.random.default_rng(seed), values_TD.shape[1]
     norm = float(np.linalg.norm(values_TD, axis=1).mean())
 
@@ -79,8 +79,10 @@ def draw_numbers(values_TD: np.ndarray, seed: int) -> Numbers:
     mean = values_TD.mean(axis=0)
     along = mean / np.linalg.norm(mean) + rows(1)[0]
     single = (2.0 * norm * along / np.linalg.norm(along)).astype(np.float32).astype(np.float64)
+    turned = np.linalg.qr(np.stack([single, draw.normal(size=width)], axis=1))[0].T
+    plane = (turned * np.sign(turned[0] @ single)).astype(np.float32).astype(np.float64)
     return Numbers(
-        width=width, norm=norm, v=single, plane=rows(2), rotation=rows(3),
+        width=width, norm=norm, v=single, plane=plane, rotation=rows(3),
         weight=(draw.normal(size=(3, width)) * 0.2).astype(np.float32).astype(np.float64),
         offset=(draw.normal(size=3) * norm).astype(np.float32).astype(np.float64),
         scale=draw.uniform(0.3, 1.7, width).astype(np.float32).astype(np.float64),
@@ -154,6 +156,23 @@ def cases(site: Site, n: Numbers) -> dict[str, tuple[list[dict[str, Any]], Chang
         "rotate": (
             {"vector": f"{site}-plane", "value": 135.0},
             lambda h: oracle.rotate(h, n.plane, 135.0),
+        ),
+        "rotate adaptively": (
+            {"vector": f"{site}-plane", "op": "rotate_adaptive", "value": 160.0},
+            lambda h: oracle.rotate_adaptive(h, n.plane, 160.0),
+        ),
+        "slerp": ({"op": "slerp", "scale": 0.4}, lambda h: oracle.slerp(h, n.v, 0.4)),
+        "token units": (
+            {"scale": -0.7, "unit": "token"},
+            lambda h: oracle.relative_add(h, n.v, -0.7),
+        ),
+        "add below": (
+            {"op": "add_below", "scale": 0.7, "value": far},
+            lambda h: oracle.add_below(h, n.v, 0.7, far),
+        ),
+        "never longer": (
+            {"scale": 0.7, "restore_norm": "if_longer"},
+            lambda h: oracle.shortened(h, oracle.add(h, n.v, 0.7)),
         ),
         "LoReFT": (
             {"vector": f"{site}-reft"},
@@ -277,8 +296,8 @@ def run_check(
         vectors={key: each for edits, _ in loaded.values() for key, each in edits.items()},
         probes={site: probe for site, (_, probe) in loaded.items()},
     )
-    plan = make_plan(catalogue, policies(sites), limits=LIMITS | {"max_programs": 150}, **RESERVED)
-    settings: dict[str, Any] = {"enforce_eager": not compiled, "max_num_seqs": 160}
+    plan = make_plan(catalogue, policies(sites), limits=LIMITS | {"max_programs": 200}, **RESERVED)
+    settings: dict[str, Any] = {"enforce_eager": not compiled, "max_num_seqs": 200}
     if workers > 1:
         settings |= {"tensor_parallel_size": workers, "distributed_executor_backend": "mp"}
     worker = V2_WORKER if v2 else WORKER

@@ -25,7 +25,9 @@ from pilothouse.engine.tables import allocate, policy_tables, upload
 from pilothouse.term import SteerTerm
 from tests.edit.test_operators import AT, D_MODEL, LAYER, SOURCES
 
-EVERYTHING = EditPlan(rank=9, planes=True, diagonal=True, restores_norm=True)
+EVERYTHING = EditPlan(
+    rank=12, planes=True, diagonal=True, slerp=True, relative=True, restores_norm=True
+)
 CPU = torch.device("cpu")
 WHOLE = slice(0, D_MODEL)
 DIAGONAL = ("act", "scaled")
@@ -45,6 +47,10 @@ ROWS: tuple[dict[str, Any], ...] = (
     {"vector": "act", "scale": 0.6},
     {"vector": "scaled"},
     {"vector": "a", "scale": 1.0, "restore_norm": True},
+    {"vector": "a", "scale": 0.4, "unit": "token", "restore_norm": "if_longer"},
+    {"vector": "a", "op": "add_below", "scale": 1.5, "value": 0.1},
+    {"vector": "plane", "op": "rotate_adaptive", "value": 200.0},
+    {"vector": "b", "op": "slerp", "scale": 0.3},
 )  # fmt: skip
 
 
@@ -91,6 +97,28 @@ def test_each_token_gets_its_own_program_as_numpy_computes_it(
         assert each is not None
         wanted_1D = each.layers[AT].apply(token_1D, float(coefficient_T[t])) - token_1D
         assert np.abs(got_TD[t] - wanted_1D[0]).max() < 1e-4
+
+
+def test_a_slerp_of_tokens_without_a_way_to_go_is_finite_and_as_numpy_computes_it() -> None:
+    slerp = program({"vector": "a", "op": "slerp", "scale": 0.3})
+    assert slerp is not None
+    edit = slerp.layers[AT]
+    assert edit.slerp_D is not None
+    tables = allocate(EditPlan(slerp=True), slots=2, width=D_MODEL, device=CPU)
+    upload(tables, 1, edit)
+    unit_D = edit.slerp_D
+    aside_D = np.roll(unit_D, 1) - unit_D * (np.roll(unit_D, 1) @ unit_D)
+    hidden_TD = np.stack(
+        [0 * unit_D, 5 * unit_D, -5 * unit_D, aside_D, 5 * unit_D + 1e-4 * aside_D,
+         -5 * unit_D + 1e-4 * aside_D, -5 * unit_D + 0.1 * aside_D]
+    ).astype(np.float32)  # fmt: skip
+    got_TD = edit_delta(
+        torch.from_numpy(hidden_TD), torch.ones(len(hidden_TD)).long(),
+        torch.full((len(hidden_TD),), slerp.coefficient), tables,
+    ).numpy()  # fmt: skip
+    wanted_TD = edit.apply(hidden_TD, slerp.coefficient) - hidden_TD
+    assert np.abs(got_TD - wanted_TD).max() < 1e-4
+    assert not got_TD[[0, 2]].any() and got_TD[3].any()
 
 
 def test_a_slot_that_is_used_again_keeps_nothing() -> None:

@@ -70,6 +70,18 @@ MUTANTS: tuple[Mutant, ...] = (
         "operator_parity", "eager",
     ),
     _mutant(
+        "parity", "an adaptive turn turns every token", "engine/kernel.py",
+        "open_T = reads[r - 1] > gates_TRG[:, r - 1, THRESHOLD]",
+        "open_T = reads[r - 1] == reads[r - 1]",
+        "operator_parity", "eager",
+    ),
+    _mutant(
+        "parity", "a slerp goes all the way", "engine/kernel.py",
+        "left_T = (1.0 - share_T) * torch.atan2(across_T, along_T)",
+        "left_T = 0.0 * torch.atan2(across_T, along_T)",
+        "operator_parity", "eager",
+    ),
+    _mutant(
         "parity", "a compiled tap reads what lay there before", "engine/tap.py",
         "hidden_TD = settled(hidden_TD)",
         "hidden_TD = hidden_TD * 1",

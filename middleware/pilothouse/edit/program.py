@@ -1,9 +1,9 @@
 """Programs: what the terms that hold at a position do together, at every tap, without strength.
 
-Order at a tap: the diagonal map; codes and planes, each on the result of the map; projections, on
-the result of these; additions; the norm. Projections on directions that are not orthogonal use the
-dual basis, so that each coordinate gets exactly what its operator says. Additions that a gate
-weighs read what the codes read.
+Order at a tap: the diagonal map; the turn towards a direction; codes and planes, each on the
+result of these maps; projections, on the result; additions; the norm. Projections on directions
+that are not orthogonal use the dual basis, so that each coordinate gets exactly what its operator
+says. Additions that a gate weighs read what the codes read.
 
 Shapes: R rows, D width of the tap.
 """
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pilothouse.edit.gate import GATE_WIDTH, Gate
-from pilothouse.edit.layer import LayerEdit
+from pilothouse.edit.layer import LayerEdit, Norm
 from pilothouse.edit.operators import (
     OPERATORS,
     Floats,
@@ -37,7 +37,7 @@ from pilothouse.errors import RequestError
 from pilothouse.term import SteerTerm, TokenGate
 from pilothouse.types import Tap
 
-DIGEST_DOMAIN = b"pilothouse program 2\n"
+DIGEST_DOMAIN = b"pilothouse program 3\n"
 CACHED_PROGRAMS = 256
 WORST_CONDITION = 1e6
 
@@ -78,7 +78,7 @@ def compile_program(terms: Sequence[SteerTerm], sources: Sources) -> Program | N
 
     Raises:
         RequestError: an unknown name or layer, an operator that does not fit, directions too near
-            to parallel, two diagonal maps at one tap, or numbers that are not finite.
+            to parallel, two diagonal maps or two slerps at one tap, or numbers that are not finite.
     """
     weighed = [(strength_of(term, sources.edit(term.vector)), term) for term in terms]
     strengths = [each for each, _ in weighed if each != 0.0]
@@ -117,11 +117,10 @@ def growth(terms: Sequence[SteerTerm], sources: Sources) -> dict[Tap, float]:
                 more = OPERATORS[name].growth(term, source, layer)
                 bounds[tap] = bounds.get(tap, 0.0) + more
     for tap, edit in program.layers.items():
-        if edit.addition_D is not None:
-            length = abs(program.coefficient) * float(
-                np.linalg.norm(edit.addition_D.astype(np.float64))
-            )
-            bounds[tap] = bounds.get(tap, 0.0) + length / shortest[tap]
+        for added_D, measure in ((edit.addition_D, shortest[tap]), (edit.relative_D, 1.0)):
+            if added_D is not None:
+                length = float(np.linalg.norm(added_D.astype(np.float64)))
+                bounds[tap] = bounds.get(tap, 0.0) + abs(program.coefficient) * length / measure
     return {tap: bounds.get(tap, 0.0) for tap in program.layers}
 
 
@@ -153,14 +152,18 @@ class _Tap:
     def __init__(self, tap: Tap) -> None:
         self._tap = tap
         self._additions: list[Floats] = []
+        self._relatives: list[Floats] = []
         self._stages: dict[Stage, list[Row]] = {stage: [] for stage in Stage}
         self._diagonal_4D: Floats | None = None
-        self._restores_norm = False
+        self._slerp: tuple[Floats, float] | None = None
+        self._norms: set[Norm] = set()
 
     def take(self, share: _Share, parts: Parts, sources: Sources) -> None:
         """Add a term's parts at its weight."""
         weight, term = share
-        self._restores_norm |= term.restore_norm
+        self._norms.add(_norm_of(term))
+        if parts.relative_D is not None:
+            self._relatives.append(weight * parts.relative_D)
         if parts.addition_D is not None:
             addition_D = weight * parts.addition_D
             if term.gate is None:
@@ -171,20 +174,19 @@ class _Tap:
             (Stage.PLANE, parts.planes),
             (Stage.CODE, parts.codes),
             (Stage.PROJECTION, parts.projections),
+            (Stage.GATED, parts.gated),
         ):
             self._stages[stage] += [row._replace(write_D=weight * row.write_D) for row in rows]
         if parts.diagonal_4D is not None:
-            if self._diagonal_4D is not None:
-                raise RequestError(
-                    f"steer: {term.vector!r}: a second map of single dimensions at layer "
-                    f"{self._tap.layer}, want one: leave one out, or steer them at other layers",
-                    param="steer",
-                )
+            self._only(self._diagonal_4D, term, "map of single dimensions")
             self._diagonal_4D = parts.diagonal_4D * np.array([[weight], [weight], [1.0], [1.0]])
+        if parts.slerp_D is not None:
+            self._only(self._slerp, term, "slerp")
+            self._slerp = parts.slerp_D, weight
 
     def edit(self, width: int) -> LayerEdit | None:
         """The numbers; None where nothing is written."""
-        addition_D = _sum_D(self._additions)
+        addition_D, relative_D = _sum_D(self._additions), _sum_D(self._relatives)
         stages = {
             # By content, so that the order of terms cannot matter. Planes keep their pairs.
             stage: rows if stage == Stage.PLANE else sorted(rows, key=_content)
@@ -193,7 +195,8 @@ class _Tap:
         stages[Stage.PROJECTION] = _dual_rows(stages[Stage.PROJECTION], self._tap.layer)
         stage_R = [stage for stage, rows in stages.items() for _ in rows]
         rows = [row for rows in stages.values() for row in rows]
-        if addition_D is None and not rows and self._diagonal_4D is None:
+        others = (addition_D, relative_D, self._diagonal_4D, self._slerp)
+        if not rows and all(each is None for each in others):
             return None
         reads_RD = np.array([row.read_D for row in rows]).reshape(len(rows), width)
         writes_RD = np.array([row.write_D for row in rows]).reshape(len(rows), width)
@@ -205,8 +208,26 @@ class _Tap:
             gates_RG=_frozen(gates_RG),
             sees_RR=_frozen(_sees(stage_R, reads_RD, writes_RD)),
             diagonal_4D=None if self._diagonal_4D is None else _frozen(self._diagonal_4D),
-            restores_norm=self._restores_norm,
+            relative_D=relative_D,
+            slerp_D=None if self._slerp is None else _frozen(self._slerp[0]),
+            slerp_share=0.0 if self._slerp is None else self._slerp[1],
+            # What is as long as before is not longer either.
+            norm=Norm.AS_BEFORE if Norm.AS_BEFORE in self._norms else max(self._norms),
         )
+
+    def _only(self, known: object, term: SteerTerm, what: str) -> None:
+        if known is not None:
+            raise RequestError(
+                f"steer: {term.vector!r}: a second {what} at layer {self._tap.layer}, want one: "
+                "leave one out, or steer them at other layers",
+                param="steer",
+            )
+
+
+def _norm_of(term: SteerTerm) -> Norm:
+    if term.restore_norm == "if_longer":
+        return Norm.NOT_LONGER
+    return Norm.AS_BEFORE if term.restore_norm else Norm.AS_EDITED
 
 
 def _content(row: Row) -> tuple[bytes, bytes, Gate]:

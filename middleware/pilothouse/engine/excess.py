@@ -60,6 +60,7 @@ def refuse_unreserved(term: SteerTerm, plan: Plan, place: str) -> None:
     wanted: dict[str, Reserved] = {"op": asked}
     wanted |= {"gate": "gate"} if term.gate is not None else {}
     wanted |= {"restore_norm": "restore_norm"} if term.restore_norm else {}
+    wanted |= {"unit": "token_unit"} if term.unit == "token" else {}
     for name, feature in wanted.items():
         if feature not in plan.body.operators:
             raise RequestError(

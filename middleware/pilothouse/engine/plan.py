@@ -61,6 +61,8 @@ class EditPlan(_Frozen):
     rank: int = 0
     planes: bool = False
     diagonal: bool = False
+    slerp: bool = False
+    relative: bool = False
     restores_norm: bool = False
     policy_rows: tuple[int, ...] = ()
 
@@ -72,7 +74,11 @@ class EditPlan(_Frozen):
             return "a turned plane, none reserved"
         if edit.diagonal_4D is not None and not self.diagonal:
             return "a map of single dimensions, none reserved"
-        if edit.restores_norm and not self.restores_norm:
+        if edit.slerp_D is not None and not self.slerp:
+            return "a slerp, none reserved"
+        if edit.relative_D is not None and not self.relative:
+            return "an addition in token units, none reserved"
+        if edit.norm and not self.restores_norm:
             return "a restored norm, none reserved"
         return None
 

@@ -15,7 +15,8 @@ from pilothouse.model.transform import Transform
 from pilothouse.term import SteerTerm
 from pilothouse.types import Tap
 
-ROW_OPERATORS = ("ablate", "reflect", "set", "floor", "cap", "affine", "gate")
+ROW_OPERATORS = frozenset({"add_below", "ablate", "reflect", "set", "floor", "cap", "affine"})
+PLANE_OPERATORS = frozenset({"rotate", "rotate_adaptive"})
 
 
 def plan_edits(config: PilothouseConfig, sources: Sources, *, demo: bool) -> dict[Tap, EditPlan]:
@@ -52,12 +53,14 @@ def _needs(terms: Sequence[SteerTerm], sources: Sources, origin: str) -> Mapping
             for tap, layer in places_of(term, sources):
                 parts = spec.compile(term, source, layer)
                 known = needs.get(tap, EditPlan())
-                rows = len(parts.planes) + len(parts.codes) + len(parts.projections)
+                rows = len(parts.planes + parts.codes + parts.projections + parts.gated)
                 needs[tap] = EditPlan(
                     rank=known.rank + rows + (term.gate is not None),
                     planes=known.planes or bool(parts.planes),
                     diagonal=known.diagonal or parts.diagonal_4D is not None,
-                    restores_norm=known.restores_norm or term.restore_norm,
+                    slerp=known.slerp or parts.slerp_D is not None,
+                    relative=known.relative or parts.relative_D is not None,
+                    restores_norm=known.restores_norm or bool(term.restore_norm),
                 )
         except RequestError as error:
             raise ConfigError(f"{origin}: {error}") from error
@@ -69,13 +72,15 @@ def _granted(source: Source, config: PilothouseConfig) -> EditPlan:
     form = form_of(source)
     able = {name for name, spec in OPERATORS.items() if form in spec.forms} & allowed
     maps = form == "diagonal" and "apply" in able
-    rows = bool(able & set(ROW_OPERATORS)) or ("gate" in allowed and "add" in able)
-    rows = rows or "rotate" in able or (form == "lowrank" and "apply" in able)
+    rows = bool(able & (ROW_OPERATORS | PLANE_OPERATORS)) or ("gate" in allowed and "add" in able)
+    rows = rows or (form == "lowrank" and "apply" in able)
     own = source.manifest.rank if isinstance(source, Transform) and form != "diagonal" else 0
     return EditPlan(
         rank=max(config.limits.max_rank, own) if rows else 0,
-        planes=form == "plane" and "rotate" in able,
+        planes=bool(able & PLANE_OPERATORS),
         diagonal=maps or "replace" in able,
+        slerp="slerp" in able,
+        relative="token_unit" in allowed and "add" in able,
         restores_norm="restore_norm" in allowed,
     )
 
@@ -85,6 +90,8 @@ def _both(one: EditPlan, other: EditPlan) -> EditPlan:
         rank=max(one.rank, other.rank),
         planes=one.planes or other.planes,
         diagonal=one.diagonal or other.diagonal,
+        slerp=one.slerp or other.slerp,
+        relative=one.relative or other.relative,
         restores_norm=one.restores_norm or other.restores_norm,
     )
 

@@ -32,7 +32,7 @@ from pilothouse.engine.plan import (
 )
 from pilothouse.engine.policy_stage import policy_programs, stage_tables
 from pilothouse.engine.reserve import plan_edits
-from pilothouse.engine.table_size import table_bytes
+from pilothouse.engine.table_size import memory_problem, table_memory
 from pilothouse.errors import ConfigError, RequestError, UnsupportedError
 from pilothouse.model.catalogue import Catalogue, Source, signals_of
 from pilothouse.model.transform import Transform
@@ -43,8 +43,6 @@ from pilothouse.types import FloatArray, SignalSpec, Tap
 if TYPE_CHECKING:
     from pilothouse.model.probe import Probe
     from pilothouse.policy.schema import Policy
-
-MIB = 1 << 20
 
 
 def resolve_plan(
@@ -242,19 +240,10 @@ def _vector_tensors(catalogue: Catalogue) -> dict[str, FloatArray]:
 def _check_table_memory(
     config: PilothouseConfig, taps: tuple[TapPlan, ...], num_targets: int
 ) -> None:
-    edited = [(tap, tap.edits) for tap in taps if tap.edits is not None]
-    slots = config.limits.max_programs + 1
-    needed = sum(
-        table_bytes(edits, slots=slots, width=tap.width, num_targets=num_targets)
-        for tap, edits in edited
-    )
-    if needed > config.limits.table_mib * MIB:
-        raise ConfigError(
-            f"limits.table_mib: edit tables at {len(edited)} taps for {config.limits.max_programs} "
-            f"programs take {needed / MIB:.0f} MiB, allowed are {config.limits.table_mib} MiB: "
-            "raise table_mib, or lower max_programs, max_rank, the number of layers or "
-            "taps.operators"
-        )
+    memory = table_memory(taps, config.limits, num_targets=num_targets)
+    problem = memory_problem(memory, config.limits)
+    if problem is not None:
+        raise ConfigError(problem)
 
 
 def _probe_facts(probe: Probe, columns: tuple[int, ...]) -> ProbeFacts:

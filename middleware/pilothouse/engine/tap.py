@@ -73,7 +73,8 @@ def install_tap(
 
 def needs_true_stream(edits: EditPlan) -> bool:
     """Whether what is written here depends on what is there."""
-    return bool(edits.rank or edits.diagonal or edits.restores_norm or edits.policy_rows)
+    maps = edits.diagonal or edits.slerp or edits.relative or edits.restores_norm
+    return bool(edits.rank or maps or edits.policy_rows)
 
 
 def _register(
