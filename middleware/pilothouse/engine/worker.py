@@ -11,6 +11,7 @@ from vllm.distributed import get_tensor_model_parallel_rank
 from vllm.logger import init_logger
 
 from pilothouse.engine.architecture import HookPoint, check_model, open_decoder
+from pilothouse.engine.architecture.forward import NUM_TOKENS
 from pilothouse.engine.buffers import TapBuffers
 from pilothouse.engine.compat import v0_32 as compat
 from pilothouse.engine.plan import Plan
@@ -34,9 +35,11 @@ class Instruments:
         body = plan.body
         device = torch.device(runner.device)
         model = compat.loaded_model(runner)
-        decoder = open_decoder(model, vllm_config)
-        _check_model(plan, vllm_config, len(decoder.blocks))
-        check_model(model, vllm_config, decoder, [(tap.layer, tap.site) for tap in body.taps])
+        compat.add_empty_adapter(model)
+        with compat.without_adapters(runner, NUM_TOKENS):
+            decoder = open_decoder(model, vllm_config)
+            _check_model(plan, vllm_config, len(decoder.blocks))
+            check_model(model, vllm_config, decoder, [(tap.layer, tap.site) for tap in body.taps])
         points = {tap.tap: decoder.point(tap.layer, tap.site) for tap in body.taps}
         _check_widths(plan, points)
         self._buffers = TapBuffers.allocate(
