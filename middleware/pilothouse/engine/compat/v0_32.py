@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from vllm.platforms import current_platform
 from vllm.v1.outputs import AsyncModelRunnerOutput, ModelRunnerOutput
 
@@ -127,6 +127,42 @@ def _on_step_v2(runner: Any, call: OnStep) -> None:
         return prepare(input_batch, req_states)
 
     state.prepare_inputs = prepare_inputs
+
+
+def step_token_ids(runner: Any) -> Tensor:
+    """Token ids [T] of the step that was run, in batch order, on the device; longer than it."""
+    buffer = runner.input_buffers.input_ids if uses_v2_runner(runner) else runner.input_ids.gpu
+    return cast(Tensor, buffer)
+
+
+def refuse_unseen_passes(vllm_config: Any) -> None:
+    """Stop what reads activations by plain hooks where forward passes do not call them.
+
+    Raises:
+        EngineError: full CUDA graphs, pipeline parallel, speculative decoding.
+    """
+    parallel, graphs = vllm_config.parallel_config, vllm_config.compilation_config.cudagraph_mode
+    if graphs is not None and graphs.has_full_cudagraphs():
+        raise EngineError(
+            f"CUDA graphs of whole passes ({graphs.name}) are replayed without calling what reads "
+            "activations: load the model with enforce_eager=True"
+        )
+    if parallel.pipeline_parallel_size > 1:
+        raise EngineError(
+            "layers lie on several pipeline stages, and one process writes the rows: load the "
+            "model with pipeline_parallel_size=1"
+        )
+    if vllm_config.speculative_config is not None:
+        raise EngineError(
+            "rows of rejected draft tokens would be kept: load the model without speculative_config"
+        )
+
+
+def set_compiled(runner: Any, compiled: bool) -> None:
+    """Have forward passes take the compiled graph, if there is one, or the modules themselves."""
+    for module in loaded_model(runner).modules():
+        if "compiled" in vars(module) and "do_not_compile" in vars(module):
+            module.do_not_compile = not compiled  # type: ignore[assignment]
 
 
 class AttachedOutput(AsyncModelRunnerOutput):
