@@ -1,7 +1,8 @@
-"""The plan: everything engine processes and the gate must agree on, resolved once at start.
+"""The plan: everything engine processes and the gate must agree on.
 
-It rides in vLLM's `additional_config`, so it reaches every process and is part of the compile
-cache's key. Tensors travel inside it, never paths: remote workers inherit no files.
+The one of the start rides in vLLM's `additional_config`, so it reaches every process and is part of
+the compile cache's key. Tensors travel inside it: remote workers inherit no files. Later plans of
+the same installation follow it at run time (`engine.revisions`).
 
 Shape suffixes: L layers of an artefact, D hidden size, E read columns of a tap, P policy targets.
 """
@@ -10,8 +11,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,7 +21,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 from safetensors.numpy import load, save
 
-from pilothouse.config import Auth, Gate, Limits, Profile
+from pilothouse.config import Auth, Gate, Limits, PilothouseConfig, Profile
 from pilothouse.edit.layer import LayerEdit
 from pilothouse.edit.sources import ReadRow, Sources
 from pilothouse.errors import EngineError
@@ -37,6 +39,17 @@ if TYPE_CHECKING:
     from pilothouse.types import FloatArray
 
 ADDITIONAL_KEY = "pilothouse"
+
+VECTOR_HEAD = "vector/"
+
+Wire = dict[str, str]
+"""A plan as text, fit for any serialiser."""
+
+AT_RUN_TIME: Mapping[str, Any] = {
+    "revision": True, "config_digest": True, "vectors": True, "profiles": True, "auth": True,
+    "limits": {"max_norm_ratio", "max_wait_ms"},
+}  # fmt: skip
+"""Fields of a body that a plan can have otherwise than the one it follows."""
 
 
 class _Frozen(BaseModel):
@@ -66,13 +79,25 @@ class EditPlan(_Frozen):
 
     def holds(self, edit: LayerEdit) -> str | None:
         """None where a program's edit fits, else what is missing."""
-        if edit.rank > self.rank:
-            return f"{edit.rank} rows, {self.rank} reserved"
-        if edit.has_planes and not self.planes:
+        return self._lacks(
+            edit.rank, edit.has_planes, edit.diagonal_4D is not None, edit.restores_norm
+        )
+
+    def covers(self, wanted: EditPlan) -> str | None:
+        """None where all that `wanted` has tables for can be done here too, else what is missing.
+
+        Policies' rows are left out: they are written at start.
+        """
+        return self._lacks(wanted.rank, wanted.planes, wanted.diagonal, wanted.restores_norm)
+
+    def _lacks(self, rank: int, planes: bool, diagonal: bool, restores_norm: bool) -> str | None:
+        if rank > self.rank:
+            return f"{rank} rows, {self.rank} reserved"
+        if planes and not self.planes:
             return "a turned plane, none reserved"
-        if edit.diagonal_4D is not None and not self.diagonal:
+        if diagonal and not self.diagonal:
             return "a map of single dimensions, none reserved"
-        if edit.restores_norm and not self.restores_norm:
+        if restores_norm and not self.restores_norm:
             return "a restored norm, none reserved"
         return None
 
@@ -157,9 +182,16 @@ class Plan:
     tensors: Mapping[str, FloatArray]
     policies: tuple[Policy, ...]
     rulebook: Rulebook
+    config: PilothouseConfig = field(default_factory=lambda: PilothouseConfig(version=1))
+    """What it was resolved from; the next one is this with changes."""
 
     @classmethod
-    def build(cls, body: PlanBody, tensors: Mapping[str, FloatArray]) -> Plan:
+    def build(
+        cls,
+        body: PlanBody,
+        tensors: Mapping[str, FloatArray],
+        config: PilothouseConfig | None = None,
+    ) -> Plan:
         """The plan of a body and its tensors; policies are read back from their JSON."""
         policies = tuple(policy_from_json(each) for each in body.policies)
         rulebook = Rulebook(
@@ -168,17 +200,30 @@ class Plan:
             default_readouts={name: each.default_readout for name, each in body.probes.items()},
             vectors={name: each.layers for name, each in body.vectors.items()},
         )
-        return cls(body, tensors, policies, rulebook)
+        return cls(body, tensors, policies, rulebook, config or PilothouseConfig(version=1))
+
+    def to_wire(self) -> Wire:
+        """The plan as text."""
+        contiguous = {name: np.ascontiguousarray(each) for name, each in self.tensors.items()}
+        return {
+            "body": self.body.model_dump_json(),
+            "tensors": base64.b64encode(save(contiguous)).decode() if contiguous else "",
+            "config": self.config.model_dump_json(),
+        }
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, str]) -> Plan:
+        """The inverse of `to_wire`."""
+        tensors = load(base64.b64decode(wire["tensors"])) if wire["tensors"] else {}
+        return cls.build(
+            PlanBody.model_validate_json(wire["body"]),
+            tensors,
+            PilothouseConfig.model_validate_json(wire["config"]),
+        )
 
     def to_additional_config(self) -> dict[str, Any]:
         """What goes into vLLM's `additional_config`."""
-        contiguous = {name: np.ascontiguousarray(each) for name, each in self.tensors.items()}
-        return {
-            ADDITIONAL_KEY: {
-                "body": self.body.model_dump_json(),
-                "tensors": base64.b64encode(save(contiguous)).decode() if contiguous else "",
-            }
-        }
+        return {ADDITIONAL_KEY: self.to_wire()}
 
     @classmethod
     def from_additional_config(cls, additional: object) -> Plan:
@@ -192,14 +237,22 @@ class Plan:
                 "vLLM's additional_config carries no Pilothouse plan; start the server with "
                 "`pilothouse serve`, not with --worker-cls or --scheduler-cls"
             )
-        wire = additional[ADDITIONAL_KEY]
-        tensors = load(base64.b64decode(wire["tensors"])) if wire["tensors"] else {}
-        return cls.build(PlanBody.model_validate_json(wire["body"]), tensors)
+        return cls.from_wire(additional[ADDITIONAL_KEY])
 
     @property
     def revision(self) -> str:
         """Twelve hex digits over everything in the plan."""
         return self.body.revision
+
+    @cached_property
+    def installation(self) -> str:
+        """Twelve hex digits over what is laid down at start: what a plan and its follower share."""
+        fixed = self.body.model_dump(mode="json", exclude=dict(AT_RUN_TIME))
+        parts = [json.dumps(fixed, sort_keys=True).encode()]
+        for name in sorted(self.tensors):
+            if not name.startswith(VECTOR_HEAD):
+                parts += [name.encode(), np.ascontiguousarray(self.tensors[name]).tobytes()]
+        return digest_of(*parts)[:12]
 
     @cached_property
     def sources(self) -> Sources:
@@ -208,7 +261,7 @@ class Plan:
         return Sources(edits, {name: self._read_rows(name) for name in self.body.probes})
 
     def _source(self, name: str, facts: VectorFacts) -> Source:
-        head = f"vector/{name}/"
+        head = f"{VECTOR_HEAD}{name}/"
         arrays = {
             key.removeprefix(head): np.asarray(tensor, np.float32)
             for key, tensor in self.tensors.items()

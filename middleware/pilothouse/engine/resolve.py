@@ -31,7 +31,7 @@ from pilothouse.engine.plan import (
     digest_of,
 )
 from pilothouse.engine.policy_stage import policy_programs, stage_tables
-from pilothouse.engine.reserve import plan_edits
+from pilothouse.engine.reserve import plan_edits, running_edits
 from pilothouse.engine.table_size import table_bytes
 from pilothouse.errors import ConfigError, RequestError, UnsupportedError
 from pilothouse.model.catalogue import Catalogue, Source, signals_of
@@ -54,8 +54,9 @@ def resolve_plan(
     model: ModelFacts,
     *,
     demo: bool = False,
+    running: Plan | None = None,
 ) -> Plan:
-    """The plan for one model.
+    """The plan for one model; one that follows a running plan has that one's taps.
 
     Raises:
         ConfigError: an artefact of another width or with layers the model lacks, tables over
@@ -70,6 +71,8 @@ def resolve_plan(
     chosen = policy_programs(policies, sources)
     programs = [program for _, program in chosen]
     edits = plan_edits(config, sources, demo=demo)
+    if running is not None:
+        edits = running_edits(edits, config, sources, running)
     stages = {tap: stage_tables(programs, tap, model.d_model) for tap in _policy_taps(programs)}
     for tap, (_, rows) in stages.items():
         edits[tap] = edits.get(tap, EditPlan()).model_copy(update={"policy_rows": rows})
@@ -102,7 +105,7 @@ def resolve_plan(
         gate=config.gate,
     )
     revision = _revision(body, tensors)
-    plan = Plan.build(body.model_copy(update={"revision": revision}), tensors)
+    plan = Plan.build(body.model_copy(update={"revision": revision}), tensors, config)
     _check_profiles(plan)
     return plan
 
@@ -142,11 +145,11 @@ def _check_fit(config: PilothouseConfig, catalogue: Catalogue, model: ModelFacts
                     f"{kind}.{name}: layers {outside} do not exist; {model.model_id} has "
                     f"{model.num_layers} layers: use 0..{model.num_layers - 1}"
                 )
-    outside = [layer for layer in config.taps.resid_post if not 0 <= layer < model.num_layers]
-    if outside:
-        problems.append(
-            f"taps.resid_post: layers {outside} do not exist; use 0..{model.num_layers - 1}"
-        )
+    for site, layers in config.taps.by_site().items():
+        last = 0 if site == "embed" else model.num_layers - 1
+        outside = [layer for layer in layers if layer > last]
+        if outside:
+            problems.append(f"taps.{site}: layers {outside} do not exist; use 0..{last}")
     if problems:
         raise ConfigError("\n".join(problems))
 

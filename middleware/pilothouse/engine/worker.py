@@ -69,7 +69,7 @@ class Instruments:
     def installed(self) -> dict[str, object]:
         """What this worker did, for readiness."""
         return {
-            "revision": self._plan.revision,
+            "installation": self._plan.installation,
             "taps": [tap.model_dump() for tap in self._plan.body.taps],
         }
 
