@@ -38,7 +38,7 @@ from pilothouse.model.vector import Vector
 
 if TYPE_CHECKING:
     from pilothouse.term import SteerTerm
-    from pilothouse.types import Operator, Unit
+    from pilothouse.types import Operator, Reserved, Unit
 
 Floats = NDArray[np.float64]
 
@@ -148,6 +148,18 @@ def _check_unit(term: SteerTerm, name: Operator) -> None:
         _refuse(term, "unit", f"got 'token' with {name!r}, want 'raw', 'unit' or 'residual'")
     if term.unit == "token" and term.gate is not None:
         _refuse(term, "unit", "got 'token' with a gate, want 'raw', 'unit' or 'residual'")
+
+
+def features_of(term: SteerTerm, source: Source) -> dict[str, Reserved]:
+    """What a term needs of the engine's tables: its field -> operator or feature.
+
+    Raises:
+        RequestError: as `operator_of`.
+    """
+    wanted: dict[str, Reserved] = {"op": operator_of(term, source)}
+    wanted |= {"gate": "gate"} if term.gate is not None else {}
+    wanted |= {"restore_norm": "restore_norm"} if term.restore_norm else {}
+    return wanted | ({"unit": "token_unit"} if term.unit == "token" else {})
 
 
 def strength_of(term: SteerTerm, source: Source) -> float:

@@ -130,6 +130,11 @@ def _stripped(term: SteerTerm, sources: Sources) -> SteerTerm:
     return term.model_copy(update={"scale": scale, "op": name, "on": "all", "positions": None})
 
 
+def forget_programs() -> None:
+    """Let go of every compiled program that nobody holds, and of the sources they came from."""
+    _program.cache_clear()
+
+
 @lru_cache(maxsize=CACHED_PROGRAMS)
 def _program(sources: Sources, shares: tuple[_Share, ...]) -> tuple[str, Layers]:
     built: dict[Tap, _Tap] = {}

@@ -15,7 +15,6 @@ import numpy as np
 
 from pilothouse.config import PilothouseConfig
 from pilothouse.edit.operators import form_of
-from pilothouse.edit.program import Program
 from pilothouse.edit.sources import ReadRow, Sources
 from pilothouse.engine.conflict import enforced_read_layers, refuse_conflicts
 from pilothouse.engine.excess import refuse_excess
@@ -31,8 +30,9 @@ from pilothouse.engine.plan import (
     digest_of,
 )
 from pilothouse.engine.policy_stage import policy_programs, stage_tables
-from pilothouse.engine.reserve import plan_edits
+from pilothouse.engine.reserve import plan_edits, running_edits
 from pilothouse.engine.table_size import memory_problem, table_memory
+from pilothouse.engine.widths import tap_widths
 from pilothouse.errors import ConfigError, RequestError, UnsupportedError
 from pilothouse.model.catalogue import Catalogue, Source, signals_of
 from pilothouse.model.transform import Transform
@@ -52,8 +52,9 @@ def resolve_plan(
     model: ModelFacts,
     *,
     demo: bool = False,
+    running: Plan | None = None,
 ) -> Plan:
-    """The plan for one model.
+    """The plan for one model; one that follows a running plan has that one's taps.
 
     Raises:
         ConfigError: an artefact of another width or with layers the model lacks, tables over
@@ -68,14 +69,14 @@ def resolve_plan(
     chosen = policy_programs(policies, sources)
     programs = [program for _, program in chosen]
     edits = plan_edits(config, sources, demo=demo)
-    widths = _widths(catalogue)
-    stages = {
-        tap: stage_tables(programs, tap, widths.get(tap, model.d_model))
-        for tap in _policy_taps(programs)
-    }
+    if running is not None:
+        edits = running_edits(edits, config, sources, running)
+    policy_taps = {tap for program in programs for tap in program.layers}
+    widths = tap_widths({*edits, *policy_taps, *_probe_taps(catalogue)}, catalogue, model, running)
+    stages = {tap: stage_tables(programs, tap, widths[tap]) for tap in sorted(policy_taps)}
     for tap, (_, rows) in stages.items():
         edits[tap] = edits.get(tap, EditPlan()).model_copy(update={"policy_rows": rows})
-    taps, columns, reads = _taps(edits, catalogue, widths, model)
+    taps, columns, reads = _taps(edits, catalogue, widths)
     tensors: dict[str, FloatArray] = dict(reads) | _vector_tensors(catalogue)
     for tap, (tables, _) in stages.items():
         head = f"policy/{tap.layer}/{tap.site}"
@@ -104,13 +105,9 @@ def resolve_plan(
         gate=config.gate,
     )
     revision = _revision(body, tensors)
-    plan = Plan.build(body.model_copy(update={"revision": revision}), tensors)
+    plan = Plan.build(body.model_copy(update={"revision": revision}), tensors, config)
     _check_profiles(plan)
     return plan
-
-
-def _policy_taps(programs: Sequence[Program]) -> list[Tap]:
-    return sorted({tap for program in programs for tap in program.layers})
 
 
 def _refuse_reserved_rows(config: PilothouseConfig) -> None:
@@ -144,11 +141,11 @@ def _check_fit(config: PilothouseConfig, catalogue: Catalogue, model: ModelFacts
                     f"{kind}.{name}: layers {outside} do not exist; {model.model_id} has "
                     f"{model.num_layers} layers: use 0..{model.num_layers - 1}"
                 )
-    outside = [layer for layer in config.taps.resid_post if not 0 <= layer < model.num_layers]
-    if outside:
-        problems.append(
-            f"taps.resid_post: layers {outside} do not exist; use 0..{model.num_layers - 1}"
-        )
+    for site, layers in config.taps.by_site().items():
+        last = 0 if site == "embed" else model.num_layers - 1
+        outside = [layer for layer in layers if layer > last]
+        if outside:
+            problems.append(f"taps.{site}: layers {outside} do not exist; use 0..{last}")
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -177,30 +174,13 @@ def _sources(catalogue: Catalogue, num_layers: int) -> Sources:
     return Sources(catalogue.vectors, reads, num_layers)
 
 
-def _widths(catalogue: Catalogue) -> dict[Tap, int]:
-    """How wide each tap is, as the artefacts there have it; the worker checks it.
-
-    Raises:
-        ConfigError: two of them disagree.
-    """
-    widths: dict[Tap, tuple[str, int]] = {}
-    for each in (*catalogue.vectors.values(), *catalogue.probes.values()):
-        for layer in each.layers:
-            tap = Tap(layer, each.site)
-            other, width = widths.setdefault(tap, (each.name, each.width))
-            if width != each.width:
-                raise ConfigError(
-                    f"{each.name}: of width {each.width} at {tap.site} of layer {layer}, where "
-                    f"{other} has {width}: load artefacts that were made for this model"
-                )
-    return {tap: width for tap, (_, width) in widths.items()}
+def _probe_taps(catalogue: Catalogue) -> set[Tap]:
+    probes = catalogue.probes.values()
+    return {Tap(layer, probe.site) for probe in probes for layer in probe.layers}
 
 
 def _taps(
-    edits: Mapping[Tap, EditPlan],
-    catalogue: Catalogue,
-    widths: Mapping[Tap, int],
-    model: ModelFacts,
+    edits: Mapping[Tap, EditPlan], catalogue: Catalogue, widths: Mapping[Tap, int]
 ) -> tuple[tuple[TapPlan, ...], dict[str, tuple[int, ...]], dict[str, FloatArray]]:
     rows: dict[Tap, list[tuple[str, FloatArray]]] = defaultdict(list)
     for name, probe in catalogue.probes.items():
@@ -214,7 +194,7 @@ def _taps(
         stop = start + len(rows[tap])
         taps.append(
             TapPlan(
-                layer=tap.layer, site=tap.site, width=widths.get(tap, model.d_model),
+                layer=tap.layer, site=tap.site, width=widths[tap],
                 read_start=start, read_stop=stop, edits=edits.get(tap),
             )
         )  # fmt: skip

@@ -55,8 +55,13 @@ class Instruments:
         self._state = SteeringState(self._buffers, len(body.policy_targets))
         self._snapshot = Snapshot(self._buffers.scores_NE)
         self._wants_emissions = False
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+        self._decoder, self._vllm_config, self._runner = decoder, vllm_config, runner
+        self._columns = {
+            tap.tap: self._columns_of(tap, points[tap.tap], device) for tap in body.taps
+        }
+        self._harvest: Harvest | None = None
+        self._installed: list[Callable[[], None]] = []
+        self._install()
         compat.on_step(runner, self._on_step)
 
     def begin(self, scheduler_output: Any) -> None:
@@ -82,7 +87,7 @@ from pathlib import Path
     def installed(self) -> dict[str, object]:
         """What this worker did, for readiness."""
         return {
-            "revision": self._plan.revision,
+            "installation": self._plan.installation,
             "taps": [tap.model_dump() for tap in self._plan.body.taps],
         }
 
