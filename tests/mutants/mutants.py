@@ -71,8 +71,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _mutant(
         "parity", "an adaptive turn turns every token", "engine/kernel.py",
-        "open_T = reads[r - 1] > gates_TRG[:, r - 1, THRESHOLD]",
-        "open_T = reads[r - 1] == reads[r - 1]",
+        "share_TP2 = torch.where(open_TP1, share_TP2, torch.zeros_like(share_TP2))",
+        "assert open_TP1.dtype is torch.bool",
         "operator_parity", "eager",
     ),
     _mutant(
@@ -89,8 +89,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _mutant(
         "isolated", "rows are of the first request's program", "engine/kernel.py",
-        "(stream_TD * rows.reads_SRD[slot_T, r])",
-        "(stream_TD * rows.reads_SRD[slot_T[:1], r])",
+        "(stream_TD * reads_SRD[slot_T, r])",
+        "(stream_TD * reads_SRD[slot_T[:1], r])",
         "kernel",
     ),
     _mutant(
