@@ -11,6 +11,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -313,14 +314,27 @@ def check(started: Engine, reference: HookedModel) -> dict[str, float]:
     Raises:
         AssertionError: an error above the tolerance, or a case that could not have failed.
     """
+    outputs = answers(started)
+    return {each.name: _check_case(each, outputs[each.name], reference) for each in CASES}
+
+
+def answers(started: Engine) -> dict[str, Any]:
+    """The output of every case, all in one batch."""
     for each in CASES:
         terms = tuple(SteerTerm.model_validate(term) for term in each.terms)
         params = started.params(
             steer=terms, decision_id=each.name, logprobs=-1, max_tokens=OUTPUT_TOKENS
         )
         started.add(each.name, prompt_of(each), params)
-    outputs = started.drain()
-    return {each.name: _check_case(each, outputs[each.name], reference) for each in CASES}
+    return started.drain()
+
+
+def starting(folder: Path, **settings: Any) -> AbstractContextManager[Engine]:
+    """An engine with what every case needs."""
+    limits = {"max_norm_ratio": 1e6, "max_rank": 8}
+    return engine(
+        folder, make_plan(CATALOGUE, limits=limits, **RESERVED), max_num_seqs=32, **settings
+    )
 
 
 def _check_case(each: Case, output: Any, reference: HookedModel) -> float:
@@ -348,13 +362,10 @@ def run_check(
 ) -> dict[str, float]:
     """Make the model, start one engine, check every case."""
     make_architecture(folder, name)
-    limits = {"max_norm_ratio": 1e6, "max_rank": 8}
-    with engine(
+    with starting(
         folder,
-        make_plan(CATALOGUE, limits=limits, **RESERVED),
         worker=V2_WORKER if v2 else WORKER,
         enforce_eager=not compiled,
-        max_num_seqs=32,
         max_num_batched_tokens=40 if chunked else 1024,
     ) as started:
         return check(started, HookedModel(folder))
