@@ -11,6 +11,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -319,10 +320,15 @@ def check(
     Raises:
         AssertionError: an error above the tolerance, or a case that could not have failed.
     """
+    outputs = answers(started, cases)
+    return {each.name: _check_case(each, outputs[each.name], reference) for each in cases}
+
+
+def answers(started: Engine, cases: Sequence[Case] = CASES) -> dict[str, Any]:
+    """The output of every case, all in one batch."""
     for each in cases:
         _ask(started, each)
-    outputs = started.drain()
-    return {each.name: _check_case(each, outputs[each.name], reference) for each in cases}
+    return started.drain()
 
 
 def check_cached(started: Engine, reference: HookedModel) -> tuple[float, int]:
@@ -353,6 +359,12 @@ def _ask(started: Engine, each: Case) -> None:
     started.add(each.name, prompt_of(each), params)
 
 
+def starting(folder: Path, **settings: Any) -> AbstractContextManager[Engine]:
+    """An engine with what every case needs."""
+    plan = make_plan(CATALOGUE, limits=LIMITS, **RESERVED)
+    return engine(folder, plan, max_num_seqs=32, **settings)
+
+
 def _check_case(each: Case, output: Any, reference: HookedModel) -> float:
     prompt = prompt_of(each)
     tokens = prompt + list(output.outputs[0].token_ids)
@@ -381,12 +393,10 @@ def run_check(
 ) -> dict[str, float]:
     """Make the model, start one engine, check every case."""
     make_architecture(folder, name)
-    with engine(
+    with starting(
         folder,
-        make_plan(CATALOGUE, limits=LIMITS, **RESERVED),
         worker=V2_WORKER if v2 else WORKER,
         enforce_eager=not compiled,
-        max_num_seqs=32,
         max_num_batched_tokens=40 if chunked else 1024,
     ) as started:
         return check(started, HookedModel(folder))

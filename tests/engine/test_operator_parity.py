@@ -6,15 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.harness import engine, make_plan
-from tests.engine.operator_parity import (
-    CASES,
-    CATALOGUE,
-    LIMITS,
-    RESERVED,
-    check_cached,
-    run_check,
-)
+from tests.engine.operator_parity import CASES, check_cached, run_check, starting
 from tests.engine.test_parity import in_own_process
 from tests.reference.hf_hooks import HookedModel
 from tests.support.tiny_architectures import make_architecture
@@ -32,8 +24,7 @@ def test_no_operator_or_position_gets_what_another_left_in_the_prefix_cache(
     tmp_path: Path,
 ) -> None:
     make_architecture(tmp_path, "qwen3")
-    plan = make_plan(CATALOGUE, limits=LIMITS, **RESERVED)
-    with engine(tmp_path, plan, enable_prefix_caching=True) as started:
+    with starting(tmp_path, enable_prefix_caching=True) as started:
         error, cached = check_cached(started, HookedModel(tmp_path))
     assert error <= 1e-4
     assert cached >= len(CASES) * 64, "each finds its own two blocks the second time"
