@@ -154,14 +154,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "never_silent", "no_valid_seal",
     ),
     _mutant(
-        "never-silent", "a seal of another plan is good", "engine/scheduler.py",
-        "if sealed.revision != self._plan.revision:",
-        "if not sealed.revision:",
+        "never-silent", "a seal of another plan is good", "engine/revisions.py",
+        "kept = self._kept.get(revision)",
+        "kept = next(iter(self._kept.values()))",
         "never_silent", "no_valid_seal",
     ),
     _mutant(
         "never-silent", "a request waits for a slot for ever", "engine/orders.py",
-        "if waited_ms > self._plan.body.limits.max_wait_ms:",
+        "if waited_ms > passenger.plan.body.limits.max_wait_ms:",
         "if waited_ms < 0:",
         "never_silent", "waits_too_long",
     ),
