@@ -64,7 +64,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "parity", "chunks and opt",
     ),
     _mutant(
-        "parity", "projections do not see what maps wrote", "edit/program.py",
+        "parity", "projections do not see what maps wrote", "edit/assembly.py",
         "np.where(later_RR, reads_RD @ writes_RD.T, 0.0)",
         "np.where(later_RR, 0.0, 0.0)",
         "operator_parity", "eager",
