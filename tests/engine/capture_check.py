@@ -53,7 +53,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         error = largest_error(args.name, Path(folder), settings)
     assert error <= TOLERANCE, error
-    sys.stdout.write(f"captures hold, largest error {error:.1e}\n")
+    sys.stdout.write(f"parity holds, largest error {error:.1e}\n")
 
 
 def largest_error(name: str, folder: Path, settings: dict[str, Any]) -> float:

@@ -59,8 +59,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _mutant(
         "parity", "a tap sits one block too low", "engine/worker.py",
-        "decoder.point(tap.layer, tap.site)",
-        "decoder.point(max(tap.layer - 1, 0), tap.site)",
+        "point, tap = self._decoder.point(*place), taps[place]",
+        "point, tap = self._decoder.point(max(place.layer - 1, 0), place.site), taps[place]",
         "parity", "chunks and opt",
     ),
     _mutant(
@@ -241,20 +241,20 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _mutant(
         "fully-scored", "cached tokens are not counted", "engine/watches.py",
-        "self.unscored_C[row] += start - cursor",
+        "self.unscored_C[rows_B] += np.maximum(starts_B - cursor_B, 0)",
         "pass",
         "cache_sound", "shadow_reads",
     ),
     _mutant(
         "streaming", "positions fed again are folded again", "engine/watches.py",
-        "        if stop <= cursor:\n",
-        "        cursor = start\n        if stop <= cursor:\n",
+        "begins_B = np.maximum(starts_B, cursor_B)",
+        "begins_B = starts_B",
         "fold", "over_preemption",
     ),
     _mutant(
         "streaming", "a prompt readout folds answers too", "engine/watches.py",
-        "return 0, num_prompt_tokens",
-        "return 0, 1 << 60",
+        "return np.zeros_like(prompt_R), prompt_R",
+        "return np.zeros_like(prompt_R), np.full_like(prompt_R, 1 << 60)",
         "watches",
     ),
 )  # fmt: skip
