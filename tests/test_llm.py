@@ -185,8 +185,8 @@ def test_what_the_plan_does_not_have_is_an_error_before_anything_runs(llm: LLM) 
 
 
 def test_settings_that_are_refused_on_a_server_are_refused_here() -> None:
-    with pytest.raises(UnsupportedError, match="--enable-lora"):
-        LLM(str(library_path("examples/demo") / "model"), enable_lora=True)
+    with pytest.raises(UnsupportedError, match="--enable-sleep-mode"):
+        LLM(str(library_path("examples/demo") / "model"), enable_sleep_mode=True)
 
 
 def test_the_package_is_light_until_llm_is_asked_for() -> None:

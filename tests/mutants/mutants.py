@@ -64,9 +64,21 @@ MUTANTS: tuple[Mutant, ...] = (
         "parity", "chunks and opt",
     ),
     _mutant(
-        "parity", "projections do not see what maps wrote", "edit/program.py",
+        "parity", "projections do not see what maps wrote", "edit/assembly.py",
         "np.where(later_RR, reads_RD @ writes_RD.T, 0.0)",
         "np.where(later_RR, 0.0, 0.0)",
+        "operator_parity", "eager",
+    ),
+    _mutant(
+        "parity", "an adaptive turn turns every token", "engine/kernel.py",
+        "share_TP2 = torch.where(open_TP1, share_TP2, torch.zeros_like(share_TP2))",
+        "assert open_TP1.dtype is torch.bool",
+        "operator_parity", "eager",
+    ),
+    _mutant(
+        "parity", "a slerp goes all the way", "engine/kernel.py",
+        "left_T = (1.0 - share_T) * torch.atan2(across_T, along_T)",
+        "left_T = 0.0 * torch.atan2(across_T, along_T)",
         "operator_parity", "eager",
     ),
     _mutant(
@@ -77,8 +89,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _mutant(
         "isolated", "rows are of the first request's program", "engine/kernel.py",
-        "(stream_TD * rows.reads_SRD[slot_T, r])",
-        "(stream_TD * rows.reads_SRD[slot_T[:1], r])",
+        "(stream_TD * reads_SRD[slot_T, r])",
+        "(stream_TD * reads_SRD[slot_T[:1], r])",
         "kernel",
     ),
     _mutant(
@@ -142,14 +154,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "never_silent", "no_valid_seal",
     ),
     _mutant(
-        "never-silent", "a seal of another plan is good", "engine/scheduler.py",
-        "if sealed.revision != self._plan.revision:",
-        "if not sealed.revision:",
+        "never-silent", "a seal of another plan is good", "engine/revisions.py",
+        "kept = self._kept.get(revision)",
+        "kept = next(iter(self._kept.values()))",
         "never_silent", "no_valid_seal",
     ),
     _mutant(
         "never-silent", "a request waits for a slot for ever", "engine/orders.py",
-        "if waited_ms > self._plan.body.limits.max_wait_ms:",
+        "if waited_ms > passenger.plan.body.limits.max_wait_ms:",
         "if waited_ms < 0:",
         "never_silent", "waits_too_long",
     ),

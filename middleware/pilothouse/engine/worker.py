@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from vllm.distributed import get_tensor_model_parallel_rank
 from vllm.logger import init_logger
 
 from pilothouse.capture.index import CaptureIndex
-from pilothouse.engine.architecture import check_model, open_decoder
+from pilothouse.engine.architecture import HookPoint, check_model, open_decoder
+from pilothouse.engine.architecture.forward import NUM_TOKENS
 from pilothouse.engine.buffers import TapBuffers
 from pilothouse.engine.compat import v0_32 as compat
 from pilothouse.engine.harvest import Harvest
@@ -23,7 +24,7 @@ from pilothouse.engine.steering_state import SteeringState
 from pilothouse.engine.step import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, StepPlan
 from pilothouse.engine.tap import ReadColumns, install_tap
 from pilothouse.errors import EngineError
-from pilothouse.types import IntArray
+from pilothouse.types import IntArray, Tap
 
 logger = init_logger(__name__)
 
@@ -38,17 +39,26 @@ class Instruments:
         body = plan.body
         device = torch.device(runner.device)
         model = compat.loaded_model(runner)
-        decoder = open_decoder(model, vllm_config)
-        _check_model(plan, vllm_config, len(decoder.blocks))
-        check_model(model, vllm_config, decoder, [(tap.layer, tap.site) for tap in body.taps])
+        compat.add_empty_adapter(model)
+        with compat.without_adapters(runner, NUM_TOKENS):
+            decoder = open_decoder(model, vllm_config)
+            _check_model(plan, vllm_config, len(decoder.blocks))
+            check_model(model, vllm_config, decoder, [(tap.layer, tap.site) for tap in body.taps])
+        points = {tap.tap: decoder.point(tap.layer, tap.site) for tap in body.taps}
+        _check_widths(plan, points)
         self._buffers = TapBuffers.allocate(
-            plan, max_tokens=compat.max_step_tokens(vllm_config), device=device
+            plan,
+            {tap: point.part for tap, point in points.items()},
+            max_tokens=compat.max_step_tokens(vllm_config),
+            device=device,
         )
         self._state = SteeringState(self._buffers, len(body.policy_targets))
         self._snapshot = Snapshot(self._buffers.scores_NE)
         self._wants_emissions = False
         self._decoder, self._vllm_config, self._runner = decoder, vllm_config, runner
-        self._columns = {tap.tap: self._columns_of(tap, device) for tap in body.taps}
+        self._columns = {
+            tap.tap: self._columns_of(tap, points[tap.tap], device) for tap in body.taps
+        }
         self._harvest: Harvest | None = None
         self._installed: list[Callable[[], None]] = []
         self._install()
@@ -77,7 +87,7 @@ class Instruments:
     def installed(self) -> dict[str, object]:
         """What this worker did, for readiness."""
         return {
-            "revision": self._plan.revision,
+            "installation": self._plan.installation,
             "taps": [tap.model_dump() for tap in self._plan.body.taps],
         }
 
@@ -136,13 +146,14 @@ class Instruments:
         while self._installed:
             self._installed.pop()()
 
-    def _columns_of(self, tap: TapPlan, device: torch.device) -> ReadColumns | None:
+    def _columns_of(
+        self, tap: TapPlan, point: HookPoint, device: torch.device
+    ) -> ReadColumns | None:
         if tap.read_stop == tap.read_start:
             return None
-        reads_DE = torch.from_numpy(
-            np.ascontiguousarray(self._plan.tensors[f"reads/{tap.layer}/{tap.site}"])
-        )
-        return ReadColumns(reads_DE.to(device), tap.read_start, tap.read_stop)
+        rows_DE = self._plan.tensors[f"reads/{tap.layer}/{tap.site}"][point.part]
+        reads_DE = torch.from_numpy(np.ascontiguousarray(rows_DE)).to(device)
+        return ReadColumns(reads_DE, tap.read_start, tap.read_stop)
 
     def _on_step(self, request_ids: list[str], starts_B: IntArray, counts_B: IntArray) -> None:
         self._state.write(request_ids, starts_B, counts_B)
@@ -159,6 +170,17 @@ def _check_model(plan: Plan, vllm_config: Any, num_blocks: int) -> None:
             f"plan was resolved for {facts.model_id} with {facts.num_layers} layers of width "
             f"{facts.d_model}; the loaded model has {num_blocks} layers of width {d_model}"
         )
+
+
+def _check_widths(plan: Plan, points: Mapping[Tap, HookPoint]) -> None:
+    wrong = [
+        f"{tap.site} of layer {tap.layer}: what is loaded there has width {planned.width}, "
+        f"{plan.body.model.model_id} has {points[tap].total}"
+        for tap, planned in plan.taps().items()
+        if points[tap].total != planned.width
+    ]
+    if wrong:
+        raise EngineError("; ".join(wrong) + ": load artefacts that were made for this model")
 
 
 class GuardedWorker(compat.worker_base()):  # type: ignore[misc]

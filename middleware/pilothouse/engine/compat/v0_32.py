@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from vllm.platforms import current_platform
 from vllm.v1.outputs import AsyncModelRunnerOutput, ModelRunnerOutput
@@ -40,6 +42,38 @@ def loaded_model(runner: Any) -> nn.Module:
     """The model object the runner executes, before any wrapper."""
     model: nn.Module = runner.get_model()
     return model
+
+
+def without_adapters(runner: Any, num_tokens: int) -> AbstractContextManager[None]:
+    """While open, a pass of `num_tokens` through the model uses no LoRA adapter.
+
+    Wrapped modules index by token, so that a pass outside a step needs a mapping too.
+    """
+    selected: AbstractContextManager[None] = runner.maybe_select_dummy_loras(
+        runner.lora_config, np.array([num_tokens]), num_active_loras=0
+    )
+    return selected
+
+
+def add_empty_adapter(model: nn.Module) -> None:
+    """On CPU, put a slot that stays empty behind a model's LoRA slots.
+
+    vLLM 0.32's CPU kernels look a token without an adapter up at index -1 and so give it the
+    adapter of the last slot, where its CUDA kernels skip it. Zeros in the last place of the second
+    factor make that nothing.
+    """
+    if not current_platform.is_cpu():
+        return
+    for module in model.modules():
+        stacked = getattr(module, "lora_b_stacked", None)
+        if isinstance(stacked, torch.Tensor):
+            module.lora_b_stacked = _with_zeros(stacked)
+        elif isinstance(stacked, tuple):
+            module.lora_b_stacked = tuple(map(_with_zeros, stacked))  # type: ignore[assignment]
+
+
+def _with_zeros(stacked: torch.Tensor) -> torch.Tensor:
+    return torch.cat([stacked, torch.zeros_like(stacked[:1])])
 
 
 def max_step_tokens(vllm_config: Any) -> int:
