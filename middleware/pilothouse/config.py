@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pilothouse.errors import ConfigError
 from pilothouse.term import SteerTerm
-from pilothouse.types import Reserved
+from pilothouse.types import Reserved, Site, Tap
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$")]
 ProfileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-/]{0,63}:[A-Za-z0-9_.\-]+$")]
+
+
+Layers = tuple[Annotated[int, Field(ge=0)], ...]
 
 
 class _Closed(BaseModel):
@@ -34,12 +37,30 @@ class Profile(_Closed):
 
 
 class Taps(_Closed):
-    """Taps to have in the graph beside those the loaded artefacts need."""
+    """Taps to have in the graph beside those the loaded artefacts need: layers by site."""
 
-    resid_post: tuple[int, ...] = ()
+    embed: Layers = ()
+    resid_pre: Layers = ()
+    attn_heads: Layers = ()
+    attn_out: Layers = ()
+    resid_mid: Layers = ()
+    mlp_neurons: Layers = ()
+    mlp_out: Layers = ()
+    resid_post: Layers = ()
     operators: tuple[Reserved, ...] = ("add",)
     """What clients may do there; profiles and policies have what they name in any case."""
     reserve_rows: int = Field(default=0, ge=0, le=1024)
+
+    def reserved(self) -> tuple[Tap, ...]:
+        """Every tap that is asked for."""
+        return tuple(
+            Tap(layer, site) for site, layers in self.by_site().items() for layer in layers
+        )
+
+    def by_site(self) -> dict[Site, tuple[int, ...]]:
+        """Layers by site, sites without any left out."""
+        asked = {site: getattr(self, site, ()) for site in get_args(Site)}
+        return {site: layers for site, layers in asked.items() if layers}
 
 
 class Limits(_Closed):

@@ -12,6 +12,8 @@ from typing import Any
 from pilothouse.types import ActionName, Mode, Phase, Result
 
 RECORD_KEY = "pilothouse"
+REVISION_KEY = "pilothouse_revision"
+"""Beside a record's key: an output under it names the newest revision, and carries no record."""
 ORPHAN_PREFIX = "pilothouse-orphan-"
 """Request ids with this prefix carry closing records of choices that have no live request."""
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from pilothouse.types import Clause, Operator, Unit
+from pilothouse.types import Clause, Operator, Sites, Unit
 
 MAX_INDICES = 32
 Token = Annotated[int, Field(ge=0)]
@@ -76,6 +76,7 @@ class SteerTerm(_Closed):
     value: Number | None = None
     unit: Unit = "raw"
     on: Clause = "output"
+    sites: Sites = "own"
     layers: Annotated[tuple[Layer, ...], Field(min_length=1, max_length=256)] | None = None
     positions: Annotated[Positions, BeforeValidator(_spelled_out)] | None = None
     restore_norm: Literal[False, True, "if_longer"] = False

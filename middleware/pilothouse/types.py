@@ -24,7 +24,13 @@ Site = Literal[
 ]  # fmt: skip
 """In the order in which a token passes them in a layer."""
 
+PROJECTION_SITES: frozenset[Site] = frozenset({"attn_heads", "mlp_neurons"})
+"""Inputs of an output projection: of a width of their own, and split over tensor-parallel ranks."""
+
 Clause = Literal["prompt", "output", "all"]
+Sites = Literal["own", "writers"]
+"""An artefact's own site, or every place where something is added to the residual stream."""
+
 Unit = Literal["raw", "unit", "residual", "token"]
 Operator = Literal[
     "add", "add_below", "ablate", "reflect", "set", "floor", "cap", "affine", "rotate",

@@ -30,6 +30,8 @@ from tests.reference.hf_hooks import HookedChange, HookedModel
 from tests.support.tiny_architectures import D_MODEL, NUM_LAYERS, architectures, make_architecture
 
 OUTPUT_TOKENS = 6
+LONG = 75
+"""Tokens of two whole blocks and some more."""
 LAYERS = (1, 2)
 NORMS = (6.0, 7.0)
 MARK = 250
@@ -104,6 +106,8 @@ class Case:
     change: Callable[[int], Change] = field(repr=False)
     where: Callable[[list[int], int], Wheres]
     length: int = 21
+    seed: int | None = None
+    """Of its prompt; drawn from its name where there is none."""
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -276,7 +280,7 @@ CASES = (
 
 def prompt_of(each: Case) -> list[int]:
     """A fixed random prompt with a mark in the middle."""
-    drawn = np.random.default_rng(sum(map(ord, each.name)))
+    drawn = np.random.default_rng(sum(map(ord, each.name)) if each.seed is None else each.seed)
     tokens = drawn.integers(3, 249, each.length).tolist()
     tokens[each.length // 2] = MARK
     return tokens
@@ -308,33 +312,57 @@ def _outside(held: Wheres, count: int) -> Wheres:
     return [(i, i + 1) for i in range(count - 1) if i not in inside]
 
 
-def check(started: Engine, reference: HookedModel) -> dict[str, float]:
+def check(
+    started: Engine, reference: HookedModel, cases: Sequence[Case] = CASES
+) -> dict[str, float]:
     """All cases in one batch; each one's largest error.
 
     Raises:
         AssertionError: an error above the tolerance, or a case that could not have failed.
     """
-    outputs = answers(started)
-    return {each.name: _check_case(each, outputs[each.name], reference) for each in CASES}
+    outputs = answers(started, cases)
+    return {each.name: _check_case(each, outputs[each.name], reference) for each in cases}
 
 
-def answers(started: Engine) -> dict[str, Any]:
+def answers(started: Engine, cases: Sequence[Case] = CASES) -> dict[str, Any]:
     """The output of every case, all in one batch."""
-    for each in CASES:
-        terms = tuple(SteerTerm.model_validate(term) for term in each.terms)
-        params = started.params(
-            steer=terms, decision_id=each.name, logprobs=-1, max_tokens=OUTPUT_TOKENS
-        )
-        started.add(each.name, prompt_of(each), params)
+    for each in cases:
+        _ask(started, each)
     return started.drain()
+
+
+def check_cached(started: Engine, reference: HookedModel) -> tuple[float, int]:
+    """All cases on one long prompt, each after all the others, twice over a prefix cache.
+
+    Returns:
+        The largest error, and how many prompt tokens came out of the cache.
+
+    Raises:
+        AssertionError: as `check`: some case got keys and values that another one left.
+    """
+    cases = [replace(each, length=LONG, seed=1) for each in CASES]
+    errors, cached = [], 0
+    for turn in (cases, cases[::-1]):
+        for each in turn:
+            _ask(started, each)
+            output = started.drain()[each.name]
+            errors.append(_check_case(each, output, reference))
+            cached += output.num_cached_tokens
+    return max(errors), cached
+
+
+def _ask(started: Engine, each: Case) -> None:
+    terms = tuple(SteerTerm.model_validate(term) for term in each.terms)
+    params = started.params(
+        steer=terms, decision_id=each.name, logprobs=-1, max_tokens=OUTPUT_TOKENS
+    )
+    started.add(each.name, prompt_of(each), params)
 
 
 def starting(folder: Path, **settings: Any) -> AbstractContextManager[Engine]:
     """An engine with what every case needs."""
-    limits = {"max_norm_ratio": 1e6, "max_rank": 8}
-    return engine(
-        folder, make_plan(CATALOGUE, limits=limits, **RESERVED), max_num_seqs=32, **settings
-    )
+    plan = make_plan(CATALOGUE, limits=LIMITS, **RESERVED)
+    return engine(folder, plan, max_num_seqs=32, **settings)
 
 
 def _check_case(each: Case, output: Any, reference: HookedModel) -> float:
@@ -355,6 +383,9 @@ def _check_case(each: Case, output: Any, reference: HookedModel) -> float:
         missed = float(np.abs(got_TV - expected(wrong)).max())
         assert missed >= LEAST_MISS, f"{each.name}: {mistake} would pass ({missed:.1e})"
     return error
+
+
+LIMITS = {"max_norm_ratio": 1e6, "max_rank": 8}
 
 
 def run_check(

@@ -17,6 +17,7 @@ import yaml
 from pilothouse.model.manifest import Readout, ReadoutAggregate
 from pilothouse.model.probe import build_probe, save_probe
 from pilothouse.model.vector import build_vector, save_vector
+from pilothouse.types import Site
 from tests.support.tiny_model import D_MODEL, make_tiny_model
 
 SERVED_NAME = "small"
@@ -57,7 +58,7 @@ PLAIN_PROFILE = f"{SERVED_NAME}:plain"
 def make_tiny_house(folder: Path, *, grants: bool = True, **gate: Any) -> Path:
     """Write model, artefacts, policies and pilothouse.yaml; returns the last."""
     make_tiny_model(folder / "model")
-    _vector(folder)
+    save_nudge(folder, "nudge")
     for name, bias, size in (("always", 20.0, 1e-6), ("never", -20.0, 1e-6), ("vary", 0.0, 0.05)):
         _probe(folder, name, bias, size)
     for name, rule in RULES.items():
@@ -66,17 +67,28 @@ def make_tiny_house(folder: Path, *, grants: bool = True, **gate: Any) -> Path:
     return _config(folder, grants, gate)
 
 
-def _vector(folder: Path) -> None:
-    direction_D = np.random.default_rng(5).normal(size=(1, D_MODEL)).astype(np.float32)
+def save_nudge(
+    folder: Path,
+    name: str,
+    *,
+    seed: int = 5,
+    layer: int = VECTOR_LAYER,
+    site: Site = "resid_post",
+    model_id: str = MODEL_ID,
+) -> Path:
+    """Write a random vector of one layer to `folder/vectors/name`, and return that."""
+    direction_D = np.random.default_rng(seed).normal(size=(1, D_MODEL)).astype(np.float32)
     vector = build_vector(
-        "nudge",
-        model_id=MODEL_ID,
-        layers=(VECTOR_LAYER,),
+        name,
+        model_id=model_id,
+        layers=(layer,),
         directions_LD=direction_D,
         residual_norms_L=np.array([RESIDUAL_NORM], np.float32),
         created_by="a test",
+        site=site,
     )
-    save_vector(vector, folder / "vectors" / "nudge")
+    save_vector(vector, folder / "vectors" / name)
+    return folder / "vectors" / name
 
 
 def _probe(folder: Path, name: str, bias: float, size: float) -> None:

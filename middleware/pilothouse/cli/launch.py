@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from pilothouse.config import PilothouseConfig, load_config
-from pilothouse.engine.launch import ENDPOINT_PLUGIN, guard_environment, guarded_args
+from pilothouse.engine.launch import (
+    CONFIG_VARIABLE,
+    ENDPOINT_PLUGIN,
+    guard_environment,
+    guarded_args,
+)
 from pilothouse.engine.model_facts import model_facts
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.resolve import resolve_plan
@@ -68,10 +73,17 @@ def plan_for(config: PilothouseConfig, args: Namespace, *, demo: bool = False) -
     return resolve_plan(config, catalogue, policies, model_facts(args), demo=demo)
 
 
-def serve(command: Any, args: Namespace, plan: Plan) -> None:
-    """Hand over to vLLM; returns when the server has stopped."""
+def serve(command: Any, args: Namespace, plan: Plan, file: Path | None = None) -> None:
+    """Hand over to vLLM; returns when the server has stopped.
+
+    Args:
+        file: what API processes read again on a reload.
+    """
     from vllm.logger import configure_logging_from_args
 
+    os.environ.pop(CONFIG_VARIABLE, None)
+    if file is not None:
+        os.environ[CONFIG_VARIABLE] = str(file)
     guarded_args(args, plan)
     args.additional_config = Unprinted(args.additional_config)
     configure_logging_from_args(args)

@@ -16,6 +16,7 @@ INTERRUPTED: Final = 130
 VERBS: Final[dict[str, tuple[str, str]]] = {
     "serve": ("pilothouse.cli.serve:run", "serve a model: vLLM's server with the gate in front"),
     "demo": ("pilothouse.cli.demo:app", "serve the demo model on this machine, and try it"),
+    "reload": ("pilothouse.cli.reload:app", "have a running server read its pilothouse.yaml again"),
     "doctor": ("pilothouse.cli.doctor:app", "what is installed here, and what a config would do"),
     "policy": ("pilothouse.cli.policy:app", "check policies before they are served"),
     "probe": ("pilothouse.cli.probe:app", "look at probes"),

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from pilothouse.config import load_config
 from pilothouse.errors import PilothouseError
-from pilothouse.server.routes import DENIED, GOVERNED, HARMLESS, OWN, RouteTable
+from pilothouse.server.routes import ADMIN, DENIED, GOVERNED, HARMLESS, OWN, RouteTable
 
 
 def routes_report(config_path: Path | None) -> list[dict[str, str]]:
     """Path, verdict and reason, governed ones first; the operator's `gate.allow` is in it."""
     table = RouteTable(_allowed(config_path))
-    paths = [*GOVERNED, *OWN, *HARMLESS, *sorted(table.allow), *DENIED]
+    paths = [*GOVERNED, *OWN, *ADMIN, *HARMLESS, *sorted(table.allow), *DENIED]
     return [_line(path, table) for path in dict.fromkeys(paths)] + [
         {"path": "(any other)", "verdict": "denied", "reason": "not on the list"}
     ]

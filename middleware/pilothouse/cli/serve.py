@@ -38,7 +38,7 @@ def run(words: Sequence[str]) -> int:
     args = parser.parse_args(["serve", *rest])
     if args.model_tag is not None:
         args.model = args.model_tag
-    serve(command, args, plan_for(config, args))
+    serve(command, args, plan_for(config, args), path)
     return 0
 
 

@@ -10,7 +10,7 @@ Shapes: R rows, D width of the tap, G numbers of a gate.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
@@ -60,6 +60,18 @@ class LayerEdit:
     def has_planes(self) -> bool:
         """Whether some rows turn a plane."""
         return bool(self.gates_RG[:, Gate._fields.index("in_plane")].any())
+
+    def part(self, part: slice) -> LayerEdit:
+        """The elements of D that one rank has; `sees_RR` is of the whole."""
+        return replace(
+            self,
+            addition_D=None if self.addition_D is None else self.addition_D[part],
+            reads_RD=self.reads_RD[:, part],
+            writes_RD=self.writes_RD[:, part],
+            diagonal_4D=None if self.diagonal_4D is None else self.diagonal_4D[:, part],
+            relative_D=None if self.relative_D is None else self.relative_D[part],
+            slerp_D=None if self.slerp_D is None else self.slerp_D[part],
+        )
 
     def content(self) -> bytes:
         """Everything, each part with its shape: what a digest is made of."""

@@ -46,19 +46,25 @@ class Orders:
         return self._slots.active
 
     def passenger(
-        self, sealed: SealedRequest, prompt: Sequence[int], *, ends_on_text: bool = False
+        self,
+        sealed: SealedRequest,
+        prompt: Sequence[int],
+        *,
+        plan: Plan | None = None,
+        ends_on_text: bool = False,
     ) -> Passenger:
         """The state of a request that was just admitted.
 
         Args:
             prompt: its token ids.
+            plan: the one it was sealed under, by default the one of the start.
             ends_on_text: it has stop strings, which are found where text is made and not here.
                 What is told of its end must then be known with every token.
 
         Raises:
             RequestError: its steering names what is not loaded.
         """
-        passenger = Passenger(sealed, len(prompt))
+        passenger = Passenger(sealed, plan or self._plan, len(prompt))
         if sealed.steer:
             self._cut(passenger, prompt)
         final = any(each.name in self._final_policies for each in sealed.policies)
@@ -138,7 +144,7 @@ class Orders:
         passenger.segments = tuple(
             Segment(start, stop, program)
             for (start, stop), holding in segments(terms, tokens, count)
-            if (program := self._program(holding)) is not None
+            if (program := _program(holding, passenger.plan)) is not None
         )
         if not passenger.programs:
             passenger.watches_output = any(looks_at_output(term) for term in terms)
@@ -149,7 +155,7 @@ class Orders:
                     param="steer",
                 )
             reachable = _reachable(terms, tokens, count)
-            compiled = (self._program(holding) for holding in reachable)
+            compiled = (_program(holding, passenger.plan) for holding in reachable)
             passenger.programs = tuple(
                 {each.digest: each for each in compiled if each is not None}.values()
             )
@@ -158,20 +164,11 @@ class Orders:
             for each in passenger.segments
         )
 
-    def _program(self, terms: tuple[SteerTerm, ...]) -> Program | None:
-        program = compile_program(terms, self._plan.sources)
-        if program is None:
-            return None
-        problem = unfit(program, self._plan.taps()) or overflow_problem(program)
-        if problem is not None:
-            raise RequestError(f"steer: {problem}", param="steer")
-        return program
-
     def _must_queue(self, passenger: Passenger, now: float) -> bool:
         if not self._waiters or self._waiters[0] is passenger or not passenger.programs:
             return False
         since = self._waiters[0].waiting_since or now
-        patience = self._plan.body.limits.max_wait_ms / 2000
+        patience = self._waiters[0].plan.body.limits.max_wait_ms / 2000
         return now - since > patience or not self._slots.resident(passenger.programs)
 
     def _wait(self, passenger: Passenger, now: float) -> None:
@@ -179,12 +176,22 @@ class Orders:
             passenger.waited = True
             self._waiters.append(passenger)
         waited_ms = (now - (passenger.waiting_since or now)) * 1000
-        if waited_ms > self._plan.body.limits.max_wait_ms:
+        if waited_ms > passenger.plan.body.limits.max_wait_ms:
             passenger.error = "capacity"
 
     def _leave_queue(self, passenger: Passenger) -> None:
         if passenger.waited and passenger in self._waiters:
             self._waiters.remove(passenger)
+
+
+def _program(terms: tuple[SteerTerm, ...], plan: Plan) -> Program | None:
+    program = compile_program(terms, plan.sources)
+    if program is None:
+        return None
+    problem = unfit(program, plan.taps()) or overflow_problem(program)
+    if problem is not None:
+        raise RequestError(f"steer: {problem}", param="steer")
+    return program
 
 
 def _steering(passenger: Passenger) -> Steering:

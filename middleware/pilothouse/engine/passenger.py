@@ -9,6 +9,7 @@ from pilothouse.edit.positions import intervals
 from pilothouse.edit.program import Program
 from pilothouse.engine.compat import outputs as wire
 from pilothouse.engine.holdback import HoldBack
+from pilothouse.engine.plan import Plan
 from pilothouse.engine.step import PolicySpan, Steering
 from pilothouse.engine.timeline import Timeline
 from pilothouse.record import Record
@@ -28,11 +29,13 @@ class Segment:
     program: Program
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Passenger:
-    """State that lives as long as the request does."""
+    """State that lives as long as the request does; two with the same state are not the same."""
 
     sealed: SealedRequest
+    plan: Plan
+    """The one it was sealed under, whatever was loaded since."""
     num_prompt_tokens: int
     request: Any = None
     tells_always: bool = False
@@ -59,10 +62,10 @@ class Passenger:
     _withheld: int = 0
 
     @classmethod
-    def refused(cls, error: str, revision: str, decision_id: str) -> Passenger:
+    def refused(cls, error: str, plan: Plan, decision_id: str) -> Passenger:
         """A request that is let in only to be turned away."""
-        sealed = SealedRequest(decision_id=decision_id, revision=revision)
-        return cls(sealed, 0, seated=True, error=error)
+        sealed = SealedRequest(decision_id=decision_id, revision=plan.revision)
+        return cls(sealed, plan, 0, seated=True, error=error)
 
     def hold(self, visible_limit: int) -> None:
         """From now on tokens leave only when cleared."""

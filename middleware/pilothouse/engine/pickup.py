@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pilothouse.record import RECORD_KEY, Record
+from pilothouse.record import RECORD_KEY, REVISION_KEY, Record
 
 Subscriber = Callable[[Record], None]
 
 _subscribers: list[Subscriber] = []
+_followers: list[Callable[[str], None]] = []
 
 
 def subscribe(call: Subscriber) -> Callable[[], None]:
     """Have `call(record)` run for every record of this process; returns what ends it."""
     _subscribers.append(call)
     return lambda: _subscribers.remove(call)
+
+
+def follow(call: Callable[[str], None]) -> Callable[[], None]:
+    """Have `call(revision)` run when the scheduler has a newer plan; returns what ends it."""
+    _followers.append(call)
+    return lambda: _followers.remove(call)
 
 
 def install() -> None:
@@ -37,6 +44,10 @@ def install() -> None:
 
 
 def _take(processor: Any, output: Any) -> None:
+    revision = output.kv_transfer_params.pop(REVISION_KEY, None)
+    if revision is not None:
+        for tell in _followers:
+            tell(revision)
     wire = output.kv_transfer_params.pop(RECORD_KEY, None)
     if not output.kv_transfer_params:
         output.kv_transfer_params = None

@@ -1,7 +1,8 @@
-"""The plan: everything engine processes and the gate must agree on, resolved once at start.
+"""The plan: everything engine processes and the gate must agree on.
 
-It rides in vLLM's `additional_config`, so it reaches every process and is part of the compile
-cache's key. Tensors travel inside it, never paths: remote workers inherit no files.
+The one of the start rides in vLLM's `additional_config`, so it reaches every process and is part of
+the compile cache's key. Tensors travel inside it: remote workers inherit no files. Later plans of
+the same installation follow it at run time (`engine.revisions`).
 
 Shape suffixes: L layers of an artefact, D hidden size, E read columns of a tap, P policy targets.
 """
@@ -10,8 +11,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,7 +21,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 from safetensors.numpy import load, save
 
-from pilothouse.config import Auth, Gate, Limits, Profile
+from pilothouse.config import Auth, Gate, Limits, PilothouseConfig, Profile
 from pilothouse.edit.layer import LayerEdit
 from pilothouse.edit.sources import ReadRow, Sources
 from pilothouse.errors import EngineError
@@ -38,17 +40,42 @@ if TYPE_CHECKING:
 
 ADDITIONAL_KEY = "pilothouse"
 
+VECTOR_HEAD = "vector/"
+
+Wire = dict[str, str]
+"""A plan as text, fit for any serialiser."""
+
+AT_RUN_TIME: Mapping[str, Any] = {
+    "revision": True, "config_digest": True, "vectors": True, "profiles": True, "auth": True,
+    "limits": {"max_norm_ratio", "max_wait_ms"},
+}  # fmt: skip
+"""Fields of a body that a plan can have otherwise than the one it follows."""
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=False)
 
 
 class ModelFacts(_Frozen):
-    """What the plan was resolved for; workers check the loaded model against it."""
+    """What the plan was resolved for; workers check the loaded model against it.
+
+    `projection_widths` as the configuration has them, where it says.
+    """
 
     model_id: str
     num_layers: int
     d_model: int
+    projection_widths: dict[Site, int] = {}
+
+
+UNRESERVED = {
+    "planes": "a turned plane",
+    "diagonal": "a map of single dimensions",
+    "slerp": "a slerp",
+    "relative": "an addition in token units",
+    "restores_norm": "a restored norm",
+}
+"""Field of an `EditPlan` -> what is missing where it is not set."""
 
 
 class EditPlan(_Frozen):
@@ -66,28 +93,40 @@ class EditPlan(_Frozen):
     restores_norm: bool = False
     policy_rows: tuple[int, ...] = ()
 
-    def holds(self, edit: LayerEdit) -> str | None:
-        """None where a program's edit fits, else what is missing."""
-        if edit.rank > self.rank:
-            return f"{edit.rank} rows, {self.rank} reserved"
-        if edit.has_planes and not self.planes:
-            return "a turned plane, none reserved"
-        if edit.diagonal_4D is not None and not self.diagonal:
-            return "a map of single dimensions, none reserved"
-        if edit.slerp_D is not None and not self.slerp:
-            return "a slerp, none reserved"
-        if edit.relative_D is not None and not self.relative:
-            return "an addition in token units, none reserved"
-        if edit.norm and not self.restores_norm:
-            return "a restored norm, none reserved"
+    @classmethod
+    def needed_by(cls, edit: LayerEdit) -> EditPlan:
+        """The tables that a program's edit fills."""
+        return cls(
+            rank=edit.rank,
+            planes=edit.has_planes,
+            diagonal=edit.diagonal_4D is not None,
+            slerp=edit.slerp_D is not None,
+            relative=edit.relative_D is not None,
+            restores_norm=bool(edit.norm),
+        )
+
+    def lacks(self, wanted: EditPlan) -> str | None:
+        """None where all that `wanted` has tables for can be done here too, else what is missing.
+
+        Policies' rows are left out: they are written at start.
+        """
+        if wanted.rank > self.rank:
+            return f"{wanted.rank} rows, {self.rank} reserved"
+        for table, told in UNRESERVED.items():
+            if getattr(wanted, table) and not getattr(self, table):
+                return f"{told}, none reserved"
         return None
 
 
 class TapPlan(_Frozen):
-    """One (layer, site): its columns in the score buffer, and how it can be edited, if at all."""
+    """One (layer, site): its columns in the score buffer, and how it can be edited, if at all.
+
+    `width` counts elements of a token there, on all ranks together.
+    """
 
     layer: int
     site: Site
+    width: int
     read_start: int
     read_stop: int
     edits: EditPlan | None = None
@@ -163,9 +202,16 @@ class Plan:
     tensors: Mapping[str, FloatArray]
     policies: tuple[Policy, ...]
     rulebook: Rulebook
+    config: PilothouseConfig = field(default_factory=lambda: PilothouseConfig(version=1))
+    """What it was resolved from; the next one is this with changes."""
 
     @classmethod
-    def build(cls, body: PlanBody, tensors: Mapping[str, FloatArray]) -> Plan:
+    def build(
+        cls,
+        body: PlanBody,
+        tensors: Mapping[str, FloatArray],
+        config: PilothouseConfig | None = None,
+    ) -> Plan:
         """The plan of a body and its tensors; policies are read back from their JSON."""
         policies = tuple(policy_from_json(each) for each in body.policies)
         rulebook = Rulebook(
@@ -174,17 +220,30 @@ class Plan:
             default_readouts={name: each.default_readout for name, each in body.probes.items()},
             vectors={name: each.layers for name, each in body.vectors.items()},
         )
-        return cls(body, tensors, policies, rulebook)
+        return cls(body, tensors, policies, rulebook, config or PilothouseConfig(version=1))
+
+    def to_wire(self) -> Wire:
+        """The plan as text."""
+        contiguous = {name: np.ascontiguousarray(each) for name, each in self.tensors.items()}
+        return {
+            "body": self.body.model_dump_json(),
+            "tensors": base64.b64encode(save(contiguous)).decode() if contiguous else "",
+            "config": self.config.model_dump_json(),
+        }
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, str]) -> Plan:
+        """The inverse of `to_wire`."""
+        tensors = load(base64.b64decode(wire["tensors"])) if wire["tensors"] else {}
+        return cls.build(
+            PlanBody.model_validate_json(wire["body"]),
+            tensors,
+            PilothouseConfig.model_validate_json(wire["config"]),
+        )
 
     def to_additional_config(self) -> dict[str, Any]:
         """What goes into vLLM's `additional_config`."""
-        contiguous = {name: np.ascontiguousarray(each) for name, each in self.tensors.items()}
-        return {
-            ADDITIONAL_KEY: {
-                "body": self.body.model_dump_json(),
-                "tensors": base64.b64encode(save(contiguous)).decode() if contiguous else "",
-            }
-        }
+        return {ADDITIONAL_KEY: self.to_wire()}
 
     @classmethod
     def from_additional_config(cls, additional: object) -> Plan:
@@ -198,9 +257,7 @@ class Plan:
                 "vLLM's additional_config carries no Pilothouse plan; start the server with "
                 "`pilothouse serve`, not with --worker-cls or --scheduler-cls"
             )
-        wire = additional[ADDITIONAL_KEY]
-        tensors = load(base64.b64decode(wire["tensors"])) if wire["tensors"] else {}
-        return cls.build(PlanBody.model_validate_json(wire["body"]), tensors)
+        return cls.from_wire(additional[ADDITIONAL_KEY])
 
     @property
     def revision(self) -> str:
@@ -208,28 +265,40 @@ class Plan:
         return self.body.revision
 
     @cached_property
+    def installation(self) -> str:
+        """Twelve hex digits over what is laid down at start: what a plan and its follower share."""
+        fixed = self.body.model_dump(mode="json", exclude=dict(AT_RUN_TIME))
+        parts = [json.dumps(fixed, sort_keys=True).encode()]
+        for name in sorted(self.tensors):
+            if not name.startswith(VECTOR_HEAD):
+                parts += [name.encode(), np.ascontiguousarray(self.tensors[name]).tobytes()]
+        return digest_of(*parts)[:12]
+
+    @cached_property
     def sources(self) -> Sources:
         """Vectors, transforms and read rows, rebuilt from the tensors: what programs come from."""
         edits = {name: self._source(name, facts) for name, facts in self.body.vectors.items()}
-        return Sources(edits, {name: self._read_rows(name) for name in self.body.probes})
+        reads = {name: self._read_rows(name) for name in self.body.probes}
+        return Sources(edits, reads, self.body.model.num_layers)
 
     def _source(self, name: str, facts: VectorFacts) -> Source:
-        head = f"vector/{name}/"
+        head = f"{VECTOR_HEAD}{name}/"
         arrays = {
             key.removeprefix(head): np.asarray(tensor, np.float32)
             for key, tensor in self.tensors.items()
             if key.startswith(head)
         }
         norms_L = np.asarray(facts.residual_norms, np.float32)
-        model_id = self.body.model.model_id
+        model_id, d_model = self.body.model.model_id, self.body.model.d_model
         if facts.form == "vector":
             return build_vector(
                 name, model_id=model_id, layers=facts.layers, directions_LD=arrays["directions"],
-                residual_norms_L=norms_L, created_by="plan", site=facts.site,
+                residual_norms_L=norms_L, created_by="plan", site=facts.site, d_model=d_model,
             )  # fmt: skip
         return build_transform(
             name, form=cast(TransformForm, facts.form), model_id=model_id, layers=facts.layers,
             arrays=arrays, residual_norms_L=norms_L, created_by="plan", site=facts.site,
+            d_model=d_model,
         )  # fmt: skip
 
     def _read_rows(self, probe: str) -> dict[Tap, ReadRow]:

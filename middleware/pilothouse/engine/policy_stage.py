@@ -33,7 +33,7 @@ def term_of(action: Steer) -> SteerTerm:
     """A rule's intervention as a line of steering; where it holds, the verdict says."""
     return SteerTerm(
         vector=action.vector, op=action.op, scale=action.scale, value=action.value,
-        unit=action.unit, layers=action.layers, on="all",
+        unit=action.unit, sites=action.sites, layers=action.layers, on="all",
     )  # fmt: skip
 
 

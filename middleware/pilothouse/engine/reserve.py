@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pilothouse.config import PilothouseConfig
-from pilothouse.edit.operators import OPERATORS, form_of, operator_of
-from pilothouse.edit.program import layers_of
+from pilothouse.edit.operators import OPERATORS, features_of, form_of, operator_of
+from pilothouse.edit.place import places_of
 from pilothouse.edit.sources import Sources
-from pilothouse.engine.plan import EditPlan
+from pilothouse.engine.plan import EditPlan, Plan
 from pilothouse.errors import ConfigError, RequestError
 from pilothouse.model.catalogue import Source
 from pilothouse.model.transform import Transform
 from pilothouse.term import SteerTerm
-from pilothouse.types import Tap
+from pilothouse.types import Reserved, Tap
 
 ROW_OPERATORS = frozenset({"add_below", "ablate", "reflect", "set", "floor", "cap", "affine"})
 PLANE_OPERATORS = frozenset({"rotate", "rotate_adaptive"})
@@ -30,11 +30,11 @@ def plan_edits(config: PilothouseConfig, sources: Sources, *, demo: bool) -> dic
         for source in sources.edits.values()
         for layer in source.layers
     }
-    edits |= {Tap(layer, "resid_post"): EditPlan() for layer in config.taps.resid_post}
+    edits |= dict.fromkeys(config.taps.reserved(), _promised(config))
     for name, profile in config.profiles.items():
         for tap, needed in _needs(profile.steer, sources, f"profiles.{name}").items():
             _check_rank(needed, config, tap, f"profiles.{name}")
-            edits[tap] = _both(edits[tap], needed)
+            edits[tap] = _both(edits.get(tap, EditPlan()), needed)
     if demo or config.auth.client_steering:
         for source in sources.edits.values():
             granted = _granted(source, config)
@@ -44,15 +44,66 @@ def plan_edits(config: PilothouseConfig, sources: Sources, *, demo: bool) -> dic
     return edits
 
 
+def running_edits(
+    wanted: Mapping[Tap, EditPlan], config: PilothouseConfig, sources: Sources, running: Plan
+) -> dict[Tap, EditPlan]:
+    """The edits of a running plan's taps, once it is clear that they are enough.
+
+    Raises:
+        ConfigError: something wanted has no tap or no table there; says what to write under `taps`
+            for the next start.
+    """
+    there = {tap.tap: tap.edits for tap in running.body.taps if tap.edits is not None}
+    problems: list[str] = []
+    missing: list[Tap] = []
+    for tap, needed in sorted(wanted.items()):
+        lack = there[tap].lacks(needed) if tap in there else "a tap"
+        if lack is not None:
+            problems.append(
+                f"layer {tap.layer} of {tap.site}: needs {lack}, which is made at start"
+            )
+            missing.append(tap)
+    if problems:
+        lines = _lines(config, sources, missing, wanted)
+        raise ConfigError("\n".join([*problems, "write into pilothouse.yaml and restart:", *lines]))
+    return there
+
+
+def _lines(
+    config: PilothouseConfig,
+    sources: Sources,
+    missing: Sequence[Tap],
+    wanted: Mapping[Tap, EditPlan],
+) -> list[str]:
+    """Sections of a configuration under which all that is missing fits."""
+    layers = {site: set(each) for site, each in config.taps.by_site().items()}
+    for tap in missing:
+        layers.setdefault(tap.site, set()).add(tap.layer)
+    operators = dict.fromkeys(config.taps.operators) | dict.fromkeys(
+        _features(config, sources, set(missing))
+    )
+    lines = ["taps:", *(f"  {site}: {sorted(each)}" for site, each in layers.items())]
+    lines.append(f"  operators: [{', '.join(operators)}]")
+    rank = max(wanted[tap].rank for tap in missing)
+    return lines + ([f"limits: {{max_rank: {rank}}}"] if rank > config.limits.max_rank else [])
+
+
+def _features(config: PilothouseConfig, sources: Sources, missing: set[Tap]) -> Iterator[Reserved]:
+    """What profiles use at taps where it is missing."""
+    for profile in config.profiles.values():
+        for term in profile.steer:
+            if not missing.isdisjoint(tap for tap, _ in places_of(term, sources)):
+                yield from features_of(term, sources.edit(term.vector)).values()
+
+
 def _needs(terms: Sequence[SteerTerm], sources: Sources, origin: str) -> Mapping[Tap, EditPlan]:
     needs: dict[Tap, EditPlan] = {}
     for term in terms:
         try:
             source = sources.edit(term.vector)
             spec = OPERATORS[operator_of(term, source)]
-            for layer in layers_of(term, sources):
+            for tap, layer in places_of(term, sources):
                 parts = spec.compile(term, source, layer)
-                tap = Tap(layer, source.site)
                 known = needs.get(tap, EditPlan())
                 rows = len(parts.planes + parts.codes + parts.projections + parts.gated)
                 needs[tap] = EditPlan(
@@ -66,6 +117,20 @@ def _needs(terms: Sequence[SteerTerm], sources: Sources, origin: str) -> Mapping
         except RequestError as error:
             raise ConfigError(f"{origin}: {error}") from error
     return needs
+
+
+def _promised(config: PilothouseConfig) -> EditPlan:
+    """What a reserved tap holds: the listed operators, with whatever is loaded there later."""
+    allowed = set(config.taps.operators)
+    rows = bool(allowed & {*ROW_OPERATORS, *PLANE_OPERATORS, "apply", "gate"})
+    return EditPlan(
+        rank=config.limits.max_rank if rows else 0,
+        planes=bool(allowed & PLANE_OPERATORS),
+        diagonal=bool(allowed & {"apply", "replace"}),
+        slerp="slerp" in allowed,
+        relative="token_unit" in allowed,
+        restores_norm="restore_norm" in allowed,
+    )
 
 
 def _granted(source: Source, config: PilothouseConfig) -> EditPlan:

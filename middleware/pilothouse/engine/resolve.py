@@ -15,7 +15,6 @@ import numpy as np
 
 from pilothouse.config import PilothouseConfig
 from pilothouse.edit.operators import form_of
-from pilothouse.edit.program import Program
 from pilothouse.edit.sources import ReadRow, Sources
 from pilothouse.engine.conflict import enforced_read_layers, refuse_conflicts
 from pilothouse.engine.excess import refuse_excess
@@ -31,8 +30,9 @@ from pilothouse.engine.plan import (
     digest_of,
 )
 from pilothouse.engine.policy_stage import policy_programs, stage_tables
-from pilothouse.engine.reserve import plan_edits
+from pilothouse.engine.reserve import plan_edits, running_edits
 from pilothouse.engine.table_size import memory_problem, table_memory
+from pilothouse.engine.widths import tap_widths
 from pilothouse.errors import ConfigError, RequestError, UnsupportedError
 from pilothouse.model.catalogue import Catalogue, Source, signals_of
 from pilothouse.model.transform import Transform
@@ -52,8 +52,9 @@ def resolve_plan(
     model: ModelFacts,
     *,
     demo: bool = False,
+    running: Plan | None = None,
 ) -> Plan:
-    """The plan for one model.
+    """The plan for one model; one that follows a running plan has that one's taps.
 
     Raises:
         ConfigError: an artefact of another width or with layers the model lacks, tables over
@@ -64,19 +65,23 @@ def resolve_plan(
     _check_fit(config, catalogue, model)
     specs = tuple(spec for probe in catalogue.probes.values() for spec in signals_of(probe))
     _check_policies(policies, specs, catalogue)
-    sources = _sources(catalogue)
+    sources = _sources(catalogue, model.num_layers)
     chosen = policy_programs(policies, sources)
     programs = [program for _, program in chosen]
     edits = plan_edits(config, sources, demo=demo)
-    stages = {tap: stage_tables(programs, tap, model.d_model) for tap in _policy_taps(programs)}
+    if running is not None:
+        edits = running_edits(edits, config, sources, running)
+    policy_taps = {tap for program in programs for tap in program.layers}
+    widths = tap_widths({*edits, *policy_taps, *_probe_taps(catalogue)}, catalogue, model, running)
+    stages = {tap: stage_tables(programs, tap, widths[tap]) for tap in sorted(policy_taps)}
     for tap, (_, rows) in stages.items():
         edits[tap] = edits.get(tap, EditPlan()).model_copy(update={"policy_rows": rows})
-    taps, columns, reads = _taps(edits, catalogue)
+    taps, columns, reads = _taps(edits, catalogue, widths)
     tensors: dict[str, FloatArray] = dict(reads) | _vector_tensors(catalogue)
     for tap, (tables, _) in stages.items():
         head = f"policy/{tap.layer}/{tap.site}"
         tensors |= {f"{head}/{key}": table for key, table in tables.items()}
-    _check_table_memory(config, taps, len(programs), model)
+    _check_table_memory(config, taps, len(programs))
     policies_json = tuple(policy_to_json(policy) for policy in policies)
     config_digest = digest_of(config.model_dump_json(exclude={"policies"}).encode())[:12]
     body = PlanBody(
@@ -100,13 +105,9 @@ def resolve_plan(
         gate=config.gate,
     )
     revision = _revision(body, tensors)
-    plan = Plan.build(body.model_copy(update={"revision": revision}), tensors)
+    plan = Plan.build(body.model_copy(update={"revision": revision}), tensors, config)
     _check_profiles(plan)
     return plan
-
-
-def _policy_taps(programs: Sequence[Program]) -> list[Tap]:
-    return sorted({tap for program in programs for tap in program.layers})
 
 
 def _refuse_reserved_rows(config: PilothouseConfig) -> None:
@@ -140,11 +141,11 @@ def _check_fit(config: PilothouseConfig, catalogue: Catalogue, model: ModelFacts
                     f"{kind}.{name}: layers {outside} do not exist; {model.model_id} has "
                     f"{model.num_layers} layers: use 0..{model.num_layers - 1}"
                 )
-    outside = [layer for layer in config.taps.resid_post if not 0 <= layer < model.num_layers]
-    if outside:
-        problems.append(
-            f"taps.resid_post: layers {outside} do not exist; use 0..{model.num_layers - 1}"
-        )
+    for site, layers in config.taps.by_site().items():
+        last = 0 if site == "embed" else model.num_layers - 1
+        outside = [layer for layer in layers if layer > last]
+        if outside:
+            problems.append(f"taps.{site}: layers {outside} do not exist; use 0..{last}")
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -161,7 +162,7 @@ def _check_policies(
     )
 
 
-def _sources(catalogue: Catalogue) -> Sources:
+def _sources(catalogue: Catalogue, num_layers: int) -> Sources:
     """What terms can name, before there is a plan."""
     reads = {
         name: {
@@ -170,11 +171,16 @@ def _sources(catalogue: Catalogue) -> Sources:
         }
         for name, probe in catalogue.probes.items()
     }
-    return Sources(catalogue.vectors, reads)
+    return Sources(catalogue.vectors, reads, num_layers)
+
+
+def _probe_taps(catalogue: Catalogue) -> set[Tap]:
+    probes = catalogue.probes.values()
+    return {Tap(layer, probe.site) for probe in probes for layer in probe.layers}
 
 
 def _taps(
-    edits: Mapping[Tap, EditPlan], catalogue: Catalogue
+    edits: Mapping[Tap, EditPlan], catalogue: Catalogue, widths: Mapping[Tap, int]
 ) -> tuple[tuple[TapPlan, ...], dict[str, tuple[int, ...]], dict[str, FloatArray]]:
     rows: dict[Tap, list[tuple[str, FloatArray]]] = defaultdict(list)
     for name, probe in catalogue.probes.items():
@@ -188,8 +194,8 @@ def _taps(
         stop = start + len(rows[tap])
         taps.append(
             TapPlan(
-                layer=tap.layer, site=tap.site, read_start=start, read_stop=stop,
-                edits=edits.get(tap),
+                layer=tap.layer, site=tap.site, width=widths[tap],
+                read_start=start, read_stop=stop, edits=edits.get(tap),
             )
         )  # fmt: skip
         for column, (name, _) in enumerate(rows[tap], start):
@@ -212,9 +218,9 @@ def _vector_tensors(catalogue: Catalogue) -> dict[str, FloatArray]:
 
 
 def _check_table_memory(
-    config: PilothouseConfig, taps: tuple[TapPlan, ...], num_targets: int, model: ModelFacts
+    config: PilothouseConfig, taps: tuple[TapPlan, ...], num_targets: int
 ) -> None:
-    memory = table_memory(taps, config.limits, width=model.d_model, num_targets=num_targets)
+    memory = table_memory(taps, config.limits, num_targets=num_targets)
     problem = memory_problem(memory, config.limits)
     if problem is not None:
         raise ConfigError(problem)

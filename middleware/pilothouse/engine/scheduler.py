@@ -16,10 +16,12 @@ from vllm.v1.core.sched.scheduler import Scheduler
 
 from pilothouse.engine.cache_identity import EditedBlockHasher
 from pilothouse.engine.compat import outputs as wire
+from pilothouse.engine.compat.control import offer_control
 from pilothouse.engine.governor import Governor
 from pilothouse.engine.orders import Orders
 from pilothouse.engine.passenger import Passenger
 from pilothouse.engine.plan import Plan
+from pilothouse.engine.revisions import Revisions
 from pilothouse.engine.ruling import Ruling
 from pilothouse.engine.step import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, Emissions, StepPlan
 from pilothouse.errors import RequestError
@@ -43,6 +45,11 @@ class Guarded(Base):
         self._key = seal_key()
         self._governor = Governor(self._plan)
         self._orders = Orders(self._plan)
+        self._revisions = Revisions(
+            self._plan, lambda client, revision: self._queue(client, wire.notice(revision))
+        )
+        self.control = self._revisions.obey
+        offer_control()
         self._passengers: dict[str, Passenger] = {}
         self._refused: list[str] = []
         self._looking: set[str] = set()
@@ -55,6 +62,7 @@ class Guarded(Base):
         passenger = self._board(request)
         passenger.request = request
         self._passengers[request.request_id] = passenger
+        self._revisions.enter(passenger.sealed.revision)
         if passenger.watches_output:
             self._looking.add(request.request_id)
         super().add_request(request)
@@ -126,14 +134,15 @@ class Guarded(Base):
             decision_id = sealed.decision_id
             if request.resumable:
                 raise RequestError("streamed input is not governed", status=403)
-            if sealed.revision != self._plan.revision:
-                raise RequestError(f"sealed for revision {sealed.revision}", status=403)
             passenger = self._orders.passenger(
-                sealed, request.prompt_token_ids, ends_on_text=bool(request.sampling_params.stop)
+                sealed,
+                request.prompt_token_ids,
+                plan=self._revisions.plan(sealed.revision),
+                ends_on_text=bool(request.sampling_params.stop),
             )
         except RequestError as error:
             logger.warning("Pilothouse refused request %s: %s", request.request_id, error)
-            return Passenger.refused("seal", self._plan.revision, decision_id)
+            return Passenger.refused("seal", self._revisions.newest, decision_id)
         if sealed.policies or sealed.probes or sealed.scores != "none":
             self._watch(request, passenger)
         if passenger.programs or self._plan.body.policy_targets:
@@ -268,6 +277,7 @@ class Guarded(Base):
         self._looking.discard(request_id)
         record = passenger.closing(self._governor, wire.num_fed_tokens(request))
         self._orders.release(passenger)
+        self._revisions.leave(passenger.sealed.revision)
         record.programs_active = self._orders.programs_active
         if passenger.watched is not None:
             self._governor.close(request_id)

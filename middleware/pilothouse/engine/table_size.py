@@ -35,16 +35,14 @@ def table_bytes(edits: EditPlan, *, slots: int, width: int, num_targets: int) ->
     return FLOAT32_BYTES * numbers
 
 
-def table_memory(
-    taps: Sequence[TapPlan], limits: Limits, *, width: int, num_targets: int
-) -> list[TapMemory]:
+def table_memory(taps: Sequence[TapPlan], limits: Limits, *, num_targets: int) -> list[TapMemory]:
     """Every edited tap's tables, in the order of the plan."""
     slots = limits.max_programs + 1
     return [
         TapMemory(
             each.tap,
             each.edits,
-            table_bytes(each.edits, slots=slots, width=width, num_targets=num_targets),
+            table_bytes(each.edits, slots=slots, width=each.width, num_targets=num_targets),
         )
         for each in taps
         if each.edits is not None
@@ -54,8 +52,7 @@ def table_memory(
 def planned_memory(plan: Plan) -> list[TapMemory]:
     """`table_memory` of a resolved plan."""
     body = plan.body
-    targets = len(body.policy_targets)
-    return table_memory(body.taps, body.limits, width=body.model.d_model, num_targets=targets)
+    return table_memory(body.taps, body.limits, num_targets=len(body.policy_targets))
 
 
 def memory_problem(memory: Sequence[TapMemory], limits: Limits) -> str | None:

@@ -76,21 +76,22 @@ def upload(tables: EditTables, slot: int, edit: LayerEdit | None) -> None:
 
 
 def policy_tables(
-    tensors: Mapping[str, FloatArray], targets: Sequence[int], device: torch.device
+    tensors: Mapping[str, FloatArray], part: slice, targets: Sequence[int], device: torch.device
 ) -> PolicyTables:
     """The policies' programs at one tap.
 
     Args:
         tensors: `additions` [P, D], and `reads` [K, D], `writes` [K, D], `gates` [K, G], `sees`
             [K, K] where some policy has rows.
+        part: the elements of D that this rank has.
         targets: the policy target of each of the K rows.
     """
-    additions_PD = _tensor(tensors["additions"]).to(device)
+    additions_PD = _tensor(tensors["additions"][:, part]).to(device)
     if not targets:
         return PolicyTables(additions_PD)
     rows = PolicyRows(
-        reads_DK=_tensor(tensors["reads"]).T.contiguous().to(device),
-        writes_KD=_tensor(tensors["writes"]).to(device),
+        reads_DK=_tensor(tensors["reads"][:, part]).T.contiguous().to(device),
+        writes_KD=_tensor(tensors["writes"][:, part]).to(device),
         gates_KG=_tensor(tensors["gates"]).to(device),
         sees_KK=_tensor(tensors["sees"]).to(device),
         targets_K=tuple(targets),

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import signal
 from argparse import Namespace
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.datastructures import State
 
-from pilothouse.engine.launch import GUARDED_VARIABLE
-from pilothouse.engine.pickup import install, subscribe
+from pilothouse.engine.launch import CONFIG_VARIABLE, GUARDED_VARIABLE
+from pilothouse.engine.pickup import follow, install, subscribe
 from pilothouse.engine.plan import Plan
 from pilothouse.errors import ConfigError
 from pilothouse.record import Record
 from pilothouse.sealed import seal_key
 from pilothouse.server.admission import Admission, label_names
+from pilothouse.server.edition import Edition, Editions
 from pilothouse.server.identity import Doorkeeper
 from pilothouse.server.ledger import Ledger
+from pilothouse.server.reload import Reloader
 from pilothouse.server.routes import RouteTable, inventory, refuse_unknown
 from pilothouse.server.settlement import Settler
 from pilothouse.server.state import STATE_NAME, GateState
@@ -53,7 +58,14 @@ class EndpointPlugin:
             ConfigError: as `make_gate_state`; it stops the start.
         """
         if self._app is not None:
-            setattr(state, STATE_NAME, make_gate_state(engine_client, args, self._app))
+            made = make_gate_state(engine_client, args, self._app)
+            follow(made.reloader.follow)
+            await made.reloader.start()
+            if args.api_server_count in (None, 1):
+                asyncio.get_running_loop().add_signal_handler(
+                    signal.SIGHUP, made.reloader.reload_soon
+                )
+            setattr(state, STATE_NAME, made)
 
 
 def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateState:
@@ -64,23 +76,30 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateSt
     """
     plan = Plan.from_additional_config(engine_client.vllm_config.additional_config)
     served = tuple(args.served_model_name or [args.model])
-    refuse_shadowed_profiles(plan, served)
+    adapters = adapter_names(args)
+    keys = _api_keys(args)
+
+    def edition(plan: Plan) -> Edition:
+        refuse_shadowed_profiles(plan, served, adapters)
+        doorkeeper = Doorkeeper(plan.body.auth, keys, demo=plan.body.demo)
+        return Edition(plan, doorkeeper, Admission(plan, served, seal_key()))
+
+    editions = Editions(edition(plan))
     table = RouteTable(plan.body.gate.allow)
     routes = inventory(app.routes, table)
     if plan.body.gate.unknown_routes == "refuse_start":
         refuse_unknown(routes)
-    metrics = Metrics(_label_sources(plan, served))
+    metrics = Metrics(_label_sources(plan, (*served, *adapters)))
     metrics.loaded(plan.revision)
     ledger = Ledger()
     install()
     subscribe(_guarded(metrics.record))
     subscribe(_guarded(ledger.receive))
     return GateState(
-        plan=plan,
+        editions=editions,
         served_names=served,
         table=table,
-        doorkeeper=Doorkeeper(plan.body.auth, _api_keys(args), demo=plan.body.demo),
-        admission=Admission(plan, served, seal_key()),
+        reloader=Reloader(engine_client, editions, edition, metrics, _file_of_the_start()),
         ledger=ledger,
         settler=Settler(plan.rulebook, metrics.outcomes),
         metrics=metrics,
@@ -89,18 +108,33 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateSt
     )
 
 
-def refuse_shadowed_profiles(plan: Plan, served_names: tuple[str, ...]) -> None:
-    """A profile and a served name must not be the same string.
+def adapter_names(args: Namespace) -> tuple[str, ...]:
+    """The names of the LoRA adapters that the server was started with."""
+    return tuple(each.name for each in getattr(args, "lora_modules", None) or ())
+
+
+def refuse_shadowed_profiles(
+    plan: Plan, served_names: tuple[str, ...], adapters: tuple[str, ...]
+) -> None:
+    """A profile and a served or adapter's name must not be the same string.
 
     Raises:
         ConfigError: they are.
     """
-    both = sorted(set(plan.body.profiles) & set(served_names))
-    if both:
-        raise ConfigError(
-            f"profiles: {', '.join(both)} is a served model name too: rename the profile, or "
-            "change --served-model-name"
-        )
+    for names, what, flag in (
+        (served_names, "a served model name", "--served-model-name"),
+        (adapters, "a LoRA adapter's name", "--lora-modules"),
+    ):
+        both = sorted(set(plan.body.profiles) & set(names))
+        if both:
+            raise ConfigError(
+                f"profiles: {', '.join(both)} is {what} too: rename the profile, or change {flag}"
+            )
+
+
+def _file_of_the_start() -> Path | None:
+    named = os.environ.get(CONFIG_VARIABLE)
+    return Path(named) if named else None
 
 
 def _label_sources(plan: Plan, served: tuple[str, ...]) -> LabelSources:

@@ -12,12 +12,13 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pilothouse.errors import RequestError
+from pilothouse.server.admin import admin_refusal
 from pilothouse.server.answer import encode, error_body, request_error_body, send_json
 from pilothouse.server.chat import Chat
 from pilothouse.server.completions import Completions
 from pilothouse.server.exchange import Exchange
 from pilothouse.server.family import Family
-from pilothouse.server.identity import Caller
+from pilothouse.server.identity import Caller, Doorkeeper
 from pilothouse.server.models import with_profiles
 from pilothouse.server.routes import OWN_OPEN, RouteVerdict
 from pilothouse.server.state import GateState, state_of
@@ -66,24 +67,37 @@ class Gate:
             await _deny(send, method, path, verdict)
         elif verdict.kind == "governed" and method == "POST":
             await self._governed(state, FAMILIES[path], _clean(scope), receive, send)
-        elif verdict.kind == "own" and method != "OPTIONS":
-            await self._own(state, path, scope, receive, send)
+        elif verdict.kind in ("own", "admin") and method != "OPTIONS":
+            await self._own(state, path, verdict, scope, receive, send)
         elif path == "/v1/models" and method == "GET":
             await with_profiles(self._app, state, scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
     async def _own(
-        self, state: GateState, path: str, scope: Scope, receive: Receive, send: Send
+        self,
+        state: GateState,
+        path: str,
+        verdict: RouteVerdict,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
     ) -> None:
-        if path in OWN_OPEN or state.doorkeeper.is_operator(scope):
+        doorkeeper = state.editions.newest.doorkeeper
+        refusal = admin_refusal(scope) if verdict.kind == "admin" else None
+        if refusal is not None:
+            text = f"{ascii(path)[1:-1]} changes what is loaded: {refusal}"
+            body = error_body(text, status=403, code="not_authorized")
+            await send_json(send, 403, body)
+            return
+        if path in OWN_OPEN or doorkeeper.is_operator(scope):
             await self._app(scope, receive, send)
             return
         text = (
-            f"{path} is for callers with an API key" if state.doorkeeper.keyed
+            f"{path} is for callers with an API key" if doorkeeper.keyed
             else f"{path} is for this machine only while the server has no --api-key"
         )  # fmt: skip
-        status = 401 if state.doorkeeper.keyed else 403
+        status = 401 if doorkeeper.keyed else 403
         await send_json(send, status, error_body(text, status=status, code="not_authorized"))
 
     async def _governed(
@@ -92,9 +106,10 @@ class Gate:
         tenant, model = "", None
         outcome: RequestAction = "reject"
         try:
-            caller = state.doorkeeper.caller(scope)
+            doorkeeper = state.editions.newest.doorkeeper
+            caller = doorkeeper.caller(scope)
             tenant = caller.tenant
-            if _left_to_vllm(state, caller, scope):
+            if _left_to_vllm(doorkeeper, caller, scope):
                 await self._app(scope, receive, send)
                 return
             raw = await _read_body(scope, receive)
@@ -102,29 +117,31 @@ class Gate:
                 outcome = "abort"
                 return
             body = _parsed(raw)
-            admitted = state.admission.admit(body, family.endpoint, caller)
-            raw = _encoded(body)
-            model = admitted.model_label
-            exchange = Exchange(
-                family, admitted, state.ledger.open(admitted.decision_id), state.settler, send
-            )
-            outcome = "error"
-            try:
-                await self._app(
-                    _with_length(scope, len(raw)), _replayed(raw, receive), exchange.send
+            with state.editions.admitting() as edition:
+                caller = edition.doorkeeper.caller(scope)
+                admitted = edition.admission.admit(body, family.endpoint, caller)
+                raw = _encoded(body)
+                model = admitted.model_label
+                exchange = Exchange(
+                    family, admitted, state.ledger.open(admitted.decision_id), state.settler, send
                 )
-                outcome = exchange.outcome
-            finally:
-                state.ledger.close(admitted.decision_id)
+                outcome = "error"
+                try:
+                    await self._app(
+                        _with_length(scope, len(raw)), _replayed(raw, receive), exchange.send
+                    )
+                    outcome = exchange.outcome
+                finally:
+                    state.ledger.close(admitted.decision_id)
         except RequestError as error:
             await send_json(send, error.status, request_error_body(error))
         finally:
             state.metrics.request(model, family.endpoint, tenant, outcome)
 
 
-def _left_to_vllm(state: GateState, caller: Caller, scope: Scope) -> bool:
+def _left_to_vllm(doorkeeper: Doorkeeper, caller: Caller, scope: Scope) -> bool:
     """vLLM answers these itself: no valid key (401), no JSON (400). Neither is ever sealed."""
-    if state.doorkeeper.keyed and not caller.authenticated:
+    if doorkeeper.keyed and not caller.authenticated:
         return True
     kind = Headers(scope=scope).get("content-type", "").lower()
     return kind.split(";", maxsplit=1)[0] != "application/json"

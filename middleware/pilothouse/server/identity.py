@@ -52,8 +52,7 @@ class Doorkeeper:
         """Until there are roles: whoever shows a key, or where there are none, this machine."""
         if self.keyed:
             return self._shown_key(Headers(scope=scope)) is not None
-        address = _address(scope)
-        return address is not None and address.is_loopback
+        return on_this_machine(scope)
 
     def caller(self, scope: Scope) -> Caller:
         """The caller of a request.
@@ -63,7 +62,7 @@ class Doorkeeper:
         """
         headers = Headers(scope=scope)
         address = _address(scope)
-        loopback = address is not None and address.is_loopback
+        loopback = on_this_machine(scope)
         key = self._shown_key(headers)
         reach = loopback or not self._demo
         return Caller(
@@ -98,6 +97,12 @@ class Doorkeeper:
                 "characters"
             )
         return tenant
+
+
+def on_this_machine(scope: Scope) -> bool:
+    """The peer's address is a loopback one."""
+    address = _address(scope)
+    return address is not None and address.is_loopback
 
 
 def _networks(cidrs: Sequence[str]) -> tuple[Network, ...]:

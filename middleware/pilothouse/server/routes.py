@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from pilothouse.errors import ConfigError
 
-RouteKind = Literal["governed", "harmless", "own", "denied"]
+RouteKind = Literal["governed", "harmless", "own", "admin", "denied"]
 
 GOVERNED: Final[Mapping[str, str]] = {
     "/v1/chat/completions": "chat completions",
@@ -20,6 +20,11 @@ OWN: Final[Mapping[str, tuple[str, ...]]] = {
     "/pilothouse/v1/status": ("GET",),
     "/pilothouse/v1/catalogue": ("GET",),
 }
+ADMIN: Final[Mapping[str, tuple[str, ...]]] = {
+    "/pilothouse/v1/reload": ("POST",),
+    "/pilothouse/v1/vectors/{name}": ("PUT", "DELETE"),
+}
+"""Of ours, what changes what is loaded; `{name}` stands for one segment."""
 OWN_OPEN: Final = frozenset({"/pilothouse/v1/ready"})
 """Of ours, what a load balancer may ask without credentials."""
 
@@ -144,6 +149,9 @@ class RouteTable:
             return _of_methods("governed", ("POST",), method)
         if path in OWN:
             return _of_methods("own", OWN[path], method)
+        template = _admin_template(path)
+        if template is not None:
+            return _of_methods("admin", ADMIN[template], method)
         if path in HARMLESS:
             return _of_methods("harmless", HARMLESS[path].methods, method)
         if path in self.allow:
@@ -152,7 +160,9 @@ class RouteTable:
 
     def known(self, path: str) -> bool:
         """The table or the operator says something of this route template."""
-        return path in self.allow or any(path in each for each in (GOVERNED, OWN, HARMLESS, DENIED))
+        return path in self.allow or any(
+            path in each for each in (GOVERNED, OWN, ADMIN, HARMLESS, DENIED)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +196,14 @@ def refuse_unknown(entries: Iterable[RouteEntry]) -> None:
             f"gate.unknown_routes is refuse_start and the server has {', '.join(unknown)}: "
             "list them under gate.allow if they run no model, or set unknown_routes: deny"
         )
+
+
+def _admin_template(path: str) -> str | None:
+    if path in ADMIN:
+        return path
+    head, _, name = path.rpartition("/")
+    template = f"{head}/{{name}}"
+    return template if name and template in ADMIN else None
 
 
 def _of_methods(kind: RouteKind, methods: tuple[str, ...], method: str) -> RouteVerdict:

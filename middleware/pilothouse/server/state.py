@@ -10,9 +10,9 @@ from typing import Any
 from starlette.datastructures import State
 
 from pilothouse.engine.plan import Plan
-from pilothouse.server.admission import Admission
-from pilothouse.server.identity import Doorkeeper
+from pilothouse.server.edition import Editions
 from pilothouse.server.ledger import Ledger
+from pilothouse.server.reload import Reloader
 from pilothouse.server.routes import RouteEntry, RouteTable
 from pilothouse.server.settlement import Settler
 from pilothouse.telemetry.metrics import Metrics
@@ -24,11 +24,10 @@ STATE_NAME = "pilothouse"
 class GateState:
     """Made by the endpoint plugin when the engine is up; the gate denies everything before."""
 
-    plan: Plan
+    editions: Editions
     served_names: tuple[str, ...]
     table: RouteTable
-    doorkeeper: Doorkeeper
-    admission: Admission
+    reloader: Reloader
     ledger: Ledger
     settler: Settler
     metrics: Metrics
@@ -36,8 +35,21 @@ class GateState:
     routes: Sequence[RouteEntry] = ()
     started_at: float = field(default_factory=time.time)
 
+    @property
+    def plan(self) -> Plan:
+        """The newest."""
+        return self.editions.newest.plan
+
 
 def state_of(state: State) -> GateState | None:
     """The gate's state of an app, once there is one."""
     found = getattr(state, STATE_NAME, None)
     return found if isinstance(found, GateState) else None
+
+
+def required_state(state: State) -> GateState:
+    """As `state_of`, behind the gate, which has let nothing through before there was one."""
+    found = state_of(state)
+    if found is None:
+        raise RuntimeError("the gate's state is missing")
+    return found

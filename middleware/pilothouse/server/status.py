@@ -9,10 +9,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from pilothouse.server.state import GateState, state_of
-
-INSTALLED_CALL = "pilothouse_installed"
-READY_SECONDS = 10.0
+from pilothouse.errors import EngineError
+from pilothouse.server.admin import add_admin_routes
+from pilothouse.server.readiness import ask_workers
+from pilothouse.server.state import GateState, required_state
 
 
 def make_router() -> APIRouter:
@@ -21,49 +21,35 @@ def make_router() -> APIRouter:
 
     @router.get("/ready")
     async def ready(request: Request) -> JSONResponse:
-        problems, workers = await _installed(_state(request))
+        state = _state(request)
+        problems, workers = await ask_workers(state.engine_client, state.plan)
         body = {
             "ready": not problems,
-            "revision": _state(request).plan.revision,
-            "workers": len(workers),
+            "revision": state.plan.revision,
+            "workers": workers,
             "problems": problems,
         }
         return JSONResponse(body, 200 if not problems else 503)
 
     @router.get("/status")
     async def status(request: Request) -> JSONResponse:
-        return JSONResponse(_status(_state(request)))
+        state = _state(request)
+        try:
+            engine = await state.reloader.told()
+        except EngineError as error:
+            engine = {"error": str(error)}
+        return JSONResponse(_status(state) | {"engine": engine})
 
     @router.get("/catalogue")
     async def catalogue(request: Request) -> JSONResponse:
         return JSONResponse(_catalogue(_state(request)))
 
+    add_admin_routes(router)
     return router
 
 
 def _state(request: Request) -> GateState:
-    state = state_of(request.app.state)
-    if state is None:  # the gate has let the request through, so it is there
-        raise RuntimeError("the gate's state is missing")
-    return state
-
-
-async def _installed(state: GateState) -> tuple[list[str], list[Any]]:
-    """Ask every worker what it installed, and compare with the plan."""
-    try:
-        workers = await state.engine_client.collective_rpc(INSTALLED_CALL, timeout=READY_SECONDS)
-    except Exception as error:
-        return [f"the workers did not answer: {type(error).__name__}: {error}"], []
-    problems = []
-    for rank, told in enumerate(workers):
-        if told.get("revision") != state.plan.revision:
-            problems.append(
-                f"worker {rank}: has revision {told.get('revision')}, want {state.plan.revision}"
-            )
-        want = len(state.plan.body.taps)
-        if len(told.get("taps", ())) != want:
-            problems.append(f"worker {rank}: has {len(told.get('taps', ()))} taps, want {want}")
-    return problems or ([] if workers else ["no worker answered"]), workers
+    return required_state(request.app.state)
 
 
 def _status(state: GateState) -> dict[str, Any]:

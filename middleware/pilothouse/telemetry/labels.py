@@ -18,6 +18,10 @@ class ClosedSet:
         self.label = label
         self._values = frozenset(values)
 
+    def add(self, values: Iterable[str]) -> None:
+        """More values; what was in the set stays, since series of it exist."""
+        self._values |= frozenset(values)
+
     def value_or_other(self, value: str) -> str:
         """The value if it is in the set."""
         return value if value in self._values else OTHER

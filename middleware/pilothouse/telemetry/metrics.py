@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
@@ -27,6 +27,8 @@ RequestAction = Literal["allow", "steer", "respond", "block", "reject", "deny", 
 """What became of an HTTP request. The first four are of answers that left; `block` includes a
 prompt verdict answered as 400. `reject`: refused at admission or before; `deny`: a route that is
 not served; `error`: vLLM or the scheduler failed it; `abort`: the client went away."""
+
+ReloadResult = Literal["loaded", "unchanged", "refused", "failed"]
 
 UNSCORED_REASONS: Final = ("prefix_cache", "length_end", "preempted", "multimodal", "not_computed")
 
@@ -80,6 +82,8 @@ METRICS: Final[Mapping[str, MetricSpec]] = {
         "gauge", (), "The revision as a number: equal where the loaded plan is the same"),
     "pilothouse_config_loaded_timestamp_seconds": MetricSpec(
         "gauge", (), "When the plan was loaded, Unix time"),
+    "pilothouse_reloads_total": MetricSpec(
+        "counter", ("result",), "Reloads and loaded or unloaded vectors, by what came of them"),
     "pilothouse_label_overflow_total": MetricSpec(
         "counter", ("label",), "Label values outside their closed set, counted as `other`"),
 }  # fmt: skip
@@ -118,10 +122,18 @@ class Metrics:
         self._tenant_class = tenant_patterns(sources.tenants)
         self._show_zeros(sources)
 
-    def loaded(self, revision: str) -> None:
-        """A plan was loaded now."""
+    def loaded(
+        self, revision: str, *, profiles: Iterable[str] = (), vectors: Iterable[str] = ()
+    ) -> None:
+        """A plan was loaded now; names that it brings are labels from here on."""
+        self._models.add(profiles)
+        self._vectors.add(vectors)
         self._all["pilothouse_config_fingerprint"].set(int(revision, 16))
         self._all["pilothouse_config_loaded_timestamp_seconds"].set(time.time())
+
+    def reload(self, result: ReloadResult) -> None:
+        """A reload that this process was asked for has ended."""
+        self._all["pilothouse_reloads_total"].labels(result).inc()
 
     def request(
         self, model_name: str | None, endpoint: str, tenant: str, action: RequestAction
@@ -180,6 +192,8 @@ class Metrics:
                 self._all["pilothouse_decisions_total"].labels(
                     rule.policy, rule.rule, rule.phase, rule.mode, result
                 )
+        for result in get_args(ReloadResult):
+            self._all["pilothouse_reloads_total"].labels(result)
         for reason in UNSCORED_REASONS:
             self._all["pilothouse_unscored_tokens_total"].labels(reason)
         for spec in sources.signals:

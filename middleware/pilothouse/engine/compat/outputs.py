@@ -9,7 +9,7 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.outputs import LogprobsLists
 from vllm.v1.request import RequestStatus
 
-from pilothouse.record import ORPHAN_PREFIX, RECORD_KEY, Record
+from pilothouse.record import ORPHAN_PREFIX, RECORD_KEY, REVISION_KEY, Record
 
 STOP = FinishReason.STOP
 LENGTH = FinishReason.LENGTH
@@ -70,6 +70,13 @@ def orphan(record: Record, request_id: str) -> EngineCoreOutput:
     """An output for no live request, which stock vLLM passes over, carrying a last record."""
     output = EngineCoreOutput(request_id=ORPHAN_PREFIX + request_id, new_token_ids=[])
     carry(record, output)
+    return output
+
+
+def notice(revision: str) -> EngineCoreOutput:
+    """An output for no request that tells an API process of a newer revision."""
+    output = EngineCoreOutput(request_id=ORPHAN_PREFIX + revision, new_token_ids=[])
+    output.kv_transfer_params = {REVISION_KEY: revision}
     return output
 
 

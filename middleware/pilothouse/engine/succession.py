@@ -1,0 +1,153 @@
+"""The plan that follows a running one: what may differ, what differs, and why the rest may not.
+
+Taps, tables, read rows and policies are laid down when the engine starts. Vectors, profiles, some
+limits and the grants are not: a request's steering is compiled from the plan it was sealed under.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pilothouse.config import PilothouseConfig
+from pilothouse.engine.plan import AT_RUN_TIME, Plan
+from pilothouse.engine.resolve import resolve_plan
+from pilothouse.errors import ConfigError
+from pilothouse.model.catalogue import load_catalogue
+from pilothouse.policy.loader import load_policies, policy_to_json
+from pilothouse.policy.schema import Steer
+
+if TYPE_CHECKING:
+    from pilothouse.policy.schema import Policy
+
+RESTART = "is read at start only: restart, or put it back"
+LIMITS_AT_RUN_TIME: frozenset[str] = frozenset(AT_RUN_TIME["limits"])
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Entries of a configuration by their place in it, such as `vectors.cheerful`."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: tuple[str, ...]
+
+    def __str__(self) -> str:
+        parts = (("added", self.added), ("removed", self.removed), ("changed", self.changed))
+        return "; ".join(f"{word} {', '.join(each)}" for word, each in parts if each) or "no entry"
+
+
+def following_plan(running: Plan, config: PilothouseConfig) -> Plan:
+    """The plan of a configuration on the taps and tables of a running plan. Reads files.
+
+    Raises:
+        ConfigError: a line for each thing that cannot change without a restart, with what to do.
+    """
+    _refuse(_fixed_sections(running.config, config))
+    catalogue = load_catalogue(config)
+    policies = load_policies(config.policies)
+    probes = {name: each.digest for name, each in catalogue.probes.items()}
+    _refuse(_fixed_content(running, probes, policies))
+    _refuse(_still_used(running, config))
+    vectors = {name: each.digest for name, each in catalogue.vectors.items()}
+    _refuse(_steered_with(running, vectors))
+    body = running.body
+    plan = resolve_plan(config, catalogue, policies, body.model, demo=body.demo, running=running)
+    if plan.installation != running.installation:
+        raise ConfigError(f"what the engine was started with {RESTART}")
+    return plan
+
+
+def changes(running: Plan, following: Plan) -> Changes:
+    """What a reload did, entry by entry."""
+    before, after = dict(_entries(running)), dict(_entries(following))
+    return Changes(
+        added=tuple(sorted(after.keys() - before.keys())),
+        removed=tuple(sorted(before.keys() - after.keys())),
+        changed=tuple(sorted(k for k in before.keys() & after.keys() if before[k] != after[k])),
+    )
+
+
+def _entries(plan: Plan) -> Iterator[tuple[str, object]]:
+    body = plan.body
+    for name, vector in body.vectors.items():
+        yield f"vectors.{name}", vector
+    for name, profile in body.profiles.items():
+        yield f"profiles.{name}", profile
+    for name in sorted(LIMITS_AT_RUN_TIME):
+        yield f"limits.{name}", getattr(body.limits, name)
+    for name in type(body.auth).model_fields:
+        yield f"auth.{name}", getattr(body.auth, name)
+
+
+def _refuse(problems: Iterator[str]) -> None:
+    lines = list(problems)
+    if lines:
+        raise ConfigError("\n".join(lines))
+
+
+def _fixed_sections(before: PilothouseConfig, after: PilothouseConfig) -> Iterator[str]:
+    pairs: Sequence[tuple[str, Any, Any]] = [
+        ("model_id", before.model_id, after.model_id),
+        *_fields("taps", before.taps, after.taps),
+        *_fields("limits", before.limits, after.limits),
+        *_fields("gate", before.gate, after.gate),
+    ]
+    for place, had, got in pairs:
+        if had != got and place.removeprefix("limits.") not in LIMITS_AT_RUN_TIME:
+            yield f"{place}: got {_shown(got)}, running is {_shown(had)}; it {RESTART}"
+
+
+def _fields(section: str, before: Any, after: Any) -> Iterator[tuple[str, Any, Any]]:
+    for name in type(before).model_fields:
+        yield f"{section}.{name}", getattr(before, name), getattr(after, name)
+
+
+def _shown(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _fixed_content(
+    running: Plan, probes: Mapping[str, str], policies: Sequence[Policy]
+) -> Iterator[str]:
+    """Probes by content and policies by what they say: a file may lie elsewhere."""
+    runs = {name: each.digest for name, each in running.body.probes.items()}
+    says = {policy.name: policy_to_json(policy) for policy in running.policies}
+    wants = {policy.name: policy_to_json(policy) for policy in policies}
+    for section, had, got in (("probes", runs, probes), ("policies", says, wants)):
+        for name in sorted(had.keys() | got.keys()):
+            if name not in had:
+                yield f"{section}.{name}: is new; what {section} holds {RESTART}"
+            elif name not in got:
+                yield f"{section}.{name}: is gone; what {section} holds {RESTART}"
+            elif had[name] != got[name]:
+                yield f"{section}.{name}: differs from what runs; it {RESTART}"
+
+
+def _still_used(running: Plan, config: PilothouseConfig) -> Iterator[str]:
+    for name in running.body.vectors:
+        if name not in config.vectors:
+            users = _policies_with(running, name)
+            if users:
+                yield f"vectors.{name}: cannot go, {users} steer with it: it {RESTART}"
+
+
+def _steered_with(running: Plan, digests: Mapping[str, str]) -> Iterator[str]:
+    for name, facts in running.body.vectors.items():
+        users = _policies_with(running, name)
+        if users and digests.get(name) != facts.digest:
+            yield (
+                f"vectors.{name}: has other content now, and {users} steer with it; what policies "
+                f"steer with {RESTART}"
+            )
+
+
+def _policies_with(plan: Plan, vector: str) -> str:
+    """The policies whose rules name a vector, as words."""
+    names = {
+        rule.policy
+        for rule in plan.rulebook.rules
+        if isinstance(rule.action, Steer) and rule.action.vector == vector
+    }
+    return " and ".join(f"policy {name!r}" for name in sorted(names))

@@ -1,0 +1,91 @@
+"""Routes that change what is loaded. Until there are roles: for whoever is on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from pilothouse.errors import ConfigError, EngineError
+from pilothouse.server.answer import error_body
+from pilothouse.server.identity import on_this_machine
+from pilothouse.server.reload import Reloaded
+from pilothouse.server.state import GateState, required_state
+
+FORWARDED = ("forwarded", "via", "x-real-ip")
+UNTIL_RESTART = (
+    "in memory: it lasts until the server is restarted or reads its file again; write it into "
+    "pilothouse.yaml to keep it"
+)
+
+
+class VectorPath(BaseModel):
+    """Body of a PUT: a folder on the server, relative to the folder of pilothouse.yaml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: Path
+
+
+def admin_refusal(scope: Scope) -> str | None:
+    """Why a caller may not change what is loaded; None for one who may.
+
+    A proxy on this machine makes any caller look local, and a page in a browser here speaks for
+    whoever wrote the page: both give themselves away by headers.
+    """
+    if not on_this_machine(scope):
+        return "it is for callers on the server's own machine"
+    headers = Headers(scope=scope)
+    for name in headers:
+        if name.startswith("x-forwarded") or name in FORWARDED:
+            return f"it is not for requests that were forwarded (header {name})"
+    if "origin" in headers:
+        return "it is not for pages in a browser (header origin)"
+    return None
+
+
+def add_admin_routes(router: APIRouter) -> None:
+    """Reload, and vectors one by one."""
+
+    @router.post("/reload")
+    async def reload(request: Request) -> JSONResponse:
+        return await _answer(_state(request).reloader.reload())
+
+    @router.put("/vectors/{name}")
+    async def put_vector(request: Request, name: str, body: VectorPath) -> JSONResponse:
+        return await _answer(_state(request).reloader.put_vector(name, body.path), UNTIL_RESTART)
+
+    @router.delete("/vectors/{name}")
+    async def delete_vector(request: Request, name: str) -> JSONResponse:
+        return await _answer(_state(request).reloader.delete_vector(name), UNTIL_RESTART)
+
+
+async def _answer(work: Awaitable[Reloaded], note: str | None = None) -> JSONResponse:
+    try:
+        done = await work
+    except ConfigError as error:
+        text = f"refused, nothing has changed:\n{error}"
+        return JSONResponse(error_body(text, status=400, code="pilothouse_reload_refused"), 400)
+    except EngineError as error:
+        text = f"failed, nothing has changed:\n{error}"
+        return JSONResponse(error_body(text, status=503, code="pilothouse_reload_failed"), 503)
+    body: dict[str, Any] = {
+        "revision": done.after.revision,
+        "previous": done.before.revision,
+        "added": list(done.changes.added),
+        "removed": list(done.changes.removed),
+        "changed": list(done.changes.changed),
+        "seconds": round(done.seconds, 3),
+        "lagging_processes": list(done.lagging),
+    }
+    return JSONResponse(body | ({"note": note} if note else {}))
+
+
+def _state(request: Request) -> GateState:
+    return required_state(request.app.state)

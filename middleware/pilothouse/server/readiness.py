@@ -1,0 +1,29 @@
+"""Is every worker what the plan says? Asked for readiness, and before a plan is followed by one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pilothouse.engine.plan import Plan
+
+INSTALLED_CALL = "pilothouse_installed"
+READY_SECONDS = 10.0
+
+
+async def ask_workers(engine_client: Any, plan: Plan) -> tuple[list[str], int]:
+    """What is wrong, worker by worker, and how many of them answered."""
+    try:
+        workers = await engine_client.collective_rpc(INSTALLED_CALL, timeout=READY_SECONDS)
+    except Exception as error:
+        return [f"the workers did not answer: {type(error).__name__}: {error}"], 0
+    problems = []
+    for rank, told in enumerate(workers):
+        if told.get("installation") != plan.installation:
+            problems.append(
+                f"worker {rank}: has installation {told.get('installation')}, want "
+                f"{plan.installation}"
+            )
+        want = len(plan.body.taps)
+        if len(told.get("taps", ())) != want:
+            problems.append(f"worker {rank}: has {len(told.get('taps', ()))} taps, want {want}")
+    return problems or ([] if workers else ["no worker answered"]), len(workers)

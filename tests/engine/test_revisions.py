@@ -1,0 +1,141 @@
+"""Revisions: a plan stays as long as somebody can seal under it or a request runs under it."""
+
+from __future__ import annotations
+
+import pytest
+
+from pilothouse.engine.plan import Plan
+from pilothouse.engine.resolve import resolve_plan
+from pilothouse.engine.revisions import Revisions
+from pilothouse.errors import RequestError
+from pilothouse.model.catalogue import Catalogue
+from tests.engine.harness import make_plan, random_rows
+from tests.engine.worlds import probe, readout, vector
+
+FIRST = make_plan(Catalogue(vectors={"v": vector("v", (2,))}))
+
+
+def follower(seed: int) -> Plan:
+    loaded = Catalogue(vectors={"v": vector("v", (2,), seed=seed)})
+    return resolve_plan(FIRST.config, loaded, (), FIRST.body.model, running=FIRST)
+
+
+class House:
+    """Revisions, and what was pushed."""
+
+    def __init__(self, *clients: int) -> None:
+        self.pushed: list[tuple[int, str]] = []
+        self.revisions = Revisions(FIRST, lambda *told: self.pushed.append(told))
+        for client in clients:
+            assert self.ask("newest", client, FIRST.revision) is None
+
+    def ask(self, order: str, *arguments: object) -> object:
+        return self.revisions.obey(order, arguments)
+
+    def load(self, client: int, plan: Plan, base: Plan = FIRST) -> bool:
+        assert self.ask("prepare", client, plan.to_wire()) == ""
+        return bool(self.ask("activate", client, base.revision, plan.revision))
+
+    def knows(self, plan: Plan) -> bool:
+        try:
+            return self.revisions.plan(plan.revision).revision == plan.revision
+        except RequestError:
+            return False
+
+
+def test_a_process_that_lags_is_right_until_it_has_switched() -> None:
+    house, second = House(0, 1), follower(2)
+    assert house.load(0, second)
+    assert house.pushed == [(1, second.revision)]
+    house.ask("release", 0, FIRST.revision)
+    assert house.knows(FIRST) and house.knows(second)
+    wire = house.ask("newest", 1, FIRST.revision)
+    assert isinstance(wire, dict) and Plan.from_wire(wire).revision == second.revision
+    assert house.ask("told")["processes"] == {"0": FIRST.revision, "1": FIRST.revision}
+    for client in (0, 1):
+        assert house.ask("newest", client, second.revision) is None
+    assert house.ask("told")["processes"] == {"0": second.revision, "1": second.revision}
+    house.ask("release", 1, FIRST.revision)
+    assert not house.knows(FIRST)
+
+
+def test_a_plan_goes_with_its_last_request() -> None:
+    house, second = House(0), follower(2)
+    for _ in range(2):
+        house.revisions.enter(FIRST.revision)
+    assert house.load(0, second)
+    house.ask("release", 0, FIRST.revision)
+    house.revisions.leave(FIRST.revision)
+    assert house.knows(FIRST)
+    house.revisions.leave(FIRST.revision)
+    assert not house.knows(FIRST)
+    assert house.ask("told")["requests"] == {second.revision: 0}
+
+
+def test_of_two_that_prepared_at_once_one_is_told_to_start_anew() -> None:
+    house, second, third = House(0, 1), follower(2), follower(3)
+    assert house.ask("prepare", 1, third.to_wire()) == ""
+    assert house.load(0, second)
+    assert not house.ask("activate", 1, FIRST.revision, third.revision)
+    house.ask("release", 1, third.revision)
+    assert not house.knows(third) and house.revisions.newest.revision == second.revision
+    assert house.load(1, third, base=second)
+
+
+def test_what_was_never_activated_goes_without_a_trace() -> None:
+    house, second = House(0), follower(2)
+    assert house.ask("prepare", 0, second.to_wire()) == ""
+    house.ask("release", 0, second.revision)
+    assert not house.knows(second) and house.knows(FIRST)
+    assert not house.ask("activate", 0, FIRST.revision, second.revision)
+    assert house.pushed == []
+
+
+def test_going_back_to_an_older_revision_keeps_it() -> None:
+    house, second = House(0), follower(2)
+    assert house.load(0, second)
+    assert house.load(0, FIRST, base=second)
+    house.ask("release", 0, second.revision)
+    assert house.knows(FIRST) and not house.knows(second)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        make_plan(Catalogue(vectors={"v": vector("v", (1, 2))})),
+        make_plan(Catalogue(vectors={"v": vector("v", (2,))}), limits={"max_programs": 3}),
+        make_plan(
+            Catalogue(
+                vectors={"v": vector("v", (2,))},
+                probes={"p": probe("p", {1: random_rows(4, 1)[0]}, {"now": readout("output")})},
+            )
+        ),
+    ],
+    ids=["taps", "slots", "probes"],
+)
+def test_another_installation_is_refused_and_changes_nothing(other: Plan) -> None:
+    house = House(0)
+    assert "needs another installation" in str(house.ask("prepare", 0, other.to_wire()))
+    assert not house.knows(other) and house.ask("told")["newest"] == FIRST.revision
+
+
+@pytest.mark.parametrize("wire", [{}, {"body": "{}", "tensors": "", "config": "{}"}])
+def test_a_plan_that_cannot_be_read_is_refused(wire: dict[str, str]) -> None:
+    house = House(0)
+    assert "cannot be read" in str(house.ask("prepare", 0, wire))
+    assert house.ask("told")["newest"] == FIRST.revision
+
+
+def test_vectors_profiles_grants_and_two_limits_leave_the_installation_alone() -> None:
+    other_limits = make_plan(
+        Catalogue(vectors={"v": vector("v", (2,))}),
+        limits={"max_norm_ratio": 3.0, "max_wait_ms": 5},
+        auth={"client_steering": True, "client_scores": True},
+    )
+    assert follower(5).installation == other_limits.installation == FIRST.installation
+    assert Plan.from_wire(FIRST.to_wire()).installation == FIRST.installation
+
+
+def test_a_reserved_tap_is_the_tap_that_a_vector_brings() -> None:
+    reserved = make_plan(Catalogue(), taps={"resid_post": [2]})
+    assert reserved.body.taps == FIRST.body.taps

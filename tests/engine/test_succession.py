@@ -1,0 +1,220 @@
+"""Succession: which configurations can follow a running one, and what is said of the others."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pilothouse.cli.launch import plan_for
+from pilothouse.config import load_config
+from pilothouse.engine.plan import Plan
+from pilothouse.engine.succession import changes, following_plan
+from pilothouse.errors import ConfigError
+from pilothouse.server.vector_change import with_vector, without_vector
+from tests.support.tiny_house import VECTOR_LAYER, make_tiny_house, save_nudge
+
+Raw = dict[str, Any]
+
+
+class House:
+    """The tiny house with a reserved tap, and the plan it runs under."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = make_tiny_house(folder)
+        self.folder = folder
+        save_nudge(folder, "other", seed=6)
+        save_nudge(folder, "low", seed=7, layer=0)
+        self.write(taps={"mlp_out": [2]})
+        self.running = self.plan()
+
+    @property
+    def raw(self) -> Raw:
+        raw: Raw = yaml.safe_load(self.file.read_text())
+        return raw
+
+    def write(self, **sections: Any) -> None:
+        self.file.write_text(yaml.safe_dump(self.raw | sections))
+
+    def plan(self) -> Plan:
+        args = argparse.Namespace(
+            model=str(self.folder / "model"), revision=None, trust_remote_code=False,
+            hf_overrides=None,
+        )  # fmt: skip
+        return plan_for(load_config(self.file), args)
+
+    def follow(self) -> Plan:
+        return following_plan(self.running, load_config(self.file))
+
+    def refused(self) -> str:
+        with pytest.raises(ConfigError) as caught:
+            self.follow()
+        return str(caught.value)
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+def vectors(house: House, **more: str) -> Raw:
+    return house.raw["vectors"] | {name: {"path": path} for name, path in more.items()}
+
+
+def test_the_same_file_leads_to_the_same_revision(house: House) -> None:
+    assert house.follow().revision == house.running.revision
+
+
+def test_what_follows_is_what_a_start_would_have_made(house: House) -> None:
+    house.write(
+        vectors=vectors(house, other="vectors/other"),
+        profiles=house.raw["profiles"]
+        | {"small:new": {"steer": [{"vector": "other", "scale": 1}]}},
+        limits=house.raw["limits"] | {"max_norm_ratio": 3.0, "max_wait_ms": 7},
+        auth={"client_steering": False, "client_scores": True},
+    )
+    plan = house.follow()
+    assert plan.revision == house.plan().revision != house.running.revision
+    assert plan.installation == house.running.installation
+    done = changes(house.running, plan)
+    assert done.added == ("profiles.small:new", "vectors.other")
+    assert done.changed == ("auth.client_steering", "limits.max_norm_ratio", "limits.max_wait_ms")
+    back = changes(plan, house.running)
+    assert back.removed == done.added and back.changed == done.changed
+
+
+def test_a_file_with_other_content_is_a_change(house: House) -> None:
+    house.write(vectors=vectors(house, other="vectors/other"))
+    before = house.follow()
+    save_nudge(house.folder, "other", seed=8)
+    after = following_plan(before, load_config(house.file))
+    assert changes(before, after).changed == ("vectors.other",)
+
+
+def limits(**changed: int) -> Callable[[House], None]:
+    return lambda house: house.write(limits=house.raw["limits"] | changed)
+
+
+FIXED: dict[str, tuple[Callable[[House], None], str]] = {
+    "slots": (limits(max_programs=5), "limits.max_programs: got 5, running is 4"),
+    "rank": (limits(max_rank=9), "limits.max_rank: got 9, running is 8"),
+    "memory": (limits(table_mib=9), "limits.table_mib: got 9, running is 1024"),
+    "taps": (lambda h: h.write(taps={"mlp_out": [1]}), "taps.mlp_out: got [1], running is [2]"),
+    "operators": (
+        lambda h: h.write(taps={"mlp_out": [2], "operators": ["add", "ablate"]}),
+        "taps.operators: got ['add', 'ablate'], running is ['add']",
+    ),
+    "gate": (lambda h: h.write(gate={"allow": ["/x"]}), "gate.allow: got ['/x'], running is []"),
+    "model": (lambda h: h.write(model_id="model"), "model_id: got model, running is tiny"),
+    "probes": (
+        lambda h: h.write(probes=h.raw["probes"] | {"more": {"path": "probes/vary"}}),
+        "probes.more: is new",
+    ),
+    "probe": (
+        lambda h: h.write(probes=h.raw["probes"] | {"vary": {"path": "probes/never"}}),
+        "probes.vary: differs from what runs",
+    ),
+    "policy": (
+        lambda h: _edit(h.folder / "policies" / "watch" / "policy.yaml", "0.0001", "0.0002"),
+        "policies.watch: differs from what runs",
+    ),
+    "policies": (
+        lambda h: h.write(policies=["policies/watch"]),
+        "policies.steers: is gone",
+    ),
+}  # fmt: skip
+
+
+def _edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_what_is_read_at_start_only_is_named(house: House, name: str) -> None:
+    change, message = FIXED[name]
+    change(house)
+    told = house.refused()
+    assert message in told and "restart" in told
+
+
+def test_every_difference_has_its_line(house: House) -> None:
+    house.write(limits=house.raw["limits"] | {"max_programs": 5}, taps={}, gate={"allow": ["/x"]})
+    assert len(house.refused().splitlines()) == 3
+
+
+def test_what_a_policy_steers_with_cannot_change(house: House) -> None:
+    save_nudge(house.folder, "nudge", seed=9)
+    assert "vectors.nudge: has other content now, and policy 'steers' steer" in house.refused()
+    plain = {name: {"steer": [{"vector": "other", "scale": 1}]} for name in house.raw["profiles"]}
+    house.write(vectors={"other": {"path": "vectors/other"}}, profiles=plain)
+    assert "vectors.nudge: cannot go, policy 'steers' steer with it" in house.refused()
+
+
+def test_a_vector_without_a_tap_is_refused_with_the_lines_that_help(house: House) -> None:
+    house.write(vectors=vectors(house, low="vectors/low"))
+    told = house.refused()
+    assert "layer 0 of resid_post: needs a tap" in told
+    section = yaml.safe_load(told[told.index("taps:") :])
+    assert section == {"taps": {"mlp_out": [2], "resid_post": [0], "operators": ["add"]}}
+    house.write(vectors={"nudge": house.raw["vectors"]["nudge"]}, **section)
+    house.running = house.plan()
+    house.write(vectors=vectors(house, low="vectors/low"))
+    house.follow()
+
+
+def test_an_operator_without_tables_is_refused_with_the_lines_that_help(house: House) -> None:
+    profile = {"small:clean": {"steer": [{"vector": "nudge", "op": "ablate", "on": "all",
+                                          "restore_norm": True}]}}  # fmt: skip
+    before, wanted = house.raw["profiles"], house.raw["profiles"] | profile
+    house.write(profiles=wanted)
+    told = house.refused()
+    assert f"layer {VECTOR_LAYER} of resid_post: needs 1 rows, 0 reserved" in told
+    section = yaml.safe_load(told[told.index("taps:") :])
+    assert section["taps"]["operators"] == ["add", "ablate", "restore_norm"]
+    house.write(profiles=before, **section)
+    house.running = house.plan()
+    house.write(profiles=wanted)
+    house.follow()
+
+
+@pytest.mark.parametrize("text", ["{", "version: 1\nnothing: 2\n", "version: 1\nvectors: 3\n"])
+def test_a_bad_file_is_refused_by_its_name(house: House, text: str) -> None:
+    house.file.write_text(text)
+    assert str(house.file) in house.refused()
+
+
+def test_a_missing_folder_and_a_vector_of_another_model_are_refused(house: House) -> None:
+    house.write(vectors=vectors(house, gone="vectors/gone"))
+    assert "gone" in house.refused()
+    save_nudge(house.folder, "strange", seed=3, model_id="another")
+    house.write(vectors=vectors(house, strange="vectors/strange"))
+    assert "another" in house.refused()
+
+
+def test_one_vector_more_and_one_less_is_the_same_configuration(house: House) -> None:
+    config = house.running.config
+    more = with_vector(config, "other", house.folder / "vectors" / "other")
+    plan = following_plan(house.running, more)
+    assert changes(house.running, plan).added == ("vectors.other",)
+    less = without_vector(plan.config, "other")
+    assert less == config
+    assert following_plan(plan, less).revision == house.running.revision
+
+
+def test_a_vector_in_use_or_not_there_cannot_go(house: House) -> None:
+    with pytest.raises(ConfigError, match=r"is not loaded; loaded are \['nudge'\]"):
+        without_vector(house.running.config, "other")
+    with pytest.raises(ConfigError, match=r"profiles .*small:plain.* steer with it"):
+        without_vector(house.running.config, "nudge")
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../x", "x" * 65])
+def test_a_name_that_cannot_be_one_is_refused(house: House, name: str) -> None:
+    with pytest.raises(ConfigError, match="vectors"):
+        with_vector(house.running.config, name, house.folder / "vectors" / "other")
