@@ -79,7 +79,7 @@ class SteerTerm(_Closed):
     sites: Sites = "own"
     layers: Annotated[tuple[Layer, ...], Field(min_length=1, max_length=256)] | None = None
     positions: Annotated[Positions, BeforeValidator(_spelled_out)] | None = None
-    restore_norm: bool | Literal["if_longer"] = False
+    restore_norm: Literal[False, True, "if_longer"] = False
     """`if_longer` only shortens: what the edit left as long or shorter stays as it is."""
     gate: TokenGate | None = None
 

@@ -32,6 +32,8 @@ LONGEST = 60
 SHARED = np.random.default_rng(5).integers(3, 249, LONGEST).tolist()
 SHARED[9] = SHARED[31] = MARK
 POLICIES = ("push", "clean")
+MAX_RANK = 8
+ROWS = {"reft": 4, "span": 3, "plane": 2}
 TERMS = [term for case in CASES for term in case.terms if term.get("gate") is None]
 
 
@@ -53,7 +55,9 @@ def plan_with_policies() -> Any:
         )
         for name, then in rules.items()
     ]
-    limits = {"max_norm_ratio": 1e6, "max_programs": 6, "max_wait_ms": 60_000}
+    limits = {
+        "max_norm_ratio": 1e6, "max_programs": 6, "max_wait_ms": 60_000, "max_rank": MAX_RANK,
+    }  # fmt: skip
     return make_plan(Catalogue(CATALOGUE.vectors, probes), policies, limits=limits, **RESERVED)
 
 
@@ -70,11 +74,13 @@ class Asked:
 
 
 def apart(terms: list[dict[str, Any]]) -> bool:
-    """One map of single dimensions and one projection on a direction at most."""
+    """One map of single dimensions, one projection on a direction, what rows there are at most."""
     maps = sum(t["vector"] in ("act", "neurons") or t.get("op") == "replace" for t in terms)
     projections = [t["vector"] for t in terms if "op" in t and t.get("op") != "replace"]
     waits = sum("after" in (t.get("positions") or {}) for t in terms)
-    return maps < 2 and len(set(projections)) == len(projections) and waits < 3
+    rows = sum(ROWS.get(t["vector"], "op" in t) for t in terms)
+    once = maps < 2 and len(set(projections)) == len(projections)
+    return once and waits < 3 and rows <= MAX_RANK
 
 
 drawn_terms = (

@@ -105,6 +105,21 @@ def test_scores_come_by_themselves_only_to_those_who_may_see_them() -> None:
             "available are ['add']",
         ),
         (
+            {"steer": [NUDGE | {"restore_norm": "if_shorter"}]},
+            "pilothouse.steer.0.restore_norm",
+            "if_longer",
+        ),
+        (
+            {"steer": [NUDGE | {"unit": "token"}]},
+            "pilothouse.steer.0.unit",
+            "available are ['add']",
+        ),
+        (
+            {"steer": [NUDGE | {"op": "slerp"}]},
+            "pilothouse.steer.0.op",
+            "available are ['add']",
+        ),
+        (
             {"steer": [NUDGE | {"positions": {"first": 2, "last": 2}}]},
             "pilothouse.steer.0.positions",
             "want exactly one of",
