@@ -56,7 +56,7 @@ def load(started: Engine, catalogue: Catalogue) -> Plan:
     assert before is not None
     control(started, "newest", before.revision)
     plan = resolve_plan(before.config, catalogue, (), before.body.model, running=before)
-    assert control(started, "prepare", plan.to_wire()) == ""
+    assert control(started, "prepare", plan.revision, plan.to_wire()).result() == ""
     assert control(started, "activate", before.revision, plan.revision)
     started.plan = plan
     return before

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+
 import pytest
 
 from pilothouse.engine.plan import Plan
@@ -30,10 +32,14 @@ class House:
             assert self.ask("newest", client, FIRST.revision) is None
 
     def ask(self, order: str, *arguments: object) -> object:
-        return self.revisions.obey(order, arguments)
+        answer = self.revisions.obey(order, arguments)
+        return answer.result() if isinstance(answer, Future) else answer
+
+    def prepare(self, client: int, plan: Plan) -> str:
+        return str(self.ask("prepare", client, plan.revision, plan.to_wire()))
 
     def load(self, client: int, plan: Plan, base: Plan = FIRST) -> bool:
-        assert self.ask("prepare", client, plan.to_wire()) == ""
+        assert self.prepare(client, plan) == ""
         return bool(self.ask("activate", client, base.revision, plan.revision))
 
     def knows(self, plan: Plan) -> bool:
@@ -74,7 +80,7 @@ def test_a_plan_goes_with_its_last_request() -> None:
 
 def test_of_two_that_prepared_at_once_one_is_told_to_start_anew() -> None:
     house, second, third = House(0, 1), follower(2), follower(3)
-    assert house.ask("prepare", 1, third.to_wire()) == ""
+    assert house.prepare(1, third) == ""
     assert house.load(0, second)
     assert not house.ask("activate", 1, FIRST.revision, third.revision)
     house.ask("release", 1, third.revision)
@@ -84,11 +90,24 @@ def test_of_two_that_prepared_at_once_one_is_told_to_start_anew() -> None:
 
 def test_what_was_never_activated_goes_without_a_trace() -> None:
     house, second = House(0), follower(2)
-    assert house.ask("prepare", 0, second.to_wire()) == ""
+    assert house.prepare(0, second) == ""
     house.ask("release", 0, second.revision)
     assert not house.knows(second) and house.knows(FIRST)
     assert not house.ask("activate", 0, FIRST.revision, second.revision)
     assert house.pushed == []
+
+
+def test_a_plan_that_is_let_go_while_it_is_read_is_not_kept() -> None:
+    house, second = House(0), follower(2)
+    reading = house.revisions.obey("prepare", (0, second.revision, second.to_wire()))
+    house.ask("release", 0, second.revision)
+    assert reading.result() == "" and not house.knows(second)
+
+
+def test_a_plan_under_another_name_is_refused() -> None:
+    house, second = House(0), follower(2)
+    told = house.ask("prepare", 0, "abc", second.to_wire())
+    assert f"of revision {second.revision}, want abc" in str(told) and not house.knows(second)
 
 
 def test_going_back_to_an_older_revision_keeps_it() -> None:
@@ -115,14 +134,14 @@ def test_going_back_to_an_older_revision_keeps_it() -> None:
 )
 def test_another_installation_is_refused_and_changes_nothing(other: Plan) -> None:
     house = House(0)
-    assert "needs another installation" in str(house.ask("prepare", 0, other.to_wire()))
+    assert "needs another installation" in house.prepare(0, other)
     assert not house.knows(other) and house.ask("told")["newest"] == FIRST.revision
 
 
 @pytest.mark.parametrize("wire", [{}, {"body": "{}", "tensors": "", "config": "{}"}])
 def test_a_plan_that_cannot_be_read_is_refused(wire: dict[str, str]) -> None:
     house = House(0)
-    assert "cannot be read" in str(house.ask("prepare", 0, wire))
+    assert "cannot be read" in str(house.ask("prepare", 0, "abc", wire))
     assert house.ask("told")["newest"] == FIRST.revision
 
 

@@ -71,6 +71,13 @@ def test_profiles_need_no_grant(server: ServerProcess) -> None:
     assert answer.status_code == 200 and answer.json()["model"] == "small:plain"
 
 
+def test_a_reload_takes_the_key_and_this_machine(server: ServerProcess) -> None:
+    url = f"{server.url}/pilothouse/v1/reload"
+    assert httpx.post(url, timeout=60).status_code == 401
+    assert httpx.post(url, headers=KEY | {"via": "1.1 proxy"}, timeout=60).status_code == 403
+    assert httpx.post(url, headers=KEY, timeout=60).json()["added"] == []
+
+
 def test_the_log_does_not_hold_the_plan(server: ServerProcess) -> None:
     said = server.log.read_text()
     assert "additional_config" in said and "seen >= 0.5" not in said

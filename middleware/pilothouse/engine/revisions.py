@@ -3,12 +3,17 @@
 An API process holds a revision from the moment it is handed out until it says that none of its
 requests can carry it any more. A plan goes when it is not the newest, nobody holds it, and its last
 request has ended. So a process that lags is right: what it seals is accepted until it has switched.
+
+Plans are read by a thread of their own, since one can be large and requests must not wait for it.
+The thread adds plans and holders; all else is done by the engine's own thread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 from pilothouse.edit.program import forget_programs
@@ -31,6 +36,10 @@ class Revisions:
 
     def __init__(self, plan: Plan, push: Push) -> None:
         self._kept = {plan.revision: _Kept(plan)}
+        self._lock = Lock()
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="pilothouse-plans")
+        self._wanted: set[tuple[int, str]] = set()
+        """(API process, revision) of plans that are being read."""
         self._push = push
         self._serving: dict[int, str] = {}
         """API process -> the revision that it gives new requests."""
@@ -41,7 +50,7 @@ class Revisions:
         }  # fmt: skip
 
     def obey(self, order: str, arguments: Sequence[Any]) -> Any:
-        """Carry out an order of an API process; the answer is made of builtins."""
+        """Carry out an order of an API process; the answer is made of builtins, or will be."""
         return self._orders[order](*arguments)
 
     def plan(self, revision: str) -> Plan:
@@ -50,10 +59,10 @@ class Revisions:
         Raises:
             RequestError: it is not known, or gone.
         """
-        kept = self._kept.get(revision)
-        if kept is None:
+        known = self._kept.get(revision)
+        if known is None:
             raise RequestError(f"sealed for revision {revision}", status=403)
-        return kept.plan
+        return known.plan
 
     def enter(self, revision: str) -> None:
         """A request of this revision was let in."""
@@ -67,24 +76,35 @@ class Revisions:
     def _newest(self, client: int, known: str) -> Wire | None:
         """None where the process has the newest plan, else that plan, which it then holds."""
         revision = self.newest.revision
-        self._kept[revision].holders.add(client)
+        with self._lock:
+            self._kept[revision].holders.add(client)
         if known == revision:
             self._serving[client] = revision
             return None
         return self.newest.to_wire()
 
-    def _prepare(self, client: int, wire: Wire) -> str:
+    def _prepare(self, client: int, revision: str, wire: Wire) -> Future[str]:
         """Why the plan cannot follow; empty where requests may now come under it."""
+        self._wanted.add((client, revision))
+        return self._reader.submit(self._read, client, revision, wire)
+
+    def _read(self, client: int, revision: str, wire: Wire) -> str:
         try:
             plan = Plan.from_wire(wire)
         except (PilothouseError, ValueError, KeyError) as error:
             return f"the plan cannot be read: {error}"
+        if plan.revision != revision:
+            return f"the plan is of revision {plan.revision}, want {revision}"
         if plan.installation != self.newest.installation:
             return (
                 f"revision {plan.revision} needs another installation than runs here "
                 f"({plan.installation}, not {self.newest.installation})"
             )
-        self._kept.setdefault(plan.revision, _Kept(plan)).holders.add(client)
+        _ = plan.sources  # made here, and not by the first request
+        with self._lock:
+            if (client, revision) in self._wanted:
+                self._wanted.remove((client, revision))
+                self._kept.setdefault(revision, _Kept(plan)).holders.add(client)
         return ""
 
     def _activate(self, client: int, base: str, revision: str) -> bool:
@@ -100,21 +120,26 @@ class Revisions:
 
     def _release(self, client: int, revision: str) -> None:
         """No request of this process can carry the revision any more."""
-        if revision in self._kept:
-            self._kept[revision].holders.discard(client)
-            self._retire(revision)
+        with self._lock:
+            self._wanted.discard((client, revision))
+            if revision in self._kept:
+                self._kept[revision].holders.discard(client)
+        self._retire(revision)
 
     def _told(self) -> dict[str, Any]:
         """What `/pilothouse/v1/status` shows."""
         return {
             "newest": self.newest.revision,
             "processes": {str(client): each for client, each in sorted(self._serving.items())},
-            "requests": {name: each.num_requests for name, each in self._kept.items()},
+            "requests": {name: each.num_requests for name, each in list(self._kept.items())},
         }
 
     def _retire(self, revision: str) -> None:
-        kept = self._kept[revision]
-        if kept.holders or kept.num_requests or revision == self.newest.revision:
-            return
-        del self._kept[revision]
+        with self._lock:
+            kept = self._kept.get(revision)
+            if kept is None or revision == self.newest.revision:
+                return
+            if kept.holders or kept.num_requests:
+                return
+            del self._kept[revision]
         forget_programs()

@@ -73,7 +73,7 @@ async def _answer(work: Awaitable[Reloaded], note: str | None = None) -> JSONRes
         text = f"refused, nothing has changed:\n{error}"
         return JSONResponse(error_body(text, status=400, code="pilothouse_reload_refused"), 400)
     except EngineError as error:
-        text = f"failed, nothing has changed:\n{error}"
+        text = f"failed: {error}"
         return JSONResponse(error_body(text, status=503, code="pilothouse_reload_failed"), 503)
     body: dict[str, Any] = {
         "revision": done.after.revision,

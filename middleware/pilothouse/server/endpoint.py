@@ -22,6 +22,7 @@ from pilothouse.record import Record
 from pilothouse.sealed import seal_key
 from pilothouse.server.admission import Admission, label_names
 from pilothouse.server.edition import Edition, Editions
+from pilothouse.server.follower import Follower
 from pilothouse.server.identity import Doorkeeper
 from pilothouse.server.ledger import Ledger
 from pilothouse.server.reload import Reloader
@@ -59,8 +60,8 @@ class EndpointPlugin:
         """
         if self._app is not None:
             made = make_gate_state(engine_client, args, self._app)
-            follow(made.reloader.follow)
-            await made.reloader.start()
+            follow(made.follower.follow)
+            await made.follower.start()
             if args.api_server_count in (None, 1):
                 asyncio.get_running_loop().add_signal_handler(
                     signal.SIGHUP, made.reloader.reload_soon
@@ -92,6 +93,7 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateSt
     metrics = Metrics(_label_sources(plan, (*served, *adapters)))
     metrics.loaded(plan.revision)
     ledger = Ledger()
+    follower = Follower(engine_client, editions, edition, metrics)
     install()
     subscribe(_guarded(metrics.record))
     subscribe(_guarded(ledger.receive))
@@ -99,7 +101,8 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateSt
         editions=editions,
         served_names=served,
         table=table,
-        reloader=Reloader(engine_client, editions, edition, metrics, _file_of_the_start()),
+        follower=follower,
+        reloader=Reloader(follower, _file_of_the_start()),
         ledger=ledger,
         settler=Settler(plan.rulebook, metrics.outcomes),
         metrics=metrics,

@@ -11,6 +11,7 @@ from starlette.datastructures import State
 
 from pilothouse.engine.plan import Plan
 from pilothouse.server.edition import Editions
+from pilothouse.server.follower import Follower
 from pilothouse.server.ledger import Ledger
 from pilothouse.server.reload import Reloader
 from pilothouse.server.routes import RouteEntry, RouteTable
@@ -27,6 +28,7 @@ class GateState:
     editions: Editions
     served_names: tuple[str, ...]
     table: RouteTable
+    follower: Follower
     reloader: Reloader
     ledger: Ledger
     settler: Settler

@@ -35,7 +35,7 @@ def make_router() -> APIRouter:
     async def status(request: Request) -> JSONResponse:
         state = _state(request)
         try:
-            engine = await state.reloader.told()
+            engine = await state.follower.told()
         except EngineError as error:
             engine = {"error": str(error)}
         return JSONResponse(_status(state) | {"engine": engine})

@@ -1,0 +1,270 @@
+"""The control path of several API processes over one scheduler's revisions, with what can go wrong.
+
+Reloaders, editions and revisions are the real ones; between them is a wire that waits and fails as
+it is told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry
+
+from pilothouse.cli.launch import plan_for
+from pilothouse.config import load_config
+from pilothouse.engine.plan import Plan
+from pilothouse.engine.revisions import Revisions
+from pilothouse.errors import ConfigError, EngineError
+from pilothouse.server import reload as reload_module
+from pilothouse.server.admission import Admission
+from pilothouse.server.edition import Edition, Editions
+from pilothouse.server.follower import Follower
+from pilothouse.server.identity import Doorkeeper
+from pilothouse.server.reload import Reloader
+from pilothouse.telemetry.metrics import LabelSources, Metrics
+from tests.server.builders import KEY
+from tests.support.tiny_house import SERVED_NAME, make_tiny_house, save_nudge
+
+
+class House:
+    """One scheduler's revisions, and the wire to them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = make_tiny_house(folder)
+        self.folder = folder
+        for name, seed in (("other", 6), ("third", 7)):
+            save_nudge(folder, name, seed=seed)
+        args = argparse.Namespace(
+            model=str(folder / "model"), revision=None, trust_remote_code=False, hf_overrides=None
+        )
+        self.plan = plan_for(load_config(self.file), args)
+        self.revisions = Revisions(self.plan, self._push)
+        self.processes: list[Process] = []
+        self.installation = self.plan.installation
+        self.broken: Callable[[str], bool] = lambda _: False
+        self.loses: Callable[[str], bool] = lambda _: False
+        self.wait: Callable[[], float] = lambda: 0.0
+
+    def start(self, count: int) -> list[Process]:
+        self.processes = [Process(self, index) for index in range(count)]
+        return self.processes
+
+    async def call(self, name: str, order: str, arguments: list[Any]) -> list[Any]:
+        assert name == "pilothouse_control"
+        await asyncio.sleep(self.wait())
+        if self.broken(order):
+            raise RuntimeError("the wire is cut")
+        answer = self.revisions.obey(order, arguments)
+        if isinstance(answer, Future):
+            answer = await asyncio.wrap_future(answer)
+        await asyncio.sleep(self.wait())
+        if self.loses(order):
+            raise RuntimeError("the answer is lost")
+        return [answer]
+
+    async def installed(self, _: str, timeout: float) -> list[dict[str, Any]]:
+        assert timeout > 0
+        taps = [tap.model_dump() for tap in self.plan.body.taps]
+        return [{"installation": self.installation, "taps": taps}]
+
+    def _push(self, client: int, revision: str) -> None:
+        follow = self.processes[client].follower.follow
+        asyncio.get_running_loop().call_later(self.wait(), follow, revision)
+
+
+class Process:
+    """One API process."""
+
+    def __init__(self, house: House, index: int) -> None:
+        self.house = house
+        self.registry = CollectorRegistry()
+        core = SimpleNamespace(call_utility_all_async=house.call, client_index=index)
+        client = SimpleNamespace(engine_core=core, collective_rpc=house.installed)
+        self.editions = Editions(self._edition(house.plan))
+        metrics = Metrics(LabelSources([SERVED_NAME]), self.registry)
+        self.follower = Follower(client, self.editions, self._edition, metrics)
+        self.reloader = Reloader(self.follower, house.file)
+
+    @property
+    def revision(self) -> str:
+        return self.editions.newest.plan.revision
+
+    def reloads(self, result: str) -> float:
+        found = self.registry.get_sample_value("pilothouse_reloads_total", {"result": result})
+        assert found is not None
+        return found
+
+    @staticmethod
+    def _edition(plan: Plan) -> Edition:
+        keeper = Doorkeeper(plan.body.auth, (), demo=False)
+        return Edition(plan, keeper, Admission(plan, (SERVED_NAME,), KEY))
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+async def settled(house: House, revision: str) -> None:
+    async with asyncio.timeout(20):
+        while {each.revision for each in house.processes} != {revision} or len(
+            house.revisions.obey("told", ())["requests"]
+        ) > 1:
+            await asyncio.sleep(0.01)
+
+
+async def test_all_processes_follow_and_the_old_plan_goes(house: House) -> None:
+    first, second = house.start(2)
+    await asyncio.gather(first.follower.start(), second.follower.start())
+    done = await first.reloader.put_vector("swap", Path("vectors/other"))
+    assert done.lagging == () and second.revision == done.after.revision
+    await settled(house, done.after.revision)
+    back = await second.reloader.delete_vector("swap")
+    assert back.after.revision == house.plan.revision == first.revision
+    assert (first.reloads("loaded"), second.reloads("loaded")) == (1, 1)
+
+
+async def test_a_process_that_comes_late_starts_with_what_was_loaded(house: House) -> None:
+    first, late = house.start(2)
+    await first.follower.start()
+    done = await first.reloader.put_vector("swap", Path("vectors/other"))
+    assert late.revision != done.after.revision
+    await late.follower.start()
+    assert late.revision == done.after.revision
+
+
+async def test_a_process_that_lags_is_told_of(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reload_module, "FOLLOW_SECONDS", 0.2)
+    first, second = house.start(2)
+    await asyncio.gather(first.follower.start(), second.follower.start())
+    async with second.follower.lock:
+        done = await first.reloader.put_vector("swap", Path("vectors/other"))
+        assert done.lagging == ("1",)
+        assert house.revisions.plan(second.revision) is house.plan
+    await settled(house, done.after.revision)
+
+
+@pytest.mark.parametrize("order", ["prepare", "activate"])
+async def test_a_wire_that_is_cut_changes_nothing(house: House, order: str) -> None:
+    (process,) = house.start(1)
+    await process.follower.start()
+    house.broken = lambda got: got == order
+    with pytest.raises(EngineError, match="the wire is cut"):
+        await process.reloader.put_vector("swap", Path("vectors/other"))
+    assert process.revision == house.plan.revision == house.revisions.newest.revision
+    assert (process.reloads("failed"), process.reloads("loaded")) == (1, 0)
+    house.broken = lambda _: False
+    await settled(house, house.plan.revision)
+    done = await process.reloader.put_vector("swap", Path("vectors/other"))
+    await settled(house, done.after.revision)
+
+
+async def test_an_answer_that_is_lost_is_asked_for_again(house: House) -> None:
+    first, second = house.start(2)
+    await asyncio.gather(first.follower.start(), second.follower.start())
+    house.loses = lambda order: order == "activate"
+    with pytest.raises(EngineError, match="the answer is lost"):
+        await first.reloader.put_vector("swap", Path("vectors/other"))
+    await settled(house, house.revisions.newest.revision)
+    assert "swap" in first.editions.newest.plan.body.vectors
+
+
+async def test_a_worker_with_another_installation_stops_the_reload(house: House) -> None:
+    (process,) = house.start(1)
+    await process.follower.start()
+    house.installation = "another"
+    with pytest.raises(EngineError, match="worker 0: has installation another"):
+        await process.reloader.put_vector("swap", Path("vectors/other"))
+    await settled(house, house.plan.revision)
+
+
+async def test_a_profile_named_as_the_model_stops_the_reload(house: House) -> None:
+    (process,) = house.start(1)
+    await process.follower.start()
+
+    def shadowed(plan: Plan) -> Edition:
+        raise ConfigError(f"a profile of {plan.revision} is a served name")
+
+    process.follower.make_edition = shadowed
+    with pytest.raises(ConfigError, match="is a served name"):
+        await process.reloader.put_vector("swap", Path("vectors/other"))
+    await settled(house, house.plan.revision)
+
+
+async def test_a_caller_who_goes_away_does_not_stop_it_half_way(house: House) -> None:
+    (process,) = house.start(1)
+    await process.follower.start()
+    house.wait = lambda: 0.05
+    caller = asyncio.create_task(process.reloader.put_vector("swap", Path("vectors/other")))
+    await asyncio.sleep(0.06)
+    caller.cancel()
+    async with asyncio.timeout(20):
+        while "swap" not in process.editions.newest.plan.body.vectors:
+            await asyncio.sleep(0.01)
+    await settled(house, process.revision)
+
+
+async def test_without_a_file_only_whole_paths_can_be_loaded(house: House) -> None:
+    (process,) = house.start(1)
+    await process.follower.start()
+    process.reloader.file = None
+    with pytest.raises(ConfigError, match="no file to read again"):
+        await process.reloader.reload()
+    with pytest.raises(ConfigError, match="want an absolute one"):
+        await process.reloader.put_vector("swap", Path("vectors/other"))
+    await process.reloader.put_vector("swap", house.folder / "vectors" / "other")
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_no_request_is_ever_under_a_plan_that_is_gone(house: House, seed: int) -> None:
+    dice = random.Random(seed)
+    house.wait = lambda: dice.choice((0.0, 0.0, 0.001, 0.01))
+    processes = house.start(3)
+    await asyncio.gather(*(each.follower.start() for each in processes))
+    over = asyncio.Event()
+    served: set[str] = set()
+
+    async def requests(process: Process) -> None:
+        while not over.is_set():
+            with process.editions.admitting() as edition:
+                revision = edition.plan.revision
+                await asyncio.sleep(house.wait())
+                assert house.revisions.plan(revision).body.vectors == edition.plan.body.vectors
+                house.revisions.enter(revision)
+                served.add(revision)
+                await asyncio.sleep(house.wait())
+            await asyncio.sleep(house.wait())
+            house.revisions.leave(revision)
+
+    async def reloads(process: Process, number: int) -> None:
+        for _ in range(6):
+            name = f"n{number}"
+            if name in process.editions.newest.plan.body.vectors and dice.random() < 0.5:
+                await process.reloader.delete_vector(name)
+            else:
+                path = Path("vectors") / dice.choice(("nudge", "other", "third"))
+                await process.reloader.put_vector(name, path)
+
+    clients = [asyncio.create_task(requests(each)) for each in processes for _ in range(3)]
+    changes = [reloads(each, number) for number, each in enumerate(processes)]
+    await asyncio.gather(*changes)
+    over.set()
+    await asyncio.gather(*clients)
+    assert len(served) > 5
+    await settled(house, house.revisions.newest.revision)
+    names = set(house.revisions.newest.body.vectors) - {"nudge"}
+    kept = {name for each in processes for name in each.editions.newest.plan.body.vectors}
+    assert names == kept - {"nudge"}
+    raw = yaml.safe_load(house.file.read_text())
+    assert (await processes[0].reloader.reload()).after.body.vectors.keys() == raw["vectors"].keys()
