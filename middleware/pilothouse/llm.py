@@ -26,7 +26,7 @@ from pilothouse.capture.reader import CaptureReader
 from pilothouse.config import PilothouseConfig, load_config
 from pilothouse.engine import pickup
 from pilothouse.engine.collection import WAVE, Collection, capture_index, capture_params
-from pilothouse.engine.launch import SCHEDULER, WORKER, guard_environment
+from pilothouse.engine.launch import SCHEDULER, WORKER, guard_environment, settle_speculation
 from pilothouse.engine.model_facts import model_facts
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.refusals import refuse_settings
@@ -79,6 +79,8 @@ class LLM(VllmLLM):  # type: ignore[misc]
         guard_environment()
         args = Namespace(model=model, **settings)
         refuse_settings(args)
+        settle_speculation(args)
+        settings = {name: value for name, value in vars(args).items() if name != "model"}
         self.plan = _plan(pilothouse_config, args)
         pickup.install()
         self._ledger = Ledger()

@@ -57,6 +57,11 @@ def test_parity_matrix(
 
 def in_own_process(cache: Path, *arguments: str, program: str = "tests.engine.parity") -> None:
     """Run the check as a program, with a compile cache of its own."""
+    assert "parity holds" in said_by(program, cache, *arguments)
+
+
+def said_by(program: str, cache: Path, *arguments: str) -> str:
+    """What a program of the tests prints, that ends well."""
     changes = {"VLLM_CACHE_ROOT": str(cache / "cache"), "VLLM_LOGGING_LEVEL": "ERROR"}
     path = [str(CHECKOUT), str(CHECKOUT / "middleware")]
     if "--v2" in arguments:
@@ -69,4 +74,4 @@ def in_own_process(cache: Path, *arguments: str, program: str = "tests.engine.pa
         cwd=CHECKOUT, env=os.environ | changes, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr[-4000:]
-    assert "parity holds" in ran.stdout
+    return ran.stdout

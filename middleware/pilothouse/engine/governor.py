@@ -94,7 +94,7 @@ class Governor:
         watched = self._watched.pop(request_id, None)
         if watched is not None:
             self._num_wanting -= watched.wants_token_scores
-            del self._row_of[request_id]
+            self._row_of.pop(request_id, None)
             del self._name_of[watched.row]
             self.watches.close(watched.row)
         return watched
@@ -214,7 +214,11 @@ class Governor:
             watched.verdict = Verdict(
                 winner.action.action, winner.policy, winner.rule, phase, result
             )
+            # Tokens accepted behind this one come with the same step and are no longer read.
+            del self._row_of[request_id]
             cleared = self._clear()[row]
+            if phase == "output":
+                watched.ended_at = int(self.watches.cursor_C[row])
             watched.cleared_at_end = max(0, min(cleared, self.scored(watched) - 1))
 
     def _steer(self, request_id: str, rule: CompiledRule) -> SteerOrder:

@@ -8,7 +8,7 @@ from argparse import Namespace
 from pilothouse.engine.compat import check_version
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.refusals import refuse_settings
-from pilothouse.errors import ConfigError
+from pilothouse.errors import ConfigError, UnsupportedError
 from pilothouse.sealed import SEAL_KEY_VARIABLE, new_seal_key
 
 WORKER = "pilothouse.engine.worker.GuardedWorker"
@@ -31,6 +31,7 @@ def guarded_args(args: Namespace, plan: Plan) -> Namespace:
     """
     check_version()
     refuse_settings(args)
+    settle_speculation(args)
     additional = dict(args.additional_config or {})
     ours = plan.to_additional_config()
     taken = sorted(set(additional) & set(ours))
@@ -41,6 +42,30 @@ def guarded_args(args: Namespace, plan: Plan) -> Namespace:
     args.additional_config = additional | ours
     args.middleware = [*(getattr(args, "middleware", None) or []), GATE]
     return args
+
+
+def settle_speculation(args: Namespace) -> None:
+    """Have vLLM schedule step by step where it speculates. Changes `args`.
+
+    Ahead of time only the device knows how many drafts were accepted, and so which positions a
+    step feeds; steering by position is worked out on the host.
+
+    Raises:
+        UnsupportedError: scheduling ahead, or pipeline parallel, was asked for.
+    """
+    if not any(getattr(args, name, None) for name in ("speculative_config", "spec_method")):
+        return
+    if getattr(args, "async_scheduling", None):
+        raise UnsupportedError(
+            "--async-scheduling is refused together with speculative decoding: the positions of a "
+            "step are not known on the host. Remove one of the two"
+        )
+    if (getattr(args, "pipeline_parallel_size", None) or 1) > 1:
+        raise UnsupportedError(
+            "--pipeline-parallel-size together with speculative decoding is not tested. Remove one "
+            "of the two"
+        )
+    args.async_scheduling = False
 
 
 def guard_environment() -> None:

@@ -123,7 +123,12 @@ class Passenger:
         return record
 
     def closing(self, governor: Governor, num_fed_tokens: int) -> Record:
-        """The last record, with totals and every rule's outcome."""
+        """The last record, with totals and every rule's outcome.
+
+        A verdict on the output ends it where it fell, whatever came in the same step.
+        """
+        if self.watched is not None and self.watched.ended_at is not None:
+            num_fed_tokens = min(num_fed_tokens, self.watched.ended_at)
         record = self.record(governor)
         record.closing = True
         if self.watched is not None:

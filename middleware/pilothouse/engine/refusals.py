@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pilothouse.errors import UnsupportedError
 
 OURS = "this is how Pilothouse gets into the engine"
 UNSEEN = "it opens a door the gate does not see"
+DRAFT_METHODS = ("ngram", "draft_model")
+"""Ways of speculative decoding that the tests run."""
 SPLIT = "positions of a step do not lie on one rank in order"
 
 
@@ -35,6 +37,11 @@ def _above_one(value: object) -> bool:
     return isinstance(value, int) and value > 1
 
 
+def _is_untested_method(value: object) -> bool:
+    method = value.get("method") if isinstance(value, Mapping) else value
+    return value is not None and method not in DRAFT_METHODS
+
+
 REFUSALS: tuple[Refusal, ...] = (
     Refusal("--worker-cls", "worker_cls", lambda v: v not in (None, "auto"), OURS),
     Refusal("--worker-extension-cls", "worker_extension_cls", _set, "its side effects on the "
@@ -44,16 +51,18 @@ REFUSALS: tuple[Refusal, ...] = (
             "only generating models are governed"),
     Refusal("--grpc", "grpc", _set, UNSEEN),
     Refusal("--headless", "headless", _set, "a remote engine gets no key to check seals with"),
-    Refusal("--pipeline-parallel-size", "pipeline_parallel_size", _above_one,
-            "only the last stage's reads reach the scheduler"),
     Refusal("--data-parallel-size", "data_parallel_size", _above_one,
             "not tested: dummy steps of idle ranks"),
     Refusal("--prefill-context-parallel-size", "prefill_context_parallel_size", _above_one, SPLIT),
     Refusal("--decode-context-parallel-size", "decode_context_parallel_size", _above_one, SPLIT),
     Refusal("--enable-dbo", "enable_dbo", _set, SPLIT),
     Refusal("--ubatch-size", "ubatch_size", _above_one, SPLIT),
-    Refusal("--speculative-config", "speculative_config", _set,
-            "rejected tokens would be scored and steered"),
+    Refusal("--speculative-config", "speculative_config", _is_untested_method,
+            f"tested are the methods {' and '.join(DRAFT_METHODS)}, named as `method`"),
+    Refusal("--spec-method", "spec_method", _is_untested_method,
+            f"tested are the methods {' and '.join(DRAFT_METHODS)}"),
+    Refusal("--spec-model", "spec_model", _set,
+            "the method must be named: use --speculative-config"),
     Refusal("--kv-transfer-config", "kv_transfer_config", _set,
             "tokens whose KV comes from elsewhere are not scored, and edited KV could leave"),
     Refusal("--kv-events-config", "kv_events_config", _set, "events publish prompts unseen"),

@@ -20,6 +20,8 @@ class Watched:
     verdict: Verdict | None = None
     cleared_at_end: int = 0
     """Output tokens that may still leave when a verdict has fallen."""
+    ended_at: int | None = None
+    """The first position that was not read, when a verdict on the output has fallen."""
     token_scores: list[TokenScores] = field(default_factory=list)
 
 
@@ -39,3 +41,8 @@ class Ruling:
 
     steers: list[SteerOrder] = field(default_factory=list)
     changed: set[str] = field(default_factory=set)
+
+    def add(self, later: Ruling) -> None:
+        """What followed in the same step."""
+        self.steers += later.steers
+        self.changed |= later.changed

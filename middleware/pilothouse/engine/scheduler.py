@@ -7,7 +7,7 @@ folds the emissions and decides before vLLM appends the sampled tokens, then sha
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from vllm.logger import init_logger
@@ -23,8 +23,9 @@ from pilothouse.engine.passenger import Passenger
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.revisions import Revisions
 from pilothouse.engine.ruling import Ruling
+from pilothouse.engine.speculation import NOTHING, Verified, settled, verify, waves
 from pilothouse.engine.step import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, Emissions, StepPlan
-from pilothouse.errors import RequestError
+from pilothouse.errors import EngineError, RequestError
 from pilothouse.record import Record
 from pilothouse.sealed import SEALED_KEY, seal_key, unseal
 
@@ -68,7 +69,12 @@ class Guarded(Base):
         super().add_request(request)
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
-        """vLLM's schedule with our step plan on it."""
+        """vLLM's schedule with our step plan on it.
+
+        Where a request is steered may hang on its own tokens: then none is fed before it is known.
+        """
+        for request_id in self._looking:
+            self._passengers[request_id].request.spec_token_ids = []
         scheduled = super().schedule(*args, **kwargs)
         self._finish_refused()
         step = StepPlan(
@@ -88,12 +94,15 @@ class Guarded(Base):
         """Fold, decide, let vLLM append, then hold back, rewrite and annotate its outputs."""
         started = time.perf_counter()
         emissions: Emissions | None = getattr(model_runner_output, EMISSIONS_ATTRIBUTE, None)
+        verified = verify(scheduler_output, model_runner_output, self.requests, self.max_model_len)
         ruling = Ruling()
         if emissions is not None:
+            emissions = settled(emissions, verified)
             for listen in self.listeners:
                 listen(emissions)
-            ruling = self._governor.observe(emissions)
-        self._steer(ruling)
+            for wave in waves(emissions, verified):
+                ruling.add(self._governor.observe(wave))
+        self._steer(ruling, verified)
         seconds = (time.perf_counter() - started) / max(1, len(self._passengers))
         outputs = super().update_from_output(scheduler_output, model_runner_output)
         for client_outputs in outputs.values():
@@ -169,14 +178,15 @@ class Guarded(Base):
         request.block_hashes.clear()
         request.update_block_hashes()
 
-    def _steer(self, ruling: Ruling) -> None:
+    def _steer(self, ruling: Ruling, verified: Mapping[str, Verified]) -> None:
         for order in ruling.steers:
             request = self.requests.get(order.request_id)
             passenger = self._passengers.get(order.request_id)
             if request is None or passenger is None or passenger.watched is None:
                 continue
             folded = int(self._governor.watches.cursor_C[passenger.watched.row])
-            start = max(request.num_computed_tokens, folded)
+            rejected = verified.get(order.request_id, NOTHING).rejected
+            start = max(request.num_computed_tokens - rejected, folded)
             self._orders.steer(passenger, order.request_id, order, start)
 
     def _look(self, outputs: list[Any]) -> None:
@@ -313,5 +323,7 @@ class GuardedScheduler:
     def __new__(cls, vllm_config: Any, *args: Any, **kwargs: Any) -> Any:
         """The scheduler for this configuration."""
         asynchronous = vllm_config.scheduler_config.async_scheduling
+        if asynchronous and vllm_config.speculative_config is not None:
+            raise EngineError("speculative decoding with async scheduling is not governed")
         chosen = GuardedAsyncScheduler if asynchronous else GuardedSyncScheduler
         return chosen(vllm_config, *args, **kwargs)
