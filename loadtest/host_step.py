@@ -51,10 +51,11 @@ from benchmodel import Shape, ensure_model
 from environment import environment
 from pilothouse.config import load_config
 from pilothouse.engine.buffers import TapBuffers
+from pilothouse.engine.facts import ModelFacts
 from pilothouse.engine.governor import Governor
 from pilothouse.engine.launch import guard_environment
 from pilothouse.engine.passenger import Passenger
-from pilothouse.engine.plan import ModelFacts, Plan
+from pilothouse.engine.plan import Plan
 from pilothouse.engine.resolve import resolve_plan
 from pilothouse.engine.scheduler import Guarded, GuardedSyncScheduler
 from pilothouse.engine.snapshot import Snapshot

@@ -12,8 +12,8 @@ from typing import Any, get_args
 import pytest
 
 from pilothouse.edit.operators import DEFAULTS, OPERATORS
-from pilothouse.engine.plan import EditPlan
 from pilothouse.engine.table_size import MIB, table_bytes
+from pilothouse.engine.tap_plan import EditPlan
 from pilothouse.model.manifest import TransformForm
 from pilothouse.term import Positions, SteerTerm
 from pilothouse.types import Operator, Reserved

@@ -13,7 +13,7 @@ from transformers import AutoConfig
 from check import Verdict, check
 from freeze import changes
 from pilothouse.engine.capture import Captured, CaptureEngine
-from pilothouse.engine.plan import ModelFacts
+from pilothouse.engine.facts import ModelFacts
 from pilothouse.probe.dataset import Example
 from record import Record
 

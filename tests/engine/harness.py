@@ -18,8 +18,9 @@ from vllm.v1.engine.output_processor import OutputProcessor
 
 from pilothouse.config import PilothouseConfig, parse_config
 from pilothouse.engine import pickup
+from pilothouse.engine.facts import ModelFacts
 from pilothouse.engine.launch import SCHEDULER, WORKER, guard_environment
-from pilothouse.engine.plan import ModelFacts, Plan
+from pilothouse.engine.plan import Plan
 from pilothouse.engine.resolve import resolve_plan
 from pilothouse.engine.step import Emissions
 from pilothouse.model.catalogue import Catalogue

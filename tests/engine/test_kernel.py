@@ -19,9 +19,9 @@ from torch import Tensor
 
 from pilothouse.edit.program import Program, compile_program
 from pilothouse.engine.kernel import edit_delta, policy_delta
-from pilothouse.engine.plan import EditPlan
 from pilothouse.engine.policy_stage import stage_tables
 from pilothouse.engine.tables import allocate, policy_tables, upload
+from pilothouse.engine.tap_plan import EditPlan
 from pilothouse.term import SteerTerm
 from tests.edit.test_operators import AT, D_MODEL, LAYER, SOURCES
 

@@ -9,8 +9,9 @@ import pytest
 from pilothouse.edit.program import compile_program
 from pilothouse.engine.excess import refuse_excess, refuse_unreserved
 from pilothouse.engine.fit import unfit
-from pilothouse.engine.plan import EditPlan, Plan
+from pilothouse.engine.plan import Plan
 from pilothouse.engine.table_size import table_bytes
+from pilothouse.engine.tap_plan import EditPlan
 from pilothouse.errors import ConfigError, RequestError
 from pilothouse.term import SteerTerm
 from pilothouse.types import Tap

@@ -12,7 +12,8 @@ from bench import BY_DEFAULT, EVERY, _flags
 from host_step import JOBS
 from pilothouse.config import load_config
 from pilothouse.edit.program import compile_program
-from pilothouse.engine.plan import ModelFacts, Plan
+from pilothouse.engine.facts import ModelFacts
+from pilothouse.engine.plan import Plan
 from pilothouse.engine.resolve import resolve_plan
 from pilothouse.model.catalogue import load_catalogue
 from pilothouse.policy.loader import load_policies

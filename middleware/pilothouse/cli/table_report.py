@@ -7,8 +7,9 @@ from typing import Any
 
 from pilothouse.cli.launch import plan_for
 from pilothouse.config import PilothouseConfig
-from pilothouse.engine.plan import EditPlan, Plan
+from pilothouse.engine.plan import Plan
 from pilothouse.engine.table_size import MIB, memory_problem, planned_memory
+from pilothouse.engine.tap_plan import EditPlan
 
 UNLIMITED_MIB = 1 << 40
 """So that a plan over its limit can be shown all the same."""

@@ -16,9 +16,11 @@ import numpy as np
 
 from pilothouse.config import Auth, Gate, Limits
 from pilothouse.engine.compat import in_process_scheduler
+from pilothouse.engine.facts import ModelFacts
 from pilothouse.engine.offline import OfflineEngine
-from pilothouse.engine.plan import ModelFacts, Plan, PlanBody, TapPlan
+from pilothouse.engine.plan import Plan, PlanBody
 from pilothouse.engine.step import Emissions
+from pilothouse.engine.tap_plan import TapPlan
 from pilothouse.errors import ConfigError
 from pilothouse.sealed import SealedRequest
 from pilothouse.types import FloatArray

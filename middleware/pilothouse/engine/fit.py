@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pilothouse.edit.program import Program
-from pilothouse.engine.plan import EditPlan, TapPlan
+from pilothouse.engine.tap_plan import EditPlan, TapPlan
 from pilothouse.types import Tap
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Any
 
-from pilothouse.engine.plan import ModelFacts
+from pilothouse.engine.facts import ModelFacts
 from pilothouse.engine.refusals import refuse_model
 from pilothouse.errors import ConfigError
 from pilothouse.types import Site

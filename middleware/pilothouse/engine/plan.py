@@ -18,12 +18,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 from safetensors.numpy import load, save
 
 from pilothouse.config import Auth, Gate, Limits, PilothouseConfig, Profile
-from pilothouse.edit.layer import LayerEdit
 from pilothouse.edit.sources import ReadRow, Sources
+from pilothouse.engine.facts import Frozen, ModelFacts, ProbeFacts, VectorFacts
+from pilothouse.engine.tap_plan import TapPlan
 from pilothouse.errors import EngineError
 from pilothouse.model.catalogue import Source
 from pilothouse.model.manifest import TransformForm
@@ -32,7 +32,7 @@ from pilothouse.model.vector import build_vector
 from pilothouse.policy.loader import policy_from_json
 from pilothouse.policy.rulebook import Rulebook
 from pilothouse.term import SteerTerm
-from pilothouse.types import Reserved, SignalSpec, Site, Tap
+from pilothouse.types import Reserved, SignalSpec, Tap
 
 if TYPE_CHECKING:
     from pilothouse.policy.schema import Policy
@@ -52,124 +52,14 @@ AT_RUN_TIME: Mapping[str, Any] = {
 """Fields of a body that a plan can have otherwise than the one it follows."""
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=False)
-
-
-class ModelFacts(_Frozen):
-    """What the plan was resolved for; workers check the loaded model against it.
-
-    `projection_widths` as the configuration has them, where it says.
-    """
-
-    model_id: str
-    num_layers: int
-    d_model: int
-    projection_widths: dict[Site, int] = {}
-
-
-UNRESERVED = {
-    "planes": "a turned plane",
-    "diagonal": "a map of single dimensions",
-    "slerp": "a slerp",
-    "relative": "an addition in token units",
-    "restores_norm": "a restored norm",
-}
-"""Field of an `EditPlan` -> what is missing where it is not set."""
-
-
-class EditPlan(_Frozen):
-    """What a tap can do beside adding: tables exist for this and nothing else.
-
-    `rank` bounds a program's gated rows; `policy_rows` has the policy target of each gated row
-    that policies have here.
-    """
-
-    rank: int = 0
-    planes: bool = False
-    diagonal: bool = False
-    slerp: bool = False
-    relative: bool = False
-    restores_norm: bool = False
-    policy_rows: tuple[int, ...] = ()
-
-    @classmethod
-    def needed_by(cls, edit: LayerEdit) -> EditPlan:
-        """The tables that a program's edit fills."""
-        return cls(
-            rank=edit.rank,
-            planes=edit.has_planes,
-            diagonal=edit.diagonal_4D is not None,
-            slerp=edit.slerp_D is not None,
-            relative=edit.relative_D is not None,
-            restores_norm=bool(edit.norm),
-        )
-
-    def lacks(self, wanted: EditPlan) -> str | None:
-        """None where all that `wanted` has tables for can be done here too, else what is missing.
-
-        Policies' rows are left out: they are written at start.
-        """
-        if wanted.rank > self.rank:
-            return f"{wanted.rank} rows, {self.rank} reserved"
-        for table, told in UNRESERVED.items():
-            if getattr(wanted, table) and not getattr(self, table):
-                return f"{told}, none reserved"
-        return None
-
-
-class TapPlan(_Frozen):
-    """One (layer, site): its columns in the score buffer, and how it can be edited, if at all.
-
-    `width` counts elements of a token there, on all ranks together.
-    """
-
-    layer: int
-    site: Site
-    width: int
-    read_start: int
-    read_stop: int
-    edits: EditPlan | None = None
-
-    @property
-    def tap(self) -> Tap:
-        """Where it is."""
-        return Tap(self.layer, self.site)
-
-
-class ProbeFacts(_Frozen):
-    """What host code needs of a probe: its columns add up to its token logit."""
-
-    columns: tuple[int, ...]
-    bias: float
-    token_slope: float
-    token_offset: float
-    site: Site
-    layers: tuple[int, ...]
-    readouts: tuple[str, ...]
-    default_readout: str
-    digest: str
-    evaluated_under_steering: bool = False
-
-
-class VectorFacts(_Frozen):
-    """What the gate needs of a vector or transform; `form` is `vector` or the transform's."""
-
-    form: str
-    site: Site
-    layers: tuple[int, ...]
-    residual_norms: tuple[float, ...]
-    digest: str
-
-
-class PolicyTarget(_Frozen):
+class PolicyTarget(Frozen):
     """A program of the policy stage: resident, strengths are coefficients."""
 
     term: SteerTerm
     digest: str
 
 
-class PlanBody(_Frozen):
+class PlanBody(Frozen):
     """The JSON half of a plan."""
 
     revision: str

@@ -8,7 +8,8 @@ from pilothouse.config import PilothouseConfig
 from pilothouse.edit.operators import OPERATORS, features_of, form_of, operator_of
 from pilothouse.edit.place import places_of
 from pilothouse.edit.sources import Sources
-from pilothouse.engine.plan import EditPlan, Plan
+from pilothouse.engine.plan import Plan
+from pilothouse.engine.tap_plan import EditPlan
 from pilothouse.errors import ConfigError, RequestError
 from pilothouse.model.catalogue import Source
 from pilothouse.model.transform import Transform

@@ -18,20 +18,12 @@ from pilothouse.edit.operators import form_of
 from pilothouse.edit.sources import ReadRow, Sources
 from pilothouse.engine.conflict import enforced_read_layers, refuse_conflicts
 from pilothouse.engine.excess import refuse_excess
-from pilothouse.engine.plan import (
-    EditPlan,
-    ModelFacts,
-    Plan,
-    PlanBody,
-    PolicyTarget,
-    ProbeFacts,
-    TapPlan,
-    VectorFacts,
-    digest_of,
-)
+from pilothouse.engine.facts import ModelFacts, ProbeFacts, VectorFacts
+from pilothouse.engine.plan import Plan, PlanBody, PolicyTarget, digest_of
 from pilothouse.engine.policy_stage import policy_programs, stage_tables
 from pilothouse.engine.reserve import plan_edits, running_edits
 from pilothouse.engine.table_size import memory_problem, table_memory
+from pilothouse.engine.tap_plan import EditPlan, TapPlan
 from pilothouse.engine.widths import tap_widths
 from pilothouse.errors import ConfigError, RequestError, UnsupportedError
 from pilothouse.model.catalogue import Catalogue, Source, signals_of

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pilothouse.config import Limits
 from pilothouse.edit.gate import GATE_WIDTH
 from pilothouse.edit.layer import DIAGONAL_ROWS
-from pilothouse.engine.plan import EditPlan, Plan, TapPlan
+from pilothouse.engine.plan import Plan
+from pilothouse.engine.tap_plan import EditPlan, TapPlan
 from pilothouse.types import Tap
 
 FLOAT32_BYTES = 4

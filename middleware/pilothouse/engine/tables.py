@@ -15,7 +15,7 @@ from torch import Tensor
 from pilothouse.edit.gate import GATE_WIDTH
 from pilothouse.edit.layer import DIAGONAL_ROWS, LayerEdit
 from pilothouse.engine.kernel import EditTables, PolicyRows, PolicyTables, RowTables
-from pilothouse.engine.plan import EditPlan
+from pilothouse.engine.tap_plan import EditPlan
 from pilothouse.types import FloatArray
 
 

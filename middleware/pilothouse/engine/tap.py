@@ -19,8 +19,8 @@ from pilothouse.engine.architecture import HookPoint
 from pilothouse.engine.barrier import settled
 from pilothouse.engine.buffers import TapBuffers
 from pilothouse.engine.kernel import edit_delta, policy_delta
-from pilothouse.engine.plan import EditPlan, TapPlan
 from pilothouse.engine.tables import named_tensors, policies_on, tables_on
+from pilothouse.engine.tap_plan import EditPlan, TapPlan
 
 
 @dataclass(frozen=True, slots=True)

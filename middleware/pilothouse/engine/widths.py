@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pilothouse.engine.plan import ModelFacts, Plan
+from pilothouse.engine.facts import ModelFacts
+from pilothouse.engine.plan import Plan
 from pilothouse.errors import ConfigError
 from pilothouse.model.catalogue import Catalogue
 from pilothouse.types import PROJECTION_SITES, Tap

@@ -17,12 +17,13 @@ from pilothouse.engine.architecture.forward import NUM_TOKENS
 from pilothouse.engine.buffers import TapBuffers
 from pilothouse.engine.compat import v0_32 as compat
 from pilothouse.engine.harvest import Harvest
-from pilothouse.engine.plan import Plan, TapPlan
+from pilothouse.engine.plan import Plan
 from pilothouse.engine.shards import Ended
 from pilothouse.engine.snapshot import Snapshot
 from pilothouse.engine.steering_state import SteeringState
 from pilothouse.engine.step import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, StepPlan
 from pilothouse.engine.tap import ReadColumns, install_tap
+from pilothouse.engine.tap_plan import TapPlan
 from pilothouse.errors import EngineError
 from pilothouse.types import IntArray, Tap
 

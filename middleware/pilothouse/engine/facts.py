@@ -1,0 +1,50 @@
+"""What a plan says of the model and of what is loaded: sizes, digests, calibration; no numbers."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from pilothouse.types import Site
+
+
+class Frozen(BaseModel):
+    """Part of a plan: closed, never changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=False)
+
+
+class ModelFacts(Frozen):
+    """What the plan was resolved for; workers check the loaded model against it.
+
+    `projection_widths` as the configuration has them, where it says.
+    """
+
+    model_id: str
+    num_layers: int
+    d_model: int
+    projection_widths: dict[Site, int] = {}
+
+
+class ProbeFacts(Frozen):
+    """What host code needs of a probe: its columns add up to its token logit."""
+
+    columns: tuple[int, ...]
+    bias: float
+    token_slope: float
+    token_offset: float
+    site: Site
+    layers: tuple[int, ...]
+    readouts: tuple[str, ...]
+    default_readout: str
+    digest: str
+    evaluated_under_steering: bool = False
+
+
+class VectorFacts(Frozen):
+    """What the gate needs of a vector or transform; `form` is `vector` or the transform's."""
+
+    form: str
+    site: Site
+    layers: tuple[int, ...]
+    residual_norms: tuple[float, ...]
+    digest: str

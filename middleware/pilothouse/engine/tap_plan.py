@@ -1,0 +1,75 @@
+"""One tap of a plan: where it is, what it reads, and what it has tables for."""
+
+from __future__ import annotations
+
+from pilothouse.edit.layer import LayerEdit
+from pilothouse.engine.facts import Frozen
+from pilothouse.types import Site, Tap
+
+UNRESERVED = {
+    "planes": "a turned plane",
+    "diagonal": "a map of single dimensions",
+    "slerp": "a slerp",
+    "relative": "an addition in token units",
+    "restores_norm": "a restored norm",
+}
+"""Field of an `EditPlan` -> what is missing where it is not set."""
+
+
+class EditPlan(Frozen):
+    """What a tap can do beside adding: tables exist for this and nothing else.
+
+    `rank` bounds a program's gated rows; `policy_rows` has the policy target of each gated row
+    that policies have here.
+    """
+
+    rank: int = 0
+    planes: bool = False
+    diagonal: bool = False
+    slerp: bool = False
+    relative: bool = False
+    restores_norm: bool = False
+    policy_rows: tuple[int, ...] = ()
+
+    @classmethod
+    def needed_by(cls, edit: LayerEdit) -> EditPlan:
+        """The tables that a program's edit fills."""
+        return cls(
+            rank=edit.rank,
+            planes=edit.has_planes,
+            diagonal=edit.diagonal_4D is not None,
+            slerp=edit.slerp_D is not None,
+            relative=edit.relative_D is not None,
+            restores_norm=bool(edit.norm),
+        )
+
+    def lacks(self, wanted: EditPlan) -> str | None:
+        """None where all that `wanted` has tables for can be done here too, else what is missing.
+
+        Policies' rows are left out: they are written at start.
+        """
+        if wanted.rank > self.rank:
+            return f"{wanted.rank} rows, {self.rank} reserved"
+        for table, told in UNRESERVED.items():
+            if getattr(wanted, table) and not getattr(self, table):
+                return f"{told}, none reserved"
+        return None
+
+
+class TapPlan(Frozen):
+    """One (layer, site): its columns in the score buffer, and how it can be edited, if at all.
+
+    `width` counts elements of a token there, on all ranks together.
+    """
+
+    layer: int
+    site: Site
+    width: int
+    read_start: int
+    read_stop: int
+    edits: EditPlan | None = None
+
+    @property
+    def tap(self) -> Tap:
+        """Where it is."""
+        return Tap(self.layer, self.site)
