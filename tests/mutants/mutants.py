@@ -215,7 +215,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "never_silent", "waits_too_long",
     ),
     _mutant(
-        "nothing-leaves", "tokens leave before they are scored", "engine/scheduler.py",
+        "nothing-leaves", "tokens leave before they are scored", "engine/shaping.py",
         "if passenger.held is not None:\n            self._hold(",
         "if passenger.held is not None and output.finish_reason:\n            self._hold(",
         "nothing_leaves", "sync and withholds_the_token",

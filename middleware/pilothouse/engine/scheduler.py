@@ -23,6 +23,7 @@ from pilothouse.engine.passenger import Passenger
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.revisions import Revisions
 from pilothouse.engine.ruling import Ruling
+from pilothouse.engine.shaping import Shaping
 from pilothouse.engine.speculation import NOTHING, Verified, settled, verify, waves
 from pilothouse.engine.step import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, Emissions, StepPlan
 from pilothouse.errors import EngineError, RequestError
@@ -52,6 +53,7 @@ class Guarded(Base):
         self.control = self._revisions.obey
         offer_control()
         self._passengers: dict[str, Passenger] = {}
+        self._shaping = Shaping(self._passengers, self._governor, self._leave, self._stop)
         self._refused: list[str] = []
         self._looking: set[str] = set()
         """Requests whose own tokens decide where they are steered."""
@@ -108,7 +110,7 @@ class Guarded(Base):
         for client_outputs in outputs.values():
             if self._looking:
                 self._look(client_outputs.outputs)
-            client_outputs.outputs = self._shape_all(client_outputs.outputs, ruling, seconds)
+            client_outputs.outputs = self._shaping.shape(client_outputs.outputs, ruling, seconds)
         pending, self._pending = self._pending, {}
         wire.add_outputs(outputs, pending)
         return outputs
@@ -196,90 +198,11 @@ class Guarded(Base):
                 passenger = self._passengers[output.request_id]
                 self._orders.look_at_output(passenger, passenger.request.all_token_ids)
 
-    def _shape_all(self, outputs: list[Any], ruling: Ruling, seconds: float) -> list[Any]:
-        shaped: list[Any] = []
-        for output in outputs:
-            passenger = self._passengers.get(output.request_id)
-            if passenger is None:
-                shaped.append(output)
-            elif output.request_id not in ruling.changed and self._passes(output, passenger):
-                passenger.policy_seconds += seconds
-                shaped.append(output)
-            else:
-                shaped.extend(self._shape(output, passenger, ruling, seconds))
-        return shaped
-
-    def _passes(self, output: Any, passenger: Passenger) -> bool:
-        """The steady state: a token comes and leaves, or takes the place of the one held."""
-        if output.finish_reason is not None or not output.new_token_ids or not passenger.steady:
-            return False
-        held, watched = passenger.held, passenger.watched
-        if held is None or watched is None:
-            return True
-        if output.new_logprobs is not None:
-            return False
-        leaving = held.exchange(output.new_token_ids, self._governor.cleared(watched))
-        if leaving is None:
-            return False
-        output.new_token_ids = leaving
-        return True
-
-    def _shape(
-        self, output: Any, passenger: Passenger, ruling: Ruling, seconds: float
-    ) -> list[Any]:
-        request_id = output.request_id
-        passenger.policy_seconds += seconds
-        watched = passenger.watched
-        if watched is not None and not watched.prompt_done and output.new_token_ids:
-            self._governor.prompt_unscored(request_id)
-        passenger.carry_once(output)
-        passenger.news(request_id in ruling.changed)
-        if watched is not None and watched.verdict is not None:
-            return self._end(output, passenger)
-        if passenger.held is not None:
-            self._hold(output, passenger)
-        if output.finish_reason is not None:
-            wire.carry(self._leave(request_id, passenger), output)
-        elif not output.new_token_ids:
-            passenger.keep_once(output)
-            return []
-        elif passenger.tells():
-            wire.carry(passenger.record(self._governor), output)
-        return [output]
-
-    def _hold(self, output: Any, passenger: Passenger) -> None:
-        held, watched = passenger.held, passenger.watched
-        assert held is not None and watched is not None
-        held.push(output.new_token_ids, output.new_logprobs)
-        up_to = self._governor.cleared(watched)
-        if output.finish_reason == wire.STOP:
-            beyond = held.released + len(held) > held.visible_limit
-            up_to = held.visible_limit
-            if beyond:
-                output.finish_reason, output.stop_reason = wire.LENGTH, None
-        elif output.finish_reason is not None:
-            # No run can be completed any more: what was scored may leave.
-            up_to = self._governor.scored(watched)
-        output.new_token_ids, output.new_logprobs = held.release(up_to)
-        if output.finish_reason is not None:
-            passenger.withheld(held)
-
-    def _end(self, output: Any, passenger: Passenger) -> list[Any]:
-        """Carry a verdict out: what was cleared before leaves first, then the end."""
-        held, watched = passenger.held, passenger.watched
-        shaped = []
-        if held is not None and watched is not None:
-            held.push(output.new_token_ids, output.new_logprobs)
-            token_ids, logprobs = held.release(watched.cleared_at_end)
-            held.drop()
-            if token_ids:
-                shaped.append(wire.token_output(output, token_ids, logprobs))
-        last = wire.verdict_output(output)
-        wire.carry(self._leave(output.request_id, passenger), last)
-        request = self.requests.get(output.request_id)
+    def _stop(self, request_id: str) -> None:
+        """A verdict ended a request that vLLM may still be at."""
+        request = self.requests.get(request_id)
         if request is not None and not request.is_finished():
-            super().finish_requests(output.request_id, wire.FINISHED_STOPPED)
-        return [*shaped, last]
+            super().finish_requests(request_id, wire.FINISHED_STOPPED)
 
     def _leave(self, request_id: str, passenger: Passenger) -> Record:
         """Let go of all that a request held; its last record."""
