@@ -192,6 +192,7 @@ class LLM(VllmLLM):  # type: ignore[misc]
             asked, layers=layers, sites=sites, positions=positions, max_tokens=max_tokens,
             steer=steer, profile=profile, dtype=dtype, rows_per_shard=rows_per_shard,
             options=more, num_layers=facts.num_layers, d_model=facts.d_model,
+            widths=facts.projection_widths,
         )  # fmt: skip
         if self.llm_engine.has_unfinished_requests():
             raise ConfigError("capture: requests are waiting: call wait_for_completion() first")

@@ -14,7 +14,7 @@ from pilothouse.types import Tap
 ASKED: dict[str, Any] = {
     "layers": [0, 3], "sites": ["resid_post", "attn_out"], "positions": "all", "max_tokens": 5,
     "steer": (), "profile": None, "dtype": "float32", "rows_per_shard": None, "options": {},
-    "num_layers": 4, "d_model": 64,
+    "num_layers": 4, "d_model": 64, "widths": {"mlp_neurons": 256},
 }  # fmt: skip
 
 
@@ -44,6 +44,8 @@ def test_a_file_has_about_256_mib_whatever_is_captured() -> None:
             made = order(layers=layers, dtype=dtype)
             row = len(made.places) * 64 * size
             assert SHARD_BYTES - row < made.rows_per_shard * row <= SHARD_BYTES
+    wide = order(layers=[0], sites=["mlp_neurons", "attn_out"], dtype="float32")
+    assert wide.rows_per_shard == SHARD_BYTES // (4 * (256 + 64))
     assert order(d_model=1 << 40).rows_per_shard == 1
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from vllm.lora.request import LoRARequest
 
 from pilothouse import LLM
 from pilothouse.capture.index import load_index
@@ -30,6 +31,7 @@ from tests.engine.harness import forced_async
 from tests.engine.offline_llm import offline_llm, scheduler_of, worker_of
 from tests.engine.worlds import vector
 from tests.reference.hf_sites import SiteModel
+from tests.support.adapters import make_adapter
 
 pytestmark = pytest.mark.engine
 
@@ -158,6 +160,20 @@ def test_a_compiled_model_is_read_and_compiled_again_afterwards(
         assert compiled and not any(each.do_not_compile for each in compiled)
         assert answers_of(llm) == before
     check_against(reader, reference, [[0]] * len(PROMPTS))
+
+
+def test_rows_under_an_adapter_are_the_merged_models(qwen3: Path, tmp_path: Path) -> None:
+    adapter, merged = make_adapter(qwen3, tmp_path / "lora", seed=5)
+    with offline_llm(qwen3, enable_lora=True, max_lora_rank=8, max_loras=1) as llm:
+        asked: dict[str, Any] = {"progress": False, "sites": ["resid_post", "attn_heads"]}
+        plain = llm.capture(PROMPTS, [1, 2], out=tmp_path / "plain", **asked)
+        adapted = llm.capture(
+            PROMPTS, [1, 2], out=tmp_path / "adapted",
+            lora_request=LoRARequest("one", 1, str(adapter)), **asked,
+        )  # fmt: skip
+    check_against(plain, SiteModel(qwen3, "qwen3"), [[0]] * len(PROMPTS))
+    check_against(adapted, SiteModel(merged, "qwen3"), [[0]] * len(PROMPTS))
+    assert np.abs(adapted.layer(2)[0] - plain.layer(2)[0]).max() > 0.05
 
 
 def test_every_served_site_is_captured(llm: LLM, reference: SiteModel, tmp_path: Path) -> None:

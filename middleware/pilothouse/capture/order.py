@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
@@ -77,8 +77,11 @@ def capture_order(
     options: dict[str, Any],
     num_layers: int,
     d_model: int,
+    widths: Mapping[Site, int],
 ) -> CaptureOrder:
     """The order that arguments of `LLM.capture` make.
+
+    `widths` of the sites that are not as wide as the stream, as far as they are known.
 
     Raises:
         ConfigError: names every argument that is wrong, what it got and what it wants.
@@ -95,9 +98,13 @@ def capture_order(
         problems.append("prompts: got none, want at least one")
     if problems:
         raise ConfigError("\n".join(problems))
+
+    def width_of(site: Any) -> int:
+        return widths.get(site, d_model)
+
     wants_output = positions in ("output", "all")
     kept: Any = dtype
-    row_bytes = len(set(layers)) * len(set(sites)) * d_model * BYTES[kept]
+    row_bytes = len(set(layers)) * sum(map(width_of, set(sites))) * BYTES[kept]
     return CaptureOrder(
         layers=tuple(dict.fromkeys(int(layer) for layer in layers)),
         sites=tuple(dict.fromkeys(sites)),  # type: ignore[arg-type]

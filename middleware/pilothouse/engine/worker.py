@@ -105,7 +105,9 @@ class Instruments:
         points = {place: self._decoder.point(*place) for place in places}
         self._uninstall()
         try:
-            check_model(compat.loaded_model(self._runner), self._vllm_config, self._decoder, places)
+            with compat.without_adapters(self._runner, NUM_TOKENS):
+                model = compat.loaded_model(self._runner)
+                check_model(model, self._vllm_config, self._decoder, places)
             writes = get_tensor_model_parallel_rank() == 0
             self._harvest = Harvest(index, folder, points, writes=writes)
             compat.set_compiled(self._runner, False)
