@@ -128,7 +128,10 @@ def test_doctor_tells_versions_routes_and_the_config(tiny_house: Path) -> None:
     assert report["config"]["vectors"] == {"nudge": [3]}
 
 
-def test_doctor_prints_what_each_tap_is_reserved_for_and_what_it_takes(tiny_house: Path) -> None:
+def test_doctor_prints_what_each_tap_is_reserved_for_and_what_it_takes(
+    tiny_house: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "LOW_MEMORY_GIB", 0)
     raw = yaml.safe_load(tiny_house.read_text())
     raw["taps"] = {"operators": ["add", "ablate", "slerp", "restore_norm", "token_unit"]}
     raw["limits"] = {**raw.get("limits", {}), "max_programs": 7, "max_rank": 5}
