@@ -11,7 +11,8 @@ from typing import Any, get_args
 
 import pytest
 
-from pilothouse.edit.operators import DEFAULTS, OPERATORS
+from pilothouse.edit.operator import DEFAULTS
+from pilothouse.edit.operators import OPERATORS
 from pilothouse.engine.table_size import MIB, table_bytes
 from pilothouse.engine.tap_plan import EditPlan
 from pilothouse.model.manifest import TransformForm

@@ -128,7 +128,10 @@ def test_doctor_tells_versions_routes_and_the_config(tiny_house: Path) -> None:
     assert report["config"]["vectors"] == {"nudge": [3]}
 
 
-def test_doctor_prints_what_each_tap_is_reserved_for_and_what_it_takes(tiny_house: Path) -> None:
+def test_doctor_prints_what_each_tap_is_reserved_for_and_what_it_takes(
+    tiny_house: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "LOW_MEMORY_GIB", 0)
     raw = yaml.safe_load(tiny_house.read_text())
     raw["taps"] = {"operators": ["add", "ablate", "slerp", "restore_norm", "token_unit"]}
     raw["limits"] = {**raw.get("limits", {}), "max_programs": 7, "max_rank": 5}
@@ -138,7 +141,8 @@ def test_doctor_prints_what_each_tap_is_reserved_for_and_what_it_takes(tiny_hous
     tables = doctor.examine(path, model)["config"]["plan"]["tables"]
     config = load_config(path)
     plan = plan_for(config, Namespace(model=model))
-    buffers = TapBuffers.allocate(plan, max_tokens=4, device=torch.device("cpu"))
+    whole = {tap: slice(0, each.width) for tap, each in plan.taps().items()}
+    buffers = TapBuffers.allocate(plan, whole, max_tokens=4, device=torch.device("cpu"))
     assert tables["slots"] == 8 and tables["table_mib"] == config.limits.table_mib
     assert {(each["layer"], each["site"]) for each in tables["taps"]} == set(buffers.tables)
     for each in tables["taps"]:
@@ -152,8 +156,9 @@ def test_doctor_prints_what_each_tap_is_reserved_for_and_what_it_takes(tiny_hous
     done = CliRunner().invoke(doctor.app, ["--config", str(path), "--model", model])
     assert done.exit_code == 0, done.stdout
     for each in tables["taps"]:
-        assert f"layer {each['layer']} {each['site']}: {each['mib']:.3f} MiB; additions, slerp, " \
-            "token units, norms, 5 rows" in done.stdout  # fmt: skip
+        width = plan.taps()[Tap(each["layer"], each["site"])].width
+        line = f"layer {each['layer']} {each['site']}, width {width}: {each['mib']:.3f} MiB; "
+        assert line + "additions, slerp, token units, norms, 5 rows" in done.stdout
 
 
 def test_doctor_shows_tables_over_the_limit_and_says_so(tiny_house: Path) -> None:

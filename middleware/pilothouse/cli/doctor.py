@@ -102,10 +102,17 @@ def _supported_range() -> str:
 
 
 def _memory_gib(problems: list[str]) -> float:
-    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") / 2**30
+    gib = _available_kib() / 2**20
     if gib < LOW_MEMORY_GIB:
         problems.append(f"{gib:.1f} GiB of memory free; the demo needs about {LOW_MEMORY_GIB}")
     return round(gib, 1)
+
+
+def _available_kib() -> int:
+    """What can be had without swapping: free pages alone would leave out the file cache."""
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    [line] = [each for each in lines if each.startswith("MemAvailable:")]
+    return int(line.split()[1])
 
 
 def _library(problems: list[str]) -> dict[str, str | None]:

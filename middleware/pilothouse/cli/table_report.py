@@ -10,6 +10,7 @@ from pilothouse.config import PilothouseConfig
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.table_size import MIB, memory_problem, planned_memory
 from pilothouse.engine.tap_plan import EditPlan
+from pilothouse.types import PROJECTION_SITES
 
 UNLIMITED_MIB = 1 << 40
 """So that a plan over its limit can be shown all the same."""
@@ -48,15 +49,14 @@ def plan_report(config: PilothouseConfig, model: str, problems: list[str]) -> di
 
 def tables_report(plan: Plan, table_mib: int) -> dict[str, Any]:
     """The edit tables per tap and in total, against the limit."""
-    memory = planned_memory(plan)
+    memory, taps = planned_memory(plan), plan.taps()
     total = sum(each.num_bytes for each in memory)
     return {
         "slots": plan.body.limits.max_programs + 1,
-        "width": plan.body.model.d_model,
         "policy_programs": len(plan.body.policy_targets),
         "taps": [
-            {"layer": each.tap.layer, "site": each.tap.site, **_reserved(each.edits),
-             "mib": round(each.num_bytes / MIB, 3)}
+            {"layer": each.tap.layer, "site": each.tap.site, "width": taps[each.tap].width,
+             **_reserved(each.edits), "mib": round(each.num_bytes / MIB, 3)}
             for each in memory
         ],
         "total_mib": round(total / MIB, 3),
@@ -76,8 +76,9 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
         f"edit tables, {tables['slots']} slots (limits.max_programs, and the empty one), "
         f"{tables['policy_programs']} programs of policies:",
         *(_tap_line(each) for each in tables["taps"]),
-        f"  total {tables['total_mib']:.3f} MiB on each rank; limits.table_mib allows "
-        f"{tables['table_mib']}",
+        f"  total {tables['total_mib']:.3f} MiB; limits.table_mib allows {tables['table_mib']}",
+        "  each tensor-parallel rank holds all of this, but its share alone at "
+        f"{' and '.join(sorted(PROJECTION_SITES))}",
     ]
 
 
@@ -90,4 +91,7 @@ def _tap_line(tap: dict[str, Any]) -> str:
     has = ["additions", *(told for name, told in FEATURES.items() if tap[name])]
     has += [f"{tap['rank']} rows"] if tap["rank"] else []
     has += [f"{tap['policy_rows']} rows of policies"] if tap["policy_rows"] else []
-    return f"  layer {tap['layer']} {tap['site']}: {tap['mib']:.3f} MiB; {', '.join(has)}"
+    return (
+        f"  layer {tap['layer']} {tap['site']}, width {tap['width']}: {tap['mib']:.3f} MiB; "
+        f"{', '.join(has)}"
+    )
