@@ -275,7 +275,8 @@ def measure_rounds(
 def time_worker(plan: Plan, rig: Rig, first: Any, steps: int) -> float:
     """Median seconds of the worker's host part in a decode step: buffers filled, scores taken."""
     ids = list(rig.scheduler.requests)
-    buffers = TapBuffers.allocate(plan, max_tokens=8192, device=torch.device("cpu"))
+    parts = {tap.tap: slice(0, tap.width) for tap in plan.body.taps}
+    buffers = TapBuffers.allocate(plan, parts, max_tokens=8192, device=torch.device("cpu"))
     state = SteeringState(buffers, len(plan.body.policy_targets))
     snapshot = Snapshot(buffers.scores_NE)
     state.apply(first, set())
