@@ -1,6 +1,6 @@
 """Plain vLLM and Pilothouse in turn, through HTTP: what do reading, deciding and steering cost?
 
-    python loadtest/bench.py                      every case, about a quarter of an hour
+    python loadtest/bench.py                      every case, about an hour and a half
     python loadtest/bench.py --quick --case idle  a smoke test, two pairs
 
 See README.md in this folder for the method.
@@ -9,22 +9,36 @@ See README.md in this folder for the method.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from benchmodel import Shape, ensure_model
-from burst import BurstError, Measured, Profile, bodies, run_burst
+from burst import BurstError, Measured, bodies, run_burst
 from environment import OtherWork, environment
-from paired import MIN_PAIRS_TO_JUDGE, Pair, order_of, standing, summarise, verdict_line
-from report import Result, table, write_bench_json, write_record
-from scenario import ALL, CASES, SERVED_NAME, Case, Load, Size
+from paired import (
+    MIN_PAIRS_TO_JUDGE,
+    Pair,
+    host_standing,
+    host_verdict_line,
+    order_of,
+    standing,
+    summarise,
+    summarise_host,
+    verdict_line,
+)
+from report import AnyResult, HostResult, Result, table, write_bench_json, write_record
+from scenario import ALL, CASES, HOST_STEP, SERVED_NAME, Case, HostCase, Load, Profile, Size
 from server import Server, ServerError, pilothouse_server, plain_server
 
 HERE = Path(__file__).resolve().parent
@@ -39,6 +53,11 @@ BUSY_IDLE_CORES = 0.05
 BUSY_MACHINE_CORES = 0.1
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GOOD, FINDING, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+EVERY: dict[str, Case | HostCase] = {**ALL, HOST_STEP.name: HOST_STEP}
+BY_DEFAULT = [*(each.name for each in CASES), HOST_STEP.name]
+LEAST_SEATS = 64
+QUICK_ROUNDS = 3
+HOST_TIMEOUT_S = 900.0
 
 
 class Interrupted(Exception):
@@ -54,7 +73,7 @@ def main(words: Sequence[str]) -> int:
     args = _arguments(words)
     for number in ENDINGS:
         signal.signal(number, _interrupt)
-    results: list[Result] = []
+    results: list[AnyResult] = []
     try:
         failed = _run(args, results)
     except Interrupted:
@@ -66,20 +85,24 @@ def main(words: Sequence[str]) -> int:
     if failed:
         say(f"no figure for {', '.join(failed)}: see above")
         return WRONG_USE
-    judged = [(each.summary, each.case.goal) for each in results if each.case.goal is not None]
-    return FINDING if any(standing(*each) == "missed" for each in judged) else GOOD
+    return FINDING if any(_standing(each) == "missed" for each in results) else GOOD
 
 
-def _run(args: argparse.Namespace, results: list[Result]) -> list[str]:
+def _standing(result: AnyResult) -> str | None:
+    if isinstance(result, HostResult):
+        return host_standing(result.summary, result.case.goal_us)
+    return None if result.case.goal is None else standing(result.summary, result.case.goal)
+
+
+def _run(args: argparse.Namespace, results: list[AnyResult]) -> list[str]:
     """Fill `results` case by case; the names of the cases that gave none."""
     about = environment()
-    shape, profile = Shape(), Profile()
+    shape = Shape()
     model = ensure_model(args.work, shape)
-    flags = _flags(args)
+    bursts = list(dict.fromkeys(case.burst for case in args.case if isinstance(case, Case)))
     setup = {
         "model": asdict(shape) | {"folder": model.name},
-        "burst": asdict(profile),
-        "flags": flags,
+        "bursts": [asdict(burst) | {"flags": _flags(args, burst)} for burst in bursts],
         "warm_up_bursts": WARM_UPS,
         "settle_s": SETTLE_S,
         "quick": args.quick,
@@ -87,30 +110,69 @@ def _run(args: argparse.Namespace, results: list[Result]) -> list[str]:
     failed: list[str] = []
     args.json.unlink(missing_ok=True)
     say(f"{about['processor']}, {about['cores']} cores, load {about['load_average_at_start']}")
-    with _running(plain_server(model, args.port, flags, args.work / "plain.log")) as plain:
-        for case in args.case:
-            try:
-                results.append(_case(case, plain, model, shape, profile, args))
-            except (ServerError, BurstError, ProofError) as error:
-                failed.append(case.name)
-                say(f"  {case.name} gave no figure: {error}")
-                continue
-            write_bench_json(args.json, results)
-            if args.results is not None:
-                write_record(args.results, args.hardware, about, setup, results)
+
+    def keep(result: AnyResult) -> None:
+        results.append(result)
+        write_bench_json(args.json, results)
+        if args.results is not None:
+            write_record(args.results, args.hardware, about, setup, results)
+
+    def attempt(name: str, measure: Callable[[], AnyResult]) -> None:
+        try:
+            keep(measure())
+        except (ServerError, BurstError, ProofError) as error:
+            failed.append(name)
+            say(f"  {name} gave no figure: {error}")
+
+    for case in args.case:
+        if isinstance(case, HostCase):
+            attempt(case.name, partial(_host, case, args))
+    for burst in bursts:
+        flags = _flags(args, burst)
+        with _running(plain_server(model, args.port, flags, args.work / "plain.log")) as plain:
+            for case in args.case:
+                if isinstance(case, Case) and case.burst == burst:
+                    attempt(case.name, partial(_case, case, plain, model, shape, args))
     print(f"\n{table(results)}\n", flush=True)
     if results:
         say(f"wrote {args.json}" + (f" and {args.results}/" if args.results else ""))
     return failed
 
 
-def _case(
-    case: Case, plain: Server, model: Path, shape: Shape, profile: Profile, args: argparse.Namespace
-) -> Result:
+def _host(case: HostCase, args: argparse.Namespace) -> HostResult:
+    """Run the job in a process of its own, which has vLLM's scheduler in it and no server."""
+    say(f"{case.name}: {case.what}")
+    rounds = QUICK_ROUNDS if args.quick else case.rounds
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "host_step.json"
+        command = [
+            sys.executable, str(HERE / "host_step.py"), "--job", case.job, "--rounds", str(rounds),
+            "--steps", str(case.steps), "--work", str(args.work), "--out", str(out),
+        ]  # fmt: skip
+        try:
+            ran = subprocess.run(
+                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                timeout=HOST_TIMEOUT_S, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            raise ProofError(f"{case.name} took more than {HOST_TIMEOUT_S:.0f} s") from error
+        if not out.exists():
+            raise ProofError(f"{case.name} ended with status {ran.returncode}:\n{ran.stdout}")
+        found = json.loads(out.read_text("utf-8"))["jobs"][case.job]["rounds"]
+    summary = summarise_host([each["total_us"] for each in found])
+    say(
+        f"  {case.name} {summary.us_median:.0f} us "
+        f"({summary.us_low:.0f} to {summary.us_high:.0f}): "
+        f"{host_verdict_line(summary, case.goal_us)}"
+    )
+    return HostResult(case, tuple(found), summary)
+
+
+def _case(case: Case, plain: Server, model: Path, shape: Shape, args: argparse.Namespace) -> Result:
     say(f"{case.name}: {case.what}")
     other = _other(case, model, shape, args)
     with _running(other):
-        requests = _Requests(case, profile, shape)
+        requests = _Requests(case, shape)
         for turn in range(WARM_UPS):
             for server in (plain, other):
                 requests.send(server, -1 - turn)
@@ -144,16 +206,15 @@ def _case(
 class _Requests:
     """The bursts of one case."""
 
-    def __init__(self, case: Case, profile: Profile, shape: Shape) -> None:
+    def __init__(self, case: Case, shape: Shape) -> None:
         self._case = case
-        self._profile = profile
         self._shape = shape
 
     def send(self, server: Server, index: int) -> Measured:
         """One burst, once both servers have come to rest."""
         models = (SERVED_NAME,) if server.name.startswith("plain") else self._case.models()
         seed = f"{self._case.name}/{index}"
-        prepared = bodies(self._profile, models, self._shape, seed)
+        prepared = bodies(self._case.burst, models, self._shape, seed)
         time.sleep(SETTLE_S)
         return run_burst(server.url, prepared)
 
@@ -167,7 +228,7 @@ class _Requests:
 
 
 def _other(case: Case, model: Path, shape: Shape, args: argparse.Namespace) -> Server:
-    log, port, flags = args.work / f"{case.name}.log", args.port + 1, _flags(args)
+    log, port, flags = args.work / f"{case.name}.log", args.port + 1, _flags(args, case.burst)
     if case.plain:
         server = plain_server(model, port, flags, log)
         server.name = "plain too"
@@ -235,11 +296,14 @@ def _running(server: Server) -> Iterator[Server]:
         yield server
 
 
-def _flags(args: argparse.Namespace) -> list[str]:
+def _flags(args: argparse.Namespace, burst: Profile) -> list[str]:
+    """Every request of a burst is in the batch at once; small blocks where seats are many."""
+    seats = max(LEAST_SEATS, burst.requests)
+    blocks = ["--block-size", "64"] if seats > LEAST_SEATS else []
     return [
         "--host", "127.0.0.1", "--dtype", args.dtype, "--served-model-name", SERVED_NAME,
-        "--max-model-len", "512", "--max-num-seqs", "64", "--disable-uvicorn-access-log",
-        *args.vllm_flag,
+        "--max-model-len", "512", "--max-num-seqs", str(seats), *blocks,
+        "--disable-uvicorn-access-log", *args.vllm_flag,
     ]  # fmt: skip
 
 
@@ -260,9 +324,9 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     add(
         "--case",
         action="append",
-        choices=ALL,
+        choices=EVERY,
         metavar="NAME",
-        help=f"only this case, may be repeated: {', '.join(ALL)} (default: all with a goal)",
+        help=f"only this case, may be repeated: {', '.join(EVERY)} (default: all with a goal)",
     )
     add(
         "--pairs",
@@ -312,7 +376,7 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     args.pairs = args.pairs or (QUICK_PAIRS if args.quick else PAIRS)
     if args.pairs < (QUICK_PAIRS if args.quick else MIN_PAIRS_TO_JUDGE):
         parser.error(f"--pairs: got {args.pairs}, want at least {MIN_PAIRS_TO_JUDGE}")
-    args.case = [ALL[name] for name in args.case or [each.name for each in CASES]]
+    args.case = [EVERY[name] for name in dict.fromkeys(args.case or BY_DEFAULT)]
     if args.results is None and not args.quick:
         args.results = HERE / "results"
     args.work = args.work.resolve()

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from benchmodel import Shape, num_words, word
-from scenario import Load
+from scenario import Load, Profile
 
 REQUEST_TIMEOUT_S = 600.0
 ROUTE = "/v1/chat/completions"
@@ -24,15 +24,6 @@ ROUTE = "/v1/chat/completions"
 
 class BurstError(RuntimeError):
     """An answer that was refused, failed, or had another length than was forced."""
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """What every burst of a run is made of."""
-
-    requests: int = 32
-    output_tokens: int = 64
-    prompt_words: int = 32
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,9 @@
 """Host work of ours per step, without a model: the real schedulers, fed made-up scores.
 
-    python loadtest/host_step.py [--requests 256] [--steps 200] [--out FILE]
+    python loadtest/host_step.py [--requests 256] [--steps 200] [--job NAME] [--out FILE]
+    python loadtest/host_step.py --job NAME --rounds 10 --steps 100 --out FILE
+
+The second form measures one job again and again, for an interval.
 
 vLLM's own scheduler and ours run the same decode steps in turn, in one process. The difference of
 their median steps is what plan, fold, decide and records cost there. The worker's part, and what
@@ -132,6 +135,7 @@ class Rig:
         self._draw = np.random.default_rng(0)
         self.emissions: Emissions | None = None
         self.step_plan: Any = None
+        self.first_plan: Any = None
 
     def admit(self, index: int, extra_args: dict[str, Any] | None) -> float:
         """Add a request; seconds."""
@@ -211,8 +215,10 @@ def sealed(plan: Plan, job: Job, index: int) -> dict[str, Any]:
     return {SEALED_KEY: seal(request, seal_key())}
 
 
-def measure(job: Job, model: Path, shape: Shape, requests: int, steps: int) -> dict[str, Any]:
-    """All figures of a job, in microseconds."""
+def open_rigs(
+    job: Job, model: Path, shape: Shape, requests: int
+) -> tuple[Plan, Rig, Rig, dict[str, float]]:
+    """A job's plan, vLLM's scheduler and ours in steady decode, and what it took to get there."""
     with tempfile.TemporaryDirectory() as folder:
         plan = make_plan(job, Path(folder) / "case", model, shape, requests)
     plain = Rig(Scheduler, model, None, requests)
@@ -220,12 +226,23 @@ def measure(job: Job, model: Path, shape: Shape, requests: int, steps: int) -> d
     admit_plain = [plain.admit(index, None) for index in range(requests)]
     admit_ours = [ours.admit(index, sealed(plan, job, index)) for index in range(requests)]
     first_plain, first_ours = plain.step(), ours.step()
-    uploads = ours.step_plan
+    ours.first_plan = ours.step_plan
     for _ in range(WARM_UP_STEPS):
         plain.step(), ours.step()
+    start = {
+        "first_step_us": _us(first_ours - first_plain),
+        "admission_us_per_request": _us(
+            statistics.median(admit_ours) - statistics.median(admit_plain)
+        ),
+    }
+    return plan, plain, ours, start
+
+
+def measure_round(plan: Plan, plain: Rig, ours: Rig, steps: int) -> dict[str, float]:
+    """What decode steps cost in this round, in microseconds."""
     both = [(plain.step(), ours.step()) for _ in range(steps)]
     extra = [mine - theirs for theirs, mine in both]
-    worker = time_worker(plan, ours, uploads, steps)
+    worker = time_worker(plan, ours, ours.first_plan, steps)
     messages = time_messages(ours, steps)
     scheduler = statistics.median(extra)
     return {
@@ -235,12 +252,23 @@ def measure(job: Job, model: Path, shape: Shape, requests: int, steps: int) -> d
         "worker_us": _us(worker),
         "messages_us": _us(messages),
         "total_us": _us(scheduler + worker + messages),
-        "first_step_us": _us(first_ours - first_plain),
-        "admission_us_per_request": _us(
-            statistics.median(admit_ours) - statistics.median(admit_plain)
-        ),
-        "breakdown_us": breakdown(ours, steps),
     }
+
+
+def measure(job: Job, model: Path, shape: Shape, requests: int, steps: int) -> dict[str, Any]:
+    """All figures of a job, in microseconds."""
+    plan, plain, ours, start = open_rigs(job, model, shape, requests)
+    found = measure_round(plan, plain, ours, steps)
+    return found | start | {"breakdown_us": breakdown(ours, steps)}
+
+
+def measure_rounds(
+    job: Job, model: Path, shape: Shape, requests: int, steps: int, rounds: int
+) -> dict[str, Any]:
+    """A job's figures round by round, in microseconds."""
+    plan, plain, ours, start = open_rigs(job, model, shape, requests)
+    found = [measure_round(plan, plain, ours, steps) for _ in range(rounds)]
+    return start | {"rounds": found}
 
 
 def time_worker(plan: Plan, rig: Rig, first: Any, steps: int) -> float:
@@ -332,14 +360,27 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--out", type=Path, help="a JSON file for all figures")
     parser.add_argument(
+        "--job", choices=[each.name for each in JOBS], help="only this one (default: all)"
+    )
+    parser.add_argument("--rounds", type=int, help="measure --job so often, for an interval")
+    parser.add_argument(
         "--work", type=Path, default=HERE.parent / "build" / "loadtest", help="where the model lies"
     )
     args = parser.parse_args(words)
     shape = Shape()
     model = ensure_model(args.work.resolve(), shape)
     guard_environment()
-    results = {}
-    for job in JOBS:
+    jobs = [each for each in JOBS if args.job in (None, each.name)]
+    results: dict[str, dict[str, Any]] = {}
+    for job in jobs:
+        if args.rounds is not None:
+            results[job.name] = measure_rounds(
+                job, model, shape, args.requests, args.steps, args.rounds
+            )
+            totals = [each["total_us"] for each in results[job.name]["rounds"]]
+            results[job.name]["total_us"] = statistics.median(totals)
+            print(f"{job.name}: {totals} us a step", flush=True)
+            continue
         results[job.name] = measure(job, model, shape, args.requests, args.steps)
         print(told(job, results[job.name]), flush=True)
     if args.out is not None:

@@ -97,3 +97,43 @@ def verdict_line(summary: Summary, goal: float) -> str:
     """`standing` in words, with the reach of the interval where nothing can be said."""
     found = standing(summary, goal)
     return f"not resolved at ±{summary.half_width:.3f}" if found == "not resolved" else found
+
+
+@dataclass(frozen=True, slots=True)
+class HostSummary:
+    """Microseconds of ours per step: the median round, and the interval of the mean round."""
+
+    us_median: float
+    us_low: float
+    us_high: float
+    rounds: int
+
+
+def summarise_host(rounds_us: Sequence[float]) -> HostSummary:
+    """Median and Student interval over rounds.
+
+    Raises:
+        ValueError: fewer than two rounds.
+    """
+    if len(rounds_us) < MIN_PAIRS:
+        raise ValueError(f"got {len(rounds_us)} rounds, want at least {MIN_PAIRS} for an interval")
+    centre, spread = statistics.fmean(rounds_us), statistics.stdev(rounds_us)
+    count = len(rounds_us)
+    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * spread / math.sqrt(count)
+    return HostSummary(statistics.median(rounds_us), centre - reach, centre + reach, count)
+
+
+def host_standing(summary: HostSummary, goal_us: float) -> Standing:
+    """Met: the interval lies below the goal. Missed: it lies above."""
+    if summary.rounds < MIN_PAIRS_TO_JUDGE:
+        return "not resolved"
+    if summary.us_high < goal_us:
+        return "met"
+    return "missed" if summary.us_low >= goal_us else "not resolved"
+
+
+def host_verdict_line(summary: HostSummary, goal_us: float) -> str:
+    """`host_standing` in words, with the reach of the interval where nothing can be said."""
+    found = host_standing(summary, goal_us)
+    reach = (summary.us_high - summary.us_low) / 2
+    return f"not resolved at ±{reach:.0f} us" if found == "not resolved" else found

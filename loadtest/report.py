@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from paired import Pair, Summary, verdict_line
-from scenario import Case
+from paired import HostSummary, Pair, Summary, host_verdict_line, verdict_line
+from scenario import Case, HostCase
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +22,50 @@ class Result:
     conditions: dict[str, float]
 
 
-def bench_json(results: Sequence[Result]) -> dict[str, dict[str, float]]:
-    """{case: {ratio_median, ratio_low, ratio_high, pairs}}."""
+@dataclass(frozen=True, slots=True)
+class HostResult:
+    """Host work per step: each round's figures, and what they sum up to."""
+
+    case: HostCase
+    rounds: tuple[dict[str, float], ...]
+    summary: HostSummary
+
+
+AnyResult = Result | HostResult
+
+
+def bench_json(results: Sequence[AnyResult]) -> dict[str, dict[str, float]]:
+    """{case: {ratio_median, ratio_low, ratio_high, pairs}}; {us_median, ...} of host work."""
     return {
         each.case.name: {name: _rounded(value) for name, value in asdict(each.summary).items()}
         for each in results
     }
 
 
-def table(results: Sequence[Result]) -> str:
-    """A Markdown table: case, goal, ratio, interval, standing."""
+def table(results: Sequence[AnyResult]) -> str:
+    """Markdown tables: case, goal, ratio, interval, standing; and host work per step."""
+    paired = [each for each in results if isinstance(each, Result)]
+    host = [each for each in results if isinstance(each, HostResult)]
+    parts = [_paired_table(paired)] if paired else []
+    return "\n\n".join([*parts, _host_table(host)] if host else parts)
+
+
+def _host_table(results: Sequence[HostResult]) -> str:
+    lines = [
+        "| case | goal | us a step (median) | 95% interval | rounds | standing |",
+        "|---|---|---|---|---|---|",
+    ]
+    for each in results:
+        summary, goal = each.summary, each.case.goal_us
+        lines.append(
+            f"| {each.case.name} | < {goal:g} | {summary.us_median:.0f} "
+            f"| {summary.us_low:.0f} to {summary.us_high:.0f} | {summary.rounds} "
+            f"| {host_verdict_line(summary, goal)} |"
+        )
+    return "\n".join(lines)
+
+
+def _paired_table(results: Sequence[Result]) -> str:
     lines = [
         "| case | goal | ratio (median) | 95% interval | pairs | standing | plain tokens/s |",
         "|---|---|---|---|---|---|---|",
@@ -50,7 +84,7 @@ def table(results: Sequence[Result]) -> str:
 
 def write_record(
     folder: Path, hardware: str, environment: dict[str, Any], setup: dict[str, Any],
-    results: Sequence[Result],
+    results: Sequence[AnyResult],
 ) -> Path:  # fmt: skip
     """Raw figures as JSON, and a page beside them; the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,16 +93,7 @@ def write_record(
     raw = {
         "environment": environment,
         "setup": setup,
-        "cases": {
-            each.case.name: {
-                "what": each.case.what,
-                "goal": each.case.goal,
-                **bench_json([each])[each.case.name],
-                "conditions": each.conditions,
-                "raw_pairs": [asdict(pair) | {"ratio": pair.ratio} for pair in each.pairs],
-            }
-            for each in results
-        },
+        "cases": {each.case.name: _raw(each) for each in results},
     }
     stem.with_suffix(".json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
     page = stem.with_suffix(".md")
@@ -76,30 +101,53 @@ def write_record(
     return page
 
 
-def write_bench_json(path: Path, results: Sequence[Result]) -> None:
+def _raw(result: AnyResult) -> dict[str, Any]:
+    figures = bench_json([result])[result.case.name]
+    if isinstance(result, HostResult):
+        about = {"what": result.case.what, "goal_us": result.case.goal_us}
+        return about | figures | {"raw_rounds": list(result.rounds)}
+    return {
+        "what": result.case.what,
+        "goal": result.case.goal,
+        **figures,
+        "burst": asdict(result.case.burst),
+        "conditions": result.conditions,
+        "raw_pairs": [asdict(pair) | {"ratio": pair.ratio} for pair in result.pairs],
+    }
+
+
+def write_bench_json(path: Path, results: Sequence[AnyResult]) -> None:
     """Write what is known so far."""
     path.write_text(json.dumps(bench_json(results), indent=1) + "\n", encoding="utf-8")
 
 
 def _page(
-    environment: dict[str, Any], setup: dict[str, Any], results: Sequence[Result], name: str
+    environment: dict[str, Any], setup: dict[str, Any], results: Sequence[AnyResult], name: str
 ) -> str:
     what = "\n".join(f"- `{each.case.name}`: {each.case.what}" for each in results)
     facts = "\n".join(f"- {key}: {_told(value)}" for key, value in (environment | setup).items())
-    conditions = "\n".join(
-        f"| {each.case.name} | " + " | ".join(f"{value:g}" for value in each.conditions.values())
-        + " |"
-        for each in results
-    )  # fmt: skip
-    heads = list(results[0].conditions)
     return (
         f"# Cost of Pilothouse against plain vLLM\n\n"
         f"Ratios are Pilothouse's output tokens per second over plain vLLM's, through HTTP, on the "
         f"same machine, in turn. A goal is met when the interval excludes 0.01 below it. Raw pairs "
         f"are in `{name}.json`; the method is in the README of this folder's parent.\n\n"
-        f"{table(results)}\n\n{what}\n\n## Conditions\n\n"
-        f"| case | {' | '.join(heads)} |\n|---|{'---|' * len(heads)}\n{conditions}\n\n"
+        f"{table(results)}\n\n{what}\n\n"
+        f"{_conditions([each for each in results if isinstance(each, Result)])}"
         f"## Set-up\n\n{facts}\n"
+    )
+
+
+def _conditions(results: Sequence[Result]) -> str:
+    if not results:
+        return ""
+    heads = list(results[0].conditions)
+    rows = "\n".join(
+        f"| {each.case.name} | " + " | ".join(f"{value:g}" for value in each.conditions.values())
+        + " |"
+        for each in results
+    )  # fmt: skip
+    return (
+        f"## Conditions\n\n| case | {' | '.join(heads)} |\n|---|{'---|' * len(heads)}\n{rows}\n\n"
     )
 
 

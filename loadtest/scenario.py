@@ -17,6 +17,7 @@ import yaml
 
 from pilothouse.model.manifest import Readout, ReadoutAggregate
 from pilothouse.model.probe import build_probe, save_probe
+from pilothouse.model.transform import build_transform, save_transform
 from pilothouse.model.vector import build_vector, save_vector
 
 SERVED_NAME = "bench"
@@ -25,6 +26,22 @@ RESIDUAL_NORM = 10.0
 PROFILES = 32
 PROBE_LAYER = 4
 EDIT_LAYER = 4
+RANK = 8
+RANK_LAYERS = (1, 3, 5, 7)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What every burst of a case is made of: requests at once, their lengths."""
+
+    requests: int = 32
+    output_tokens: int = 64
+    prompt_words: int = 32
+
+
+NARROW = Profile()
+WIDE = Profile(requests=256, output_tokens=32, prompt_words=16)
+"""Shorter, so that a pair takes well under a minute on two cores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +83,7 @@ class Case:
     """Writes artefacts below a folder and returns what `pilothouse.yaml` says; None: no config."""
     proof: Proof
     profiles: int = 0
+    burst: Profile = NARROW
     plain: bool = False
     """Both servers are plain: shows what the method itself makes of no difference."""
 
@@ -88,9 +106,9 @@ def _profile(index: int) -> str:
     return f"{SERVED_NAME}:p{index:02d}"
 
 
-def _strength(index: int) -> float:
+def _strength(index: int, count: int = PROFILES) -> float:
     """Distinct for every profile, and at most a tenth of the residual norm in all."""
-    return 0.5 + index / (2 * PROFILES)
+    return 0.5 + index / (2 * count)
 
 
 # what is loaded
@@ -114,6 +132,31 @@ def write_vectors(
             created_by=CREATED_BY,
         )
         save_vector(vector, folder / "vectors" / name)
+        refs[name] = {"path": f"vectors/{name}"}
+    return refs
+
+
+def write_maps(
+    folder: Path, size: Size, count: int, layers: Sequence[int], rank: int
+) -> dict[str, dict[str, str]]:
+    """Random low-rank maps, as artefacts below a folder; what `vectors:` says."""
+    refs = {}
+    for index in range(count):
+        draw = np.random.default_rng(2000 + index)
+        shape = (len(layers), rank, size.d_model)
+        rows = {key: draw.normal(size=shape).astype(np.float32) for key in ("read", "write")}
+        name = f"v{index:02d}"
+        made = build_transform(
+            name,
+            form="lowrank",
+            model_id=size.model_id,
+            layers=tuple(layers),
+            arrays={key: 0.1 * each / np.float32(size.d_model) ** 0.5 for key, each in rows.items()}
+            | {"bias": draw.normal(size=(len(layers), rank)).astype(np.float32)},
+            residual_norms_L=np.full(len(layers), RESIDUAL_NORM, np.float32),
+            created_by=CREATED_BY,
+        )
+        save_transform(made, folder / "vectors" / name)
         refs[name] = {"path": f"vectors/{name}"}
     return refs
 
@@ -189,8 +232,10 @@ def write_policy(folder: Path, probes: Sequence[str], action: str) -> str:
     return "policies/bench"
 
 
-def _profiles(terms: Callable[[int], list[dict[str, Any]]]) -> dict[str, Any]:
-    return {_profile(index): {"steer": terms(index)} for index in range(PROFILES)}
+def _profiles(
+    terms: Callable[[int], list[dict[str, Any]]], count: int = PROFILES
+) -> dict[str, Any]:
+    return {_profile(index): {"steer": terms(index)} for index in range(count)}
 
 
 def _term(vector: int, scale: float) -> dict[str, Any]:
@@ -226,11 +271,36 @@ def _every_layer(folder: Path, size: Size) -> dict[str, Any]:
     }
 
 
-def _programs(folder: Path, size: Size) -> dict[str, Any]:
+def _norm(folder: Path, size: Size) -> dict[str, Any]:
+    def terms(index: int) -> list[dict[str, Any]]:
+        return [_term(0, _strength(index)) | {"restore_norm": True}]
+
     return {
-        "vectors": write_vectors(folder, size, PROFILES, [EDIT_LAYER]),
-        "profiles": _profiles(lambda index: [_term(index, _strength(index))]),
+        "vectors": write_vectors(folder, size, 1, [EDIT_LAYER]),
+        "profiles": _profiles(terms),
     }
+
+
+def _programs(count: int) -> Callable[[Path, Size], dict[str, Any]]:
+    def write(folder: Path, size: Size) -> dict[str, Any]:
+        return {
+            "vectors": write_vectors(folder, size, count, [EDIT_LAYER]),
+            "profiles": _profiles(lambda index: [_term(index, _strength(index, count))], count),
+            "limits": {"max_programs": max(64, count)},
+        }
+
+    return write
+
+
+def _maps(count: int) -> Callable[[Path, Size], dict[str, Any]]:
+    def write(folder: Path, size: Size) -> dict[str, Any]:
+        return {
+            "vectors": write_maps(folder, size, count, RANK_LAYERS, RANK),
+            "profiles": _profiles(lambda index: [_term(index, _strength(index, count))], count),
+            "limits": {"max_programs": count, "max_rank": RANK},
+        }
+
+    return write
 
 
 # what the counters must show
@@ -298,11 +368,31 @@ CASES = (
         _every_layer, _steered(PROFILES), PROFILES
     ),
     Case(
-        "programs32", 0.98, "one layer, 32 different vectors in a batch of 32", _programs,
-        _steered(PROFILES), PROFILES
+        "programs32", 0.98, "one layer, 32 different vectors in a batch of 32",
+        _programs(PROFILES), _steered(PROFILES), PROFILES
+    ),
+    Case(
+        "norm", 0.99, "as layer1, and every token's norm is restored; no goal is stated for it, so "
+        "layer1's is taken", _norm, _steered(1), PROFILES
+    ),
+    Case(
+        "programs64", 0.98, "one layer, 64 different vectors in a batch of 256", _programs(64),
+        _steered(64), 64, WIDE
+    ),
+    Case(
+        "programs256", 0.97, "one layer, 256 different vectors in a batch of 256", _programs(256),
+        _steered(256), 256, WIDE
+    ),
+    Case(
+        "rank8x4", 0.97, "low-rank maps of rank 8 at 4 layers, 64 different ones in a batch of 256",
+        _maps(64), _steered(64), 64, WIDE
     ),
 )  # fmt: skip
 EXTRA = (
+    Case(
+        "control256", None, "as control, with the bursts of 256 requests", None,
+        lambda _counters, _load: [], burst=WIDE, plain=True
+    ),
     Case(
         "control", None, "plain vLLM against a second plain vLLM: the method's own error", None,
         lambda _counters, _load: [], plain=True
@@ -313,3 +403,25 @@ EXTRA = (
     ),
 )  # fmt: skip
 ALL = {each.name: each for each in (*CASES, *EXTRA)}
+
+
+@dataclass(frozen=True, slots=True)
+class HostCase:
+    """Processor time of ours per step, without HTTP or a model; `goal_us` is the most allowed."""
+
+    name: str
+    goal_us: float
+    what: str
+    job: str
+    """The name of the job in `host_step`."""
+    rounds: int = 10
+    steps: int = 100
+
+
+HOST_STEP = HostCase(
+    "host_step",
+    1000.0,
+    "host work of ours in a decode step of 256 requests, all in: 8 probes, rules that may block, a "
+    "program each, scores for clients",
+    "all, and clients see scores",
+)

@@ -15,7 +15,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 PACKAGE = CHECKOUT / "middleware" / "pilothouse"
 
 GROUND = frozenset({"types", "errors", "term", "record", "sealed", "config", "library"})
-ROOMS = frozenset({"model", "edit", "probe", "policy"})
+ROOMS = frozenset({"model", "edit", "probe", "policy", "capture"})
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "types": frozenset(),
     "errors": frozenset(),
@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "edit": GROUND | {"model"},  # a program is made of the catalogue's vectors
     "probe": GROUND | {"model"},  # fitting and evaluation write the artefacts that model/ reads
     "policy": GROUND,
+    "capture": GROUND | {"model"},  # sites that are served are the catalogue's to say
     "telemetry": GROUND | ROOMS,
     "engine": GROUND | ROOMS | {"telemetry"},
     "server": GROUND | ROOMS | {"telemetry", "engine"},

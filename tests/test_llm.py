@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import gc
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from pilothouse import LLM, Steer
+from pilothouse import LLM, CaptureReader, Steer
 from pilothouse.cli.prompts import load_prompts
 from pilothouse.errors import RequestError, UnsupportedError
 from pilothouse.library import library_path
@@ -91,6 +96,87 @@ def test_generate_takes_what_chat_takes(llm: LLM) -> None:
     assert output.outputs[0].pilothouse["scores"]["misuse/prompt"] >= 0.0
 
 
+def test_conversations_are_captured_and_what_policies_did_is_noted(
+    llm: LLM, tmp_path: Path
+) -> None:
+    known, blocked = asked(PROMPTS.known), asked(PROMPTS.blocked)
+    reader = llm.capture(
+        [known, blocked], [2], positions="all", max_tokens=8, out=tmp_path, progress=False
+    )
+    assert reader.index.actions["block"] == (1,)
+    activations_ND, labels = reader.layer(2)
+    tokenizer = llm.get_tokenizer()
+    for number, messages in enumerate((known, blocked)):
+        mine = labels.prompt_R == number
+        prompt = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        assert labels.token_id_R[mine & ~labels.is_output_R].tolist() == prompt
+        assert (mine & labels.is_output_R).any() == (number == 0)
+    assert activations_ND.shape == (len(labels), llm.plan.body.model.d_model)
+    assert np.isfinite(activations_ND).all()
+
+
+def test_the_example_of_the_offline_page_runs(
+    llm: LLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Path(__file__).parent.parent / "docs" / "offline.md"
+    [example] = [
+        code
+        for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+        if "llm.capture(" in code
+    ]
+    monkeypatch.chdir(tmp_path)
+    seen: dict[str, object] = {"llm": llm}
+    exec(compile(example, str(page), "exec"), seen)
+    activations_ND, labels = seen["activations"], seen["labels"]
+    assert isinstance(activations_ND, np.ndarray) and len(activations_ND) == len(labels) > 0
+    assert (tmp_path / "captures" / "questions" / "index.json").exists()
+
+
+CAPTURE_FOR_LONG = """
+import os
+from pathlib import Path
+from pilothouse import LLM
+from pilothouse.library import library_path
+
+if __name__ == "__main__":
+    llm = LLM(str(library_path("examples/demo") / "model"), dtype="float32", enforce_eager=True)
+    llm.capture(
+        [f"w{n} hello there" for n in range(20_000)], [1, 2], positions="all", max_tokens=8,
+        out="OUT", rows_per_shard=500,
+    )
+"""
+
+
+@pytest.mark.full
+def test_ctrl_c_at_a_terminal_leaves_whole_prompts(tmp_path: Path) -> None:
+    out, script = tmp_path / "rows", tmp_path / "script.py"
+    script.write_text(CAPTURE_FOR_LONG.replace("OUT", str(out)))
+    process = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 200
+        while not list(out.glob("rows-000060*")):
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process
+        told = process.communicate(timeout=60)[0]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert "KeyboardInterrupt" in told
+    reader = CaptureReader(out)
+    done = len(reader.prompts_done)
+    assert not reader.complete and 0 < done < 20_000
+    activations_ND, labels = reader.layer(2)
+    assert len(np.unique(labels.prompt_R)) == done
+    assert np.isfinite(activations_ND).all()
+    assert not list(out.glob("*.tmp"))
+
+
 def test_what_the_plan_does_not_have_is_an_error_before_anything_runs(llm: LLM) -> None:
     with pytest.raises(RequestError, match=r"vector: got 'nobody', available are"):
         llm.generate("hello", steer=[Steer(vector="nobody", scale=1.0)])
@@ -99,8 +185,8 @@ def test_what_the_plan_does_not_have_is_an_error_before_anything_runs(llm: LLM) 
 
 
 def test_settings_that_are_refused_on_a_server_are_refused_here() -> None:
-    with pytest.raises(UnsupportedError, match="--enable-lora"):
-        LLM(str(library_path("examples/demo") / "model"), enable_lora=True)
+    with pytest.raises(UnsupportedError, match="--enable-sleep-mode"):
+        LLM(str(library_path("examples/demo") / "model"), enable_sleep_mode=True)
 
 
 def test_the_package_is_light_until_llm_is_asked_for() -> None:

@@ -1,59 +1,161 @@
-"""docs/operators.md: every operator stands there, and every example can be asked of the demo."""
+"""docs/operators: a page for every operator and feature; the demo answers every example."""
 
 from __future__ import annotations
 
-import json
+import importlib.util
 import re
-from collections.abc import Iterator
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_args
 
-import httpx
 import pytest
 
-from pilothouse.edit.operators import OPERATORS
+from pilothouse.edit.operators import DEFAULTS, OPERATORS
+from pilothouse.engine.plan import EditPlan
+from pilothouse.engine.table_size import MIB, table_bytes
+from pilothouse.model.manifest import TransformForm
 from pilothouse.term import Positions, SteerTerm
-from pilothouse.types import Operator
+from pilothouse.types import Operator, Reserved
 from tests.support.server_process import ServerProcess
 
-PAGE = (Path(__file__).parent.parent / "docs" / "operators.md").read_text(encoding="utf-8")
+CHECKOUT = Path(__file__).parent.parent
+FOLDER = CHECKOUT / "docs" / "operators"
+PAGES = {path.stem: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.md"))}
+INDEX = PAGES.pop("README")
+FEATURES = {"gate", "restore_norm", "token_unit"}
+FORMS = ("vector", *get_args(TransformForm))
+HEADINGS = ("takes", "made for", "stage", "tables", "policies", "source")
 
 
-def examples() -> Iterator[dict[str, Any]]:
-    """The terms in the page's JSON blocks, one a line."""
-    for block in re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL):
-        yield from (json.loads(line) for line in block.splitlines())
+def examples_script() -> ModuleType:
+    """scripts/operator_examples.py, which is no package."""
+    path = CHECKOUT / "scripts" / "operator_examples.py"
+    spec = importlib.util.spec_from_file_location("operator_examples", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
-def test_the_page_has_a_row_for_every_operator() -> None:
+SCRIPT = examples_script()
+
+
+def terms_of(page: str) -> list[SteerTerm]:
+    return [
+        SteerTerm.model_validate(term)
+        for example in SCRIPT.examples(page)
+        for term in example.terms
+    ]
+
+
+def index_rows() -> dict[str, list[str]]:
+    """The index's table of operators: name -> cells."""
+    found = re.findall(r"^\| \[`(\w+)`\]\((\w+)\.md\) \|(.*)\|$", INDEX, re.MULTILINE)
+    assert all(name == linked for name, linked, _ in found)
+    return {name: [cell.strip() for cell in cells.split("|")] for name, _, cells in found}
+
+
+def test_every_operator_and_feature_has_a_page_and_every_page_is_of_one() -> None:
+    reserved = {name for each in get_args(Reserved) for name in get_args(each) or (each,)}
     assert set(OPERATORS) == set(get_args(Operator))
-    assert [name for name in OPERATORS if f"| `{name}` | " not in PAGE] == []
+    assert set(PAGES) == set(OPERATORS) | FEATURES == reserved
 
 
-def test_the_page_names_every_way_of_naming_positions() -> None:
-    assert [name for name in Positions.model_fields if f"{name}:" not in PAGE] == []
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_says_what_it_takes_where_it_stands_what_it_costs_and_where_it_is_from(
+    name: str,
+) -> None:
+    page = PAGES[name]
+    assert page.startswith(f"# `{name}`\n\n    h' = ")
+    rows = re.findall(r"^\| ([a-z ]+) \| (.+) \|$", page, re.MULTILINE)
+    assert tuple(key for key, _ in rows[: len(HEADINGS)]) == HEADINGS
+    for part in ("**When.**", "**Together with others.**", "**Limits.**", "## On the demo"):
+        assert page.count(part) == 1
 
 
-def test_the_examples_show_every_operator_that_a_vector_can_have() -> None:
-    shown = {SteerTerm.model_validate(each).op or "add" for each in examples()}
-    assert shown == {name for name, spec in OPERATORS.items() if "vector" in spec.forms}
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_shows_its_own_operator_or_feature_with_what_came_of_it(name: str) -> None:
+    examples = list(SCRIPT.examples(PAGES[name]))
+    assert examples and all(each.text is not None for each in examples)
+    for example in examples:
+        answers = example.text.splitlines()[len(example.messages) :]
+        assert [line.partition(":")[0] for line in answers] == [
+            "plain", *(str(number) for number, _ in enumerate(example.terms, 1))
+        ]  # fmt: skip
+    for term in terms_of(PAGES[name]):
+        features = {
+            "gate": term.gate is not None, "restore_norm": bool(term.restore_norm),
+            "token_unit": term.unit == "token",
+        }  # fmt: skip
+        default = term.op is None
+        assert features[name] if name in FEATURES else default or term.op == name
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_index_says_which_forms_an_operator_takes_and_what_beside(name: str) -> None:
+    _, takes, *forms, _ = index_rows()[name]
+    spec = OPERATORS[name]  # type: ignore[index]
+    told = {form for form, cell in zip(FORMS, forms, strict=True) if cell}
+    defaults = {form for form, cell in zip(FORMS, forms, strict=True) if cell == "default"}
+    assert told == set(spec.forms)
+    assert defaults == {form for form, operator in DEFAULTS.items() if operator == name}
+    assert ("`scale`" in takes) == spec.takes_scale
+    assert ("`scale`" in takes and "`scale`?" not in takes) == spec.needs_scale
+    assert ("`value`" in takes) == spec.takes_value
+    assert ("`unit`" in takes) == spec.takes_unit
+
+
+def test_the_index_names_every_operator_and_feature_and_way_of_naming_positions() -> None:
+    assert set(index_rows()) == set(OPERATORS)
+    assert [name for name in FEATURES if f"[`{name}`]({name}.md)" not in INDEX] == []
+    assert [name for name in Positions.model_fields if f"{name}:" not in INDEX] == []
+
+
+@pytest.mark.parametrize(
+    ("row", "edits"),
+    [
+        ("additions", EditPlan()),
+        ("rows", EditPlan(rank=8)),
+        ("diagonal maps", EditPlan(diagonal=True)),
+        ("`slerp`", EditPlan(slerp=True)),
+        ("`token_unit`", EditPlan(relative=True)),
+        ("`restore_norm`", EditPlan(restores_norm=True)),
+    ],
+)
+def test_the_index_tells_the_memory_that_is_reserved(row: str, edits: EditPlan) -> None:
+    def size(each: EditPlan) -> int:
+        return table_bytes(each, slots=65, width=4096, num_targets=0)
+
+    more = size(edits) - (size(EditPlan()) if edits != EditPlan() else 0)
+    [told] = re.findall(rf"^\| {row}[^|]*\| [^|]+ \| ([0-9.]+) MiB \|$", INDEX, re.MULTILINE)
+    assert told == f"{more / MIB:.1f}"
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for text in (INDEX, *PAGES.values()):
+        for target in re.findall(r"\]\(([^)#]+)\)", text):
+            assert (FOLDER / target).is_file(), target
+
+
+def reaches_the_answer(term: dict[str, Any]) -> bool:
+    """Whether some fed token of a short answer is meant for sure."""
+    return "positions" not in term or term["on"] == "output"
 
 
 @pytest.mark.server
 @pytest.mark.timeout(600)
-def test_the_demo_takes_every_example(demo_server: ServerProcess) -> None:
-    for example in examples():
-        answer = httpx.post(
-            f"{demo_server.url}/v1/chat/completions",
-            json={
-                "model": "demo",
-                "messages": [{"role": "user", "content": "hello there"}],
-                "max_tokens": 6,
-                "pilothouse": {"steer": [example]},
-            },
-            timeout=120,
-        )
-        assert answer.status_code == 200, (example, answer.text)
-        told = answer.json()["choices"][0]["pilothouse"]
-        if example["on"] != "all" or "positions" not in example:
-            assert told["steered"][example["vector"]] > 0, (example, told)
+@pytest.mark.parametrize("name", ["README", *PAGES])
+def test_the_demo_answers_every_example_as_its_page_says(
+    name: str, demo_server: ServerProcess
+) -> None:
+    ask = SCRIPT.asker(demo_server.url)
+    for example in SCRIPT.examples(PAGES.get(name, INDEX)):
+        for term in example.terms:
+            steered = ask(example.messages, [term])[1]
+            if reaches_the_answer(term):
+                assert steered[term["vector"]] > 0, term
+        if example.text is not None:
+            told = "run scripts/operator_examples.py on a running demo and look at what changed"
+            assert SCRIPT.answered(example, ask) == example.text, told

@@ -13,9 +13,10 @@ import json
 import os
 import random
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -29,10 +30,11 @@ from facts import hedged
 from pilothouse.config import parse_config
 from pilothouse.engine.offline import OfflineEngine
 from pilothouse.engine.resolve import resolve_plan
-from pilothouse.model.catalogue import Catalogue
+from pilothouse.model.catalogue import Catalogue, Source
 from pilothouse.model.vector import Vector, build_vector, save_vector
 from pilothouse.sealed import SealedRequest
 from pilothouse.term import SteerTerm
+from pilothouse.types import Operator
 from record import Record
 from runs import MODEL, MODEL_ID, model_facts, refuse_changed
 from sample import Mix, sample
@@ -156,9 +158,16 @@ def candidates(name: str, speaker: Speaker, lessons: list[Lesson]) -> dict[str, 
 class Sweep:
     """Every candidate in one engine; each (vector, scale) on the same records."""
 
-    def __init__(self, vectors: dict[str, Vector], *, model: Path = MODEL) -> None:
+    def __init__(self, vectors: Mapping[str, Source], *, model: Path = MODEL) -> None:
         config = parse_config(
-            {"version": 1, "limits": {"max_norm_ratio": 100.0}}, folder=Path(), origin="sweep"
+            {
+                "version": 1,
+                "limits": {"max_norm_ratio": 100.0},
+                "auth": {"client_steering": True},
+                "taps": {"operators": get_args(Operator)},
+            },
+            folder=Path(),
+            origin="sweep",
         )
         plan = resolve_plan(config, Catalogue(vectors=vectors), (), model_facts(model))
         self._engine = OfflineEngine(str(model), plan, max_model_len=512)

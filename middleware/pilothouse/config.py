@@ -41,10 +41,12 @@ class Taps(_Closed):
 
     embed: Layers = ()
     resid_pre: Layers = ()
-    resid_mid: Layers = ()
-    resid_post: Layers = ()
+    attn_heads: Layers = ()
     attn_out: Layers = ()
+    resid_mid: Layers = ()
+    mlp_neurons: Layers = ()
     mlp_out: Layers = ()
+    resid_post: Layers = ()
     operators: tuple[Reserved, ...] = ("add",)
     """What clients may do there; profiles and policies have what they name in any case."""
     reserve_rows: int = Field(default=0, ge=0, le=1024)

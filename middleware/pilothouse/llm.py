@@ -16,14 +16,22 @@ from typing import Any
 
 from vllm import LLM as VllmLLM
 from vllm import RequestOutput, SamplingParams
+from vllm.exceptions import VLLMClientError
 
+from pilothouse.capture.bar import bar
+from pilothouse.capture.folder import open_folder
+from pilothouse.capture.order import Positions, Storage, capture_order
+from pilothouse.capture.prompts import prompts_of
+from pilothouse.capture.reader import CaptureReader
 from pilothouse.config import PilothouseConfig, load_config
 from pilothouse.engine import pickup
+from pilothouse.engine.collection import WAVE, Collection, capture_index, capture_params
 from pilothouse.engine.launch import SCHEDULER, WORKER, guard_environment
 from pilothouse.engine.model_facts import model_facts
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.refusals import refuse_settings
 from pilothouse.engine.resolve import resolve_plan
+from pilothouse.errors import ConfigError, EngineError
 from pilothouse.model.catalogue import load_catalogue
 from pilothouse.policy.endpoint import Endpoint
 from pilothouse.policy.loader import load_policies
@@ -33,9 +41,9 @@ from pilothouse.server.identity import Caller
 from pilothouse.server.ledger import Entry, Ledger
 from pilothouse.server.settlement import Ending, Settler
 from pilothouse.term import SteerTerm as Steer
-from pilothouse.types import ScoreDetail
+from pilothouse.types import ScoreDetail, Site
 
-__all__ = ["LLM", "Steer"]
+__all__ = ["LLM", "CaptureReader", "Steer"]
 
 OPERATOR = Caller(
     tenant="", loopback=True, authenticated=True, may_steer=True, may_see_scores=True,
@@ -131,6 +139,94 @@ class LLM(VllmLLM):  # type: ignore[misc]
             lambda params: run(conversations, params, **more),
         )  # fmt: skip
 
+    def capture(
+        self,
+        prompts: Any,
+        layers: Sequence[int],
+        *,
+        out: str | Path,
+        sites: Sequence[Site] = ("resid_post",),
+        positions: Positions = "prompt",
+        max_tokens: int | None = None,
+        steer: Sequence[Steer] = (),
+        profile: str | None = None,
+        dtype: Storage = "float32",
+        rows_per_shard: int | None = None,
+        progress: bool = True,
+        **more: Any,
+    ) -> CaptureReader:
+        """Write the activations of prompts to a folder, as the engine computes them.
+
+        Runs as `generate` and `chat` do: same batches, steering and policies, greedy. Rows go to
+        disk as they come; at most one file's worth is held. Called again with the same arguments
+        it does what an interrupted call left undone.
+
+        Args:
+            prompts: texts, lists of token ids, or conversations (lists of messages).
+            layers: each of them is read at each of `sites`.
+            out: a folder, new, empty or left by an interrupted call.
+            positions: `prompt`, `last_prompt`, `output` (sampled tokens that were fed: all but
+                the last of an answer) or `all`.
+            max_tokens: of an answer, 16 if not said; only with positions that hold output.
+            dtype: of the rows on disk.
+            rows_per_shard: of one file; by default a file has about 256 MiB.
+            progress: draw a bar on stderr.
+            more: passed to vLLM's `enqueue` or `enqueue_chat`.
+
+        Returns:
+            What reads the folder. An activation is what the model goes on with: behind any edit
+            at the same place.
+
+        Raises:
+            ConfigError: an argument that is wrong, or a folder that cannot be taken.
+            RequestError: steering that the plan does not have.
+            EngineError: a place that cannot be read, rows that cannot be written.
+            KeyboardInterrupt: Ctrl-C; prompts answered by then are kept.
+        """
+        asked, is_chat = prompts_of(prompts)
+        config = self.llm_engine.vllm_config
+        facts, folder = self.plan.body.model, Path(out).absolute()
+        order = capture_order(
+            asked, layers=layers, sites=sites, positions=positions, max_tokens=max_tokens,
+            steer=steer, profile=profile, dtype=dtype, rows_per_shard=rows_per_shard,
+            options=more, num_layers=facts.num_layers, d_model=facts.d_model,
+        )  # fmt: skip
+        if self.llm_engine.has_unfinished_requests():
+            raise ConfigError("capture: requests are waiting: call wait_for_completion() first")
+        index = open_folder(folder, capture_index(self.plan, order, config.model_config.dtype))
+        if index.complete:
+            return CaptureReader(folder)
+        done = set(CaptureReader(folder).prompts_done.tolist()) if index.shards else set()
+        left = [number for number in range(len(asked)) if number not in done]
+        enqueue = super().enqueue_chat if is_chat else super().enqueue
+        endpoint: Endpoint = "chat" if is_chat else "completions"
+        index = index.model_copy(update={"run": index.run + bool(index.shards)})
+        with (
+            bar(len(asked), done=len(done), shown=progress) as advance,
+            Collection(self, index, folder, advance) as collection,
+        ):
+            for first in range(0, len(left), WAVE):
+                wave = left[first : first + WAVE]
+
+                def run(params: list[SamplingParams], wave: list[int] = wave) -> list[Any]:
+                    waiting: dict[str, int] = {}
+                    try:
+                        for number, each in zip(wave, params, strict=True):
+                            [name] = enqueue([asked[number]], [each], use_tqdm=False, **more)
+                            waiting[name] = number
+                    except (ValueError, VLLMClientError) as error:
+                        self.llm_engine.abort_request(list(waiting), internal=True)
+                        raise ConfigError(f"prompts: number {number}: {error}") from error
+                    return collection.wait(waiting)
+
+                params = [capture_params(number, order.max_tokens) for number in wave]
+                outputs = self._governed(
+                    endpoint, len(wave), params, _field(steer, (), "none"), profile, run
+                )
+                for number, output in zip(wave, outputs, strict=True):
+                    _check_captured(number, output.outputs[0].pilothouse, collection)
+        return CaptureReader(folder)
+
     def _governed(
         self,
         endpoint: Endpoint,
@@ -187,6 +283,15 @@ def _end(completion: Any, ending: Ending) -> None:
         completion.logprobs = completion.cumulative_logprob = None
     if ending.deed == "respond":
         completion.text = ending.message
+
+
+def _check_captured(number: int, told: dict[str, Any], collection: Collection) -> None:
+    """Take down what policies did; a request that the engine turned away has no rows."""
+    action = told["action"]
+    if action == "refused":
+        raise EngineError(f"prompt {number} was turned away: {told['error']}")
+    if action != "allow":
+        collection.acted(action, number)
 
 
 def _plan(config: str | Path | PilothouseConfig | None, args: Namespace) -> Plan:

@@ -5,11 +5,11 @@ The same line stands in profiles, in requests and under the seal.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from pilothouse.types import Clause, Operator, Unit
+from pilothouse.types import Clause, Operator, Sites, Unit
 
 MAX_INDICES = 32
 Token = Annotated[int, Field(ge=0)]
@@ -76,9 +76,11 @@ class SteerTerm(_Closed):
     value: Number | None = None
     unit: Unit = "raw"
     on: Clause = "output"
+    sites: Sites = "own"
     layers: Annotated[tuple[Layer, ...], Field(min_length=1, max_length=256)] | None = None
     positions: Annotated[Positions, BeforeValidator(_spelled_out)] | None = None
-    restore_norm: bool = False
+    restore_norm: bool | Literal["if_longer"] = False
+    """`if_longer` only shortens: what the edit left as long or shorter stays as it is."""
     gate: TokenGate | None = None
 
     @model_validator(mode="after")

@@ -24,14 +24,21 @@ Site = Literal[
 ]  # fmt: skip
 """In the order in which a token passes them in a layer."""
 
+PROJECTION_SITES: frozenset[Site] = frozenset({"attn_heads", "mlp_neurons"})
+"""Inputs of an output projection: of a width of their own, and split over tensor-parallel ranks."""
+
 Clause = Literal["prompt", "output", "all"]
-Unit = Literal["raw", "unit", "residual"]
+Sites = Literal["own", "writers"]
+"""An artefact's own site, or every place where something is added to the residual stream."""
+
+Unit = Literal["raw", "unit", "residual", "token"]
 Operator = Literal[
-    "add", "ablate", "reflect", "set", "floor", "cap", "affine", "rotate", "apply", "replace",
+    "add", "add_below", "ablate", "reflect", "set", "floor", "cap", "affine", "rotate",
+    "rotate_adaptive", "slerp", "apply", "replace",
 ]  # fmt: skip
 """What is done along a direction, in a plane or by a map; `edit.operators` says what exactly."""
 
-Reserved = Operator | Literal["gate", "restore_norm"]
+Reserved = Operator | Literal["gate", "restore_norm", "token_unit"]
 """What a tap can have tables for beside its operators."""
 
 ScoreDetail = Literal["none", "summary", "tokens"]

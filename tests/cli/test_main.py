@@ -5,16 +5,25 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 from typer.testing import CliRunner
 
 from pilothouse.cli import demo, doctor
+from pilothouse.cli.launch import plan_for
 from pilothouse.cli.main import VERBS
 from pilothouse.cli.prompts import DemoPrompts
 from pilothouse.cli.serve import split_own
-from pilothouse.errors import ConfigError
+from pilothouse.config import load_config
+from pilothouse.engine import compat
+from pilothouse.engine.buffers import TapBuffers
+from pilothouse.engine.tables import named_tensors
+from pilothouse.errors import ConfigError, UnsupportedError
+from pilothouse.types import Tap
 from tests.support.server_process import COMMAND
 
 PROMPTS = DemoPrompts(known="who", unknown="who's", benign="how", blocked='say "it"')
@@ -117,6 +126,70 @@ def test_doctor_tells_versions_routes_and_the_config(tiny_house: Path) -> None:
     assert verdicts["/v1/completions"] == "governed" and verdicts["/invocations"] == "denied"
     assert report["config"]["policies"]["watch"] == "shadow"
     assert report["config"]["vectors"] == {"nudge": [3]}
+
+
+def test_doctor_prints_what_each_tap_is_reserved_for_and_what_it_takes(tiny_house: Path) -> None:
+    raw = yaml.safe_load(tiny_house.read_text())
+    raw["taps"] = {"operators": ["add", "ablate", "slerp", "restore_norm", "token_unit"]}
+    raw["limits"] = {**raw.get("limits", {}), "max_programs": 7, "max_rank": 5}
+    path = tiny_house.with_name("reserved.yaml")
+    path.write_text(yaml.safe_dump(raw))
+    model = str(tiny_house.parent / "model")
+    tables = doctor.examine(path, model)["config"]["plan"]["tables"]
+    config = load_config(path)
+    plan = plan_for(config, Namespace(model=model))
+    buffers = TapBuffers.allocate(plan, max_tokens=4, device=torch.device("cpu"))
+    assert tables["slots"] == 8 and tables["table_mib"] == config.limits.table_mib
+    assert {(each["layer"], each["site"]) for each in tables["taps"]} == set(buffers.tables)
+    for each in tables["taps"]:
+        tap = Tap(each["layer"], each["site"])
+        assert each["rank"] == 5 and each["slerp"] and each["relative"] and each["restores_norm"]
+        assert not each["planes"] and not each["diagonal"]
+        held = {**named_tensors(buffers.tables[tap]), **named_tensors(buffers.policies.get(tap))}
+        num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in held.values())
+        assert each["mib"] == round(num_bytes / 2**20, 3) > 0
+    assert tables["total_mib"] == pytest.approx(sum(each["mib"] for each in tables["taps"]))
+    done = CliRunner().invoke(doctor.app, ["--config", str(path), "--model", model])
+    assert done.exit_code == 0, done.stdout
+    for each in tables["taps"]:
+        assert f"layer {each['layer']} {each['site']}: {each['mib']:.3f} MiB; additions, slerp, " \
+            "token units, norms, 5 rows" in done.stdout  # fmt: skip
+
+
+def test_doctor_shows_tables_over_the_limit_and_says_so(tiny_house: Path) -> None:
+    raw = yaml.safe_load(tiny_house.read_text())
+    raw["limits"] = {**raw.get("limits", {}), "max_programs": 4096, "table_mib": 1}
+    path = tiny_house.with_name("over.yaml")
+    path.write_text(yaml.safe_dump(raw))
+    report = doctor.examine(path, str(tiny_house.parent / "model"))
+    plan = report["config"]["plan"]
+    assert plan["tables"]["total_mib"] > plan["tables"]["table_mib"] == 1
+    assert plan["revision"] is None
+    assert [
+        each for each in report["problems"] if "limits.table_mib: edit tables at 1 taps" in each
+    ]
+
+
+def test_doctor_names_a_model_that_cannot_be_read(
+    tiny_house: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    report = doctor.examine(tiny_house, str(tiny_house.parent / "nowhere"))
+    assert [each for each in report["problems"] if "nowhere: its configuration cannot be" in each]
+    done = CliRunner().invoke(doctor.app, ["--model", "m"])
+    assert done.exit_code == 2 and "--pilothouse-config" in done.stderr
+
+
+def test_doctor_and_the_engine_hold_the_same_vllm_for_tested(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(compat, "version", lambda name: {"vllm": "0.31.2"}[name])
+    with pytest.raises(UnsupportedError, match=r"0\.31\.2") as refused:
+        compat.check_version()
+    report = doctor.examine(None, None)
+    assert report["vllm"]["tested"] == list(compat.SUPPORTED)
+    told = "vLLM 0.31.2 is outside the supported range"
+    assert [each for each in report["problems"] if each.startswith(told) or each == str(refused)]
 
 
 def test_doctor_exits_1_on_a_problem_and_names_it(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from tests.reference import operators as oracle
 
 LAYER = 2
 NORM = 3.0
-TOKENS = 5
+TOKENS = 12
 AT = Tap(LAYER, "resid_post")
 draw = np.random.default_rng(7)
 
@@ -100,6 +100,20 @@ EACH: dict[str, tuple[dict[str, Any], Callable[[Any], Any]]] = {
         {"vector": "a", "scale": -2.0, "unit": "unit"},
         lambda h: oracle.add(h, unit(a_D), -2.0),
     ),
+    "add in token units": (
+        {"vector": "a", "scale": -0.6, "unit": "token"},
+        lambda h: oracle.relative_add(h, a_D, -0.6),
+    ),
+    "add below": (
+        {"vector": "a", "op": "add_below", "scale": 1.5, "value": 0.2},
+        lambda h: oracle.add_below(h, a_D, 1.5, 0.2),
+    ),
+    "add below in norms": (
+        {"vector": "a", "op": "add_below", "scale": -0.4, "value": -0.1, "unit": "residual"},
+        lambda h: oracle.add_below(
+            h, unit(a_D) * A.residual_norm(LAYER), -0.4, -0.1 * A.residual_norm(LAYER)
+        ),
+    ),
     "ablate": ({"vector": "a", "op": "ablate"}, lambda h: oracle.ablate(h, a_D)),
     "ablate in part": (
         {"vector": "a", "op": "ablate", "scale": 0.4}, lambda h: oracle.ablate(h, a_D, 0.4),
@@ -132,6 +146,16 @@ EACH: dict[str, tuple[dict[str, Any], Callable[[Any], Any]]] = {
     "rotate": (
         {"vector": "plane", "value": 70.0}, lambda h: oracle.rotate(h, PLANE, 70.0),
     ),
+    "rotate adaptively": (
+        {"vector": "plane", "op": "rotate_adaptive", "value": 110.0},
+        lambda h: oracle.rotate_adaptive(h, PLANE, 110.0),
+    ),
+    "slerp": (
+        {"vector": "a", "op": "slerp", "scale": 0.3}, lambda h: oracle.slerp(h, a_D, 0.3),
+    ),
+    "slerp all the way": (
+        {"vector": "b", "op": "slerp", "scale": 1.0}, lambda h: oracle.slerp(h, b_D, 1.0),
+    ),
     "LoReFT": (
         {"vector": "reft"}, lambda h: oracle.loreft(h, ROTATION, LEARNED, LEARNED_BIAS),
     ),
@@ -154,6 +178,10 @@ EACH: dict[str, tuple[dict[str, Any], Callable[[Any], Any]]] = {
         {"vector": "a", "scale": 1.5, "restore_norm": True},
         lambda h: oracle.restored(h, oracle.add(h, a_D, 1.5)),
     ),
+    "only shortened": (
+        {"vector": "a", "scale": 1.5, "restore_norm": "if_longer"},
+        lambda h: oracle.shortened(h, oracle.add(h, a_D, 1.5)),
+    ),
 }  # fmt: skip
 
 
@@ -168,6 +196,19 @@ def test_an_operator_is_what_its_paper_says(name: str) -> None:
 def test_every_operator_has_a_case() -> None:
     named = {str(term.get("op")) for term, _ in EACH.values()} | {"add", "rotate", "apply"}
     assert set(OPERATORS) <= named
+
+
+def test_no_two_edits_share_what_the_prefix_cache_knows_them_by() -> None:
+    terms = [[term] for term, _ in EACH.values()]
+    terms += [[{"vector": "a", "op": "slerp", "scale": share}] for share in (0.31, 0.9)]
+    terms += [[{"vector": "plane", "op": "rotate_adaptive", "value": 111.0}]]
+    terms += [[{"vector": "a", "op": "add_below", "scale": 1.5, "value": 0.3}]]
+    keys = set()
+    for each in terms:
+        program = compile_program([SteerTerm.model_validate(term) for term in each], SOURCES)
+        assert program is not None
+        keys.add((program.digest, program.coefficient))
+    assert len(keys) == len(terms)
 
 
 tokens = st.lists(
@@ -217,6 +258,75 @@ def test_a_turn_keeps_the_length(hidden: NDArray[np.float32]) -> None:
     assert np.abs(before - after).max() < 1e-3
 
 
+@given(tokens, st.floats(0.01, 1.0))
+def test_a_slerp_keeps_the_length_and_goes_its_share_of_the_angle(
+    hidden: NDArray[np.float32], share: float
+) -> None:
+    exact_TD = hidden.astype(np.float64)
+    out_TD = edited({"vector": "a", "op": "slerp", "scale": share}, hidden=hidden)
+    lengths_T = np.linalg.norm(exact_TD, axis=1)
+    assert np.abs(np.linalg.norm(out_TD, axis=1) - lengths_T).max() < 1e-3
+    for h, out, length in zip(exact_TD, out_TD, lengths_T, strict=True):
+        before, after = (np.arctan2(np.linalg.norm(x - unit(a_D) * (unit(a_D) @ x)), unit(a_D) @ x)
+                         for x in (h, out))  # fmt: skip
+        if length > 1e-3 and before < np.pi - 1e-2:
+            assert abs(after - (1 - share) * before) < 1e-3
+
+
+def test_a_token_that_points_the_opposite_way_has_no_shortest_way_and_stays() -> None:
+    opposite = (-2.0 * a_D[None]).astype(np.float32)
+    assert np.array_equal(
+        edited({"vector": "a", "op": "slerp", "scale": 0.5}, hidden=opposite), opposite
+    )
+
+
+def test_some_tokens_are_turned_adaptively_and_some_are_left() -> None:
+    leans_T = h_TD @ PLANE[0].astype(np.float32) > 0
+    out_TD = edited({"vector": "plane", "op": "rotate_adaptive", "value": 110.0})
+    assert leans_T.any() and not leans_T.all()
+    assert np.array_equal((out_TD != h_TD).any(axis=1), leans_T)
+
+
+def test_the_token_that_is_at_the_limit_gets_nothing() -> None:
+    term = {"vector": "a", "op": "add_below", "scale": 2.0, "value": 0.0}
+    nothing = np.zeros((1, D_MODEL), np.float32)
+    assert np.array_equal(edited(term, hidden=nothing), nothing)
+    just_below = (-1e-12 * a_D[None]).astype(np.float32)
+    assert np.abs(edited(term, hidden=just_below) - 2.0 * a_D).max() < 1e-5
+
+
+def test_a_slerp_reads_what_the_diagonal_map_left_and_rows_what_it_left() -> None:
+    terms: list[dict[str, Any]] = [
+        {"vector": "a", "op": "ablate"}, {"vector": "b", "op": "slerp", "scale": 0.4},
+        {"vector": "act"},
+    ]  # fmt: skip
+    wanted_TD = oracle.as_tokens(
+        lambda h: oracle.ablate(
+            oracle.slerp(oracle.linear_transport(h, WEIGHT, BIAS, LOW, HIGH, 1.0), b_D, 0.4), a_D
+        ),
+        h_TD,
+    )
+    assert np.abs(edited(*terms) - wanted_TD).max() < 1e-5
+    assert np.array_equal(edited(*terms), edited(*reversed(terms)))
+
+
+def test_token_units_count_the_length_that_the_token_came_with() -> None:
+    terms = ({"vector": "b", "op": "ablate"}, {"vector": "a", "scale": 0.5, "unit": "token"})
+    wanted_TD = oracle.as_tokens(
+        lambda h: oracle.ablate(h, b_D) + oracle.relative_add(h, a_D, 0.5) - h, h_TD
+    )
+    assert np.abs(edited(*terms) - wanted_TD).max() < 1e-5
+
+
+def test_as_long_as_before_is_not_longer_either() -> None:
+    terms = (
+        {"vector": "a", "scale": -0.5, "restore_norm": "if_longer"},
+        {"vector": "b", "scale": 0.5, "restore_norm": True},
+    )
+    lengths = [np.linalg.norm(each, axis=1) for each in (edited(*terms), h_TD)]
+    assert np.allclose(*lengths, rtol=1e-9)
+
+
 def test_projections_see_what_learned_maps_wrote() -> None:
     both_TD = edited({"vector": "reft"}, {"vector": "a", "op": "set", "value": 0.4})
     assert np.abs(both_TD @ unit(a_D) - 0.4).max() < 1e-4
@@ -249,10 +359,45 @@ def test_mixed_strengths_are_each_their_own() -> None:
     assert np.abs(edited(*terms) - wanted_TD).max() < 1e-5
 
 
+def test_a_share_of_a_way_is_its_own_beside_a_negative_strength() -> None:
+    wanted_TD = oracle.as_tokens(lambda h: oracle.add(oracle.slerp(h, a_D, 0.25), b_D, -4.0), h_TD)
+    terms = ({"vector": "b", "scale": -4.0}, {"vector": "a", "op": "slerp", "scale": 0.25})
+    assert np.abs(edited(*terms) - wanted_TD).max() < 1e-5
+
+
 @pytest.mark.parametrize(
     ("terms", "told"),
     [
         (({"vector": "act"}, {"vector": "scaled"}), "a second map of single dimensions at layer 2"),
+        (
+            (
+                {"vector": "a", "op": "slerp", "scale": 0.5},
+                {"vector": "b", "op": "slerp", "scale": 0.5},
+            ),
+            "a second slerp at layer 2",
+        ),
+        (({"vector": "a", "op": "slerp", "scale": 1.5},), "scale of 'a': got 1.5, want a share"),
+        (({"vector": "a", "op": "slerp", "scale": -0.5},), "scale of 'a': got -0.5, want a share"),
+        (({"vector": "a", "op": "slerp"},), "scale of 'a': got nothing, want a number"),
+        (({"vector": "a", "op": "rotate_adaptive", "value": 1.0},), "'a' is a vector"),
+        (({"vector": "a", "op": "add_below", "scale": 1.0},), "value of 'a': got nothing, want"),
+        (
+            ({"vector": "a", "op": "set", "value": 1.0, "unit": "token"},),
+            "unit of 'a': got 'token' with 'set', want 'raw', 'unit' or 'residual'",
+        ),
+        (
+            (
+                {
+                    "vector": "a", "scale": 1.0, "unit": "token", "layers": (LAYER,),
+                    "gate": {"probe": "p"},
+                },
+            ),
+            "unit of 'a': got 'token' with a gate",
+        ),
+        (
+            ({"vector": "a", "op": "ablate", "unit": "residual"},),
+            "unit of 'a': got 'residual', but 'ablate' counts nothing in it: remove it",
+        ),
         (
             ({"vector": "a", "op": "ablate"}, {"vector": "a", "op": "set", "value": 1.0}),
             "projections at layer 2 are on directions that are parallel",
@@ -284,8 +429,10 @@ def test_growth_bounds_how_much_longer_tokens_get(name: str) -> None:
     term, _ = EACH[name]
     [bound] = [each for tap, each in growth([SteerTerm.model_validate(term)], SOURCES).items()
                if tap == AT]  # fmt: skip
-    longer_T = np.linalg.norm(edited(term), axis=1) - np.linalg.norm(h_TD, axis=1)
-    assert longer_T.max() <= bound * A.residual_norm(LAYER) + 1e-4
+    lengths_T = np.linalg.norm(h_TD, axis=1)
+    longer_T = np.linalg.norm(edited(term), axis=1) - lengths_T
+    measure_T = lengths_T if term.get("unit") == "token" else A.residual_norm(LAYER)
+    assert (longer_T <= bound * measure_T + 1e-4).all()
 
 
 def test_an_operator_cannot_be_registered_twice() -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pilothouse.engine.architecture import Decoder, HookPoint, check_model, open_decoder
+from pilothouse.engine.architecture.forward import NUM_TOKENS
 from pilothouse.engine.compat import v0_32 as compat
 from pilothouse.types import Site
 
@@ -31,13 +32,14 @@ class HookedWorker(compat.worker_base()):  # type: ignore[misc]
         """Load, check, install."""
         super().load_model(*args, **kwargs)
         model = compat.loaded_model(self.model_runner)
-        self.decoder: Decoder = open_decoder(model, self.vllm_config)
-        keys = [
-            (layer, site)
-            for layer in self.decoder.local_layers()
-            for site in self.decoder.sites(layer)
-        ]
-        check_model(model, self.vllm_config, self.decoder, keys)
+        with compat.without_adapters(self.model_runner, NUM_TOKENS):
+            self.decoder: Decoder = open_decoder(model, self.vllm_config)
+            keys = [
+                (layer, site)
+                for layer in self.decoder.local_layers()
+                for site in self.decoder.sites(layer)
+            ]
+            check_model(model, self.vllm_config, self.decoder, keys)
         self.seen: dict[Key, Tensor] = {}
         self.edits: dict[Key, Tensor] = {}
         self.points: dict[Key, HookPoint] = {}

@@ -11,6 +11,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from tests.reference.hf_hooks import HookedChange, HookedModel
 from tests.support.tiny_architectures import D_MODEL, NUM_LAYERS, architectures, make_architecture
 
 OUTPUT_TOKENS = 6
+LONG = 75
+"""Tokens of two whole blocks and some more."""
 LAYERS = (1, 2)
 NORMS = (6.0, 7.0)
 MARK = 250
@@ -86,8 +89,8 @@ CATALOGUE = Catalogue(
 RESERVED = {
     "taps": {
         "operators": [
-            "add", "ablate", "reflect", "set", "floor", "cap", "affine", "rotate", "apply",
-            "replace", "gate", "restore_norm",
+            "add", "add_below", "ablate", "reflect", "set", "floor", "cap", "affine", "rotate",
+            "rotate_adaptive", "slerp", "apply", "replace", "gate", "restore_norm", "token_unit",
         ]
     },
     "auth": {"client_steering": True},
@@ -103,6 +106,8 @@ class Case:
     change: Callable[[int], Change] = field(repr=False)
     where: Callable[[list[int], int], Wheres]
     length: int = 21
+    seed: int | None = None
+    """Of its prompt; drawn from its name where there is none."""
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -161,6 +166,18 @@ CASES = (
         "norm kept", {"vector": "v", "scale": 2.0, "restore_norm": True},
         lambda h, at: oracle.restored(h, oracle.add(h, v(at), 2.0)),
     ),
+    case(
+        "never longer", {"vector": "v", "scale": 2.0, "restore_norm": "if_longer"},
+        lambda h, at: oracle.shortened(h, oracle.add(h, v(at), 2.0)), OUTPUT,
+    ),
+    case(
+        "token units", {"vector": "w", "scale": -0.7, "unit": "token"},
+        lambda h, at: oracle.relative_add(h, w(at), -0.7),
+    ),
+    case(
+        "add below", {"vector": "v", "op": "add_below", "scale": 1.5, "value": 0.2},
+        lambda h, at: oracle.add_below(h, v(at), 1.5, 0.2),
+    ),
     case("ablate", {"vector": "v", "op": "ablate"}, lambda h, at: oracle.ablate(h, v(at))),
     case("reflect", {"vector": "w", "op": "reflect"}, lambda h, at: oracle.reflect(h, w(at))),
     case("subspace", {"vector": "span"}, lambda h, at: oracle.ablate(h, SPAN[at]), OUTPUT),
@@ -187,6 +204,14 @@ CASES = (
     case(
         "rotate", {"vector": "plane", "value": 135.0},
         lambda h, at: oracle.rotate(h, PLANE[at], 135.0),
+    ),
+    case(
+        "rotate adaptively", {"vector": "plane", "op": "rotate_adaptive", "value": 160.0},
+        lambda h, at: oracle.rotate_adaptive(h, PLANE[at], 160.0), PROMPT,
+    ),
+    case(
+        "slerp", {"vector": "v", "op": "slerp", "scale": 0.4},
+        lambda h, at: oracle.slerp(h, v(at), 0.4),
     ),
     case(
         "LoReFT", {"vector": "reft"},
@@ -255,7 +280,7 @@ CASES = (
 
 def prompt_of(each: Case) -> list[int]:
     """A fixed random prompt with a mark in the middle."""
-    drawn = np.random.default_rng(sum(map(ord, each.name)))
+    drawn = np.random.default_rng(sum(map(ord, each.name)) if each.seed is None else each.seed)
     tokens = drawn.integers(3, 249, each.length).tolist()
     tokens[each.length // 2] = MARK
     return tokens
@@ -287,20 +312,57 @@ def _outside(held: Wheres, count: int) -> Wheres:
     return [(i, i + 1) for i in range(count - 1) if i not in inside]
 
 
-def check(started: Engine, reference: HookedModel) -> dict[str, float]:
+def check(
+    started: Engine, reference: HookedModel, cases: Sequence[Case] = CASES
+) -> dict[str, float]:
     """All cases in one batch; each one's largest error.
 
     Raises:
         AssertionError: an error above the tolerance, or a case that could not have failed.
     """
-    for each in CASES:
-        terms = tuple(SteerTerm.model_validate(term) for term in each.terms)
-        params = started.params(
-            steer=terms, decision_id=each.name, logprobs=-1, max_tokens=OUTPUT_TOKENS
-        )
-        started.add(each.name, prompt_of(each), params)
-    outputs = started.drain()
-    return {each.name: _check_case(each, outputs[each.name], reference) for each in CASES}
+    outputs = answers(started, cases)
+    return {each.name: _check_case(each, outputs[each.name], reference) for each in cases}
+
+
+def answers(started: Engine, cases: Sequence[Case] = CASES) -> dict[str, Any]:
+    """The output of every case, all in one batch."""
+    for each in cases:
+        _ask(started, each)
+    return started.drain()
+
+
+def check_cached(started: Engine, reference: HookedModel) -> tuple[float, int]:
+    """All cases on one long prompt, each after all the others, twice over a prefix cache.
+
+    Returns:
+        The largest error, and how many prompt tokens came out of the cache.
+
+    Raises:
+        AssertionError: as `check`: some case got keys and values that another one left.
+    """
+    cases = [replace(each, length=LONG, seed=1) for each in CASES]
+    errors, cached = [], 0
+    for turn in (cases, cases[::-1]):
+        for each in turn:
+            _ask(started, each)
+            output = started.drain()[each.name]
+            errors.append(_check_case(each, output, reference))
+            cached += output.num_cached_tokens
+    return max(errors), cached
+
+
+def _ask(started: Engine, each: Case) -> None:
+    terms = tuple(SteerTerm.model_validate(term) for term in each.terms)
+    params = started.params(
+        steer=terms, decision_id=each.name, logprobs=-1, max_tokens=OUTPUT_TOKENS
+    )
+    started.add(each.name, prompt_of(each), params)
+
+
+def starting(folder: Path, **settings: Any) -> AbstractContextManager[Engine]:
+    """An engine with what every case needs."""
+    plan = make_plan(CATALOGUE, limits=LIMITS, **RESERVED)
+    return engine(folder, plan, max_num_seqs=32, **settings)
 
 
 def _check_case(each: Case, output: Any, reference: HookedModel) -> float:
@@ -323,18 +385,18 @@ def _check_case(each: Case, output: Any, reference: HookedModel) -> float:
     return error
 
 
+LIMITS = {"max_norm_ratio": 1e6, "max_rank": 8}
+
+
 def run_check(
     name: str, folder: Path, *, v2: bool = False, compiled: bool = False, chunked: bool = False
 ) -> dict[str, float]:
     """Make the model, start one engine, check every case."""
     make_architecture(folder, name)
-    limits = {"max_norm_ratio": 1e6, "max_rank": 8}
-    with engine(
+    with starting(
         folder,
-        make_plan(CATALOGUE, limits=limits, **RESERVED),
         worker=V2_WORKER if v2 else WORKER,
         enforce_eager=not compiled,
-        max_num_seqs=32,
         max_num_batched_tokens=40 if chunked else 1024,
     ) as started:
         return check(started, HookedModel(folder))

@@ -5,6 +5,9 @@ Shapes: T tokens, D width, P policy targets.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from pilothouse.edit.program import Program, compile_program
 from pilothouse.engine.kernel import edit_delta, policy_delta
@@ -21,8 +25,11 @@ from pilothouse.engine.tables import allocate, policy_tables, upload
 from pilothouse.term import SteerTerm
 from tests.edit.test_operators import AT, D_MODEL, LAYER, SOURCES
 
-EVERYTHING = EditPlan(rank=9, planes=True, diagonal=True, restores_norm=True)
+EVERYTHING = EditPlan(
+    rank=12, planes=True, diagonal=True, slerp=True, relative=True, restores_norm=True
+)
 CPU = torch.device("cpu")
+WHOLE = slice(0, D_MODEL)
 DIAGONAL = ("act", "scaled")
 ROWS: tuple[dict[str, Any], ...] = (
     {"vector": "a", "scale": 1.5},
@@ -40,6 +47,10 @@ ROWS: tuple[dict[str, Any], ...] = (
     {"vector": "act", "scale": 0.6},
     {"vector": "scaled"},
     {"vector": "a", "scale": 1.0, "restore_norm": True},
+    {"vector": "a", "scale": 0.4, "unit": "token", "restore_norm": "if_longer"},
+    {"vector": "a", "op": "add_below", "scale": 1.5, "value": 0.1},
+    {"vector": "plane", "op": "rotate_adaptive", "value": 200.0},
+    {"vector": "b", "op": "slerp", "scale": 0.3},
 )  # fmt: skip
 
 
@@ -88,6 +99,28 @@ def test_each_token_gets_its_own_program_as_numpy_computes_it(
         assert np.abs(got_TD[t] - wanted_1D[0]).max() < 1e-4
 
 
+def test_a_slerp_of_tokens_without_a_way_to_go_is_finite_and_as_numpy_computes_it() -> None:
+    slerp = program({"vector": "a", "op": "slerp", "scale": 0.3})
+    assert slerp is not None
+    edit = slerp.layers[AT]
+    assert edit.slerp_D is not None
+    tables = allocate(EditPlan(slerp=True), slots=2, width=D_MODEL, device=CPU)
+    upload(tables, 1, edit)
+    unit_D = edit.slerp_D
+    aside_D = np.roll(unit_D, 1) - unit_D * (np.roll(unit_D, 1) @ unit_D)
+    hidden_TD = np.stack(
+        [0 * unit_D, 5 * unit_D, -5 * unit_D, aside_D, 5 * unit_D + 1e-4 * aside_D,
+         -5 * unit_D + 1e-4 * aside_D, -5 * unit_D + 0.1 * aside_D]
+    ).astype(np.float32)  # fmt: skip
+    got_TD = edit_delta(
+        torch.from_numpy(hidden_TD), torch.ones(len(hidden_TD)).long(),
+        torch.full((len(hidden_TD),), slerp.coefficient), tables,
+    ).numpy()  # fmt: skip
+    wanted_TD = edit.apply(hidden_TD, slerp.coefficient) - hidden_TD
+    assert np.abs(got_TD - wanted_TD).max() < 1e-4
+    assert not got_TD[[0, 2]].any() and got_TD[3].any()
+
+
 def test_a_slot_that_is_used_again_keeps_nothing() -> None:
     tables = allocate(EVERYTHING, slots=2, width=D_MODEL, device=CPU)
     first = program(*ROWS[:1], *ROWS[3:4], *ROWS[6:9], *ROWS[9:10], *ROWS[11:])
@@ -110,7 +143,7 @@ def test_policies_follow_one_another_in_their_order() -> None:
     strengths_TP = np.array([[1, 0, 0], [1, 0, 1], [0, 2, 1], [0, 0, 0]], np.float32)
     got_TD = policy_delta(
         torch.from_numpy(hidden_TD), torch.from_numpy(strengths_TP),
-        policy_tables(arrays, targets, CPU),
+        policy_tables(arrays, WHOLE, targets, CPU),
     ).numpy()  # fmt: skip
     for t, strengths_P in enumerate(strengths_TP):
         token_1D = hidden_TD[t : t + 1].astype(np.float64)
@@ -121,6 +154,65 @@ def test_policies_follow_one_another_in_their_order() -> None:
         wanted_D = token_1D[0] + strengths_P[1] * addition_D - hidden_TD[t]
         assert np.abs(got_TD[t] - wanted_D).max() < 1e-5
     assert not got_TD[3].any()
+
+
+class Ranks:
+    """Threads that add up tensors as tensor-parallel ranks do."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._given: list[Tensor] = []
+        self._complete = threading.Barrier(count)
+        self._taken = threading.Barrier(count, action=self._given.clear)
+
+    def all_reduce(self, part: Tensor) -> Tensor:
+        self._given.append(part)
+        self._complete.wait()
+        total = sum(self._given[1:], self._given[0])
+        self._taken.wait()
+        return total
+
+    def run(self, call: Callable[[slice], Tensor]) -> np.ndarray:
+        """What each rank makes of its part of D, put together."""
+        width = D_MODEL // self.count
+        parts = [slice(i * width, (i + 1) * width) for i in range(self.count)]
+        with ThreadPoolExecutor(self.count) as pool:
+            return np.concatenate([each.numpy() for each in pool.map(call, parts)], axis=1)
+
+
+@pytest.mark.parametrize("chosen", [*ROWS, (ROWS[2], ROWS[9], ROWS[11])], ids=str)
+def test_ranks_that_share_a_token_edit_it_as_one(chosen: Any) -> None:
+    each = program(*([chosen] if isinstance(chosen, dict) else chosen))
+    assert each is not None
+    hidden_TD = torch.randn(5, D_MODEL)
+    slot_T, strength_T = torch.tensor([1, 1, 0, 1, 0]), torch.randn(5)
+    ranks = Ranks(2)
+
+    def one_rank(part: slice) -> Tensor:
+        width = part.stop - part.start
+        tables = allocate(EVERYTHING, slots=2, width=width, device=CPU)
+        upload(tables, 1, each.layers[AT].part(part))
+        return edit_delta(hidden_TD[:, part], slot_T, strength_T, tables, ranks.all_reduce)
+
+    whole = allocate(EVERYTHING, slots=2, width=D_MODEL, device=CPU)
+    upload(whole, 1, each.layers[AT])
+    wanted_TD = edit_delta(hidden_TD, slot_T, strength_T, whole).numpy()
+    assert np.abs(wanted_TD).max() > 0.01
+    assert np.abs(ranks.run(one_rank) - wanted_TD).max() < 1e-4
+
+
+def test_ranks_that_share_a_token_carry_out_policies_as_one() -> None:
+    programs = [program({"vector": "a", "op": "ablate"}), program({"vector": "b", "scale": 1.0})]
+    arrays, targets = stage_tables([each for each in programs if each is not None], AT, D_MODEL)
+    hidden_TD, strengths_TP, ranks = torch.randn(4, D_MODEL), torch.rand(4, 2), Ranks(2)
+
+    def one_rank(part: slice) -> Tensor:
+        tables = policy_tables(arrays, part, targets, CPU)
+        return policy_delta(hidden_TD[:, part], strengths_TP, tables, ranks.all_reduce)
+
+    whole = policy_tables(arrays, WHOLE, targets, CPU)
+    wanted_TD = policy_delta(hidden_TD, strengths_TP, whole).numpy()
+    assert np.abs(ranks.run(one_rank) - wanted_TD).max() < 1e-5
 
 
 @pytest.mark.parametrize("rows", [ROWS[:2], ROWS])

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.operator_parity import run_check
+from tests.engine.operator_parity import CASES, check_cached, run_check, starting
 from tests.engine.test_parity import in_own_process
+from tests.reference.hf_hooks import HookedModel
+from tests.support.tiny_architectures import make_architecture
 
 PROGRAM = "tests.engine.operator_parity"
 
@@ -15,6 +17,17 @@ PROGRAM = "tests.engine.operator_parity"
 @pytest.mark.engine
 def test_parity_of_every_operator_eager_in_chunks(tmp_path: Path) -> None:
     assert max(run_check("qwen3", tmp_path, chunked=True).values()) <= 1e-4
+
+
+@pytest.mark.engine
+def test_no_operator_or_position_gets_what_another_left_in_the_prefix_cache(
+    tmp_path: Path,
+) -> None:
+    make_architecture(tmp_path, "qwen3")
+    with starting(tmp_path, enable_prefix_caching=True) as started:
+        error, cached = check_cached(started, HookedModel(tmp_path))
+    assert error <= 1e-4
+    assert cached >= len(CASES) * 64, "each finds its own two blocks the second time"
 
 
 @pytest.mark.engine

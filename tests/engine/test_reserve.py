@@ -53,6 +53,10 @@ def test_addition_alone_reserves_nothing_else() -> None:
         (("rotate",), EditPlan(rank=8, planes=True)),
         (("apply",), EditPlan(rank=8, diagonal=True)),
         (("replace",), EditPlan(diagonal=True)),
+        (("add_below",), EditPlan(rank=8)),
+        (("rotate_adaptive",), EditPlan(rank=8, planes=True)),
+        (("slerp",), EditPlan(slerp=True)),
+        (("add", "token_unit"), EditPlan(relative=True)),
         (("add", "restore_norm"), EditPlan(restores_norm=True)),
     ],
 )
@@ -84,10 +88,18 @@ def test_a_profile_that_cannot_be_compiled_stops_the_start() -> None:
         make_plan(CATALOGUE, **both)
 
 
-@pytest.mark.parametrize("vector", ["plane", "act"])
-def test_a_policy_cannot_steer_with_a_plane_or_a_map(vector: str) -> None:
-    value = {"value": 10.0} if vector == "plane" else {}
-    then = {"action": "steer", "vector": vector, **value}
+@pytest.mark.parametrize(
+    "steer",
+    [
+        {"vector": "plane", "value": 10.0},
+        {"vector": "plane", "op": "rotate_adaptive", "value": 10.0},
+        {"vector": "act"},
+        {"vector": "v", "op": "slerp", "scale": 0.5},
+        {"vector": "v", "scale": 0.5, "unit": "token"},
+    ],
+)
+def test_a_policy_cannot_steer_with_a_plane_or_a_map(steer: dict[str, Any]) -> None:
+    then = {"action": "steer", **steer}
     rule = {"id": "r", "phase": "output", "when": "x >= 0.5", "then": then}
     with pytest.raises(ConfigError, match="policy push, rule r: at layer 1 it turns a plane, maps"):
         make_plan(CATALOGUE, (policy("push", [rule], {"x": "p/all"}),))
@@ -106,6 +118,7 @@ def test_what_is_not_reserved_is_refused_with_what_is() -> None:
     for term, place in (
         (SteerTerm(vector="v", op="reflect"), r"steer\.0\.op: got 'reflect'"),
         (SteerTerm(vector="v", scale=1.0, restore_norm=True), r"steer\.0\.restore_norm"),
+        (SteerTerm(vector="v", scale=1.0, unit="token"), r"steer\.0\.unit: got 'token_unit'"),
     ):
         with pytest.raises(RequestError, match=rf"{place}.*available are \['add', 'ablate'\]"):
             refuse_unreserved(term, plan, "steer.0")

@@ -40,7 +40,8 @@ TARGETS = len(PLAN.body.policy_targets)
 
 
 def make_state() -> tuple[SteeringState, TapBuffers]:
-    buffers = TapBuffers.allocate(PLAN, max_tokens=MOST, device=torch.device("cpu"))
+    parts = dict.fromkeys(PLAN.taps(), slice(0, PLAN.body.model.d_model))
+    buffers = TapBuffers.allocate(PLAN, parts, max_tokens=MOST, device=torch.device("cpu"))
     return SteeringState(buffers, TARGETS), buffers
 
 

@@ -76,6 +76,54 @@ def test_any_cut_and_any_repetition_gives_the_whole_runs_values(
     assert all(abs(got[key] - WHOLE[key]) < 1e-5 for key in WHOLE)
 
 
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 12), st.integers(0, 6), st.integers(1, 12), st.booleans()),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_a_batch_of_runs_gives_what_each_request_gives_alone(
+    requests: list[tuple[int, int, int, bool]],
+) -> None:
+    """Each with a prompt of its own length, begun elsewhere, some fed again, some with a gap."""
+    names = tuple(f"r{i}" for i in range(len(requests)))
+    scores = np.random.default_rng(1).normal(size=(len(names), 40, 3)).astype(np.float32)
+    starts = tuple(max(0, begun + (2 if gap else -1)) for _, begun, _, gap in requests)
+    counts = tuple(count for _, _, count, _ in requests)
+    alone, together = Watches(PLAN), Watches(PLAN)
+    rows = {name: alone.open(prompt) for name, (prompt, *_) in zip(names, requests, strict=True)}
+    assert rows == {
+        name: together.open(prompt) for name, (prompt, *_) in zip(names, requests, strict=True)
+    }
+    folded = []
+    for i, (name, (_, begun, _, _)) in enumerate(zip(names, requests, strict=True)):
+        for watches in (alone, together):
+            if begun:
+                first = Emissions((name,), (0,), (begun,), scores[i, :begun])
+                watches.fold(first, rows)
+        part = scores[i, starts[i] : starts[i] + counts[i]]
+        folded.append(
+            alone.fold(Emissions((name,), starts[i : i + 1], counts[i : i + 1], part), rows)
+        )
+    parts = zip(scores, starts, counts, strict=True)
+    joined = np.concatenate([each[start : start + count] for each, start, count in parts])
+    at_once = together.fold(Emissions(names, starts, counts, joined), rows)
+    for table in ("cursor_C", "scored_C", "unscored_C"):
+        assert np.array_equal(getattr(together, table), getattr(alone, table)), table
+    np.testing.assert_allclose(together.values_CK, alone.values_CK, rtol=0, atol=1e-12)
+    for what in ("prompt_done", "answered"):
+        wanted = sorted(row for each in folded for row in getattr(each, what).tolist())
+        assert sorted(getattr(at_once, what).tolist()) == wanted
+    places = np.cumsum(counts) - counts
+    wanted_spans = {
+        row: (first + int(place), begin, count)
+        for each, place in zip(folded, places, strict=True)
+        for row, (first, begin, count) in each.spans.items()
+    }
+    assert at_once.spans == wanted_spans
+
+
 def test_positions_that_were_skipped_are_counted_and_not_folded() -> None:
     watches = Watches(PLAN)
     row = watches.open(PROMPT)

@@ -15,6 +15,7 @@ from pilothouse.model.probe import Probe, build_probe
 from pilothouse.model.vector import Vector, build_vector
 from pilothouse.policy.loader import policy_from_json
 from pilothouse.policy.schema import Policy
+from pilothouse.types import Site
 from tests.engine.harness import random_rows
 
 FIRES, QUIET = 12.0, -12.0
@@ -47,6 +48,7 @@ def probe(
     weights: Mapping[int, np.ndarray],
     readouts: Mapping[str, Readout],
     bias: float = 0.0,
+    site: Site = "resid_post",
 ) -> Probe:
     """A probe with given rows by layer."""
     return build_probe(
@@ -60,7 +62,8 @@ def probe(
         readouts=readouts,
         default_readout=next(iter(readouts)),
         created_by="tests",
-    )  # fmt: skip
+        site=site,
+    )
 
 
 def firing_row(stream_TD: np.ndarray, fires_at: Sequence[int]) -> np.ndarray:

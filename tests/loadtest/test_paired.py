@@ -9,11 +9,15 @@ import pytest
 
 from paired import (
     TOLERANCE,
+    HostSummary,
     Pair,
     Summary,
+    host_standing,
+    host_verdict_line,
     order_of,
     standing,
     summarise,
+    summarise_host,
     verdict_line,
 )
 
@@ -110,3 +114,34 @@ def test_fewer_than_five_pairs_resolve_nothing_however_close_they_lie() -> None:
     few = summarise(pairs_of([1.0001, 1.0, 0.9999, 1.0]))
     assert few.half_width < 0.001
     assert standing(few, 0.99) == "not resolved"
+
+
+def test_the_interval_of_host_work_in_a_worked_example() -> None:
+    # 680, 690, 700, 710, 720: sd 15.8114, t(0.975, 4) = 2.776445.
+    reach = 2.776445 * 15.8114 / math.sqrt(5)
+    summary = summarise_host([700.0, 680.0, 720.0, 690.0, 710.0])
+    assert summary.us_median == 700.0
+    assert summary.us_low == pytest.approx(700 - reach, rel=1e-5)
+    assert summary.us_high == pytest.approx(700 + reach, rel=1e-5)
+    with pytest.raises(ValueError, match="at least 2"):
+        summarise_host([700.0])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "rounds", "expected"),
+    [
+        (600.0, 999.0, 10, "met"),
+        (900.0, 1000.0, 10, "not resolved"),
+        (999.0, 1200.0, 10, "not resolved"),
+        (1000.0, 1200.0, 10, "missed"),
+        (600.0, 700.0, 4, "not resolved"),
+    ],
+)
+def test_host_work_is_under_the_goal_only_where_its_whole_interval_is(
+    low: float, high: float, rounds: int, expected: str
+) -> None:
+    summary = HostSummary((low + high) / 2, low, high, rounds)
+    assert host_standing(summary, 1000.0) == expected
+    told = f"not resolved at ±{(high - low) / 2:.0f} us"
+    line = host_verdict_line(summary, 1000.0)
+    assert line == (told if expected == "not resolved" else expected)

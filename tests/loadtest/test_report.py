@@ -5,15 +5,37 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from paired import Pair, order_of, summarise
-from report import Result, bench_json, table, write_bench_json, write_record
-from scenario import ALL
+from paired import Pair, order_of, summarise, summarise_host
+from report import HostResult, Result, bench_json, table, write_bench_json, write_record
+from scenario import ALL, HOST_STEP
 
 PAIRS = tuple(
     Pair(order_of(i), 800.0, 800.0 * ratio)
     for i, ratio in enumerate((0.995, 1.003, 0.998, 1.001, 0.997))
 )
 RESULT = Result(ALL["idle"], PAIRS, summarise(PAIRS), {"load_average": 0.4})
+
+TOTALS_US = (650.0, 660.0, 655.0, 652.0, 658.0)
+ROUNDS = tuple({"total_us": each, "worker_us": 40.0} for each in TOTALS_US)
+HOST = HostResult(HOST_STEP, ROUNDS, summarise_host(TOTALS_US))
+
+
+def test_host_work_stands_in_the_same_files_in_its_own_unit(tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    write_bench_json(path, [RESULT, HOST])
+    read = json.loads(path.read_text())
+    assert set(read) == {"idle", "host_step"}
+    assert set(read["host_step"]) == {"us_median", "us_low", "us_high", "rounds"}
+    assert read["host_step"]["us_median"] == 655.0
+    told = table([RESULT, HOST])
+    assert "| host_step | < 1000 | 655 |" in told and "| idle | 0.995 |" in told
+    assert "idle" not in table([HOST])
+    about = {"date": "2026-11-21T03:00:00+00:00", "commit": "abc"}
+    for results in ([RESULT, HOST], [HOST]):
+        page = write_record(tmp_path, "cpu2", about, {}, results)
+        raw = json.loads(page.with_suffix(".json").read_text())
+        assert raw["cases"]["host_step"]["raw_rounds"] == list(ROUNDS)
+        assert ("## Conditions" in page.read_text()) == (RESULT in results)
 
 
 def test_bench_json_has_the_four_figures_of_each_case(tmp_path: Path) -> None:

@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from bench import BY_DEFAULT, EVERY, _flags
+from host_step import JOBS
 from pilothouse.config import load_config
+from pilothouse.edit.program import compile_program
 from pilothouse.engine.plan import ModelFacts, Plan
 from pilothouse.engine.resolve import resolve_plan
 from pilothouse.model.catalogue import load_catalogue
 from pilothouse.policy.loader import load_policies
-from scenario import ALL, CASES, PROFILES, SERVED_NAME, Case, Load, Size
+from scenario import (
+    ALL,
+    CASES,
+    HOST_STEP,
+    NARROW,
+    PROFILES,
+    RANK,
+    RANK_LAYERS,
+    SERVED_NAME,
+    WIDE,
+    Case,
+    Load,
+    Size,
+)
 
 SIZE = Size("random", 64, 8)
-LOAD = Load(requests=64, prompt_tokens=640, output_tokens=640)
-WANTED = ("installed", "idle", "probes8", "layer1", "layers_all", "programs32")
+LOAD = Load(requests=256, prompt_tokens=2560, output_tokens=2560)
+WANTED = (
+    "installed", "idle", "probes8", "layer1", "layers_all", "programs32", "norm", "programs64",
+    "programs256", "rank8x4",
+)  # fmt: skip
+GOALS = {
+    "installed": 1.00, "idle": 0.995, "probes8": 0.99, "layer1": 0.99, "layers_all": 0.98,
+    "norm": 0.99, "programs64": 0.98, "programs256": 0.97, "rank8x4": 0.97,
+}  # fmt: skip
 
 
 def plan_of(case: Case, folder: Path) -> Plan:
@@ -29,7 +53,28 @@ def plan_of(case: Case, folder: Path) -> Plan:
 
 def test_every_case_of_the_goal_table_is_run_by_default() -> None:
     assert tuple(each.name for each in CASES) == WANTED
+    assert [*WANTED, "host_step"] == BY_DEFAULT
+    assert {name: EVERY[name].goal for name in GOALS} == GOALS
     assert all(each.goal is not None for each in CASES)
+
+
+def test_every_request_of_a_burst_has_a_seat() -> None:
+    args = Namespace(dtype="float32", vllm_flag=["--enforce-eager"])
+    for burst, seats in ((NARROW, "64"), (WIDE, "256")):
+        flags = _flags(args, burst)
+        assert flags[flags.index("--max-num-seqs") + 1] == seats
+        assert int(seats) >= burst.requests
+        assert flags[-1] == "--enforce-eager"
+    assert {each.name for each in ALL.values() if each.burst == WIDE} == {
+        "programs64", "programs256", "rank8x4", "control256",
+    }  # fmt: skip
+
+
+def test_host_work_is_measured_with_all_that_a_request_can_ask_for() -> None:
+    [job] = [each for each in JOBS if each.name == HOST_STEP.job]
+    assert (job.probes, job.action, job.steered, job.scores) == (8, "block", True, "summary")
+    assert HOST_STEP.goal_us == 1000.0
+    assert EVERY["host_step"] is HOST_STEP
 
 
 def test_installed_needs_no_configuration(tmp_path: Path) -> None:
@@ -61,20 +106,44 @@ def test_the_policy_reads_all_eight_probes_in_both_phases(
 
 @pytest.mark.parametrize(
     ("name", "layers", "vectors"),
-    [("layer1", 1, 1), ("layers_all", SIZE.num_layers, PROFILES), ("programs32", 1, PROFILES)],
-)
+    [
+        ("layer1", 1, 1), ("layers_all", SIZE.num_layers, PROFILES), ("programs32", 1, PROFILES),
+        ("norm", 1, 1), ("programs64", 1, 64), ("programs256", 1, 256),
+        ("rank8x4", len(RANK_LAYERS), 64),
+    ],
+)  # fmt: skip
 def test_every_request_of_a_steered_case_is_steered_in_its_own_way(
     name: str, layers: int, vectors: int, tmp_path: Path
 ) -> None:
     case = ALL[name]
     plan = plan_of(case, tmp_path)
     assert set(case.models()) == set(plan.body.profiles)
-    assert len(set(case.models())) == PROFILES
+    assert len(set(case.models())) == case.profiles == max(vectors, PROFILES)
     terms = [plan.body.profiles[model].steer[0] for model in case.models()]
-    assert len({each.scale for each in terms}) == PROFILES
+    assert len({each.scale for each in terms}) == case.profiles
     assert len({each.vector for each in terms}) == vectors
     assert all(each.on == "all" for each in terms)
     assert {len(facts.layers) for facts in plan.body.vectors.values()} == {layers}
+    assert plan.body.limits.max_programs >= vectors
+    assert case.burst.requests % case.profiles == 0
+
+
+def test_norms_are_restored_in_the_norm_case_alone(tmp_path: Path) -> None:
+    for name in ("norm", "layer1"):
+        edits = [tap.edits for tap in plan_of(ALL[name], tmp_path / name).body.taps]
+        assert [each.restores_norm for each in edits if each] == [name == "norm"]
+
+
+def test_rank8x4_has_eight_gated_rows_at_each_of_four_layers(tmp_path: Path) -> None:
+    plan = plan_of(ALL["rank8x4"], tmp_path)
+    edits = {tap.layer: tap.edits for tap in plan.body.taps if tap.edits is not None}
+    assert {layer: each.rank for layer, each in edits.items()} == dict.fromkeys(RANK_LAYERS, RANK)
+    assert len(RANK_LAYERS) == 4 and RANK == 8
+    digests = {
+        compile_program(profile.steer, plan.sources).digest
+        for profile in plan.body.profiles.values()
+    }
+    assert len(digests) == 64
 
 
 def full(case: str) -> dict[str, Counter[str]]:
@@ -86,12 +155,12 @@ def full(case: str) -> dict[str, Counter[str]]:
         counters["pilothouse_decisions_total"] = Counter(
             {"bench/prompt/allowed": LOAD.requests, "bench/output/allowed": LOAD.requests}
         )
-    if case == "layer1":
+    if case in ("layer1", "norm"):
         counters["pilothouse_steered_tokens_total"] = Counter(v00=LOAD.fed_tokens)
-    if case in ("layers_all", "programs32"):
-        each = LOAD.fed_tokens // PROFILES
+    if case in ("layers_all", "programs32", "programs64", "programs256", "rank8x4"):
+        count = ALL[case].profiles
         counters["pilothouse_steered_tokens_total"] = Counter(
-            {f"v{i:02d}": each for i in range(PROFILES)}
+            {f"v{i:02d}": LOAD.fed_tokens // count for i in range(count)}
         )
     return counters
 

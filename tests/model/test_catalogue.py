@@ -61,8 +61,14 @@ def test_artefacts_of_two_models_are_refused(both: PilothouseConfig, tmp_path: P
 
 
 def test_a_site_that_is_not_served_is_refused(both: PilothouseConfig, tmp_path: Path) -> None:
+    edit_manifest(tmp_path / "p", lambda raw: raw.update(site="logits"))
+    with pytest.raises(ArtefactError, match=r"site: got .logits., want one of .*resid_post"):
+        load_catalogue(both)
+
+
+def test_a_site_with_a_width_of_its_own_needs_it(both: PilothouseConfig, tmp_path: Path) -> None:
     edit_manifest(tmp_path / "p", lambda raw: raw.update(site="mlp_neurons"))
-    with pytest.raises(ArtefactError, match=r"site: got .mlp_neurons., want one of .*resid_post"):
+    with pytest.raises(ArtefactError, match=r"width: got None at site 'mlp_neurons', want"):
         load_catalogue(both)
 
 

@@ -23,6 +23,17 @@ def test_a_vector_is_the_same_after_the_disk(tmp_path: Path) -> None:
     assert loaded.digest == made.digest
 
 
+def test_a_vector_at_a_projection_has_a_width_of_its_own(tmp_path: Path) -> None:
+    numbers = {"directions_LD": np.ones((1, 24), np.float32), "residual_norms_L": np.ones(1)}
+    about = {"model_id": "demo", "layers": (2,), "created_by": "a test", "site": "mlp_neurons"}
+    made = build_vector("neurons", **numbers, **about, d_model=D_MODEL)
+    save_vector(made, tmp_path)
+    loaded = load_vector("neurons", tmp_path)
+    assert (loaded.d_model, loaded.width, loaded.digest) == (D_MODEL, 24, made.digest)
+    with pytest.raises(ArtefactError, match="mlp_neurons: d_model: got None, want the width"):
+        build_vector("neurons", **numbers, **about)
+
+
 def test_the_operators_name_changes_no_digest(tmp_path: Path) -> None:
     save_vector(vector(), tmp_path)
     one, other = load_vector("cheerful", tmp_path), load_vector("happy", tmp_path)

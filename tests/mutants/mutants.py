@@ -59,14 +59,26 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _mutant(
         "parity", "a tap sits one block too low", "engine/worker.py",
-        "decoder.point(tap.layer, tap.site)",
-        "decoder.point(max(tap.layer - 1, 0), tap.site)",
+        "point, tap = self._decoder.point(*place), taps[place]",
+        "point, tap = self._decoder.point(max(place.layer - 1, 0), place.site), taps[place]",
         "parity", "chunks and opt",
     ),
     _mutant(
-        "parity", "projections do not see what maps wrote", "edit/program.py",
+        "parity", "projections do not see what maps wrote", "edit/assembly.py",
         "np.where(later_RR, reads_RD @ writes_RD.T, 0.0)",
         "np.where(later_RR, 0.0, 0.0)",
+        "operator_parity", "eager",
+    ),
+    _mutant(
+        "parity", "an adaptive turn turns every token", "engine/kernel.py",
+        "share_TP2 = torch.where(open_TP1, share_TP2, torch.zeros_like(share_TP2))",
+        "assert open_TP1.dtype is torch.bool",
+        "operator_parity", "eager",
+    ),
+    _mutant(
+        "parity", "a slerp goes all the way", "engine/kernel.py",
+        "left_T = (1.0 - share_T) * torch.atan2(across_T, along_T)",
+        "left_T = 0.0 * torch.atan2(across_T, along_T)",
         "operator_parity", "eager",
     ),
     _mutant(
@@ -77,8 +89,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _mutant(
         "isolated", "rows are of the first request's program", "engine/kernel.py",
-        "(stream_TD * rows.reads_SRD[slot_T, r])",
-        "(stream_TD * rows.reads_SRD[slot_T[:1], r])",
+        "(stream_TD * reads_SRD[slot_T, r])",
+        "(stream_TD * reads_SRD[slot_T[:1], r])",
         "kernel",
     ),
     _mutant(
@@ -144,7 +156,7 @@ MUTANTS: tuple[Mutant, ...] = (
     _mutant(
         "never-silent", "a seal of another plan is good", "engine/revisions.py",
         "known = self._kept.get(revision)",
-        "known = self._kept.get(revision) or self._kept[self.newest.revision]",
+        "known = next(iter(self._kept.values()))",
         "never_silent", "no_valid_seal",
     ),
     _mutant(
@@ -278,20 +290,20 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _mutant(
         "fully-scored", "cached tokens are not counted", "engine/watches.py",
-        "self.unscored_C[row] += start - cursor",
+        "self.unscored_C[rows_B] += np.maximum(starts_B - cursor_B, 0)",
         "pass",
         "cache_sound", "shadow_reads",
     ),
     _mutant(
         "streaming", "positions fed again are folded again", "engine/watches.py",
-        "        if stop <= cursor:\n",
-        "        cursor = start\n        if stop <= cursor:\n",
+        "begins_B = np.maximum(starts_B, cursor_B)",
+        "begins_B = starts_B",
         "fold", "over_preemption",
     ),
     _mutant(
         "streaming", "a prompt readout folds answers too", "engine/watches.py",
-        "return 0, num_prompt_tokens",
-        "return 0, 1 << 60",
+        "return np.zeros_like(prompt_R), prompt_R",
+        "return np.zeros_like(prompt_R), np.full_like(prompt_R, 1 << 60)",
         "watches",
     ),
 )  # fmt: skip

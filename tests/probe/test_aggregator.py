@@ -69,6 +69,45 @@ def test_any_cut_gives_what_the_whole_run_gives(
     assert got == pytest.approx(wanted, rel=1e-5, abs=1e-9)
 
 
+@st.composite
+def ragged_batches(draw: st.DrawFn) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Runs of several requests, of very different lengths, and what some of them had before."""
+    generator = np.random.default_rng(draw(st.integers(0, 1 << 32)))
+    lengths = draw(st.lists(st.integers(1, 2 * EMA_BLOCK + 3), min_size=1, max_size=6))
+    before = [draw(st.sampled_from([0, 1, 5, EMA_BLOCK])) for _ in lengths]
+    unknown = draw(st.sampled_from([None, np.nan, np.inf, -np.inf]))
+    runs = [generator.normal(size=length) for length in lengths]
+    if unknown is not None:
+        hit = runs[draw(st.integers(0, len(runs) - 1))]
+        hit[draw(st.integers(0, len(hit) - 1))] = unknown
+    return [generator.normal(size=count) for count in before], runs
+
+
+@each_aggregate
+@given(batch=ragged_batches())
+def test_a_batch_of_runs_gives_what_each_run_gives_alone(
+    aggregate: Aggregate, batch: tuple[list[np.ndarray], list[np.ndarray]]
+) -> None:
+    before, runs = batch
+    aggregator = make_aggregator(aggregate)
+    alone, together = aggregator.start(len(runs)), aggregator.start(len(runs))
+    for states in (alone, together):
+        for state, logits in zip(states, before, strict=True):
+            aggregator.fold(state, logits)
+    for state, logits in zip(alone, runs, strict=True):
+        aggregator.fold(state, logits)
+    counts = np.array([len(each) for each in runs], np.int64)
+    aggregator.fold_runs(together, np.concatenate(runs), counts)
+    assert aggregator.value(together) == pytest.approx(
+        aggregator.value(alone), rel=1e-9, abs=1e-12, nan_ok=True
+    )
+    for states in (alone, together):
+        aggregator.step(states, np.full(len(runs), 0.25))
+    assert aggregator.value(together) == pytest.approx(
+        aggregator.value(alone), rel=1e-9, abs=1e-12, nan_ok=True
+    )
+
+
 @each_aggregate
 def test_a_long_prompt_equals_the_definition(aggregate: Aggregate) -> None:
     logits = np.random.default_rng(3).normal(size=20_000)

@@ -92,8 +92,8 @@ class SiteModel:
     def run(
         self, token_ids: Sequence[int], edits: Mapping[tuple[int, str], Edit] | None = None
     ) -> SiteRun:
-        """One pass; an edit at every position of its site is a vector [D] that is added, or what
-        becomes of a token's value."""
+        """One pass; an edit at a site is a vector [D] added at every position, or what becomes of
+        the values [T, D] there."""
         values: dict[tuple[int, str], np.ndarray] = {}
         with ExitStack() as stack, torch.no_grad():
             for layer, block in enumerate(self.blocks):
@@ -174,7 +174,7 @@ class _Recorder:
         if not callable(edit):
             return edit
         value_TD = self.values[self.layer, site].astype(np.float64)
-        return np.stack([edit(value_D) for value_D in value_TD]) - value_TD
+        return edit(value_TD) - value_TD
 
 
 def _numpy(value: Tensor) -> np.ndarray:

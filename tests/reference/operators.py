@@ -19,6 +19,16 @@ def add(h: Vec, v: Vec, scale: float) -> Vec:
     return h + scale * v
 
 
+def relative_add(h: Vec, v: Vec, scale: float) -> Vec:
+    """As long as a share of the token, along the vector."""
+    return h + scale * math.sqrt(float(h @ h)) * v / math.sqrt(float(v @ v))
+
+
+def add_below(h: Vec, v: Vec, scale: float, limit: float) -> Vec:
+    p = float(v @ h) / math.sqrt(float(v @ v))
+    return h + scale * v if p < limit else h.copy()
+
+
 def ablate(h: Vec, basis_KD: Vec, scale: float = 1.0) -> Vec:
     """Away with the part in the span of the directions, by a projector from the SVD."""
     _, singular, right = np.linalg.svd(np.atleast_2d(basis_KD), full_matrices=False)
@@ -62,6 +72,20 @@ def rotate(h: Vec, plane_2D: Vec, degrees: float) -> Vec:
     return outside + length * (math.cos(angle) * plane_2D[0] + math.sin(angle) * plane_2D[1])
 
 
+def rotate_adaptive(h: Vec, plane_2D: Vec, degrees: float) -> Vec:
+    """Only what already leans to the first direction is turned."""
+    return rotate(h, plane_2D, degrees) if float(plane_2D[0] @ h) > 0 else h.copy()
+
+
+def slerp(h: Vec, v: Vec, share: float) -> Vec:
+    """Shoemake's formula between the two unit vectors, times the token's length."""
+    length = math.sqrt(float(h @ h))
+    start, end = h / length, v / math.sqrt(float(v @ v))
+    angle = math.acos(max(-1.0, min(1.0, float(start @ end))))
+    at_start, at_end = math.sin((1 - share) * angle), math.sin(share * angle)
+    return length * (at_start * start + at_end * end) / math.sin(angle)
+
+
 def loreft(h: Vec, rotation_KD: Vec, weight_KD: Vec, bias_K: Vec) -> Vec:
     return h + rotation_KD.T @ (weight_KD @ h + bias_K - rotation_KD @ h)
 
@@ -83,6 +107,11 @@ def gated_add(h: Vec, v: Vec, scale: float, logit: float, above: float, sharpnes
 
 def restored(before: Vec, after: Vec) -> Vec:
     return after * math.sqrt(float(before @ before)) / math.sqrt(float(after @ after))
+
+
+def shortened(before: Vec, after: Vec) -> Vec:
+    """Never longer than before."""
+    return restored(before, after) if after @ after > before @ before else after.copy()
 
 
 def as_tokens(call: Any, hidden_TD: Vec, *args: Any) -> Vec:

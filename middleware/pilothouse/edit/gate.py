@@ -4,8 +4,8 @@ A row reads z = <e, h> + bias and writes g(z) d. With f = z where z > threshold,
 
     g(z) = clip(slope f + intercept, low, high) * sigmoid(sharpness z + shift)
 
-or, for the two rows of a plane with radius p = |(z_1, z_2)|: g(z) = p turn - z. A gate of zeros
-writes nothing.
+or, for the two rows of a plane with radius p = |(z_1, z_2)|: g(z) = p turn - z, where z_1 is over
+the first row's threshold. A gate of zeros writes nothing.
 
 Shapes: ... any, the same for every argument.
 """
@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 OPEN = 100.0
 """sigmoid(100) is 1 exactly, in float32 and in float64."""
+STEEP = 1e30
+"""As a slope between finite bounds: a step, at every difference that float32 can have there."""
 
 
 class Gate(NamedTuple):
@@ -49,7 +51,7 @@ def open_share(gate: Gate, reads: Floats) -> Floats:
     return share
 
 
-def plane_share(gate: Gate, reads: Floats, radius: Floats) -> Floats:
-    """g(z) of a row in a plane of which the token has that much."""
-    share: Floats = radius * gate.turn - reads
+def plane_share(gate: Gate, reads: Floats, radius: Floats, first: Floats) -> Floats:
+    """g(z) of a row in a plane of which the token has that much; `first` is z of its first row."""
+    share: Floats = np.where(first > gate.threshold, radius * gate.turn - reads, 0.0)
     return share

@@ -1,29 +1,44 @@
 """What a program does at one tap, as numbers: the form in which the engine's tables take it.
 
-In this order, each on the result of the one before: the diagonal map, the rows, the addition, the
-norm. Rows see h as the diagonal map left it; `sees_RR[r, q]` is what row r sees of row q's write
-(0 where it reads beside it).
+In this order, each on the result of the one before: the diagonal map, the turn towards a direction
+(slerp), the rows, the additions, the norm. Rows see h as the maps left it; `sees_RR[r, q]` is what
+row r sees of row q's write (0 where it reads beside it). What is relative to the token's length
+takes the length that it came with.
 
 Shapes: R rows, D width of the tap, G numbers of a gate.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pilothouse.edit.gate import Gate, open_share, plane_share
+from pilothouse.edit.slerp import slerped
 
 Floats = NDArray[np.float32]
 DIAGONAL_ROWS = 4
 """weight, bias, low, high: h + c (weight h + bias) where low < h < high."""
 
 
+class Norm(IntEnum):
+    """What becomes of the token's length at the end; the numbers are the engine's."""
+
+    AS_EDITED = 0
+    AS_BEFORE = 1
+    NOT_LONGER = 2
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerEdit:
-    """Float32 arrays that nobody writes to. What is not used is None or has no rows."""
+    """Float32 arrays that nobody writes to. What is not used is None or has no rows.
+
+    `relative_D` is added times the token's length. `slerp_D` is a unit direction, and `slerp_share`
+    times the coefficient how much of the way to it is gone.
+    """
 
     addition_D: Floats | None
     reads_RD: Floats
@@ -31,7 +46,10 @@ class LayerEdit:
     gates_RG: Floats
     sees_RR: Floats
     diagonal_4D: Floats | None = None
-    restores_norm: bool = False
+    relative_D: Floats | None = None
+    slerp_D: Floats | None = None
+    slerp_share: float = 0.0
+    norm: Norm = Norm.AS_EDITED
 
     @property
     def rank(self) -> int:
@@ -43,13 +61,25 @@ class LayerEdit:
         """Whether some rows turn a plane."""
         return bool(self.gates_RG[:, Gate._fields.index("in_plane")].any())
 
+    def part(self, part: slice) -> LayerEdit:
+        """The elements of D that one rank has; `sees_RR` is of the whole."""
+        return replace(
+            self,
+            addition_D=None if self.addition_D is None else self.addition_D[part],
+            reads_RD=self.reads_RD[:, part],
+            writes_RD=self.writes_RD[:, part],
+            diagonal_4D=None if self.diagonal_4D is None else self.diagonal_4D[:, part],
+            relative_D=None if self.relative_D is None else self.relative_D[part],
+            slerp_D=None if self.slerp_D is None else self.slerp_D[part],
+        )
+
     def content(self) -> bytes:
         """Everything, each part with its shape: what a digest is made of."""
         parts = (
             self.addition_D, self.reads_RD, self.writes_RD, self.gates_RG, self.sees_RR,
-            self.diagonal_4D,
+            self.diagonal_4D, self.relative_D, self.slerp_D,
         )  # fmt: skip
-        told = [bytes([self.restores_norm])]
+        told = [bytes([self.norm]), np.float32(self.slerp_share).astype("<f4").tobytes()]
         for part in parts:
             told.append(repr(None if part is None else part.shape).encode())
             told.append(b"" if part is None else part.astype("<f4").tobytes())
@@ -63,12 +93,18 @@ class LayerEdit:
             weight_D, bias_D, low_D, high_D = self.diagonal_4D.astype(np.float64)
             inside_TD = (h_TD > low_D) & (h_TD < high_D)
             out_TD += coefficient * inside_TD * (weight_D * h_TD + bias_D)
+        if self.slerp_D is not None:
+            share = coefficient * self.slerp_share
+            out_TD = slerped(out_TD, self.slerp_D.astype(np.float64), share)
         out_TD += self._rows_TD(out_TD, coefficient)
+        before_T1 = np.linalg.norm(h_TD, axis=1, keepdims=True)
         if self.addition_D is not None:
             out_TD += coefficient * self.addition_D.astype(np.float64)
-        if self.restores_norm:
-            before_T1 = np.linalg.norm(h_TD, axis=1, keepdims=True)
-            out_TD *= before_T1 / np.linalg.norm(out_TD, axis=1, keepdims=True)
+        if self.relative_D is not None:
+            out_TD += coefficient * before_T1 * self.relative_D.astype(np.float64)
+        if self.norm != Norm.AS_EDITED:
+            ratio_T1 = before_T1 / np.linalg.norm(out_TD, axis=1, keepdims=True)
+            out_TD *= np.minimum(ratio_T1, 1.0) if self.norm == Norm.NOT_LONGER else ratio_T1
         return out_TD
 
     def _rows_TD(self, h_TD: NDArray[np.float64], coefficient: float) -> NDArray[np.float64]:
@@ -82,6 +118,8 @@ class LayerEdit:
                 shares_TR[:, r] = open_share(gate, reads_TR[:, r])
             elif r % 2:
                 radius_T = np.hypot(reads_TR[:, r - 1], reads_TR[:, r])
+                first_T = reads_TR[:, r - 1]
                 for each in (r - 1, r):
-                    shares_TR[:, each] = plane_share(gates[each], reads_TR[:, each], radius_T)
+                    share_T = plane_share(gates[each], reads_TR[:, each], radius_T, first_T)
+                    shares_TR[:, each] = share_T
         return coefficient * shares_TR @ self.writes_RD.astype(np.float64)

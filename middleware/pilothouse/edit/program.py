@@ -1,11 +1,9 @@
 """Programs: what the terms that hold at a position do together, at every tap, without strength.
 
-Order at a tap: the diagonal map; codes and planes, each on the result of the map; projections, on
-the result of these; additions; the norm. Projections on directions that are not orthogonal use the
-dual basis, so that each coordinate gets exactly what its operator says. Additions that a gate
-weighs read what the codes read.
-
-Shapes: R rows, D width of the tap.
+Order at a tap: the diagonal map; the turn towards a direction; codes and planes, each on the
+result of these maps; projections, on the result; additions; the norm. Projections on directions
+that are not orthogonal use the dual basis, so that each coordinate gets exactly what its operator
+says. Additions that a gate weighs read what the codes read.
 """
 
 from __future__ import annotations
@@ -13,42 +11,22 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from enum import IntEnum
 from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pilothouse.edit.gate import GATE_WIDTH, Gate
+from pilothouse.edit.assembly import Assembly
 from pilothouse.edit.layer import LayerEdit
-from pilothouse.edit.operators import (
-    OPERATORS,
-    Floats,
-    Parts,
-    Row,
-    operator_of,
-    strength_of,
-)
+from pilothouse.edit.operators import OPERATORS, operator_of, strength_of
+from pilothouse.edit.place import places_of
 from pilothouse.edit.sources import Sources
-from pilothouse.errors import RequestError
-from pilothouse.term import SteerTerm, TokenGate
+from pilothouse.term import SteerTerm
 from pilothouse.types import Tap
 
-DIGEST_DOMAIN = b"pilothouse program 2\n"
+DIGEST_DOMAIN = b"pilothouse program 3\n"
 CACHED_PROGRAMS = 256
-WORST_CONDITION = 1e6
-
-
-class Stage(IntEnum):
-    """Where a row stands in the order. Planes come first: their rows lie in pairs."""
-
-    PLANE = 0
-    CODE = 1
-    PROJECTION = 2
-    GATED = 3
-
 
 Layers = Mapping[Tap, LayerEdit]
 
@@ -77,7 +55,7 @@ def compile_program(terms: Sequence[SteerTerm], sources: Sources) -> Program | N
 
     Raises:
         RequestError: an unknown name or layer, an operator that does not fit, directions too near
-            to parallel, two diagonal maps at one tap, or numbers that are not finite.
+            to parallel, two diagonal maps or two slerps at one tap, or numbers that are not finite.
     """
     weighed = [(strength_of(term, sources.edit(term.vector)), term) for term in terms]
     strengths = [each for each, _ in weighed if each != 0.0]
@@ -109,38 +87,18 @@ def growth(terms: Sequence[SteerTerm], sources: Sources) -> dict[Tap, float]:
     for term in terms:
         source = sources.edit(term.vector)
         name = operator_of(term, source)
-        for layer in layers_of(term, sources):
-            tap = Tap(layer, source.site)
+        for tap, layer in places_of(term, sources):
             norm = source.residual_norm(layer)
             shortest[tap] = min(norm, shortest.get(tap, norm))
             if name != "add" or term.gate is not None:
                 more = OPERATORS[name].growth(term, source, layer)
                 bounds[tap] = bounds.get(tap, 0.0) + more
     for tap, edit in program.layers.items():
-        if edit.addition_D is not None:
-            length = abs(program.coefficient) * float(
-                np.linalg.norm(edit.addition_D.astype(np.float64))
-            )
-            bounds[tap] = bounds.get(tap, 0.0) + length / shortest[tap]
+        for added_D, measure in ((edit.addition_D, shortest[tap]), (edit.relative_D, 1.0)):
+            if added_D is not None:
+                length = float(np.linalg.norm(added_D.astype(np.float64)))
+                bounds[tap] = bounds.get(tap, 0.0) + abs(program.coefficient) * length / measure
     return {tap: bounds.get(tap, 0.0) for tap in program.layers}
-
-
-def layers_of(term: SteerTerm, sources: Sources) -> tuple[int, ...]:
-    """The layers at which a term edits, ascending.
-
-    Raises:
-        RequestError: a layer that its artefact does not have.
-    """
-    has = sources.edit(term.vector).layers
-    if term.layers is None:
-        return has
-    for layer in term.layers:
-        if layer not in has:
-            raise RequestError(
-                f"steer: layers of {term.vector!r}: got {layer}, want any of {list(has)}",
-                param="steer",
-            )
-    return tuple(sorted(set(term.layers)))
 
 
 def _stripped(term: SteerTerm, sources: Sources) -> SteerTerm:
@@ -156,133 +114,18 @@ def forget_programs() -> None:
 
 @lru_cache(maxsize=CACHED_PROGRAMS)
 def _program(sources: Sources, shares: tuple[_Share, ...]) -> tuple[str, Layers]:
-    built: dict[Tap, _Tap] = {}
+    built: dict[Tap, Assembly] = {}
     widths: dict[Tap, int] = {}
     for share in shares:
         source = sources.edit(share.term.vector)
         spec = OPERATORS[operator_of(share.term, source)]
-        for layer in layers_of(share.term, sources):
-            tap = Tap(layer, source.site)
-            widths[tap] = source.d_model
+        for tap, layer in places_of(share.term, sources):
+            widths[tap] = source.width
             parts = spec.compile(share.term, source, layer)
-            built.setdefault(tap, _Tap(tap)).take(share, parts, sources)
+            built.setdefault(tap, Assembly(tap)).take(share.term, share.weight, parts, sources)
     layers = {tap: built[tap].edit(widths[tap]) for tap in sorted(built)}
     kept = {tap: edit for tap, edit in layers.items() if edit is not None}
     return _digest(kept), MappingProxyType(kept)
-
-
-class _Tap:
-    """The parts of several terms at one tap, put together."""
-
-    def __init__(self, tap: Tap) -> None:
-        self._tap = tap
-        self._additions: list[Floats] = []
-        self._stages: dict[Stage, list[Row]] = {stage: [] for stage in Stage}
-        self._diagonal_4D: Floats | None = None
-        self._restores_norm = False
-
-    def take(self, share: _Share, parts: Parts, sources: Sources) -> None:
-        """Add a term's parts at its weight."""
-        weight, term = share
-        self._restores_norm |= term.restore_norm
-        if parts.addition_D is not None:
-            addition_D = weight * parts.addition_D
-            if term.gate is None:
-                self._additions.append(addition_D)
-            else:
-                self._stages[Stage.GATED].append(_gated(term.gate, self._tap, addition_D, sources))
-        for stage, rows in (
-            (Stage.PLANE, parts.planes),
-            (Stage.CODE, parts.codes),
-            (Stage.PROJECTION, parts.projections),
-        ):
-            self._stages[stage] += [row._replace(write_D=weight * row.write_D) for row in rows]
-        if parts.diagonal_4D is not None:
-            if self._diagonal_4D is not None:
-                raise RequestError(
-                    f"steer: {term.vector!r}: a second map of single dimensions at layer "
-                    f"{self._tap.layer}, want one: leave one out, or steer them at other layers",
-                    param="steer",
-                )
-            self._diagonal_4D = parts.diagonal_4D * np.array([[weight], [weight], [1.0], [1.0]])
-
-    def edit(self, width: int) -> LayerEdit | None:
-        """The numbers; None where nothing is written."""
-        addition_D = _sum_D(self._additions)
-        stages = {
-            # By content, so that the order of terms cannot matter. Planes keep their pairs.
-            stage: rows if stage == Stage.PLANE else sorted(rows, key=_content)
-            for stage, rows in self._stages.items()
-        }
-        stages[Stage.PROJECTION] = _dual_rows(stages[Stage.PROJECTION], self._tap.layer)
-        stage_R = [stage for stage, rows in stages.items() for _ in rows]
-        rows = [row for rows in stages.values() for row in rows]
-        if addition_D is None and not rows and self._diagonal_4D is None:
-            return None
-        reads_RD = np.array([row.read_D for row in rows]).reshape(len(rows), width)
-        writes_RD = np.array([row.write_D for row in rows]).reshape(len(rows), width)
-        gates_RG = np.array([row.gate for row in rows]).reshape(len(rows), GATE_WIDTH)
-        return LayerEdit(
-            addition_D=addition_D,
-            reads_RD=_frozen(reads_RD),
-            writes_RD=_frozen(writes_RD),
-            gates_RG=_frozen(gates_RG),
-            sees_RR=_frozen(_sees(stage_R, reads_RD, writes_RD)),
-            diagonal_4D=None if self._diagonal_4D is None else _frozen(self._diagonal_4D),
-            restores_norm=self._restores_norm,
-        )
-
-
-def _content(row: Row) -> tuple[bytes, bytes, Gate]:
-    return row.read_D.tobytes(), row.write_D.tobytes(), row.gate
-
-
-def _gated(gate: TokenGate, tap: Tap, write_D: Floats, sources: Sources) -> Row:
-    read = sources.read(gate.probe, tap)
-    shift = -gate.sharpness * gate.above
-    numbers = Gate(bias=read.bias, intercept=1.0, sharpness=gate.sharpness, shift=shift)
-    return Row(np.asarray(read.row_D, np.float64), write_D, numbers)
-
-
-def _dual_rows(rows: list[Row], layer: int) -> list[Row]:
-    """Writes that move one coordinate and leave the others: the dual basis of the directions."""
-    if len(rows) < 2:
-        return rows
-    units_RD = np.array([row.read_D for row in rows])
-    gram_RR = units_RD @ units_RD.T
-    if np.linalg.cond(gram_RR) > WORST_CONDITION:
-        raise RequestError(
-            f"steer: projections at layer {layer} are on directions that are parallel or nearly "
-            "so: leave one out, or steer at different layers",
-            param="steer",
-        )
-    dual_RD = np.linalg.solve(gram_RR, units_RD)
-    return [
-        row._replace(write_D=float(row.read_D @ row.write_D) * dual_D)
-        for row, dual_D in zip(rows, dual_RD, strict=True)
-    ]
-
-
-def _sees(stages: list[Stage], reads_RD: Floats, writes_RD: Floats) -> Floats:
-    """A projection sees what planes and codes wrote; nothing else sees anything."""
-    stage_R = np.array(stages, np.int64)
-    later_RR = (stage_R[:, None] == Stage.PROJECTION) & (stage_R[None, :] < Stage.PROJECTION)
-    sees_RR: Floats = np.where(later_RR, reads_RD @ writes_RD.T, 0.0)
-    return sees_RR
-
-
-def _sum_D(parts: list[Floats]) -> NDArray[np.float32] | None:
-    if not parts:
-        return None
-    # Sorted by value in each dimension, so that the order of terms cannot change a bit.
-    sum_D = np.sort(np.stack(parts), axis=0).sum(axis=0).astype(np.float32) + np.float32(0)
-    return _frozen(sum_D) if sum_D.any() else None
-
-
-def _frozen(array: NDArray[np.floating]) -> NDArray[np.float32]:
-    narrow: NDArray[np.float32] = np.ascontiguousarray(array, np.float32)
-    narrow.setflags(write=False)
-    return narrow
 
 
 def _digest(layers: Layers) -> str:

@@ -25,6 +25,8 @@ class Sources:
 
     edits: Mapping[str, Source]
     reads: Mapping[str, Mapping[Tap, ReadRow]] = field(default_factory=lambda: MappingProxyType({}))
+    num_layers: int = 0
+    """Of the served model."""
 
     def edit(self, name: str) -> Source:
         """The vector or transform of that name.

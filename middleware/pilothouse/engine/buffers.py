@@ -8,6 +8,7 @@ Shape suffixes: N most tokens of a step, P policy targets, E read columns.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -68,31 +69,43 @@ class TapBuffers:
     scores_NE: Tensor
     tables: dict[Tap, EditTables]
     policies: dict[Tap, PolicyTables]
+    parts: Mapping[Tap, slice]
 
     @classmethod
-    def allocate(cls, plan: Plan, *, max_tokens: int, device: torch.device) -> TapBuffers:
-        """Zeros everywhere but in the policies' tables."""
+    def allocate(
+        cls, plan: Plan, parts: Mapping[Tap, slice], *, max_tokens: int, device: torch.device
+    ) -> TapBuffers:
+        """Zeros everywhere but in the policies' tables.
+
+        Args:
+            parts: the elements that this rank has of each tap it has.
+        """
         body = plan.body
         slots = body.limits.max_programs + 1
-        edited = [each for each in body.taps if each.edits is not None]
+        edited = [
+            (tap, each.edits, parts[tap])
+            for tap, each in plan.taps().items()
+            if each.edits is not None and tap in parts
+        ]
         return cls(
             slot_N=Staged((max_tokens,), torch.int64, device),
             coefficient_N=Staged((max_tokens,), torch.float32, device),
             policy_NP=Staged((max_tokens, len(body.policy_targets)), torch.float32, device),
             scores_NE=torch.zeros((max_tokens, body.num_columns), device=device),
             tables={
-                each.tap: allocate(each.edits, slots=slots, width=body.model.d_model, device=device)
-                for each in edited
-                if each.edits is not None
+                tap: allocate(edits, slots=slots, width=part.stop - part.start, device=device)
+                for tap, edits, part in edited
             },
             policies={
-                each.tap: policy_tables(tables, each.edits.policy_rows, device)
-                for each in edited
-                if each.edits is not None and (tables := plan.policy_tensors(each.tap))
+                tap: policy_tables(tables, part, edits.policy_rows, device)
+                for tap, edits, part in edited
+                if (tables := plan.policy_tensors(tap))
             },
+            parts=parts,
         )
 
     def upload(self, program: Upload) -> None:
         """Write a program into its slot; taps that it does not edit become empty there."""
         for tap, tables in self.tables.items():
-            upload(tables, program.slot, program.layers.get(tap))
+            edit = program.layers.get(tap)
+            upload(tables, program.slot, None if edit is None else edit.part(self.parts[tap]))

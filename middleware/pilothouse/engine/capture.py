@@ -122,7 +122,8 @@ def capture_plan(facts: ModelFacts, layers: Sequence[int]) -> Plan:
     width = facts.d_model
     taps = tuple(
         TapPlan(
-            layer=layer, site="resid_post", read_start=i * width, read_stop=(i + 1) * width,
+            layer=layer, site="resid_post", width=width, read_start=i * width,
+            read_stop=(i + 1) * width,
         )
         for i, layer in enumerate(layers)
     )  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from pilothouse.edit.place import places_of
 from pilothouse.engine.plan import Plan
 from pilothouse.errors import RequestError
 from pilothouse.policy.rulebook import Rulebook
@@ -35,15 +36,15 @@ def refuse_conflicts(
         RequestError: a term edits below a layer that an enforced rule's probe reads.
     """
     for term in terms:
-        vector = plan.body.vectors[term.vector]
-        edited = [Tap(layer, vector.site) for layer in term.layers or vector.layers]
+        edited = [tap for tap, _ in places_of(term, plan.sources)]
         for probe, policy in enforced.items():
             facts = plan.body.probes[probe]
             read = Tap(max(facts.layers), facts.site)
-            below = [each.layer for each in edited if each.depth < read.depth]
+            below = sorted({each.layer for each in edited if each.depth < read.depth})
             if below and not facts.evaluated_under_steering:
+                sites = " and ".join(sorted({each.site for each in edited}))
                 raise RequestError(
-                    f"{origin}: vector {term.vector!r} edits {vector.site} at layers {below}, "
+                    f"{origin}: vector {term.vector!r} edits {sites} at layers {below}, "
                     f"below {read.site} of layer {read.layer} where probe {probe!r} of the "
                     f"enforced policy {policy!r} reads: steer at layer {read.layer} or above",
                     param="pilothouse.steer",

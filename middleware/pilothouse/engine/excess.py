@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pilothouse.edit.operators import operator_of
+from pilothouse.edit.operators import features_of
 from pilothouse.edit.program import compile_program, growth
 from pilothouse.engine.fit import unfit
 from pilothouse.engine.overflow import overflow_problem
 from pilothouse.engine.plan import Plan
 from pilothouse.errors import RequestError
 from pilothouse.term import SteerTerm
-from pilothouse.types import Clause, Reserved
+from pilothouse.types import Clause
 
 CLAUSES: tuple[Clause, ...] = ("prompt", "output")
 
@@ -56,10 +56,7 @@ def refuse_unreserved(term: SteerTerm, plan: Plan, place: str) -> None:
     Raises:
         RequestError: it is not listed under `taps.operators`; names the field.
     """
-    asked = operator_of(term, plan.sources.edit(term.vector))
-    wanted: dict[str, Reserved] = {"op": asked}
-    wanted |= {"gate": "gate"} if term.gate is not None else {}
-    wanted |= {"restore_norm": "restore_norm"} if term.restore_norm else {}
+    wanted = features_of(term, plan.sources.edit(term.vector))
     for name, feature in wanted.items():
         if feature not in plan.body.operators:
             raise RequestError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pilothouse.edit.program import Program
-from pilothouse.engine.plan import TapPlan
+from pilothouse.engine.plan import EditPlan, TapPlan
 from pilothouse.types import Tap
 
 
@@ -15,7 +15,7 @@ def unfit(program: Program, taps: Mapping[Tap, TapPlan]) -> str | None:
         plan = taps.get(tap)
         if plan is None or plan.edits is None:
             return f"layer {tap.layer} has no edit table at {tap.site}: add it to `taps`"
-        missing = plan.edits.holds(edit)
+        missing = plan.edits.lacks(EditPlan.needed_by(edit))
         if missing is not None:
             return (
                 f"at layer {tap.layer} the edit needs {missing}; list the operator under "

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from typing import Any
 
 from pilothouse.engine.plan import ModelFacts
 from pilothouse.engine.refusals import refuse_model
 from pilothouse.errors import ConfigError
+from pilothouse.types import Site
+
+NEURON_FIELDS = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
+"""What configurations call the MLP's hidden size."""
 
 
 def model_facts(args: Namespace) -> ModelFacts:
@@ -35,4 +40,24 @@ def model_facts(args: Namespace) -> ModelFacts:
     if isinstance(overrides, dict):
         config.update(overrides)
     text = config.get_text_config()
-    return ModelFacts(model_id=model, num_layers=text.num_hidden_layers, d_model=text.hidden_size)
+    return ModelFacts(
+        model_id=model,
+        num_layers=text.num_hidden_layers,
+        d_model=text.hidden_size,
+        projection_widths=projection_widths(text),
+    )
+
+
+def projection_widths(text: Any) -> dict[Site, int]:
+    """Widths at the projections' inputs, of those that a text configuration tells."""
+    heads = getattr(text, "num_attention_heads", None)
+    size = getattr(text, "v_head_dim", None) or getattr(text, "head_dim", None)
+    found: dict[Site, int] = {}
+    if isinstance(heads, int):
+        found["attn_heads"] = heads * (size or text.hidden_size // heads)
+    for name in NEURON_FIELDS:
+        width = getattr(text, name, None)
+        if isinstance(width, int):
+            found["mlp_neurons"] = width
+            break
+    return found

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from pilothouse.edit.gate import Gate
 from pilothouse.edit.layer import LayerEdit
 from pilothouse.edit.program import Program
 
+LOW, HIGH, SLOPE = (Gate._fields.index(name) for name in ("low", "high", "slope"))
 LARGEST_EDIT = 1e18
 """Beyond it sums of squares overflow float32."""
 
@@ -30,12 +32,16 @@ def overflow_problem(program: Program) -> str | None:
 def _largest(edit: LayerEdit) -> float:
     """What is added, or what a row makes of a stream of length one, or a map of one dimension."""
     found = [0.0]
-    if edit.addition_D is not None:
-        found.append(float(np.abs(edit.addition_D).max()))
+    for added_D in (edit.addition_D, edit.relative_D):
+        if added_D is not None:
+            found.append(float(np.abs(added_D).max()))
     if edit.diagonal_4D is not None:
         found.append(float(np.abs(edit.diagonal_4D[:2]).max()))
     if edit.rank:
         gates_RG = np.where(np.isfinite(edit.gates_RG), edit.gates_RG, 0.0)
+        # Between bounds it is the bounds that count.
+        bounded_R = np.isfinite(edit.gates_RG[:, [LOW, HIGH]]).all(axis=1)
+        gates_RG[bounded_R, SLOPE] = 0.0
         sizes = [
             np.abs(each.astype(np.float64)).max(initial=1.0)
             for each in (edit.reads_RD, edit.writes_RD, gates_RG)

@@ -29,9 +29,9 @@ class Segment:
     program: Program
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Passenger:
-    """State that lives as long as the request does."""
+    """State that lives as long as the request does; two with the same state are not the same."""
 
     sealed: SealedRequest
     plan: Plan

@@ -57,11 +57,25 @@ class _Frozen(BaseModel):
 
 
 class ModelFacts(_Frozen):
-    """What the plan was resolved for; workers check the loaded model against it."""
+    """What the plan was resolved for; workers check the loaded model against it.
+
+    `projection_widths` as the configuration has them, where it says.
+    """
 
     model_id: str
     num_layers: int
     d_model: int
+    projection_widths: dict[Site, int] = {}
+
+
+UNRESERVED = {
+    "planes": "a turned plane",
+    "diagonal": "a map of single dimensions",
+    "slerp": "a slerp",
+    "relative": "an addition in token units",
+    "restores_norm": "a restored norm",
+}
+"""Field of an `EditPlan` -> what is missing where it is not set."""
 
 
 class EditPlan(_Frozen):
@@ -74,39 +88,45 @@ class EditPlan(_Frozen):
     rank: int = 0
     planes: bool = False
     diagonal: bool = False
+    slerp: bool = False
+    relative: bool = False
     restores_norm: bool = False
     policy_rows: tuple[int, ...] = ()
 
-    def holds(self, edit: LayerEdit) -> str | None:
-        """None where a program's edit fits, else what is missing."""
-        return self._lacks(
-            edit.rank, edit.has_planes, edit.diagonal_4D is not None, edit.restores_norm
+    @classmethod
+    def needed_by(cls, edit: LayerEdit) -> EditPlan:
+        """The tables that a program's edit fills."""
+        return cls(
+            rank=edit.rank,
+            planes=edit.has_planes,
+            diagonal=edit.diagonal_4D is not None,
+            slerp=edit.slerp_D is not None,
+            relative=edit.relative_D is not None,
+            restores_norm=bool(edit.norm),
         )
 
-    def covers(self, wanted: EditPlan) -> str | None:
+    def lacks(self, wanted: EditPlan) -> str | None:
         """None where all that `wanted` has tables for can be done here too, else what is missing.
 
         Policies' rows are left out: they are written at start.
         """
-        return self._lacks(wanted.rank, wanted.planes, wanted.diagonal, wanted.restores_norm)
-
-    def _lacks(self, rank: int, planes: bool, diagonal: bool, restores_norm: bool) -> str | None:
-        if rank > self.rank:
-            return f"{rank} rows, {self.rank} reserved"
-        if planes and not self.planes:
-            return "a turned plane, none reserved"
-        if diagonal and not self.diagonal:
-            return "a map of single dimensions, none reserved"
-        if restores_norm and not self.restores_norm:
-            return "a restored norm, none reserved"
+        if wanted.rank > self.rank:
+            return f"{wanted.rank} rows, {self.rank} reserved"
+        for table, told in UNRESERVED.items():
+            if getattr(wanted, table) and not getattr(self, table):
+                return f"{told}, none reserved"
         return None
 
 
 class TapPlan(_Frozen):
-    """One (layer, site): its columns in the score buffer, and how it can be edited, if at all."""
+    """One (layer, site): its columns in the score buffer, and how it can be edited, if at all.
+
+    `width` counts elements of a token there, on all ranks together.
+    """
 
     layer: int
     site: Site
+    width: int
     read_start: int
     read_stop: int
     edits: EditPlan | None = None
@@ -258,7 +278,8 @@ class Plan:
     def sources(self) -> Sources:
         """Vectors, transforms and read rows, rebuilt from the tensors: what programs come from."""
         edits = {name: self._source(name, facts) for name, facts in self.body.vectors.items()}
-        return Sources(edits, {name: self._read_rows(name) for name in self.body.probes})
+        reads = {name: self._read_rows(name) for name in self.body.probes}
+        return Sources(edits, reads, self.body.model.num_layers)
 
     def _source(self, name: str, facts: VectorFacts) -> Source:
         head = f"{VECTOR_HEAD}{name}/"
@@ -268,15 +289,16 @@ class Plan:
             if key.startswith(head)
         }
         norms_L = np.asarray(facts.residual_norms, np.float32)
-        model_id = self.body.model.model_id
+        model_id, d_model = self.body.model.model_id, self.body.model.d_model
         if facts.form == "vector":
             return build_vector(
                 name, model_id=model_id, layers=facts.layers, directions_LD=arrays["directions"],
-                residual_norms_L=norms_L, created_by="plan", site=facts.site,
+                residual_norms_L=norms_L, created_by="plan", site=facts.site, d_model=d_model,
             )  # fmt: skip
         return build_transform(
             name, form=cast(TransformForm, facts.form), model_id=model_id, layers=facts.layers,
             arrays=arrays, residual_norms_L=norms_L, created_by="plan", site=facts.site,
+            d_model=d_model,
         )  # fmt: skip
 
     def _read_rows(self, probe: str) -> dict[Tap, ReadRow]:

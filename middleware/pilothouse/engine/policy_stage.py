@@ -33,7 +33,7 @@ def term_of(action: Steer) -> SteerTerm:
     """A rule's intervention as a line of steering; where it holds, the verdict says."""
     return SteerTerm(
         vector=action.vector, op=action.op, scale=action.scale, value=action.value,
-        unit=action.unit, layers=action.layers, on="all",
+        unit=action.unit, sites=action.sites, layers=action.layers, on="all",
     )  # fmt: skip
 
 
@@ -102,11 +102,12 @@ def _program(term: SteerTerm, sources: Sources, origin: str) -> Program:
     if problem is not None:
         raise ConfigError(f"{origin}: {problem}")
     for tap, edit in program.layers.items():
-        if edit.has_planes or edit.diagonal_4D is not None or edit.restores_norm:
+        maps = (edit.diagonal_4D, edit.slerp_D, edit.relative_D)
+        if edit.has_planes or edit.norm or any(each is not None for each in maps):
             raise ConfigError(
-                f"{origin}: at layer {tap.layer} it turns a plane, maps single dimensions or "
-                "restores norms; policies steer with vectors, subspaces and low-rank maps: put "
-                "this into a profile"
+                f"{origin}: at layer {tap.layer} it turns a plane, maps single dimensions, "
+                "goes a share of a way, counts in token units or restores norms; policies steer "
+                "with vectors, subspaces and low-rank maps: put this into a profile"
             )
     return program
 

@@ -54,7 +54,6 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal("--ubatch-size", "ubatch_size", _above_one, SPLIT),
     Refusal("--speculative-config", "speculative_config", _set,
             "rejected tokens would be scored and steered"),
-    Refusal("--enable-lora", "enable_lora", _set, "steering under an adapter is not tested"),
     Refusal("--kv-transfer-config", "kv_transfer_config", _set,
             "tokens whose KV comes from elsewhere are not scored, and edited KV could leave"),
     Refusal("--kv-events-config", "kv_events_config", _set, "events publish prompts unseen"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from pilothouse.config import PilothouseConfig
-from pilothouse.edit.operators import OPERATORS, form_of, operator_of
-from pilothouse.edit.program import layers_of
+from pilothouse.edit.operators import OPERATORS, features_of, form_of, operator_of
+from pilothouse.edit.place import places_of
 from pilothouse.edit.sources import Sources
 from pilothouse.engine.plan import EditPlan, Plan
 from pilothouse.errors import ConfigError, RequestError
@@ -15,7 +15,8 @@ from pilothouse.model.transform import Transform
 from pilothouse.term import SteerTerm
 from pilothouse.types import Reserved, Tap
 
-ROW_OPERATORS = ("ablate", "reflect", "set", "floor", "cap", "affine", "gate")
+ROW_OPERATORS = frozenset({"add_below", "ablate", "reflect", "set", "floor", "cap", "affine"})
+PLANE_OPERATORS = frozenset({"rotate", "rotate_adaptive"})
 
 
 def plan_edits(config: PilothouseConfig, sources: Sources, *, demo: bool) -> dict[Tap, EditPlan]:
@@ -33,7 +34,7 @@ def plan_edits(config: PilothouseConfig, sources: Sources, *, demo: bool) -> dic
     for name, profile in config.profiles.items():
         for tap, needed in _needs(profile.steer, sources, f"profiles.{name}").items():
             _check_rank(needed, config, tap, f"profiles.{name}")
-            edits[tap] = _both(edits[tap], needed)
+            edits[tap] = _both(edits.get(tap, EditPlan()), needed)
     if demo or config.auth.client_steering:
         for source in sources.edits.values():
             granted = _granted(source, config)
@@ -56,7 +57,7 @@ def running_edits(
     problems: list[str] = []
     missing: list[Tap] = []
     for tap, needed in sorted(wanted.items()):
-        lack = there[tap].covers(needed) if tap in there else "a tap"
+        lack = there[tap].lacks(needed) if tap in there else "a tap"
         if lack is not None:
             problems.append(
                 f"layer {tap.layer} of {tap.site}: needs {lack}, which is made at start"
@@ -91,14 +92,8 @@ def _features(config: PilothouseConfig, sources: Sources, missing: set[Tap]) -> 
     """What profiles use at taps where it is missing."""
     for profile in config.profiles.values():
         for term in profile.steer:
-            source = sources.edit(term.vector)
-            if missing.isdisjoint(Tap(layer, source.site) for layer in layers_of(term, sources)):
-                continue
-            yield operator_of(term, source)
-            if term.gate is not None:
-                yield "gate"
-            if term.restore_norm:
-                yield "restore_norm"
+            if not missing.isdisjoint(tap for tap, _ in places_of(term, sources)):
+                yield from features_of(term, sources.edit(term.vector)).values()
 
 
 def _needs(terms: Sequence[SteerTerm], sources: Sources, origin: str) -> Mapping[Tap, EditPlan]:
@@ -107,16 +102,17 @@ def _needs(terms: Sequence[SteerTerm], sources: Sources, origin: str) -> Mapping
         try:
             source = sources.edit(term.vector)
             spec = OPERATORS[operator_of(term, source)]
-            for layer in layers_of(term, sources):
+            for tap, layer in places_of(term, sources):
                 parts = spec.compile(term, source, layer)
-                tap = Tap(layer, source.site)
                 known = needs.get(tap, EditPlan())
-                rows = len(parts.planes) + len(parts.codes) + len(parts.projections)
+                rows = len(parts.planes + parts.codes + parts.projections + parts.gated)
                 needs[tap] = EditPlan(
                     rank=known.rank + rows + (term.gate is not None),
                     planes=known.planes or bool(parts.planes),
                     diagonal=known.diagonal or parts.diagonal_4D is not None,
-                    restores_norm=known.restores_norm or term.restore_norm,
+                    slerp=known.slerp or parts.slerp_D is not None,
+                    relative=known.relative or parts.relative_D is not None,
+                    restores_norm=known.restores_norm or bool(term.restore_norm),
                 )
         except RequestError as error:
             raise ConfigError(f"{origin}: {error}") from error
@@ -126,11 +122,13 @@ def _needs(terms: Sequence[SteerTerm], sources: Sources, origin: str) -> Mapping
 def _promised(config: PilothouseConfig) -> EditPlan:
     """What a reserved tap holds: the listed operators, with whatever is loaded there later."""
     allowed = set(config.taps.operators)
-    rows = bool(allowed & {*ROW_OPERATORS, "rotate", "apply"})
+    rows = bool(allowed & {*ROW_OPERATORS, *PLANE_OPERATORS, "apply", "gate"})
     return EditPlan(
         rank=config.limits.max_rank if rows else 0,
-        planes="rotate" in allowed,
+        planes=bool(allowed & PLANE_OPERATORS),
         diagonal=bool(allowed & {"apply", "replace"}),
+        slerp="slerp" in allowed,
+        relative="token_unit" in allowed,
         restores_norm="restore_norm" in allowed,
     )
 
@@ -140,13 +138,15 @@ def _granted(source: Source, config: PilothouseConfig) -> EditPlan:
     form = form_of(source)
     able = {name for name, spec in OPERATORS.items() if form in spec.forms} & allowed
     maps = form == "diagonal" and "apply" in able
-    rows = bool(able & set(ROW_OPERATORS)) or ("gate" in allowed and "add" in able)
-    rows = rows or "rotate" in able or (form == "lowrank" and "apply" in able)
+    rows = bool(able & (ROW_OPERATORS | PLANE_OPERATORS)) or ("gate" in allowed and "add" in able)
+    rows = rows or (form == "lowrank" and "apply" in able)
     own = source.manifest.rank if isinstance(source, Transform) and form != "diagonal" else 0
     return EditPlan(
         rank=max(config.limits.max_rank, own) if rows else 0,
-        planes=form == "plane" and "rotate" in able,
+        planes=bool(able & PLANE_OPERATORS),
         diagonal=maps or "replace" in able,
+        slerp="slerp" in able,
+        relative="token_unit" in allowed and "add" in able,
         restores_norm="restore_norm" in allowed,
     )
 
@@ -156,6 +156,8 @@ def _both(one: EditPlan, other: EditPlan) -> EditPlan:
         rank=max(one.rank, other.rank),
         planes=one.planes or other.planes,
         diagonal=one.diagonal or other.diagonal,
+        slerp=one.slerp or other.slerp,
+        relative=one.relative or other.relative,
         restores_norm=one.restores_norm or other.restores_norm,
     )
 

@@ -15,7 +15,6 @@ import numpy as np
 
 from pilothouse.config import PilothouseConfig
 from pilothouse.edit.operators import form_of
-from pilothouse.edit.program import Program
 from pilothouse.edit.sources import ReadRow, Sources
 from pilothouse.engine.conflict import enforced_read_layers, refuse_conflicts
 from pilothouse.engine.excess import refuse_excess
@@ -32,7 +31,8 @@ from pilothouse.engine.plan import (
 )
 from pilothouse.engine.policy_stage import policy_programs, stage_tables
 from pilothouse.engine.reserve import plan_edits, running_edits
-from pilothouse.engine.table_size import table_bytes
+from pilothouse.engine.table_size import memory_problem, table_memory
+from pilothouse.engine.widths import tap_widths
 from pilothouse.errors import ConfigError, RequestError, UnsupportedError
 from pilothouse.model.catalogue import Catalogue, Source, signals_of
 from pilothouse.model.transform import Transform
@@ -43,8 +43,6 @@ from pilothouse.types import FloatArray, SignalSpec, Tap
 if TYPE_CHECKING:
     from pilothouse.model.probe import Probe
     from pilothouse.policy.schema import Policy
-
-MIB = 1 << 20
 
 
 def resolve_plan(
@@ -67,21 +65,23 @@ def resolve_plan(
     _check_fit(config, catalogue, model)
     specs = tuple(spec for probe in catalogue.probes.values() for spec in signals_of(probe))
     _check_policies(policies, specs, catalogue)
-    sources = _sources(catalogue)
+    sources = _sources(catalogue, model.num_layers)
     chosen = policy_programs(policies, sources)
     programs = [program for _, program in chosen]
     edits = plan_edits(config, sources, demo=demo)
     if running is not None:
         edits = running_edits(edits, config, sources, running)
-    stages = {tap: stage_tables(programs, tap, model.d_model) for tap in _policy_taps(programs)}
+    policy_taps = {tap for program in programs for tap in program.layers}
+    widths = tap_widths({*edits, *policy_taps, *_probe_taps(catalogue)}, catalogue, model, running)
+    stages = {tap: stage_tables(programs, tap, widths[tap]) for tap in sorted(policy_taps)}
     for tap, (_, rows) in stages.items():
         edits[tap] = edits.get(tap, EditPlan()).model_copy(update={"policy_rows": rows})
-    taps, columns, reads = _taps(edits, catalogue)
+    taps, columns, reads = _taps(edits, catalogue, widths)
     tensors: dict[str, FloatArray] = dict(reads) | _vector_tensors(catalogue)
     for tap, (tables, _) in stages.items():
         head = f"policy/{tap.layer}/{tap.site}"
         tensors |= {f"{head}/{key}": table for key, table in tables.items()}
-    _check_table_memory(config, taps, len(programs), model)
+    _check_table_memory(config, taps, len(programs))
     policies_json = tuple(policy_to_json(policy) for policy in policies)
     config_digest = digest_of(config.model_dump_json(exclude={"policies"}).encode())[:12]
     body = PlanBody(
@@ -108,10 +108,6 @@ def resolve_plan(
     plan = Plan.build(body.model_copy(update={"revision": revision}), tensors, config)
     _check_profiles(plan)
     return plan
-
-
-def _policy_taps(programs: Sequence[Program]) -> list[Tap]:
-    return sorted({tap for program in programs for tap in program.layers})
 
 
 def _refuse_reserved_rows(config: PilothouseConfig) -> None:
@@ -166,7 +162,7 @@ def _check_policies(
     )
 
 
-def _sources(catalogue: Catalogue) -> Sources:
+def _sources(catalogue: Catalogue, num_layers: int) -> Sources:
     """What terms can name, before there is a plan."""
     reads = {
         name: {
@@ -175,11 +171,16 @@ def _sources(catalogue: Catalogue) -> Sources:
         }
         for name, probe in catalogue.probes.items()
     }
-    return Sources(catalogue.vectors, reads)
+    return Sources(catalogue.vectors, reads, num_layers)
+
+
+def _probe_taps(catalogue: Catalogue) -> set[Tap]:
+    probes = catalogue.probes.values()
+    return {Tap(layer, probe.site) for probe in probes for layer in probe.layers}
 
 
 def _taps(
-    edits: Mapping[Tap, EditPlan], catalogue: Catalogue
+    edits: Mapping[Tap, EditPlan], catalogue: Catalogue, widths: Mapping[Tap, int]
 ) -> tuple[tuple[TapPlan, ...], dict[str, tuple[int, ...]], dict[str, FloatArray]]:
     rows: dict[Tap, list[tuple[str, FloatArray]]] = defaultdict(list)
     for name, probe in catalogue.probes.items():
@@ -193,8 +194,8 @@ def _taps(
         stop = start + len(rows[tap])
         taps.append(
             TapPlan(
-                layer=tap.layer, site=tap.site, read_start=start, read_stop=stop,
-                edits=edits.get(tap),
+                layer=tap.layer, site=tap.site, width=widths[tap],
+                read_start=start, read_stop=stop, edits=edits.get(tap),
             )
         )  # fmt: skip
         for column, (name, _) in enumerate(rows[tap], start):
@@ -217,23 +218,12 @@ def _vector_tensors(catalogue: Catalogue) -> dict[str, FloatArray]:
 
 
 def _check_table_memory(
-    config: PilothouseConfig, taps: tuple[TapPlan, ...], num_targets: int, model: ModelFacts
+    config: PilothouseConfig, taps: tuple[TapPlan, ...], num_targets: int
 ) -> None:
-    edited = [tap.edits for tap in taps if tap.edits is not None]
-    needed = sum(
-        table_bytes(
-            edits, slots=config.limits.max_programs + 1, width=model.d_model,
-            num_targets=num_targets,
-        )
-        for edits in edited
-    )  # fmt: skip
-    if needed > config.limits.table_mib * MIB:
-        raise ConfigError(
-            f"limits.table_mib: edit tables at {len(edited)} taps for {config.limits.max_programs} "
-            f"programs take {needed / MIB:.0f} MiB, allowed are {config.limits.table_mib} MiB: "
-            "raise table_mib, or lower max_programs, max_rank, the number of layers or "
-            "taps.operators"
-        )
+    memory = table_memory(taps, config.limits, num_targets=num_targets)
+    problem = memory_problem(memory, config.limits)
+    if problem is not None:
+        raise ConfigError(problem)
 
 
 def _probe_facts(probe: Probe, columns: tuple[int, ...]) -> ProbeFacts:

@@ -37,6 +37,9 @@ def allocate(edits: EditPlan, *, slots: int, width: int, device: torch.device) -
         additions_SD=zeros(slots, width),
         rows=rows,
         diagonals_S4D=zeros(slots, DIAGONAL_ROWS, width) if edits.diagonal else None,
+        slerps_SD=zeros(slots, width) if edits.slerp else None,
+        slerp_shares_S=zeros(slots) if edits.slerp else None,
+        relatives_SD=zeros(slots, width) if edits.relative else None,
         restores_norm_S=zeros(slots) if edits.restores_norm else None,
         has_planes=edits.planes,
     )
@@ -59,27 +62,36 @@ def upload(tables: EditTables, slot: int, edit: LayerEdit | None) -> None:
     if edit.diagonal_4D is not None:
         assert tables.diagonals_S4D is not None, "admission checks that the tap has diagonals"
         tables.diagonals_S4D[slot].copy_(_tensor(edit.diagonal_4D))
-    if edit.restores_norm:
+    if edit.slerp_D is not None:
+        assert tables.slerps_SD is not None, "admission checks that the tap has slerps"
+        assert tables.slerp_shares_S is not None
+        tables.slerps_SD[slot].copy_(_tensor(edit.slerp_D))
+        tables.slerp_shares_S[slot] = edit.slerp_share
+    if edit.relative_D is not None:
+        assert tables.relatives_SD is not None, "admission checks that the tap has token units"
+        tables.relatives_SD[slot].copy_(_tensor(edit.relative_D))
+    if edit.norm:
         assert tables.restores_norm_S is not None, "admission checks that the tap has norms"
-        tables.restores_norm_S[slot] = 1.0
+        tables.restores_norm_S[slot] = float(edit.norm)
 
 
 def policy_tables(
-    tensors: Mapping[str, FloatArray], targets: Sequence[int], device: torch.device
+    tensors: Mapping[str, FloatArray], part: slice, targets: Sequence[int], device: torch.device
 ) -> PolicyTables:
     """The policies' programs at one tap.
 
     Args:
         tensors: `additions` [P, D], and `reads` [K, D], `writes` [K, D], `gates` [K, G], `sees`
             [K, K] where some policy has rows.
+        part: the elements of D that this rank has.
         targets: the policy target of each of the K rows.
     """
-    additions_PD = _tensor(tensors["additions"]).to(device)
+    additions_PD = _tensor(tensors["additions"][:, part]).to(device)
     if not targets:
         return PolicyTables(additions_PD)
     rows = PolicyRows(
-        reads_DK=_tensor(tensors["reads"]).T.contiguous().to(device),
-        writes_KD=_tensor(tensors["writes"]).to(device),
+        reads_DK=_tensor(tensors["reads"][:, part]).T.contiguous().to(device),
+        writes_KD=_tensor(tensors["writes"][:, part]).to(device),
         gates_KG=_tensor(tensors["gates"]).to(device),
         sees_KK=_tensor(tensors["sees"]).to(device),
         targets_K=tuple(targets),
@@ -109,6 +121,9 @@ def tables_on(on: Callable[[str], Tensor], like: EditTables) -> EditTables:
         additions_SD=on("additions_SD"),
         rows=rows,
         diagonals_S4D=None if like.diagonals_S4D is None else on("diagonals_S4D"),
+        slerps_SD=None if like.slerps_SD is None else on("slerps_SD"),
+        slerp_shares_S=None if like.slerp_shares_S is None else on("slerp_shares_S"),
+        relatives_SD=None if like.relatives_SD is None else on("relatives_SD"),
         restores_norm_S=None if like.restores_norm_S is None else on("restores_norm_S"),
         has_planes=like.has_planes,
     )

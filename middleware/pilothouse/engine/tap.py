@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from vllm.distributed import tensor_model_parallel_all_reduce
 
 from pilothouse.engine.architecture import HookPoint
 from pilothouse.engine.barrier import settled
@@ -44,6 +45,7 @@ def install_tap(
     start, stop = (columns.start, columns.stop) if columns is not None else (0, 0)
     edits = tap.edits
     needs_stream = edits is not None and needs_true_stream(edits)
+    summed = tensor_model_parallel_all_reduce if point.is_sharded else None
 
     def call(hidden_TD: Tensor, residual_TD: Tensor | None) -> Tensor | None:
         hidden_TD = settled(hidden_TD)
@@ -52,15 +54,18 @@ def install_tap(
         if residual_TD is not None and (needs_stream or stop > start):
             stream_TD = stream_TD + residual_TD
         if stop > start:
-            on("scores")[:tokens, start:stop] = read(stream_TD, on("reads"))
+            scores_TE = read(stream_TD, on("reads"))
+            on("scores")[:tokens, start:stop] = summed(scores_TE) if summed else scores_TE
         if edits is None:
             return None
         tables = tables_on(on, buffers.tables[tap.tap])
-        delta_TD = edit_delta(stream_TD, on("slot")[:tokens], on("coef")[:tokens], tables)
+        slot_T, coefficient_T = on("slot")[:tokens], on("coef")[:tokens]
+        delta_TD = edit_delta(stream_TD, slot_T, coefficient_T, tables, summed)
         policies = policies_on(on, buffers.policies.get(tap.tap))
         if policies is not None:
             strengths_TP = on("policy")[:tokens]
-            delta_TD = delta_TD + policy_delta(stream_TD + delta_TD, strengths_TP, policies)
+            edited_TD = stream_TD + delta_TD
+            delta_TD = delta_TD + policy_delta(edited_TD, strengths_TP, policies, summed)
         return (hidden_TD.float() + delta_TD).to(hidden_TD.dtype)
 
     return point.register(call)
@@ -68,7 +73,8 @@ def install_tap(
 
 def needs_true_stream(edits: EditPlan) -> bool:
     """Whether what is written here depends on what is there."""
-    return bool(edits.rank or edits.diagonal or edits.restores_norm or edits.policy_rows)
+    maps = edits.diagonal or edits.slerp or edits.relative or edits.restores_norm
+    return bool(edits.rank or maps or edits.policy_rows)
 
 
 def _register(

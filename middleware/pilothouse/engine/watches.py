@@ -4,20 +4,51 @@ A request's row holds its aggregator states, the values its rules see, and a cur
 position not folded yet. Positions that come again after a preemption are folded once; positions
 that a cache hit skipped are counted as unscored.
 
-Shape suffixes: C rows of the table, B requests of the step, T tokens, E read columns, Q probes,
-K signals, L signals of the answer.
+Shape suffixes: C rows of the table, B requests of the step, R runs in it that are not a single
+answer token, T tokens, S tokens of runs end to end, E read columns, Q probes, K signals, L signals
+of the answer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.step import Emissions
 from pilothouse.probe.aggregator import Floats, make_aggregator
-from pilothouse.types import FloatArray, IntArray, SignalSpec
+from pilothouse.types import FloatArray, IntArray, Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """Positions [begins, stops) of rows, none empty; `tokens_R` is where each lies in the step."""
+
+    rows_R: IntArray
+    begins_R: IntArray
+    stops_R: IntArray
+    tokens_R: IntArray
+
+    def lines(self) -> Iterator[tuple[int, int, int, int]]:
+        """(row, first token in the step, first position, end) of each."""
+        columns = (self.rows_R, self.tokens_R, self.begins_R, self.stops_R)
+        return zip(*(each.tolist() for each in columns), strict=True)
+
+    def within(
+        self, lows_R: IntArray, highs_R: IntArray
+    ) -> tuple[IntArray, NDArray[np.int64], IntArray]:
+        """(rows, counts, tokens end to end) of what lies in [lows, highs), where something does."""
+        begins_R = np.maximum(self.begins_R, lows_R)
+        counts_R = np.minimum(self.stops_R, highs_R) - begins_R
+        some_R = counts_R > 0
+        counts = counts_R[some_R].astype(np.int64)
+        starts = (self.tokens_R + begins_R - self.begins_R)[some_R]
+        before = np.cumsum(counts) - counts
+        tokens_S = np.repeat(starts - before, counts) + np.arange(counts.sum())
+        return self.rows_R[some_R], counts, tokens_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +108,7 @@ class Watches:
     ) -> Folded:
         """Take in a step's emissions; requests without a row are passed over.
 
-        Without `wants_spans` the spans of single tokens are left out.
+        Without `wants_spans` there are no spans.
         """
         starts_B = np.array(emissions.starts, np.int64)
         counts_B = np.array(emissions.counts, np.int64)
@@ -95,21 +126,16 @@ class Watches:
         self._fold_singles(rows_B[single_B], logits_TQ[firsts_B[single_B]])
         for b in np.flatnonzero(single_B) if wants_spans else ():
             spans[int(rows_B[b])] = (int(firsts_B[b]), int(starts_B[b]), 1)
-        done: list[int] = []
-        answered: list[int] = rows_B[single_B].tolist()
-        for b in np.flatnonzero(known_B & ~single_B):
-            row, first, start = int(rows_B[b]), int(firsts_B[b]), int(starts_B[b])
-            span = self._fold_run(row, start, logits_TQ[first : first + int(counts_B[b])])
-            if span is None:
-                continue
-            offset, begin, count = span
-            spans[row] = (first + offset, begin, count)
-            last_prompt = int(self.prompt_C[row]) - 1
-            if begin <= last_prompt < begin + count:
-                done.append(row)
-            if begin + count > last_prompt:
-                answered.append(row)
-        return Folded(np.array(done, np.int64), np.array(answered, np.int64), logits_TQ, spans)
+        runs_B = known_B & ~single_B
+        runs = self._fresh(rows_B[runs_B], starts_B[runs_B], counts_B[runs_B], firsts_B[runs_B])
+        self._fold_runs(runs, logits_TQ)
+        for row, first, begin, stop in runs.lines() if wants_spans else ():
+            spans[row] = (first, begin, stop - begin)
+        last_prompt_R = self.prompt_C[runs.rows_R] - 1
+        reaches_R = runs.stops_R > last_prompt_R
+        done_R = reaches_R & (runs.begins_R <= last_prompt_R)
+        answered = np.concatenate([rows_B[single_B], runs.rows_R[reaches_R]])
+        return Folded(runs.rows_R[done_R], answered, logits_TQ, spans)
 
     def _logits(self, scores_TE: FloatArray) -> Floats:
         """Sums of each probe's columns only: an overflow in one probe stays its own."""
@@ -138,27 +164,36 @@ class Watches:
         self.cursor_C[rows_B] += 1
         self.scored_C[rows_B] += 1
 
-    def _fold_run(self, row: int, start: int, logits_RQ: Floats) -> tuple[int, int, int] | None:
-        cursor = int(self.cursor_C[row])
-        if start > cursor:
-            self.unscored_C[row] += start - cursor
-            cursor = start
-        stop = start + len(logits_RQ)
-        if stop <= cursor:
-            return None
-        offset = cursor - start
-        fresh_RQ = logits_RQ[offset:]
-        prompt = int(self.prompt_C[row])
+    def _fresh(
+        self, rows_B: IntArray, starts_B: IntArray, counts_B: IntArray, firsts_B: IntArray
+    ) -> Runs:
+        """What of each run was not folded yet; positions that were passed over are counted."""
+        cursor_B, stops_B = self.cursor_C[rows_B], starts_B + counts_B
+        self.unscored_C[rows_B] += np.maximum(starts_B - cursor_B, 0)
+        begins_B = np.maximum(starts_B, cursor_B)
+        kept_B = stops_B > begins_B
+        tokens_B = firsts_B + begins_B - starts_B
+        return Runs(rows_B[kept_B], begins_B[kept_B], stops_B[kept_B], tokens_B[kept_B])
+
+    def _fold_runs(self, runs: Runs, logits_TQ: Floats) -> None:
+        """Add runs of several positions: each signal once for all requests of the batch."""
+        if not len(runs.rows_R):
+            return
+        scoped = {
+            scope: runs.within(*_scope_bounds(scope, self.prompt_C[runs.rows_R]))
+            for scope in {spec.scope for spec in self.signals}
+        }
         for k, spec in enumerate(self.signals):
-            low, high = _scope_bounds(spec, prompt)
-            part = fresh_RQ[max(low - cursor, 0) : max(high - cursor, 0), self._probe_of_K[k]]
-            if len(part):
-                self._aggregators[k].fold(self._states[k][row], part)
-                value_1 = self._aggregators[k].value(self._states[k][row : row + 1])
-                self.values_CK[row, k] = self._calibrated(value_1, k)[0]
-        self.cursor_C[row] = stop
-        self.scored_C[row] += stop - cursor
-        return offset, cursor, stop - cursor
+            rows_R, counts_R, tokens_S = scoped[spec.scope]
+            if len(rows_R):
+                state_RW = self._states[k][rows_R]
+                logits_S = logits_TQ[tokens_S, self._probe_of_K[k]]
+                self._aggregators[k].fold_runs(state_RW, logits_S, counts_R)
+                self._states[k][rows_R] = state_RW
+                values_R = self._aggregators[k].value(state_RW)
+                self.values_CK[rows_R, k] = self._calibrated(values_R, k)
+        self.cursor_C[runs.rows_R] = runs.stops_R
+        self.scored_C[runs.rows_R] += runs.stops_R - runs.begins_R
 
     def _calibrated(self, logits: Floats, signals: int | IntArray) -> Floats:
         scaled = self._slope_K[signals] * logits + self._offset_K[signals]
@@ -181,8 +216,9 @@ class Watches:
         self._free.extend(range(new - 1, old - 1, -1))
 
 
-def _scope_bounds(spec: SignalSpec, num_prompt_tokens: int) -> tuple[int, int]:
-    if spec.scope == "prompt":
-        return 0, num_prompt_tokens
-    first = num_prompt_tokens - 1 if spec.scope == "answer" else num_prompt_tokens
-    return first, 1 << 60
+def _scope_bounds(scope: Scope, prompt_R: IntArray) -> tuple[IntArray, IntArray]:
+    """Positions [low, high) of each request that a scope covers."""
+    if scope == "prompt":
+        return np.zeros_like(prompt_R), prompt_R
+    first_R = prompt_R - 1 if scope == "answer" else prompt_R
+    return first_R, np.full_like(prompt_R, 1 << 60)

@@ -24,6 +24,7 @@ from safetensors.numpy import save as pack_safetensors
 
 from pilothouse.errors import ArtefactError
 from pilothouse.model.manifest import FORMAT, Manifest
+from pilothouse.types import PROJECTION_SITES, Site
 
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -148,6 +149,24 @@ def check_tensors(
         if name not in may_be_zero and not rows.any(axis=1).all():
             row = int(np.flatnonzero(~rows.any(axis=1))[0])
             refuse(place, name, f"zeros in row {row}", "no row of zeros: it would have no effect")
+
+
+def width_fields(site: Site, width: int, d_model: int | None) -> dict[str, int]:
+    """Manifest fields that say how wide an artefact is.
+
+    Args:
+        width: of its arrays.
+        d_model: of the model; None where the site is as wide as the stream.
+
+    Raises:
+        ArtefactError: it is missing at a site that is not.
+    """
+    if site not in PROJECTION_SITES:
+        return {"d_model": width}
+    if d_model is None:
+        refuse(f"site {site}", "d_model", None, "the width of the stream beside the site's own",
+               "pass d_model")  # fmt: skip
+    return {"d_model": d_model, "width": width}
 
 
 def describe_weights(fields: dict[str, Any], tensors: Tensors) -> tuple[dict[str, Any], bytes]:

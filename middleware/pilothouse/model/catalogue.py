@@ -18,9 +18,11 @@ from pilothouse.model.vector import Vector, load_vector
 from pilothouse.types import SignalSpec, Site
 
 SERVED_SITES: tuple[Site, ...] = (
-    "embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out",
+    "embed", "resid_pre", "attn_heads", "attn_out", "resid_mid", "mlp_neurons", "mlp_out",
+    "resid_post",
 )  # fmt: skip
-"""Sites as wide as the stream. The others are sharded under tensor parallel and not served yet."""
+"""Where artefacts can be: every site in the order of the pass, but `logits`, of which no hook of a
+decoder block knows."""
 
 Source = Vector | Transform
 """What can be steered with."""

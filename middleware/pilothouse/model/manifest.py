@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pilothouse.config import Name
-from pilothouse.types import Aggregate, AggregateKind, Scope, Site
+from pilothouse.types import PROJECTION_SITES, Aggregate, AggregateKind, Scope, Site
 
 FORMAT = "pilothouse/v1"
 MIN_HALF_LIFE_TOKENS = 0.1
@@ -29,7 +29,8 @@ class Manifest(Closed):
     """What every artefact says of itself.
 
     `weights_bytes` and `weights_sha256` are of `weights.safetensors`. `digest` is of the weights
-    and of this manifest without the digest, so that neither changes unseen.
+    and of this manifest without the digest, so that neither changes unseen. `width` is given at
+    sites that are not as wide as the stream.
     """
 
     format: Literal["pilothouse/v1"] = "pilothouse/v1"
@@ -38,6 +39,9 @@ class Manifest(Closed):
     model_id: str = Field(min_length=1, max_length=256)
     d_model: int = Field(ge=1, le=1 << 20)
     site: Site
+    width: int | None = Field(
+        default=None, ge=1, le=1 << 20, exclude_if=lambda width: width is None
+    )
     layers: tuple[Layer, ...] = Field(min_length=1)
     weights_bytes: int = Field(ge=8)
     weights_sha256: Sha256
@@ -49,6 +53,20 @@ class Manifest(Closed):
         if list(self.layers) != sorted(set(self.layers)):
             raise ValueError(f"layers: got {list(self.layers)}, want them ascending, each once")
         return self
+
+    @model_validator(mode="after")
+    def _width_goes_with_site(self) -> Manifest:
+        if (self.site in PROJECTION_SITES) != (self.width is not None):
+            raise ValueError(
+                f"width: got {self.width} at site {self.site!r}, want a number at "
+                f"{sorted(PROJECTION_SITES)} and nothing elsewhere, where it is d_model"
+            )
+        return self
+
+    @property
+    def site_width(self) -> int:
+        """Elements of a token at the site."""
+        return self.d_model if self.width is None else self.width
 
 
 class VectorManifest(Manifest):

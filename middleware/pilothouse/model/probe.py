@@ -1,6 +1,6 @@
 """A linear probe: the logit of a token is the sum over layers of <w_l, h_l>, plus the bias.
 
-Shapes: L layers of the artefact, D = d_model.
+Shapes: L layers of the artefact, D width at the site.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pilothouse.model.artefact import (
     describe_weights,
     frozen,
     read_artefact,
+    width_fields,
     write_artefact,
 )
 from pilothouse.model.manifest import FORMAT, ProbeManifest, Readout
@@ -48,6 +49,11 @@ class Probe:
     digest: str
     manifest: ProbeManifest
 
+    @property
+    def width(self) -> int:
+        """Elements of a token at the site; `d_model` at those as wide as the stream."""
+        return self.manifest.site_width
+
 
 def build_probe(
     name: str,
@@ -62,6 +68,7 @@ def build_probe(
     default_readout: str,
     created_by: str,
     site: Site = "resid_post",
+    d_model: int | None = None,
 ) -> Probe:
     """A probe from its numbers, with manifest and digests.
 
@@ -72,11 +79,11 @@ def build_probe(
     tensors = {"weights": frozen(weights_LD)}
     fields = {
         "format": FORMAT, "kind": "probe", "name": name, "model_id": model_id,
-        "d_model": int(np.shape(weights_LD)[-1]), "site": site, "layers": list(layers),
+        "site": site, "layers": list(layers),
         "created_by": created_by, "bias": float(bias), "token_slope": float(token_slope),
         "token_offset": float(token_offset), "default_readout": default_readout,
         "readouts": {key: each.model_dump(mode="json") for key, each in readouts.items()},
-    }  # fmt: skip
+    } | width_fields(site, int(np.shape(weights_LD)[-1]), d_model)  # fmt: skip
     described, _ = describe_weights(fields, tensors)
     return _probe(name, ProbeManifest.model_validate(described), tensors, f"probe {name!r}")
 
@@ -97,7 +104,7 @@ def save_probe(probe: Probe, path: Path) -> None:
 
 
 def _probe(name: str, manifest: ProbeManifest, tensors: Tensors, place: object) -> Probe:
-    check_tensors(place, tensors, {"weights": (len(manifest.layers), manifest.d_model)})
+    check_tensors(place, tensors, {"weights": (len(manifest.layers), manifest.site_width)})
     return Probe(
         name=name,
         model_id=manifest.model_id,

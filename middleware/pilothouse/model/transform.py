@@ -25,6 +25,7 @@ from pilothouse.model.artefact import (
     frozen,
     read_artefact,
     refuse,
+    width_fields,
     write_artefact,
 )
 from pilothouse.model.manifest import FORMAT, TransformForm, TransformManifest
@@ -57,6 +58,11 @@ class Transform:
     digest: str
     manifest: TransformManifest
 
+    @property
+    def width(self) -> int:
+        """Elements of a token at the site; `d_model` at those as wide as the stream."""
+        return self.manifest.site_width
+
     def at(self, layer: int) -> dict[str, NDArray[np.float32]]:
         """The arrays of one layer; KeyError if the transform is not there."""
         if layer not in self.layers:
@@ -81,6 +87,7 @@ def build_transform(
     residual_norms_L: NDArray[np.float32],
     created_by: str,
     site: Site = "resid_post",
+    d_model: int | None = None,
 ) -> Transform:
     """A transform from its numbers, with manifest and digests.
 
@@ -98,9 +105,9 @@ def build_transform(
     tensors["residual_norms"] = frozen(residual_norms_L)
     fields = {
         "format": FORMAT, "kind": "transform", "form": form, "rank": rank, "name": name,
-        "model_id": model_id, "d_model": int(main.shape[-1]), "site": site,
+        "model_id": model_id, "site": site,
         "layers": list(layers), "created_by": created_by,
-    }  # fmt: skip
+    } | width_fields(site, int(main.shape[-1]), d_model)  # fmt: skip
     described, _ = describe_weights(fields, tensors)
     manifest = TransformManifest.model_validate(described)
     return _transform(name, manifest, tensors, f"transform {name!r}")
@@ -137,7 +144,7 @@ def _transform(
     name: str, manifest: TransformManifest, tensors: Tensors, place: object
 ) -> Transform:
     depth = len(manifest.layers)
-    shapes = shapes_of(manifest.form, depth, manifest.rank, manifest.d_model)
+    shapes = shapes_of(manifest.form, depth, manifest.rank, manifest.site_width)
     check_tensors(
         place, tensors, shapes | {"residual_norms": (depth,)},
         may_be_zero=("bias", "weight", "low", "high"),

@@ -1,6 +1,6 @@
 """A steering vector: one direction per layer.
 
-Shapes: L layers of the artefact, D = d_model.
+Shapes: L layers of the artefact, D width at the site.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pilothouse.model.artefact import (
     frozen,
     read_artefact,
     refuse,
+    width_fields,
     write_artefact,
 )
 from pilothouse.model.manifest import FORMAT, VectorManifest
@@ -41,6 +42,11 @@ class Vector:
     residual_norms_L: NDArray[np.float32]
     digest: str
     manifest: VectorManifest
+
+    @property
+    def width(self) -> int:
+        """Elements of a token at the site; `d_model` at those as wide as the stream."""
+        return self.manifest.site_width
 
     def direction_D(self, layer: int) -> NDArray[np.float32]:
         """The direction at a layer as stored; KeyError if the vector has none there."""
@@ -66,6 +72,7 @@ def build_vector(
     residual_norms_L: NDArray[np.float32],
     created_by: str,
     site: Site = "resid_post",
+    d_model: int | None = None,
 ) -> Vector:
     """A vector from its numbers, with manifest and digests.
 
@@ -76,9 +83,9 @@ def build_vector(
     tensors = _tensors(directions_LD, residual_norms_L)
     fields = {
         "format": FORMAT, "kind": "vector", "name": name, "model_id": model_id,
-        "d_model": int(np.shape(directions_LD)[-1]), "site": site, "layers": list(layers),
+        "site": site, "layers": list(layers),
         "created_by": created_by,
-    }  # fmt: skip
+    } | width_fields(site, int(np.shape(directions_LD)[-1]), d_model)  # fmt: skip
     described, _ = describe_weights(fields, tensors)
     manifest = VectorManifest.model_validate(described)
     return _vector(name, manifest, tensors, f"vector {name!r}")
@@ -107,7 +114,7 @@ def _tensors(directions_LD: NDArray[np.float32], residual_norms_L: NDArray[np.fl
 def _vector(name: str, manifest: VectorManifest, tensors: Tensors, place: object) -> Vector:
     depth = len(manifest.layers)
     check_tensors(
-        place, tensors, {"directions": (depth, manifest.d_model), "residual_norms": (depth,)}
+        place, tensors, {"directions": (depth, manifest.site_width), "residual_norms": (depth,)}
     )
     norms_L = tensors["residual_norms"]
     if not (norms_L > 0).all():

@@ -133,13 +133,17 @@ def _double_steering(policies: Sequence[Policy]) -> Iterator[Problem]:
             first, where = seen.setdefault(
                 rule.then.vector, (rule.then, f"{policy.name}/{rule.id}")
             )
-            if (first.unit, first.layers) != (rule.then.unit, rule.then.layers):
+            if _target(first) != _target(rule.then):
                 text = (
-                    f"vector `{rule.then.vector}` has another unit or layers in {where}, so both "
-                    f"are added when both fire: use the same to have the stronger win"
+                    f"vector `{rule.then.vector}` has another unit, sites or layers in {where}, "
+                    "so both are added when both fire: use the same to have the stronger win"
                 )
                 at = ("spec", "rules", index, "then")
                 yield problem_at(policy.source, at, text, "warning")
+
+
+def _target(steer: Steer) -> tuple[object, ...]:
+    return steer.unit, steer.sites, steer.layers
 
 
 def has_findings(problems: Iterable[Problem]) -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from pilothouse.policy.source import Source
-from pilothouse.types import AggregateKind, Mode, OnError, Operator, Phase, Scope, Unit
+from pilothouse.types import AggregateKind, Mode, OnError, Operator, Phase, Scope, Sites, Unit
 
 API_VERSION = "pilothouse/v1"
 DEFAULT_REFUSAL = "This request was declined by policy."
@@ -86,7 +86,8 @@ class Tag(_Closed):
 class Steer(_Closed):
     """Steer the tokens that follow, until the rule has been quiet for `hold_tokens`.
 
-    `op`, `scale` and `value` mean what they mean in a request; a vector is added by default.
+    `op`, `scale`, `value` and `sites` mean what they mean in a request. A vector is added by
+    default.
     """
 
     action: Literal["steer"]
@@ -95,6 +96,7 @@ class Steer(_Closed):
     scale: float | None = None
     value: float | None = None
     unit: Unit = "raw"
+    sites: Sites = "own"
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1)
     hold_tokens: int = Field(default=32, ge=1, le=65536)
 

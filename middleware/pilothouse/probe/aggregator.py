@@ -1,8 +1,9 @@
 """Aggregators: a run of token logits becomes one number, however the run is cut.
 
-Shapes: B requests, T tokens of one request in order, N fresh states, W = state_width, K blocks of
-m = EMA_BLOCK tokens. States are float64. Any way of cutting a run into `fold` and `step` calls
-gives what one call over the whole run gives, to 1e-5 relative.
+Shapes: B requests, T tokens of one request in order, S tokens of several requests end to end, N
+fresh states, W = state_width, K blocks of m = EMA_BLOCK tokens. States are float64. Any way of
+cutting a run into `fold`, `fold_runs` and `step` calls gives what one call over the whole run
+gives, to 1e-5 relative.
 
 A logit that is NaN or infinite counts as NaN. It makes the value NaN for good, except under
 `last`, which knows the newest token only: what cannot be scored must not look like a low score.
@@ -13,7 +14,7 @@ zero would mix in a logit that no token had. The half life h gives a = 1 - 2^(-1
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Protocol
 
@@ -27,6 +28,7 @@ from pilothouse.types import Aggregate, AggregateKind
 EMA_BLOCK = 128
 
 Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
 
 
 class Aggregator(Protocol):
@@ -40,9 +42,12 @@ class Aggregator(Protocol):
     def fold(self, state_W: Floats, logits_T: Floats) -> None:
         """Add one request's run of tokens, in place."""
 
+    def fold_runs(self, state_BW: Floats, logits_S: Floats, counts_B: Counts) -> None:
+        """Add a run of tokens, at least one, to each request at once, in place. A fancy-indexed
+        copy is the caller's to write back."""
+
     def step(self, state_BW: Floats, logits_B: Floats) -> None:
-        """Add one token to each request, in place. A fancy-indexed copy is the caller's to write
-        back."""
+        """Add one token to each request, in place. As with `fold_runs`, a copy is the caller's."""
 
     def value(self, state_BW: Floats) -> Floats:
         """values_B in logits; NaN where no token was seen or one could not be scored."""
@@ -59,6 +64,10 @@ class Max:
     def fold(self, state_W: Floats, logits_T: Floats) -> None:
         if logits_T.size:
             state_W[0] = np.maximum(state_W[0], _scored(logits_T).max())
+
+    def fold_runs(self, state_BW: Floats, logits_S: Floats, counts_B: Counts) -> None:
+        highest_B = np.maximum.reduceat(_scored(logits_S), _firsts(counts_B))
+        np.maximum(state_BW[:, 0], highest_B, out=state_BW[:, 0])
 
     def step(self, state_BW: Floats, logits_B: Floats) -> None:
         np.maximum(state_BW[:, 0], _scored(logits_B), out=state_BW[:, 0])
@@ -78,6 +87,10 @@ class Mean:
     def fold(self, state_W: Floats, logits_T: Floats) -> None:
         state_W[0] += _scored(logits_T).sum()
         state_W[1] += logits_T.size
+
+    def fold_runs(self, state_BW: Floats, logits_S: Floats, counts_B: Counts) -> None:
+        state_BW[:, 0] += np.add.reduceat(_scored(logits_S), _firsts(counts_B))
+        state_BW[:, 1] += counts_B
 
     def step(self, state_BW: Floats, logits_B: Floats) -> None:
         state_BW[:, 0] += _scored(logits_B)
@@ -99,6 +112,9 @@ class Last:
     def fold(self, state_W: Floats, logits_T: Floats) -> None:
         if logits_T.size:
             state_W[0] = _scored(logits_T[-1:])[0]
+
+    def fold_runs(self, state_BW: Floats, logits_S: Floats, counts_B: Counts) -> None:
+        state_BW[:, 0] = _scored(logits_S[np.cumsum(counts_B) - 1])
 
     def step(self, state_BW: Floats, logits_B: Floats) -> None:
         state_BW[:, 0] = _scored(logits_B)
@@ -127,6 +143,11 @@ class EmaLast:
             state_W[0] = self._averages_T(state_W, _scored(logits_T))[-1]
             state_W[1] = self.alpha
 
+    def fold_runs(self, state_BW: Floats, logits_S: Floats, counts_B: Counts) -> None:
+        for rows_A, averages_Am, lengths_A in self._blocks(state_BW, logits_S, counts_B):
+            state_BW[rows_A, 0] = averages_Am[np.arange(len(rows_A)), lengths_A - 1]
+            state_BW[rows_A, 1] = self.alpha
+
     def step(self, state_BW: Floats, logits_B: Floats) -> None:
         average_B = state_BW[:, 0]
         average_B += state_BW[:, 1] * (_scored(logits_B) - average_B)
@@ -134,6 +155,27 @@ class EmaLast:
 
     def value(self, state_BW: Floats) -> Floats:
         return np.where(state_BW[:, 1] < 1.0, state_BW[:, 0], np.nan)
+
+    def _blocks(
+        self, state_BW: Floats, logits_S: Floats, counts_B: Counts
+    ) -> Iterator[tuple[Counts, Floats, Counts]]:
+        """Block by block of all requests: who has one, averages in it, how much of it is theirs.
+
+        The caller puts a block's last average into the state before it asks for the next.
+        """
+        scored_S, firsts_B = _scored(logits_S), _firsts(counts_B)
+        for done in range(0, int(counts_B.max()), EMA_BLOCK):
+            rows_A = np.flatnonzero(counts_B > done)
+            lengths_A = np.minimum(counts_B[rows_A] - done, EMA_BLOCK)
+            width = _next_power_of_two(int(lengths_A.max()))
+            tokens_Am = (firsts_B[rows_A] + done)[:, None] + np.arange(width)
+            theirs_Am = np.arange(width) < lengths_A[:, None]
+            logits_Am = np.where(theirs_Am, scored_S[np.where(theirs_Am, tokens_Am, 0)], 0.0)
+            known_A = state_BW[rows_A, 1] < 1.0
+            before_A = np.where(known_A, state_BW[rows_A, 0], logits_Am[:, 0])
+            averages_Am = logits_Am @ _block_mm(self.alpha, self.keep, width)
+            averages_Am += before_A[:, None] * self.keep ** np.arange(1, width + 1)
+            yield rows_A, averages_Am, lengths_A
 
     def _averages_T(self, state_W: Floats, logits_T: Floats) -> Floats:
         """The average after each token: within blocks one product, between them one number."""
@@ -164,6 +206,14 @@ class EmaMax(EmaLast):
         if logits_T.size:
             averages_T = self._averages_T(state_W, _scored(logits_T))
             state_W[:] = averages_T[-1], self.alpha, np.maximum(state_W[2], averages_T.max())
+
+    def fold_runs(self, state_BW: Floats, logits_S: Floats, counts_B: Counts) -> None:
+        for rows_A, averages_Am, lengths_A in self._blocks(state_BW, logits_S, counts_B):
+            theirs_Am = np.arange(averages_Am.shape[1]) < lengths_A[:, None]
+            highest_A = np.where(theirs_Am, averages_Am, -np.inf).max(axis=1)
+            state_BW[rows_A, 0] = averages_Am[np.arange(len(rows_A)), lengths_A - 1]
+            state_BW[rows_A, 1] = self.alpha
+            state_BW[rows_A, 2] = np.maximum(state_BW[rows_A, 2], highest_A)
 
     def step(self, state_BW: Floats, logits_B: Floats) -> None:
         super().step(state_BW, logits_B)
@@ -234,6 +284,16 @@ register("ema_last", _with_half_life(EmaLast))
 
 def _scored(logits: Floats) -> Floats:
     return np.where(np.isfinite(logits), logits, np.nan)
+
+
+def _firsts(counts_B: Counts) -> Counts:
+    """Where each run starts."""
+    return np.cumsum(counts_B) - counts_B
+
+
+def _next_power_of_two(count: int) -> int:
+    """So that few widths of weights are ever made."""
+    return 1 << (count - 1).bit_length()
 
 
 @lru_cache(maxsize=64)

@@ -70,7 +70,7 @@ class Admission:
         """
         field = parse_field(body.get(FIELD))
         profile = self._profile(body.get("model"))
-        exposure = self._exposures.of(self._applied(profile, endpoint, caller))
+        exposure = self._exposures.of(self._applied(body.get("model"), profile, endpoint, caller))
         refuse_bypass(body, Guard(self._enforced, exposure.ends_output))
         num_prompts, num_per_prompt = _num_prompts(body, endpoint), _num_per_prompt(body)
         refuse_crowd(num_prompts, num_per_prompt)
@@ -101,11 +101,15 @@ class Admission:
         return name if isinstance(name, str) and name in self._plan.body.profiles else None
 
     def _applied(
-        self, profile: str | None, endpoint: Endpoint, caller: Caller
+        self, asked: Any, profile: str | None, endpoint: Endpoint, caller: Caller
     ) -> tuple[AppliedPolicy, ...]:
-        """The policies that match under any served name: an alias is no way around one."""
+        """The policies that match under any served name: an alias is no way around one.
+
+        An adapter is asked for by its own name, which adds the policies that name it and takes
+        none away.
+        """
         enforced: dict[str, bool] = {}
-        for name in self._served:
+        for name in (*self._served, asked) if isinstance(asked, str) else self._served:
             facts = RequestFacts(caller.tenant, name, profile, endpoint, caller.rollout_key)
             for each in applied_policies(self._plan.policies, facts):
                 enforced[each.name] = enforced.get(each.name, False) or each.enforced

@@ -77,10 +77,11 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateSt
     """
     plan = Plan.from_additional_config(engine_client.vllm_config.additional_config)
     served = tuple(args.served_model_name or [args.model])
+    adapters = adapter_names(args)
     keys = _api_keys(args)
 
     def edition(plan: Plan) -> Edition:
-        refuse_shadowed_profiles(plan, served)
+        refuse_shadowed_profiles(plan, served, adapters)
         doorkeeper = Doorkeeper(plan.body.auth, keys, demo=plan.body.demo)
         return Edition(plan, doorkeeper, Admission(plan, served, seal_key()))
 
@@ -89,7 +90,7 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateSt
     routes = inventory(app.routes, table)
     if plan.body.gate.unknown_routes == "refuse_start":
         refuse_unknown(routes)
-    metrics = Metrics(_label_sources(plan, served))
+    metrics = Metrics(_label_sources(plan, (*served, *adapters)))
     metrics.loaded(plan.revision)
     ledger = Ledger()
     follower = Follower(engine_client, editions, edition, metrics)
@@ -110,18 +111,28 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateSt
     )
 
 
-def refuse_shadowed_profiles(plan: Plan, served_names: tuple[str, ...]) -> None:
-    """A profile and a served name must not be the same string.
+def adapter_names(args: Namespace) -> tuple[str, ...]:
+    """The names of the LoRA adapters that the server was started with."""
+    return tuple(each.name for each in getattr(args, "lora_modules", None) or ())
+
+
+def refuse_shadowed_profiles(
+    plan: Plan, served_names: tuple[str, ...], adapters: tuple[str, ...]
+) -> None:
+    """A profile and a served or adapter's name must not be the same string.
 
     Raises:
         ConfigError: they are.
     """
-    both = sorted(set(plan.body.profiles) & set(served_names))
-    if both:
-        raise ConfigError(
-            f"profiles: {', '.join(both)} is a served model name too: rename the profile, or "
-            "change --served-model-name"
-        )
+    for names, what, flag in (
+        (served_names, "a served model name", "--served-model-name"),
+        (adapters, "a LoRA adapter's name", "--lora-modules"),
+    ):
+        both = sorted(set(plan.body.profiles) & set(names))
+        if both:
+            raise ConfigError(
+                f"profiles: {', '.join(both)} is {what} too: rename the profile, or change {flag}"
+            )
 
 
 def _file_of_the_start() -> Path | None:

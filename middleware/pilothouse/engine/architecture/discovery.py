@@ -125,9 +125,11 @@ def _neurons(seen: BlockPass, mlp: Part, width: int) -> str | None:
 
 
 def _projection(part: Part, width: int) -> str | None:
-    """The last projection back to the stream inside a part."""
+    """The last projection back to the stream inside a part; under LoRA its wrapper is called."""
     names = [name for name, module in part.module.named_modules() if _gives(module, width)]
-    return f"{part.name}.{names[-1]}".rstrip(".") if names else None
+    if not names:
+        return None
+    return f"{part.name}.{names[-1]}".rstrip(".").removesuffix(".base_layer")
 
 
 def _gives(module: nn.Module, width: int) -> bool:

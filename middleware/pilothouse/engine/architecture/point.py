@@ -63,6 +63,16 @@ class HookPoint:
         """Sorts points into the order of registration."""
         return Tap(self.layer, self.site).depth
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each tensor-parallel rank has its own part of a token."""
+        return self.width < self.total
+
+    @property
+    def part(self) -> slice:
+        """The elements that this rank has."""
+        return slice(self.start, self.start + self.width)
+
     def register(self, call: Call) -> Callable[[], None]:
         """Have `call` see, and perhaps replace, the value of each forward pass.
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 from vllm.platforms import current_platform
 from vllm.v1.outputs import AsyncModelRunnerOutput, ModelRunnerOutput
 
@@ -40,6 +42,38 @@ def loaded_model(runner: Any) -> nn.Module:
     """The model object the runner executes, before any wrapper."""
     model: nn.Module = runner.get_model()
     return model
+
+
+def without_adapters(runner: Any, num_tokens: int) -> AbstractContextManager[None]:
+    """While open, a pass of `num_tokens` through the model uses no LoRA adapter.
+
+    Wrapped modules index by token, so that a pass outside a step needs a mapping too.
+    """
+    selected: AbstractContextManager[None] = runner.maybe_select_dummy_loras(
+        runner.lora_config, np.array([num_tokens]), num_active_loras=0
+    )
+    return selected
+
+
+def add_empty_adapter(model: nn.Module) -> None:
+    """On CPU, put a slot that stays empty behind a model's LoRA slots.
+
+    vLLM 0.32's CPU kernels look a token without an adapter up at index -1 and so give it the
+    adapter of the last slot, where its CUDA kernels skip it. Zeros in the last place of the second
+    factor make that nothing.
+    """
+    if not current_platform.is_cpu():
+        return
+    for module in model.modules():
+        stacked = getattr(module, "lora_b_stacked", None)
+        if isinstance(stacked, torch.Tensor):
+            module.lora_b_stacked = _with_zeros(stacked)
+        elif isinstance(stacked, tuple):
+            module.lora_b_stacked = tuple(map(_with_zeros, stacked))  # type: ignore[assignment]
+
+
+def _with_zeros(stacked: torch.Tensor) -> torch.Tensor:
+    return torch.cat([stacked, torch.zeros_like(stacked[:1])])
 
 
 def max_step_tokens(vllm_config: Any) -> int:
@@ -93,6 +127,42 @@ def _on_step_v2(runner: Any, call: OnStep) -> None:
         return prepare(input_batch, req_states)
 
     state.prepare_inputs = prepare_inputs
+
+
+def step_token_ids(runner: Any) -> Tensor:
+    """Token ids [T] of the step that was run, in batch order, on the device; longer than it."""
+    buffer = runner.input_buffers.input_ids if uses_v2_runner(runner) else runner.input_ids.gpu
+    return cast(Tensor, buffer)
+
+
+def refuse_unseen_passes(vllm_config: Any) -> None:
+    """Stop what reads activations by plain hooks where forward passes do not call them.
+
+    Raises:
+        EngineError: full CUDA graphs, pipeline parallel, speculative decoding.
+    """
+    parallel, graphs = vllm_config.parallel_config, vllm_config.compilation_config.cudagraph_mode
+    if graphs is not None and graphs.has_full_cudagraphs():
+        raise EngineError(
+            f"CUDA graphs of whole passes ({graphs.name}) are replayed without calling what reads "
+            "activations: load the model with enforce_eager=True"
+        )
+    if parallel.pipeline_parallel_size > 1:
+        raise EngineError(
+            "layers lie on several pipeline stages, and one process writes the rows: load the "
+            "model with pipeline_parallel_size=1"
+        )
+    if vllm_config.speculative_config is not None:
+        raise EngineError(
+            "rows of rejected draft tokens would be kept: load the model without speculative_config"
+        )
+
+
+def set_compiled(runner: Any, compiled: bool) -> None:
+    """Have forward passes take the compiled graph, if there is one, or the modules themselves."""
+    for module in loaded_model(runner).modules():
+        if "compiled" in vars(module) and "do_not_compile" in vars(module):
+            module.do_not_compile = not compiled  # type: ignore[assignment]
 
 
 class AttachedOutput(AsyncModelRunnerOutput):

@@ -1,0 +1,92 @@
+"""What a configuration makes of a model: its taps, what each is reserved for, and the memory."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import Any
+
+from pilothouse.cli.launch import plan_for
+from pilothouse.config import PilothouseConfig
+from pilothouse.engine.plan import EditPlan, Plan
+from pilothouse.engine.table_size import MIB, memory_problem, planned_memory
+
+UNLIMITED_MIB = 1 << 40
+"""So that a plan over its limit can be shown all the same."""
+FEATURES = {
+    "planes": "planes",
+    "diagonal": "diagonal maps",
+    "slerp": "slerp",
+    "relative": "token units",
+    "restores_norm": "norms",
+}
+"""Field of the plan -> how it is called here."""
+
+
+def plan_report(config: PilothouseConfig, model: str, problems: list[str]) -> dict[str, Any]:
+    """The plan for a model, as plain data; tables over `limits.table_mib` are a problem.
+
+    Raises:
+        ConfigError: the model's configuration cannot be read, or ours does not fit it.
+        PolicyError: a policy that names what is not loaded.
+    """
+    unlimited = config.limits.model_copy(update={"table_mib": UNLIMITED_MIB})
+    plan = plan_for(config.model_copy(update={"limits": unlimited}), Namespace(model=model))
+    problem = memory_problem(planned_memory(plan), config.limits)
+    if problem is not None:
+        problems.append(problem)
+    served = plan_for(config, Namespace(model=model)) if problem is None else None
+    return {
+        "revision": served.revision if served is not None else None,
+        "model": plan.body.model.model_dump(),
+        "taps": [f"layer {tap.layer} {tap.site}" for tap in plan.body.taps],
+        "read_columns": plan.body.num_columns,
+        "signals": [spec.key for spec in plan.signals],
+        "tables": tables_report(plan, config.limits.table_mib),
+    }
+
+
+def tables_report(plan: Plan, table_mib: int) -> dict[str, Any]:
+    """The edit tables per tap and in total, against the limit."""
+    memory = planned_memory(plan)
+    total = sum(each.num_bytes for each in memory)
+    return {
+        "slots": plan.body.limits.max_programs + 1,
+        "width": plan.body.model.d_model,
+        "policy_programs": len(plan.body.policy_targets),
+        "taps": [
+            {"layer": each.tap.layer, "site": each.tap.site, **_reserved(each.edits),
+             "mib": round(each.num_bytes / MIB, 3)}
+            for each in memory
+        ],
+        "total_mib": round(total / MIB, 3),
+        "table_mib": table_mib,
+    }  # fmt: skip
+
+
+def plan_lines(plan: dict[str, Any]) -> list[str]:
+    """The same, to be read."""
+    model, tables = plan["model"], plan["tables"]
+    return [
+        f"plan {plan['revision'] or '(over its limit)'} for {model['model_id']}, "
+        f"{model['num_layers']} layers, width {model['d_model']}:",
+        f"  taps: {', '.join(plan['taps']) or 'none'}",
+        f"  read columns: {plan['read_columns']}",
+        f"  signals: {', '.join(plan['signals']) or 'none'}",
+        f"edit tables, {tables['slots']} slots (limits.max_programs, and the empty one), "
+        f"{tables['policy_programs']} programs of policies:",
+        *(_tap_line(each) for each in tables["taps"]),
+        f"  total {tables['total_mib']:.3f} MiB on each rank; limits.table_mib allows "
+        f"{tables['table_mib']}",
+    ]
+
+
+def _reserved(edits: EditPlan) -> dict[str, Any]:
+    flags = {name: getattr(edits, name) for name in FEATURES}
+    return {"rank": edits.rank, **flags, "policy_rows": len(edits.policy_rows)}
+
+
+def _tap_line(tap: dict[str, Any]) -> str:
+    has = ["additions", *(told for name, told in FEATURES.items() if tap[name])]
+    has += [f"{tap['rank']} rows"] if tap["rank"] else []
+    has += [f"{tap['policy_rows']} rows of policies"] if tap["policy_rows"] else []
+    return f"  layer {tap['layer']} {tap['site']}: {tap['mib']:.3f} MiB; {', '.join(has)}"
