@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from pilothouse.config import Taps
 from pilothouse.edit.program import compile_program
 from pilothouse.engine.excess import refuse_excess, refuse_unreserved
 from pilothouse.engine.fit import unfit
@@ -13,8 +14,9 @@ from pilothouse.engine.plan import Plan
 from pilothouse.engine.table_size import table_bytes
 from pilothouse.engine.tap_plan import EditPlan
 from pilothouse.errors import ConfigError, RequestError
+from pilothouse.model.catalogue import SERVED_SITES, Catalogue
 from pilothouse.term import SteerTerm
-from pilothouse.types import Tap
+from pilothouse.types import PROJECTION_SITES, Reserved, Tap
 from tests.engine.harness import make_plan
 from tests.engine.operator_parity import CATALOGUE
 from tests.engine.worlds import policy
@@ -156,3 +158,31 @@ def test_memory_grows_with_what_is_reserved() -> None:
     ]
     assert sizes == sorted(sizes)
     assert sizes[0] == 65 * 4096 * 4
+
+
+EVERY = tuple(name for kind in get_args(Reserved) for name in get_args(kind))
+
+
+@pytest.mark.parametrize("operators", [*((each,) for each in EVERY), ("add", "gate"), EVERY])
+def test_a_reserved_tap_has_tables_for_whatever_may_be_loaded_there(
+    operators: tuple[str, ...],
+) -> None:
+    layers = sorted({layer for each in CATALOGUE.vectors.values() for layer in each.layers})
+    ahead = make_plan(Catalogue(), taps={"operators": operators, "resid_post": layers}, **GRANT)
+    for tap, plan in make_plan(CATALOGUE, taps={"operators": operators}, **GRANT).taps().items():
+        if plan.edits is not None:
+            assert edits(ahead, tap).lacks(plan.edits) is None
+
+
+def test_every_served_site_can_be_reserved() -> None:
+    assert set(SERVED_SITES) == set(Taps.model_fields) - {"operators", "reserve_rows"}
+    wide = set(SERVED_SITES) - PROJECTION_SITES
+    plan = make_plan(Catalogue(), taps={site: [0] for site in wide})
+    assert {tap.site for tap in plan.edit_taps()} == wide
+
+
+def test_a_reserved_layer_must_exist() -> None:
+    with pytest.raises(ConfigError, match=r"taps\.mlp_out: layers \[4\] do not exist; use 0\.\.3"):
+        make_plan(Catalogue(), taps={"mlp_out": [1, 4]})
+    with pytest.raises(ConfigError, match=r"taps\.embed: layers \[1\] do not exist; use 0\.\.0"):
+        make_plan(Catalogue(), taps={"embed": [0, 1]})

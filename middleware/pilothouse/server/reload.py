@@ -7,6 +7,7 @@ requests under it and under the one before, so it does not matter when which pro
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,8 +25,9 @@ from pilothouse.telemetry.metrics import ReloadResult
 
 PREPARE_SECONDS = 60.0
 FOLLOW_SECONDS = 10.0
-ATTEMPTS = 8
-"""How often a reload starts anew because another process was faster."""
+CONTEND_SECONDS = 60.0
+"""How long a reload starts anew because other processes were faster."""
+PAUSE_SECONDS = 0.05
 
 Wanted = Callable[[PilothouseConfig], PilothouseConfig]
 """The running configuration to the one that is asked for."""
@@ -131,7 +133,8 @@ class Reloader:
         def resolved(running: Plan) -> Plan:
             return following_plan(running, wanted(running.config))
 
-        for _ in range(ATTEMPTS):
+        deadline = time.monotonic() + CONTEND_SECONDS
+        while time.monotonic() < deadline:
             before = self._follower.plan
             after = await asyncio.to_thread(resolved, before)
             if after.revision == before.revision:
@@ -143,8 +146,10 @@ class Reloader:
                 await self._follower.catch_up()
                 return before, after
             await self._follower.catch_up()
+            # For long enough, now and then, that whoever is at it is through.
+            await asyncio.sleep(random.expovariate(1 / PAUSE_SECONDS))
         raise EngineError(
-            f"nothing has changed: other reloads were faster {ATTEMPTS} times; try again"
+            f"nothing has changed: other reloads were faster for {CONTEND_SECONDS:g} s; try again"
         )
 
     async def _prepare(self, plan: Plan) -> None:
