@@ -1,6 +1,6 @@
 """Plain vLLM and Pilothouse in turn, through HTTP: what do reading, deciding and steering cost?
 
-    python loadtest/bench.py                      every case, about an hour and a half
+    python loadtest/bench.py                      every case, about an hour
     python loadtest/bench.py --quick --case idle  a smoke test, two pairs
 
 See README.md in this folder for the method.
