@@ -15,6 +15,7 @@ from pilothouse.engine.buffers import TapBuffers
 from pilothouse.engine.compat import v0_32 as compat
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.snapshot import Snapshot
+from pilothouse.engine.stage import part_of, relay_reads
 from pilothouse.engine.steering_state import SteeringState
 from pilothouse.engine.step import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, StepPlan
 from pilothouse.engine.tap import ReadColumns, install_tap
@@ -39,12 +40,16 @@ class Instruments:
             decoder = open_decoder(model, vllm_config)
             _check_model(plan, vllm_config, len(decoder.blocks))
             check_model(model, vllm_config, decoder, [(tap.layer, tap.site) for tap in body.taps])
+        plan = part_of(plan, decoder)
+        body = plan.body
+        self._here, self._layers = body.taps, decoder.local_layers()
         self._buffers = TapBuffers.allocate(
             plan, max_tokens=compat.max_step_tokens(vllm_config), device=device
         )
         self._state = SteeringState(self._buffers, len(body.policy_targets))
         self._snapshot = Snapshot(self._buffers.scores_NE)
         self._wants_emissions = False
+        self._replies = compat.is_last_stage() and get_tensor_model_parallel_rank() == 0
         points = {tap: decoder.point(tap.layer, tap.site) for tap in body.taps}
         for tap in sorted(body.taps, key=lambda each: points[each].order):
             columns = None
@@ -55,6 +60,7 @@ class Instruments:
                 columns = ReadColumns(reads_DE.to(device), tap.read_start, tap.read_stop)
             install_tap(points[tap], tap, self._buffers, columns)
         compat.on_step(runner, self._on_step)
+        relay_reads(runner, self._buffers.scores_NE, lambda: self._wants_emissions)
 
     def begin(self, scheduler_output: Any) -> None:
         """Take in what the scheduler sent with a step."""
@@ -64,16 +70,22 @@ class Instruments:
 
     def finish(self, output: Any, runner: Any) -> Any:
         """Attach the step's emissions to its output, where somebody asked for them."""
-        if output is None or not self._wants_emissions or get_tensor_model_parallel_rank() != 0:
+        if output is None or not self._wants_emissions or not self._replies:
             return output
         emissions = self._snapshot.take(runner)
         return compat.attach(output, EMISSIONS_ATTRIBUTE, emissions)
+
+    @property
+    def num_taps(self) -> int:
+        """Taps in this worker."""
+        return len(self._here)
 
     def installed(self) -> dict[str, object]:
         """What this worker did, for readiness."""
         return {
             "revision": self._plan.revision,
-            "taps": [tap.model_dump() for tap in self._plan.body.taps],
+            "layers": self._layers,
+            "taps": [tap.model_dump() for tap in self._here],
         }
 
     def _on_step(self, request_ids: list[str], starts_B: IntArray, counts_B: IntArray) -> None:
@@ -99,7 +111,8 @@ class GuardedWorker(compat.worker_base()):  # type: ignore[misc]
         super().load_model(*args, **kwargs)
         plan = Plan.from_additional_config(self.vllm_config.additional_config)
         self.pilothouse = Instruments(plan, self.vllm_config, self.model_runner)
-        logger.info("Pilothouse installed %d taps, plan %s", len(plan.body.taps), plan.revision)
+        installed = self.pilothouse.num_taps
+        logger.info("Pilothouse installed %d taps, plan %s", installed, plan.revision)
 
     def execute_model(self, scheduler_output: Any) -> Any:
         """One forward pass under the step's plan."""

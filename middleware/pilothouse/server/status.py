@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
+from pilothouse.engine.plan import Plan
 from pilothouse.server.state import GateState, state_of
 
 INSTALLED_CALL = "pilothouse_installed"
@@ -54,16 +56,27 @@ async def _installed(state: GateState) -> tuple[list[str], list[Any]]:
         workers = await state.engine_client.collective_rpc(INSTALLED_CALL, timeout=READY_SECONDS)
     except Exception as error:
         return [f"the workers did not answer: {type(error).__name__}: {error}"], []
-    problems = []
+    return installation_problems(state.plan, workers), workers
+
+
+def installation_problems(plan: Plan, workers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is wrong with what workers say they installed; each has the taps of its own layers."""
+    problems = [] if workers else ["no worker answered"]
+    reached: set[int] = set()
     for rank, told in enumerate(workers):
-        if told.get("revision") != state.plan.revision:
+        if told.get("revision") != plan.revision:
             problems.append(
-                f"worker {rank}: has revision {told.get('revision')}, want {state.plan.revision}"
+                f"worker {rank}: has revision {told.get('revision')}, want {plan.revision}"
             )
-        want = len(state.plan.body.taps)
+        layers = told.get("layers", ())
+        reached |= set(layers)
+        want = sum(tap.layer in layers for tap in plan.body.taps)
         if len(told.get("taps", ())) != want:
             problems.append(f"worker {rank}: has {len(told.get('taps', ()))} taps, want {want}")
-    return problems or ([] if workers else ["no worker answered"]), workers
+    missing = sorted({tap.layer for tap in plan.body.taps} - reached)
+    if workers and missing:
+        problems.append(f"no worker has layers {missing}, which are tapped")
+    return problems
 
 
 def _status(state: GateState) -> dict[str, Any]:
