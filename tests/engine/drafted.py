@@ -1,7 +1,8 @@
 """Requests that are asked of engines with and without drafts, and a program that asks them.
 
 `python -m tests.engine.drafted MODEL ngram OUT` writes what came back to OUT, pickled: vLLM starts
-no second engine in a process that has loaded numba, which its n-gram drafter does.
+no second engine in a process that has loaded numba, which its n-gram drafter does. With `model` a
+model drafts; with `stages` none does, and the model is spread over two processes.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def world_plan(model: Path) -> Plan:
     ]  # fmt: skip
     push = policy(
         "push",
-        [{"id": "push", "phase": "output", "when": "x >= 0.5",
+        [{"id": "push", "phase": "output", "when": "x >= 0.12",
           "then": {"action": "steer", "vector": "v", "scale": 1.0, "hold_tokens": 5}}],
         {"x": "p0/now"},
     )  # fmt: skip
@@ -162,11 +163,20 @@ def main() -> None:
     from tests.engine import drafted
 
     model, method, out = sys.argv[1:]
-    config = NGRAM if method == "ngram" else {
-        "method": "draft_model", "model": model, "num_speculative_tokens": 2,
-    }  # fmt: skip
     folder = Path(model)
-    with engine(folder, world_plan(folder), speculative_config=config) as started:
+    settings: dict[str, dict[str, Any]] = {
+        "ngram": {"speculative_config": NGRAM},
+        "model": {
+            "speculative_config": {
+                "method": "draft_model", "model": model, "num_speculative_tokens": 2,
+            },
+        },
+        "stages": {
+            "worker": "tests.support.staged_worker.StagedWorker", "pipeline_parallel_size": 2,
+            "distributed_executor_backend": "mp",
+        },
+    }  # fmt: skip
+    with engine(folder, world_plan(folder), **settings[method]) as started:
         seen = watch_drafts(started)
         # By the module's own name, which whoever reads the file knows the classes by.
         found = drafted.run(started, requests(answer_marks(folder)))

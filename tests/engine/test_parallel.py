@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.engine import drafted, test_speculation
+from tests.engine.harness import engine
+from tests.engine.test_parity import said_by
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -43,6 +48,40 @@ def test_two_workers_answer_as_one(qwen3: Path, tmp_path: Path) -> None:
         assert np.abs(np.array(one[name]) - np.array(two[name])).max() < 1e-4
     plain, steered = np.array(one["logprobs"])[:2]
     assert np.abs(plain - steered).max() > 0.05
+
+
+def test_two_stages_answer_as_one(qwen3: Path, tmp_path: Path) -> None:
+    one = answers(qwen3, tmp_path)
+    two = answers(qwen3, tmp_path, "--stages", "2")
+    assert two["tokens"] == one["tokens"]
+    assert one["blocked"] == two["blocked"] == [True]
+    for name in ("logprobs", "scores"):
+        assert np.abs(np.array(one[name]) - np.array(two[name])).max() < 1e-4
+    plain = np.array(one["logprobs"][0])
+    for steered in one["logprobs"][1:]:
+        assert np.abs(plain - np.array(steered)).max() > 0.05
+    scores = np.array(one["scores"])
+    assert scores.shape == (4, 6) and (np.ptp(scores, axis=0) > 1e-3).sum() >= 5
+    first, last = two["installed"]
+    assert (first["layers"], last["layers"]) == ([0, 1], [2, 3])
+    sites = [[(tap["layer"], tap["site"]) for tap in each["taps"]] for each in (first, last)]
+    assert sorted(sites[0]) == [(0, "embed"), (0, "resid_post"), (1, "resid_post")]
+    assert sorted(sites[1]) == [(2, "resid_post"), (2, "resid_pre"), (3, "resid_post")]
+
+
+def test_policies_scores_and_counts_of_two_stages_are_those_of_one(
+    qwen3: Path, tmp_path: Path
+) -> None:
+    marks = drafted.answer_marks(qwen3)
+    with engine(qwen3, drafted.world_plan(qwen3)) as started:
+        plain = drafted.run(started, drafted.requests(marks))
+    said_by("tests.engine.drafted", tmp_path, str(qwen3), "stages", str(tmp_path / "found"))
+    found, seen = pickle.loads((tmp_path / "found").read_bytes())
+    assert seen == []
+    runs = test_speculation.Runs(plain, found, seen)
+    test_speculation.test_answers_and_their_ends_are_those_without_drafts(runs)
+    test_speculation.test_token_scores_are_those_without_drafts(runs)
+    test_speculation.test_totals_and_rules_outcomes_are_those_without_drafts(runs)
 
 
 def test_another_layer_list_is_another_compiled_graph(qwen3: Path, tmp_path: Path) -> None:

