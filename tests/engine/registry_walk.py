@@ -26,7 +26,7 @@ import torch
 
 from pilothouse.errors import EngineError
 
-SECONDS = 60
+SECONDS = 180
 Status = Literal["passed", "refused", "not run", "not built"]
 
 
