@@ -2,7 +2,8 @@
 
 `python -m tests.engine.drafted MODEL ngram OUT` writes what came back to OUT, pickled: vLLM starts
 no second engine in a process that has loaded numba, which its n-gram drafter does. With `model` a
-model drafts; with `stages` none does, and the model is spread over two processes.
+model drafts; with `stages` none does, and the model is spread over two processes. `--v2` takes
+vLLM's second model runner.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from pilothouse.engine.launch import WORKER
 from pilothouse.engine.plan import Plan
 from pilothouse.model.catalogue import Catalogue
 from pilothouse.record import Record
 from pilothouse.term import Positions, SteerTerm
 from tests.engine.drafters import NGRAM, watch_drafts
 from tests.engine.harness import Engine, all_logprobs, engine, make_plan, random_rows
+from tests.engine.parity import V2_WORKER
 from tests.engine.worlds import policy, probe, readout, vector
 from tests.reference.hf_hooks import HookedModel
 
@@ -162,8 +165,8 @@ def main() -> None:
     """Command line."""
     from tests.engine import drafted
 
-    model, method, out = sys.argv[1:]
-    folder = Path(model)
+    model, method, out = (each for each in sys.argv[1:] if each != "--v2")
+    folder, worker = Path(model), V2_WORKER if "--v2" in sys.argv else WORKER
     settings: dict[str, dict[str, Any]] = {
         "ngram": {"speculative_config": NGRAM},
         "model": {
@@ -176,7 +179,8 @@ def main() -> None:
             "distributed_executor_backend": "mp",
         },
     }  # fmt: skip
-    with engine(folder, world_plan(folder), **settings[method]) as started:
+    chosen = {"worker": worker} | settings[method]
+    with engine(folder, world_plan(folder), **chosen) as started:
         seen = watch_drafts(started)
         # By the module's own name, which whoever reads the file knows the classes by.
         found = drafted.run(started, requests(answer_marks(folder)))

@@ -70,7 +70,13 @@ def plain(qwen3: Path, plan: Plan, marks: list[int]) -> dict[str, Answer]:
 
 
 @pytest.fixture(
-    scope="module", params=["knowing", "ngram", pytest.param("model", marks=pytest.mark.full)]
+    scope="module",
+    params=[
+        "knowing",
+        "ngram",
+        pytest.param("model", marks=pytest.mark.full),
+        pytest.param("model --v2", marks=pytest.mark.full),
+    ],
 )
 def runs(
     request: pytest.FixtureRequest,
@@ -81,8 +87,9 @@ def runs(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Runs]:
     if request.param != "knowing":
-        folder = tmp_path_factory.mktemp(request.param)
-        said_by(DRAFTED, folder, str(qwen3), request.param, str(folder / "found"))
+        folder = tmp_path_factory.mktemp("drafted")
+        method, *flags = request.param.split()
+        said_by(DRAFTED, folder, str(qwen3), method, str(folder / "found"), *flags)
         found, seen = pickle.loads((folder / "found").read_bytes())
         yield Runs(plain, found, seen)
         return
