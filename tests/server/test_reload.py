@@ -233,6 +233,9 @@ def test_a_vector_without_a_tap_is_refused_with_the_lines_to_write(house: House)
     assert house.delete("nudge").status_code == 400
     assert house.delete("nothing").status_code == 400
     assert house.put("a b", "vectors/other").status_code == 400
+    url = f"{house.server.url}/pilothouse/v1/vectors/other"
+    for wrong in ({}, {"path": 3}, {"path": "vectors/other", "more": 1}):
+        assert httpx.put(url, json=wrong, timeout=60).status_code in (400, 422)
     assert house.ask("nudge").status_code == 200
 
 
