@@ -28,6 +28,7 @@ from tests.engine.parity import V2_WORKER
 from tests.engine.worlds import policy, probe, readout, vector
 from tests.reference.hf_hooks import HookedModel
 
+STAGED_WORKER = "tests.support.staged_worker.StagedWorker"
 LAYER, VECTOR_LAYERS = 2, (1, 2)
 ANSWER_TOKENS = 26
 PROMPT = np.random.default_rng(5).integers(3, 256, 12).tolist() * 3
@@ -175,7 +176,7 @@ def main() -> None:
             },
         },
         "stages": {
-            "worker": "tests.support.staged_worker.StagedWorker", "pipeline_parallel_size": 2,
+            "worker": worker if worker == V2_WORKER else STAGED_WORKER, "pipeline_parallel_size": 2,
             "distributed_executor_backend": "mp",
         },
     }  # fmt: skip

@@ -69,14 +69,16 @@ def test_two_stages_answer_as_one(qwen3: Path, tmp_path: Path) -> None:
     assert sorted(sites[1]) == [(2, "resid_post"), (2, "resid_pre"), (3, "resid_post")]
 
 
+@pytest.mark.parametrize("flags", [(), ("--v2",)], ids=["first runner", "second runner"])
 def test_policies_scores_and_counts_of_two_stages_are_those_of_one(
-    qwen3: Path, tmp_path: Path
+    flags: tuple[str, ...], qwen3: Path, tmp_path: Path
 ) -> None:
     marks = drafted.answer_marks(qwen3)
     with engine(qwen3, drafted.world_plan(qwen3)) as started:
         plain = drafted.run(started, drafted.requests(marks))
-    said_by("tests.engine.drafted", tmp_path, str(qwen3), "stages", str(tmp_path / "found"))
-    found, seen = pickle.loads((tmp_path / "found").read_bytes())
+    out = tmp_path / "found"
+    said_by("tests.engine.drafted", tmp_path, str(qwen3), "stages", str(out), *flags)
+    found, seen = pickle.loads(out.read_bytes())
     assert seen == []
     runs = test_speculation.Runs(plain, found, seen)
     test_speculation.test_answers_and_their_ends_are_those_without_drafts(runs)
