@@ -51,7 +51,7 @@ def settle_speculation(args: Namespace) -> None:
     step feeds; steering by position is worked out on the host.
 
     Raises:
-        UnsupportedError: scheduling ahead, or pipeline parallel, was asked for.
+        UnsupportedError: scheduling ahead was asked for.
     """
     if not any(getattr(args, name, None) for name in ("speculative_config", "spec_method")):
         return
@@ -59,11 +59,6 @@ def settle_speculation(args: Namespace) -> None:
         raise UnsupportedError(
             "--async-scheduling is refused together with speculative decoding: the positions of a "
             "step are not known on the host. Remove one of the two"
-        )
-    if (getattr(args, "pipeline_parallel_size", None) or 1) > 1:
-        raise UnsupportedError(
-            "--pipeline-parallel-size together with speculative decoding is not tested. Remove one "
-            "of the two"
         )
     args.async_scheduling = False
 

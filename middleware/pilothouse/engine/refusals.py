@@ -78,6 +78,13 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal("--enable-sleep-mode", "enable_sleep_mode", _set, "not tested"),
 )  # fmt: skip
 
+_STAGES, _RANKS = "--pipeline-parallel-size", "--tensor-parallel-size"
+_DRAFTS, _ADAPTERS = "--speculative-config", "--enable-lora"
+UNTESTED_TOGETHER: tuple[tuple[str, str], ...] = (
+    (_STAGES, _RANKS), (_STAGES, _DRAFTS), (_STAGES, _ADAPTERS), (_DRAFTS, _ADAPTERS),
+)  # fmt: skip
+"""Pairs of flags of which each alone is tested."""
+
 REFUSED_VARIABLES: dict[str, str] = {
     "VLLM_SERVER_DEV_MODE": UNSEEN,
     "VLLM_USE_RUST_FRONTEND": "the gate is Python middleware",
@@ -98,11 +105,31 @@ def refuse_settings(args: Namespace) -> None:
                 f"{refusal.flag} (got {value!r}) is refused with Pilothouse: {refusal.reason}. "
                 "Remove the flag, or serve this model with plain `vllm serve`"
             )
+    used = _features(args)
+    problems += [
+        f"{one} together with {other} is refused with Pilothouse: each alone is tested, both are "
+        "not. Remove one of the two"
+        for one, other in UNTESTED_TOGETHER
+        if one in used and other in used
+    ]
     for variable, reason in REFUSED_VARIABLES.items():
         if os.environ.get(variable, "0") not in ("", "0", "false", "False"):
             problems.append(f"{variable} is refused with Pilothouse: {reason}. Unset it")
     if problems:
         raise UnsupportedError("\n".join(problems))
+
+
+def _features(args: Namespace) -> set[str]:
+    def given(*names: str) -> bool:
+        return any(getattr(args, name, None) for name in names)
+
+    found = {
+        _STAGES: _above_one(getattr(args, "pipeline_parallel_size", None)),
+        _RANKS: _above_one(getattr(args, "tensor_parallel_size", None)),
+        _DRAFTS: given("speculative_config", "spec_method"),
+        _ADAPTERS: given("enable_lora"),
+    }
+    return {name for name, used in found.items() if used}
 
 
 def refuse_model(hf_config: object) -> None:
