@@ -84,9 +84,9 @@ def test_a_config_that_is_missing_is_one_paragraph_and_exit_2(tmp_path: Path) ->
 @pytest.mark.timeout(600)
 def test_a_flag_that_cannot_be_guarded_is_refused_with_its_reason(tiny_house: Path) -> None:
     words = ["serve", str(tiny_house.parent / "model"), f"--pilothouse-config={tiny_house}"]
-    done = run(*words, "--pipeline-parallel-size", "2", timeout=500)
+    done = run(*words, "--data-parallel-size", "2", timeout=500)
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "--pipeline-parallel-size (got 2) is refused" in done.stderr
+    assert "--data-parallel-size (got 2) is refused" in done.stderr
 
 
 @pytest.mark.full
