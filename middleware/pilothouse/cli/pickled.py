@@ -8,6 +8,7 @@ torch sees them, and what comes out is turned into arrays and plain values withi
 from __future__ import annotations
 
 import io
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,10 @@ def read_torch(place: Path) -> object:
     elif not data.startswith(PICKLE_HEADS):
         refuse(place, "content", repr(data[:8]), "a file that torch.save wrote", FETCH_AGAIN)
     try:
-        with torch.serialization.safe_globals([(ObjectParts, name) for name in STAND_INS]):
+        with (
+            torch.serialization.safe_globals([(ObjectParts, name) for name in STAND_INS]),
+            warnings.catch_warnings(action="ignore"),
+        ):
             loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     # What a broken pickle can raise has no end.
     except Exception as error:
