@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 }
 HEAVY_STAYS_IN: dict[str, frozenset[str]] = {
     "vllm": frozenset({"engine", "server", "llm", "cli"}),
-    "torch": frozenset({"engine"}),
+    "torch": frozenset({"engine", "cli"}),  # cli: the offline verbs that convert pickled weights
     "triton": frozenset({"engine"}),
     "fastapi": frozenset({"server"}),
     "starlette": frozenset({"server"}),

@@ -1,4 +1,4 @@
-"""`pilothouse vector`: what a vector's folder holds."""
+"""`pilothouse vector`: what a vector's folder holds, and vectors of other libraries."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from pilothouse.cli.vector_import import import_vector
 from pilothouse.errors import ArtefactError
 from pilothouse.model.vector import Vector, load_vector
 
-app = typer.Typer(no_args_is_help=True, help="Look at steering vectors.")
+app = typer.Typer(no_args_is_help=True, help="Import and look at steering vectors.")
 
 
 @app.callback()
 def vector() -> None:
-    """Look at steering vectors."""
+    """Import and look at steering vectors."""
+
+
+app.command("import")(import_vector)
 
 
 @app.command()

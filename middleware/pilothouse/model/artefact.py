@@ -72,7 +72,7 @@ def read_manifest(folder: Path, manifest_type: type[M], kind: str) -> tuple[M, d
                f"a folder with {MANIFEST_FILE} and {WEIGHTS_FILE}",
                "correct the path in pilothouse.yaml")  # fmt: skip
     place = folder / MANIFEST_FILE
-    raw = _parse_json(place, _read_file(place, MAX_MANIFEST_BYTES))
+    raw = parse_json(place, read_file(place, MAX_MANIFEST_BYTES))
     if raw.get("format") != FORMAT:
         refuse(place, "format", repr(raw.get("format")), repr(FORMAT),
                "convert the artefact, or install the Pilothouse that reads its format")  # fmt: skip
@@ -97,7 +97,7 @@ def read_artefact(folder: Path, manifest_type: type[M], kind: str) -> tuple[M, T
         found = sorted(each.name for each in folder.iterdir())
         refuse(place, "file", f"only {found}", "safetensors weights",
                "convert the weights to safetensors; pickles are never read")  # fmt: skip
-    weights = _read_file(place, manifest.weights_bytes)
+    weights = read_file(place, manifest.weights_bytes)
     if len(weights) != manifest.weights_bytes:
         refuse(place, "weights_bytes", len(weights), f"{manifest.weights_bytes} as declared")
     sha256 = hashlib.sha256(weights).hexdigest()
@@ -118,7 +118,7 @@ def read_artefact(folder: Path, manifest_type: type[M], kind: str) -> tuple[M, T
 def kind_of(folder: Path) -> object:
     """What a folder's manifest calls itself, unchecked; None where there is no telling."""
     try:
-        return _parse_json(folder, _read_file(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES))["kind"]
+        return parse_json(folder, read_file(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES))["kind"]
     except (ArtefactError, OSError, KeyError):
         return None
 
@@ -206,7 +206,12 @@ def _open(place: Path) -> BinaryIO:
     return open(place, "rb", opener=lambda path, mode: os.open(path, mode | flags))
 
 
-def _read_file(place: Path, limit_bytes: int) -> bytes:
+def read_file(place: Path, limit_bytes: int, remedy: str = REMADE) -> bytes:
+    """All bytes of a plain file; links are not followed.
+
+    Raises:
+        ArtefactError: missing, linked, no plain file, or longer than the limit.
+    """
     try:
         file = _open(place)
     except OSError as error:
@@ -219,29 +224,36 @@ def _read_file(place: Path, limit_bytes: int) -> bytes:
             refuse(place, "file", "no plain file", "a plain file",
                    "put the file itself into the folder")  # fmt: skip
         if status.st_size > limit_bytes:
-            refuse(place, "size", f"{status.st_size} bytes", f"at most {limit_bytes} bytes")
+            refuse(place, "size", f"{status.st_size} bytes", f"at most {limit_bytes} bytes",
+                   remedy)  # fmt: skip
         return file.read(limit_bytes)
 
 
-def _parse_json(place: Path, text: bytes) -> dict[str, Any]:
+def parse_json(place: Path, text: bytes, remedy: str = REMADE) -> dict[str, Any]:
+    """The object in a JSON text, each field once, numbers finite.
+
+    Raises:
+        ArtefactError: it is not that.
+    """
+
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         fields = dict(pairs)
         if len(fields) != len(pairs):
             names = sorted(name for name, _ in pairs)
-            refuse(place, "fields", names, "each field once")
+            refuse(place, "fields", names, "each field once", remedy)
         return fields
 
     def number(word: str) -> NoReturn:
-        refuse(place, "number", word, "finite numbers")
+        refuse(place, "number", word, "finite numbers", remedy)
 
     try:
         raw = json.loads(text, object_pairs_hook=once, parse_constant=number)
     except (ValueError, RecursionError) as error:
         if isinstance(error, ArtefactError):
             raise
-        refuse(place, "content", f"{type(error).__name__}: {error}", "JSON")
+        refuse(place, "content", f"{type(error).__name__}: {error}", "JSON", remedy)
     if not isinstance(raw, dict):
-        refuse(place, "content", type(raw).__name__, "a JSON object")
+        refuse(place, "content", type(raw).__name__, "a JSON object", remedy)
     return raw
 
 

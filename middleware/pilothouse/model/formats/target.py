@@ -1,0 +1,92 @@
+"""The model that a foreign file is imported for, as its config.json tells it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pilothouse.model.artefact import refuse
+from pilothouse.model.formats.reading import Reading
+from pilothouse.model.formats.source import FETCH_AGAIN, read_json, whole_number
+from pilothouse.types import Site
+
+MAX_CONFIG_BYTES = 4 << 20
+OTHER_NAMES = {"llama": frozenset({"mistral"})}
+"""llama.cpp's own writer calls these architectures by the first one's name."""
+ANOTHER = "import it for the model it was made on"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is known of the model. None: not known, so not compared."""
+
+    model_id: str
+    d_model: int | None = None
+    layers: int | None = None
+    model_type: str | None = None
+    neurons: int | None = None
+    heads_width: int | None = None
+
+    def width_at(self, site: Site) -> int | None:
+        """Elements of a token at a site, if known."""
+        if site == "mlp_neurons":
+            return self.neurons
+        return self.heads_width if site == "attn_heads" else self.d_model
+
+
+def target_of(model_id: str, d_model: int | None, config: Path | None) -> Target:
+    """The model by its id, with what config.json adds.
+
+    Raises:
+        ArtefactError: config.json cannot be read, or says another d_model.
+    """
+    if config is None:
+        return Target(model_id, d_model)
+    raw = read_json(config, MAX_CONFIG_BYTES)
+    text: dict[str, Any] = raw["text_config"] if isinstance(raw.get("text_config"), dict) else raw
+    width = _number(config, text, "hidden_size", "n_embd")
+    if d_model not in (None, width):
+        refuse(config, "hidden_size", width, f"{d_model} as --d-model says",
+               "leave --d-model out, or give the config of the model")  # fmt: skip
+    heads = _number(config, text, "num_attention_heads", "n_head")
+    head_width = _number(config, text, "head_dim") or (width // heads if width and heads else None)
+    return Target(
+        model_id,
+        width or d_model,
+        layers=_number(config, text, "num_hidden_layers", "n_layer"),
+        model_type=str(raw["model_type"]) if raw.get("model_type") else None,
+        neurons=_number(config, text, "intermediate_size", "n_inner"),
+        heads_width=head_width * heads if head_width and heads else None,
+    )
+
+
+def check_target(reading: Reading, target: Target) -> None:
+    """Refuse numbers that are another model's: its type, its layers or its width.
+
+    Raises:
+        ArtefactError: names the file and the field.
+    """
+    place, hint, known = reading.place, reading.model_type, target.model_type
+    if hint and known and known not in {hint} | OTHER_NAMES.get(hint, frozenset()):
+        refuse(place, "model type", repr(hint), f"{known!r} as {target.model_id} is", ANOTHER)
+    for layer, arrays in reading.layers.items():
+        field = reading.fields[layer]
+        if target.layers is not None and layer >= target.layers:
+            refuse(place, field, f"layer {layer}", f"below {target.layers}, the model's layers",
+                   ANOTHER)  # fmt: skip
+        width = next(iter(arrays.values())).shape[-1]
+        wanted = target.width_at(reading.site)
+        if wanted is not None and width != wanted:
+            refuse(place, field, f"width {width}", f"{wanted} as {target.model_id} has at "
+                   f"{reading.site}", ANOTHER)  # fmt: skip
+
+
+def _number(place: Path, raw: dict[str, Any], *names: str) -> int | None:
+    for name in names:
+        if raw.get(name) is not None:
+            value = whole_number(place, name, raw[name])
+            if value == 0:
+                refuse(place, name, 0, "a number from 1", FETCH_AGAIN)
+            return value
+    return None
