@@ -72,7 +72,7 @@ def read_manifest(folder: Path, manifest_type: type[M], kind: str) -> tuple[M, d
                f"a folder with {MANIFEST_FILE} and {WEIGHTS_FILE}",
                "correct the path in pilothouse.yaml")  # fmt: skip
     place = folder / MANIFEST_FILE
-    raw = _parse_json(place, _read_file(place, MAX_MANIFEST_BYTES))
+    raw = parse_json(place, read_file(place, MAX_MANIFEST_BYTES))
     if raw.get("format") != FORMAT:
         refuse(place, "format", repr(raw.get("format")), repr(FORMAT),
                "convert the artefact, or install the Pilothouse that reads its format")  # fmt: skip
@@ -97,7 +97,7 @@ def read_artefact(folder: Path, manifest_type: type[M], kind: str) -> tuple[M, T
         found = sorted(each.name for each in folder.iterdir())
         refuse(place, "file", f"only {found}", "safetensors weights",
                "convert the weights to safetensors; pickles are never read")  # fmt: skip
-    weights = _read_file(place, manifest.weights_bytes)
+    weights = read_file(place, manifest.weights_bytes)
     if len(weights) != manifest.weights_bytes:
         refuse(place, "weights_bytes", len(weights), f"{manifest.weights_bytes} as declared")
     sha256 = hashlib.sha256(weights).hexdigest()
@@ -118,7 +118,7 @@ def read_artefact(folder: Path, manifest_type: type[M], kind: str) -> tuple[M, T
 def kind_of(folder: Path) -> object:
     """What a folder's manifest calls itself, unchecked; None where there is no telling."""
     try:
-        return _parse_json(folder, _read_file(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES))["kind"]
+        return parse_json(folder, read_file(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES))["kind"]
     except (ArtefactError, OSError, KeyError):
         return None
 
@@ -201,14 +201,20 @@ def frozen(array: NDArray[np.float32]) -> NDArray[np.float32]:
     return copy
 
 
-def _open(place: Path) -> BinaryIO:
+def open_plain(place: Path) -> BinaryIO:
+    """A file to be read, if its name is no link; the caller checks that it is a plain file."""
     flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     return open(place, "rb", opener=lambda path, mode: os.open(path, mode | flags))
 
 
-def _read_file(place: Path, limit_bytes: int) -> bytes:
+def read_file(place: Path, limit_bytes: int) -> bytes:
+    """The bytes of a plain file of at most that size.
+
+    Raises:
+        ArtefactError: a link, no plain file, or longer.
+    """
     try:
-        file = _open(place)
+        file = open_plain(place)
     except OSError as error:
         got = "a symbolic link" if place.is_symlink() else (error.strerror or "an error")
         refuse(place, "file", got, "a plain file that can be read",
@@ -223,7 +229,13 @@ def _read_file(place: Path, limit_bytes: int) -> bytes:
         return file.read(limit_bytes)
 
 
-def _parse_json(place: Path, text: bytes) -> dict[str, Any]:
+def parse_json(place: Path, text: bytes) -> dict[str, Any]:
+    """A JSON object with each field once and finite numbers only.
+
+    Raises:
+        ArtefactError: it is none.
+    """
+
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         fields = dict(pairs)
         if len(fields) != len(pairs):
