@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pilothouse.model.sae.autoencoder import ALL_AT_ONCE, Sae
 
 Floats = NDArray[np.float64]
-PART = 4096
+PART = 1024
 """Features whose weights are widened at once."""
 LAYER_NORM_EPSILON = 1e-5
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from pilothouse.edit.sae_codes import decode, encode
 from pilothouse.errors import ArtefactError, ConfigError
@@ -165,9 +167,6 @@ def test_other_float_types_are_read(tmp_path: Path, dtype: str) -> None:
 
 
 def test_bfloat16_is_read(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
-    from safetensors.torch import save_file
-
     made = book("jumprelu")
     folder = files.saelens(tmp_path, made)
     tensors = {k: torch.tensor(v).bfloat16() for k, v in files.lens_tensors(made).items()}
@@ -175,6 +174,18 @@ def test_bfloat16_is_read(tmp_path: Path) -> None:
     for name, each in tensors.items():
         setattr(made, name, each.double().numpy())
     check(load_sae("s", folder, "saelens"), made)
+
+
+@pytest.mark.parametrize("bits", [0x7F80, 0xFF80, 0x7FC1])
+def test_bfloat16_that_is_not_finite_is_refused(tmp_path: Path, bits: int) -> None:
+    folder = files.saelens(tmp_path, book("jumprelu"))
+    tensors = {
+        k: torch.tensor(v).bfloat16() for k, v in files.lens_tensors(book("jumprelu")).items()
+    }
+    tensors["W_enc"].view(torch.int16)[3, 4] = np.uint16(bits).view(np.int16).item()
+    save_file(tensors, folder / "sae_weights.safetensors")
+    with pytest.raises(ArtefactError, match="W_enc: got 1 values that are NaN or infinite"):
+        load_sae("s", folder, "saelens")
 
 
 def test_weights_lie_in_the_file_and_not_in_memory(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ Shape suffixes: A rows, B columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 CHUNK_ROWS = 256
+CHUNK = 1 << 22
+BFLOAT16_EXPONENT = 0x7F80
+"""All bits set: NaN or an infinity."""
 
 
 def widened(raw: NDArray[Any], is_bfloat16: bool) -> Floats:
@@ -63,15 +65,16 @@ class Matrix:
         """All of it, float64: for biases and thresholds."""
         return widened(self.raw, self.is_bfloat16)
 
-    def chunks(self) -> Iterator[Floats]:
-        """All of it in the order of the memory, a part at a time."""
-        raw = self.raw if self.raw.flags.c_contiguous else self.raw.T
-        for start in range(0, len(raw), CHUNK_ROWS):
-            yield widened(raw[start : start + CHUNK_ROWS], self.is_bfloat16)
-
     def bad_values(self) -> int:
-        """How many are NaN or infinite."""
-        return sum(int((~np.isfinite(each)).sum()) for each in self.chunks())
+        """How many are NaN or infinite, looked for in the order of the memory."""
+        raw = self.raw if self.raw.flags.c_contiguous else self.raw.T
+        flat = raw.reshape(-1)
+        return sum(self._bad(flat[at : at + CHUNK]) for at in range(0, len(flat), CHUNK))
+
+    def _bad(self, part: NDArray[Any]) -> int:
+        if self.is_bfloat16:
+            return int(((part & BFLOAT16_EXPONENT) == BFLOAT16_EXPONENT).sum())
+        return int((~np.isfinite(part)).sum())
 
     def row_lengths(self) -> Floats:
         """The length of each row, float64."""
