@@ -19,8 +19,8 @@ from pilothouse.edit.sae_codes import edited, encode
 from pilothouse.edit.sources import Sources
 from pilothouse.errors import RequestError
 from pilothouse.model.sae.autoencoder import Sae
-from pilothouse.model.sae.build import Told
 from pilothouse.model.sae.formats import load_sae
+from pilothouse.model.sae.told import Told
 from pilothouse.term import SteerTerm
 from pilothouse.types import Tap
 from tests.model.sae import files

@@ -195,6 +195,14 @@ def sparsify(folder: Path, made: Book, **changes: Any) -> Path:
     return place
 
 
+def qwen_scope(folder: Path, made: Book) -> Path:
+    """A folder of Qwen-Scope after its conversion."""
+    place = folder / f"SAE-Res-Demo-W40-L0_{made.k}"
+    tensors = {"W_enc": made.W_enc.T, "W_dec": made.W_dec.T}
+    save(place / "layer4.sae.safetensors", tensors | {"b_enc": made.b_enc, "b_dec": made.b_dec})
+    return place
+
+
 def dictionary_learning(folder: Path, made: Book, kind: str, **changes: Any) -> Path:
     """A folder of dictionary_learning after its conversion."""
     trainer: dict[str, Any] = {

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from pilothouse.edit.sae_codes import decode, encode
 from pilothouse.errors import ArtefactError, ConfigError
 from pilothouse.model.sae.autoencoder import Sae
-from pilothouse.model.sae.build import Told
 from pilothouse.model.sae.formats import FORMATS, load_sae, register
 from pilothouse.model.sae.saelens import load_saelens
+from pilothouse.model.sae.told import Told
 from pilothouse.types import Tap
 from tests.model.sae import files
 from tests.model.sae.files import FEATURES, WIDTH, book, hidden
@@ -135,6 +135,12 @@ def test_sparsify(tmp_path: Path) -> None:
     made = book("topk", subtracts_b_dec=True)
     folder = files.sparsify(tmp_path, made)
     check(load_sae("s", folder, "sparsify", Told(model_id="demo")), made)
+
+
+def test_qwen_scope(tmp_path: Path) -> None:
+    made = book("topk")
+    folder = files.qwen_scope(tmp_path, made)
+    check(load_sae("s", folder, "qwen-scope", Told(model_id="demo", layer=4)), made)
 
 
 @pytest.mark.parametrize(

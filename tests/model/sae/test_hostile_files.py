@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from pilothouse.errors import ArtefactError
-from pilothouse.model.sae.build import Told
 from pilothouse.model.sae.formats import load_sae
+from pilothouse.model.sae.told import Told
 from tests.model.sae import files
 from tests.model.sae.files import FEATURES, WIDTH, book, lens_tensors, save, write_json
 
@@ -316,6 +316,18 @@ OTHERS: dict[str, tuple[str, Callable[[Path], Path], Told, str]] = {
     "k too large": (
         "sparsify", lambda at: files.sparsify(at, book("topk"), k=41), HERE, "k: got 41",
     ),
+    "no k in the name": (
+        "qwen-scope", lambda at: files.qwen_scope(at, book("topk", k=0)),
+        HERE, "folder's name: got",
+    ),
+    "another layer": (
+        "qwen-scope", lambda at: files.qwen_scope(at, book("topk")),
+        HERE._replace(layer=5), "layer5.sae.safetensors: file: got No such file",
+    ),
+    "no layer told": (
+        "qwen-scope", lambda at: files.qwen_scope(at, book("topk")),
+        Told(model_id="demo"), "layer: got nothing",
+    ),
     "unset threshold": (
         "dictionary_learning",
         lambda at: files.dictionary_learning(
@@ -341,6 +353,14 @@ def test_files_of_other_formats(tmp_path: Path, case: str) -> None:
     name, make, told, said = OTHERS[case]
     with pytest.raises(ArtefactError, match=said):
         load_sae("s", make(tmp_path), name, told)
+
+
+def test_a_pickle_of_qwen_scope_is_told_how_to_become_safetensors(tmp_path: Path) -> None:
+    folder = files.qwen_scope(tmp_path, book("topk"))
+    (folder / "layer4.sae.safetensors").unlink()
+    (folder / "layer4.sae.pt").write_bytes(torch_archive())
+    with pytest.raises(ArtefactError, match=r"layer4\.sae\.pt: file: got a pickle"):
+        load_sae("s", folder, "qwen-scope", HERE)
 
 
 def test_a_pickle_alone_is_told_how_to_become_safetensors(tmp_path: Path) -> None:

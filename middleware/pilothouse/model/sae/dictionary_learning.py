@@ -13,19 +13,10 @@ from typing import NamedTuple
 
 from pilothouse.model.artefact import refuse
 from pilothouse.model.sae.autoencoder import Form, Sae
-from pilothouse.model.sae.build import (
-    NOWHERE,
-    About,
-    Told,
-    Where,
-    agreed,
-    build_sae,
-    filled,
-    no_average_norm,
-    renamed,
-)
+from pilothouse.model.sae.build import About, build_sae, filled, renamed
 from pilothouse.model.sae.fields import CORRECT, Fields, read_fields
 from pilothouse.model.sae.mapped import Stored, map_safetensors
+from pilothouse.model.sae.told import NOWHERE, Told, Where, agreed, no_average_norm
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "ae.safetensors"

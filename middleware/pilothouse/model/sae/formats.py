@@ -16,14 +16,15 @@ from types import MappingProxyType
 from pilothouse.errors import ConfigError
 from pilothouse.model.artefact import parse_json, read_file, refuse
 from pilothouse.model.sae.autoencoder import Sae
-from pilothouse.model.sae.build import Told
 from pilothouse.model.sae.dictionary_learning import load_dictionary_learning
 from pilothouse.model.sae.gemma_scope import load_gemma_scope, load_gemma_scope_2
 from pilothouse.model.sae.llama_scope import load_llama_scope, load_llama_scope_r1
 from pilothouse.model.sae.llamascopium import load_llamascopium
 from pilothouse.model.sae.mapped import FETCH, map_safetensors
+from pilothouse.model.sae.qwen_scope import load_qwen_scope
 from pilothouse.model.sae.saelens import load_saelens
 from pilothouse.model.sae.sparsify import load_sparsify
+from pilothouse.model.sae.told import Told
 
 Reader = Callable[[str, Path, Told], Sae]
 FORMATS: dict[str, Reader] = {}
@@ -101,5 +102,6 @@ register("gemma-scope-2", load_gemma_scope_2)
 register("llama-scope", load_llama_scope)
 register("llama-scope-r1", load_llama_scope_r1)
 register("llamascopium", load_llamascopium)
+register("qwen-scope", load_qwen_scope)
 register("sparsify", load_sparsify)
 register("dictionary_learning", load_dictionary_learning)

@@ -14,10 +14,11 @@ from pathlib import Path
 from pilothouse.model.artefact import refuse
 from pilothouse.model.sae.archive import read_archive
 from pilothouse.model.sae.autoencoder import Sae
-from pilothouse.model.sae.build import About, Told, agreed, build_sae, no_average_norm, renamed
+from pilothouse.model.sae.build import About, build_sae, renamed
 from pilothouse.model.sae.fields import read_fields
 from pilothouse.model.sae.hook import tap_of
 from pilothouse.model.sae.mapped import map_safetensors
+from pilothouse.model.sae.told import Told, agreed, no_average_norm
 
 ARCHIVE_FILE = "params.npz"
 WEIGHTS_FILE = "params.safetensors"

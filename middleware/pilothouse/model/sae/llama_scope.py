@@ -14,19 +14,12 @@ import numpy as np
 
 from pilothouse.model.artefact import refuse
 from pilothouse.model.sae.autoencoder import DecoderNorms, Sae
-from pilothouse.model.sae.build import (
-    About,
-    Told,
-    agreed,
-    build_sae,
-    filled,
-    renamed,
-    scale_of_input,
-)
+from pilothouse.model.sae.build import About, build_sae, filled, renamed
 from pilothouse.model.sae.fields import Fields, read_fields
 from pilothouse.model.sae.hook import tap_of
 from pilothouse.model.sae.mapped import map_safetensors
 from pilothouse.model.sae.matrix import Matrix
+from pilothouse.model.sae.told import Told, agreed, scale_of_input
 from pilothouse.types import Tap
 
 HYPERPARAMS_FILE = "hyperparams.json"

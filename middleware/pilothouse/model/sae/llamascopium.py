@@ -14,14 +14,7 @@ import numpy as np
 
 from pilothouse.model.artefact import refuse
 from pilothouse.model.sae.autoencoder import Form, Normalisation, Sae
-from pilothouse.model.sae.build import (
-    About,
-    Told,
-    build_sae,
-    no_average_norm,
-    renamed,
-    scale_of_input,
-)
+from pilothouse.model.sae.build import About, build_sae, renamed
 from pilothouse.model.sae.fields import Fields, read_fields
 from pilothouse.model.sae.llama_scope import (
     CONFIG_FILE,
@@ -32,6 +25,7 @@ from pilothouse.model.sae.llama_scope import (
 )
 from pilothouse.model.sae.mapped import Stored, map_safetensors
 from pilothouse.model.sae.matrix import Matrix
+from pilothouse.model.sae.told import Told, no_average_norm, scale_of_input
 
 NAMES = {
     "W_E": "W_enc", "b_E": "b_enc", "W_D": "W_dec", "b_D": "b_dec",

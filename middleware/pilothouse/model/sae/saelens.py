@@ -13,17 +13,11 @@ import numpy as np
 
 from pilothouse.model.artefact import refuse
 from pilothouse.model.sae.autoencoder import ALL_AT_ONCE, Form, Normalisation, Sae
-from pilothouse.model.sae.build import (
-    About,
-    Told,
-    agreed,
-    build_sae,
-    no_average_norm,
-    scale_of_input,
-)
+from pilothouse.model.sae.build import About, build_sae
 from pilothouse.model.sae.fields import CORRECT, Fields, read_fields
 from pilothouse.model.sae.hook import tap_of
 from pilothouse.model.sae.mapped import Stored, map_safetensors
+from pilothouse.model.sae.told import Told, agreed, no_average_norm, scale_of_input
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"

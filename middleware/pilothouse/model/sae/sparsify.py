@@ -11,18 +11,11 @@ from pathlib import Path
 
 from pilothouse.model.artefact import refuse
 from pilothouse.model.sae.autoencoder import Sae
-from pilothouse.model.sae.build import (
-    NOWHERE,
-    About,
-    Told,
-    agreed,
-    build_sae,
-    no_average_norm,
-    renamed,
-)
+from pilothouse.model.sae.build import About, build_sae, renamed
 from pilothouse.model.sae.fields import CORRECT, read_fields
 from pilothouse.model.sae.hook import tap_of
 from pilothouse.model.sae.mapped import map_safetensors
+from pilothouse.model.sae.told import NOWHERE, Told, agreed, no_average_norm
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae.safetensors"
