@@ -180,6 +180,18 @@ def test_an_edit_holds_only_where_the_code_is_over(tmp_path: Path, form: str, ab
     assert got_TD == pytest.approx(want_TD, abs=1e-6)
 
 
+def test_over_nothing_means_over_the_threshold(tmp_path: Path) -> None:
+    made = book("jumprelu", threshold=np.full(FEATURES, 2.0))
+    sae, h_TD = loaded(tmp_path, made), hidden()
+    feature = some_feature(sae, h_TD)
+    read_D, bias, _ = feature_read(sae, feature)
+    z_T = h_TD @ read_D + bias
+    assert ((z_T > 0.0) & (z_T <= 2.0)).any()
+    edits = (FeatureEdit(feature, "set", 5.0, above=0.0),)
+    got_TD = exact(layer_edit(sae, *edits), sae, edits, h_TD)
+    assert got_TD == pytest.approx(expected(made, edits, h_TD), abs=1e-6)
+
+
 def test_what_is_not_edited_is_kept(tmp_path: Path) -> None:
     """With an orthonormal decoder that is its own encoder, the other codes and the rest stay."""
     basis_DD, _ = np.linalg.qr(np.random.default_rng(5).normal(size=(WIDTH, WIDTH)))
