@@ -201,7 +201,8 @@ def frozen(array: NDArray[np.float32]) -> NDArray[np.float32]:
     return copy
 
 
-def _open(place: Path) -> BinaryIO:
+def open_plain(place: Path) -> BinaryIO:
+    """A file to be read, if its name is no link; the caller checks that it is a plain file."""
     flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     return open(place, "rb", opener=lambda path, mode: os.open(path, mode | flags))
 
@@ -213,7 +214,7 @@ def read_file(place: Path, limit_bytes: int, remedy: str = REMADE) -> bytes:
         ArtefactError: missing, linked, no plain file, or longer than the limit.
     """
     try:
-        file = _open(place)
+        file = open_plain(place)
     except OSError as error:
         got = "a symbolic link" if place.is_symlink() else (error.strerror or "an error")
         refuse(place, "file", got, "a plain file that can be read",

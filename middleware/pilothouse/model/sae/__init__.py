@@ -1,0 +1,1 @@
+"""Sparse autoencoders: what is loaded, and one file for each foreign format."""

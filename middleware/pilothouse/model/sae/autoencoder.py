@@ -1,0 +1,84 @@
+"""A sparse autoencoder in memory, whatever file it came from.
+
+With N the normalisation and x = N(h) - b_in, where b_in is the decoder's bias or nothing:
+
+    z = x W_enc + b_enc       codes = activation(z)       h ~ N^-1(codes W_dec + b_dec)
+
+relu: max(0, z). jumprelu: that where z > threshold (so are BatchTopK, Matryoshka, Feature and
+Mutual Choice served: one token's codes must not hang on its batch). gated: max(0, exp(r_mag)
+(z - b_enc) + b_mag) where z > 0, with b_enc the gate's bias. topk: max(0, z) of the k largest.
+abstopk: z of the k largest in size.
+
+Shape suffixes: D width of the site, M features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pilothouse.model.sae.matrix import Floats, Matrix
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pilothouse.types import Tap
+
+Form = Literal["relu", "jumprelu", "gated", "topk", "abstopk"]
+Normalisation = Literal["none", "layer_norm", "constant_norm"]
+"""layer_norm: (h - mean) / (std + 1e-5) with the unbiased std, undone with std and mean.
+constant_norm: h sqrt(D) / |h|."""
+
+DecoderNorms = Literal["ignored", "select", "scale"]
+"""What the lengths of the decoder's rows do. select: codes are chosen by z |d|, and are z.
+scale: codes are chosen by z |d| and are that, written along d / |d|."""
+
+ALL_AT_ONCE: frozenset[Form] = frozenset({"topk", "abstopk"})
+"""Whether a feature is on hangs on all others, so that it needs all of them."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sae:
+    """A loaded SAE; compared by identity, its arrays cannot be written.
+
+    `encoder_DM` and `decoder_MD` lie in the file's mapping. `input_scale` is the constant by which
+    the SAE's inputs were scaled in training; it is undone on the way out. `is_centred`: the SAE
+    knows a stream without its mean over D (weights that write were centred). `max_act_M` are the
+    features' largest codes, `labels` their names, where a file has them.
+    """
+
+    name: str
+    model_id: str
+    tap: Tap
+    form: Form
+    encoder_DM: Matrix
+    encoder_bias_M: Floats
+    decoder_MD: Matrix
+    decoder_bias_D: Floats
+    threshold_M: Floats | None = None
+    magnitude_bias_M: Floats | None = None
+    magnitude_log_M: Floats | None = None
+    k: int | None = None
+    decoder_norms: DecoderNorms = "ignored"
+    normalisation: Normalisation = "none"
+    input_scale: float = 1.0
+    subtracts_decoder_bias: bool = False
+    is_centred: bool = False
+    max_act_M: NDArray[np.float64] | None = None
+    labels: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
+    digest: str = ""
+    """Of the weights' bytes and of everything else that says what they mean."""
+
+    @property
+    def width(self) -> int:
+        """Elements of a token at the site."""
+        return self.encoder_DM.shape[0]
+
+    @property
+    def num_features(self) -> int:
+        """How many codes there are."""
+        return self.encoder_DM.shape[1]

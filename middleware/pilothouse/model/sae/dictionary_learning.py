@@ -1,0 +1,118 @@
+"""dictionary_learning: `config.json` and `ae.safetensors`, the tensors of `ae.pt` by their names.
+
+The library itself saves a pickle, which is never read in serving. BatchTopK and Matryoshka are
+served by their saved threshold; -1 says that training never set it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from pilothouse.model.artefact import refuse
+from pilothouse.model.sae.autoencoder import Form, Sae
+from pilothouse.model.sae.build import About, build_sae, filled, renamed
+from pilothouse.model.sae.fields import CORRECT, Fields, read_fields
+from pilothouse.model.sae.mapped import Stored, map_safetensors
+from pilothouse.model.sae.told import NOWHERE, Told, Where, agreed, no_average_norm
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "ae.safetensors"
+PICKLE_FILE = "ae.pt"
+LINEAR = {
+    "encoder.weight": "W_enc.T", "encoder.bias": "b_enc", "decoder.weight": "W_dec.T",
+}  # fmt: skip
+PLAIN = {
+    "W_enc": "W_enc", "b_enc": "b_enc", "W_dec": "W_dec", "b_dec": "b_dec",
+    "threshold": "threshold",
+}  # fmt: skip
+
+
+class Kind(NamedTuple):
+    """One of the library's classes, as we read it."""
+
+    form: Form
+    names: Mapping[str, str]
+    subtracts_decoder_bias: bool = True
+
+
+KINDS: Mapping[str, Kind] = {
+    "AutoEncoder": Kind("relu", LINEAR | {"bias": "b_dec"}),
+    "AutoEncoderTopK": Kind("topk", LINEAR | {"b_dec": "b_dec"}),
+    "BatchTopKSAE": Kind("jumprelu", LINEAR | {"b_dec": "b_dec", "threshold": "threshold"}),
+    "MatryoshkaBatchTopKSAE": Kind("jumprelu", PLAIN),
+    "JumpReluAutoEncoder": Kind("jumprelu", PLAIN, subtracts_decoder_bias=False),
+    "GatedAutoEncoder": Kind(
+        "gated",
+        {
+            "encoder.weight": "W_enc.T", "decoder.weight": "W_dec.T", "decoder_bias": "b_dec",
+            "r_mag": "r_mag", "gate_bias": "b_gate", "mag_bias": "b_mag",
+        },
+    ),
+}  # fmt: skip
+
+
+def load_dictionary_learning(name: str, folder: Path, told: Told) -> Sae:
+    """The SAE in a folder, after its conversion to safetensors.
+
+    Raises:
+        ArtefactError: names file, field, what was got, what was wanted and what to do.
+    """
+    fields = read_fields(folder / CONFIG_FILE)
+    trainer = fields.group("trainer")
+    kind = _kind(trainer)
+    no_average_norm(fields.place, told)
+    model_id, tap = agreed(
+        fields.place, told, None if told.model_id else trainer.text("lm_name"),
+        _where(trainer), remedy="give `layer` and `site` beside the path in pilothouse.yaml",
+    )  # fmt: skip
+    place = folder / WEIGHTS_FILE
+    if not os.path.lexists(place) and os.path.lexists(folder / PICKLE_FILE):
+        refuse(folder / PICKLE_FILE, "file", "a pickle", f"{WEIGHTS_FILE} beside it",
+               "convert it offline, by the same names; pickles are never read")  # fmt: skip
+    tensors, sha256 = map_safetensors(place)
+    k = trainer.whole("k") if kind.form == "topk" else None
+    about = About(
+        form=kind.form, model_id=model_id, tap=tap, k=k,
+        subtracts_decoder_bias=kind.subtracts_decoder_bias,
+    )  # fmt: skip
+    return build_sae(name, place, about, _tensors(place, tensors, kind, k), sha256)
+
+
+def _kind(trainer: Fields) -> Kind:
+    said = trainer.text("dict_class")
+    if said not in KINDS:
+        refuse(trainer.place, "trainer.dict_class", repr(said), f"one of {sorted(KINDS)}",
+               "use an SAE of one of these classes")  # fmt: skip
+    return KINDS[said]
+
+
+def _where(trainer: Fields) -> Where:
+    if not trainer.has("layer"):
+        return NOWHERE
+    layer = trainer.raw["layer"]
+    if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < 4096:
+        refuse(trainer.place, "trainer.layer", repr(layer), "a layer", CORRECT)
+    module = trainer.text("submodule_name", f"resid_post_layer_{layer}")
+    return layer, "resid_post" if module == f"resid_post_layer_{layer}" else None
+
+
+def _tensors(place: Path, tensors: Stored, kind: Kind, k: int | None) -> Stored:
+    kept = dict(tensors)
+    kept.pop("group_sizes", None)
+    counted = kept.pop("k", None)
+    if counted is not None and k is not None and int(counted.raw.reshape(-1)[0]) != k:
+        refuse(place, "k", int(counted.raw.reshape(-1)[0]), f"{k} as {CONFIG_FILE} says", CORRECT)
+    if kind.form == "topk":
+        kept.pop("threshold", None)
+    found = renamed(place, kept, kind.names)
+    threshold = found.get("threshold")
+    if threshold is not None and threshold.raw.size == 1 and "b_enc" in found:
+        value = float(threshold.whole().reshape(-1)[0])
+        if value < 0:
+            refuse(place, "threshold", value, "a number of at least 0",
+                   "have dictionary_learning estimate it, and save the SAE again")  # fmt: skip
+        found["threshold"] = filled(found["b_enc"].shape[0], value)
+    return found

@@ -1,0 +1,107 @@
+"""The formats of SAEs by name, and what can lie beside any of them.
+
+`features.safetensors`, optional: `max_act` [features], each feature's largest code. `labels.json`,
+optional: an object from a feature's number to its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+from pilothouse.errors import ConfigError
+from pilothouse.model.artefact import parse_json, read_file, refuse
+from pilothouse.model.sae.autoencoder import Sae
+from pilothouse.model.sae.dictionary_learning import load_dictionary_learning
+from pilothouse.model.sae.gemma_scope import load_gemma_scope, load_gemma_scope_2
+from pilothouse.model.sae.llama_scope import load_llama_scope, load_llama_scope_r1
+from pilothouse.model.sae.llamascopium import load_llamascopium
+from pilothouse.model.sae.mapped import FETCH, map_safetensors
+from pilothouse.model.sae.qwen_scope import load_qwen_scope
+from pilothouse.model.sae.saelens import load_saelens
+from pilothouse.model.sae.sparsify import load_sparsify
+from pilothouse.model.sae.told import Told
+
+Reader = Callable[[str, Path, Told], Sae]
+FORMATS: dict[str, Reader] = {}
+FEATURES_FILE = "features.safetensors"
+LABELS_FILE = "labels.json"
+MAX_LABELS_BYTES = 64 << 20
+MAX_LABEL_LENGTH = 512
+NOTHING_TOLD = Told()
+
+
+def register(name: str, reader: Reader) -> None:
+    """Add a format.
+
+    Raises:
+        ConfigError: the name is taken.
+    """
+    if name in FORMATS:
+        raise ConfigError(f"SAE format {name!r} is registered twice; give one another name")
+    FORMATS[name] = reader
+
+
+def load_sae(name: str, folder: Path, format_name: str, told: Told = NOTHING_TOLD) -> Sae:
+    """The SAE in a folder, under the name the operator gives it. Nothing in it is executed.
+
+    Raises:
+        ArtefactError: names file, field, what was got, what was wanted and what to do.
+    """
+    if format_name not in FORMATS:
+        refuse(f"saes.{name}", "format", repr(format_name), f"one of {sorted(FORMATS)}",
+               "name the library that made the file")  # fmt: skip
+    if not folder.is_dir():
+        refuse(folder, "folder", "nothing" if not folder.exists() else "a file", "a folder",
+               "correct the path in pilothouse.yaml")  # fmt: skip
+    return _with_labels(_with_maxima(FORMATS[format_name](name, folder, told), folder), folder)
+
+
+def _with_maxima(sae: Sae, folder: Path) -> Sae:
+    place = folder / FEATURES_FILE
+    if not os.path.lexists(place):
+        return sae
+    tensors, sha256 = map_safetensors(place)
+    if set(tensors) != {"max_act"}:
+        refuse(place, "tensors", sorted(tensors), "['max_act'] alone", FETCH)
+    max_act = tensors["max_act"]
+    if max_act.shape != (sae.num_features,):
+        refuse(place, "max_act", f"shape {list(max_act.shape)}", f"shape [{sae.num_features}]",
+               "use the file that belongs to this SAE")  # fmt: skip
+    if max_act.bad_values() or (max_act.whole() < 0).any():
+        refuse(place, "max_act", "NaN, infinite or negative numbers",
+               "finite numbers of at least 0", FETCH)  # fmt: skip
+    maxima_M = max_act.whole()
+    maxima_M.setflags(write=False)
+    digest = hashlib.sha256(f"{sae.digest} {sha256}".encode()).hexdigest()
+    return replace(sae, max_act_M=maxima_M, digest=digest)
+
+
+def _with_labels(sae: Sae, folder: Path) -> Sae:
+    place = folder / LABELS_FILE
+    if not os.path.lexists(place):
+        return sae
+    labels: dict[int, str] = {}
+    for key, label in parse_json(place, read_file(place, MAX_LABELS_BYTES)).items():
+        if not (key.isascii() and key.isdigit() and len(key) < 10 and int(key) < sae.num_features):
+            refuse(place, "feature", repr(key), f"a number from 0 to {sae.num_features - 1}",
+                   "use the file that belongs to this SAE")  # fmt: skip
+        if not isinstance(label, str) or not 0 < len(label) <= MAX_LABEL_LENGTH:
+            refuse(place, key, repr(label), f"1 to {MAX_LABEL_LENGTH} characters", "correct it")
+        labels[int(key)] = label
+    return replace(sae, labels=MappingProxyType(labels))
+
+
+register("saelens", load_saelens)
+register("gemma-scope", load_gemma_scope)
+register("gemma-scope-2", load_gemma_scope_2)
+register("llama-scope", load_llama_scope)
+register("llama-scope-r1", load_llama_scope_r1)
+register("llamascopium", load_llamascopium)
+register("qwen-scope", load_qwen_scope)
+register("sparsify", load_sparsify)
+register("dictionary_learning", load_dictionary_learning)

@@ -1,0 +1,101 @@
+"""Safetensors, mapped: an SAE of gigabytes costs no memory until its rows are read.
+
+The safetensors library checks the same and copies each tensor that it gives; it has no bfloat16
+for numpy, in which most SAEs come.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import mmap
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pilothouse.model.artefact import PICKLE_HEADS, open_plain, parse_json, refuse
+from pilothouse.model.sae.matrix import Matrix
+
+MAX_HEADER_BYTES = 1 << 20
+"""An SAE has a dozen tensors."""
+FETCH = "fetch the file anew from its source and compare its size"
+TYPES: Mapping[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"),
+    "I64": np.dtype("<i8"), "I32": np.dtype("<i4"),
+}  # fmt: skip
+
+Stored = dict[str, Matrix]
+
+
+def map_safetensors(place: Path) -> tuple[Stored, str]:
+    """The tensors of a file and the SHA-256 of all its bytes.
+
+    Raises:
+        ArtefactError: no plain file, a pickle, cut off, or with tensors that overlap or lie
+            outside of it.
+    """
+    memory = _mapping(place)
+    if memory[:4].startswith(PICKLE_HEADS):
+        refuse(place, "content", "a pickle or a PyTorch archive", "safetensors",
+               "convert the weights to safetensors; pickles are never read")  # fmt: skip
+    length = int.from_bytes(memory[:8], "little")
+    if not 2 <= length <= min(MAX_HEADER_BYTES, len(memory) - 8):
+        refuse(place, "header", f"{length} bytes in a file of {len(memory)}",
+               f"2 to {MAX_HEADER_BYTES}, inside the file", FETCH)  # fmt: skip
+    header = parse_json(place, memory[8 : 8 + length])
+    header.pop("__metadata__", None)
+    start, end = 8 + length, 0
+    stored: Stored = {}
+    for name, about in sorted(header.items(), key=lambda item: _begin(place, *item)):
+        dtype, shape, span = _described(place, name, about)
+        if span[0] != end or span[1] > len(memory) - start:
+            refuse(place, f"{name}.data_offsets", list(span),
+                   f"bytes from {end}, inside the file's {len(memory) - start}", FETCH)  # fmt: skip
+        end = span[1]
+        raw = np.frombuffer(memory, TYPES[dtype], math.prod(shape), start + span[0])
+        stored[name] = Matrix(raw.reshape(shape), is_bfloat16=dtype == "BF16")
+    if start + end != len(memory):
+        refuse(place, "size", f"{len(memory)} bytes", f"{start + end} bytes, as its header says",
+               FETCH)  # fmt: skip
+    return stored, hashlib.sha256(memory).hexdigest()
+
+
+def _mapping(place: Path) -> mmap.mmap:
+    try:
+        file = open_plain(place)
+    except OSError as error:
+        got = "a symbolic link" if place.is_symlink() else (error.strerror or "an error")
+        refuse(place, "file", got, "a plain file that can be read",
+               "put the file itself into the folder")  # fmt: skip
+    with file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_size < 10:
+            refuse(place, "file", f"{status.st_size} bytes", "a plain file of safetensors", FETCH)
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _begin(place: Path, name: str, about: object) -> tuple[int, int]:
+    return _described(place, name, about)[2]
+
+
+def _described(
+    place: Path, name: str, about: object
+) -> tuple[str, tuple[int, ...], tuple[int, int]]:
+    match about:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
+            pass
+        case _:
+            refuse(place, name, about, "dtype, shape and data_offsets", FETCH)
+    if dtype not in TYPES:
+        refuse(place, f"{name}.dtype", repr(dtype), f"one of {sorted(TYPES)}",
+               "convert the weights to a float type; quantised SAEs are not read")  # fmt: skip
+    if not all(isinstance(each, int) and 0 < each <= 1 << 32 for each in shape) or len(shape) > 3:
+        refuse(place, f"{name}.shape", shape, "at most three positive sizes", FETCH)
+    want = math.prod(shape) * TYPES[dtype].itemsize
+    if begin < 0 or end - begin != want:
+        refuse(place, f"{name}.data_offsets", [begin, end], f"{want} bytes for {shape}", FETCH)
+    return dtype, tuple(shape), (begin, end)

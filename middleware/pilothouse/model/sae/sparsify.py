@@ -1,0 +1,56 @@
+"""sparsify (EleutherAI): `cfg.json` and `sae.safetensors` in a folder named by its hook point.
+
+Codes are max(0, z) of the k largest, of the input less the decoder's bias. `W_dec` is stored
+[features, width] as we have it; shapes decide, not what other readers do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pilothouse.model.artefact import refuse
+from pilothouse.model.sae.autoencoder import Sae
+from pilothouse.model.sae.build import About, build_sae, renamed
+from pilothouse.model.sae.fields import CORRECT, read_fields
+from pilothouse.model.sae.hook import tap_of
+from pilothouse.model.sae.mapped import map_safetensors
+from pilothouse.model.sae.told import NOWHERE, Told, agreed, no_average_norm
+
+CONFIG_FILE = "cfg.json"
+WEIGHTS_FILE = "sae.safetensors"
+NAMES: Mapping[str, str] = {
+    "encoder.weight": "W_enc.T", "encoder.bias": "b_enc", "W_dec": "W_dec", "b_dec": "b_dec",
+}  # fmt: skip
+TRANSCODER = "use an SAE that reads and writes at the same place; transcoders are not read"
+
+
+def load_sparsify(name: str, folder: Path, told: Told) -> Sae:
+    """The SAE in a folder.
+
+    Raises:
+        ArtefactError: names file, field, what was got, what was wanted and what to do.
+    """
+    fields = read_fields(folder / CONFIG_FILE)
+    fields.never("transcode", TRANSCODER)
+    fields.never("skip_connection", TRANSCODER)
+    fields.never("signed", "its codes keep their sign; use an SAE without")
+    if fields.text("activation", "topk") != "topk":
+        refuse(fields.place, "activation", repr(fields.raw["activation"]), "'topk'",
+               "use an SAE with the activation topk")  # fmt: skip
+    no_average_norm(fields.place, told)
+    is_told = told.layer is not None and told.site is not None
+    where = NOWHERE if is_told else tap_of(fields.place, "folder's name", folder.name)
+    model_id, tap = agreed(
+        fields.place, told, None, where, remedy="give `model` beside the path in pilothouse.yaml"
+    )
+    place = folder / WEIGHTS_FILE
+    stored, sha256 = map_safetensors(place)
+    about = About(
+        form="topk", model_id=model_id, tap=tap, k=fields.whole("k"), subtracts_decoder_bias=True
+    )
+    built = build_sae(name, place, about, renamed(place, stored, NAMES), sha256)
+    if fields.whole("d_in") != built.width:
+        refuse(fields.place, "d_in", fields.whole("d_in"), f"{built.width} as {WEIGHTS_FILE} has",
+               CORRECT)  # fmt: skip
+    return built

@@ -1,0 +1,83 @@
+"""What the operator says of an SAE beside its files, and how it goes with what they say."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+from pilothouse.model.artefact import refuse
+from pilothouse.model.sae.mapped import FETCH
+from pilothouse.types import Site, Tap
+
+Where = tuple[int | None, Site | None]
+NOWHERE: Where = (None, None)
+
+
+class Told(NamedTuple):
+    """What the operator says of an SAE beside its files; where a file says it too, they agree."""
+
+    model_id: str | None = None
+    layer: int | None = None
+    site: Site | None = None
+    average_norm: float | None = None
+    """Mean length of h at the tap, for SAEs trained on inputs scaled by it."""
+
+
+def agreed(
+    place: Path, told: Told, model_id: str | None, where: Where, *, remedy: str
+) -> tuple[str, Tap]:
+    """Model and tap, from the file or the operator.
+
+    Args:
+        where: what the file says of them; a tap, or either part of one.
+
+    Raises:
+        ArtefactError: nobody says it, or the two say different things.
+    """
+    layer, site = where
+    found = {
+        "model_id": (model_id, told.model_id), "layer": (layer, told.layer),
+        "site": (site, told.site),
+    }  # fmt: skip
+    for field_name, (said, wanted) in found.items():
+        if said is None and wanted is None:
+            refuse(place, field_name, "nothing", "a value", remedy)
+        if None not in (said, wanted) and said != wanted:
+            refuse(place, field_name, repr(said), f"{wanted!r} as pilothouse.yaml says",
+                   f"correct {field_name} in pilothouse.yaml, or name another file")  # fmt: skip
+    layer = told.layer if layer is None else layer
+    model, named = model_id or told.model_id, site or told.site
+    assert model is not None
+    assert layer is not None
+    assert named is not None
+    return model, Tap(layer, named)
+
+
+def scale_of_input(place: Path, width: int, said: float | None, told: Told) -> float:
+    """sqrt(D) over the mean length of h, for SAEs trained on inputs of mean length sqrt(D).
+
+    Raises:
+        ArtefactError: neither the file nor the operator says the length, or it is not positive.
+    """
+    norm = said if said is not None else told.average_norm
+    if norm is None:
+        refuse(place, "average norm", "nothing", "the mean length of h at the tap in training",
+               "give `average_norm`: without it features are on or off wrongly")  # fmt: skip
+    if said is not None and told.average_norm is not None and said != told.average_norm:
+        refuse(place, "average norm", said, f"{told.average_norm} as pilothouse.yaml says",
+               "leave `average_norm` out: the file has its own")  # fmt: skip
+    if not 0 < norm < math.inf:
+        refuse(place, "average norm", norm, "a positive number", FETCH)
+    return math.sqrt(width) / norm
+
+
+def no_average_norm(place: Path, told: Told) -> None:
+    """Refuse a number that would have no effect.
+
+    Raises:
+        ArtefactError: the operator gave one.
+    """
+    if told.average_norm is not None:
+        refuse(place, "average_norm", told.average_norm, "none: this SAE scales no inputs by it",
+               "leave `average_norm` out: it would have no effect")  # fmt: skip
