@@ -74,7 +74,8 @@ class House:
     async def installed(self, _: str, timeout: float) -> list[dict[str, Any]]:
         assert timeout > 0
         taps = [tap.model_dump() for tap in self.plan.body.taps]
-        return [{"installation": self.installation, "taps": taps}]
+        layers = list(range(self.plan.body.model.num_layers))
+        return [{"installation": self.installation, "layers": layers, "taps": taps}]
 
     def _push(self, client: int, revision: str) -> None:
         follow = self.processes[client].follower.follow
