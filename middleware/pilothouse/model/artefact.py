@@ -11,9 +11,8 @@ import json
 import os
 import stat
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, NoReturn, TypeVar
+from typing import Any, BinaryIO, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,14 +34,6 @@ REMADE = "make the artefact again or fetch it anew from its source; hand edits b
 M = TypeVar("M", bound=Manifest)
 Tensors = dict[str, NDArray[np.float32]]
 Shapes = Mapping[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class Artefact(Generic[M]):
-    """A manifest that is valid, and weights that are the ones it speaks of."""
-
-    manifest: M
-    tensors: Tensors
 
 
 def refuse(place: object, field: str, got: object, want: str, remedy: str = REMADE) -> NoReturn:
@@ -202,9 +193,23 @@ def frozen(array: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def open_plain(place: Path) -> BinaryIO:
-    """A file to be read, if its name is no link; the caller checks that it is a plain file."""
+    """A plain file to be read; links are not followed.
+
+    Raises:
+        ArtefactError: missing, linked, or no plain file.
+    """
     flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    return open(place, "rb", opener=lambda path, mode: os.open(path, mode | flags))
+    remedy = "put the file itself into the folder"
+    try:
+        # The caller closes it.
+        file = open(place, "rb", opener=lambda path, mode: os.open(path, mode | flags))  # noqa: SIM115
+    except OSError as error:
+        got = "a symbolic link" if place.is_symlink() else (error.strerror or "an error")
+        refuse(place, "file", got, "a plain file that can be read", remedy)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        refuse(place, "file", "no plain file", "a plain file", remedy)
+    return file
 
 
 def read_file(place: Path, limit_bytes: int, remedy: str = REMADE) -> bytes:
@@ -213,17 +218,8 @@ def read_file(place: Path, limit_bytes: int, remedy: str = REMADE) -> bytes:
     Raises:
         ArtefactError: missing, linked, no plain file, or longer than the limit.
     """
-    try:
-        file = open_plain(place)
-    except OSError as error:
-        got = "a symbolic link" if place.is_symlink() else (error.strerror or "an error")
-        refuse(place, "file", got, "a plain file that can be read",
-               "put the file itself into the folder")  # fmt: skip
-    with file:
+    with open_plain(place) as file:
         status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            refuse(place, "file", "no plain file", "a plain file",
-                   "put the file itself into the folder")  # fmt: skip
         if status.st_size > limit_bytes:
             refuse(place, "size", f"{status.st_size} bytes", f"at most {limit_bytes} bytes",
                    remedy)  # fmt: skip

@@ -10,7 +10,6 @@ import hashlib
 import math
 import mmap
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -65,16 +64,10 @@ def map_safetensors(place: Path) -> tuple[Stored, str]:
 
 
 def _mapping(place: Path) -> mmap.mmap:
-    try:
-        file = open_plain(place)
-    except OSError as error:
-        got = "a symbolic link" if place.is_symlink() else (error.strerror or "an error")
-        refuse(place, "file", got, "a plain file that can be read",
-               "put the file itself into the folder")  # fmt: skip
-    with file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_size < 10:
-            refuse(place, "file", f"{status.st_size} bytes", "a plain file of safetensors", FETCH)
+    with open_plain(place) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size < 10:
+            refuse(place, "file", f"{size} bytes", "a plain file of safetensors", FETCH)
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
