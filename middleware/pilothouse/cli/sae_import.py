@@ -51,7 +51,7 @@ def import_sae(
                      "and the average norm where the SAE needs one and nobody says it."),
     ] = None,
     served: Annotated[
-        str | None, typer.Option("--measure-on", help="The model that is run for --measure.")
+        str | None, typer.Option("--model", help="The model that is run for --measure.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
 ) -> None:  # fmt: skip
@@ -113,7 +113,7 @@ def _loaded(
     name: str, folder: Path, layout: str, wish: Told, prompts: Path | None, served: str | None
 ) -> tuple[Sae, Measured | None]:
     if (prompts is None) != (served is None):
-        raise ConfigError("--measure PROMPTS and --measure-on MODEL go together: give both")
+        raise ConfigError("--measure PROMPTS and --model MODEL go together: give both")
     if prompts is None or served is None:
         return load_sae(name, folder, layout, wish), None
     try:
@@ -138,9 +138,11 @@ def _digests(folder: Path, wish: Told) -> dict[str, str]:
         is_other = layered is not None and int(layered[1]) != wish.layer
         if place.is_symlink() or not place.is_file() or is_other:
             continue
+        state = hashlib.sha256()
         with open_plain(place) as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        found[str(place.relative_to(folder))[:256]] = sha256
+            while part := file.read(1 << 20):
+                state.update(part)
+        found[str(place.relative_to(folder))[:256]] = state.hexdigest()
     return found
 
 
@@ -170,5 +172,3 @@ def _lines(sae: Sae, manifest: SaeManifest, measured: Measured | None, out: Path
         *maxima,
         f"use       saes: {{{sae.name}: {{path: {out}}}}} in pilothouse.yaml",
     ]
-
-

@@ -9,6 +9,7 @@ Shape suffixes: R rows, D width of the site, M features.
 from __future__ import annotations
 
 import os
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,10 @@ from pilothouse.model.artefact import read_file, refuse
 from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.types import Tap
 
-QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "1"}
+QUIET = {
+    "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+}  # fmt: skip
 MAX_PROMPTS_BYTES = 64 << 20
 ROWS = 512
 
@@ -49,6 +53,11 @@ class Captured:
         self._reader, self._tap = reader, tap
         self._average_norm = 0.0
 
+    @property
+    def num_tokens(self) -> int:
+        """How many are measured."""
+        return sum(len(rows_RD) for rows_RD in self._rows())
+
     def mean_length(self) -> float:
         """Mean length of a token."""
         total, count = 0.0, 0
@@ -69,8 +78,7 @@ class Captured:
 
     def told(self, with_norm: bool) -> Measured:
         """What was measured."""
-        count = sum(len(rows_RD) for rows_RD in self._rows())
-        return Measured(count, self._average_norm if with_norm else None)
+        return Measured(self.num_tokens, self._average_norm if with_norm else None)
 
     def _rows(self) -> Iterator[NDArray[np.float64]]:
         for rows_RD, labels in self._reader.rows(self._tap.layer, self._tap.site):
@@ -87,7 +95,15 @@ def measure(model: str, tap: Tap, width: int, prompts: Path) -> Iterator[Capture
         ConfigError: no prompts of two tokens or more.
         ArtefactError: the model carries another width there.
     """
+    from pilothouse.engine.model_facts import model_facts
+
     texts = read_prompts(prompts)
+    facts = model_facts(Namespace(model=model))
+    found = facts.projection_widths.get(tap.site, facts.d_model)
+    if found != width or tap.layer >= facts.num_layers:
+        refuse(model, "model", f"width {found} at {tap.site}, {facts.num_layers} layers",
+               f"width {width} and layer {tap.layer} as the SAE has",
+               "measure on the model that the SAE was trained on")  # fmt: skip
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     from pilothouse.llm import LLM  # the engine takes seconds to import
@@ -95,15 +111,10 @@ def measure(model: str, tap: Tap, width: int, prompts: Path) -> Iterator[Capture
     with TemporaryDirectory() as room:
         llm = LLM(model, enforce_eager=True)
         reader = llm.capture(texts, layers=[tap.layer], sites=[tap.site], out=Path(room) / "rows")
-        del llm
-        found = next(iter(reader.rows(tap.layer, tap.site)), None)
-        if found is None or not any((label.position_R > 0).any()
-                                    for _, label in reader.rows(tap.layer, tap.site)):
+        captured = Captured(reader, tap)
+        if not captured.num_tokens:
             raise ConfigError(f"--measure: {prompts} has no prompt of two tokens or more")
-        if found[0].shape[1] != width:
-            refuse(model, f"width at {tap.site}", found[0].shape[1], f"{width} as the SAE has",
-                   "measure on the model that the SAE was trained on")  # fmt: skip
-        yield Captured(reader, tap)
+        yield captured
 
 
 def read_prompts(place: Path) -> list[str]:

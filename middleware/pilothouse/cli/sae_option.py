@@ -15,7 +15,9 @@ FormatName = Annotated[
     str | None,
     typer.Option("--format", help=f"The layout, if its files do not tell: {', '.join(FORMATS)}."),
 ]
-ModelId = Annotated[str | None, typer.Option("--model", help="The model, as other artefacts say.")]
+ModelId = Annotated[
+    str | None, typer.Option("--model-id", help="The model, as other artefacts say.")
+]
 LayerNumber = Annotated[int | None, typer.Option("--layer", min=0, help="The layer.")]
 SiteName = Annotated[str | None, typer.Option("--site", help="Where in the layer.")]
 AverageNorm = Annotated[

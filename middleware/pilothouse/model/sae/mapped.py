@@ -42,7 +42,8 @@ def map_safetensors(place: Path) -> tuple[Stored, str]:
             outside of it.
     """
     memory = _mapping(place)
-    if memory[:4].startswith(PICKLE_HEADS):
+    # One header in 32 has a length whose first byte is a pickle's; behind it stands a brace.
+    if memory[:4].startswith(PICKLE_HEADS) and memory[8:9] != b"{":
         refuse(place, "content", "a pickle or a PyTorch archive", "safetensors",
                "convert the weights to safetensors; pickles are never read")  # fmt: skip
     length = int.from_bytes(memory[:8], "little")

@@ -75,16 +75,12 @@ def load_own(name: str, folder: Path, told: Told) -> Sae:
     if manifest.digest != _digest(raw):
         refuse(at, "digest", manifest.digest, _digest(raw))
     no_average_norm(at, told)
-    model_id, tap = agreed(
-        at, told, manifest.model_id, (manifest.layer, manifest.site), remedy=SAY
-    )
+    model_id, tap = agreed(at, told, manifest.model_id, (manifest.layer, manifest.site), remedy=SAY)
     tensors, sha256 = map_safetensors(place)
     if sha256 != manifest.weights_sha256:
         refuse(place, "weights_sha256", sha256, manifest.weights_sha256)
     kept = {each.name for each in fields(About)} - {"model_id", "tap"}
-    about = About(
-        model_id=model_id, tap=tap, **{each: getattr(manifest, each) for each in kept}
-    )
+    about = About(model_id=model_id, tap=tap, **{each: getattr(manifest, each) for each in kept})
     built = build_sae(name, place, about, tensors, sha256)
     for field_name in ("width", "num_features"):
         got, want = getattr(manifest, field_name), getattr(built, field_name)
