@@ -50,7 +50,7 @@ def test_norm_and_maxima_are_those_of_transformers(tmp_path: Path) -> None:
     result = CliRunner().invoke(
         app,
         ["import", str(folder), "--out", str(tmp_path / "ours"), "--measure", str(prompts),
-         "--model", str(model_folder)],
+         "--model", str(model_folder), "--dtype", "float32"],
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)

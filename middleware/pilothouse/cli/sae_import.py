@@ -53,6 +53,7 @@ def import_sae(
     served: Annotated[
         str | None, typer.Option("--model", help="The model that is run for --measure.")
     ] = None,
+    dtype: Annotated[str, typer.Option(help="In which that model runs, as vLLM's flag.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
 ) -> None:  # fmt: skip
     """Read an SAE and write it in one layout with its provenance; nothing in it is executed."""
@@ -64,7 +65,7 @@ def import_sae(
             layout = format_name or detect_format(folder)
             read = _readable(folder, layout, wish, Path(room), allow_pickle_weights)
             name = out.resolve().name
-            loaded, measured = _loaded(name, read, layout, wish, prompts, served)
+            loaded, measured = _loaded(name, read, layout, wish, (prompts, served, dtype))
             made = Path(room) / "made"
             about = SaeSource(
                 place=str(source), format=layout, revision=None, files=_digests(folder, wish)
@@ -110,8 +111,9 @@ def _readable(folder: Path, layout: str, wish: Told, room: Path, may_unpickle: b
 
 
 def _loaded(
-    name: str, folder: Path, layout: str, wish: Told, prompts: Path | None, served: str | None
+    name: str, folder: Path, layout: str, wish: Told, run: tuple[Path | None, str | None, str]
 ) -> tuple[Sae, Measured | None]:
+    prompts, served, dtype = run
     if (prompts is None) != (served is None):
         raise ConfigError("--measure PROMPTS and --model MODEL go together: give both")
     if prompts is None or served is None:
@@ -122,7 +124,7 @@ def _loaded(
     except UnknownNorm:
         # Any norm will do to learn where the SAE sits.
         loaded, needs_norm = load_sae(name, folder, layout, wish._replace(average_norm=1.0)), True
-    with measure(served, loaded.tap, loaded.width, prompts) as captured:
+    with measure(served, loaded.tap, loaded.width, prompts, dtype) as captured:
         if needs_norm:
             norm = captured.mean_length()
             loaded = load_sae(name, folder, layout, wish._replace(average_norm=norm))

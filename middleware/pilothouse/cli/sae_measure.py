@@ -88,7 +88,7 @@ class Captured:
 
 
 @contextmanager
-def measure(model: str, tap: Tap, width: int, prompts: Path) -> Iterator[Captured]:
+def measure(model: str, tap: Tap, width: int, prompts: Path, dtype: str) -> Iterator[Captured]:
     """Run prompts through the model and give what passed the tap.
 
     Raises:
@@ -109,7 +109,7 @@ def measure(model: str, tap: Tap, width: int, prompts: Path) -> Iterator[Capture
     from pilothouse.llm import LLM  # the engine takes seconds to import
 
     with TemporaryDirectory() as room:
-        llm = LLM(model, enforce_eager=True)
+        llm = LLM(model, dtype=dtype, enforce_eager=True)
         reader = llm.capture(texts, layers=[tap.layer], sites=[tap.site], out=Path(room) / "rows")
         captured = Captured(reader, tap)
         if not captured.num_tokens:
