@@ -21,6 +21,7 @@ from pilothouse.model.sae.gemma_scope import load_gemma_scope, load_gemma_scope_
 from pilothouse.model.sae.llama_scope import load_llama_scope, load_llama_scope_r1
 from pilothouse.model.sae.llamascopium import load_llamascopium
 from pilothouse.model.sae.mapped import FETCH, map_safetensors
+from pilothouse.model.sae.own import NAME, load_own
 from pilothouse.model.sae.qwen_scope import load_qwen_scope
 from pilothouse.model.sae.saelens import load_saelens
 from pilothouse.model.sae.sparsify import load_sparsify
@@ -96,6 +97,7 @@ def _with_labels(sae: Sae, folder: Path) -> Sae:
     return replace(sae, labels=MappingProxyType(labels))
 
 
+register(NAME, load_own)
 register("saelens", load_saelens)
 register("gemma-scope", load_gemma_scope)
 register("gemma-scope-2", load_gemma_scope_2)
