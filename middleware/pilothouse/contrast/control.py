@@ -34,7 +34,9 @@ def bootstrap_cosines(
     A resample on which the method cannot be fitted counts as 0.
     """
     whole_D = method(sample).direction_D
-    return np.array([_cosine(whole_D, method, sample.resampled(generator)) for _ in range(resamples)])
+    return np.array(
+        [_cosine(whole_D, method, sample.resampled(generator)) for _ in range(resamples)]
+    )
 
 
 def _cosine(whole_D: Floats, method: Method, sample: Sample) -> float:

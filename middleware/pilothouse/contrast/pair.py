@@ -145,7 +145,10 @@ def _json_lines(path: Path) -> Iterator[Numbered]:
             except ValueError as error:
                 yield number, f"not JSON: {error}"
                 continue
-            yield number, raw if isinstance(raw, dict) else f"got {line.strip()!r:.60}, want an object"
+            yield (
+                number,
+                raw if isinstance(raw, dict) else f"got {line.strip()!r:.60}, want an object",
+            )
 
 
 def _csv(path: Path) -> Iterator[Numbered]:

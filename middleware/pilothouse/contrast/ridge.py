@@ -51,7 +51,10 @@ def ridge_direction(sample: Sample) -> Fitted:
 
 
 def _held_out(
-    states_RF: NDArray[np.float32], labels_R: NDArray[np.bool_], folds_R: NDArray[np.int64], c: float
+    states_RF: NDArray[np.float32],
+    labels_R: NDArray[np.bool_],
+    folds_R: NDArray[np.int64],
+    c: float,
 ) -> Floats | None:
     """AUROC of each fold by the rest; None where the regression does not converge."""
     scores: list[float] = []
