@@ -48,3 +48,14 @@ class VectorFacts(Frozen):
     layers: tuple[int, ...]
     residual_norms: tuple[float, ...]
     digest: str
+
+
+class LoggedSae(Frozen):
+    """Features of one SAE that rules log: a column each, whose code is z where z > threshold."""
+
+    sae: str
+    features: tuple[int, ...]
+    columns: tuple[int, ...]
+    biases: tuple[float, ...]
+    thresholds: tuple[float, ...]
+    labels: tuple[str | None, ...]

@@ -18,7 +18,7 @@ from pilothouse.engine.watches import Folded, Watches
 from pilothouse.policy.decide import outcome_result, strongest
 from pilothouse.policy.rulebook import CompiledRule, advance_streaks
 from pilothouse.policy.schema import Steer
-from pilothouse.record import RuleOutcome, Verdict
+from pilothouse.record import FeatureCode, RuleOutcome, Verdict
 from pilothouse.sealed import SealedRequest
 from pilothouse.types import BoolArray, IntArray, Mode, Phase
 
@@ -60,6 +60,7 @@ class Governor:
             if any(scopes[key] == "prompt" for key in rule.signals)
         }
         self._targets = policy_steering(plan)
+        self._logging = logging_rules(plan)
 
     @property
     def busy(self) -> bool:
@@ -82,7 +83,7 @@ class Governor:
             self._holding_CR[row, r] = rule.ends and modes.get(rule.index) == "enforce"
         self._streaks_CR[row] = 0
         self._cleared[row] = 0 if self._holding_CR[row].any() else EVERYTHING
-        watched = Watched(row, modes, sealed.scores == "tokens")
+        watched = Watched(row, modes, frozenset(enforced), sealed.scores == "tokens")
         self._num_wanting += watched.wants_token_scores
         self._watched[request_id] = watched
         self._row_of[request_id] = row
@@ -164,6 +165,17 @@ class Governor:
             for index, mode in watched.modes.items()
             for rule in (self._rulebook.rules[index],)
         ]
+
+    def features(self, watched: Watched) -> dict[str, list[FeatureCode]]:
+        """What the request turned on, for each rule that logs it and fired or comes at the end."""
+        found = {}
+        for each in self._logging:
+            rule = each.rule
+            outcome = watched.outcomes.get(rule.index)
+            if rule.policy in watched.policies and (rule.phase == "final" or outcome is not None):
+                codes = self.watches.features.top(watched.row, each.sae, each.features, each.top)
+                found[f"{rule.policy}/{rule.rule}"] = codes
+        return found
 
     def _evaluate(self, phase: Phase, rows_B: IntArray, ruling: Ruling) -> None:
         if not len(rows_B) or not self._rules[phase]:
