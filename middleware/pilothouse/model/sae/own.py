@@ -23,7 +23,7 @@ from pilothouse.model.sae.autoencoder import DecoderNorms, Form, Normalisation, 
 from pilothouse.model.sae.build import About, build_sae
 from pilothouse.model.sae.mapped import Stored, map_safetensors, write_safetensors
 from pilothouse.model.sae.matrix import Floats, Matrix
-from pilothouse.model.sae.told import Told, agreed, no_average_norm
+from pilothouse.model.sae.told import Told, agreed
 from pilothouse.types import Site
 
 NAME = "pilothouse"
@@ -74,7 +74,6 @@ def load_own(name: str, folder: Path, told: Told) -> Sae:
     place, at = folder / WEIGHTS_FILE, folder / MANIFEST_FILE
     if manifest.digest != _digest(raw):
         refuse(at, "digest", manifest.digest, _digest(raw))
-    no_average_norm(at, told)
     model_id, tap = agreed(at, told, manifest.model_id, (manifest.layer, manifest.site), remedy=SAY)
     tensors, sha256 = map_safetensors(place)
     if sha256 != manifest.weights_sha256:
