@@ -18,7 +18,7 @@ from pilothouse.errors import ConfigError, RequestError
 from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.policy.rulebook import CompiledRule
 from pilothouse.policy.schema import MAX_LOGGED_FEATURES, Log, LoggedFeatures
-from pilothouse.types import FloatArray
+from pilothouse.types import FloatArray, Tap
 
 if TYPE_CHECKING:
     from pilothouse.engine.plan import Plan
@@ -33,6 +33,14 @@ class FeatureRead(NamedTuple):
     bias: float
     threshold: float
     label: str | None
+
+
+class OwnedRow(NamedTuple):
+    """A read row, whose it is and where."""
+
+    owner: str
+    tap: Tap
+    row_D: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +74,22 @@ def feature_reads(
                     raise ConfigError(f"{origin}: features: {error}") from error
                 wanted.setdefault(asked.sae, {}).update(found)
     return {sae: tuple(each for _, each in sorted(reads.items())) for sae, reads in wanted.items()}
+
+
+def owner_of(sae: str) -> str:
+    """Under what name an SAE's rows stand beside those of probes, whose names have no slash."""
+    return f"sae/{sae}"
+
+
+def logged_rows(
+    logged: Mapping[str, Sequence[FeatureRead]], saes: Mapping[str, Sae]
+) -> list[OwnedRow]:
+    """The rows of all logged features."""
+    return [
+        OwnedRow(owner_of(sae), saes[sae].tap, each.row_D)
+        for sae, reads in logged.items()
+        for each in reads
+    ]
 
 
 def logging_rules(plan: Plan) -> tuple[LoggingRule, ...]:

@@ -1,4 +1,4 @@
-"""The largest code of each logged SAE feature over what a request was fed, for all requests at once.
+"""The largest code of each logged SAE feature over what requests were fed, for all of them at once.
 
 Codes come from the scores like everything that is read: before any edit at the tap.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pilothouse.engine.feature_log import logging_rules
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.policy_stage import policy_steering
 from pilothouse.engine.ruling import Ruling, SteerOrder, Watched
@@ -154,8 +155,8 @@ class Governor:
         return ruling
 
     def target_name(self, target: int) -> str:
-        """The vector's name behind a policy target."""
-        return self._plan.body.policy_targets[target].term.vector
+        """The vector's or SAE's name behind a policy target."""
+        return self._plan.body.policy_targets[target].term.name
 
     def outcomes(self, watched: Watched) -> list[RuleOutcome]:
         """Of every prompt and output rule of the request: fired, or allowed."""

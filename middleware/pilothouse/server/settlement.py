@@ -107,9 +107,7 @@ def _tells(outcome: RuleOutcome) -> bool:
     return outcome.result != "allowed"
 
 
-def _rule(
-    outcome: RuleOutcome, features: Mapping[str, Sequence[FeatureCode]]
-) -> dict[str, Any]:
+def _rule(outcome: RuleOutcome, features: Mapping[str, Sequence[FeatureCode]]) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "policy": outcome.policy,
         "rule": outcome.rule,
