@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,9 +30,8 @@ from pilothouse.edit.sae_codes import is_without_mean, statistic_of
 from pilothouse.edit.statistic import Statistic
 from pilothouse.errors import RequestError
 from pilothouse.model.sae.autoencoder import ALL_AT_ONCE, Sae
+from pilothouse.types import FeatureOp, Unit
 
-FeatureOp = Literal["set", "scale", "ablate", "add", "floor", "cap", "steer"]
-ValueUnit = Literal["raw", "max_act"]
 SHUT = 1e5
 """sigmoid(-1e5) is 0 exactly: a code of 0, which is a code that is off, is not over 0."""
 
@@ -45,7 +44,7 @@ class FeatureEdit(NamedTuple):
     value: float = 0.0
     above: float | None = None
     """In the units of the code, as `value`: only where the code is over it."""
-    unit: ValueUnit = "raw"
+    unit: Unit = "raw"
     """max_act: `value` and `above` are shares of the feature's largest code; a scale never is."""
 
 

@@ -7,6 +7,7 @@ optional: an object from a feature's number to its name.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,9 +36,11 @@ LABELS_FILE = "labels.json"
 MAX_LABELS_BYTES = 64 << 20
 MAX_LABEL_LENGTH = 512
 NOTHING_TOLD = Told()
+LAYOUTS: dict[str, tuple[str, ...]] = {}
+"""Format -> patterns of the files by which a folder of it is known."""
 
 
-def register(name: str, reader: Reader) -> None:
+def register(name: str, reader: Reader, *layout: str) -> None:
     """Add a format.
 
     Raises:
@@ -46,21 +49,56 @@ def register(name: str, reader: Reader) -> None:
     if name in FORMATS:
         raise ConfigError(f"SAE format {name!r} is registered twice; give one another name")
     FORMATS[name] = reader
+    LAYOUTS[name] = layout
 
 
-def load_sae(name: str, folder: Path, format_name: str, told: Told = NOTHING_TOLD) -> Sae:
+def format_of(folder: Path) -> str:
+    """The format whose files a folder has.
+
+    Raises:
+        ArtefactError: none has them, or several do.
+    """
+    _check_folder(folder)
+    found = [
+        name
+        for name, layout in LAYOUTS.items()
+        if all(any(folder.glob(pattern)) for pattern in layout)
+    ]
+    if len(found) != 1:
+        files = sorted(each.name for each in folder.iterdir())[:12]
+        got = f"files of {' and of '.join(found)}" if found else f"only {files}"
+        refuse(folder, "format", got, f"one of {sorted(FORMATS)}",
+               "name the library that made the file with `format:` beside the path")  # fmt: skip
+    return found[0]
+
+
+def load_sae(name: str, folder: Path, format_name: str | None, told: Told = NOTHING_TOLD) -> Sae:
     """The SAE in a folder, under the name the operator gives it. Nothing in it is executed.
+
+    Args:
+        format_name: None for the one that the files' names tell.
 
     Raises:
         ArtefactError: names file, field, what was got, what was wanted and what to do.
     """
+    if format_name is None:
+        format_name = format_of(folder)
     if format_name not in FORMATS:
         refuse(f"saes.{name}", "format", repr(format_name), f"one of {sorted(FORMATS)}",
                "name the library that made the file")  # fmt: skip
+    _check_folder(folder)
+    sae = FORMATS[format_name](name, folder, told)
+    norm = told.average_norm
+    if norm is None and sae.input_scale != 1.0:
+        norm = math.sqrt(sae.width) / sae.input_scale
+    sae = replace(sae, average_norm=norm)
+    return _with_labels(_with_maxima(sae, folder), folder)
+
+
+def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         refuse(folder, "folder", "nothing" if not folder.exists() else "a file", "a folder",
                "correct the path in pilothouse.yaml")  # fmt: skip
-    return _with_labels(_with_maxima(FORMATS[format_name](name, folder, told), folder), folder)
 
 
 def _with_maxima(sae: Sae, folder: Path) -> Sae:
@@ -88,24 +126,26 @@ def _with_labels(sae: Sae, folder: Path) -> Sae:
     if not os.path.lexists(place):
         return sae
     labels: dict[int, str] = {}
-    for key, label in parse_json(place, read_file(place, MAX_LABELS_BYTES)).items():
+    text = read_file(place, MAX_LABELS_BYTES)
+    for key, label in parse_json(place, text).items():
         if not (key.isascii() and key.isdigit() and len(key) < 10 and int(key) < sae.num_features):
             refuse(place, "feature", repr(key), f"a number from 0 to {sae.num_features - 1}",
                    "use the file that belongs to this SAE")  # fmt: skip
         if not isinstance(label, str) or not 0 < len(label) <= MAX_LABEL_LENGTH:
             refuse(place, key, repr(label), f"1 to {MAX_LABEL_LENGTH} characters", "correct it")
         labels[int(key)] = label
-    return replace(sae, labels=MappingProxyType(labels))
+    digest = hashlib.sha256(f"{sae.digest} labels ".encode() + text).hexdigest()
+    return replace(sae, labels=MappingProxyType(labels), digest=digest)
 
 
-register("saelens", load_saelens)
-register("gemma-scope", load_gemma_scope)
-register("gemma-scope-2", load_gemma_scope_2)
-register("llama-scope", load_llama_scope)
-register("llama-scope-r1", load_llama_scope_r1)
-register("llamascopium", load_llamascopium)
-register("qwen-scope", load_qwen_scope)
-register("sparsify", load_sparsify)
-register("dictionary_learning", load_dictionary_learning)
-register("itda", load_itda)
-register("top-afa", load_top_afa)
+register("saelens", load_saelens, "cfg.json", "sae_weights.safetensors")
+register("gemma-scope", load_gemma_scope, "params.npz")
+register("gemma-scope-2", load_gemma_scope_2, "config.json", "params.safetensors")
+register("llama-scope", load_llama_scope, "hyperparams.json", "checkpoints/final.safetensors")
+register("llama-scope-r1", load_llama_scope_r1, "config.json", "sae_weights.safetensors")
+register("llamascopium", load_llamascopium, "config.json", "sae_weights.safetensors")
+register("qwen-scope", load_qwen_scope, "layer*.sae.safetensors")
+register("sparsify", load_sparsify, "cfg.json", "sae.safetensors")
+register("dictionary_learning", load_dictionary_learning, "config.json", "ae.safetensors")
+register("itda", load_itda, "metadata.yaml", "atoms.safetensors")
+register("top-afa", load_top_afa, "config.json", "sae.safetensors")
