@@ -185,8 +185,8 @@ def test_ranks_that_share_a_token_edit_it_as_one(chosen: Any) -> None:
     each = program(*([chosen] if isinstance(chosen, dict) else chosen))
     assert each is not None
     torch.manual_seed(4)
-    hidden_TD = torch.randn(5, D_MODEL)
-    slot_T, strength_T = torch.tensor([1, 1, 0, 1, 0]), torch.randn(5)
+    hidden_TD = torch.randn(16, D_MODEL)
+    slot_T, strength_T = torch.arange(16) % 2, torch.randn(16)
     ranks = Ranks(2)
 
     def one_rank(part: slice) -> Tensor:

@@ -74,6 +74,12 @@ class EditPlan(Frozen):
         return None
 
 
+def united(one: tuple[LatentPlan, ...], other: tuple[LatentPlan, ...]) -> tuple[LatentPlan, ...]:
+    """Both, each SAE once, in the order of their digests."""
+    known = {each.sae: each for each in (*one, *other)}
+    return tuple(known[name] for name in sorted(known))
+
+
 class TapPlan(Frozen):
     """One (layer, site): its columns in the score buffer, and how it can be edited, if at all.
 
