@@ -62,6 +62,7 @@ class Governor:
         }
         self._targets = policy_steering(plan)
         self._logging = logging_rules(plan)
+        self._logging_policies = frozenset(each.rule.policy for each in self._logging)
 
     @property
     def busy(self) -> bool:
@@ -84,7 +85,8 @@ class Governor:
             self._holding_CR[row, r] = rule.ends and modes.get(rule.index) == "enforce"
         self._streaks_CR[row] = 0
         self._cleared[row] = 0 if self._holding_CR[row].any() else EVERYTHING
-        watched = Watched(row, modes, frozenset(enforced), sealed.scores == "tokens")
+        carried_out = frozenset(name for name, is_enforced in enforced.items() if is_enforced)
+        watched = Watched(row, modes, frozenset(enforced), carried_out, sealed.scores == "tokens")
         self._num_wanting += watched.wants_token_scores
         self._watched[request_id] = watched
         self._row_of[request_id] = row
@@ -106,8 +108,8 @@ class Governor:
         return bool(self._holding_CR[watched.row].any())
 
     def reads_whole_prompt(self, watched: Watched) -> bool:
-        """Whether an enforced rule sees the prompt's scores, so that no token may be skipped."""
-        return any(
+        """Whether an enforced rule sees or tells of the prompt, so that no token may be skipped."""
+        return not self._logging_policies.isdisjoint(watched.enforced) or any(
             mode == "enforce" and index in self._prompt_readers
             for index, mode in watched.modes.items()
         )
