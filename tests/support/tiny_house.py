@@ -22,6 +22,7 @@ from tests.support.tiny_model import D_MODEL, make_tiny_model
 from tests.support.tiny_sae import LABEL, LOUD, save_topics
 
 SERVED_NAME = "small"
+KNOWN_ORIGIN = "https://page.example"
 MODEL_ID = "tiny"
 PROBE_LAYER = 1
 VECTOR_LAYER = 3
