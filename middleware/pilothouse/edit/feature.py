@@ -18,6 +18,7 @@ from pilothouse.edit.operator import Parts
 from pilothouse.edit.sae import FeatureEdit, feature_rows
 from pilothouse.errors import RequestError
 from pilothouse.model.sae.autoencoder import Sae
+from pilothouse.model.sae.written import written
 from pilothouse.term import SteerTerm
 from pilothouse.types import FeatureOp, Unit
 
@@ -50,8 +51,16 @@ def feature_edits(term: SteerTerm, sae: Sae) -> list[FeatureEdit]:
     """What becomes of each feature of a term.
 
     Raises:
-        RequestError: as `feature_op`, or a label that no feature has, or several.
+        RequestError: as `feature_op`, a label that no feature has, or several, or files that are
+            not any more as they were loaded.
     """
+    changed = next(written(sae.stamps), None)
+    if changed is not None:
+        _refuse(
+            sae,
+            f"{changed} was written to since it was loaded: put the new one into a folder of its "
+            "own and load that, or restart",
+        )
     op = feature_op(term, sae)
     value = (term.scale if op == "scale" else term.value) or 0.0
     return [FeatureEdit(each, op, value, term.above, term.unit) for each in _features(term, sae)]
