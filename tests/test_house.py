@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "engine": GROUND | ROOMS | {"telemetry"},
     "server": GROUND | ROOMS | {"telemetry", "engine"},
     "llm": GROUND | ROOMS | {"engine", "server"},
-    "cli": GROUND | ROOMS | {"telemetry", "engine", "server"},
+    "cli": GROUND | ROOMS | {"telemetry", "engine", "server", "llm"},
 }
 HEAVY_STAYS_IN: dict[str, frozenset[str]] = {
     "vllm": frozenset({"engine", "server", "llm", "cli"}),

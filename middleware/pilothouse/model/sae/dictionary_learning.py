@@ -70,7 +70,8 @@ def load_dictionary_learning(name: str, folder: Path, told: Told) -> Sae:
     place = folder / WEIGHTS_FILE
     if not os.path.lexists(place) and os.path.lexists(folder / PICKLE_FILE):
         refuse(folder / PICKLE_FILE, "file", "a pickle", f"{WEIGHTS_FILE} beside it",
-               "convert it offline, by the same names; pickles are never read")  # fmt: skip
+               "convert it offline with `pilothouse sae import --allow-pickle-weights`; pickles "
+               "are never read in serving")  # fmt: skip
     tensors, sha256 = map_safetensors(place)
     k = trainer.whole("k") if kind.form == "topk" else None
     about = About(

@@ -17,12 +17,14 @@ from types import MappingProxyType
 from pilothouse.errors import ConfigError
 from pilothouse.model.artefact import parse_json, read_file, refuse
 from pilothouse.model.sae.autoencoder import Sae
+from pilothouse.model.sae.detect import detect_format
 from pilothouse.model.sae.dictionary_learning import load_dictionary_learning
 from pilothouse.model.sae.gemma_scope import load_gemma_scope, load_gemma_scope_2
 from pilothouse.model.sae.itda import load_itda
 from pilothouse.model.sae.llama_scope import load_llama_scope, load_llama_scope_r1
 from pilothouse.model.sae.llamascopium import load_llamascopium
 from pilothouse.model.sae.mapped import FETCH, map_safetensors
+from pilothouse.model.sae.own import NAME, load_own
 from pilothouse.model.sae.qwen_scope import load_qwen_scope
 from pilothouse.model.sae.saelens import load_saelens
 from pilothouse.model.sae.sparsify import load_sparsify
@@ -36,11 +38,9 @@ LABELS_FILE = "labels.json"
 MAX_LABELS_BYTES = 64 << 20
 MAX_LABEL_LENGTH = 512
 NOTHING_TOLD = Told()
-LAYOUTS: dict[str, tuple[str, ...]] = {}
-"""Format -> patterns of the files by which a folder of it is known."""
 
 
-def register(name: str, reader: Reader, *layout: str) -> None:
+def register(name: str, reader: Reader) -> None:
     """Add a format.
 
     Raises:
@@ -49,27 +49,6 @@ def register(name: str, reader: Reader, *layout: str) -> None:
     if name in FORMATS:
         raise ConfigError(f"SAE format {name!r} is registered twice; give one another name")
     FORMATS[name] = reader
-    LAYOUTS[name] = layout
-
-
-def format_of(folder: Path) -> str:
-    """The format whose files a folder has.
-
-    Raises:
-        ArtefactError: none has them, or several do.
-    """
-    _check_folder(folder)
-    found = [
-        name
-        for name, layout in LAYOUTS.items()
-        if all(any(folder.glob(pattern)) for pattern in layout)
-    ]
-    if len(found) != 1:
-        files = sorted(each.name for each in folder.iterdir())[:12]
-        got = f"files of {' and of '.join(found)}" if found else f"only {files}"
-        refuse(folder, "format", got, f"one of {sorted(FORMATS)}",
-               "name the library that made the file with `format:` beside the path")  # fmt: skip
-    return found[0]
 
 
 def load_sae(name: str, folder: Path, format_name: str | None, told: Told = NOTHING_TOLD) -> Sae:
@@ -82,7 +61,7 @@ def load_sae(name: str, folder: Path, format_name: str | None, told: Told = NOTH
         ArtefactError: names file, field, what was got, what was wanted and what to do.
     """
     if format_name is None:
-        format_name = format_of(folder)
+        format_name = detect_format(folder)
     if format_name not in FORMATS:
         refuse(f"saes.{name}", "format", repr(format_name), f"one of {sorted(FORMATS)}",
                "name the library that made the file")  # fmt: skip
@@ -138,14 +117,15 @@ def _with_labels(sae: Sae, folder: Path) -> Sae:
     return replace(sae, labels=MappingProxyType(labels), digest=digest)
 
 
-register("saelens", load_saelens, "cfg.json", "sae_weights.safetensors")
-register("gemma-scope", load_gemma_scope, "params.npz")
-register("gemma-scope-2", load_gemma_scope_2, "config.json", "params.safetensors")
-register("llama-scope", load_llama_scope, "hyperparams.json", "checkpoints/final.safetensors")
-register("llama-scope-r1", load_llama_scope_r1, "config.json", "sae_weights.safetensors")
-register("llamascopium", load_llamascopium, "config.json", "sae_weights.safetensors")
-register("qwen-scope", load_qwen_scope, "layer*.sae.safetensors")
-register("sparsify", load_sparsify, "cfg.json", "sae.safetensors")
-register("dictionary_learning", load_dictionary_learning, "config.json", "ae.safetensors")
-register("itda", load_itda, "metadata.yaml", "atoms.safetensors")
-register("top-afa", load_top_afa, "config.json", "sae.safetensors")
+register(NAME, load_own)
+register("saelens", load_saelens)
+register("gemma-scope", load_gemma_scope)
+register("gemma-scope-2", load_gemma_scope_2)
+register("llama-scope", load_llama_scope)
+register("llama-scope-r1", load_llama_scope_r1)
+register("llamascopium", load_llamascopium)
+register("qwen-scope", load_qwen_scope)
+register("sparsify", load_sparsify)
+register("dictionary_learning", load_dictionary_learning)
+register("itda", load_itda)
+register("top-afa", load_top_afa)

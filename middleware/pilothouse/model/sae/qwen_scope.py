@@ -38,7 +38,8 @@ def load_qwen_scope(name: str, folder: Path, told: Told) -> Sae:
     pickled = folder / f"layer{tap.layer}.sae.pt"
     if not os.path.lexists(place) and os.path.lexists(pickled):
         refuse(pickled, "file", "a pickle", f"{place.name} beside it",
-               "convert it offline, by the same names; pickles are never read")  # fmt: skip
+               "convert it offline with `pilothouse sae import --allow-pickle-weights`; pickles "
+               "are never read in serving")  # fmt: skip
     tensors, sha256 = map_safetensors(place)
     about = About(form="topk", model_id=model_id, tap=tap, k=int(kept[1]))
     return build_sae(name, place, about, renamed(place, tensors, NAMES), sha256)

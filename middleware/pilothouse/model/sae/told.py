@@ -6,12 +6,17 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-from pilothouse.model.artefact import refuse
+from pilothouse.errors import ArtefactError
+from pilothouse.model.artefact import complaint, refuse
 from pilothouse.model.sae.mapped import FETCH
 from pilothouse.types import Site, Tap
 
 Where = tuple[int | None, Site | None]
 NOWHERE: Where = (None, None)
+
+
+class UnknownNorm(ArtefactError):
+    """Neither the file nor the operator says the mean length of the SAE's inputs."""
 
 
 class Told(NamedTuple):
@@ -59,12 +64,15 @@ def scale_of_input(place: Path, width: int, said: float | None, told: Told) -> f
     """sqrt(D) over the mean length of h, for SAEs trained on inputs of mean length sqrt(D).
 
     Raises:
-        ArtefactError: neither the file nor the operator says the length, or it is not positive.
+        UnknownNorm: neither the file nor the operator says the length.
+        ArtefactError: it is not positive, or the two say different lengths.
     """
     norm = said if said is not None else told.average_norm
     if norm is None:
-        refuse(place, "average norm", "nothing", "the mean length of h at the tap in training",
-               "give `average_norm`: without it features are on or off wrongly")  # fmt: skip
+        raise UnknownNorm(
+            complaint(place, "average norm", "nothing", "the mean length of h at the tap in "
+                      "training", "give `average_norm`: without it features are on or off wrongly")
+        )  # fmt: skip
     if said is not None and told.average_norm is not None and said != told.average_norm:
         refuse(place, "average norm", said, f"{told.average_norm} as pilothouse.yaml says",
                "leave `average_norm` out: the file has its own")  # fmt: skip

@@ -1,0 +1,229 @@
+"""`pilothouse sae features`: which features a text turns on in the model, as it is served.
+
+Shape suffixes: T tokens, D width of the site, M features.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from argparse import Namespace
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import numpy as np
+import typer
+
+from pilothouse.edit.sae_codes import encode
+from pilothouse.edit.top_features import TopFeature, top_features
+from pilothouse.errors import ArtefactError, ConfigError, PilothouseError
+from pilothouse.model.sae.formats import FORMATS, load_sae
+from pilothouse.model.sae.told import Told
+from pilothouse.types import Site
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pilothouse.capture.reader import CaptureReader
+    from pilothouse.model.sae.autoencoder import Sae
+
+QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "1"}
+
+
+@dataclass(frozen=True, slots=True)
+class On:
+    """A feature that is on, to be read: `share` of its largest code, where the file has that."""
+
+    feature: int
+    label: str | None
+    code: float
+    share: float | None
+    position: int
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token and the features that are strongest there."""
+
+    position: int
+    token_id: int
+    text: str
+    is_output: bool
+    features: tuple[On, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What a text turned on: over all its tokens, and token by token."""
+
+    top: tuple[On, ...]
+    tokens: tuple[Token, ...]
+
+
+def features(
+    prompt: Annotated[str, typer.Argument(help="A user's message, or a text with --raw.")],
+    model: Annotated[str, typer.Option(help="The model's folder or name, as for `serve`.")],
+    folder: Annotated[Path, typer.Option("--sae", help="The SAE's folder.")],
+    format_name: Annotated[
+        str, typer.Option("--format", help=f"One of {', '.join(FORMATS)}.")
+    ] = "saelens",
+    model_id: Annotated[
+        str | None, typer.Option(help="The name by which SAEs know the model, if it is another.")
+    ] = None,
+    layer: Annotated[int | None, typer.Option(min=0, help="Where no file says it.")] = None,
+    site: Annotated[str | None, typer.Option(help="Where no file says it.")] = None,
+    average_norm: Annotated[
+        float | None, typer.Option(help="Mean length of inputs, where they were scaled by it.")
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="No chat template around it.")] = False,
+    answer_tokens: Annotated[
+        int, typer.Option(min=0, help="Let the model answer, and read this many tokens too.")
+    ] = 0,
+    dtype: Annotated[str, typer.Option(help="As for `serve`.")] = "auto",
+    top: Annotated[int, typer.Option(min=1, help="How many features.")] = 10,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Print them token by token.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, tokens included.")] = False,
+) -> None:
+    """Print the features that are strongest in a prompt, by the served engine's activations."""
+    try:
+        told = Told(model_id, layer, _site(site), average_norm)
+        sae = load_sae(folder.resolve().name, folder, format_name, told)
+        _check_fits(sae, model, model_id)
+        found = _found(sae, prompt, model, raw, answer_tokens, dtype, top)
+    except PilothouseError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1 if isinstance(error, ArtefactError) else 2) from error
+    typer.echo(_json(sae, model, found) if as_json else _text(sae, found, tokens))
+
+
+def features_of(sae: Sae, reader: CaptureReader, tokenizer: Any, count: int) -> Features:
+    """The strongest features of a capture of one prompt at the SAE's tap."""
+    hidden_TD, labels = reader.layer(sae.tap.layer, sae.tap.site)
+    codes_TM = encode(sae, hidden_TD.astype(np.float64))
+    return Features(
+        top=tuple(_on(sae, each, labels.position_R) for each in top_features(codes_TM, count)),
+        tokens=tuple(
+            Token(
+                position=int(labels.position_R[row]),
+                token_id=int(labels.token_id_R[row]),
+                text=tokenizer.decode([int(labels.token_id_R[row])]),
+                is_output=bool(labels.is_output_R[row]),
+                features=tuple(
+                    _on(sae, each, labels.position_R[row : row + 1])
+                    for each in top_features(codes_TM[row : row + 1], count)
+                ),
+            )
+            for row in range(len(labels))
+        ),
+    )
+
+
+def _found(
+    sae: Sae, prompt: str, model: str, raw: bool, answer_tokens: int, dtype: str, count: int
+) -> Features:
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    from pilothouse.llm import LLM  # vLLM takes seconds to import
+
+    llm = LLM(model, dtype=dtype, enforce_eager=True)
+    asked: Any = prompt if raw else [{"role": "user", "content": prompt}]
+    with TemporaryDirectory(prefix="pilothouse-features-") as place:
+        reader = llm.capture(
+            [asked], [sae.tap.layer], sites=[sae.tap.site], out=place, progress=False,
+            positions="all" if answer_tokens else "prompt",
+            max_tokens=answer_tokens or None,
+        )  # fmt: skip
+        return features_of(sae, reader, llm.get_tokenizer(), count)
+
+
+def _check_fits(sae: Sae, model: str, model_id: str | None) -> None:
+    from pilothouse.engine.model_facts import model_facts
+
+    facts = model_facts(Namespace(model=model))
+    names = {model_id} if model_id else {model, Path(model).resolve().name}
+    if sae.model_id not in names:
+        raise ConfigError(
+            f"{sae.name}: made for {sae.model_id}; --model is {model}: give an SAE of this model, "
+            f"or, if it is that model under another name, --model-id {sae.model_id}"
+        )
+    width = facts.projection_widths.get(sae.tap.site, facts.d_model)
+    if sae.width != width:
+        raise ConfigError(
+            f"{sae.name}: got width {sae.width}, want the {width} of {model} at {sae.tap.site}: "
+            "give an SAE of this model"
+        )
+    if sae.tap.layer >= facts.num_layers:
+        raise ConfigError(
+            f"{sae.name}: got layer {sae.tap.layer}, want 0 to {facts.num_layers - 1} as {model} "
+            "has them: give an SAE of this model"
+        )
+
+
+def _site(word: str | None) -> Site | None:
+    for known in get_args(Site):
+        if word == known:
+            site: Site = known
+            return site
+    if word is not None:
+        raise ConfigError(f"--site: got {word!r}, want one of {', '.join(get_args(Site))}")
+    return None
+
+
+def _on(sae: Sae, found: TopFeature, position_T: NDArray[Any]) -> On:
+    largest = 0.0 if sae.max_act_M is None else float(sae.max_act_M[found.feature])
+    return On(
+        feature=found.feature, label=sae.labels.get(found.feature), code=found.code,
+        share=found.code / largest if largest > 0 else None,
+        position=int(position_T[found.token]), num_tokens=found.num_tokens,
+    )  # fmt: skip
+
+
+def _json(sae: Sae, model: str, found: Features) -> str:
+    about = {
+        "name": sae.name, "model": model, "layer": sae.tap.layer, "site": sae.tap.site,
+        "form": sae.form, "num_features": sae.num_features, "digest": sae.digest,
+    }  # fmt: skip
+    return json.dumps({"sae": about, **asdict(found)}, indent=2)
+
+
+def _text(sae: Sae, found: Features, shows_tokens: bool) -> str:
+    texts = {each.position: each.text for each in found.tokens}
+    lines = [
+        f"sae       {sae.name}, {sae.form}, {sae.num_features} features at {sae.tap.site} of "
+        f"layer {sae.tap.layer}",
+        f"tokens    {len(found.tokens)}, "
+        f"of which {sum(each.is_output for each in found.tokens)} of the answer",
+        "",
+        f"{'feature':>8}{'code':>10}{'of max':>8}{'on':>5}  at",
+        *(
+            f"{each.feature:>8}{each.code:>10.4g}{_share(each):>8}{each.num_tokens:>5}  "
+            f"{each.position}:{texts[each.position]!r}{_label(each)}"
+            for each in found.top
+        ),
+    ]
+    if shows_tokens:
+        lines += ["", *(line for token in found.tokens for line in _token_lines(token))]
+    return "\n".join(lines)
+
+
+def _token_lines(token: Token) -> list[str]:
+    head = f"{token.position:>4} {token.text!r}{' (answer)' if token.is_output else ''}"
+    return [
+        head,
+        *(
+            f"{each.feature:>12}{each.code:>10.4g}{_share(each):>8}{_label(each)}"
+            for each in token.features
+        ),
+    ]
+
+
+def _share(feature: On) -> str:
+    return "" if feature.share is None else f"{feature.share:.0%}"
+
+
+def _label(feature: On) -> str:
+    return "" if feature.label is None else f"  {feature.label}"
