@@ -317,7 +317,6 @@ def test_a_hostile_pickle_leaves_nothing(
         (("--layer", "5"), 1, "layer: got 4, want 5"),
         (("--site", "nowhere"), 2, "--site: got 'nowhere'"),
         (("--format", "lens"), 1, "format: got 'lens'"),
-        (("--average-norm", "3"), 1, "average_norm: got 3.0, want none"),
         (("--measure", "p.txt"), 2, "give both"),
     ],
 )

@@ -202,6 +202,7 @@ def _sum_D(parts: list[Floats]) -> NDArray[np.float32] | None:
 
 
 def _frozen(array: NDArray[np.floating]) -> NDArray[np.float32]:
-    narrow: NDArray[np.float32] = np.ascontiguousarray(array, np.float32)
+    with np.errstate(over="ignore"):  # what is too large is refused with its size
+        narrow: NDArray[np.float32] = np.ascontiguousarray(array, np.float32)
     narrow.setflags(write=False)
     return narrow

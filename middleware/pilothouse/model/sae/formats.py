@@ -55,7 +55,7 @@ def load_sae(name: str, folder: Path, format_name: str | None, told: Told = NOTH
     """The SAE in a folder, under the name the operator gives it. Nothing in it is executed.
 
     Args:
-        format_name: None for the one that the files' names tell.
+        format_name: None for the one that the files tell.
 
     Raises:
         ArtefactError: names file, field, what was got, what was wanted and what to do.
