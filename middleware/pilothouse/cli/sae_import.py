@@ -15,6 +15,7 @@ import typer
 from pilothouse.cli.sae_measure import Measured, measure
 from pilothouse.cli.sae_option import AverageNorm, FormatName, LayerNumber, ModelId, SiteName, told
 from pilothouse.cli.sae_pickle import converted, pickle_of
+from pilothouse.cli.source import locate_sae
 from pilothouse.errors import ArtefactError, ConfigError, PilothouseError
 from pilothouse.model.artefact import MANIFEST_FILE, open_plain, refuse
 from pilothouse.model.sae.autoencoder import Sae
@@ -34,7 +35,8 @@ MAX_FILES = 64
 
 def import_sae(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="The SAE's folder, or a file in it.")
+        str,
+        typer.Argument(metavar="SOURCE", help="The SAE's folder or a file in it, or hf://..."),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write; new or empty. Names the SAE.")],
     format_name: FormatName = None,
@@ -61,15 +63,17 @@ def import_sae(
         check_folder(out)
         wish = told(model_id, layer, site, average_norm)
         with tempfile.TemporaryDirectory(dir=_parent(out), prefix=".import-") as room:
-            folder = source.parent if source.is_file() else source
+            found = locate_sae(source, format_name, layer, pickles=allow_pickle_weights)
+            folder = found.place
             layout = format_name or detect_format(folder)
             read = _readable(folder, layout, wish, Path(room), allow_pickle_weights)
             name = out.resolve().name
             loaded, measured = _loaded(name, read, layout, wish, (prompts, served, dtype))
             made = Path(room) / "made"
             about = SaeSource(
-                place=str(source), format=layout, revision=None, files=_digests(folder, wish)
-            )
+                place=found.label or source, format=layout, revision=found.revision,
+                files=_digests(folder, wish),
+            )  # fmt: skip
             manifest = _write(loaded, made, about)
             if out.is_dir():
                 out.rmdir()
@@ -138,7 +142,8 @@ def _digests(folder: Path, wish: Told) -> dict[str, str]:
     for place in sorted(folder.rglob("*"))[:MAX_FILES]:
         layered = LAYER_FILE.fullmatch(place.name)
         is_other = layered is not None and int(layered[1]) != wish.layer
-        if place.is_symlink() or not place.is_file() or is_other:
+        is_ours = place.name.startswith(".")
+        if place.is_symlink() or not place.is_file() or is_other or is_ours:
             continue
         state = hashlib.sha256()
         with open_plain(place) as file:

@@ -10,6 +10,7 @@ import numpy as np
 import typer
 
 from pilothouse.cli.sae_option import AverageNorm, FormatName, LayerNumber, ModelId, SiteName, told
+from pilothouse.cli.source import locate_sae
 from pilothouse.edit.sae import FeatureEdit, feature_read, feature_rows
 from pilothouse.errors import ConfigError, RequestError
 from pilothouse.model.artefact import MANIFEST_FILE, parse_json, read_file
@@ -22,7 +23,9 @@ SHOWN_LABELS = 8
 
 
 def show(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An SAE's folder, any layout.")],
+    source: Annotated[
+        str, typer.Argument(metavar="DIR", help="An SAE's folder of any layout, or hf://...")
+    ],
     format_name: FormatName = None,
     model_id: ModelId = None,
     layer: LayerNumber = None,
@@ -32,6 +35,7 @@ def show(
 ) -> None:
     """Check an SAE and print its form, sizes, place, labels and digest."""
     try:
+        folder = locate_sae(source, format_name, layer, pickles=False).place
         layout = format_name or detect_format(folder)
         loaded = load_sae(
             folder.resolve().name[:64], folder, layout, told(model_id, layer, site, average_norm)

@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from pilothouse.config import ArtefactRef, PilothouseConfig
 from pilothouse.errors import ArtefactError
-from pilothouse.model.artefact import MANIFEST_FILE, complaint, kind_of
+from pilothouse.model.artefact import MANIFEST_FILE, WEIGHTS_FILE, complaint, kind_of
+from pilothouse.model.hub import check_digest, folder_of
 from pilothouse.model.manifest import Readout
 from pilothouse.model.probe import Probe, load_probe
 from pilothouse.model.transform import Transform, load_transform
@@ -27,6 +28,7 @@ decoder block knows."""
 Source = Vector | Transform
 """What can be steered with."""
 
+ARTEFACT_FILES = (MANIFEST_FILE, WEIGHTS_FILE)
 A = TypeVar("A", Source, Probe)
 
 
@@ -46,10 +48,10 @@ def load_catalogue(config: PilothouseConfig) -> Catalogue:
             width than the first.
     """
     problems: list[str] = []
-    vectors = _load_all(config.vectors, load_source, problems)
-    probes = _load_all(config.probes, load_probe, problems)
-    places = {id(each): config.vectors[name].path for name, each in vectors.items()}
-    places |= {id(each): config.probes[name].path for name, each in probes.items()}
+    vectors = _load_all("vectors", config.vectors, load_source, problems)
+    probes = _load_all("probes", config.probes, load_probe, problems)
+    places = {id(each): str(config.vectors[name].path) for name, each in vectors.items()}
+    places |= {id(each): str(config.probes[name].path) for name, each in probes.items()}
     problems += _disagreements([*vectors.values(), *probes.values()], places)
     if problems:
         raise ArtefactError("\n".join(problems))
@@ -100,23 +102,28 @@ def _thresholds(readout: Readout) -> tuple[tuple[float, float], ...]:
 
 
 def _load_all(
-    refs: Mapping[str, ArtefactRef], load: Callable[[str, Path], A], problems: list[str]
+    section: str,
+    refs: Mapping[str, ArtefactRef],
+    load: Callable[[str, Path], A],
+    problems: list[str],
 ) -> dict[str, A]:
     loaded: dict[str, A] = {}
     for name, ref in refs.items():
         try:
-            loaded[name] = load(name, ref.path)
+            found = load(name, folder_of(ref.path, ARTEFACT_FILES))
+            check_digest(f"{section}.{name}", ref.path, ref.digest, found.digest)
+            loaded[name] = found
         except ArtefactError as error:
             problems.append(str(error))
     return loaded
 
 
-def _disagreements(loaded: list[Source | Probe], places: Mapping[int, Path]) -> list[str]:
+def _disagreements(loaded: list[Source | Probe], places: Mapping[int, str]) -> list[str]:
     lines = []
     remedy = "load artefacts that were made for the served model"
     for each in loaded:
         first = loaded[0]
-        place = places[id(each)] / MANIFEST_FILE
+        place = f"{places[id(each)]}/{MANIFEST_FILE}"
         if each.site not in SERVED_SITES:
             lines.append(
                 complaint(place, "site", repr(each.site), f"one of {list(SERVED_SITES)}",

@@ -44,7 +44,7 @@ def without_vector(config: PilothouseConfig, name: str) -> PilothouseConfig:
 
 
 def _paths(config: PilothouseConfig) -> dict[str, Any]:
-    return {name: {"path": ref.path} for name, ref in config.vectors.items()}
+    return {name: ref.model_dump() for name, ref in config.vectors.items()}
 
 
 def _with(config: PilothouseConfig, vectors: dict[str, Any]) -> PilothouseConfig:
