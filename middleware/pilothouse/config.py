@@ -66,7 +66,9 @@ def parse_place(text: str) -> Path | HubPlace:
 
 
 def _place(given: Any) -> Any:
-    return parse_place(given) if isinstance(given, str) else given
+    # Plain data: as JSON, a plan's configuration takes no objects.
+    is_hub = isinstance(given, str) and given.startswith(HUB)
+    return parse_place(given).model_dump() if is_hub else given  # type: ignore[union-attr]
 
 
 Place = Annotated[Path | HubPlace, BeforeValidator(_place)]

@@ -214,6 +214,13 @@ def test_relative_and_hub_paths_stand_side_by_side_in_a_file(tmp_path: Path) -> 
     assert loaded.vectors["b"].path == HubPlace(repo=REPO, revision="main", inside="b")
 
 
+def test_places_come_through_a_plan_unchanged(tmp_path: Path) -> None:
+    for path in (f"{PLACE}/vectors/glad", str(tmp_path)):
+        ours = config(path, digest="0" * 64)
+        assert PilothouseConfig.model_validate_json(ours.model_dump_json()) == ours
+        assert PilothouseConfig.model_validate(ours.model_dump()) == ours
+
+
 def test_a_change_of_one_vector_keeps_the_others_pins(vector: Vector, tmp_path: Path) -> None:
     ours = config(f"{PLACE}/vectors/glad", digest=vector.digest)
     changed = with_vector(ours, "other", tmp_path / "glad")
