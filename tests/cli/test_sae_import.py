@@ -149,6 +149,13 @@ def test_a_pickle_is_converted_only_where_that_is_said(tmp_path: Path, name: str
     assert f"{stem}.pt" in source["files"]
 
 
+def test_a_norm_that_is_said_is_kept(tmp_path: Path) -> None:
+    folder = files.saelens(tmp_path / "theirs", book())
+    assert run(folder, tmp_path / "ours", "--average-norm", "3").exit_code == 0
+    assert load_sae("ours", tmp_path / "ours", "pilothouse").average_norm == 3.0
+    assert load_sae("o", tmp_path / "ours", None, Told(average_norm=4.0)).average_norm == 4.0
+
+
 def test_labels_and_maxima_come_along(tmp_path: Path) -> None:
     folder = files.saelens(tmp_path / "theirs", book())
     write_json(folder / "labels.json", {"3": "rain", "7": "a ship"})
@@ -278,7 +285,6 @@ def test_a_hostile_pickle_leaves_nothing(
         (("--layer", "5"), 1, "layer: got 4, want 5"),
         (("--site", "nowhere"), 2, "--site: got 'nowhere'"),
         (("--format", "lens"), 1, "format: got 'lens'"),
-        (("--average-norm", "3"), 1, "average_norm: got 3.0, want none"),
         (("--measure", "p.txt"), 2, "give both"),
     ],
 )

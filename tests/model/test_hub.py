@@ -19,7 +19,7 @@ from pilothouse.cli.sae import app as sae_app
 from pilothouse.cli.vector import app as vector_app
 from pilothouse.config import HubPlace, PilothouseConfig, load_config, parse_config, parse_place
 from pilothouse.errors import ArtefactError, ConfigError
-from pilothouse.model.catalogue import load_catalogue
+from pilothouse.model.catalogue import Catalogue, load_catalogue
 from pilothouse.model.hub import folder_of
 from pilothouse.model.sae.formats import load_sae
 from pilothouse.model.vector import Vector, build_vector, load_vector, save_vector
@@ -269,6 +269,23 @@ def test_an_sae_of_the_hub_is_imported_with_its_commit(hub: Hub, tmp_path: Path)
     assert json.loads(shown.output)["digest"] == load_sae("layer_4", folder, "saelens").digest
 
 
+def test_an_sae_of_the_hub_is_loaded_by_its_digest(hub: Hub, tmp_path: Path) -> None:
+    folder = files.saelens(tmp_path / "theirs", book("jumprelu"))
+    hub.add(folder, "layer_4")
+    digest = load_sae("theirs", folder, None).digest
+    saes = {"theirs": {"path": f"{PLACE}/layer_4", "digest": digest}}
+
+    def load(**changes: Any) -> Catalogue:
+        raw = {"version": 1, "saes": {"theirs": saes["theirs"] | changes}}
+        return load_catalogue(parse_config(raw, folder=tmp_path, origin="pilothouse.yaml"))
+
+    assert load().saes["theirs"].digest == digest
+    assert sorted(hub.fetched) == ["layer_4/cfg.json", "layer_4/sae_weights.safetensors"]
+    for changes in ({"digest": None}, {"digest": "0" * 64}):
+        with pytest.raises(ArtefactError, match=r"saes\.theirs: digest: got"):
+            load(**changes)
+
+
 def test_a_repositorys_name_tells_k_as_a_folders_does(hub: Hub, tmp_path: Path) -> None:
     folder = files.qwen_scope(tmp_path / "theirs", book("topk"))
     (folder / "layer5.sae.safetensors").write_bytes(b"of another layer")
@@ -299,7 +316,7 @@ def test_the_endpoint_and_offline_mode_of_the_environment_hold(
 ) -> None:
     program = (
         "import sys\nfrom pathlib import Path\nfrom pilothouse.config import parse_config\n"
-        "from pilothouse.model.catalogue import load_catalogue\n"
+        "from pilothouse.model.catalogue import Catalogue, load_catalogue\n"
         "ref = {'path': sys.argv[1], 'digest': sys.argv[2]}\n"
         "raw = {'version': 1, 'vectors': {'glad': ref}}\n"
         "config = parse_config(raw, folder=Path(), origin='x')\n"

@@ -57,7 +57,7 @@ def described(sae: Sae, layout: str) -> dict[str, Any]:
         "num_features": sae.num_features, "form": sae.form, "k": sae.k,
         "dtype": "bfloat16" if sae.encoder_DM.is_bfloat16 else str(sae.encoder_DM.raw.dtype),
         "decoder_norms": sae.decoder_norms, "normalisation": sae.normalisation,
-        "input_scale": sae.input_scale, "subtracts_decoder_bias": sae.subtracts_decoder_bias,
+        "input_scale": sae.input_scale, "average_norm": sae.average_norm, "subtracts_decoder_bias": sae.subtracts_decoder_bias,
         "is_centred": sae.is_centred, "labels": {str(key): label for key, label in labels.items()},
         "max_act": None if maxima_M is None else {
             "features_ever_on": int((maxima_M > 0).sum()), "largest": float(maxima_M.max()),
@@ -102,6 +102,8 @@ def _lines(about: dict[str, Any]) -> list[str]:
         f"sizes     width {about['width']}, {about['num_features']} features",
         f"form      {form}; decoder's norms {about['decoder_norms']}",
         f"input     {biased}; normalisation {about['normalisation']}{scale}{centred}",
+        "norm      " + ("none: limits.max_norm_ratio cannot bound its edits; give average_norm"
+            if about["average_norm"] is None else f"{about['average_norm']:.6g} at the tap"),
         "maxima    " + ("none: the unit max_act cannot be used" if maxima is None else
             f"{maxima['features_ever_on']} features ever on, median {maxima['median']:.4g}, "
             f"largest {maxima['largest']:.4g}"),
