@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.server_process import ServerProcess, demo_process, serve_process
-from tests.support.tiny_house import SERVED_NAME, make_tiny_house
+from tests.support.tiny_house import KNOWN_ORIGIN, SERVED_NAME, make_tiny_house
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +23,8 @@ def small_server(
 ) -> Iterator[ServerProcess]:
     """`pilothouse serve` on the tiny model, clients granted steering and scores."""
     log = tmp_path_factory.mktemp("small") / "server.txt"
-    with serve_process(tiny_house, SERVED_NAME, log) as server:
+    origins = f'--allowed-origins=["{KNOWN_ORIGIN}"]'
+    with serve_process(tiny_house, SERVED_NAME, log, origins) as server:
         yield server
 
 

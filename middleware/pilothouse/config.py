@@ -30,6 +30,19 @@ class ArtefactRef(_Closed):
     path: Path
 
 
+class SaeRef(_Closed):
+    """Where an SAE lies, in the layout of what made it, and what its files leave open."""
+
+    path: Path
+    format: str | None = None
+    """A name of `model.sae.formats`; only needed where the files' names do not tell."""
+    model: str | None = None
+    layer: int | None = Field(default=None, ge=0)
+    site: Site | None = None
+    average_norm: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Mean length of what the tap carries: what bounds on edits are shares of."""
+
+
 class Profile(_Closed):
     """Named steering, picked as a model name."""
 
@@ -103,6 +116,7 @@ class PilothouseConfig(_Closed):
     model_id: str | None = None
     """The name under which artefacts know the served model; by default its own or its folder's."""
     vectors: dict[Name, ArtefactRef] = {}
+    saes: dict[Name, SaeRef] = {}
     probes: dict[Name, ArtefactRef] = {}
     policies: tuple[Path, ...] = ()
     profiles: dict[ProfileName, Profile] = {}
@@ -112,14 +126,26 @@ class PilothouseConfig(_Closed):
     gate: Gate = Gate()
 
     @model_validator(mode="after")
-    def _profiles_name_loaded_vectors(self) -> PilothouseConfig:
+    def _profiles_name_what_is_loaded(self) -> PilothouseConfig:
         for profile_name, profile in self.profiles.items():
             for term in profile.steer:
-                if term.vector not in self.vectors:
+                section = "vectors" if term.sae is None else "saes"
+                loaded = getattr(self, section)
+                if term.name not in loaded:
                     raise ValueError(
-                        f"profile {profile_name!r} steers with {term.vector!r}, which is not under "
-                        f"vectors; loaded are {sorted(self.vectors)}"
+                        f"profile {profile_name!r} steers with {term.name!r}, which is not under "
+                        f"{section}; loaded are {sorted(loaded)}"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_of_one_thing(self) -> PilothouseConfig:
+        both = sorted(self.vectors.keys() & self.saes.keys())
+        if both:
+            raise ValueError(
+                f"{both[0]!r} is under vectors and under saes, which metrics could not tell "
+                "apart: rename one"
+            )
         return self
 
 
@@ -165,6 +191,10 @@ def parse_config(raw: dict[str, Any], *, folder: Path, origin: str) -> Pilothous
     return config.model_copy(
         update={
             "vectors": _resolved(config.vectors, folder),
+            "saes": {
+                name: ref.model_copy(update={"path": folder / ref.path})
+                for name, ref in config.saes.items()
+            },
             "probes": _resolved(config.probes, folder),
             "policies": tuple(folder / each for each in config.policies),
         }

@@ -16,6 +16,7 @@ from pilothouse.model.vector import save_vector
 from tests.model.builders import probe, readout, vector
 
 RUN = CliRunner()
+TRANSFORMS = Path(__file__).parents[2] / "probes/demo/transforms"
 THRESHOLD = Threshold(target_fpr=0.01, value=0.875, n=400, exceedances=0, fpr_upper=0.0075)
 
 
@@ -47,6 +48,22 @@ def test_vector_show_prints_lengths_by_layer(folder: Path) -> None:
     assert vector().digest in result.output
     assert "layer 2" in result.output
     assert "layer 4" in result.output
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("cheer-act", ["diagonal  ", " of 192 dimensions"]),
+        ("cheer-reft", ["lowrank   ", "rows, the largest stretch"]),
+        ("moods", ["plane     ", "2 of 192 directions"]),
+        ("voices", ["subspace  ", "2 of 192 directions"]),
+    ],
+)
+def test_vector_show_tells_what_a_transform_touches(name: str, told: list[str]) -> None:
+    result = RUN.invoke(vector_verb.app, ["show", str(TRANSFORMS / name)])
+    assert result.exit_code == 0, result.output
+    for text in told:
+        assert text in result.output
 
 
 @pytest.mark.parametrize(("verb", "name"), [(probe_verb, "misuse"), (vector_verb, "cheerful")])

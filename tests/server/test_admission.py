@@ -124,7 +124,7 @@ def test_scores_come_by_themselves_only_to_those_who_may_see_them() -> None:
             "pilothouse.steer.0.positions",
             "want exactly one of",
         ),
-        ({"steer": [{"scale": 1}]}, "pilothouse.steer.0.vector", "missing"),
+        ({"steer": [{"scale": 1}]}, "pilothouse.steer.0", "vector: missing"),
         ({"steer": [NUDGE | {"on": "prompt", "scale": 60}]}, "pilothouse.steer", "max_norm_ratio"),
         ({"steer": [NUDGE | {"scale": 1e308}]}, "pilothouse.steer", "lower the scale"),
         ({"steer": [NUDGE] * 65}, "pilothouse.steer", "at most 64 items"),

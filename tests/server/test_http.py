@@ -11,7 +11,14 @@ from openai import APIStatusError, BadRequestError, OpenAI, PermissionDeniedErro
 
 from pilothouse.server.routes import DENIED, RouteTable
 from tests.support.server_process import ServerProcess
-from tests.support.tiny_house import CANNED, LEAKED_TOKENS, MESSAGE, SERVED_NAME, STRONG
+from tests.support.tiny_house import (
+    CANNED,
+    KNOWN_ORIGIN,
+    LEAKED_TOKENS,
+    MESSAGE,
+    SERVED_NAME,
+    STRONG,
+)
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 
@@ -278,6 +285,27 @@ def test_a_wrong_field_is_a_400_that_names_it(client: OpenAI, field: Any, param:
     with pytest.raises(BadRequestError) as caught:
         chat(client, extra_body={"pilothouse": field})
     assert caught.value.param == param
+
+
+def test_a_page_of_an_allowed_origin_can_read_refusals_as_well_as_answers(
+    small_server: ServerProcess,
+) -> None:
+    good = {"model": SERVED_NAME, "messages": MESSAGES, "max_tokens": 1}
+    blocked = good | {"model": f"{SERVED_NAME}:prompt-error"}
+    malformed = good | {"pilothouse": {"steer": 7}}
+    chat_path, embed_path = "/v1/chat/completions", "/v1/embeddings"
+    asked = [
+        (chat_path, good),
+        (chat_path, blocked),
+        (chat_path, malformed),
+        (embed_path, {}),
+    ]
+    marks = {}
+    for origin in (KNOWN_ORIGIN, "https://other.example"):
+        answers = [post(small_server, path, body, origin=origin) for path, body in asked]
+        assert [each.status_code for each in answers] == [200, 400, 400, 403]
+        marks[origin] = [each.headers.get_list("access-control-allow-origin") for each in answers]
+    assert marks == {KNOWN_ORIGIN: [[KNOWN_ORIGIN]] * 4, "https://other.example": [[]] * 4}
 
 
 @pytest.mark.parametrize("path", sorted(path for path in DENIED if "{" not in path))

@@ -21,6 +21,7 @@ from pilothouse.types import Site
 from tests.support.tiny_model import D_MODEL, make_tiny_model
 
 SERVED_NAME = "small"
+KNOWN_ORIGIN = "https://page.example"
 MODEL_ID = "tiny"
 PROBE_LAYER = 1
 VECTOR_LAYER = 3

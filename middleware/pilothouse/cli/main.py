@@ -21,7 +21,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "policy": ("pilothouse.cli.policy:app", "check policies before they are served"),
     "probe": ("pilothouse.cli.probe:app", "look at probes"),
     "vector": ("pilothouse.cli.vector:app", "import and look at vectors"),
-    "sae": ("pilothouse.cli.sae:app", "look at the features of sparse autoencoders"),
+    "sae": ("pilothouse.cli.sae:app", "import and look at sparse autoencoders"),
 }
 
 

@@ -7,16 +7,16 @@ torch sees them, and what comes out is turned into arrays and plain values withi
 
 from __future__ import annotations
 
-import io
+import os
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 
-from pilothouse.model.artefact import PICKLE_HEADS, refuse
-from pilothouse.model.formats.source import FETCH_AGAIN, MAX_ELEMENTS, MAX_FILE_BYTES, read_bytes
+from pilothouse.model.artefact import PICKLE_HEADS, open_plain, refuse
+from pilothouse.model.formats.source import FETCH_AGAIN, MAX_ELEMENTS, MAX_FILE_BYTES
 
 MAX_ENTRIES = 16384
 MAX_VALUES = 1 << 22
@@ -28,6 +28,17 @@ SAVE_PLAIN = (
 )
 
 
+class Bounds(NamedTuple):
+    """The largest file, and the most numbers of one tensor."""
+
+    file_bytes: int
+    elements: int
+
+
+VECTOR_BOUNDS = Bounds(MAX_FILE_BYTES, MAX_ELEMENTS)
+SAE_BOUNDS = Bounds(16 << 30, 1 << 32)
+
+
 class ObjectParts:
     """Stands for an object whose class is not loaded: what it had as attributes, nothing else."""
 
@@ -35,36 +46,46 @@ class ObjectParts:
 STAND_INS = ("steering_vectors.steering_vector.SteeringVector",)
 
 
-def read_torch(place: Path) -> object:
+def read_torch(place: Path, bounds: Bounds = VECTOR_BOUNDS) -> object:
     """What a PyTorch file holds: dicts, lists and plain values, with arrays for tensors.
 
     Raises:
         ArtefactError: not a PyTorch file, hostile, or holding what a weights-only load refuses.
     """
-    data = read_bytes(place)
-    if data.startswith(b"PK"):
-        _check_archive(place, data)
-    elif not data.startswith(PICKLE_HEADS):
-        refuse(place, "content", repr(data[:8]), "a file that torch.save wrote", FETCH_AGAIN)
-    try:
-        with (
-            torch.serialization.safe_globals([(ObjectParts, name) for name in STAND_INS]),
-            warnings.catch_warnings(action="ignore"),
-        ):
-            loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    # What a broken pickle can raise has no end.
-    except Exception as error:
-        lines = str(error).splitlines() or [""]
-        reasons = [line for line in lines if "GLOBAL" in line or "nsupported" in line] or lines[:1]
-        refuse(place, "content", f"{type(error).__name__}: {reasons[0].strip()}",
-               "tensors in plain containers, which a weights-only load can read",
-               SAVE_PLAIN)  # fmt: skip
-    return _Plain(place).value("file", loaded, 0)
+    with open_plain(place) as file:
+        _check_head(place, file, bounds)
+        try:
+            with (
+                torch.serialization.safe_globals([(ObjectParts, name) for name in STAND_INS]),
+                warnings.catch_warnings(action="ignore"),
+            ):
+                loaded = torch.load(file, map_location="cpu", weights_only=True)
+        # What a broken pickle can raise has no end.
+        except Exception as error:
+            lines = str(error).splitlines() or [""]
+            reasons = [each for each in lines if "GLOBAL" in each or "nsupported" in each]
+            told = (reasons or lines)[0].strip()
+            refuse(place, "content", f"{type(error).__name__}: {told}",
+                   "tensors in plain containers, which a weights-only load can read",
+                   SAVE_PLAIN)  # fmt: skip
+    return _Plain(place, bounds).value("file", loaded, 0)
 
 
-def _check_archive(place: Path, data: bytes) -> None:
+def _check_head(place: Path, file: BinaryIO, bounds: Bounds) -> None:
+    size = os.fstat(file.fileno()).st_size
+    if not 0 < size <= bounds.file_bytes:
+        refuse(place, "size", f"{size} bytes", f"1 to {bounds.file_bytes} bytes", FETCH_AGAIN)
+    head = file.read(8)
+    if head.startswith(b"PK"):
+        _check_archive(place, file, size)
+    elif not head.startswith(PICKLE_HEADS):
+        refuse(place, "content", repr(head), "a file that torch.save wrote", FETCH_AGAIN)
+    file.seek(0)
+
+
+def _check_archive(place: Path, file: BinaryIO, size: int) -> None:
     try:
-        entries = zipfile.ZipFile(io.BytesIO(data)).infolist()
+        entries = zipfile.ZipFile(file).infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         refuse(place, "archive", f"{type(error).__name__}: {error}", "a whole zip archive",
                FETCH_AGAIN)  # fmt: skip
@@ -79,15 +100,16 @@ def _check_archive(place: Path, data: bytes) -> None:
             refuse(place, entry.filename[:64], f"compressed, {entry.file_size} bytes from "
                    f"{entry.compress_size}", "entries stored as they are, as torch.save does",
                    "save it again by torch.save")  # fmt: skip
-    if sum(entry.file_size for entry in entries) > min(len(data), MAX_FILE_BYTES):
+    if sum(entry.file_size for entry in entries) > size:
         refuse(place, "archive", "entries that overlap", "entries side by side", FETCH_AGAIN)
 
 
 class _Plain:
     """Turns what was loaded into plain values, within bounds."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, bounds: Bounds) -> None:
         self.place = place
+        self.bounds = bounds
         self.left = MAX_VALUES
 
     def value(self, field: str, loaded: object, depth: int) -> object:
@@ -121,9 +143,9 @@ class _Plain:
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
             refuse(self.place, field[:64], f"a tensor of layout {tensor.layout} on {tensor.device}",
                    "a dense tensor with its numbers", SAVE_PLAIN)  # fmt: skip
-        if tensor.numel() > MAX_ELEMENTS:
+        if tensor.numel() > self.bounds.elements:
             refuse(self.place, field[:64], f"shape {list(tensor.shape)}",
-                   f"at most {MAX_ELEMENTS} numbers", FETCH_AGAIN)  # fmt: skip
+                   f"at most {self.bounds.elements} numbers", FETCH_AGAIN)  # fmt: skip
         plain = tensor.detach()
         if plain.is_floating_point() and plain.dtype not in PLAIN_FLOATS:
             plain = plain.float()

@@ -1,17 +1,21 @@
-"""`pilothouse sae`: what the features of a sparse autoencoder are."""
+"""`pilothouse sae`: SAEs of other libraries, what is in one, and what its features are."""
 
 from __future__ import annotations
 
 import typer
 
 from pilothouse.cli.sae_features import features
+from pilothouse.cli.sae_import import import_sae
+from pilothouse.cli.sae_show import show
 
-app = typer.Typer(no_args_is_help=True, help="Look at sparse autoencoders.")
+app = typer.Typer(no_args_is_help=True, help="Import and look at sparse autoencoders.")
 
 
 @app.callback()
 def sae() -> None:
-    """Look at sparse autoencoders."""
+    """Import and look at sparse autoencoders."""
 
 
+app.command("import")(import_sae)
+app.command()(show)
 app.command()(features)

@@ -109,7 +109,7 @@ class Assembly:
     def _only(self, known: object, term: SteerTerm, what: str) -> None:
         if known is not None:
             raise RequestError(
-                f"steer: {term.vector!r}: a second {what} at layer {self._tap.layer}, want one: "
+                f"steer: {term.name!r}: a second {what} at layer {self._tap.layer}, want one: "
                 "leave one out, or steer them at other layers",
                 param="steer",
             )

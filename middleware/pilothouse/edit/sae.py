@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,9 +26,7 @@ from pilothouse.edit.gate import STEEP, Gate
 from pilothouse.edit.operator import Floats, Row
 from pilothouse.errors import RequestError
 from pilothouse.model.sae.autoencoder import ALL_AT_ONCE, Sae
-
-FeatureOp = Literal["set", "scale", "ablate", "add", "floor", "cap", "steer"]
-ValueUnit = Literal["raw", "max_act"]
+from pilothouse.types import FeatureOp, Unit
 
 
 class FeatureEdit(NamedTuple):
@@ -39,7 +37,7 @@ class FeatureEdit(NamedTuple):
     value: float = 0.0
     above: float | None = None
     """In the units of the code, as `value`: only where the code is over it."""
-    unit: ValueUnit = "raw"
+    unit: Unit = "raw"
     """max_act: `value` and `above` are shares of the feature's largest code; a scale never is."""
 
 

@@ -153,8 +153,8 @@ class Governor:
         return ruling
 
     def target_name(self, target: int) -> str:
-        """The vector's name behind a policy target."""
-        return self._plan.body.policy_targets[target].term.vector
+        """The vector's or SAE's name behind a policy target."""
+        return self._plan.body.policy_targets[target].term.name
 
     def outcomes(self, watched: Watched) -> list[RuleOutcome]:
         """Of every prompt and output rule of the request: fired, or allowed."""

@@ -157,7 +157,7 @@ class Passenger:
         for term in self.sealed.steer:
             held = intervals(term, self.request.all_token_ids, self.num_prompt_tokens)
             fed = sum(max(0, min(stop, num_fed_tokens) - start) for start, stop in held)
-            counts[term.vector] = counts.get(term.vector, 0) + fed
+            counts[term.name] = counts.get(term.name, 0) + fed
         for span in self.spans.values():
             name = governor.target_name(span.target)
             fed = max(0, min(span.stop, num_fed_tokens) - span.start)

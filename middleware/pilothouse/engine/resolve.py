@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pilothouse.config import PilothouseConfig
+from pilothouse.config import PilothouseConfig, SaeRef
 from pilothouse.edit.operators import form_of
 from pilothouse.edit.sources import ReadRow, Sources
 from pilothouse.engine.conflict import enforced_read_layers, refuse_conflicts
 from pilothouse.engine.excess import refuse_excess
-from pilothouse.engine.facts import ModelFacts, ProbeFacts, VectorFacts
+from pilothouse.engine.facts import ModelFacts, ProbeFacts, SaeFacts, VectorFacts
 from pilothouse.engine.plan import Plan, PlanBody, PolicyTarget, digest_of
 from pilothouse.engine.policy_stage import policy_programs, stage_tables
 from pilothouse.engine.reserve import plan_edits, running_edits
@@ -27,10 +27,11 @@ from pilothouse.engine.tap_plan import EditPlan, TapPlan
 from pilothouse.engine.widths import tap_widths
 from pilothouse.errors import ConfigError, RequestError, UnsupportedError
 from pilothouse.model.catalogue import Catalogue, Source, signals_of
+from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.model.transform import Transform
 from pilothouse.policy.loader import policy_to_json
 from pilothouse.policy.rulebook import Rulebook
-from pilothouse.types import FloatArray, SignalSpec, Tap
+from pilothouse.types import PROJECTION_SITES, FloatArray, SignalSpec, Tap
 
 if TYPE_CHECKING:
     from pilothouse.model.probe import Probe
@@ -86,6 +87,7 @@ def resolve_plan(
         probes={name: _probe_facts(each, columns[name]) for name, each in catalogue.probes.items()},
         probe_signals=specs,
         vectors={name: _vector_facts(each) for name, each in catalogue.vectors.items()},
+        saes={name: _sae_facts(each, config.saes[name]) for name, each in catalogue.saes.items()},
         policy_targets=tuple(
             PolicyTarget(term=term, digest=program.digest) for term, program in chosen
         ),
@@ -113,18 +115,21 @@ def _refuse_reserved_rows(config: PilothouseConfig) -> None:
 def _check_fit(config: PilothouseConfig, catalogue: Catalogue, model: ModelFacts) -> None:
     problems = []
     names = {config.model_id or model.model_id, config.model_id or Path(model.model_id).name}
-    for kind, loaded in (("vectors", catalogue.vectors), ("probes", catalogue.probes)):
-        artefacts: Mapping[str, Source | Probe] = loaded
-        for name, each in artefacts.items():
+    kinds: Sequence[tuple[str, Mapping[str, Source | Probe | Sae]]] = (
+        ("vectors", catalogue.vectors), ("probes", catalogue.probes), ("saes", catalogue.saes),
+    )  # fmt: skip
+    for kind, loaded in kinds:
+        for name, each in loaded.items():
             if each.model_id not in names:
                 problems.append(
                     f"{kind}.{name}: made for {each.model_id}; served is {model.model_id}: load "
                     "one made for this model or, where both are the same weights, say so with "
                     f"`model_id: {each.model_id}` in pilothouse.yaml"
                 )
-            if each.d_model != model.d_model:
+            width = _stream_width(each)
+            if width not in (None, model.d_model):
                 problems.append(
-                    f"{kind}.{name}: made for {each.model_id} of width {each.d_model}; "
+                    f"{kind}.{name}: made for {each.model_id} of width {width}; "
                     f"{model.model_id} has width {model.d_model}: load one made for this model"
                 )
             outside = [layer for layer in each.layers if layer >= model.num_layers]
@@ -142,6 +147,13 @@ def _check_fit(config: PilothouseConfig, catalogue: Catalogue, model: ModelFacts
         raise ConfigError("\n".join(problems))
 
 
+def _stream_width(loaded: Source | Probe | Sae) -> int | None:
+    """Of the model it was made for; an SAE of a projection's input does not tell."""
+    if isinstance(loaded, Sae):
+        return None if loaded.site in PROJECTION_SITES else loaded.width
+    return loaded.d_model
+
+
 def _check_policies(
     policies: Sequence[Policy], specs: tuple[SignalSpec, ...], catalogue: Catalogue
 ) -> None:
@@ -151,6 +163,7 @@ def _check_policies(
         {spec.key: spec for spec in specs},
         default_readouts={name: each.default_readout for name, each in catalogue.probes.items()},
         vectors={name: each.layers for name, each in catalogue.vectors.items()},
+        saes={name: each.layers for name, each in catalogue.saes.items()},
     )
 
 
@@ -163,7 +176,7 @@ def _sources(catalogue: Catalogue, num_layers: int) -> Sources:
         }
         for name, probe in catalogue.probes.items()
     }
-    return Sources(catalogue.vectors, reads, num_layers)
+    return Sources(catalogue.vectors, reads, num_layers, catalogue.saes)
 
 
 def _probe_taps(catalogue: Catalogue) -> set[Tap]:
@@ -239,6 +252,21 @@ def _vector_facts(vector: Source) -> VectorFacts:
         layers=vector.layers,
         residual_norms=tuple(vector.residual_norms_L.astype(np.float64).tolist()),
         digest=vector.digest,
+    )
+
+
+def _sae_facts(sae: Sae, ref: SaeRef) -> SaeFacts:
+    return SaeFacts(
+        ref=ref,
+        form=sae.form,
+        site=sae.site,
+        layers=sae.layers,
+        width=sae.width,
+        num_features=sae.num_features,
+        num_labels=len(sae.labels),
+        has_max_act=sae.max_act_M is not None,
+        average_norm=sae.average_norm,
+        digest=sae.digest,
     )
 
 

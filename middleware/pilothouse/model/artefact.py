@@ -22,7 +22,7 @@ from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as pack_safetensors
 
 from pilothouse.errors import ArtefactError
-from pilothouse.model.manifest import FORMAT, Manifest
+from pilothouse.model.manifest import FORMAT, Closed, Manifest
 from pilothouse.types import PROJECTION_SITES, Site
 
 MANIFEST_FILE = "manifest.json"
@@ -31,6 +31,7 @@ MAX_MANIFEST_BYTES = 4 << 20
 PICKLE_HEADS = (b"\x80", b"PK\x03\x04")
 REMADE = "make the artefact again or fetch it anew from its source; hand edits break its digest"
 
+C = TypeVar("C", bound=Closed)
 M = TypeVar("M", bound=Manifest)
 Tensors = dict[str, NDArray[np.float32]]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -52,7 +53,7 @@ def complaint(place: object, field: str, got: object, want: str, remedy: str = R
     return f"{place}: {field}: got {shown}, want {want}; {remedy}"
 
 
-def read_manifest(folder: Path, manifest_type: type[M], kind: str) -> tuple[M, dict[str, Any]]:
+def read_manifest(folder: Path, manifest_type: type[C], kind: str) -> tuple[C, dict[str, Any]]:
     """The manifest of a folder, and the JSON object it came from.
 
     Raises:

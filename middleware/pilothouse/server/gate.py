@@ -16,6 +16,7 @@ from pilothouse.server.admin import admin_refusal
 from pilothouse.server.answer import encode, error_body, request_error_body, send_json
 from pilothouse.server.chat import Chat
 from pilothouse.server.completions import Completions
+from pilothouse.server.cross_origin import readable
 from pilothouse.server.exchange import Exchange
 from pilothouse.server.family import Family
 from pilothouse.server.identity import Caller, Doorkeeper
@@ -47,7 +48,7 @@ class Gate:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            await self._http(scope, receive, send)
+            await self._http(scope, receive, readable(scope, send))
         elif scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": 1008, "reason": "not governed"})

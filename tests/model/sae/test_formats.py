@@ -14,6 +14,7 @@ from pilothouse.edit.sae_codes import decode, encode
 from pilothouse.errors import ArtefactError, ConfigError
 from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.model.sae.formats import FORMATS, load_sae, register
+from pilothouse.model.sae.mapped import map_safetensors
 from pilothouse.model.sae.saelens import load_saelens
 from pilothouse.model.sae.told import Told
 from pilothouse.types import Tap
@@ -235,3 +236,11 @@ def test_a_format_is_registered_once() -> None:
         register("saelens", FORMATS["saelens"])
     with pytest.raises(ArtefactError, match=r"saes\.s: format: got 'gguf', want one of"):
         load_sae("s", Path(), "gguf")
+
+
+@pytest.mark.parametrize("length", [128, 0x0280])
+def test_a_header_as_long_as_a_pickle_begins_is_read(tmp_path: Path, length: int) -> None:
+    place = tmp_path / "w.safetensors"
+    head = b'{"b_dec":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(length)
+    place.write_bytes(len(head).to_bytes(8, "little") + head + np.float32(3).tobytes())
+    assert map_safetensors(place)[0]["b_dec"].whole().tolist() == [3.0]

@@ -267,10 +267,6 @@ OTHERS: dict[str, tuple[str, Callable[[Path], Path], Told, str]] = {
         "gemma-scope-2", lambda at: files.gemma_scope_2(at, book("jumprelu")),
         Told(layer=5), "layer: got 4, want 5 as pilothouse.yaml says",
     ),
-    "idle norm": (
-        "gemma-scope-2", lambda at: files.gemma_scope_2(at, book("jumprelu")),
-        Told(average_norm=3.0), "average_norm: got 3.0, want none",
-    ),
     "gemma transcoder": (
         "gemma-scope-2",
         lambda at: files.gemma_scope_2(at, book("jumprelu"), hf_hook_point_out="model.layers.5"),

@@ -26,7 +26,7 @@ from pilothouse.model.sae.matrix import Floats, Matrix
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pilothouse.types import Tap
+    from pilothouse.types import Site, Tap
 
 Form = Literal["relu", "jumprelu", "gated", "topk", "abstopk"]
 Normalisation = Literal["none", "layer_norm", "constant_norm"]
@@ -41,7 +41,7 @@ ALL_AT_ONCE: frozenset[Form] = frozenset({"topk", "abstopk"})
 """Whether a feature is on hangs on all others, so that it needs all of them."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Sae:
     """A loaded SAE; compared by identity, its arrays cannot be written.
 
@@ -70,6 +70,8 @@ class Sae:
     is_centred: bool = False
     max_act_M: NDArray[np.float64] | None = None
     labels: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
+    average_norm: float | None = None
+    """Mean length of what the tap carries, where the operator or a file says it."""
     digest: str = ""
     """Of the weights' bytes and of everything else that says what they mean."""
 
@@ -77,6 +79,16 @@ class Sae:
     def width(self) -> int:
         """Elements of a token at the site."""
         return self.encoder_DM.shape[0]
+
+    @property
+    def site(self) -> Site:
+        """Where in a layer it reads and writes."""
+        return self.tap.site
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The one layer that it knows."""
+        return (self.tap.layer,)
 
     @property
     def num_features(self) -> int:

@@ -16,7 +16,7 @@ from pilothouse.model.sae.autoencoder import Form, Sae
 from pilothouse.model.sae.build import About, build_sae, filled, renamed
 from pilothouse.model.sae.fields import CORRECT, Fields, read_fields
 from pilothouse.model.sae.mapped import Stored, map_safetensors
-from pilothouse.model.sae.told import NOWHERE, Told, Where, agreed, no_average_norm
+from pilothouse.model.sae.told import NOWHERE, Told, Where, agreed
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "ae.safetensors"
@@ -63,7 +63,6 @@ def load_dictionary_learning(name: str, folder: Path, told: Told) -> Sae:
     fields = read_fields(folder / CONFIG_FILE)
     trainer = fields.group("trainer")
     kind = _kind(trainer)
-    no_average_norm(fields.place, told)
     model_id, tap = agreed(
         fields.place, told, None if told.model_id else trainer.text("lm_name"),
         _where(trainer), remedy="give `layer` and `site` beside the path in pilothouse.yaml",
@@ -71,7 +70,8 @@ def load_dictionary_learning(name: str, folder: Path, told: Told) -> Sae:
     place = folder / WEIGHTS_FILE
     if not os.path.lexists(place) and os.path.lexists(folder / PICKLE_FILE):
         refuse(folder / PICKLE_FILE, "file", "a pickle", f"{WEIGHTS_FILE} beside it",
-               "convert it offline, by the same names; pickles are never read")  # fmt: skip
+               "convert it offline with `pilothouse sae import --allow-pickle-weights`; pickles "
+               "are never read in serving")  # fmt: skip
     tensors, sha256 = map_safetensors(place)
     k = trainer.whole("k") if kind.form == "topk" else None
     about = About(

@@ -7,6 +7,7 @@ for numpy, in which most SAEs come.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import mmap
 import os
@@ -27,6 +28,9 @@ TYPES: Mapping[str, np.dtype[Any]] = {
     "I64": np.dtype("<i8"), "I32": np.dtype("<i4"),
 }  # fmt: skip
 
+ALIGNMENT = 8
+PART_BITS = 26
+"""About 64 MiB are copied at once."""
 Stored = dict[str, Matrix]
 
 
@@ -38,7 +42,8 @@ def map_safetensors(place: Path) -> tuple[Stored, str]:
             outside of it.
     """
     memory = _mapping(place)
-    if memory[:4].startswith(PICKLE_HEADS):
+    # One header in 32 has a length whose first byte is a pickle's; behind it stands a brace.
+    if memory[:4].startswith(PICKLE_HEADS) and memory[8:9] != b"{":
         refuse(place, "content", "a pickle or a PyTorch archive", "safetensors",
                "convert the weights to safetensors; pickles are never read")  # fmt: skip
     length = int.from_bytes(memory[:8], "little")
@@ -61,6 +66,32 @@ def map_safetensors(place: Path) -> tuple[Stored, str]:
         refuse(place, "size", f"{len(memory)} bytes", f"{start + end} bytes, as its header says",
                FETCH)  # fmt: skip
     return stored, hashlib.sha256(memory).hexdigest()
+
+
+def write_safetensors(place: Path, tensors: Stored) -> None:
+    """Write tensors in the types that they have, part by part, the widest first."""
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].raw.itemsize, item[0]))
+    header: dict[str, Any] = {}
+    end = 0
+    for name, tensor in ordered:
+        begin, end = end, end + tensor.raw.nbytes
+        header[name] = {
+            "dtype": _tag(tensor), "shape": list(tensor.shape), "data_offsets": [begin, end],
+        }  # fmt: skip
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    with open(place, "xb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, tensor in ordered:
+            for part in np.array_split(tensor.raw, max(1, tensor.raw.nbytes >> PART_BITS)):
+                file.write(np.ascontiguousarray(part).tobytes())
+
+
+def _tag(tensor: Matrix) -> str:
+    if tensor.is_bfloat16:
+        return "BF16"
+    (tag,) = (tag for tag, each in TYPES.items() if each == tensor.raw.dtype and tag != "BF16")
+    return tag
 
 
 def _mapping(place: Path) -> mmap.mmap:

@@ -15,7 +15,7 @@ from pilothouse.model.artefact import refuse
 from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.model.sae.build import About, build_sae, renamed
 from pilothouse.model.sae.mapped import map_safetensors
-from pilothouse.model.sae.told import Told, agreed, no_average_norm
+from pilothouse.model.sae.told import Told, agreed
 
 NAMES: Mapping[str, str] = {
     "W_enc": "W_enc.T", "W_dec": "W_dec.T", "b_enc": "b_enc", "b_dec": "b_dec",
@@ -29,7 +29,6 @@ def load_qwen_scope(name: str, folder: Path, told: Told) -> Sae:
     Raises:
         ArtefactError: names file, field, what was got, what was wanted and what to do.
     """
-    no_average_norm(folder, told)
     kept = re.search(r"L0_(\d{1,6})$", folder.name)
     if kept is None or int(kept[1]) == 0:
         refuse(folder, "folder's name", repr(folder.name), "an end that says k, such as L0_100",
@@ -39,7 +38,8 @@ def load_qwen_scope(name: str, folder: Path, told: Told) -> Sae:
     pickled = folder / f"layer{tap.layer}.sae.pt"
     if not os.path.lexists(place) and os.path.lexists(pickled):
         refuse(pickled, "file", "a pickle", f"{place.name} beside it",
-               "convert it offline, by the same names; pickles are never read")  # fmt: skip
+               "convert it offline with `pilothouse sae import --allow-pickle-weights`; pickles "
+               "are never read in serving")  # fmt: skip
     tensors, sha256 = map_safetensors(place)
     about = About(form="topk", model_id=model_id, tap=tap, k=int(kept[1]))
     return build_sae(name, place, about, renamed(place, tensors, NAMES), sha256)

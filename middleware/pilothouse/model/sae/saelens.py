@@ -17,7 +17,7 @@ from pilothouse.model.sae.build import About, build_sae
 from pilothouse.model.sae.fields import CORRECT, Fields, read_fields
 from pilothouse.model.sae.hook import tap_of
 from pilothouse.model.sae.mapped import Stored, map_safetensors
-from pilothouse.model.sae.told import Told, agreed, no_average_norm, scale_of_input
+from pilothouse.model.sae.told import Told, agreed, scale_of_input
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
@@ -113,7 +113,6 @@ def _normalisation(fields: Fields, told: Told) -> tuple[Normalisation, float]:
                "fold it into the weights with SAELens and save them again")  # fmt: skip
     width = fields.whole("d_in")
     if said != "expected_average_only_in":
-        no_average_norm(fields.place, told)
         return NORMALISATIONS[said], 1.0
     return "none", scale_of_input(fields.place, width, None, told)
 

@@ -6,12 +6,17 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-from pilothouse.model.artefact import refuse
+from pilothouse.errors import ArtefactError
+from pilothouse.model.artefact import complaint, refuse
 from pilothouse.model.sae.mapped import FETCH
 from pilothouse.types import Site, Tap
 
 Where = tuple[int | None, Site | None]
 NOWHERE: Where = (None, None)
+
+
+class UnknownNorm(ArtefactError):
+    """Neither the file nor the operator says the mean length of the SAE's inputs."""
 
 
 class Told(NamedTuple):
@@ -21,7 +26,8 @@ class Told(NamedTuple):
     layer: int | None = None
     site: Site | None = None
     average_norm: float | None = None
-    """Mean length of h at the tap, for SAEs trained on inputs scaled by it."""
+    """Mean length of h at the tap: bounds on edits are shares of it, and some SAEs were trained on
+    inputs scaled by it."""
 
 
 def agreed(
@@ -58,26 +64,18 @@ def scale_of_input(place: Path, width: int, said: float | None, told: Told) -> f
     """sqrt(D) over the mean length of h, for SAEs trained on inputs of mean length sqrt(D).
 
     Raises:
-        ArtefactError: neither the file nor the operator says the length, or it is not positive.
+        UnknownNorm: neither the file nor the operator says the length.
+        ArtefactError: it is not positive, or the two say different lengths.
     """
     norm = said if said is not None else told.average_norm
     if norm is None:
-        refuse(place, "average norm", "nothing", "the mean length of h at the tap in training",
-               "give `average_norm`: without it features are on or off wrongly")  # fmt: skip
+        raise UnknownNorm(
+            complaint(place, "average norm", "nothing", "the mean length of h at the tap in "
+                      "training", "give `average_norm`: without it features are on or off wrongly")
+        )  # fmt: skip
     if said is not None and told.average_norm is not None and said != told.average_norm:
         refuse(place, "average norm", said, f"{told.average_norm} as pilothouse.yaml says",
                "leave `average_norm` out: the file has its own")  # fmt: skip
     if not 0 < norm < math.inf:
         refuse(place, "average norm", norm, "a positive number", FETCH)
     return math.sqrt(width) / norm
-
-
-def no_average_norm(place: Path, told: Told) -> None:
-    """Refuse a number that would have no effect.
-
-    Raises:
-        ArtefactError: the operator gave one.
-    """
-    if told.average_norm is not None:
-        refuse(place, "average_norm", told.average_norm, "none: this SAE scales no inputs by it",
-               "leave `average_norm` out: it would have no effect")  # fmt: skip

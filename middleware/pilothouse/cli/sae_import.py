@@ -1,0 +1,176 @@
+"""`pilothouse sae import`: an SAE of any layout that is read becomes a folder of our own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from pilothouse.cli.sae_measure import Measured, measure
+from pilothouse.cli.sae_option import AverageNorm, FormatName, LayerNumber, ModelId, SiteName, told
+from pilothouse.cli.sae_pickle import converted, pickle_of
+from pilothouse.errors import ArtefactError, ConfigError, PilothouseError
+from pilothouse.model.artefact import MANIFEST_FILE, open_plain, refuse
+from pilothouse.model.sae.autoencoder import Sae
+from pilothouse.model.sae.detect import LAYER_FILE, detect_format
+from pilothouse.model.sae.formats import FEATURES_FILE, LABELS_FILE, load_sae
+from pilothouse.model.sae.mapped import write_safetensors
+from pilothouse.model.sae.matrix import Matrix
+from pilothouse.model.sae.own import SaeManifest, SaeSource, save_own
+from pilothouse.model.sae.told import Told, UnknownNorm
+
+CONVERT = (
+    "add --allow-pickle-weights to read its tensors by a weights-only load; nothing in the file is "
+    "executed"
+)
+MAX_FILES = 64
+
+
+def import_sae(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="The SAE's folder, or a file in it.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write; new or empty. Names the SAE.")],
+    format_name: FormatName = None,
+    model_id: ModelId = None,
+    layer: LayerNumber = None,
+    site: SiteName = None,
+    average_norm: AverageNorm = None,
+    allow_pickle_weights: Annotated[
+        bool, typer.Option(help="Read pickled tensors by a weights-only load.")
+    ] = False,
+    prompts: Annotated[
+        Path | None,
+        typer.Option("--measure", help="Prompts, one on each line: measures features' maxima, "
+                     "and the average norm where the SAE needs one and nobody says it."),
+    ] = None,
+    served: Annotated[
+        str | None, typer.Option("--model", help="The model that is run for --measure.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="In which that model runs, as vLLM's flag.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
+) -> None:  # fmt: skip
+    """Read an SAE and write it in one layout with its provenance; nothing in it is executed."""
+    try:
+        check_folder(out)
+        wish = told(model_id, layer, site, average_norm)
+        with tempfile.TemporaryDirectory(dir=_parent(out), prefix=".import-") as room:
+            folder = source.parent if source.is_file() else source
+            layout = format_name or detect_format(folder)
+            read = _readable(folder, layout, wish, Path(room), allow_pickle_weights)
+            name = out.resolve().name
+            loaded, measured = _loaded(name, read, layout, wish, (prompts, served, dtype))
+            made = Path(room) / "made"
+            about = SaeSource(
+                place=str(source), format=layout, revision=None, files=_digests(folder, wish)
+            )
+            manifest = _write(loaded, made, about)
+            if out.is_dir():
+                out.rmdir()
+            made.rename(out)
+    except PilothouseError as error:
+        typer.echo(str(error), err=True)
+        is_use = isinstance(error, ConfigError) and not isinstance(error, ArtefactError)
+        raise typer.Exit(2 if is_use else 1) from error
+    if as_json:
+        typer.echo(json.dumps(manifest.model_dump(mode="json"), indent=2))
+        return
+    typer.echo("\n".join(_lines(loaded, manifest, measured, out)))
+
+
+def check_folder(out: Path) -> None:
+    """Refuse a folder that holds something.
+
+    Raises:
+        ConfigError: it does, or it is a file.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out: got {out}, which is there already; want a new or empty folder")
+
+
+def _parent(out: Path) -> Path:
+    parent = out.resolve().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    return parent
+
+
+def _readable(folder: Path, layout: str, wish: Told, room: Path, may_unpickle: bool) -> Path:
+    """The folder itself, or another one with safetensors in place of its pickle."""
+    pickle = pickle_of(folder, layout, wish.layer)
+    if pickle is None:
+        return folder
+    if not may_unpickle:
+        refuse(pickle, "file", "a pickle", "leave to read one", CONVERT)
+    return converted(pickle, room)
+
+
+def _loaded(
+    name: str, folder: Path, layout: str, wish: Told, run: tuple[Path | None, str | None, str]
+) -> tuple[Sae, Measured | None]:
+    prompts, served, dtype = run
+    if (prompts is None) != (served is None):
+        raise ConfigError("--measure PROMPTS and --model MODEL go together: give both")
+    if prompts is None or served is None:
+        return load_sae(name, folder, layout, wish), None
+    try:
+        loaded = load_sae(name, folder, layout, wish)
+        needs_norm = False
+    except UnknownNorm:
+        # Any norm will do to learn where the SAE sits.
+        loaded, needs_norm = load_sae(name, folder, layout, wish._replace(average_norm=1.0)), True
+    with measure(served, loaded.tap, loaded.width, prompts, dtype) as captured:
+        if needs_norm:
+            norm = captured.mean_length()
+            loaded = load_sae(name, folder, layout, wish._replace(average_norm=norm))
+        maxima_M = captured.largest_codes(loaded)
+        return replace(loaded, max_act_M=maxima_M), captured.told(needs_norm)
+
+
+def _digests(folder: Path, wish: Told) -> dict[str, str]:
+    """SHA-256 of the folder's files, of the layers' files that of the layer alone."""
+    found: dict[str, str] = {}
+    for place in sorted(folder.rglob("*"))[:MAX_FILES]:
+        layered = LAYER_FILE.fullmatch(place.name)
+        is_other = layered is not None and int(layered[1]) != wish.layer
+        if place.is_symlink() or not place.is_file() or is_other:
+            continue
+        state = hashlib.sha256()
+        with open_plain(place) as file:
+            while part := file.read(1 << 20):
+                state.update(part)
+        found[str(place.relative_to(folder))[:256]] = state.hexdigest()
+    return found
+
+
+def _write(sae: Sae, folder: Path, source: SaeSource) -> SaeManifest:
+    created_by = f"pilothouse sae import of {source.place} ({source.format})"[:512]
+    manifest = save_own(sae, folder, source, created_by)
+    if sae.max_act_M is not None:
+        maxima_M = Matrix(sae.max_act_M.astype(np.float32))
+        write_safetensors(folder / FEATURES_FILE, {"max_act": maxima_M})
+    if sae.labels:
+        labels = {str(key): label for key, label in sorted(sae.labels.items())}
+        text = json.dumps(labels, indent=2, ensure_ascii=False)
+        (folder / LABELS_FILE).write_text(text + "\n", encoding="utf-8")
+    return manifest
+
+
+def _lines(sae: Sae, manifest: SaeManifest, measured: Measured | None, out: Path) -> list[str]:
+    maxima = [] if sae.max_act_M is None else [
+        f"maxima    {int((sae.max_act_M > 0).sum())} of {sae.num_features} features ever on"
+    ]  # fmt: skip
+    return [
+        f"wrote     {out / MANIFEST_FILE}",
+        f"form      {sae.form}, {sae.num_features} features, width {sae.width}, at {sae.tap.site} "
+        f"of layer {sae.tap.layer} of {sae.model_id}",
+        f"digest    {manifest.digest}",
+        *([f"measured  {measured}"] if measured is not None else []),
+        *maxima,
+        f"use       saes: {{{sae.name}: {{path: {out}}}}} in pilothouse.yaml",
+    ]
