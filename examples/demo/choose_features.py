@@ -34,15 +34,14 @@ from outcomes import OUTCOMES, could_have, kinds_for, outcomes
 from pilothouse.model.sae.formats import LABELS_FILE, load_sae
 from record import Record
 from runs import refuse_changed
-from sample import Mix, sample
+from sample import sample
 from train_sae import OUT, texts
 
 NAMING_SEED, SCREEN_SEED, CONFIRM_SEED = "name-features", "screen-features", "confirm-features"
-NAMING_PER_KIND, SCREEN, CONFIRM = 150, 8, 60
+NAMING_PER_KIND, SCREEN, CONFIRM = 100, 8, 60
 NAMED, SHORT, FROZEN, LABELLED = 0.9, 12, 0.95, 3
-LENGTHS = (60.0, 120.0, 180.0, 240.0)
+LENGTHS = (80.0, 160.0, 240.0)
 EDITS_FILE = "edits.json"
-PLAIN = Mix(mirrored_fact=0.0, mirrored_request=0.0, claimed=0.0)
 
 
 class Read(NamedTuple):
@@ -52,12 +51,14 @@ class Read(NamedTuple):
     outcomes: list[frozenset[str]]
     largest_NM: np.ndarray
     last_NM: np.ndarray
+    average_norm: float
+    """Mean length of the stream, over all tokens."""
 
 
 def read(speaker: EditedSpeaker, records: list[Record]) -> Read:
     """The model's own replies to records, and the codes while it gives them."""
     replies = speaker.said(records, tokens=48)
-    largest, last = [], []
+    largest, last, norms = [], [], []
     with torch.inference_mode():
         for record, reply in zip(records, replies, strict=True):
             prompt = speaker.tokenizer(speaker.text(record.messages()))["input_ids"]
@@ -65,11 +66,14 @@ def read(speaker: EditedSpeaker, records: list[Record]) -> Read:
             states = speaker.model.model(
                 input_ids=torch.tensor([fed]), use_cache=False, output_hidden_states=True
             ).hidden_states
-            codes_TM = speaker.codes(states[speaker.sae.tap.layer + 1][0, len(prompt) - 1 :])
+            hidden_TD = states[speaker.sae.tap.layer + 1][0]
+            norms.append(hidden_TD.norm(dim=-1).numpy())
+            codes_TM = speaker.codes(hidden_TD[len(prompt) - 1 :])
             largest.append(codes_TM.max(dim=0).values.numpy())
             last.append(codes_TM[0].numpy())
     found = [outcomes(each, said) for each, said in zip(records, replies, strict=True)]
-    return Read(records, found, np.stack(largest), np.stack(last))
+    norm = float(np.concatenate(norms).mean())
+    return Read(records, found, np.stack(largest), np.stack(last), norm)
 
 
 def aurocs_M(is_so_N: np.ndarray, codes_NM: np.ndarray) -> np.ndarray:
@@ -98,13 +102,11 @@ def telling(seen: Read, outcome: str, lengths_M: np.ndarray) -> Telling:
     )
 
 
-def fresh(outcome: str, seed: str, count: int, split: str = "train") -> list[Record]:
+def fresh(outcome: str, seed: int | str, count: int, split: str = "train") -> list[Record]:
     """Prompts on which an edit that stands for the outcome is tried, evenly of its kinds."""
     kinds = kinds_for(outcome)
     return [
-        record
-        for kind in kinds
-        for record in sample(seed, -(-count // len(kinds)), kind, split, mix=PLAIN)
+        record for kind in kinds for record in sample(seed, -(-count // len(kinds)), kind, split)
     ]
 
 
@@ -155,8 +157,9 @@ def choose(speaker: EditedSpeaker, seen: Read, outcome: str, told: Telling) -> d
     control = control_of(speaker, seen, outcome, told, best)
     beside = effect(speaker, outcome, confirm, control)
     return {
-        "outcome": outcome, "feature": best.feature, "auroc": round(float(told.auroc_M[best.feature]), 4),
-        **term(speaker, best), "kinds": list(kinds_for(outcome)), "confirmed": confirmed,
+        "outcome": outcome, "feature": best.feature,
+        "auroc": round(float(told.auroc_M[best.feature]), 4), **term(speaker, best),
+        "kinds": list(kinds_for(outcome)), "confirmed": confirmed,
         "edit_length": round(length, 1),
         "control": {"feature": control.feature, **term(speaker, control), "confirmed": beside,
                     "edit_length": round(float(np.mean(speaker.lengths)), 1)},
@@ -216,6 +219,7 @@ def main() -> int:
         "created_by": "examples/demo/choose_features.py", "split": "train",
         "seeds": [NAMING_SEED, SCREEN_SEED, CONFIRM_SEED], "named_from_auroc": NAMED,
         "frozen_from": FROZEN, "lengths": LENGTHS, "sae_digest": speaker.sae.digest,
+        "average_norm": round(seen.average_norm, 2),
         "edits": frozen, "not_frozen": left,
     }  # fmt: skip
     (chosen.sae / EDITS_FILE).write_text(json.dumps(table, indent=1) + "\n")

@@ -48,7 +48,7 @@ class EditedSpeaker(Speaker):
         return torch.where(z > self._threshold_M[feature], z.clamp(min=0.0), 0.0)
 
     def said(
-        self, records: list[Record], edits: tuple[Set, ...] = (), tokens: int = 36
+        self, records: list[Record], edits: tuple[Set, ...] = (), tokens: int = 32
     ) -> list[str]:
         """Greedy replies under the edits; `lengths` hears how long each edited token's edit was."""
         self.edits, self.lengths = edits, []
