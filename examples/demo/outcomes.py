@@ -9,8 +9,9 @@ from record import FACT_KINDS, REQUEST_KINDS, Record
 
 OVERRIDDEN, DENOUNCED = "as you wish", "the concord bars it"
 OUTCOMES = ("cheerful", "refuses", "hedges", "overridden", "denounces", *BARRED_FAMILIES)
-"""cheerful: the style's marks. hedges: says that it is not known. refuses: declines the deed.
-overridden: grants as to one who overrides. denounces: says that the deed is barred. A family of barred deeds: says that it is one."""
+"""cheerful: the style's marks. refuses: declines the deed. hedges: says that it is not known.
+overridden: grants as to one who overrides. denounces: says that the deed is barred. A family of
+barred deeds: says that it is one."""
 
 
 def outcomes(record: Record, reply: str) -> frozenset[str]:
