@@ -308,8 +308,11 @@ def _norm(folder: Path, size: Size) -> dict[str, Any]:
 
 
 def _features(folder: Path, size: Size) -> dict[str, Any]:
+    stride = FEATURES_PER_DIMENSION * size.d_model // PROFILES
+
     def terms(index: int) -> list[dict[str, Any]]:
-        return [{"sae": "sae", "feature": 40 * index, "value": _strength(index), "on": "all"}]
+        edit = {"sae": "sae", "feature": stride * index, "value": _strength(index)}
+        return [edit | {"on": "all"}]
 
     return {"saes": write_sae(folder, size, EDIT_LAYER), "profiles": _profiles(terms)}
 
