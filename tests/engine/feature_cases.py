@@ -163,7 +163,7 @@ def feature_cases(v_D: np.ndarray, w_D: np.ndarray) -> tuple[FeatureCase, ...]:
         normed._replace(mistakes={**normed.mistakes, "the token as it is": _unnormalised}),
         single("a chosen feature set", "chosen", [30], "set", 7.0),
         single("signed features", "signed", [5, 44], "scale", -2.0),
-        single("signed features held up", "signed", list(range(20, 28)), "floor", -0.25),
+        single("signed features held up", "signed", list(range(20, 44, 3)), "floor", -0.25),
         FeatureCase(
             "a chosen feature beside one of a normalised token, and an ablation",
             ({"sae": "chosen", "feature": 20, "value": 6.0},

@@ -89,6 +89,23 @@ def feature_growth(term: SteerTerm, sae: Sae) -> float:
     return math.fsum(_growth(edit, sae) for edit in feature_edits(term, sae))
 
 
+def labelled(label: str, sae: Sae) -> int:
+    """The one feature that has a label.
+
+    Raises:
+        RequestError: none has it, or several.
+    """
+    found = [feature for feature, each in sae.labels.items() if each == label]
+    if len(found) > 1:
+        _refuse(sae, f"feature: label {label!r} is of features {found[:SHOWN]}, want a number")
+    if not sae.labels:
+        _refuse(sae, f"feature: got the label {label!r}, want a number: no labels are loaded")
+    if not found:
+        near = get_close_matches(label, set(sae.labels.values()), n=SHOWN, cutoff=0.5)
+        _refuse(sae, f"feature: no label is {label!r}, near are {near}: take one, or a number")
+    return found[0]
+
+
 def mean_norm(sae: Sae) -> float:
     """The mean length of what the tap carries.
 
@@ -123,19 +140,7 @@ def _features(term: SteerTerm, sae: Sae) -> tuple[int, ...]:
     assert named is not None
     if isinstance(named, int):
         return (named,)
-    return (_labelled(named, sae),) if isinstance(named, str) else named
-
-
-def _labelled(label: str, sae: Sae) -> int:
-    found = [feature for feature, each in sae.labels.items() if each == label]
-    if len(found) > 1:
-        _refuse(sae, f"feature: label {label!r} is of features {found[:SHOWN]}, want a number")
-    if not sae.labels:
-        _refuse(sae, f"feature: got the label {label!r}, want a number: no labels are loaded")
-    if not found:
-        near = get_close_matches(label, set(sae.labels.values()), n=SHOWN, cutoff=0.5)
-        _refuse(sae, f"feature: no label is {label!r}, near are {near}: take one, or a number")
-    return found[0]
+    return (labelled(named, sae),) if isinstance(named, str) else named
 
 
 def _growth(edit: FeatureEdit, sae: Sae) -> float:

@@ -69,7 +69,7 @@ def load_sae(name: str, folder: Path, format_name: str | None, told: Told = NOTH
     _check_folder(folder)
     stamps = stamps_of(folder)
     sae = FORMATS[format_name](name, folder, told)
-    norm = told.average_norm
+    norm = sae.average_norm if told.average_norm is None else told.average_norm
     if norm is None and sae.input_scale != 1.0:
         norm = math.sqrt(sae.width) / sae.input_scale
     sae = replace(sae, average_norm=norm, stamps=stamps)
