@@ -9,9 +9,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from pilothouse.types import Clause, Operator, Sites, Unit
+from pilothouse.types import Clause, FeatureOp, Operator, Sites, Unit
 
 MAX_INDICES = 32
+MAX_FEATURES = 64
+MAX_LABEL = 512
 Token = Annotated[int, Field(ge=0)]
 Number = Annotated[float, Field(strict=True)]
 Layer = Annotated[int, Field(ge=0, lt=4096, strict=True)]
@@ -66,14 +68,39 @@ class TokenGate(_Closed):
     sharpness: float = Field(default=1.0, gt=0)
 
 
-class SteerTerm(_Closed):
-    """One intervention. Which of `scale` and `value` an operator takes, `edit.operators` says."""
+def _named(feature: object) -> object:
+    """Said here, because of a union each member would complain."""
+    if isinstance(feature, str) and 0 < len(feature) <= MAX_LABEL:
+        return feature
+    numbers = feature if isinstance(feature, list | tuple) else [feature]
+    are_numbers = all(type(each) is int and each >= 0 for each in numbers)
+    if are_numbers and 0 < len(numbers) <= MAX_FEATURES:
+        return feature
+    raise ValueError(
+        f"want the number of a feature, a list of 1 to {MAX_FEATURES} numbers, or a label of 1 to "
+        f"{MAX_LABEL} characters"
+    )
 
-    vector: Annotated[str, Field(min_length=1, max_length=64)]
-    op: Operator | None = None
-    """None: what the artefact is made for; `add` for a vector."""
+
+Features = Annotated[int | tuple[int, ...] | str, BeforeValidator(_named)]
+"""An SAE's feature by its number or its label, or several by number."""
+
+
+class SteerTerm(_Closed):
+    """One intervention. Which of `scale` and `value` an operator takes, `edit.operators` says.
+
+    With a vector (or transform), or with features of an SAE: then `op` is one of `FeatureOp`, and
+    the edit is made where the feature's code is over `above`.
+    """
+
+    vector: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    sae: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    feature: Features | None = None
+    op: Operator | FeatureOp | None = None
+    """None: what the artefact is made for; `add` for a vector, `set` for a feature."""
     scale: Number | None = None
     value: Number | None = None
+    above: Number | None = None
     unit: Unit = "raw"
     on: Clause = "output"
     sites: Sites = "own"
@@ -82,6 +109,27 @@ class SteerTerm(_Closed):
     restore_norm: Literal[False, True, "if_longer"] = False
     """`if_longer` only shortens: what the edit left as long or shorter stays as it is."""
     gate: TokenGate | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the vector or the SAE."""
+        named = self.vector if self.sae is None else self.sae
+        assert named is not None
+        return named
+
+    @model_validator(mode="after")
+    def _of_one_thing(self) -> SteerTerm:
+        if self.vector is None and self.sae is None:
+            raise ValueError("vector: missing; want one of `vector` and `sae`")
+        if self.vector is not None and self.sae is not None:
+            raise ValueError("sae: got it beside `vector`, want one of them: make two terms of it")
+        if self.sae is None:
+            for field_name in ("feature", "above"):
+                if getattr(self, field_name) is not None:
+                    raise ValueError(f"{field_name}: is of SAE features; want it with `sae`")
+        elif self.feature is None:
+            raise ValueError("feature: missing; want a number, a list of numbers, or a label")
+        return self
 
     @model_validator(mode="after")
     def _positions_lie_in_the_clause(self) -> SteerTerm:

@@ -31,14 +31,18 @@ Clause = Literal["prompt", "output", "all"]
 Sites = Literal["own", "writers"]
 """An artefact's own site, or every place where something is added to the residual stream."""
 
-Unit = Literal["raw", "unit", "residual", "token"]
+Unit = Literal["raw", "unit", "residual", "token", "max_act"]
+"""`max_act`, of SAE features alone: shares of the feature's largest code."""
 Operator = Literal[
     "add", "add_below", "ablate", "reflect", "set", "floor", "cap", "affine", "rotate",
     "rotate_adaptive", "slerp", "apply", "replace",
 ]  # fmt: skip
 """What is done along a direction, in a plane or by a map; `edit.operators` says what exactly."""
 
-Reserved = Operator | Literal["gate", "restore_norm", "token_unit"]
+FeatureOp = Literal["set", "scale", "ablate", "add", "floor", "cap", "steer"]
+"""What becomes of the code of an SAE's feature; `edit.sae` says what exactly."""
+
+Reserved = Operator | Literal["gate", "restore_norm", "token_unit", "feature"]
 """What a tap can have tables for beside its operators."""
 
 ScoreDetail = Literal["none", "summary", "tokens"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,10 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from pilothouse.config import SaeRef
 from pilothouse.engine.launch import WORKER
 from pilothouse.model.catalogue import Catalogue
+from pilothouse.model.sae.opened import open_sae
 from pilothouse.model.transform import UNBOUNDED, Transform, build_transform
 from pilothouse.term import SteerTerm
+from tests.engine.feature_cases import BOOKS, feature_cases, write_saes
 from tests.engine.harness import Engine, all_logprobs, engine, make_plan, random_rows
 from tests.engine.parity import LEAST_MISS, LEAST_MOVE, TOLERANCE, V2_WORKER
 from tests.engine.worlds import probe, readout, vector
@@ -91,6 +94,7 @@ RESERVED = {
         "operators": [
             "add", "add_below", "ablate", "reflect", "set", "floor", "cap", "affine", "rotate",
             "rotate_adaptive", "slerp", "apply", "replace", "gate", "restore_norm", "token_unit",
+            "feature",
         ]
     },
     "auth": {"client_steering": True},
@@ -108,11 +112,17 @@ class Case:
     length: int = 21
     seed: int | None = None
     """Of its prompt; drawn from its name where there is none."""
+    mistakes: Mapping[str, Callable[[int], Change]] = field(default_factory=dict, repr=False)
+    """What else must not pass for it."""
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """The layers of its first term."""
-        return tuple(self.terms[0].get("layers", LAYERS))
+        """The layers of its terms."""
+        named = (
+            (BOOKS[term["sae"]][1],) if "sae" in term else term.get("layers", LAYERS)
+            for term in self.terms
+        )  # fmt: skip
+        return tuple(sorted({layer for layers in named for layer in layers}))
 
 
 def by_token(definition: Callable[[np.ndarray, int], np.ndarray]) -> Callable[[int], Change]:
@@ -153,6 +163,18 @@ def case(
 def added(h: np.ndarray, at: int) -> np.ndarray:
     """The plain addition that position cases use."""
     return oracle.add(h, v(at), 1.5)
+
+
+def of_features() -> tuple[Case, ...]:
+    """The cases with SAEs; some on the prompt or the output alone."""
+    wheres = (ALL, OUTPUT, PROMPT)
+    return tuple(
+        case(
+            each.name, each.terms, each.right, wheres[number % len(wheres)],
+            mistakes={name: by_token(wrong) for name, wrong in each.mistakes.items()},
+        )
+        for number, each in enumerate(feature_cases(v(0), w(0)))
+    )  # fmt: skip
 
 
 GATE = {"probe": "p", "above": 0.3, "sharpness": 2.0}
@@ -275,6 +297,7 @@ CASES = (
         "after a mark", {"vector": "v", "scale": 1.5, "on": "all", "positions": {"after": [MARK]}},
         added, lambda tokens, n: [(tokens.index(MARK) + 1, END)],  # noqa: ARG005
     ),
+    *of_features(),
 )  # fmt: skip
 
 
@@ -304,7 +327,11 @@ def wrong_changes(each: Case, tokens: list[int]) -> dict[str, list[HookedChange]
         for start, stop in _outside([(c.start, c.stop) for c in right], len(tokens))
     ]
     found = {"neighbouring layer": changes(each, tokens, 1 if LAYERS[-1] + 1 < NUM_LAYERS else -1)}
-    return found | ({"other positions": elsewhere} if elsewhere else {"no edit": []})
+    found |= {"other positions": elsewhere} if elsewhere else {"no edit": []}
+    mistaken = {
+        name: changes(replace(each, change=wrong), tokens) for name, wrong in each.mistakes.items()
+    }
+    return found | mistaken
 
 
 def _outside(held: Wheres, count: int) -> Wheres:
@@ -359,10 +386,18 @@ def _ask(started: Engine, each: Case) -> None:
     started.add(each.name, prompt_of(each), params)
 
 
+def with_saes(catalogue: Catalogue, folder: Path) -> tuple[Catalogue, dict[str, Any]]:
+    """A catalogue with the SAEs of the cases too, and its configuration's `saes`."""
+    refs = write_saes(folder / "saes")
+    opened = {name: open_sae(name, SaeRef.model_validate(ref)) for name, ref in refs.items()}
+    return replace(catalogue, saes=opened), refs
+
+
 def starting(folder: Path, **settings: Any) -> AbstractContextManager[Engine]:
     """An engine with what every case needs."""
-    plan = make_plan(CATALOGUE, limits=LIMITS, **RESERVED)
-    return engine(folder, plan, max_num_seqs=32, **settings)
+    loaded, saes = with_saes(CATALOGUE, folder)
+    plan = make_plan(loaded, limits=LIMITS, saes=saes, **RESERVED)
+    return engine(folder, plan, max_num_seqs=40, **settings)
 
 
 def _check_case(each: Case, output: Any, reference: HookedModel) -> float:

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from pilothouse.model.catalogue import Catalogue
 from pilothouse.term import SteerTerm
 from tests.engine.harness import Engine, all_logprobs, engine, forced_async, make_plan, random_rows
-from tests.engine.operator_parity import CASES, CATALOGUE, MARK, RESERVED
+from tests.engine.operator_parity import CASES, CATALOGUE, MARK, RESERVED, with_saes
 from tests.engine.worlds import policy, probe, readout
 
 TOLERANCE = 1e-4
@@ -37,7 +37,7 @@ ROWS = {"reft": 4, "span": 3, "plane": 2}
 TERMS = [term for case in CASES for term in case.terms if term.get("gate") is None]
 
 
-def plan_with_policies() -> Any:
+def plan_with_policies(folder: Path) -> Any:
     """Every operator, and policies that begin to add and to ablate while an answer is made."""
     probes = {
         "p": CATALOGUE.probes["p"],
@@ -58,7 +58,8 @@ def plan_with_policies() -> Any:
     limits = {
         "max_norm_ratio": 1e6, "max_programs": 6, "max_wait_ms": 60_000, "max_rank": MAX_RANK,
     }  # fmt: skip
-    return make_plan(Catalogue(CATALOGUE.vectors, probes), policies, limits=limits, **RESERVED)
+    loaded, saes = with_saes(Catalogue(CATALOGUE.vectors, probes), folder)
+    return make_plan(loaded, policies, limits=limits, saes=saes, **RESERVED)
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,21 @@ class Asked:
     abort_after: int | None
 
 
+def features_of(term: dict[str, Any]) -> list[int]:
+    """The features of a term by number."""
+    named = term["feature"]
+    return {int: [named], str: [5]}.get(type(named), named)
+
+
 def apart(terms: list[dict[str, Any]]) -> bool:
-    """One map of single dimensions, one projection on a direction, what rows there are at most."""
-    maps = sum(t["vector"] in ("act", "neurons") or t.get("op") == "replace" for t in terms)
-    projections = [t["vector"] for t in terms if "op" in t and t.get("op") != "replace"]
+    """One map of single dimensions, one edit of a direction or feature, rows as many as fit."""
+    vectors = [t for t in terms if "vector" in t]
+    maps = sum(t["vector"] in ("act", "neurons") or t.get("op") == "replace" for t in vectors)
+    edited = [t["vector"] for t in vectors if "op" in t and t.get("op") != "replace"]
+    features = [(t["sae"], f) for t in terms if "sae" in t for f in features_of(t)]
     waits = sum("after" in (t.get("positions") or {}) for t in terms)
-    rows = sum(ROWS.get(t["vector"], "op" in t) for t in terms)
-    once = maps < 2 and len(set(projections)) == len(projections)
+    rows = sum(ROWS.get(t["vector"], "op" in t) for t in vectors) + len(features)
+    once = maps < 2 and all(len(set(each)) == len(each) for each in (edited, features))
     return once and waits < 3 and rows <= MAX_RANK
 
 
@@ -103,7 +112,9 @@ MET: Counter[str] = Counter()
 
 
 @pytest.fixture(scope="module", params=["sync", "async"])
-def served(request: pytest.FixtureRequest, qwen3: Path) -> Iterator[Engine]:
+def served(
+    request: pytest.FixtureRequest, qwen3: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engine]:
     """An engine whose cache holds two of the longest requests.
 
     At the end it is checked that the batches met what they are meant to meet.
@@ -114,7 +125,7 @@ def served(request: pytest.FixtureRequest, qwen3: Path) -> Iterator[Engine]:
         scheduling,
         engine(
             qwen3,
-            plan_with_policies(),
+            plan_with_policies(tmp_path_factory.mktemp("saes")),
             enable_prefix_caching=True,
             num_gpu_blocks_override=5,
             max_num_batched_tokens=40,

@@ -139,6 +139,11 @@ def _config(path: Path, model: str | None, problems: list[str]) -> dict[str, Any
         policies = load_policies(config.policies)
         told: dict[str, Any] = {
             "vectors": {name: list(each.layers) for name, each in catalogue.vectors.items()},
+            "saes": {
+                name: f"{each.form}, {each.num_features} features, {each.site} of layer "
+                f"{each.tap.layer}"
+                for name, each in catalogue.saes.items()
+            },
             "probes": {name: list(each.layers) for name, each in catalogue.probes.items()},
             "policies": {each.name: each.spec.mode for each in policies},
             "profiles": sorted(config.profiles),

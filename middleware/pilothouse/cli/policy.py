@@ -65,6 +65,7 @@ def _artefacts(config_path: Path) -> Artefacts:
         {spec.key: spec for probe in catalogue.probes.values() for spec in signals_of(probe)},
         {name: probe.default_readout for name, probe in catalogue.probes.items()},
         {name: vector.layers for name, vector in catalogue.vectors.items()},
+        {name: sae.layers for name, sae in catalogue.saes.items()},
     )
 
 

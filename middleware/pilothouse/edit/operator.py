@@ -8,14 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pilothouse.edit.gate import Gate
+from pilothouse.edit.latent import Latent
+from pilothouse.edit.statistic import Statistic
 from pilothouse.errors import ConfigError, RequestError
 from pilothouse.model.catalogue import Source
+from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.model.transform import Transform
 
 if TYPE_CHECKING:
@@ -26,11 +29,16 @@ Floats = NDArray[np.float64]
 
 
 class Row(NamedTuple):
-    """A gated row in float64. Projections are given by their unit direction alone, as `read_D`."""
+    """A gated row in float64. Projections are given by their unit direction alone, as `read_D`.
+
+    One with a `latent` reads that code instead, and `read_D` is zeros.
+    """
 
     read_D: Floats
     write_D: Floats
     gate: Gate
+    statistic: Statistic = Statistic.NONE
+    latent: Latent | None = None
 
 
 @dataclass(slots=True)
@@ -86,8 +94,10 @@ def register(name: Operator, spec: OperatorSpec) -> None:
     OPERATORS[name] = spec
 
 
-def form_of(source: Source) -> str:
-    """`vector`, or the form of a transform."""
+def form_of(source: Source | Sae) -> str:
+    """`vector`, `sae`, or the form of a transform."""
+    if isinstance(source, Sae):
+        return "sae"
     return source.form if isinstance(source, Transform) else "vector"
 
 
@@ -99,11 +109,13 @@ def operator_of(term: SteerTerm, source: Source) -> Operator:
             or one that would have no effect.
     """
     form = form_of(source)
-    name = term.op or DEFAULTS[form]
-    spec = OPERATORS[name]
-    if form not in spec.forms:
-        able = sorted(each for each, other in OPERATORS.items() if form in other.forms)
-        _refuse(term, "op", f"got {name!r}, want one of {able}: {term.vector!r} is a {form}")
+    asked = term.op or DEFAULTS[form]
+    able = {each: spec for each, spec in OPERATORS.items() if form in spec.forms}
+    named = next((each for each in able if each == asked), None)
+    if named is None:
+        _refuse(term, "op", f"got {asked!r}, want one of {sorted(able)}: {term.name!r} is a {form}")
+    name: Operator = named
+    spec = able[name]
     if spec.needs_scale and term.scale is None:
         _refuse(term, "scale", f"got nothing, want a number for {name!r}")
     if term.scale is not None and not spec.takes_scale:
@@ -126,29 +138,35 @@ def operator_of(term: SteerTerm, source: Source) -> Operator:
 def _check_unit(term: SteerTerm, name: Operator) -> None:
     if term.unit != "raw" and not OPERATORS[name].takes_unit:
         _refuse(term, "unit", f"got {term.unit!r}, but {name!r} counts nothing in it: remove it")
+    if term.unit == "max_act":
+        _refuse(term, "unit", "got 'max_act', which is of SAE features, want another")
     if term.unit == "token" and name != "add":
         _refuse(term, "unit", f"got 'token' with {name!r}, want 'raw', 'unit' or 'residual'")
     if term.unit == "token" and term.gate is not None:
         _refuse(term, "unit", "got 'token' with a gate, want 'raw', 'unit' or 'residual'")
 
 
-def features_of(term: SteerTerm, source: Source) -> dict[str, Reserved]:
+def features_of(term: SteerTerm, source: Source | Sae) -> dict[str, Reserved]:
     """What a term needs of the engine's tables: its field -> operator or feature.
 
     Raises:
         RequestError: as `operator_of`.
     """
-    wanted: dict[str, Reserved] = {"op": operator_of(term, source)}
+    wanted: dict[str, Reserved] = (
+        {"sae": "feature"} if isinstance(source, Sae) else {"op": operator_of(term, source)}
+    )
     wanted |= {"gate": "gate"} if term.gate is not None else {}
     wanted |= {"restore_norm": "restore_norm"} if term.restore_norm else {}
     return wanted | ({"unit": "token_unit"} if term.unit == "token" else {})
 
 
-def strength_of(term: SteerTerm, source: Source) -> float:
+def strength_of(term: SteerTerm, source: Source | Sae) -> float:
     """What multiplies all that a term writes: its scale, or 1 where scale means another thing."""
+    if isinstance(source, Sae):
+        return 1.0
     spec = OPERATORS[operator_of(term, source)]
     return term.scale if spec.strength and term.scale is not None else 1.0
 
 
-def _refuse(term: SteerTerm, what: str, said: str) -> None:
-    raise RequestError(f"steer: {what} of {term.vector!r}: {said}", param="steer")
+def _refuse(term: SteerTerm, what: str, said: str) -> NoReturn:
+    raise RequestError(f"steer: {what} of {term.name!r}: {said}", param="steer")

@@ -8,6 +8,7 @@ from pilothouse.edit.operators import operator_of
 from pilothouse.edit.sources import Sources
 from pilothouse.errors import RequestError
 from pilothouse.model.catalogue import Source
+from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.term import SteerTerm
 from pilothouse.types import PROJECTION_SITES, Site, Tap
 
@@ -30,10 +31,15 @@ def places_of(term: SteerTerm, sources: Sources) -> tuple[Place, ...]:
         RequestError: a layer that the artefact does not have, or writers with anything but the
             ablation of one layer's direction in the stream.
     """
-    source = sources.edit(term.vector)
+    source = sources.of(term)
     layers = _layers(term, source)
     if term.sites == "own":
         return tuple(Place(Tap(layer, source.site), layer) for layer in layers)
+    if isinstance(source, Sae):
+        raise RequestError(
+            f"steer: sites: got 'writers' with SAE {term.name!r}, want it with a vector",
+            param="steer",
+        )
     name = operator_of(term, source)
     if name != "ablate":
         raise RequestError(
@@ -41,13 +47,13 @@ def places_of(term: SteerTerm, sources: Sources) -> tuple[Place, ...]:
         )
     if source.site in PROJECTION_SITES:
         raise RequestError(
-            f"steer: sites: got 'writers' with {term.vector!r}, which is at {source.site}; want a "
+            f"steer: sites: got 'writers' with {term.name!r}, which is at {source.site}; want a "
             "direction of the residual stream",
             param="steer",
         )
     if len(layers) != 1:
         raise RequestError(
-            f"steer: sites: 'writers' ablates one direction, {term.vector!r} has one at each of "
+            f"steer: sites: 'writers' ablates one direction, {term.name!r} has one at each of "
             f"layers {list(layers)}: choose one with `layers: [{layers[-1]}]`",
             param="steer",
         )
@@ -60,13 +66,13 @@ def writers(num_layers: int) -> tuple[Tap, ...]:
     return (Tap(0, "embed"), *(Tap(layer, site) for layer in range(num_layers) for site in added))
 
 
-def _layers(term: SteerTerm, source: Source) -> tuple[int, ...]:
+def _layers(term: SteerTerm, source: Source | Sae) -> tuple[int, ...]:
     if term.layers is None:
         return source.layers
     for layer in term.layers:
         if layer not in source.layers:
             raise RequestError(
-                f"steer: layers of {term.vector!r}: got {layer}, want any of {list(source.layers)}",
+                f"steer: layers of {term.name!r}: got {layer}, want any of {list(source.layers)}",
                 param="steer",
             )
     return tuple(sorted(set(term.layers)))

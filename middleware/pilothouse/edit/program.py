@@ -18,10 +18,12 @@ from typing import NamedTuple
 import numpy as np
 
 from pilothouse.edit.assembly import Assembly
+from pilothouse.edit.feature import feature_growth, feature_parts
 from pilothouse.edit.layer import LayerEdit
-from pilothouse.edit.operators import OPERATORS, operator_of, strength_of
+from pilothouse.edit.operators import OPERATORS, Parts, operator_of, strength_of
 from pilothouse.edit.place import places_of
 from pilothouse.edit.sources import Sources
+from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.term import SteerTerm
 from pilothouse.types import Tap
 
@@ -57,7 +59,7 @@ def compile_program(terms: Sequence[SteerTerm], sources: Sources) -> Program | N
         RequestError: an unknown name or layer, an operator that does not fit, directions too near
             to parallel, two diagonal maps or two slerps at one tap, or numbers that are not finite.
     """
-    weighed = [(strength_of(term, sources.edit(term.vector)), term) for term in terms]
+    weighed = [(strength_of(term, sources.of(term)), term) for term in terms]
     strengths = [each for each, _ in weighed if each != 0.0]
     if not strengths:
         return None
@@ -85,7 +87,10 @@ def growth(terms: Sequence[SteerTerm], sources: Sources) -> dict[Tap, float]:
     bounds: dict[Tap, float] = {}
     shortest: dict[Tap, float] = {}
     for term in terms:
-        source = sources.edit(term.vector)
+        source = sources.of(term)
+        if isinstance(source, Sae):
+            bounds[source.tap] = bounds.get(source.tap, 0.0) + feature_growth(term, source)
+            continue
         name = operator_of(term, source)
         for tap, layer in places_of(term, sources):
             norm = source.residual_norm(layer)
@@ -94,7 +99,9 @@ def growth(terms: Sequence[SteerTerm], sources: Sources) -> dict[Tap, float]:
                 more = OPERATORS[name].growth(term, source, layer)
                 bounds[tap] = bounds.get(tap, 0.0) + more
     for tap, edit in program.layers.items():
-        for added_D, measure in ((edit.addition_D, shortest[tap]), (edit.relative_D, 1.0)):
+        added = [(edit.relative_D, 1.0)]
+        added += [] if edit.addition_D is None else [(edit.addition_D, shortest[tap])]
+        for added_D, measure in added:
             if added_D is not None:
                 length = float(np.linalg.norm(added_D.astype(np.float64)))
                 bounds[tap] = bounds.get(tap, 0.0) + abs(program.coefficient) * length / measure
@@ -102,9 +109,12 @@ def growth(terms: Sequence[SteerTerm], sources: Sources) -> dict[Tap, float]:
 
 
 def _stripped(term: SteerTerm, sources: Sources) -> SteerTerm:
-    name = operator_of(term, sources.edit(term.vector))
+    source, placeless = sources.of(term), {"on": "all", "positions": None}
+    if isinstance(source, Sae):
+        return term.model_copy(update=placeless)
+    name = operator_of(term, source)
     scale = 1.0 if OPERATORS[name].strength and OPERATORS[name].takes_scale else term.scale
-    return term.model_copy(update={"scale": scale, "op": name, "on": "all", "positions": None})
+    return term.model_copy(update={"scale": scale, "op": name, **placeless})
 
 
 def forget_programs() -> None:
@@ -116,13 +126,27 @@ def forget_programs() -> None:
 def _program(sources: Sources, shares: tuple[_Share, ...]) -> tuple[str, Layers]:
     built: dict[Tap, Assembly] = {}
     widths: dict[Tap, int] = {}
+    features: dict[Sae, list[_Share]] = {}
     for share in shares:
-        source = sources.edit(share.term.vector)
+        source = sources.of(share.term)
+        if isinstance(source, Sae):
+            places_of(share.term, sources)
+            features.setdefault(source, []).append(share)
+            continue
         spec = OPERATORS[operator_of(share.term, source)]
         for tap, layer in places_of(share.term, sources):
             widths[tap] = source.width
             parts = spec.compile(share.term, source, layer)
             built.setdefault(tap, Assembly(tap)).take(share.term, share.weight, parts, sources)
+    for sae, asked in features.items():
+        widths[sae.tap] = sae.width
+        parts = feature_parts([share.term for share in asked], sae)
+        # Their strengths lie in the codes, so that all of them have one weight.
+        for share in asked:
+            built.setdefault(sae.tap, Assembly(sae.tap)).take(
+                share.term, share.weight, parts, sources
+            )
+            parts = Parts()
     layers = {tap: built[tap].edit(widths[tap]) for tap in sorted(built)}
     kept = {tap: edit for tap, edit in layers.items() if edit is not None}
     return _digest(kept), MappingProxyType(kept)

@@ -1,4 +1,4 @@
-"""What terms can name: loaded vectors and transforms, and probes' read rows for token gates."""
+"""What terms can name: vectors, transforms and SAEs, and probes' read rows for token gates."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from pilothouse.errors import RequestError
 from pilothouse.model.catalogue import Source
+from pilothouse.model.sae.autoencoder import Sae
+from pilothouse.term import SteerTerm
 from pilothouse.types import FloatArray, Tap
 
 
@@ -27,18 +29,21 @@ class Sources:
     reads: Mapping[str, Mapping[Tap, ReadRow]] = field(default_factory=lambda: MappingProxyType({}))
     num_layers: int = 0
     """Of the served model."""
+    saes: Mapping[str, Sae] = field(default_factory=lambda: MappingProxyType({}))
 
-    def edit(self, name: str) -> Source:
-        """The vector or transform of that name.
+    def of(self, term: SteerTerm) -> Source | Sae:
+        """The vector, transform or SAE that a term steers with.
 
         Raises:
             RequestError: there is none.
         """
-        if name not in self.edits:
+        kind, loaded = ("vector", self.edits) if term.sae is None else ("sae", self.saes)
+        found: Source | Sae | None = loaded.get(term.name)
+        if found is None:
             raise RequestError(
-                f"steer: vector: got {name!r}, want one of {sorted(self.edits)}", param="steer"
+                f"steer: {kind}: got {term.name!r}, want one of {sorted(loaded)}", param="steer"
             )
-        return self.edits[name]
+        return found
 
     def read(self, probe: str, tap: Tap) -> ReadRow:
         """The row with which a probe of one tap reads there.

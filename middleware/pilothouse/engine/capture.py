@@ -131,7 +131,7 @@ def capture_plan(facts: ModelFacts, layers: Sequence[int]) -> Plan:
     )  # fmt: skip
     body = PlanBody(
         revision="capture", config_digest="capture", demo=False, model=facts, taps=taps,
-        num_columns=width * len(layers), probes={}, probe_signals=(), vectors={},
+        num_columns=width * len(layers), probes={}, probe_signals=(), vectors={}, saes={},
         policy_targets=(), policies=(), profiles={}, operators=(), limits=Limits(max_programs=1),
         auth=Auth(), gate=Gate(),
     )  # fmt: skip

@@ -44,7 +44,7 @@ def refuse_conflicts(
             if below and not facts.evaluated_under_steering:
                 sites = " and ".join(sorted({each.site for each in edited}))
                 raise RequestError(
-                    f"{origin}: vector {term.vector!r} edits {sites} at layers {below}, "
+                    f"{origin}: {term.name!r} edits {sites} at layers {below}, "
                     f"below {read.site} of layer {read.layer} where probe {probe!r} of the "
                     f"enforced policy {policy!r} reads: steer at layer {read.layer} or above",
                     param="pilothouse.steer",

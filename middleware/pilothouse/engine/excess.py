@@ -56,7 +56,7 @@ def refuse_unreserved(term: SteerTerm, plan: Plan, place: str) -> None:
     Raises:
         RequestError: it is not listed under `taps.operators`; names the field.
     """
-    wanted = features_of(term, plan.sources.edit(term.vector))
+    wanted = features_of(term, plan.sources.of(term))
     for name, feature in wanted.items():
         if feature not in plan.body.operators:
             raise RequestError(

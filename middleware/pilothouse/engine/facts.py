@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from pilothouse.config import SaeRef
 from pilothouse.types import Site
 
 
@@ -47,4 +48,33 @@ class VectorFacts(Frozen):
     site: Site
     layers: tuple[int, ...]
     residual_norms: tuple[float, ...]
+    digest: str
+
+
+class LoggedSae(Frozen):
+    """Features of one SAE that rules log: a column each, whose code is z where z > threshold."""
+
+    sae: str
+    features: tuple[int, ...]
+    columns: tuple[int, ...]
+    biases: tuple[float, ...]
+    thresholds: tuple[float, ...]
+    labels: tuple[str | None, ...]
+
+
+class SaeFacts(Frozen):
+    """What the gate needs of an SAE, and where each process that edits with it reads it.
+
+    Its numbers do not travel with the plan: they are gigabytes, of which an edit needs two rows.
+    """
+
+    ref: SaeRef
+    form: str
+    site: Site
+    layers: tuple[int, ...]
+    width: int
+    num_features: int
+    num_labels: int
+    has_max_act: bool
+    average_norm: float | None
     digest: str

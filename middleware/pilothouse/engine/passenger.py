@@ -133,6 +133,7 @@ class Passenger:
         record.closing = True
         if self.watched is not None:
             record.outcomes = governor.outcomes(self.watched)
+            record.features = governor.features(self.watched)
         record.steered_tokens = self._steered_tokens(governor, num_fed_tokens)
         return record
 
@@ -157,7 +158,7 @@ class Passenger:
         for term in self.sealed.steer:
             held = intervals(term, self.request.all_token_ids, self.num_prompt_tokens)
             fed = sum(max(0, min(stop, num_fed_tokens) - start) for start, stop in held)
-            counts[term.vector] = counts.get(term.vector, 0) + fed
+            counts[term.name] = counts.get(term.name, 0) + fed
         for span in self.spans.values():
             name = governor.target_name(span.target)
             fed = max(0, min(span.stop, num_fed_tokens) - span.start)

@@ -1,7 +1,8 @@
 """The plan: everything engine processes and the gate must agree on.
 
 The one of the start rides in vLLM's `additional_config`, so it reaches every process and is part of
-the compile cache's key. Tensors travel inside it: remote workers inherit no files. Later plans of
+the compile cache's key. Tensors travel inside it: remote workers inherit no files. (SAEs do not:
+programs are compiled by gate and scheduler, which read them.) Later plans of
 the same installation follow it at run time (`engine.revisions`).
 
 Shape suffixes: L layers of an artefact, D hidden size, E read columns of a tap, P policy targets.
@@ -22,11 +23,12 @@ from safetensors.numpy import load, save
 
 from pilothouse.config import Auth, Gate, Limits, PilothouseConfig, Profile
 from pilothouse.edit.sources import ReadRow, Sources
-from pilothouse.engine.facts import Frozen, ModelFacts, ProbeFacts, VectorFacts
+from pilothouse.engine.facts import Frozen, LoggedSae, ModelFacts, ProbeFacts, SaeFacts, VectorFacts
 from pilothouse.engine.tap_plan import TapPlan
 from pilothouse.errors import EngineError
 from pilothouse.model.catalogue import Source
 from pilothouse.model.manifest import TransformForm
+from pilothouse.model.sae.opened import opened_sae
 from pilothouse.model.transform import build_transform
 from pilothouse.model.vector import build_vector
 from pilothouse.policy.loader import policy_from_json
@@ -46,7 +48,8 @@ Wire = dict[str, str]
 """A plan as text, fit for any serialiser."""
 
 AT_RUN_TIME: Mapping[str, Any] = {
-    "revision": True, "config_digest": True, "vectors": True, "profiles": True, "auth": True,
+    "revision": True, "config_digest": True, "vectors": True, "saes": True,
+    "profiles": True, "auth": True,
     "limits": {"max_norm_ratio", "max_wait_ms"},
 }  # fmt: skip
 """Fields of a body that a plan can have otherwise than the one it follows."""
@@ -71,6 +74,8 @@ class PlanBody(Frozen):
     probes: dict[str, ProbeFacts]
     probe_signals: tuple[SignalSpec, ...]
     vectors: dict[str, VectorFacts]
+    saes: dict[str, SaeFacts]
+    logged: tuple[LoggedSae, ...] = ()
     policy_targets: tuple[PolicyTarget, ...]
     policies: tuple[dict[str, Any], ...]
     profiles: dict[str, Profile]
@@ -109,6 +114,7 @@ class Plan:
             {spec.key: spec for spec in body.probe_signals},
             default_readouts={name: each.default_readout for name, each in body.probes.items()},
             vectors={name: each.layers for name, each in body.vectors.items()},
+            saes={name: each.layers for name, each in body.saes.items()},
         )
         return cls(body, tensors, policies, rulebook, config or PilothouseConfig(version=1))
 
@@ -166,10 +172,18 @@ class Plan:
 
     @cached_property
     def sources(self) -> Sources:
-        """Vectors, transforms and read rows, rebuilt from the tensors: what programs come from."""
+        """What programs come from: rebuilt from the tensors, SAEs read from their files.
+
+        Raises:
+            ArtefactError, EngineError: an SAE's files are gone or changed.
+        """
         edits = {name: self._source(name, facts) for name, facts in self.body.vectors.items()}
         reads = {name: self._read_rows(name) for name in self.body.probes}
-        return Sources(edits, reads, self.body.model.num_layers)
+        saes = {
+            name: opened_sae(name, facts.ref, facts.digest)
+            for name, facts in self.body.saes.items()
+        }
+        return Sources(edits, reads, self.body.model.num_layers, saes)
 
     def _source(self, name: str, facts: VectorFacts) -> Source:
         head = f"{VECTOR_HEAD}{name}/"

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 def term_of(action: Steer) -> SteerTerm:
     """A rule's intervention as a line of steering; where it holds, the verdict says."""
     return SteerTerm(
-        vector=action.vector, op=action.op, scale=action.scale, value=action.value,
-        unit=action.unit, sites=action.sites, layers=action.layers, on="all",
+        vector=action.vector, sae=action.sae, feature=action.feature, op=action.op,
+        scale=action.scale, value=action.value, above=action.above, unit=action.unit,
+        sites=action.sites, layers=action.layers, on="all",
     )  # fmt: skip
 
 
@@ -107,7 +108,13 @@ def _program(term: SteerTerm, sources: Sources, origin: str) -> Program:
             raise ConfigError(
                 f"{origin}: at layer {tap.layer} it turns a plane, maps single dimensions, "
                 "goes a share of a way, counts in token units or restores norms; policies steer "
-                "with vectors, subspaces and low-rank maps: put this into a profile"
+                "with vectors, subspaces, low-rank maps and SAE features: put this into a profile"
+            )
+        if edit.statistics_R or edit.latents_R:
+            raise ConfigError(
+                f"{origin}: at layer {tap.layer} it edits features of an SAE that normalises each "
+                "token, or chooses features by all others; policies steer with features that have "
+                "thresholds of their own (JumpReLU, BatchTopK): put this into a profile"
             )
     return program
 

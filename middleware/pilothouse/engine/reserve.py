@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from pilothouse.config import PilothouseConfig
-from pilothouse.edit.operators import OPERATORS, features_of, form_of, operator_of
+from pilothouse.edit.feature import feature_parts, mean_norm
+from pilothouse.edit.operators import OPERATORS, Parts, features_of, form_of, operator_of
 from pilothouse.edit.place import places_of
+from pilothouse.edit.sae_codes import statistic_of
 from pilothouse.edit.sources import Sources
+from pilothouse.edit.statistic import Statistic
 from pilothouse.engine.plan import Plan
-from pilothouse.engine.tap_plan import EditPlan
+from pilothouse.engine.residents import latent_plan
+from pilothouse.engine.tap_plan import EditPlan, LatentPlan, united
 from pilothouse.errors import ConfigError, RequestError
 from pilothouse.model.catalogue import Source
+from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.model.transform import Transform
 from pilothouse.term import SteerTerm
 from pilothouse.types import Reserved, Tap
@@ -21,14 +26,14 @@ PLANE_OPERATORS = frozenset({"rotate", "rotate_adaptive"})
 
 
 def plan_edits(config: PilothouseConfig, sources: Sources, *, demo: bool) -> dict[Tap, EditPlan]:
-    """Every tap that a loaded vector or a reservation makes editable.
+    """Every tap that a loaded vector or SAE or a reservation makes editable.
 
     Raises:
         ConfigError: a profile that needs more rows than `limits.max_rank`, or cannot be compiled.
     """
     edits = {
         Tap(layer, source.site): EditPlan()
-        for source in sources.edits.values()
+        for source in (*sources.edits.values(), *sources.saes.values())
         for layer in source.layers
     }
     edits |= dict.fromkeys(config.taps.reserved(), _promised(config))
@@ -42,6 +47,8 @@ def plan_edits(config: PilothouseConfig, sources: Sources, *, demo: bool) -> dic
             for layer in source.layers:
                 tap = Tap(layer, source.site)
                 edits[tap] = _both(edits[tap], granted)
+        for sae in sources.saes.values():
+            edits[sae.tap] = _both(edits[sae.tap], _granted_features(sae, config))
     return edits
 
 
@@ -94,17 +101,14 @@ def _features(config: PilothouseConfig, sources: Sources, missing: set[Tap]) -> 
     for profile in config.profiles.values():
         for term in profile.steer:
             if not missing.isdisjoint(tap for tap, _ in places_of(term, sources)):
-                yield from features_of(term, sources.edit(term.vector)).values()
+                yield from features_of(term, sources.of(term)).values()
 
 
 def _needs(terms: Sequence[SteerTerm], sources: Sources, origin: str) -> Mapping[Tap, EditPlan]:
     needs: dict[Tap, EditPlan] = {}
     for term in terms:
         try:
-            source = sources.edit(term.vector)
-            spec = OPERATORS[operator_of(term, source)]
-            for tap, layer in places_of(term, sources):
-                parts = spec.compile(term, source, layer)
+            for tap, parts in _parts_of(term, sources):
                 known = needs.get(tap, EditPlan())
                 rows = len(parts.planes + parts.codes + parts.projections + parts.gated)
                 needs[tap] = EditPlan(
@@ -114,16 +118,27 @@ def _needs(terms: Sequence[SteerTerm], sources: Sources, origin: str) -> Mapping
                     slerp=known.slerp or parts.slerp_D is not None,
                     relative=known.relative or parts.relative_D is not None,
                     restores_norm=known.restores_norm or bool(term.restore_norm),
+                    statistics=known.statistics or any(row.statistic for row in parts.codes),
+                    latents=united(known.latents, _latents(sources.of(term))),
                 )
         except RequestError as error:
             raise ConfigError(f"{origin}: {error}") from error
     return needs
 
 
+def _parts_of(term: SteerTerm, sources: Sources) -> Iterator[tuple[Tap, Parts]]:
+    source = sources.of(term)
+    for tap, layer in places_of(term, sources):
+        if isinstance(source, Sae):
+            yield tap, feature_parts([term], source)
+        else:
+            yield tap, OPERATORS[operator_of(term, source)].compile(term, source, layer)
+
+
 def _promised(config: PilothouseConfig) -> EditPlan:
     """What a reserved tap holds: the listed operators, with whatever is loaded there later."""
     allowed = set(config.taps.operators)
-    rows = bool(allowed & {*ROW_OPERATORS, *PLANE_OPERATORS, "apply", "gate"})
+    rows = bool(allowed & {*ROW_OPERATORS, *PLANE_OPERATORS, "apply", "gate", "feature"})
     return EditPlan(
         rank=config.limits.max_rank if rows else 0,
         planes=bool(allowed & PLANE_OPERATORS),
@@ -152,6 +167,29 @@ def _granted(source: Source, config: PilothouseConfig) -> EditPlan:
     )
 
 
+def _granted_features(sae: Sae, config: PilothouseConfig) -> EditPlan:
+    """What clients may do with features; its bound must be known before one asks."""
+    if "feature" not in config.taps.operators:
+        return EditPlan()
+    if sae.normalisation == "none":
+        try:
+            mean_norm(sae)
+        except RequestError as error:
+            raise ConfigError(str(error)) from error
+    return EditPlan(
+        rank=config.limits.max_rank,
+        restores_norm="restore_norm" in config.taps.operators,
+        statistics=statistic_of(sae) != Statistic.NONE,
+        latents=_latents(sae),
+    )
+
+
+def _latents(source: Source | Sae) -> tuple[LatentPlan, ...]:
+    if isinstance(source, Sae) and source.needs_all_codes:
+        return (latent_plan(source),)
+    return ()
+
+
 def _both(one: EditPlan, other: EditPlan) -> EditPlan:
     return EditPlan(
         rank=max(one.rank, other.rank),
@@ -160,6 +198,8 @@ def _both(one: EditPlan, other: EditPlan) -> EditPlan:
         slerp=one.slerp or other.slerp,
         relative=one.relative or other.relative,
         restores_norm=one.restores_norm or other.restores_norm,
+        statistics=one.statistics or other.statistics,
+        latents=united(one.latents, other.latents),
     )
 
 

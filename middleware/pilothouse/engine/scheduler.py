@@ -44,6 +44,7 @@ class Guarded(Base):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._plan = Plan.from_additional_config(self.vllm_config.additional_config)
+        _ = self._plan.sources  # made here, and not by the first request
         self._key = seal_key()
         self._governor = Governor(self._plan)
         self._orders = Orders(self._plan)

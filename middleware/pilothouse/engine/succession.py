@@ -1,7 +1,8 @@
 """The plan that follows a running one: what may differ, what differs, and why the rest may not.
 
-Taps, tables, read rows and policies are laid down when the engine starts. Vectors, profiles, some
-limits and the grants are not: a request's steering is compiled from the plan it was sealed under.
+Taps, tables, read rows and policies are laid down when the engine starts. Vectors, SAEs, profiles,
+some limits and the grants are not: a request's steering is compiled from the plan it was sealed
+under.
 """
 
 from __future__ import annotations
@@ -50,10 +51,15 @@ def following_plan(running: Plan, config: PilothouseConfig) -> Plan:
     probes = {name: each.digest for name, each in catalogue.probes.items()}
     _refuse(_fixed_content(running, probes, policies))
     _refuse(_still_used(running, config))
-    vectors = {name: each.digest for name, each in catalogue.vectors.items()}
-    _refuse(_steered_with(running, vectors))
+    digests = {
+        name: each.digest
+        for loaded in (catalogue.vectors, catalogue.saes)
+        for name, each in loaded.items()
+    }
+    _refuse(_steered_with(running, digests))
     body = running.body
     plan = resolve_plan(config, catalogue, policies, body.model, demo=body.demo, running=running)
+    _ = plan.sources  # made here, and not by the first request
     if plan.installation != running.installation:
         raise ConfigError(f"what the engine was started with {RESTART}")
     return plan
@@ -73,6 +79,8 @@ def _entries(plan: Plan) -> Iterator[tuple[str, object]]:
     body = plan.body
     for name, vector in body.vectors.items():
         yield f"vectors.{name}", vector
+    for name, sae in body.saes.items():
+        yield f"saes.{name}", sae
     for name, profile in body.profiles.items():
         yield f"profiles.{name}", profile
     for name in sorted(LIMITS_AT_RUN_TIME):
@@ -126,28 +134,29 @@ def _fixed_content(
 
 
 def _still_used(running: Plan, config: PilothouseConfig) -> Iterator[str]:
-    for name in running.body.vectors:
-        if name not in config.vectors:
+    for section in ("vectors", "saes"):
+        for name in getattr(running.body, section):
             users = _policies_with(running, name)
-            if users:
-                yield f"vectors.{name}: cannot go, {users} steer with it: it {RESTART}"
+            if users and name not in getattr(config, section):
+                yield f"{section}.{name}: cannot go, {users} steer with it: it {RESTART}"
 
 
 def _steered_with(running: Plan, digests: Mapping[str, str]) -> Iterator[str]:
-    for name, facts in running.body.vectors.items():
-        users = _policies_with(running, name)
-        if users and digests.get(name) != facts.digest:
-            yield (
-                f"vectors.{name}: has other content now, and {users} steer with it; what policies "
-                f"steer with {RESTART}"
-            )
+    for section in ("vectors", "saes"):
+        for name, facts in getattr(running.body, section).items():
+            users = _policies_with(running, name)
+            if users and digests.get(name) != facts.digest:
+                yield (
+                    f"{section}.{name}: has other content now, and {users} steer with it; what "
+                    f"policies steer with {RESTART}"
+                )
 
 
-def _policies_with(plan: Plan, vector: str) -> str:
-    """The policies whose rules name a vector, as words."""
+def _policies_with(plan: Plan, name: str) -> str:
+    """The policies whose rules name a vector or SAE, as words."""
     names = {
         rule.policy
         for rule in plan.rulebook.rules
-        if isinstance(rule.action, Steer) and rule.action.vector == vector
+        if isinstance(rule.action, Steer) and rule.action.name == name
     }
     return " and ".join(f"policy {name!r}" for name in sorted(names))

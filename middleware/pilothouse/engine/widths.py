@@ -25,7 +25,9 @@ def tap_widths(
         each.tap: ("the running server", each.width)
         for each in (running.body.taps if running else ())
     }
-    for each in (*catalogue.vectors.values(), *catalogue.probes.values()):
+    for each in (
+        *catalogue.vectors.values(), *catalogue.probes.values(), *catalogue.saes.values(),
+    ):  # fmt: skip
         for layer in each.layers:
             tap = Tap(layer, each.site)
             other, width = known.setdefault(tap, (each.name, each.width))

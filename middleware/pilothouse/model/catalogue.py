@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
-from pilothouse.config import ArtefactRef, PilothouseConfig
+from pilothouse.config import ArtefactRef, PilothouseConfig, SaeRef
 from pilothouse.errors import ArtefactError
-from pilothouse.model.artefact import MANIFEST_FILE, complaint, kind_of
+from pilothouse.model.artefact import MANIFEST_FILE, WEIGHTS_FILE, complaint, kind_of
+from pilothouse.model.hub import check_digest, folder_of
 from pilothouse.model.manifest import Readout
 from pilothouse.model.probe import Probe, load_probe
+from pilothouse.model.sae.autoencoder import Sae
+from pilothouse.model.sae.opened import open_sae
 from pilothouse.model.transform import Transform, load_transform
 from pilothouse.model.vector import Vector, load_vector
-from pilothouse.types import SignalSpec, Site
+from pilothouse.types import PROJECTION_SITES, SignalSpec, Site
 
 SERVED_SITES: tuple[Site, ...] = (
     "embed", "resid_pre", "attn_heads", "attn_out", "resid_mid", "mlp_neurons", "mlp_out",
@@ -25,35 +28,45 @@ SERVED_SITES: tuple[Site, ...] = (
 decoder block knows."""
 
 Source = Vector | Transform
-"""What can be steered with."""
+"""Directions and maps to steer with; features of SAEs are the other thing."""
 
+ARTEFACT_FILES = (MANIFEST_FILE, WEIGHTS_FILE)
 A = TypeVar("A", Source, Probe)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Catalogue:
-    """Vectors, transforms and probes of one start; compared by identity, never changed."""
+    """What one start has loaded; compared by identity, never changed."""
 
     vectors: Mapping[str, Source] = field(default_factory=lambda: MappingProxyType({}))
     probes: Mapping[str, Probe] = field(default_factory=lambda: MappingProxyType({}))
+    saes: Mapping[str, Sae] = field(default_factory=lambda: MappingProxyType({}))
 
 
 def load_catalogue(config: PilothouseConfig) -> Catalogue:
-    """Every vector and probe that the configuration names.
+    """Every vector, probe and SAE that the configuration names.
 
     Raises:
         ArtefactError: one line for each artefact that cannot be used, or is for another model or
             width than the first.
     """
     problems: list[str] = []
-    vectors = _load_all(config.vectors, load_source, problems)
-    probes = _load_all(config.probes, load_probe, problems)
-    places = {id(each): config.vectors[name].path for name, each in vectors.items()}
-    places |= {id(each): config.probes[name].path for name, each in probes.items()}
-    problems += _disagreements([*vectors.values(), *probes.values()], places)
+    vectors = _load_all("vectors", config.vectors, load_source, problems)
+    probes = _load_all("probes", config.probes, load_probe, problems)
+    saes = _load_saes(config.saes, problems)
+    refs: Sequence[tuple[Mapping[str, Vector | Transform | Probe], Mapping[str, ArtefactRef]]] = (
+        (vectors, config.vectors), (probes, config.probes),
+    )  # fmt: skip
+    placed = [
+        (each, f"{refs_of[name].path}/{MANIFEST_FILE}")
+        for loaded, refs_of in refs
+        for name, each in loaded.items()
+    ]
+    problems += _disagreements(placed)
+    problems += _strangers(saes, config, [each for each, _ in placed])
     if problems:
         raise ArtefactError("\n".join(problems))
-    return Catalogue(MappingProxyType(vectors), MappingProxyType(probes))
+    return Catalogue(MappingProxyType(vectors), MappingProxyType(probes), MappingProxyType(saes))
 
 
 def load_source(name: str, path: Path) -> Source:
@@ -100,23 +113,39 @@ def _thresholds(readout: Readout) -> tuple[tuple[float, float], ...]:
 
 
 def _load_all(
-    refs: Mapping[str, ArtefactRef], load: Callable[[str, Path], A], problems: list[str]
+    section: str,
+    refs: Mapping[str, ArtefactRef],
+    load: Callable[[str, Path], A],
+    problems: list[str],
 ) -> dict[str, A]:
     loaded: dict[str, A] = {}
     for name, ref in refs.items():
         try:
-            loaded[name] = load(name, ref.path)
+            found = load(name, folder_of(ref.path, ARTEFACT_FILES))
+            check_digest(f"{section}.{name}", ref.path, ref.digest, found.digest)
+            loaded[name] = found
         except ArtefactError as error:
             problems.append(str(error))
     return loaded
 
 
-def _disagreements(loaded: list[Source | Probe], places: Mapping[int, Path]) -> list[str]:
+def _load_saes(refs: Mapping[str, SaeRef], problems: list[str]) -> dict[str, Sae]:
+    loaded: dict[str, Sae] = {}
+    for name, ref in refs.items():
+        try:
+            found = open_sae(name, ref)
+            check_digest(f"saes.{name}", ref.path, ref.digest, found.digest)
+            loaded[name] = found
+        except ArtefactError as error:
+            problems.append(str(error))
+    return loaded
+
+
+def _disagreements(loaded: Sequence[tuple[Source | Probe, str]]) -> list[str]:
     lines = []
     remedy = "load artefacts that were made for the served model"
-    for each in loaded:
-        first = loaded[0]
-        place = places[id(each)] / MANIFEST_FILE
+    for each, place in loaded:
+        first = loaded[0][0]
         if each.site not in SERVED_SITES:
             lines.append(
                 complaint(place, "site", repr(each.site), f"one of {list(SERVED_SITES)}",
@@ -128,4 +157,34 @@ def _disagreements(loaded: list[Source | Probe], places: Mapping[int, Path]) -> 
                 lines.append(
                     complaint(place, name, repr(got), f"{want!r} as {first.name!r} has", remedy)
                 )
+    return lines
+
+
+def _strangers(
+    saes: Mapping[str, Sae], config: PilothouseConfig, others: Sequence[Source | Probe]
+) -> list[str]:
+    """SAEs that are of another model or width than what else is loaded."""
+    model_id = next((each.model_id for each in (*others, *saes.values())), "")
+    width = next((each.d_model for each in others), None)
+    lines = []
+    for name, sae in saes.items():
+        place = config.saes[name].path
+        if sae.model_id != model_id:
+            lines.append(
+                complaint(place, "model", repr(sae.model_id), f"{model_id!r} as others have",
+                          f"load one that was made for it; where both are the same weights, say "
+                          f"`model: {model_id}` under saes.{name}")
+            )  # fmt: skip
+        if sae.site in SERVED_SITES and sae.site not in PROJECTION_SITES:
+            width = sae.width if width is None else width
+            if sae.width != width:
+                lines.append(
+                    complaint(place, "width", sae.width, f"{width} as others have at {sae.site}",
+                              "load an SAE that was made for the served model")
+                )  # fmt: skip
+        if sae.site not in SERVED_SITES:
+            lines.append(
+                complaint(place, "site", repr(sae.site), f"one of {list(SERVED_SITES)}",
+                          "use an SAE of a site that is served")
+            )  # fmt: skip
     return lines

@@ -141,7 +141,16 @@ def _action(rule: Rule, at: Location) -> Iterator[Fault]:
     if rule.phase == "final":
         text = "`steer` has no effect in the final phase, no token follows: use `phase: output`"
         yield (*at, "action"), text
-    if action.scale == 0:
+    if (action.vector is None) == (action.sae is None):
+        got = "neither" if action.vector is None else "both"
+        yield at, f"got {got} of `vector` and `sae`: name what to steer with, one of them"
+        return
+    if action.sae is not None and action.feature is None:
+        yield at, "got `sae` alone: add `feature`, a number, a list of numbers or a label"
+    for name in ("feature", "above"):
+        if action.sae is None and getattr(action, name) is not None:
+            yield (*at, name), "has no effect on a vector: remove it, or name an `sae`"
+    if action.scale == 0 and action.sae is None:
         yield (*at, "scale"), "a scale of 0 has no effect: use another, or `action: log`"
     if action.layers is not None and len(set(action.layers)) != len(action.layers):
         yield (*at, "layers"), "a layer is listed twice: list each once"

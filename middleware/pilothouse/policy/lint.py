@@ -131,15 +131,19 @@ def _double_steering(policies: Sequence[Policy]) -> Iterator[Problem]:
             if not isinstance(rule.then, Steer):
                 continue
             first, where = seen.setdefault(
-                rule.then.vector, (rule.then, f"{policy.name}/{rule.id}")
+                _named(rule.then), (rule.then, f"{policy.name}/{rule.id}")
             )
             if _target(first) != _target(rule.then):
                 text = (
-                    f"vector `{rule.then.vector}` has another unit, sites or layers in {where}, "
+                    f"`{_named(rule.then)}` has another unit, sites or layers in {where}, "
                     "so both are added when both fire: use the same to have the stronger win"
                 )
                 at = ("spec", "rules", index, "then")
                 yield problem_at(policy.source, at, text, "warning")
+
+
+def _named(steer: Steer) -> str:
+    return steer.name if steer.sae is None else f"feature {steer.feature} of {steer.name}"
 
 
 def _target(steer: Steer) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""From the names in a policy to the probes, readouts, thresholds and vectors that are loaded."""
+"""From the names in a policy to the probes, readouts, thresholds and artefacts that are loaded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pilothouse.policy.check import condition_of, scope_fault
 from pilothouse.policy.expression import And, AtFpr, Comparison, Node, Not, Or, leaves
-from pilothouse.policy.schema import Policy, SignalRef, Steer
+from pilothouse.policy.schema import Log, LoggedFeatures, Policy, SignalRef, Steer
 from pilothouse.policy.source import Location, Problem, problem_at
 from pilothouse.policy.suggestion import closest
 from pilothouse.types import Aggregate, Scope, SignalSpec
@@ -21,11 +21,13 @@ class Artefacts:
         signals: readouts by their key `probe/readout`.
         default_readouts: readout by probe, for policies that name none.
         vectors: layers by vector; None where vectors are not known.
+        saes: layers by SAE; None where SAEs are not known.
     """
 
     signals: Mapping[str, SignalSpec]
     default_readouts: Mapping[str, str]
     vectors: Mapping[str, Collection[int]] | None
+    saes: Mapping[str, Collection[int]] | None = None
 
     def readouts_of(self, probe: str) -> list[str]:
         """The readouts of a probe, sorted."""
@@ -73,6 +75,8 @@ def resolve_policy(policy: Policy, artefacts: Artefacts) -> Resolved:
             roots[rule.id] = _bounded(condition.root, signals)
         if isinstance(rule.then, Steer):
             faults.extend(_steer_faults(rule.then, index, artefacts))
+        elif isinstance(rule.then, Log) and rule.then.features is not None:
+            faults.extend(_log_faults(rule.then.features, index, artefacts))
     return Resolved(
         signals, roots, tuple(problem_at(policy.source, at, text) for at, text in faults)
     )
@@ -131,16 +135,27 @@ def _condition_faults(root: Node, signals: Mapping[str, SignalSpec], phase: str)
 
 def _steer_faults(steer: Steer, index: int, artefacts: Artefacts) -> Iterator[tuple[Location, str]]:
     at: Location = ("spec", "rules", index, "then")
-    if artefacts.vectors is None:
+    kind, word = ("vector", "vector") if steer.sae is None else ("sae", "SAE")
+    loaded = artefacts.vectors if steer.sae is None else artefacts.saes
+    if loaded is None:
         return
-    if steer.vector not in artefacts.vectors:
-        known = closest(steer.vector, artefacts.vectors)
-        yield (*at, "vector"), f"got the vector `{steer.vector}`, which is not loaded; {known}"
+    if steer.name not in loaded:
+        known = closest(steer.name, loaded)
+        yield (*at, kind), f"got the {word} `{steer.name}`, which is not loaded; {known}"
         return
-    has = sorted(artefacts.vectors[steer.vector])
+    has = sorted(loaded[steer.name])
     missing = sorted(set(steer.layers or ()) - set(has))
     if missing:
-        yield (*at, "layers"), f"vector `{steer.vector}` has no layer {missing}: choose from {has}"
+        yield (*at, "layers"), f"{word} `{steer.name}` has no layer {missing}: choose from {has}"
+
+
+def _log_faults(
+    features: LoggedFeatures, index: int, artefacts: Artefacts
+) -> Iterator[tuple[Location, str]]:
+    if artefacts.saes is not None and features.sae not in artefacts.saes:
+        known = closest(features.sae, artefacts.saes)
+        text = f"got the SAE `{features.sae}`, which is not loaded; {known}"
+        yield ("spec", "rules", index, "then", "features", "sae"), text
 
 
 def _threshold(leaf: AtFpr, spec: SignalSpec) -> float | None:

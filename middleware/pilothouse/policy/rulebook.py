@@ -80,6 +80,7 @@ class Rulebook:
         default_readouts: the readout of a probe that a policy names without one. A probe with a
             single readout needs none.
         vectors: the layers of each loaded vector; None leaves steering unchecked.
+        saes: the layers of each loaded SAE, likewise.
 
     Raises:
         PolicyError: a probe, readout, threshold or vector that is not loaded, a signal that can
@@ -94,9 +95,10 @@ class Rulebook:
         *,
         default_readouts: Mapping[str, str] | None = None,
         vectors: Mapping[str, Collection[int]] | None = None,
+        saes: Mapping[str, Collection[int]] | None = None,
     ) -> None:
         self.policies = tuple(policies)
-        artefacts = Artefacts(signal_specs, default_readouts or {}, vectors)
+        artefacts = Artefacts(signal_specs, default_readouts or {}, vectors, saes)
         resolved = [resolve_policy(policy, artefacts) for policy in self.policies]
         raise_problems(
             problem

@@ -7,9 +7,21 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from pilothouse.policy.source import Source
-from pilothouse.types import AggregateKind, Mode, OnError, Operator, Phase, Scope, Sites, Unit
+from pilothouse.types import (
+    AggregateKind,
+    FeatureOp,
+    Mode,
+    OnError,
+    Operator,
+    Phase,
+    Scope,
+    Sites,
+    Unit,
+)
 
 API_VERSION = "pilothouse/v1"
+MAX_LOGGED_FEATURES = 256
+"""Each is a read column: 256 of them make a step of 256 tokens copy 256 KiB more to the host."""
 DEFAULT_REFUSAL = "This request was declined by policy."
 
 Category = Literal[
@@ -22,6 +34,8 @@ KebabName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_l
 SignalName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 ArtefactName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$")]
 Glob = Annotated[str, Field(min_length=1, max_length=128)]
+Feature = Annotated[int, Field(ge=0)]
+Label = Annotated[str, Field(min_length=1, max_length=512)]
 Globs = Annotated[tuple[Glob, ...], Field(min_length=1, max_length=64)]
 Message = Annotated[str, Field(min_length=1, max_length=2000)]
 
@@ -70,10 +84,25 @@ class SignalRef(_Closed):
         return self.over is not None or self.aggregate is not None
 
 
+class LoggedFeatures(_Closed):
+    """Features of an SAE that a request turned on most, told beside the rule that fired.
+
+    `of`: numbers or labels; every feature with a label where it is not given.
+    """
+
+    sae: ArtefactName
+    top: int = Field(default=5, ge=1, le=32)
+    of: Annotated[
+        tuple[Annotated[int, Field(ge=0)] | Annotated[str, Field(min_length=1)], ...] | None,
+        Field(min_length=1, max_length=MAX_LOGGED_FEATURES),
+    ] = None
+
+
 class Log(_Closed):
-    """Count and record it."""
+    """Count and record it, with what the request turned on in an SAE where that is asked for."""
 
     action: Literal["log"]
+    features: LoggedFeatures | None = None
 
 
 class Tag(_Closed):
@@ -86,19 +115,27 @@ class Tag(_Closed):
 class Steer(_Closed):
     """Steer the tokens that follow, until the rule has been quiet for `hold_tokens`.
 
-    `op`, `scale`, `value` and `sites` mean what they mean in a request. A vector is added by
-    default.
+    With a vector or with features of an SAE. `op`, `scale`, `value`, `above` and `sites` mean what
+    they mean in a request. A vector is added by default, a feature set.
     """
 
     action: Literal["steer"]
-    vector: ArtefactName
-    op: Operator | None = None
+    vector: ArtefactName | None = None
+    sae: ArtefactName | None = None
+    feature: Feature | tuple[Feature, ...] | Label | None = None
+    op: Operator | FeatureOp | None = None
     scale: float | None = None
     value: float | None = None
+    above: float | None = None
     unit: Unit = "raw"
     sites: Sites = "own"
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1)
     hold_tokens: int = Field(default=32, ge=1, le=65536)
+
+    @property
+    def name(self) -> str:
+        """Of the vector or the SAE."""
+        return self.vector or self.sae or ""
 
 
 class Respond(_Closed):

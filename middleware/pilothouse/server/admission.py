@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pilothouse.engine.conflict import enforced_read_layers, refuse_conflicts
 from pilothouse.engine.excess import refuse_excess, refuse_unreserved
+from pilothouse.engine.facts import SaeFacts, VectorFacts
 from pilothouse.engine.plan import Plan
 from pilothouse.errors import RequestError
 from pilothouse.policy.endpoint import Endpoint
@@ -56,6 +57,7 @@ class Admission:
 
     def __init__(self, plan: Plan, served_names: Sequence[str], key: bytes) -> None:
         self._plan = plan
+        _ = plan.sources  # made here, and not by the first request
         self._served = tuple(served_names)
         self._key = key
         self._exposures = Exposures(plan.rulebook)
@@ -130,18 +132,19 @@ class Admission:
         return terms
 
     def _check_term(self, index: int, term: SteerTerm) -> None:
-        vectors = self._plan.body.vectors
-        place = f"{FIELD}.steer.{index}"
-        if term.vector not in vectors:
+        body, place = self._plan.body, f"{FIELD}.steer.{index}"
+        loaded: Mapping[str, VectorFacts | SaeFacts]
+        kind, loaded = ("vector", body.vectors) if term.sae is None else ("sae", body.saes)
+        if term.name not in loaded:
             raise RequestError(
-                f"{place}.vector: got {term.vector!r}, available are {sorted(vectors)}",
-                param=f"{place}.vector",
+                f"{place}.{kind}: got {term.name!r}, available are {sorted(loaded)}",
+                param=f"{place}.{kind}",
             )
-        layers = vectors[term.vector].layers
+        layers = loaded[term.name].layers
         for layer in term.layers or ():
             if layer not in layers:
                 raise RequestError(
-                    f"{place}.layers: got {layer}, {term.vector!r} has {list(layers)}",
+                    f"{place}.layers: got {layer}, {term.name!r} has {list(layers)}",
                     param=f"{place}.layers",
                 )
         refuse_unreserved(term, self._plan, place)

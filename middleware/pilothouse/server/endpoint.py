@@ -146,7 +146,7 @@ def _label_sources(plan: Plan, served: tuple[str, ...]) -> LabelSources:
         rules=plan.rulebook.rules,
         signals=plan.signals,
         probes=plan.body.probes,
-        vectors=plan.body.vectors,
+        vectors=(*plan.body.vectors, *plan.body.saes),
         tenants=[name for policy in plan.policies for name in policy.spec.match.tenants],
     )
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from pilothouse.edit.program import forget_programs
 from pilothouse.engine.compat.control import ask_engines, client_index
-from pilothouse.engine.plan import Plan
+from pilothouse.engine.plan import Plan, Wire
 from pilothouse.errors import ConfigError
 from pilothouse.server.edition import Edition, Editions
 from pilothouse.telemetry.metrics import Metrics
@@ -64,7 +64,7 @@ class Follower:
             wire = (await self.ask("newest", self.plan.revision))[0]
             if wire is None:
                 return
-            plan = await asyncio.to_thread(Plan.from_wire, wire)
+            plan = await asyncio.to_thread(_read, wire)
             before = self.plan.revision
             self.switch(self.make_edition(plan))
             logger.info("reload: followed from revision %s to %s", before, plan.revision)
@@ -73,7 +73,9 @@ class Follower:
         """Admit requests under this edition from now on."""
         self._editions.switch(edition)
         body = edition.plan.body
-        self.metrics.loaded(edition.plan.revision, profiles=body.profiles, vectors=body.vectors)
+        self.metrics.loaded(
+            edition.plan.revision, profiles=body.profiles, vectors=(*body.vectors, *body.saes)
+        )
 
     async def ask(self, order: str, *arguments: Any) -> list[Any]:
         """Every engine's answer to an order of this process.
@@ -115,3 +117,9 @@ class Follower:
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, ConfigError):
             logger.error("reload: %s: %s", type(error).__name__, error)
+
+
+def _read(wire: Wire) -> Plan:
+    plan = Plan.from_wire(wire)
+    _ = plan.sources  # made here, and not by the first request
+    return plan

@@ -85,6 +85,13 @@ def _catalogue(state: GateState) -> dict[str, Any]:
                    "digest": each.digest}
             for name, each in body.vectors.items()
         },
+        "saes": {
+            name: {"form": each.form, "site": each.site, "layers": list(each.layers),
+                   "features": each.num_features, "labels": each.num_labels,
+                   "max_act": each.has_max_act, "average_norm": each.average_norm,
+                   "digest": each.digest}
+            for name, each in body.saes.items()
+        },
         "operators": list(body.operators),
         "probes": {
             name: {"layers": list(each.layers), "readouts": list(each.readouts),

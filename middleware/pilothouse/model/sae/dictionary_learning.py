@@ -16,7 +16,7 @@ from pilothouse.model.sae.autoencoder import Form, Sae
 from pilothouse.model.sae.build import About, build_sae, filled, renamed
 from pilothouse.model.sae.fields import CORRECT, Fields, read_fields
 from pilothouse.model.sae.mapped import Stored, map_safetensors
-from pilothouse.model.sae.told import NOWHERE, Told, Where, agreed, no_average_norm
+from pilothouse.model.sae.told import NOWHERE, Told, Where, agreed
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "ae.safetensors"
@@ -63,7 +63,6 @@ def load_dictionary_learning(name: str, folder: Path, told: Told) -> Sae:
     fields = read_fields(folder / CONFIG_FILE)
     trainer = fields.group("trainer")
     kind = _kind(trainer)
-    no_average_norm(fields.place, told)
     model_id, tap = agreed(
         fields.place, told, None if told.model_id else trainer.text("lm_name"),
         _where(trainer), remedy="give `layer` and `site` beside the path in pilothouse.yaml",

@@ -7,6 +7,7 @@ optional: an object from a feature's number to its name.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,8 +17,10 @@ from types import MappingProxyType
 from pilothouse.errors import ConfigError
 from pilothouse.model.artefact import parse_json, read_file, refuse
 from pilothouse.model.sae.autoencoder import Sae
+from pilothouse.model.sae.detect import detect_format
 from pilothouse.model.sae.dictionary_learning import load_dictionary_learning
 from pilothouse.model.sae.gemma_scope import load_gemma_scope, load_gemma_scope_2
+from pilothouse.model.sae.itda import load_itda
 from pilothouse.model.sae.llama_scope import load_llama_scope, load_llama_scope_r1
 from pilothouse.model.sae.llamascopium import load_llamascopium
 from pilothouse.model.sae.mapped import FETCH, map_safetensors
@@ -26,6 +29,8 @@ from pilothouse.model.sae.qwen_scope import load_qwen_scope
 from pilothouse.model.sae.saelens import load_saelens
 from pilothouse.model.sae.sparsify import load_sparsify
 from pilothouse.model.sae.told import Told
+from pilothouse.model.sae.top_afa import load_top_afa
+from pilothouse.model.sae.written import stamps_of
 
 Reader = Callable[[str, Path, Told], Sae]
 FORMATS: dict[str, Reader] = {}
@@ -47,19 +52,34 @@ def register(name: str, reader: Reader) -> None:
     FORMATS[name] = reader
 
 
-def load_sae(name: str, folder: Path, format_name: str, told: Told = NOTHING_TOLD) -> Sae:
+def load_sae(name: str, folder: Path, format_name: str | None, told: Told = NOTHING_TOLD) -> Sae:
     """The SAE in a folder, under the name the operator gives it. Nothing in it is executed.
+
+    Args:
+        format_name: None for the one that the files tell.
 
     Raises:
         ArtefactError: names file, field, what was got, what was wanted and what to do.
     """
+    if format_name is None:
+        format_name = detect_format(folder)
     if format_name not in FORMATS:
         refuse(f"saes.{name}", "format", repr(format_name), f"one of {sorted(FORMATS)}",
                "name the library that made the file")  # fmt: skip
+    _check_folder(folder)
+    stamps = stamps_of(folder)
+    sae = FORMATS[format_name](name, folder, told)
+    norm = sae.average_norm if told.average_norm is None else told.average_norm
+    if norm is None and sae.input_scale != 1.0:
+        norm = math.sqrt(sae.width) / sae.input_scale
+    sae = replace(sae, average_norm=norm, stamps=stamps)
+    return _with_labels(_with_maxima(sae, folder), folder)
+
+
+def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         refuse(folder, "folder", "nothing" if not folder.exists() else "a file", "a folder",
                "correct the path in pilothouse.yaml")  # fmt: skip
-    return _with_labels(_with_maxima(FORMATS[format_name](name, folder, told), folder), folder)
 
 
 def _with_maxima(sae: Sae, folder: Path) -> Sae:
@@ -87,14 +107,16 @@ def _with_labels(sae: Sae, folder: Path) -> Sae:
     if not os.path.lexists(place):
         return sae
     labels: dict[int, str] = {}
-    for key, label in parse_json(place, read_file(place, MAX_LABELS_BYTES)).items():
+    text = read_file(place, MAX_LABELS_BYTES)
+    for key, label in parse_json(place, text).items():
         if not (key.isascii() and key.isdigit() and len(key) < 10 and int(key) < sae.num_features):
             refuse(place, "feature", repr(key), f"a number from 0 to {sae.num_features - 1}",
                    "use the file that belongs to this SAE")  # fmt: skip
         if not isinstance(label, str) or not 0 < len(label) <= MAX_LABEL_LENGTH:
             refuse(place, key, repr(label), f"1 to {MAX_LABEL_LENGTH} characters", "correct it")
         labels[int(key)] = label
-    return replace(sae, labels=MappingProxyType(labels))
+    digest = hashlib.sha256(f"{sae.digest} labels ".encode() + text).hexdigest()
+    return replace(sae, labels=MappingProxyType(labels), digest=digest)
 
 
 register(NAME, load_own)
@@ -107,3 +129,5 @@ register("llamascopium", load_llamascopium)
 register("qwen-scope", load_qwen_scope)
 register("sparsify", load_sparsify)
 register("dictionary_learning", load_dictionary_learning)
+register("itda", load_itda)
+register("top-afa", load_top_afa)

@@ -18,7 +18,7 @@ from pilothouse.model.sae.build import About, build_sae, renamed
 from pilothouse.model.sae.fields import read_fields
 from pilothouse.model.sae.hook import tap_of
 from pilothouse.model.sae.mapped import map_safetensors
-from pilothouse.model.sae.told import Told, agreed, no_average_norm
+from pilothouse.model.sae.told import Told, agreed
 
 ARCHIVE_FILE = "params.npz"
 WEIGHTS_FILE = "params.safetensors"
@@ -38,7 +38,6 @@ def load_gemma_scope(name: str, folder: Path, told: Told) -> Sae:
         ArtefactError: names file, field, what was got, what was wanted and what to do.
     """
     place = folder / ARCHIVE_FILE
-    no_average_norm(place, told)
     if folder.parent.parent.name == "embedding" or told.site == "embed":
         refuse(place, "site", "'embed'", "a site inside the blocks",
                "these SAEs know a scaled embedding; use one of the residual stream")  # fmt: skip
@@ -57,7 +56,6 @@ def load_gemma_scope_2(name: str, folder: Path, told: Told) -> Sae:
         ArtefactError: names file, field, what was got, what was wanted and what to do.
     """
     fields = read_fields(folder / CONFIG_FILE)
-    no_average_norm(fields.place, told)
     if fields.text("architecture") != "jump_relu":
         refuse(fields.place, "architecture", repr(fields.raw["architecture"]), "'jump_relu'",
                OTHER_SAE)  # fmt: skip

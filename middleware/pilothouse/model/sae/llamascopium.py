@@ -25,7 +25,7 @@ from pilothouse.model.sae.llama_scope import (
 )
 from pilothouse.model.sae.mapped import Stored, map_safetensors
 from pilothouse.model.sae.matrix import Matrix
-from pilothouse.model.sae.told import Told, no_average_norm, scale_of_input
+from pilothouse.model.sae.told import Told, scale_of_input
 
 NAMES = {
     "W_E": "W_enc", "b_E": "b_enc", "W_D": "W_dec", "b_D": "b_dec",
@@ -76,7 +76,6 @@ def _normalisation(fields: Fields, told: Told, norms: Stored) -> tuple[Normalisa
         refuse(fields.place, "norm_activation", repr(said), f"one of {sorted(NORMALISATIONS)}",
                OTHER_SAE)  # fmt: skip
     if said != "dataset-wise":
-        no_average_norm(fields.place, told)
         return NORMALISATIONS[said], 1.0
     stored = norms.get(NORM_PREFIX + fields.text("hook_point_in"))
     known = None if stored is None else float(stored.whole().reshape(-1)[0])

@@ -15,7 +15,7 @@ from pilothouse.model.artefact import refuse
 from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.model.sae.build import About, build_sae, renamed
 from pilothouse.model.sae.mapped import map_safetensors
-from pilothouse.model.sae.told import Told, agreed, no_average_norm
+from pilothouse.model.sae.told import Told, agreed
 
 NAMES: Mapping[str, str] = {
     "W_enc": "W_enc.T", "W_dec": "W_dec.T", "b_enc": "b_enc", "b_dec": "b_dec",
@@ -29,7 +29,6 @@ def load_qwen_scope(name: str, folder: Path, told: Told) -> Sae:
     Raises:
         ArtefactError: names file, field, what was got, what was wanted and what to do.
     """
-    no_average_norm(folder, told)
     kept = re.search(r"L0_(\d{1,6})$", folder.name)
     if kept is None or int(kept[1]) == 0:
         refuse(folder, "folder's name", repr(folder.name), "an end that says k, such as L0_100",

@@ -26,7 +26,8 @@ class Told(NamedTuple):
     layer: int | None = None
     site: Site | None = None
     average_norm: float | None = None
-    """Mean length of h at the tap, for SAEs trained on inputs scaled by it."""
+    """Mean length of h at the tap: bounds on edits are shares of it, and some SAEs were trained on
+    inputs scaled by it."""
 
 
 def agreed(
@@ -78,14 +79,3 @@ def scale_of_input(place: Path, width: int, said: float | None, told: Told) -> f
     if not 0 < norm < math.inf:
         refuse(place, "average norm", norm, "a positive number", FETCH)
     return math.sqrt(width) / norm
-
-
-def no_average_norm(place: Path, told: Told) -> None:
-    """Refuse a number that would have no effect.
-
-    Raises:
-        ArtefactError: the operator gave one.
-    """
-    if told.average_norm is not None:
-        refuse(place, "average_norm", told.average_norm, "none: this SAE scales no inputs by it",
-               "leave `average_norm` out: it would have no effect")  # fmt: skip

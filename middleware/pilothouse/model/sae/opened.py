@@ -1,0 +1,53 @@
+"""SAEs of this process: each is read once, however many plans and requests name it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from weakref import WeakValueDictionary
+
+from pilothouse.config import SaeRef
+from pilothouse.errors import EngineError
+from pilothouse.model.hub import folder_of
+from pilothouse.model.sae.autoencoder import Sae
+from pilothouse.model.sae.detect import files_of
+from pilothouse.model.sae.formats import load_sae
+from pilothouse.model.sae.told import Told
+
+_OPEN: WeakValueDictionary[str, Sae] = WeakValueDictionary()
+"""By the digest of their content."""
+
+
+def open_sae(name: str, ref: SaeRef) -> Sae:
+    """The SAE of a configuration's entry, read from its files; from the hub's, once fetched.
+
+    Raises:
+        ArtefactError: as `load_sae`.
+    """
+    told = Told(ref.model, ref.layer, ref.site, ref.average_norm)
+    names = files_of(ref.format, ref.layer, pickles=False)
+    return _kept(load_sae(name, folder_of(ref.path, names), ref.format, told))
+
+
+def opened_sae(name: str, ref: SaeRef, digest: str) -> Sae:
+    """The SAE of that content: what this process has open, else what the files still hold.
+
+    Raises:
+        ArtefactError: as `load_sae`.
+        EngineError: the files hold another one by now.
+    """
+    known = _OPEN.get(digest)
+    sae = open_sae(name, ref) if known is None else known
+    if sae.digest != digest:
+        raise EngineError(
+            f"saes.{name}: {ref.path} was changed since it was read: put the files back, or "
+            "restart; to replace an SAE that is served, load another folder"
+        )
+    norm = sae.average_norm if ref.average_norm is None else ref.average_norm
+    if (sae.name, sae.average_norm) == (name, norm):
+        return sae
+    return _kept(replace(sae, name=name, average_norm=norm))
+
+
+def _kept(sae: Sae) -> Sae:
+    _OPEN[sae.digest] = sae
+    return sae
