@@ -188,6 +188,13 @@ def test_factors_that_do_not_fit_are_refused(tmp_path: Path, case: str) -> None:
         take_factors(place, map_safetensors(place)[0])
 
 
+def test_a_norm_that_is_said_is_kept(tmp_path: Path) -> None:
+    folder = files.saelens(tmp_path / "theirs", book())
+    assert run(folder, tmp_path / "ours", "--average-norm", "3").exit_code == 0
+    assert load_sae("ours", tmp_path / "ours", "pilothouse").average_norm == 3.0
+    assert load_sae("o", tmp_path / "ours", None, Told(average_norm=4.0)).average_norm == 4.0
+
+
 def test_labels_and_maxima_come_along(tmp_path: Path) -> None:
     folder = files.saelens(tmp_path / "theirs", book())
     write_json(folder / "labels.json", {"3": "rain", "7": "a ship"})

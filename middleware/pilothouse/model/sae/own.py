@@ -73,6 +73,8 @@ class SaeManifest(Closed):
     input_scale: float = Field(gt=0)
     subtracts_decoder_bias: bool
     is_centred: bool
+    average_norm: float | None = Field(default=None, gt=0)
+    """Mean length of what the tap carries, where it was measured or said."""
     source: SaeSource
     created_by: str = Field(min_length=1, max_length=512)
     weights_bytes: int = Field(ge=8)
@@ -105,7 +107,7 @@ def load_own(name: str, folder: Path, told: Told) -> Sae:
         got, want = getattr(manifest, field_name), getattr(built, field_name)
         if got != want:
             refuse(at, field_name, got, f"{want} as {WEIGHTS_FILE} has")
-    return replace(built, digest=manifest.digest)
+    return replace(built, digest=manifest.digest, average_norm=manifest.average_norm)
 
 
 def save_own(sae: Sae, folder: Path, source: SaeSource, created_by: str) -> SaeManifest:
@@ -125,7 +127,8 @@ def save_own(sae: Sae, folder: Path, source: SaeSource, created_by: str) -> SaeM
         "pursuit": sae.pursuit._asdict() if sae.form == "pursuit" else None,
         "decoder_norms": sae.decoder_norms, "normalisation": sae.normalisation,
         "input_scale": sae.input_scale, "subtracts_decoder_bias": sae.subtracts_decoder_bias,
-        "is_centred": sae.is_centred, "source": source.model_dump(mode="json"),
+        "is_centred": sae.is_centred, "average_norm": sae.average_norm,
+        "source": source.model_dump(mode="json"),
         "created_by": created_by, "weights_bytes": place.stat().st_size, "weights_sha256": sha256,
     }  # fmt: skip
     manifest = SaeManifest.model_validate(told | {"digest": _digest(told)})
