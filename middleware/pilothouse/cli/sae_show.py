@@ -57,7 +57,8 @@ def described(sae: Sae, layout: str) -> dict[str, Any]:
         "num_features": sae.num_features, "form": sae.form, "k": sae.k,
         "dtype": "bfloat16" if sae.encoder_DM.is_bfloat16 else str(sae.encoder_DM.raw.dtype),
         "decoder_norms": sae.decoder_norms, "normalisation": sae.normalisation,
-        "input_scale": sae.input_scale, "average_norm": sae.average_norm, "subtracts_decoder_bias": sae.subtracts_decoder_bias,
+        "input_scale": sae.input_scale, "average_norm": sae.average_norm,
+        "subtracts_decoder_bias": sae.subtracts_decoder_bias,
         "is_centred": sae.is_centred, "labels": {str(key): label for key, label in labels.items()},
         "max_act": None if maxima_M is None else {
             "features_ever_on": int((maxima_M > 0).sum()), "largest": float(maxima_M.max()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from pilothouse.cli.vector_bake import bake_program
 from pilothouse.cli.vector_import import import_vector
 from pilothouse.cli.vector_show import show
 
@@ -16,4 +17,5 @@ def vector() -> None:
 
 
 app.command("import")(import_vector)
+app.command("bake")(bake_program)
 app.command()(show)

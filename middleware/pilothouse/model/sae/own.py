@@ -106,7 +106,8 @@ def save_own(sae: Sae, folder: Path, source: SaeSource, created_by: str) -> SaeM
         "num_features": sae.num_features, "form": sae.form, "k": sae.k,
         "decoder_norms": sae.decoder_norms, "normalisation": sae.normalisation,
         "input_scale": sae.input_scale, "subtracts_decoder_bias": sae.subtracts_decoder_bias,
-        "is_centred": sae.is_centred, "average_norm": sae.average_norm, "source": source.model_dump(mode="json"),
+        "is_centred": sae.is_centred, "average_norm": sae.average_norm,
+        "source": source.model_dump(mode="json"),
         "created_by": created_by, "weights_bytes": place.stat().st_size, "weights_sha256": sha256,
     }  # fmt: skip
     manifest = SaeManifest.model_validate(told | {"digest": _digest(told)})
