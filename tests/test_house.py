@@ -15,7 +15,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 PACKAGE = CHECKOUT / "middleware" / "pilothouse"
 
 GROUND = frozenset({"types", "errors", "term", "record", "sealed", "config", "library"})
-ROOMS = frozenset({"model", "edit", "probe", "policy", "capture"})
+ROOMS = frozenset({"model", "edit", "probe", "policy", "capture", "contrast"})
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "types": frozenset(),
     "errors": frozenset(),
@@ -30,6 +30,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "probe": GROUND | {"model"},  # fitting and evaluation write the artefacts that model/ reads
     "policy": GROUND,
     "capture": GROUND | {"model"},  # sites that are served are the catalogue's to say
+    # Vectors are chosen by the probes' maths and by SAEs' codes; the engine is the verb's affair.
+    "contrast": GROUND | {"model", "edit", "probe"},
     "telemetry": GROUND | ROOMS,
     "engine": GROUND | ROOMS | {"telemetry"},
     "server": GROUND | ROOMS | {"telemetry", "engine"},

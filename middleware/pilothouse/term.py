@@ -68,12 +68,21 @@ class TokenGate(_Closed):
     sharpness: float = Field(default=1.0, gt=0)
 
 
-Index = Annotated[int, Field(ge=0, strict=True)]
-Features = (
-    Index
-    | Annotated[tuple[Index, ...], Field(min_length=1, max_length=MAX_FEATURES)]
-    | Annotated[str, Field(min_length=1, max_length=MAX_LABEL)]
-)
+def _named(feature: object) -> object:
+    """Said here, because of a union each member would complain."""
+    if isinstance(feature, str) and 0 < len(feature) <= MAX_LABEL:
+        return feature
+    numbers = feature if isinstance(feature, list | tuple) else [feature]
+    are_numbers = all(type(each) is int and each >= 0 for each in numbers)
+    if are_numbers and 0 < len(numbers) <= MAX_FEATURES:
+        return feature
+    raise ValueError(
+        f"want the number of a feature, a list of 1 to {MAX_FEATURES} numbers, or a label of 1 to "
+        f"{MAX_LABEL} characters"
+    )
+
+
+Features = Annotated[int | tuple[int, ...] | str, BeforeValidator(_named)]
 """An SAE's feature by its number or its label, or several by number."""
 
 

@@ -5,6 +5,7 @@ Shapes: T tokens, D width, M features.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 
 from pilothouse.edit.assembly import Assembly
+from pilothouse.edit.gate import Gate
 from pilothouse.edit.layer import LayerEdit
-from pilothouse.edit.operator import Parts
+from pilothouse.edit.operator import Parts, Row
 from pilothouse.edit.sae import FeatureEdit, feature_read, feature_rows
 from pilothouse.edit.sae_codes import edited, encode
 from pilothouse.edit.sources import Sources
@@ -40,11 +42,48 @@ FORMS: dict[str, dict[str, Any]] = {
     "jumprelu chosen by norms": {"norms": "select"},
     "gated": {}, "gated less b_dec": {"subtracts_b_dec": True},
     "gated scaled": {"scale": 2.2, "subtracts_b_dec": True},
+    "relu of layer norm": {"norm": "layer_norm"},
+    "jumprelu of layer norm": {"norm": "layer_norm", "subtracts_b_dec": True},
+    "gated of constant norm": {"norm": "constant_norm", "subtracts_b_dec": True},
+    "jumprelu of centred constant norm": {"norm": "constant_norm", "is_centred": True},
+    "topk": {"subtracts_b_dec": True}, "topk of layer norm": {"norm": "layer_norm"},
+    "topk by decoder norms": {"norms": "scale"},
+    "topk centred": {"is_centred": True, "subtracts_b_dec": True},
+    "abstopk": {}, "abstopk by decoder norms": {"norms": "scale", "subtracts_b_dec": True},
+    "abstopk of constant norm": {"norm": "constant_norm"},
+    "top_afa": {"subtracts_b_dec": True},
+    "top_afa of layer norm": {"norm": "layer_norm", "subtracts_b_dec": True},
+    "pursuit": {"subtracts_b_dec": True},
+    "pursuit of constant norm": {"norm": "constant_norm", "subtracts_b_dec": True},
+    "pursuit signed": {
+        "is_signed": True, "tolerance": 0.0, "ends_on_repeat": False, "b_dec": np.zeros(WIDTH)
+    },
+    "topk polynomial": {"poly": True}, "topk polynomial of layer norm": {
+        "poly": True, "norm": "layer_norm", "subtracts_b_dec": True
+    },
+    "jumprelu polynomial": {"poly": True, "subtracts_b_dec": True},
 }  # fmt: skip
+READABLE = [
+    form
+    for form, changes in FORMS.items()
+    if form.split()[0] in ("relu", "jumprelu", "gated") and "norm" not in changes
+]
+SIGNED = {"abstopk", "pursuit signed"}
+
+
+def made_as(form: str) -> Book:
+    """The book of a form's name."""
+    changes = dict(FORMS[form])
+    make = files.poly_book if changes.pop("poly", False) else book
+    return make(form.split()[0], **changes)
 
 
 def loaded(folder: Path, made: Book) -> Sae:
     """A book through a file, in the format that can say it."""
+    if made.form == "top_afa":
+        return load_sae("s", files.top_afa(folder, made), "top-afa")
+    if made.is_signed:
+        return load_sae("s", files.itda(folder, made), "itda")
     if made.norms == "select":
         changes = {"norm_activation": "inference", "sparsity_include_decoder_norm": True}
         return load_sae("s", files.llamascopium(folder, made, **changes), "llamascopium")
@@ -79,9 +118,11 @@ def exact(edit: LayerEdit, sae: Sae, edits: tuple[FeatureEdit, ...], h_TD: Any) 
         writes_RD=np.array([row.write_D for row in rows]),  # type: ignore[arg-type]
         gates_RG=np.array([row.gate for row in rows]),  # type: ignore[arg-type]
         sees_RR=np.zeros((len(rows), len(rows)), np.float32),
+        statistics_R=tuple(row.statistic for row in rows),
+        latents_R=tuple(row.latent for row in rows),
     )
     assert edit.rank == wide.rank
-    return wide.apply(h_TD, 1.0)
+    return wide.apply(h_TD, 1.0, {sae.digest: sae})
 
 
 def expected(made: Book, edits: tuple[FeatureEdit, ...], h_TD: Any) -> Any:
@@ -91,20 +132,21 @@ def expected(made: Book, edits: tuple[FeatureEdit, ...], h_TD: Any) -> Any:
 
 def on_and_off(sae: Sae, feature: int, h_TD: Any) -> None:
     """A test of a feature that is never on, or always, would prove half of it."""
-    share = (encode(sae, h_TD)[:, feature] > 0).mean()
+    share = (encode(sae, h_TD)[:, feature] != 0).mean()
     assert 0.05 < share < 0.95
 
 
 def some_feature(sae: Sae, h_TD: Any) -> int:
-    """A feature that is on at about a third of the tokens."""
-    shares_M = (encode(sae, h_TD) > 0).mean(axis=0)
-    return int(np.abs(shares_M - 0.35).argmin())
+    """A feature that is on at about a third of the tokens, and somewhere well over 1."""
+    codes_TM = encode(sae, h_TD)
+    distance_M = np.abs((codes_TM != 0).mean(axis=0) - 0.35)
+    return int(np.where(codes_TM.max(axis=0) > 1.2, distance_M, np.inf).argmin())
 
 
 @pytest.mark.parametrize(("rule", "value"), RULES)
 @pytest.mark.parametrize("form", FORMS)
 def test_an_edit_is_the_textbooks(tmp_path: Path, form: str, rule: str, value: float) -> None:
-    made = book(form.split()[0], **FORMS[form])
+    made = made_as(form)
     sae, h_TD = loaded(tmp_path, made), hidden()
     feature = some_feature(sae, h_TD)
     on_and_off(sae, feature, h_TD)
@@ -117,16 +159,16 @@ def test_an_edit_is_the_textbooks(tmp_path: Path, form: str, rule: str, value: f
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_tables_float32_rows_are_as_near_as_float32_can_be(tmp_path: Path, form: str) -> None:
-    made = book(form.split()[0], **FORMS[form])
+    made = made_as(form)
     sae, h_TD = loaded(tmp_path, made), hidden()
     edits = (FeatureEdit(some_feature(sae, h_TD), "set", 3.0),)
-    got_TD = layer_edit(sae, *edits).apply(h_TD, 1.0)
+    got_TD = layer_edit(sae, *edits).apply(h_TD, 1.0, {sae.digest: sae})
     assert got_TD == pytest.approx(expected(made, edits, h_TD), abs=2e-5)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_several_features_at_once_do_not_hear_each_other(tmp_path: Path, form: str) -> None:
-    made = book(form.split()[0], **FORMS[form])
+    made = made_as(form)
     sae, h_TD = loaded(tmp_path, made), hidden()
     first = some_feature(sae, h_TD)
     edits = (
@@ -264,21 +306,98 @@ def test_a_feature_is_edited_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("form", "changes", "said"),
     [
-        ("topk", {}, "chosen all at once"), ("abstopk", {}, "chosen all at once"),
+        ("topk", {}, "hangs on all others"), ("abstopk", {}, "hangs on all others"),
+        ("top_afa", {"subtracts_b_dec": True}, "hangs on all others"),
+        ("pursuit", {}, "hangs on all others"),
         ("relu", {"norm": "layer_norm"}, "normalises each token"),
         ("relu", {"norm": "constant_norm"}, "normalises each token"),
     ],
 )  # fmt: skip
-def test_what_needs_more_than_a_row_is_refused(
+def test_what_needs_more_than_a_row_cannot_be_read_by_one(
     tmp_path: Path, form: str, changes: dict[str, Any], said: str
 ) -> None:
-    sae = loaded(tmp_path, book(form, **changes))
-    for ask in (
-        lambda: feature_rows(sae, [FeatureEdit(1, "ablate")]),
-        lambda: feature_read(sae, 1),
-    ):
-        with pytest.raises(RequestError, match=said):
-            ask()
+    with pytest.raises(RequestError, match=said):
+        feature_read(loaded(tmp_path, book(form, **changes)), 1)
+
+
+@pytest.mark.parametrize("form", [each for each in FORMS if each not in READABLE])
+def test_a_row_that_needs_more_says_of_what(tmp_path: Path, form: str) -> None:
+    sae = loaded(tmp_path, made_as(form))
+    [row] = feature_rows(sae, [FeatureEdit(3, "set", 2.0)])
+    wanted = (sae.digest, 3) if sae.needs_all_codes else None
+    assert (row.latent and row.latent[:2]) == wanted
+    assert bool(row.statistic) == (made_as(form).norm != "none")
+    plain = layer_edit(loaded(tmp_path / "plain", book("relu")), FeatureEdit(3, "set", 2.0))
+    assert (plain.statistics_R, plain.latents_R) == ((), ())
+
+
+@pytest.mark.parametrize("form", ["topk", "topk of layer norm", "jumprelu of layer norm"])
+def test_what_a_row_reads_in_is_part_of_its_content(tmp_path: Path, form: str) -> None:
+    edit = layer_edit(loaded(tmp_path, made_as(form)), FeatureEdit(3, "set", 2.0))
+    bare = replace(edit, statistics_R=(), latents_R=())
+    assert edit.content() != bare.content()
+    assert edit.content() == edit.part(slice(0, WIDTH)).content()
+
+
+@pytest.mark.parametrize("above", [0.0, 0.5])
+@pytest.mark.parametrize("form", ["topk", "abstopk", "pursuit signed"])
+def test_a_chosen_code_is_edited_only_where_it_is_over(
+    tmp_path: Path, form: str, above: float
+) -> None:
+    made = made_as(form)
+    sae, h_TD = loaded(tmp_path, made), hidden()
+    feature = some_feature(sae, h_TD)
+    edits = (FeatureEdit(feature, "add", 2.0, above=above),)
+    is_off_T = encode(sae, h_TD)[:, feature] <= above
+    assert 0 < is_off_T.sum() < len(h_TD)
+    got_TD = layer_edit(sae, *edits).apply(h_TD, 1.0, {sae.digest: sae})
+    assert np.array_equal(got_TD[is_off_T], h_TD[is_off_T])
+    assert got_TD == pytest.approx(expected(made, edits, h_TD), abs=2e-5)
+
+
+@pytest.mark.parametrize(("rule", "value"), [("floor", -1.0), ("floor", 0.0), ("steer", 0.0)])
+@pytest.mark.parametrize("form", sorted(SIGNED))
+def test_codes_under_zero_can_be_held_up(
+    tmp_path: Path, form: str, rule: str, value: float
+) -> None:
+    made = made_as(form)
+    sae, h_TD = loaded(tmp_path, made), hidden()
+    feature = int((encode(sae, h_TD) < -1.0).sum(axis=0).argmax())
+    edits = (FeatureEdit(feature, rule, value),)  # type: ignore[arg-type]
+    want_TD = expected(made, edits, h_TD)
+    assert np.abs(want_TD - h_TD).max() > 0.05
+    assert exact(layer_edit(sae, *edits), sae, edits, h_TD) == pytest.approx(want_TD, abs=1e-6)
+
+
+def test_a_projection_does_not_stand_beside_a_decoder_that_is_not_linear(tmp_path: Path) -> None:
+    sae = loaded(tmp_path, files.poly_book("topk"))
+    unit_D = np.eye(WIDTH)[0]
+    for is_linear in (True, False):
+        assembly = Assembly(sae.tap)
+        [row] = feature_rows(sae, [FeatureEdit(3, "set", 2.0)])
+        assert row.latent is not None
+        row = row._replace(latent=row.latent._replace(is_linear=is_linear))
+        parts = Parts(codes=[row], projections=[Row(unit_D, unit_D, Gate(slope=-1.0))])
+        assembly.take(SteerTerm(vector="s", op="apply"), 1.0, parts, Sources(edits={}))
+        if is_linear:
+            assert assembly.edit(WIDTH) is not None
+            continue
+        with pytest.raises(RequestError, match="whose decoder is not linear"):
+            assembly.edit(WIDTH)
+
+
+@pytest.mark.parametrize("form", ["topk", "topk polynomial", "jumprelu of layer norm"])
+def test_a_weight_and_its_inverse_as_coefficient_cancel(tmp_path: Path, form: str) -> None:
+    made = made_as(form)
+    sae, h_TD = loaded(tmp_path, made), hidden()
+    edits = (FeatureEdit(some_feature(sae, h_TD), "set", 3.0),)
+    assembly = Assembly(sae.tap)
+    parts = Parts(codes=feature_rows(sae, edits))
+    assembly.take(SteerTerm(vector="s", op="apply"), -0.25, parts, Sources(edits={}))
+    edit = assembly.edit(sae.width)
+    assert edit is not None
+    got_TD = edit.apply(h_TD, -4.0, {sae.digest: sae})
+    assert got_TD == pytest.approx(expected(made, edits, h_TD), abs=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -286,10 +405,12 @@ def test_what_needs_more_than_a_row_is_refused(
     [
         ("topk", {}), ("abstopk", {"norms": "scale"}), ("relu", {"norm": "layer_norm"}),
         ("jumprelu", {"norm": "constant_norm", "subtracts_b_dec": True}),
+        ("topk", {"poly": True}),
     ],
 )  # fmt: skip
 def test_all_forms_can_be_edited_whole(tmp_path: Path, form: str, changes: dict[str, Any]) -> None:
-    made = book(form, **changes)
+    kept = {key: each for key, each in changes.items() if key != "poly"}
+    made = files.poly_book(form) if "poly" in changes else book(form, **kept)
     sae, h_TD = loaded(tmp_path, made), hidden()
     codes_TM = encode(sae, h_TD)
     new_TM = codes_TM.copy()

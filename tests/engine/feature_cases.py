@@ -6,6 +6,7 @@ Shape suffixes: D hidden size.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,16 +39,24 @@ def book(form: str, seed: int, **changes: Any) -> Book:
         fields["threshold"] = np.abs(normal(FEATURES))
     if form == "gated":
         fields |= {"b_mag": normal(FEATURES) * 0.3, "r_mag": 0.3 * normal(FEATURES)}
+    if form in ("topk", "abstopk"):
+        fields["k"] = 24
     return Book(**(fields | changes))
 
 
 JUMP = book("jumprelu", 21, subtracts_b_dec=True)
 GATED = book("gated", 22)
 PLAIN = book("relu", 23, scale=0.4)
+NORMED = book("jumprelu", 24, norm="layer_norm", subtracts_b_dec=True)
+CHOSEN = book("topk", 25, subtracts_b_dec=True)
+SIGNED = book("abstopk", 26, norm="constant_norm")
 BOOKS: Mapping[str, tuple[Book, int]] = {
     "jump": (JUMP, 1),
     "gated": (GATED, 1),
     "plain": (PLAIN, 2),
+    "normed": (NORMED, 1),
+    "chosen": (CHOSEN, 1),
+    "signed": (SIGNED, 2),
 }
 """Name -> the SAE, and the layer at which it is."""
 NORM = float(np.sqrt(D_MODEL) / PLAIN.scale)
@@ -60,8 +69,8 @@ def write_saes(folder: Path) -> dict[str, dict[str, Any]]:
         scaled = made.scale != 1.0
         place = files.saelens(
             folder / name, made, d_in=D_MODEL, d_sae=FEATURES,
-            normalize_activations="expected_average_only_in" if scaled else "none",
             metadata={"model_name": "tiny", "hook_name": f"blocks.{layer}.hook_resid_post"},
+            **({"normalize_activations": "expected_average_only_in"} if scaled else {}),
         )  # fmt: skip
         refs[name] = {"path": str(place), "average_norm": NORM if scaled else 6.0}
     files.save(folder / "jump" / "features.safetensors", {"max_act": LARGEST})
@@ -86,13 +95,13 @@ class FeatureCase(NamedTuple):
 def single(
     name: str, sae: str, features: list[int], op: str, amount: float, above: float | None = None
 ) -> FeatureCase:
-    """Features of one SAE, with the neighbouring features as the mistake."""
+    """Features of one SAE, with as many others as the mistake."""
     made, field = BOOKS[sae][0], {"scale": "scale", "ablate": ""}.get(op, "value")
     term: dict[str, Any] = {"sae": sae, "feature": features, "op": op}
     term |= {field: amount} if field else {}
     term |= {} if above is None else {"above": above}
     rules: Rules = {each: (op, amount, above) for each in features}
-    others: Rules = {each + 1: (op, amount, above) for each in features}
+    others: Rules = {(each + 37) % FEATURES: (op, amount, above) for each in features}
     mistakes = {"other features": told(made, others)}
     if above is not None:
         everywhere: Rules = {each: (op, amount, None) for each in features}
@@ -111,6 +120,21 @@ def _at_two(h: np.ndarray, at: int) -> np.ndarray:
     if at == 0:
         return JUMP.edited(h, {8: ("set", 5.0, None)})
     return PLAIN.edited(h, {8: ("set", 5.0, None), 70: ("add", 3.0, None)})
+
+
+def _unnormalised(h: np.ndarray, at: int) -> np.ndarray:
+    return replace(NORMED, norm="none").edited(h, {6: ("set", 4.0, None)}) + 0 * at
+
+
+def _never_chosen(h: np.ndarray, at: int) -> np.ndarray:
+    """As if every positive code were on."""
+    rules: Rules = {each: ("scale", 3.0, None) for each in (11, 12, 13, 14)}
+    return replace(CHOSEN, form="relu").edited(h, rules) + 0 * at
+
+
+def _chosen_and_normed(h: np.ndarray) -> np.ndarray:
+    first = CHOSEN.edited(h, {20: ("set", 6.0, None)})
+    return first + NORMED.edited(h, {20: ("add", 3.0, None)}) - h
 
 
 def _both(h: np.ndarray) -> np.ndarray:
@@ -132,7 +156,22 @@ def feature_cases(v_D: np.ndarray, w_D: np.ndarray) -> tuple[FeatureCase, ...]:
     labelled = {"sae": "jump", "feature": "a label", "value": 1.5, "unit": "max_act"}
     share = 1.5 * float(LARGEST[5])
     jump = {"sae": "jump", "feature": 8, "value": 5.0}
+    scaled = single("chosen features scaled", "chosen", [11, 12, 13, 14], "scale", 3.0)
+    normed = single("a feature of a normalised token", "normed", [6], "set", 4.0)
     return (
+        scaled._replace(mistakes={**scaled.mistakes, "all are on": _never_chosen}),
+        normed._replace(mistakes={**normed.mistakes, "the token as it is": _unnormalised}),
+        single("a chosen feature set", "chosen", [30], "set", 7.0),
+        single("signed features", "signed", [5, 44], "scale", -2.0),
+        single("signed features held up", "signed", list(range(20, 44, 3)), "floor", -0.25),
+        FeatureCase(
+            "a chosen feature beside one of a normalised token, and an ablation",
+            ({"sae": "chosen", "feature": 20, "value": 6.0},
+             {"sae": "normed", "feature": 20, "op": "add", "value": 3.0},
+             {"vector": "v", "op": "ablate", "layers": [1]}),
+            lambda h, at: oracle.ablate(_chosen_and_normed(h), v_D) + 0 * at,
+            {"no ablation": lambda h, at: _chosen_and_normed(h) + 0 * at},
+        ),
         three._replace(mistakes={**three.mistakes, "the error lost": _lossy}),
         single("features scaled", "gated", [2, 40, 41], "scale", -1.5),
         single("features ablated", "plain", list(range(10, 18)), "ablate", 0.0),

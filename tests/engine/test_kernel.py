@@ -159,8 +159,8 @@ def test_policies_follow_one_another_in_their_order() -> None:
 class Ranks:
     """Threads that add up tensors as tensor-parallel ranks do."""
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, count: int, width: int = D_MODEL) -> None:
+        self.count, self.width = count, width
         self._given: list[Tensor] = []
         self._complete = threading.Barrier(count)
         self._taken = threading.Barrier(count, action=self._given.clear)
@@ -174,7 +174,7 @@ class Ranks:
 
     def run(self, call: Callable[[slice], Tensor]) -> np.ndarray:
         """What each rank makes of its part of D, put together."""
-        width = D_MODEL // self.count
+        width = self.width // self.count
         parts = [slice(i * width, (i + 1) * width) for i in range(self.count)]
         with ThreadPoolExecutor(self.count) as pool:
             return np.concatenate([each.numpy() for each in pool.map(call, parts)], axis=1)
@@ -184,8 +184,9 @@ class Ranks:
 def test_ranks_that_share_a_token_edit_it_as_one(chosen: Any) -> None:
     each = program(*([chosen] if isinstance(chosen, dict) else chosen))
     assert each is not None
-    hidden_TD = torch.randn(5, D_MODEL)
-    slot_T, strength_T = torch.tensor([1, 1, 0, 1, 0]), torch.randn(5)
+    torch.manual_seed(4)
+    hidden_TD = torch.randn(16, D_MODEL)
+    slot_T, strength_T = torch.arange(16) % 2, torch.randn(16)
     ranks = Ranks(2)
 
     def one_rank(part: slice) -> Tensor:

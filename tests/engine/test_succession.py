@@ -12,11 +12,14 @@ import yaml
 
 from pilothouse.cli.launch import plan_for
 from pilothouse.config import load_config
+from pilothouse.edit.program import compile_program
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.succession import changes, following_plan
 from pilothouse.errors import ConfigError
-from pilothouse.server.vector_change import with_vector, without_vector
-from tests.support.tiny_house import VECTOR_LAYER, make_tiny_house, save_nudge
+from pilothouse.server.load_change import with_loaded, without_loaded
+from pilothouse.term import SteerTerm
+from tests.support.tiny_house import RESIDUAL_NORM, VECTOR_LAYER, make_tiny_house, save_nudge
+from tests.support.tiny_sae import save_topics
 
 Raw = dict[str, Any]
 
@@ -169,14 +172,15 @@ def test_a_vector_without_a_tap_is_refused_with_the_lines_that_help(house: House
 
 
 def test_an_operator_without_tables_is_refused_with_the_lines_that_help(house: House) -> None:
-    profile = {"small:clean": {"steer": [{"vector": "nudge", "op": "ablate", "on": "all",
-                                          "restore_norm": True}]}}  # fmt: skip
+    direction = {"vector": "nudge", "op": "ablate", "on": "all", "restore_norm": True}
+    features = {"sae": "topics", "feature": [3, 5], "op": "ablate", "on": "all"}
+    profile = {"small:clean": {"steer": [direction, features]}}
     before, wanted = house.raw["profiles"], house.raw["profiles"] | profile
     house.write(profiles=wanted)
     told = house.refused()
-    assert f"layer {VECTOR_LAYER} of resid_post: needs 1 rows, 0 reserved" in told
+    assert f"layer {VECTOR_LAYER} of resid_post: needs 3 rows, 1 reserved" in told
     section = yaml.safe_load(told[told.index("taps:") :])
-    assert section["taps"]["operators"] == ["add", "ablate", "restore_norm"]
+    assert section["taps"]["operators"] == ["add", "ablate", "restore_norm", "feature"]
     house.write(profiles=before, **section)
     house.running = house.plan()
     house.write(profiles=wanted)
@@ -199,22 +203,67 @@ def test_a_missing_folder_and_a_vector_of_another_model_are_refused(house: House
 
 def test_one_vector_more_and_one_less_is_the_same_configuration(house: House) -> None:
     config = house.running.config
-    more = with_vector(config, "other", house.folder / "vectors" / "other")
+    other = {"path": house.folder / "vectors" / "other"}
+    more = with_loaded(config, "vectors", "other", other)
     plan = following_plan(house.running, more)
     assert changes(house.running, plan).added == ("vectors.other",)
-    less = without_vector(plan.config, "other")
+    less = without_loaded(plan.config, "vectors", "other")
     assert less == config
     assert following_plan(plan, less).revision == house.running.revision
 
 
+def test_one_sae_more_and_one_less_is_the_same_configuration(house: House) -> None:
+    entry = save_topics(house.folder, "more", VECTOR_LAYER, norm=9.0, seed=8)
+    entry |= {"path": house.folder / entry["path"]}
+    plan = following_plan(house.running, with_loaded(house.running.config, "saes", "more", entry))
+    assert plan.installation == house.running.installation
+    assert changes(house.running, plan).added == ("saes.more",)
+    less = without_loaded(plan.config, "saes", "more")
+    assert following_plan(plan, less).revision == house.running.revision
+
+
+def test_an_sae_of_other_content_is_a_change(house: House) -> None:
+    tide = {"sae": "topics", "feature": [3], "value": 9.0}
+    terms = [SteerTerm.model_validate(tide)]
+    before = compile_program(terms, house.running.sources)
+    save_topics(house.folder, "topics", VECTOR_LAYER, norm=RESIDUAL_NORM, seed=8)
+    house.write(policies=[])
+    house.running = house.plan()
+    save_topics(house.folder, "topics", VECTOR_LAYER, norm=RESIDUAL_NORM, seed=9)
+    after = house.follow()
+    assert changes(house.running, after).changed == ("saes.topics",)
+    digests = [compile_program(terms, plan.sources) for plan in (house.running, after)]
+    assert len({each.digest for each in (before, *digests) if each is not None}) == 3
+
+
+def test_an_sae_that_policies_steer_with_stays(house: House) -> None:
+    config = house.running.config
+    gone = config.model_copy(update={"saes": {}, "profiles": {}})
+    with pytest.raises(ConfigError, match=r"saes.topics: cannot go, policy 'features' steer"):
+        following_plan(house.running, gone)
+    save_topics(house.folder, "topics", VECTOR_LAYER, norm=RESIDUAL_NORM, seed=8)
+    assert "saes.topics: has other content now, and policy 'features'" in house.refused()
+
+
+def test_an_sae_without_a_tap_is_refused_with_the_lines_to_write(house: House) -> None:
+    entry = save_topics(house.folder, "low", 0, norm=9.0)
+    house.write(saes=house.raw["saes"] | {"low": entry})
+    told = house.refused()
+    assert "layer 0 of resid_post: needs a tap" in told
+    section = yaml.safe_load(told[told.index("taps:") :])
+    house.write(**section)
+    house.running = house.plan()
+    house.follow()
+
+
 def test_a_vector_in_use_or_not_there_cannot_go(house: House) -> None:
     with pytest.raises(ConfigError, match=r"is not loaded; loaded are \['nudge'\]"):
-        without_vector(house.running.config, "other")
+        without_loaded(house.running.config, "vectors", "other")
     with pytest.raises(ConfigError, match=r"profiles .*small:plain.* steer with it"):
-        without_vector(house.running.config, "nudge")
+        without_loaded(house.running.config, "vectors", "nudge")
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../x", "x" * 65])
 def test_a_name_that_cannot_be_one_is_refused(house: House, name: str) -> None:
     with pytest.raises(ConfigError, match="vectors"):
-        with_vector(house.running.config, name, house.folder / "vectors" / "other")
+        with_loaded(house.running.config, "vectors", name, {"path": house.folder})

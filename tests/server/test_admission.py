@@ -17,9 +17,12 @@ from pilothouse.server.admission import Admission
 from pilothouse.server.bypass import Guard, refuse_bypass
 from pilothouse.server.endpoint import adapter_names, refuse_shadowed_profiles
 from pilothouse.server.identity import Doorkeeper
+from pilothouse.term import SteerTerm
 from tests.server.builders import KEY, admission, body_of, caller, tiny_plan
+from tests.support.tiny_sae import FEATURE, LABEL, MAX_ACT
 
 NUDGE = {"vector": "nudge", "scale": 0.5}
+TIDE = {"sae": "topics", "feature": FEATURE, "value": 90.0}
 
 
 def admit(change: dict[str, Any], **grants: Any) -> tuple[Any, dict[str, Any]]:
@@ -42,6 +45,14 @@ def test_the_body_that_goes_on_is_sealed_and_has_our_field_no_more() -> None:
     assert [(term.vector, term.scale, term.on) for term in sealed.steer] == [
         ("nudge", 0.5, "output")
     ]
+
+
+def test_features_go_on_as_they_were_asked_for() -> None:
+    asked = TIDE | {"feature": LABEL, "value": 90.0 / MAX_ACT, "unit": "max_act", "on": "all"}
+    for term in (asked, TIDE | {"feature": [FEATURE, 3], "op": "floor", "above": 0.5}):
+        _, body = admit({"pilothouse": {"steer": [term]}})
+        [sealed] = unseal(body["vllm_xargs"][SEALED_KEY], KEY).steer
+        assert sealed == SteerTerm.model_validate(term)
 
 
 def test_every_request_has_its_own_decision() -> None:
@@ -97,12 +108,13 @@ def test_scores_come_by_themselves_only_to_those_who_may_see_them() -> None:
         (
             {"steer": [NUDGE | {"op": "ablate"}]},
             "pilothouse.steer.0.op",
-            "available are ['add']; the operator of the server lists more under taps.operators",
+            "available are ['add', 'feature']; the operator of the server lists more under "
+            "taps.operators",
         ),
         (
             {"steer": [NUDGE | {"restore_norm": True}]},
             "pilothouse.steer.0.restore_norm",
-            "available are ['add']",
+            "available are ['add', 'feature']",
         ),
         (
             {"steer": [NUDGE | {"restore_norm": "if_shorter"}]},
@@ -112,12 +124,12 @@ def test_scores_come_by_themselves_only_to_those_who_may_see_them() -> None:
         (
             {"steer": [NUDGE | {"unit": "token"}]},
             "pilothouse.steer.0.unit",
-            "available are ['add']",
+            "available are ['add', 'feature']",
         ),
         (
             {"steer": [NUDGE | {"op": "slerp"}]},
             "pilothouse.steer.0.op",
-            "available are ['add']",
+            "available are ['add', 'feature']",
         ),
         (
             {"steer": [NUDGE | {"positions": {"first": 2, "last": 2}}]},
@@ -129,6 +141,28 @@ def test_scores_come_by_themselves_only_to_those_who_may_see_them() -> None:
         ({"steer": [NUDGE | {"scale": 1e308}]}, "pilothouse.steer", "lower the scale"),
         ({"steer": [NUDGE] * 65}, "pilothouse.steer", "at most 64 items"),
         ({"steer": NUDGE}, "pilothouse.steer", "got {"),
+        ({"steer": [TIDE | {"sae": "x"}]}, "pilothouse.steer.0.sae", "are ['topics']"),
+        ({"steer": [TIDE | {"layers": [1]}]}, "pilothouse.steer.0.layers", "[3]"),
+        ({"steer": [TIDE | {"feature": 48}]}, "pilothouse.steer", "got feature 48, want 0 to 47"),
+        ({"steer": [TIDE | {"feature": "tide"}]}, "pilothouse.steer", "near are ['tides'"),
+        ({"steer": [TIDE | {"feature": "boats"}]}, "pilothouse.steer", "of features [9, 10]"),
+        ({"steer": [TIDE | {"feature": "7"}]}, "pilothouse.steer", "no label is '7'"),
+        ({"steer": [TIDE | {"vector": "nudge"}]}, "pilothouse.steer.0", "want one of them"),
+        ({"steer": [NUDGE | {"feature": 3}]}, "pilothouse.steer.0", "feature: is of SAE features"),
+        ({"steer": [NUDGE | {"unit": "max_act"}]}, "steer", "is of SAE features"),
+        ({"steer": [NUDGE | {"op": "steer"}]}, "steer", "op of 'nudge': got 'steer'"),
+        ({"steer": [TIDE | {"op": "reflect"}]}, "pilothouse.steer", "op: got 'reflect'"),
+        ({"steer": [TIDE | {"restore_norm": True}]}, "pilothouse.steer.0.restore_norm", "are ["),
+        ({"steer": [TIDE | {"value": 600.0}]}, "pilothouse.steer", "max_norm_ratio"),
+        ({"steer": [TIDE | {"value": 1e300}]}, "pilothouse.steer", "the edit reaches inf"),
+        ({"steer": [TIDE | {"value": 2.0, "above": 1e39}]}, "pilothouse.steer", "reaches inf"),
+        ({"steer": [TIDE, TIDE | {"value": 2.0}]}, "pilothouse.steer", "is edited 2 times"),
+        ({"steer": [TIDE | {"feature": list(range(9))}]}, "pilothouse.steer", "9 rows, 8 reserved"),
+        (
+            {"steer": [TIDE | {"feature": [0] * 65}]},
+            "pilothouse.steer.0.feature",
+            "1 to 64 numbers",
+        ),
         ({"probes": ["x"]}, "pilothouse.probes.0", "'always'"),
         ({"scores": "all"}, "pilothouse.scores", "got 'all'"),
         ([], "pilothouse", "want an object"),

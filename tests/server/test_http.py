@@ -19,6 +19,7 @@ from tests.support.tiny_house import (
     SERVED_NAME,
     STRONG,
 )
+from tests.support.tiny_sae import FEATURE, LABEL, LOUD, MAX_ACT
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 
@@ -270,9 +271,45 @@ def test_client_steering_takes_effect_and_is_told(client: OpenAI) -> None:
     assert mark(answer.choices[0])["steered"] == {"nudge": TOKENS - 1}
 
 
+def test_client_edits_of_features_take_effect_and_are_told(client: OpenAI) -> None:
+    plain = chat(client).choices[0].message.content
+    edits = [
+        {"sae": "topics", "feature": LABEL, "value": LOUD / MAX_ACT, "unit": "max_act"},
+        {"sae": "topics", "feature": [3], "op": "add", "value": 2.0},
+    ]
+    answer = chat(client, extra_body={"pilothouse": {"steer": edits}})
+    assert answer.choices[0].message.content != plain
+    assert mark(answer.choices[0])["steered"] == {"topics": 2 * (TOKENS - 1)}
+    raw = [{"sae": "topics", "feature": FEATURE, "value": LOUD}, edits[1]]
+    same = chat(client, extra_body={"pilothouse": {"steer": raw}})
+    assert same.choices[0].message.content == answer.choices[0].message.content
+
+
+def test_a_feature_that_is_never_over_its_bound_is_left_alone(client: OpenAI) -> None:
+    far = {"sae": "topics", "feature": list(range(8)), "op": "set", "value": 30.0, "above": 1e6}
+    answer = chat(client, extra_body={"pilothouse": {"steer": [far]}})
+    assert answer.choices[0].message.content == chat(client).choices[0].message.content
+
+
+def test_a_profile_and_a_policy_edit_features(client: OpenAI, small_server: ServerProcess) -> None:
+    plain = chat(client).choices[0].message.content
+    profiled = chat(client, "tide")
+    assert mark(profiled.choices[0])["steered"] == {"topics": TOKENS - 1}
+    before = small_server.metric("pilothouse_steered_tokens_total", name="topics")
+    steered = chat(client, "features")
+    assert mark(steered.choices[0])["action"] == "steer"
+    assert mark(steered.choices[0])["steered"]["topics"] > 0
+    assert small_server.metric("pilothouse_steered_tokens_total", name="topics") > before
+    texts = {each.choices[0].message.content for each in (profiled, steered)}
+    assert len(texts | {plain}) == 3
+
+
 @pytest.mark.parametrize(
     ("field", "param"),
     [
+        ({"steer": [{"sae": "topic", "feature": 1, "value": 1}]}, "pilothouse.steer.0.sae"),
+        ({"steer": [{"sae": "topics", "feature": 48, "value": 1}]}, "pilothouse.steer"),
+        ({"steer": [{"sae": "topics", "value": 1}]}, "pilothouse.steer.0"),
         ({"steer": [{"vector": "nugde", "scale": 1}]}, "pilothouse.steer.0.vector"),
         ({"steer": [{"vector": "nudge", "scale": 1, "layers": [0]}]}, "pilothouse.steer.0.layers"),
         ({"steer": [{"vector": "nudge", "scale": 1, "unit": "bold"}]}, "pilothouse.steer.0.unit"),
@@ -285,6 +322,23 @@ def test_a_wrong_field_is_a_400_that_names_it(client: OpenAI, field: Any, param:
     with pytest.raises(BadRequestError) as caught:
         chat(client, extra_body={"pilothouse": field})
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_log_tells_which_features_the_request_turned_on(client: OpenAI, stream: bool) -> None:
+    told = {}
+    for policy in ("logs", "logs-late"):
+        answer = chat(client, policy, stream=stream)
+        choice = streamed(answer)[3] if stream else mark(answer.choices[0])
+        told[policy] = next(each for each in choice["rules"] if each["policy"] == policy)
+    found = told["logs"]["features"]
+    assert 0 < len(found) <= 4 and all(each["code"] > 5.0 for each in found)
+    assert [each["code"] for each in found] == sorted((e["code"] for e in found), reverse=True)
+    labelled = told["logs-late"]["features"]
+    assert {each["label"] for each in labelled} <= {LABEL, "tides", "boats"}
+    known = {each["feature"]: each for each in found}
+    for each in labelled:
+        assert known.get(each["feature"], each) == each
 
 
 def test_a_page_of_an_allowed_origin_can_read_refusals_as_well_as_answers(
@@ -360,6 +414,9 @@ def test_catalogue_names_what_can_be_asked_for(small_server: ServerProcess) -> N
     told = httpx.get(f"{small_server.url}/pilothouse/v1/catalogue").json()
     assert set(told["vectors"]) == {"nudge"} and set(told["probes"]) == {"always", "never", "vary"}
     assert told["policies"]["watch"]["mode"] == "shadow"
+    sae = told["saes"]["topics"]
+    assert (sae["form"], sae["site"], sae["layers"]) == ("jumprelu", "resid_post", [3])
+    assert (sae["features"], sae["labels"], sae["max_act"]) == (48, 4, True)
 
 
 @pytest.mark.parametrize(

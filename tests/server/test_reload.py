@@ -19,7 +19,15 @@ import pytest
 import yaml
 
 from tests.support.server_process import COMMAND, ServerProcess, serve_process
-from tests.support.tiny_house import SERVED_NAME, STRONG, make_tiny_house, save_nudge
+from tests.support.tiny_house import (
+    RESIDUAL_NORM,
+    SERVED_NAME,
+    STRONG,
+    VECTOR_LAYER,
+    make_tiny_house,
+    save_nudge,
+)
+from tests.support.tiny_sae import FEATURE, FEATURES, LOUD, save_topics
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
@@ -46,11 +54,12 @@ class House:
         self.file.write_text(self._first)
         assert self.post("reload").status_code == 200
 
-    def put(self, name: str, path: str) -> httpx.Response:
-        return httpx.put(self._url(f"vectors/{name}"), json={"path": path}, timeout=60)
+    def put(self, name: str, path: str, *, section: str = "vectors", **more: Any) -> httpx.Response:
+        body = {"path": path} | more
+        return httpx.put(self._url(f"{section}/{name}"), json=body, timeout=60)
 
-    def delete(self, name: str) -> httpx.Response:
-        return httpx.delete(self._url(f"vectors/{name}"), timeout=60)
+    def delete(self, name: str, *, section: str = "vectors") -> httpx.Response:
+        return httpx.delete(self._url(f"{section}/{name}"), timeout=60)
 
     def post(self, path: str, **headers: str) -> httpx.Response:
         return httpx.post(self._url(path), headers=headers, timeout=60)
@@ -86,7 +95,7 @@ def started(folder: Path, *flags: str) -> Iterator[House]:
     save_nudge(folder, "branch", seed=8, layer=2, site="mlp_out")
     save_nudge(folder, "low", seed=9, layer=0)
     raw = yaml.safe_load(file.read_text())
-    file.write_text(yaml.safe_dump(raw | {"taps": {"mlp_out": [2]}}))
+    file.write_text(yaml.safe_dump(raw | {"taps": raw["taps"] | {"mlp_out": [2]}}))
     with serve_process(file, SERVED_NAME, folder / "server.txt", *flags) as server:
         yield House(server, file)
 
@@ -118,6 +127,26 @@ def test_a_loaded_vector_steers_and_an_unloaded_one_is_a_400_with_what_is_there(
     assert done["removed"] == ["vectors.copy"] and done["revision"] == before
     refused = house.ask("copy")
     assert refused.status_code == 400 and "available are ['nudge']" in refused.text
+
+
+def test_an_sae_comes_and_goes_as_a_vector_does(house: House) -> None:
+    edit = {"sae": "more", "feature": FEATURE, "value": LOUD, "on": "all"}
+    field = {"pilothouse": {"steer": [edit]}}
+    assert "available are ['topics']" in house.ask(**field).json()["error"]["message"]
+    entry = save_topics(house.file.parent, "more", VECTOR_LAYER, norm=RESIDUAL_NORM, seed=9)
+    done = house.put("more", entry.pop("path"), section="saes", **entry).json()
+    assert done["added"] == ["saes.more"] and done["changed"] == []
+    assert house.text(**field) != house.text()
+    assert house.get("catalogue")["saes"]["more"]["features"] == FEATURES
+    assert house.delete("more", section="saes").json()["removed"] == ["saes.more"]
+    assert house.ask(**field).status_code == 400
+    assert "profiles small:tide" in house.delete("topics", section="saes").text
+    low = save_topics(house.file.parent, "low", 0, norm=RESIDUAL_NORM)
+    refused = house.put("low", low["path"], section="saes", average_norm=9.0)
+    told = refused.json()["error"]["message"]
+    section = yaml.safe_load(told[told.index("taps:") :])
+    assert section["taps"]["resid_post"] == [0] and "feature" in section["taps"]["operators"]
+    assert house.put("low", "saes/none", section="saes").status_code == 400
 
 
 def test_a_reserved_tap_of_another_site_takes_a_vector(house: House) -> None:
@@ -229,7 +258,7 @@ def test_a_file_that_is_none_is_refused_and_the_old_goes_on(house: House) -> Non
 def test_a_vector_without_a_tap_is_refused_with_the_lines_to_write(house: House) -> None:
     told = house.put("low", "vectors/low").json()["error"]["message"]
     section = yaml.safe_load(told[told.index("taps:") :])
-    assert section["taps"] == {"mlp_out": [2], "resid_post": [0], "operators": ["add"]}
+    assert section["taps"] == {"mlp_out": [2], "resid_post": [0], "operators": ["add", "feature"]}
     assert house.delete("nudge").status_code == 400
     assert house.delete("nothing").status_code == 400
     assert house.put("a b", "vectors/other").status_code == 400

@@ -20,7 +20,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from pilothouse.cli.launch import plan_for
-from pilothouse.config import load_config
+from pilothouse.config import ArtefactRef, load_config
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.revisions import Revisions
 from pilothouse.errors import ConfigError, EngineError
@@ -126,10 +126,10 @@ async def settled(house: House, revision: str) -> None:
 async def test_all_processes_follow_and_the_old_plan_goes(house: House) -> None:
     first, second = house.start(2)
     await asyncio.gather(first.follower.start(), second.follower.start())
-    done = await first.reloader.put_vector("swap", Path("vectors/other"))
+    done = await first.reloader.put("vectors", "swap", ArtefactRef(path=Path("vectors/other")))
     assert done.lagging == () and second.revision == done.after.revision
     await settled(house, done.after.revision)
-    back = await second.reloader.delete_vector("swap")
+    back = await second.reloader.delete("vectors", "swap")
     assert back.after.revision == house.plan.revision == first.revision
     assert (first.reloads("loaded"), second.reloads("loaded")) == (1, 1)
 
@@ -137,7 +137,7 @@ async def test_all_processes_follow_and_the_old_plan_goes(house: House) -> None:
 async def test_a_process_that_comes_late_starts_with_what_was_loaded(house: House) -> None:
     first, late = house.start(2)
     await first.follower.start()
-    done = await first.reloader.put_vector("swap", Path("vectors/other"))
+    done = await first.reloader.put("vectors", "swap", ArtefactRef(path=Path("vectors/other")))
     assert late.revision != done.after.revision
     await late.follower.start()
     assert late.revision == done.after.revision
@@ -150,7 +150,7 @@ async def test_a_process_that_lags_is_told_of(
     first, second = house.start(2)
     await asyncio.gather(first.follower.start(), second.follower.start())
     async with second.follower.lock:
-        done = await first.reloader.put_vector("swap", Path("vectors/other"))
+        done = await first.reloader.put("vectors", "swap", ArtefactRef(path=Path("vectors/other")))
         assert done.lagging == ("1",)
         assert house.revisions.plan(second.revision) is house.plan
     await settled(house, done.after.revision)
@@ -162,12 +162,12 @@ async def test_a_wire_that_is_cut_changes_nothing(house: House, order: str) -> N
     await process.follower.start()
     house.broken = lambda got: got == order
     with pytest.raises(EngineError, match="the wire is cut"):
-        await process.reloader.put_vector("swap", Path("vectors/other"))
+        await process.reloader.put("vectors", "swap", ArtefactRef(path=Path("vectors/other")))
     assert process.revision == house.plan.revision == house.revisions.newest.revision
     assert (process.reloads("failed"), process.reloads("loaded")) == (1, 0)
     house.broken = lambda _: False
     await settled(house, house.plan.revision)
-    done = await process.reloader.put_vector("swap", Path("vectors/other"))
+    done = await process.reloader.put("vectors", "swap", ArtefactRef(path=Path("vectors/other")))
     await settled(house, done.after.revision)
 
 
@@ -176,7 +176,7 @@ async def test_an_answer_that_is_lost_is_asked_for_again(house: House) -> None:
     await asyncio.gather(first.follower.start(), second.follower.start())
     house.loses = lambda order: order == "activate"
     with pytest.raises(EngineError, match="the answer is lost"):
-        await first.reloader.put_vector("swap", Path("vectors/other"))
+        await first.reloader.put("vectors", "swap", ArtefactRef(path=Path("vectors/other")))
     await settled(house, house.revisions.newest.revision)
     assert "swap" in first.editions.newest.plan.body.vectors
 
@@ -186,7 +186,7 @@ async def test_a_worker_with_another_installation_stops_the_reload(house: House)
     await process.follower.start()
     house.installation = "another"
     with pytest.raises(EngineError, match="worker 0: has installation another"):
-        await process.reloader.put_vector("swap", Path("vectors/other"))
+        await process.reloader.put("vectors", "swap", ArtefactRef(path=Path("vectors/other")))
     await settled(house, house.plan.revision)
 
 
@@ -199,7 +199,7 @@ async def test_a_profile_named_as_the_model_stops_the_reload(house: House) -> No
 
     process.follower.make_edition = shadowed
     with pytest.raises(ConfigError, match="is a served name"):
-        await process.reloader.put_vector("swap", Path("vectors/other"))
+        await process.reloader.put("vectors", "swap", ArtefactRef(path=Path("vectors/other")))
     await settled(house, house.plan.revision)
 
 
@@ -207,7 +207,8 @@ async def test_a_caller_who_goes_away_does_not_stop_it_half_way(house: House) ->
     (process,) = house.start(1)
     await process.follower.start()
     house.wait = lambda: 0.05
-    caller = asyncio.create_task(process.reloader.put_vector("swap", Path("vectors/other")))
+    other = ArtefactRef(path=Path("vectors/other"))
+    caller = asyncio.create_task(process.reloader.put("vectors", "swap", other))
     await asyncio.sleep(0.06)
     caller.cancel()
     async with asyncio.timeout(20):
@@ -223,8 +224,10 @@ async def test_without_a_file_only_whole_paths_can_be_loaded(house: House) -> No
     with pytest.raises(ConfigError, match="no file to read again"):
         await process.reloader.reload()
     with pytest.raises(ConfigError, match="want an absolute one"):
-        await process.reloader.put_vector("swap", Path("vectors/other"))
-    await process.reloader.put_vector("swap", house.folder / "vectors" / "other")
+        await process.reloader.put("vectors", "swap", ArtefactRef(path=Path("vectors/other")))
+    await process.reloader.put(
+        "vectors", "swap", ArtefactRef(path=house.folder / "vectors" / "other")
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -252,10 +255,10 @@ async def test_no_request_is_ever_under_a_plan_that_is_gone(house: House, seed: 
         for _ in range(6):
             name = f"n{number}"
             if name in process.editions.newest.plan.body.vectors and dice.random() < 0.5:
-                await process.reloader.delete_vector(name)
+                await process.reloader.delete("vectors", name)
             else:
                 path = Path("vectors") / dice.choice(("nudge", "other", "third"))
-                await process.reloader.put_vector(name, path)
+                await process.reloader.put("vectors", name, ArtefactRef(path=path))
 
     clients = [asyncio.create_task(requests(each)) for each in processes for _ in range(3)]
     changes = [reloads(each, number) for number, each in enumerate(processes)]

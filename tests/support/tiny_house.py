@@ -19,6 +19,7 @@ from pilothouse.model.probe import build_probe, save_probe
 from pilothouse.model.vector import build_vector, save_vector
 from pilothouse.types import Site
 from tests.support.tiny_model import D_MODEL, make_tiny_model
+from tests.support.tiny_sae import FEATURES, LABEL, LOUD, save_topics
 
 SERVED_NAME = "small"
 KNOWN_ORIGIN = "https://page.example"
@@ -32,6 +33,8 @@ RESIDUAL_NORM = 250.0
 """Of this model at the vector's layer, about; the vector itself is about 10 long."""
 STRONG = 20.0
 """A scale that surely changes greedy answers."""
+
+EVERY_FEATURE = list(range(FEATURES))
 
 _BLOCK = {"action": "block", "as": "refusal", "message": MESSAGE}
 RULES: dict[str, dict[str, Any]] = {
@@ -51,21 +54,34 @@ RULES: dict[str, dict[str, Any]] = {
     "steers": {
         "phase": "output", "then": {"action": "steer", "vector": "nudge", "scale": STRONG},
     },
+    "logs": {
+        "phase": "output",
+        "then": {"action": "log", "features": {"sae": "topics", "top": 4, "of": EVERY_FEATURE}},
+    },
+    "logs-late": {
+        "phase": "final", "then": {"action": "log", "features": {"sae": "topics"}},
+    },
+    "features": {
+        "phase": "output",
+        "then": {"action": "steer", "sae": "topics", "feature": [3, 5], "value": LOUD},
+    },
 }  # fmt: skip
 PROFILES = tuple(f"{SERVED_NAME}:{name}" for name in RULES)
 PLAIN_PROFILE = f"{SERVED_NAME}:plain"
+FEATURE_PROFILE = f"{SERVED_NAME}:tide"
 
 
 def make_tiny_house(folder: Path, *, grants: bool = True, **gate: Any) -> Path:
     """Write model, artefacts, policies and pilothouse.yaml; returns the last."""
     make_tiny_model(folder / "model")
     save_nudge(folder, "nudge")
+    topics = save_topics(folder, "topics", VECTOR_LAYER, norm=RESIDUAL_NORM)
     for name, bias, size in (("always", 20.0, 1e-6), ("never", -20.0, 1e-6), ("vary", 0.0, 0.05)):
         _probe(folder, name, bias, size)
     for name, rule in RULES.items():
         _policy(folder, name, rule)
     _shadow(folder)
-    return _config(folder, grants, gate)
+    return _config(folder, topics, grants, gate)
 
 
 def save_nudge(
@@ -165,15 +181,19 @@ def _write_policy(folder: Path, name: str, spec: dict[str, Any]) -> None:
     (place / "policy.yaml").write_text(yaml.safe_dump(policy))
 
 
-def _config(folder: Path, grants: bool, gate: dict[str, Any]) -> Path:
+def _config(folder: Path, topics: Any, grants: bool, gate: dict[str, Any]) -> Path:
     steer = [{"vector": "nudge", "scale": 0.001}]
+    tide = [{"sae": "topics", "feature": LABEL, "value": 3.0, "unit": "max_act"}]
     config = {
         "version": 1,
         "model_id": MODEL_ID,
         "vectors": {"nudge": {"path": "vectors/nudge"}},
         "probes": {name: {"path": f"probes/{name}"} for name in ("always", "never", "vary")},
         "policies": ["policies"],
-        "profiles": {name: {"steer": steer} for name in (*PROFILES, PLAIN_PROFILE)},
+        "saes": {"topics": topics},
+        "profiles": {name: {"steer": steer} for name in (*PROFILES, PLAIN_PROFILE)}
+        | {FEATURE_PROFILE: {"steer": tide}},
+        "taps": {"operators": ["add", "feature"]},
         "limits": {"max_programs": 4, "max_norm_ratio": 2.0},
         "auth": {"client_steering": grants, "client_scores": grants},
         "gate": gate,

@@ -6,11 +6,13 @@ Shapes: R rows, D width of the tap, G numbers of a gate.
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pilothouse.edit.gate import GATE_WIDTH, Gate
+from pilothouse.edit.latent import Latent
 from pilothouse.edit.layer import LayerEdit, Norm
 from pilothouse.edit.operators import Floats, Parts, Row
 from pilothouse.edit.sources import Sources
@@ -19,6 +21,7 @@ from pilothouse.term import SteerTerm, TokenGate
 from pilothouse.types import Tap
 
 WORST_CONDITION = 1e6
+T = TypeVar("T")
 
 
 class Stage(IntEnum):
@@ -63,7 +66,7 @@ class Assembly:
             (Stage.PROJECTION, parts.projections),
             (Stage.GATED, parts.gated),
         ):
-            self._stages[stage] += [row._replace(write_D=weight * row.write_D) for row in rows]
+            self._stages[stage] += [_weighed(row, weight) for row in rows]
         if parts.diagonal_4D is not None:
             self._only(self._diagonal_4D, term, "map of single dimensions")
             self._diagonal_4D = parts.diagonal_4D * np.array([[weight], [weight], [1.0], [1.0]])
@@ -84,6 +87,7 @@ class Assembly:
             for stage, rows in self._stages.items()
         }
         stages[Stage.PROJECTION] = _dual_rows(stages[Stage.PROJECTION], self._tap.layer)
+        self._refuse_unseen(stages)
         stage_R = [stage for stage, rows in stages.items() for _ in rows]
         rows = [row for rows in stages.values() for row in rows]
         others = (addition_D, relative_D, self._diagonal_4D, self._slerp)
@@ -104,7 +108,19 @@ class Assembly:
             slerp_share=0.0 if self._slerp is None else self._slerp[1],
             # What is as long as before is not longer either.
             norm=Norm.AS_BEFORE if Norm.AS_BEFORE in self._norms else max(self._norms),
+            statistics_R=_if_any([row.statistic for row in rows]),
+            latents_R=_if_any([row.latent for row in rows]),
         )
+
+    def _refuse_unseen(self, stages: dict[Stage, list[Row]]) -> None:
+        codes = [row.latent for row in stages[Stage.CODE] if row.latent is not None]
+        if stages[Stage.PROJECTION] and not all(each.is_linear for each in codes):
+            raise RequestError(
+                f"steer: at layer {self._tap.layer} a projection stands beside features of an SAE "
+                "whose decoder is not linear, of which it would not see all: steer them at "
+                "different layers",
+                param="steer",
+            )
 
     def _only(self, known: object, term: SteerTerm, what: str) -> None:
         if known is not None:
@@ -121,8 +137,26 @@ def _norm_of(term: SteerTerm) -> Norm:
     return Norm.AS_BEFORE if term.restore_norm else Norm.AS_EDITED
 
 
-def _content(row: Row) -> tuple[bytes, bytes, Gate]:
-    return row.read_D.tobytes(), row.write_D.tobytes(), row.gate
+def _content(row: Row) -> tuple[bytes, bytes, Gate, int, Latent]:
+    latent = row.latent or Latent("", 0)
+    return row.read_D.tobytes(), row.write_D.tobytes(), row.gate, int(row.statistic), latent
+
+
+def _weighed(row: Row, weight: float) -> Row:
+    """A row that writes that much of it; of a code, which others can hang on, it is the change."""
+    if row.latent is None:
+        return row._replace(write_D=weight * row.write_D)
+    gate = row.gate
+    low, high = sorted((weight * gate.low, weight * gate.high))
+    return row._replace(
+        gate=gate._replace(
+            slope=weight * gate.slope, intercept=weight * gate.intercept, low=low, high=high
+        )
+    )
+
+
+def _if_any(each_R: list[T]) -> tuple[T, ...]:
+    return tuple(each_R) if any(each_R) else ()
 
 
 def _gated(gate: TokenGate, tap: Tap, write_D: Floats, sources: Sources) -> Row:
@@ -168,6 +202,7 @@ def _sum_D(parts: list[Floats]) -> NDArray[np.float32] | None:
 
 
 def _frozen(array: NDArray[np.floating]) -> NDArray[np.float32]:
-    narrow: NDArray[np.float32] = np.ascontiguousarray(array, np.float32)
+    with np.errstate(over="ignore"):  # what is too large is refused with its size
+        narrow: NDArray[np.float32] = np.ascontiguousarray(array, np.float32)
     narrow.setflags(write=False)
     return narrow

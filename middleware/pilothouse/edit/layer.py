@@ -3,25 +3,33 @@
 In this order, each on the result of the one before: the diagonal map, the turn towards a direction
 (slerp), the rows, the additions, the norm. Rows see h as the maps left it; `sees_RR[r, q]` is what
 row r sees of row q's write (0 where it reads beside it). What is relative to the token's length
-takes the length that it came with.
+takes the length that it came with; a row's statistic of the token, and the codes of a resident SAE,
+are of h as the rows see it.
 
 Shapes: R rows, D width of the tap, G numbers of a gate.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pilothouse.edit.gate import Gate, open_share, plane_share
+from pilothouse.edit.latent import Latent
+from pilothouse.edit.sae_codes import encode, normaliser, together
 from pilothouse.edit.slerp import slerped
+from pilothouse.edit.statistic import Statistic, measured
+from pilothouse.model.sae.autoencoder import Sae
 
 Floats = NDArray[np.float32]
 DIAGONAL_ROWS = 4
 """weight, bias, low, high: h + c (weight h + bias) where low < h < high."""
+NO_SAES: Mapping[str, Sae] = MappingProxyType({})
 
 
 class Norm(IntEnum):
@@ -50,6 +58,10 @@ class LayerEdit:
     slerp_D: Floats | None = None
     slerp_share: float = 0.0
     norm: Norm = Norm.AS_EDITED
+    statistics_R: tuple[Statistic, ...] = ()
+    """Of each row, or empty where no row has one."""
+    latents_R: tuple[Latent | None, ...] = ()
+    """What rows read instead of the stream, or empty where all read that."""
 
     @property
     def rank(self) -> int:
@@ -60,6 +72,11 @@ class LayerEdit:
     def has_planes(self) -> bool:
         """Whether some rows turn a plane."""
         return bool(self.gates_RG[:, Gate._fields.index("in_plane")].any())
+
+    @property
+    def residents(self) -> tuple[str, ...]:
+        """Digests of the SAEs whose codes it reads, in order."""
+        return tuple(sorted({each.sae for each in self.latents_R if each is not None}))
 
     def part(self, part: slice) -> LayerEdit:
         """The elements of D that one rank has; `sees_RR` is of the whole."""
@@ -83,10 +100,18 @@ class LayerEdit:
         for part in parts:
             told.append(repr(None if part is None else part.shape).encode())
             told.append(b"" if part is None else part.astype("<f4").tobytes())
+        if self.statistics_R or self.latents_R:
+            told.append(repr([*map(int, self.statistics_R), *self.latents_R]).encode())
         return b"".join(told)
 
-    def apply(self, hidden_TD: Floats, coefficient: float) -> NDArray[np.float64]:
-        """h' in float64, token by token: what the engine's kernel computes in float32."""
+    def apply(
+        self, hidden_TD: Floats, coefficient: float, saes: Mapping[str, Sae] = NO_SAES
+    ) -> NDArray[np.float64]:
+        """h' in float64, token by token: what the engine's kernel computes in float32.
+
+        Args:
+            saes: those of `residents`, by their digests.
+        """
         h_TD = hidden_TD.astype(np.float64)
         out_TD = h_TD.copy()
         if self.diagonal_4D is not None:
@@ -96,7 +121,7 @@ class LayerEdit:
         if self.slerp_D is not None:
             share = coefficient * self.slerp_share
             out_TD = slerped(out_TD, self.slerp_D.astype(np.float64), share)
-        out_TD += self._rows_TD(out_TD, coefficient)
+        out_TD += self._rows_TD(out_TD, coefficient, saes)
         before_T1 = np.linalg.norm(h_TD, axis=1, keepdims=True)
         if self.addition_D is not None:
             out_TD += coefficient * self.addition_D.astype(np.float64)
@@ -107,13 +132,24 @@ class LayerEdit:
             out_TD *= np.minimum(ratio_T1, 1.0) if self.norm == Norm.NOT_LONGER else ratio_T1
         return out_TD
 
-    def _rows_TD(self, h_TD: NDArray[np.float64], coefficient: float) -> NDArray[np.float64]:
+    def _rows_TD(
+        self, h_TD: NDArray[np.float64], coefficient: float, saes: Mapping[str, Sae]
+    ) -> NDArray[np.float64]:
+        codes = {name: encode(saes[name], h_TD) for name in self.residents}
         reads_TR = h_TD @ self.reads_RD.astype(np.float64).T
         shares_TR = np.zeros_like(reads_TR)
+        factor_TR, back_TR = np.ones_like(reads_TR), np.ones_like(reads_TR)
+        for r, statistic in enumerate(self.statistics_R):
+            measure = measured(statistic, h_TD)
+            factor_TR[:, r], back_TR[:, r] = measure.factor_T1[:, 0], measure.back_T1[:, 0]
         gates = [Gate(*row.tolist()) for row in self.gates_RG.astype(np.float64)]
-        for r, gate in enumerate(gates):
-            seen_T = (coefficient * shares_TR[:, :r]) @ self.sees_RR[r, :r].astype(np.float64)
-            reads_TR[:, r] += gate.bias + seen_T
+        latents = self.latents_R or (None,) * self.rank
+        for r, (gate, latent) in enumerate(zip(gates, latents, strict=True)):
+            written_TR = coefficient * shares_TR[:, :r] * back_TR[:, :r]
+            seen_T = written_TR @ self.sees_RR[r, :r].astype(np.float64)
+            reads_TR[:, r] = factor_TR[:, r] * (reads_TR[:, r] + seen_T) + gate.bias
+            if latent is not None:
+                reads_TR[:, r] = codes[latent.sae][:, latent.feature]
             if not gate.in_plane:
                 shares_TR[:, r] = open_share(gate, reads_TR[:, r])
             elif r % 2:
@@ -122,4 +158,13 @@ class LayerEdit:
                 for each in (r - 1, r):
                     share_T = plane_share(gates[each], reads_TR[:, each], radius_T, first_T)
                     shares_TR[:, each] = share_T
-        return coefficient * shares_TR @ self.writes_RD.astype(np.float64)
+        shares_TR *= coefficient
+        delta_TD = (shares_TR * back_TR) @ self.writes_RD.astype(np.float64)
+        for name, codes_TM in codes.items():
+            changed_TM = codes_TM.copy()
+            for r, latent in enumerate(latents):
+                if latent is not None and latent.sae == name:
+                    changed_TM[:, latent.feature] += shares_TR[:, r]
+            grown_TD = together(saes[name], changed_TM) - together(saes[name], codes_TM)
+            delta_TD += grown_TD * normaliser(saes[name], h_TD).back_T1
+        return delta_TD

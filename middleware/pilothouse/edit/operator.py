@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pilothouse.edit.gate import Gate
+from pilothouse.edit.latent import Latent
+from pilothouse.edit.statistic import Statistic
 from pilothouse.errors import ConfigError, RequestError
 from pilothouse.model.catalogue import Source
 from pilothouse.model.sae.autoencoder import Sae
@@ -27,11 +29,16 @@ Floats = NDArray[np.float64]
 
 
 class Row(NamedTuple):
-    """A gated row in float64. Projections are given by their unit direction alone, as `read_D`."""
+    """A gated row in float64. Projections are given by their unit direction alone, as `read_D`.
+
+    One with a `latent` reads that code instead, and `read_D` is zeros.
+    """
 
     read_D: Floats
     write_D: Floats
     gate: Gate
+    statistic: Statistic = Statistic.NONE
+    latent: Latent | None = None
 
 
 @dataclass(slots=True)

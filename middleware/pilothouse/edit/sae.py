@@ -6,10 +6,11 @@ set       t                    scale     a f                 ablate    0
 add       f + t                floor     max(f, t)           cap       min(f, t)
 steer     max(0, f + t)        a learned code's step (YaPO, sparse activation steering)
 
-Each where f is over `above`, if that is given. With the normalisation linear, z is linear in h, and
-the decoder's bias and all other features cancel: one row reads z and writes along d. A gated SAE's
-feature is a JumpReLU whose threshold is where its gate opens. What normalises each token by itself
-or chooses features by all others needs more than a row, and is refused.
+Each where f is over `above`, if that is given. The decoder's bias and all other features cancel:
+one row reads z and writes along d, both in the statistic of the token by which the SAE normalises
+it. A gated SAE's feature is a JumpReLU whose threshold is where its gate opens. Where features are
+chosen by all others the row reads the code of the SAE that is resident at the tap. A decoder that
+is not linear in the codes adds what the edited features do with the others to what rows write.
 
 Shape suffixes: T tokens, D width of the site, M features.
 """
@@ -23,10 +24,16 @@ from typing import NamedTuple
 import numpy as np
 
 from pilothouse.edit.gate import STEEP, Gate
+from pilothouse.edit.latent import Latent
 from pilothouse.edit.operator import Floats, Row
+from pilothouse.edit.sae_codes import is_without_mean, statistic_of
+from pilothouse.edit.statistic import Statistic
 from pilothouse.errors import RequestError
 from pilothouse.model.sae.autoencoder import ALL_AT_ONCE, Sae
 from pilothouse.types import FeatureOp, Unit
+
+SHUT = 1e5
+"""sigmoid(-1e5) is 0 exactly: a code of 0, which is a code that is off, is not over 0."""
 
 
 class FeatureEdit(NamedTuple):
@@ -42,20 +49,23 @@ class FeatureEdit(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """A feature's z as a row, bias and threshold: its code is z where z > threshold, else 0."""
+    """A feature's z as a row and a bias: its code is z where z > threshold, else 0.
+
+    The row reads in the SAE's `statistic` of the token: z = factor <read, h> + bias.
+    """
 
     read_D: Floats
     bias: float
     threshold: float
-    write_D: Floats
+    statistic: Statistic
 
 
 def feature_rows(sae: Sae, edits: Sequence[FeatureEdit]) -> list[Row]:
-    """One row for each edit, in float64, of the stream as it comes.
+    """One row for each edit, in float64: of the stream as it comes, or of a resident SAE's codes.
 
     Raises:
-        RequestError: a feature that does not exist or is named twice, a number that does nothing,
-            or a form whose features cannot be edited one by one.
+        RequestError: a feature that does not exist or is named twice, or a number that does
+            nothing.
     """
     features = [each.feature for each in edits]
     for each in features:
@@ -68,30 +78,61 @@ def feature_read(sae: Sae, feature: int) -> tuple[Floats, float, float]:
     """A feature as a read row [D], its bias and the threshold over which its code is z.
 
     Raises:
-        RequestError: no such feature, or a form whose features cannot be read one by one.
+        RequestError: no such feature, a form whose features cannot be read one by one, or a
+            normalisation of each token, which a plain row does not know.
     """
-    read_D, bias, threshold, _ = _read(sae, feature)
-    return read_D, bias, threshold
+    _check_feature(sae, feature)
+    if sae.form in ALL_AT_ONCE:
+        _refuse(
+            sae,
+            f"is of the form {sae.form!r}: whether a feature is on hangs on all others, which one "
+            "row cannot read; use an SAE with thresholds (JumpReLU, BatchTopK)",
+        )
+    read = _read(sae, feature)
+    if read.statistic != Statistic.NONE:
+        _refuse(
+            sae,
+            f"normalises each token ({sae.normalisation}), which a row that reads the stream as it "
+            "is cannot; use an SAE without, or with one constant for all tokens",
+        )
+    return read.read_D, read.bias, read.threshold
 
 
 def _row(sae: Sae, edit: FeatureEdit) -> Row:
-    read = _read(sae, edit.feature)
+    _check_feature(sae, edit.feature)
     value, above = _numbers(sae, edit)
-    if edit.op == "scale":
-        gate = Gate(slope=value - 1.0)
-    elif edit.op == "add":
-        gate = Gate(intercept=value)
-    elif edit.op == "steer":
-        gate = Gate(slope=-1.0, low=value)
-    else:
-        low, high = {"floor": (0.0, math.inf), "cap": (-math.inf, 0.0)}.get(
-            edit.op, (-math.inf, math.inf)
-        )
-        gate = Gate(slope=-1.0, intercept=value, low=low, high=high)
+    gate = _gate(edit, value)
+    statistic, write_D = statistic_of(sae), _write(sae, edit.feature)
+    if sae.needs_all_codes:
+        if above is not None:
+            gate = gate._replace(sharpness=STEEP, shift=-STEEP * above - SHUT)
+        latent = Latent(sae.digest, edit.feature, sae.polynomial is None)
+        return Row(np.zeros(sae.width), write_D, gate, statistic, latent)
+    read = _read(sae, edit.feature)
     gate = gate._replace(bias=read.bias, threshold=read.threshold)
     if above is not None:
         gate = gate._replace(sharpness=STEEP, shift=-STEEP * max(above, read.threshold))
-    return Row(read.read_D, read.write_D, gate)
+    return Row(read.read_D, write_D, gate, statistic)
+
+
+def _gate(edit: FeatureEdit, value: float) -> Gate:
+    if edit.op == "scale":
+        return Gate(slope=value - 1.0)
+    if edit.op == "add":
+        return Gate(intercept=value)
+    if edit.op == "steer":
+        return Gate(slope=-1.0, low=value)
+    low, high = {"floor": (0.0, math.inf), "cap": (-math.inf, 0.0)}.get(
+        edit.op, (-math.inf, math.inf)
+    )
+    return Gate(slope=-1.0, intercept=value, low=low, high=high)
+
+
+def _write(sae: Sae, feature: int) -> Floats:
+    """Along which the code is written, of length |d|, or 1 where codes hold the length."""
+    decoder_D = sae.decoder_MD.row(feature)
+    length = float(np.linalg.norm(decoder_D)) if sae.decoder_norms == "scale" else 1.0
+    return decoder_D / ((length or 1.0) * sae.input_scale)
 
 
 def _numbers(sae: Sae, edit: FeatureEdit) -> tuple[float, float | None]:
@@ -100,8 +141,9 @@ def _numbers(sae: Sae, edit: FeatureEdit) -> tuple[float, float | None]:
             _refuse(sae, f"feature {edit.feature}: got {number}, want a finite number")
     if edit.op == "ablate" and edit.value != 0.0:
         _refuse(sae, f"feature {edit.feature}: got value {edit.value:g} with 'ablate', want none")
-    is_idle = (edit.op, edit.value) in (("scale", 1.0), ("add", 0.0), ("steer", 0.0))
-    if is_idle or (edit.op == "floor" and edit.value <= 0.0):
+    idle = {("scale", 1.0), ("add", 0.0)} | (set() if sae.has_negative_codes else {("steer", 0.0)})
+    is_low = edit.op == "floor" and edit.value <= 0.0 and not sae.has_negative_codes
+    if is_low or (edit.op, edit.value) in idle:
         _refuse(sae, f"feature {edit.feature}: {edit.op!r} by {edit.value:g} changes nothing")
     if edit.above is not None and edit.above < 0:
         _refuse(sae, f"feature {edit.feature}: got above {edit.above:g}, want at least 0")
@@ -116,44 +158,34 @@ def _numbers(sae: Sae, edit: FeatureEdit) -> tuple[float, float | None]:
 
 
 def _read(sae: Sae, feature: int) -> _Read:
-    if not 0 <= feature < sae.num_features:
-        _refuse(sae, f"got feature {feature}, want 0 to {sae.num_features - 1}")
-    if sae.form in ALL_AT_ONCE:
-        _refuse(
-            sae,
-            f"is of the form {sae.form!r}, whose features are chosen all at once: a single "
-            "feature cannot be edited yet; use an SAE with thresholds (JumpReLU, BatchTopK)",
-        )
-    if sae.normalisation != "none":
-        _refuse(
-            sae,
-            f"normalises each token ({sae.normalisation}), which edits cannot yet; use an SAE "
-            "without, or with one constant for all tokens",
-        )
-    encoder_D, decoder_D = sae.encoder_DM.column(feature), sae.decoder_MD.row(feature)
+    encoder_D = sae.encoder_DM.column(feature)
     bias = float(sae.encoder_bias_M[feature])
     subtracted = float(sae.decoder_bias_D @ encoder_D) if sae.subtracts_decoder_bias else 0.0
     read_D = sae.input_scale * encoder_D
-    if sae.is_centred:
+    if is_without_mean(sae):
         read_D = read_D - read_D.mean()
-    write_D = decoder_D / sae.input_scale
     if sae.form == "gated":
         assert sae.magnitude_log_M is not None
         assert sae.magnitude_bias_M is not None
         grown = math.exp(float(sae.magnitude_log_M[feature]))
         whole = float(sae.magnitude_bias_M[feature])
         threshold = max(0.0, whole - grown * bias)
-        return _Read(grown * read_D, whole - grown * subtracted, threshold, write_D)
-    return _Read(read_D, bias - subtracted, _threshold(sae, feature, decoder_D), write_D)
+        return _Read(grown * read_D, whole - grown * subtracted, threshold, statistic_of(sae))
+    return _Read(read_D, bias - subtracted, _threshold(sae, feature), statistic_of(sae))
 
 
-def _threshold(sae: Sae, feature: int, decoder_D: Floats) -> float:
+def _check_feature(sae: Sae, feature: int) -> None:
+    if not 0 <= feature < sae.num_features:
+        _refuse(sae, f"got feature {feature}, want 0 to {sae.num_features - 1}")
+
+
+def _threshold(sae: Sae, feature: int) -> float:
     if sae.threshold_M is None:
         return 0.0
     threshold = max(0.0, float(sae.threshold_M[feature]))
     if sae.decoder_norms == "ignored":
         return threshold
-    length = float(np.linalg.norm(decoder_D))
+    length = float(np.linalg.norm(sae.decoder_MD.row(feature)))
     return threshold / length if length else math.inf
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pilothouse.engine.kernel import EditTables, PolicyTables
 from pilothouse.engine.plan import Plan
+from pilothouse.engine.residents import latent_tables, residents_of
 from pilothouse.engine.step import Upload
 from pilothouse.engine.tables import allocate, policy_tables, upload
 from pilothouse.types import FloatArray, IntArray, Tap
@@ -83,7 +84,7 @@ class TapBuffers:
         body = plan.body
         slots = body.limits.max_programs + 1
         edited = [
-            (tap, each.edits, parts[tap])
+            (tap, each, each.edits, parts[tap])
             for tap, each in plan.taps().items()
             if each.edits is not None and tap in parts
         ]
@@ -93,12 +94,19 @@ class TapBuffers:
             policy_NP=Staged((max_tokens, len(body.policy_targets)), torch.float32, device),
             scores_NE=torch.zeros((max_tokens, body.num_columns), device=device),
             tables={
-                tap: allocate(edits, slots=slots, width=part.stop - part.start, device=device)
-                for tap, edits, part in edited
+                tap: allocate(
+                    edits,
+                    slots=slots,
+                    width=part.stop - part.start,
+                    device=device,
+                    total=each.width,
+                    latents=[latent_tables(sae, part, device) for sae in residents_of(plan, edits)],
+                )
+                for tap, each, edits, part in edited
             },
             policies={
                 tap: policy_tables(tables, part, edits.policy_rows, device)
-                for tap, edits, part in edited
+                for tap, _, edits, part in edited
                 if (tables := plan.policy_tensors(tap))
             },
             parts=parts,

@@ -5,7 +5,7 @@ bit for bit. Nothing of the size tokens x rows x width is made: a compiler fuses
 writes rows, and without one they are walked one by one.
 
 Shape suffixes: T tokens, D width of the tap on this rank, S slots, R rows, G numbers of a gate,
-P policy targets, K rows of all policy targets.
+P policy targets, K rows of all policy targets, M features of a resident SAE.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from torch import Tensor
 from pilothouse.edit.gate import Gate
 from pilothouse.edit.layer import Norm
 from pilothouse.edit.slerp import NARROW
+from pilothouse.engine.inside import inside_of
+from pilothouse.engine.latents import LatentTables
 
 BIAS, THRESHOLD, SLOPE, INTERCEPT, LOW, HIGH, SHARPNESS, SHIFT, IN_PLANE, TURN = range(
     len(Gate._fields)
@@ -28,12 +30,15 @@ AllReduce = Callable[[Tensor], Tensor]
 
 
 class RowTables(NamedTuple):
-    """Gated rows of every slot, float32."""
+    """Gated rows of every slot, float32; statistics and features int64, where the plan has them."""
 
     reads_SRD: Tensor
     writes_SRD: Tensor
     gates_SRG: Tensor
     sees_SRR: Tensor
+    statistics_SR: Tensor | None = None
+    features_SR: Tensor | None = None
+    """0 where a row reads the stream, else a feature of the resident SAEs, counted on from 1."""
 
 
 class EditTables(NamedTuple):
@@ -47,6 +52,9 @@ class EditTables(NamedTuple):
     relatives_SD: Tensor | None = None
     restores_norm_S: Tensor | None = None
     has_planes: bool = False
+    latents: tuple[LatentTables, ...] = ()
+    width: int = 0
+    """Elements of a token on all ranks together."""
 
 
 class PolicyRows(NamedTuple):
@@ -93,7 +101,7 @@ def edit_delta(
         delta_TD = delta_TD + turned_TD
     if tables.rows is not None:
         delta_TD = delta_TD + gated_rows(
-            moved_TD, slot_T, coefficient_T, tables.rows, tables.has_planes, all_reduce
+            moved_TD, slot_T, coefficient_T, tables.rows, tables, all_reduce
         )
     if tables.relatives_SD is not None:
         length_T1 = length(stream_TD, all_reduce).unsqueeze(-1)
@@ -169,7 +177,7 @@ def gated_rows(
     slot_T: Tensor,
     coefficient_T: Tensor,
     rows: RowTables,
-    has_planes: bool,
+    tables: EditTables,
     all_reduce: AllReduce | None,
 ) -> Tensor:
     """The sum of what the rows write. Those that see others' writes see those that see none."""
@@ -177,18 +185,23 @@ def gated_rows(
     if all_reduce is not None:
         reads_TR = all_reduce(reads_TR)
     gates_TRG = rows.gates_SRG[slot_T]
-    reads_TR = reads_TR + gates_TRG[..., BIAS]
+    inside = inside_of(
+        stream_TD, slot_T, (rows.statistics_SR, rows.features_SR), tables.latents, tables.width,
+        all_reduce,
+    )  # fmt: skip
+    reads_TR = inside.read(reads_TR, gates_TRG[..., BIAS])
     strength_T1 = coefficient_T.unsqueeze(-1)
     first_TR = strength_T1 * open_share(reads_TR, gates_TRG)
     turns_TR = gates_TRG[..., IN_PLANE] > 0
-    if has_planes:
+    if tables.has_planes:
         turned_TR = strength_T1 * plane_share(reads_TR, gates_TRG)
         first_TR = torch.where(turns_TR, turned_TR, first_TR)
-    seen_TR = (rows.sees_SRR[slot_T] * first_TR.unsqueeze(-2)).sum(-1)
-    written_TR = strength_T1 * open_share(reads_TR + seen_TR, gates_TRG)
-    if has_planes:
+    seen_TR = (rows.sees_SRR[slot_T] * inside.back(first_TR).unsqueeze(-2)).sum(-1)
+    written_TR = strength_T1 * open_share(reads_TR + inside.factor(seen_TR), gates_TRG)
+    if tables.has_planes:
         written_TR = torch.where(turns_TR, first_TR, written_TR)
-    return _combined(written_TR, slot_T, rows.writes_SRD)
+    delta_TD = _combined(inside.back(written_TR), slot_T, rows.writes_SRD)
+    return inside.with_joint_codes(delta_TD, written_TR)
 
 
 def _products(stream_TD: Tensor, slot_T: Tensor, reads_SRD: Tensor) -> Tensor:

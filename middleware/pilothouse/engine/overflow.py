@@ -17,6 +17,8 @@ from pilothouse.edit.program import Program
 LOW, HIGH, SLOPE = (Gate._fields.index(name) for name in ("low", "high", "slope"))
 OPENING = [Gate._fields.index(name) for name in ("sharpness", "shift")]
 """Arguments of a sigmoid: however large, what comes of them is between 0 and 1."""
+BOUNDS = [Gate._fields.index(name) for name in ("threshold", "low", "high")]
+"""May be infinite, which bounds nothing."""
 LARGEST_EDIT = 1e18
 """Beyond it sums of squares overflow float32."""
 
@@ -42,7 +44,7 @@ def _largest(edit: LayerEdit) -> float:
     if edit.diagonal_4D is not None:
         found.append(float(np.abs(edit.diagonal_4D[:2]).max()))
     if edit.rank:
-        if not np.isfinite(edit.gates_RG[:, OPENING]).all():
+        if not np.isfinite(np.delete(edit.gates_RG, BOUNDS, axis=1)).all():
             return math.inf
         gates_RG = np.where(np.isfinite(edit.gates_RG), edit.gates_RG, 0.0)
         gates_RG[:, OPENING] = 0.0

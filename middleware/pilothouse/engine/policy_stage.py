@@ -110,6 +110,12 @@ def _program(term: SteerTerm, sources: Sources, origin: str) -> Program:
                 "goes a share of a way, counts in token units or restores norms; policies steer "
                 "with vectors, subspaces, low-rank maps and SAE features: put this into a profile"
             )
+        if edit.statistics_R or edit.latents_R:
+            raise ConfigError(
+                f"{origin}: at layer {tap.layer} it edits features of an SAE that normalises each "
+                "token, or chooses features by all others; policies steer with features that have "
+                "thresholds of their own (JumpReLU, BatchTopK): put this into a profile"
+            )
     return program
 
 

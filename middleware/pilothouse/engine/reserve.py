@@ -8,9 +8,12 @@ from pilothouse.config import PilothouseConfig
 from pilothouse.edit.feature import feature_parts, mean_norm
 from pilothouse.edit.operators import OPERATORS, Parts, features_of, form_of, operator_of
 from pilothouse.edit.place import places_of
+from pilothouse.edit.sae_codes import statistic_of
 from pilothouse.edit.sources import Sources
+from pilothouse.edit.statistic import Statistic
 from pilothouse.engine.plan import Plan
-from pilothouse.engine.tap_plan import EditPlan
+from pilothouse.engine.residents import latent_plan
+from pilothouse.engine.tap_plan import EditPlan, LatentPlan, united
 from pilothouse.errors import ConfigError, RequestError
 from pilothouse.model.catalogue import Source
 from pilothouse.model.sae.autoencoder import Sae
@@ -115,6 +118,8 @@ def _needs(terms: Sequence[SteerTerm], sources: Sources, origin: str) -> Mapping
                     slerp=known.slerp or parts.slerp_D is not None,
                     relative=known.relative or parts.relative_D is not None,
                     restores_norm=known.restores_norm or bool(term.restore_norm),
+                    statistics=known.statistics or any(row.statistic for row in parts.codes),
+                    latents=united(known.latents, _latents(sources.of(term))),
                 )
         except RequestError as error:
             raise ConfigError(f"{origin}: {error}") from error
@@ -172,8 +177,17 @@ def _granted_features(sae: Sae, config: PilothouseConfig) -> EditPlan:
         except RequestError as error:
             raise ConfigError(str(error)) from error
     return EditPlan(
-        rank=config.limits.max_rank, restores_norm="restore_norm" in config.taps.operators
+        rank=config.limits.max_rank,
+        restores_norm="restore_norm" in config.taps.operators,
+        statistics=statistic_of(sae) != Statistic.NONE,
+        latents=_latents(sae),
     )
+
+
+def _latents(source: Source | Sae) -> tuple[LatentPlan, ...]:
+    if isinstance(source, Sae) and source.needs_all_codes:
+        return (latent_plan(source),)
+    return ()
 
 
 def _both(one: EditPlan, other: EditPlan) -> EditPlan:
@@ -184,6 +198,8 @@ def _both(one: EditPlan, other: EditPlan) -> EditPlan:
         slerp=one.slerp or other.slerp,
         relative=one.relative or other.relative,
         restores_norm=one.restores_norm or other.restores_norm,
+        statistics=one.statistics or other.statistics,
+        latents=united(one.latents, other.latents),
     )
 
 

@@ -19,6 +19,13 @@ from pilothouse.edit.sources import ReadRow, Sources
 from pilothouse.engine.conflict import enforced_read_layers, refuse_conflicts
 from pilothouse.engine.excess import refuse_excess
 from pilothouse.engine.facts import ModelFacts, ProbeFacts, SaeFacts, VectorFacts
+from pilothouse.engine.feature_log import (
+    OwnedRow,
+    feature_reads,
+    logged_rows,
+    logged_sae,
+    owner_of,
+)
 from pilothouse.engine.plan import Plan, PlanBody, PolicyTarget, digest_of
 from pilothouse.engine.policy_stage import policy_programs, stage_tables
 from pilothouse.engine.reserve import plan_edits, running_edits
@@ -61,15 +68,18 @@ def resolve_plan(
     sources = _sources(catalogue, model.num_layers)
     chosen = policy_programs(policies, sources)
     programs = [program for _, program in chosen]
+    logged = feature_reads(policies, catalogue.saes)
     edits = plan_edits(config, sources, demo=demo)
     if running is not None:
         edits = running_edits(edits, config, sources, running)
     policy_taps = {tap for program in programs for tap in program.layers}
-    widths = tap_widths({*edits, *policy_taps, *_probe_taps(catalogue)}, catalogue, model, running)
+    rows = _read_rows(catalogue) + logged_rows(logged, catalogue.saes)
+    read_taps = {each.tap for each in rows}
+    widths = tap_widths({*edits, *policy_taps, *read_taps}, catalogue, model, running)
     stages = {tap: stage_tables(programs, tap, widths[tap]) for tap in sorted(policy_taps)}
-    for tap, (_, rows) in stages.items():
-        edits[tap] = edits.get(tap, EditPlan()).model_copy(update={"policy_rows": rows})
-    taps, columns, reads = _taps(edits, catalogue, widths)
+    for tap, (_, targets) in stages.items():
+        edits[tap] = edits.get(tap, EditPlan()).model_copy(update={"policy_rows": targets})
+    taps, columns, reads = _taps(edits, rows, widths)
     tensors: dict[str, FloatArray] = dict(reads) | _vector_tensors(catalogue)
     for tap, (tables, _) in stages.items():
         head = f"policy/{tap.layer}/{tap.site}"
@@ -88,6 +98,7 @@ def resolve_plan(
         probe_signals=specs,
         vectors={name: _vector_facts(each) for name, each in catalogue.vectors.items()},
         saes={name: _sae_facts(each, config.saes[name]) for name, each in catalogue.saes.items()},
+        logged=tuple(logged_sae(sae, each, columns[owner_of(sae)]) for sae, each in logged.items()),
         policy_targets=tuple(
             PolicyTarget(term=term, digest=program.digest) for term, program in chosen
         ),
@@ -179,35 +190,37 @@ def _sources(catalogue: Catalogue, num_layers: int) -> Sources:
     return Sources(catalogue.vectors, reads, num_layers, catalogue.saes)
 
 
-def _probe_taps(catalogue: Catalogue) -> set[Tap]:
-    probes = catalogue.probes.values()
-    return {Tap(layer, probe.site) for probe in probes for layer in probe.layers}
+def _read_rows(catalogue: Catalogue) -> list[OwnedRow]:
+    return [
+        OwnedRow(name, Tap(layer, probe.site), weights_D)
+        for name, probe in catalogue.probes.items()
+        for layer, weights_D in zip(probe.layers, probe.weights_LD, strict=True)
+    ]
 
 
 def _taps(
-    edits: Mapping[Tap, EditPlan], catalogue: Catalogue, widths: Mapping[Tap, int]
+    edits: Mapping[Tap, EditPlan], rows: Sequence[OwnedRow], widths: Mapping[Tap, int]
 ) -> tuple[tuple[TapPlan, ...], dict[str, tuple[int, ...]], dict[str, FloatArray]]:
-    rows: dict[Tap, list[tuple[str, FloatArray]]] = defaultdict(list)
-    for name, probe in catalogue.probes.items():
-        for layer, weights_D in zip(probe.layers, probe.weights_LD, strict=True):
-            rows[Tap(layer, probe.site)].append((name, weights_D))
+    at: dict[Tap, list[OwnedRow]] = defaultdict(list)
+    for row in rows:
+        at[row.tap].append(row)
     taps: list[TapPlan] = []
-    columns: dict[str, tuple[int, ...]] = {name: () for name in catalogue.probes}
+    columns: dict[str, tuple[int, ...]] = {row.owner: () for row in rows}
     reads: dict[str, FloatArray] = {}
     start = 0
-    for tap in sorted(set(edits) | set(rows)):
-        stop = start + len(rows[tap])
+    for tap in sorted(set(edits) | set(at)):
+        stop = start + len(at[tap])
         taps.append(
             TapPlan(
                 layer=tap.layer, site=tap.site, width=widths[tap],
                 read_start=start, read_stop=stop, edits=edits.get(tap),
             )
         )  # fmt: skip
-        for column, (name, _) in enumerate(rows[tap], start):
-            columns[name] += (column,)
-        if rows[tap]:
+        for column, row in enumerate(at[tap], start):
+            columns[row.owner] += (column,)
+        if at[tap]:
             key = f"reads/{tap.layer}/{tap.site}"
-            reads[key] = np.stack([row for _, row in rows[tap]], axis=1)
+            reads[key] = np.stack([row.row_D for row in at[tap]], axis=1)
         start = stop
     return tuple(taps), columns, reads
 

@@ -13,6 +13,7 @@ from pilothouse.engine.tap_plan import EditPlan, TapPlan
 from pilothouse.types import Tap
 
 FLOAT32_BYTES = 4
+INT64_BYTES = 8
 MIB = 1 << 20
 
 
@@ -26,14 +27,16 @@ class TapMemory:
 
 
 def table_bytes(edits: EditPlan, *, slots: int, width: int, num_targets: int) -> int:
-    """Bytes of device memory of one tap's tables, slot 0 included."""
+    """Bytes of device memory of one tap's tables and resident SAEs, slot 0 included."""
     numbers = slots * width + num_targets * width
     numbers += slots * edits.rank * (2 * width + GATE_WIDTH + edits.rank)
     numbers += slots * DIAGONAL_ROWS * width * edits.diagonal + slots * edits.restores_norm
     numbers += slots * (width + 1) * edits.slerp + slots * width * edits.relative
     policy_rank = len(edits.policy_rows)
     numbers += policy_rank * (2 * width + GATE_WIDTH + policy_rank)
-    return FLOAT32_BYTES * numbers
+    numbers += sum(each.numbers for each in edits.latents)
+    numbered = slots * edits.rank * (edits.statistics + bool(edits.latents))
+    return FLOAT32_BYTES * numbers + INT64_BYTES * numbered
 
 
 def table_memory(taps: Sequence[TapPlan], limits: Limits, *, num_targets: int) -> list[TapMemory]:

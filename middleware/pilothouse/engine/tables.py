@@ -7,6 +7,7 @@ gate, P policy targets, K rows of all policy targets.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,15 +16,32 @@ from torch import Tensor
 from pilothouse.edit.gate import GATE_WIDTH
 from pilothouse.edit.layer import DIAGONAL_ROWS, LayerEdit
 from pilothouse.engine.kernel import EditTables, PolicyRows, PolicyTables, RowTables
+from pilothouse.engine.latents import LatentTables
 from pilothouse.engine.tap_plan import EditPlan
 from pilothouse.types import FloatArray
 
 
-def allocate(edits: EditPlan, *, slots: int, width: int, device: torch.device) -> EditTables:
-    """Zeros: every slot gives the stream back."""
+def allocate(
+    edits: EditPlan,
+    *,
+    slots: int,
+    width: int,
+    device: torch.device,
+    total: int | None = None,
+    latents: Sequence[LatentTables] = (),
+) -> EditTables:
+    """Zeros: every slot gives the stream back.
+
+    Args:
+        total: elements of a token on all ranks, where a rank has not the whole width.
+        latents: the SAEs of `edits.latents`, in that order.
+    """
 
     def zeros(*shape: int) -> Tensor:
         return torch.zeros(shape, dtype=torch.float32, device=device)
+
+    def numbers(*shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=torch.int64, device=device)
 
     rows = None
     if edits.rank:
@@ -32,6 +50,8 @@ def allocate(edits: EditPlan, *, slots: int, width: int, device: torch.device) -
             writes_SRD=zeros(slots, edits.rank, width),
             gates_SRG=zeros(slots, edits.rank, GATE_WIDTH),
             sees_SRR=zeros(slots, edits.rank, edits.rank),
+            statistics_SR=numbers(slots, edits.rank) if edits.statistics else None,
+            features_SR=numbers(slots, edits.rank) if edits.latents else None,
         )
     return EditTables(
         additions_SD=zeros(slots, width),
@@ -42,12 +62,14 @@ def allocate(edits: EditPlan, *, slots: int, width: int, device: torch.device) -
         relatives_SD=zeros(slots, width) if edits.relative else None,
         restores_norm_S=zeros(slots) if edits.restores_norm else None,
         has_planes=edits.planes,
+        latents=tuple(latents),
+        width=width if total is None else total,
     )
 
 
 def upload(tables: EditTables, slot: int, edit: LayerEdit | None) -> None:
     """Write what a program does at this tap into its slot; None makes the slot empty."""
-    for table in named_tensors(tables).values():
+    for table in _slot_tensors(tables).values():
         table[slot].zero_()
     if edit is None:
         return
@@ -59,6 +81,7 @@ def upload(tables: EditTables, slot: int, edit: LayerEdit | None) -> None:
         tables.rows.writes_SRD[slot, : edit.rank].copy_(_tensor(edit.writes_RD))
         tables.rows.gates_SRG[slot, : edit.rank].copy_(_tensor(edit.gates_RG))
         tables.rows.sees_SRR[slot, : edit.rank, : edit.rank].copy_(_tensor(edit.sees_RR))
+        _upload_inside(tables, tables.rows, slot, edit)
     if edit.diagonal_4D is not None:
         assert tables.diagonals_S4D is not None, "admission checks that the tap has diagonals"
         tables.diagonals_S4D[slot].copy_(_tensor(edit.diagonal_4D))
@@ -73,6 +96,24 @@ def upload(tables: EditTables, slot: int, edit: LayerEdit | None) -> None:
     if edit.norm:
         assert tables.restores_norm_S is not None, "admission checks that the tap has norms"
         tables.restores_norm_S[slot] = float(edit.norm)
+
+
+def _upload_inside(tables: EditTables, rows: RowTables, slot: int, edit: LayerEdit) -> None:
+    """Statistics and features of rows; a feature's number counts on through the residents."""
+    if edit.statistics_R:
+        assert rows.statistics_SR is not None, "admission checks that the tap has statistics"
+        rows.statistics_SR[slot, : edit.rank].copy_(torch.tensor(edit.statistics_R))
+    if edit.latents_R:
+        assert rows.features_SR is not None, "admission checks that the tap has the SAE"
+        firsts: dict[str, int] = {}
+        first = 1
+        for each in tables.latents:
+            firsts[each.facts.sae] = first
+            first += each.facts.num_features
+        numbers = [
+            0 if each is None else firsts[each.sae] + each.feature for each in edit.latents_R
+        ]
+        rows.features_SR[slot, : edit.rank].copy_(torch.tensor(numbers))
 
 
 def policy_tables(
@@ -103,6 +144,19 @@ def named_tensors(tables: EditTables | PolicyTables | None) -> dict[str, Tensor]
     """Every tensor, by the name that `tables_on` and `policies_on` look for."""
     if tables is None:
         return {}
+    found = _slot_tensors(tables)
+    if isinstance(tables, EditTables):
+        for number, latent in enumerate(tables.latents):
+            found |= {
+                f"latent{number}_{name}": value
+                for name, value in latent._asdict().items()
+                if isinstance(value, Tensor)
+            }
+    return found
+
+
+def _slot_tensors(tables: EditTables | PolicyTables) -> dict[str, Tensor]:
+    """Those that have a row for each slot or target."""
     found: dict[str, Tensor] = {}
     kind = "policy_" if isinstance(tables, PolicyTables) else ""
     for owner in (tables, tables.rows):
@@ -114,19 +168,27 @@ def named_tensors(tables: EditTables | PolicyTables | None) -> dict[str, Tensor]
 
 def tables_on(on: Callable[[str], Tensor], like: EditTables) -> EditTables:
     """The same tables, each found by its name."""
-    rows = None
-    if like.rows is not None:
-        rows = RowTables(on("reads_SRD"), on("writes_SRD"), on("gates_SRG"), on("sees_SRR"))
+    rows = None if like.rows is None else RowTables(**_found(on, like.rows))
     return EditTables(
-        additions_SD=on("additions_SD"),
+        **_found(on, like),
         rows=rows,
-        diagonals_S4D=None if like.diagonals_S4D is None else on("diagonals_S4D"),
-        slerps_SD=None if like.slerps_SD is None else on("slerps_SD"),
-        slerp_shares_S=None if like.slerp_shares_S is None else on("slerp_shares_S"),
-        relatives_SD=None if like.relatives_SD is None else on("relatives_SD"),
-        restores_norm_S=None if like.restores_norm_S is None else on("restores_norm_S"),
         has_planes=like.has_planes,
+        latents=tuple(
+            LatentTables(each.facts, **_found(on, each, f"latent{number}_"))
+            for number, each in enumerate(like.latents)
+        ),
+        width=like.width,
     )
+
+
+def _found(
+    on: Callable[[str], Tensor], like: EditTables | RowTables | LatentTables, head: str = ""
+) -> dict[str, Any]:
+    return {
+        name: on(f"{head}{name}")
+        for name, value in like._asdict().items()
+        if isinstance(value, Tensor)
+    }
 
 
 def policies_on(on: Callable[[str], Tensor], like: PolicyTables | None) -> PolicyTables | None:

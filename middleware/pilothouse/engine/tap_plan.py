@@ -7,6 +7,7 @@ from pilothouse.engine.facts import Frozen
 from pilothouse.types import Site, Tap
 
 UNRESERVED = {
+    "statistics": "features of an SAE that normalises each token",
     "planes": "a turned plane",
     "diagonal": "a map of single dimensions",
     "slerp": "a slerp",
@@ -14,6 +15,16 @@ UNRESERVED = {
     "restores_norm": "a restored norm",
 }
 """Field of an `EditPlan` -> what is missing where it is not set."""
+
+
+class LatentPlan(Frozen):
+    """An SAE that is resident at a tap, since its features are chosen by all others."""
+
+    sae: str
+    """Its digest."""
+    num_features: int = 0
+    numbers: int = 0
+    """How many its weights are on the device, on all ranks together."""
 
 
 class EditPlan(Frozen):
@@ -29,6 +40,8 @@ class EditPlan(Frozen):
     slerp: bool = False
     relative: bool = False
     restores_norm: bool = False
+    statistics: bool = False
+    latents: tuple[LatentPlan, ...] = ()
     policy_rows: tuple[int, ...] = ()
 
     @classmethod
@@ -41,6 +54,8 @@ class EditPlan(Frozen):
             slerp=edit.slerp_D is not None,
             relative=edit.relative_D is not None,
             restores_norm=bool(edit.norm),
+            statistics=bool(edit.statistics_R),
+            latents=tuple(LatentPlan(sae=each) for each in edit.residents),
         )
 
     def lacks(self, wanted: EditPlan) -> str | None:
@@ -53,7 +68,16 @@ class EditPlan(Frozen):
         for table, told in UNRESERVED.items():
             if getattr(wanted, table) and not getattr(self, table):
                 return f"{told}, none reserved"
+        missing = {each.sae for each in wanted.latents} - {each.sae for each in self.latents}
+        if missing:
+            return "the codes of an SAE that is not resident there"
         return None
+
+
+def united(one: tuple[LatentPlan, ...], other: tuple[LatentPlan, ...]) -> tuple[LatentPlan, ...]:
+    """Both, each SAE once, in the order of their digests."""
+    known = {each.sae: each for each in (*one, *other)}
+    return tuple(known[name] for name in sorted(known))
 
 
 class TapPlan(Frozen):

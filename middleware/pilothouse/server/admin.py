@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from pilothouse.config import ArtefactRef, SaeRef
 from pilothouse.errors import ConfigError, EngineError
 from pilothouse.server.answer import error_body
 from pilothouse.server.identity import on_this_machine
@@ -23,14 +22,6 @@ UNTIL_RESTART = (
     "in memory: it lasts until the server is restarted or reads its file again; write it into "
     "pilothouse.yaml to keep it"
 )
-
-
-class VectorPath(BaseModel):
-    """Body of a PUT: a folder on the server, relative to the folder of pilothouse.yaml."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    path: Path
 
 
 def admin_refusal(scope: Scope) -> str | None:
@@ -51,19 +42,31 @@ def admin_refusal(scope: Scope) -> str | None:
 
 
 def add_admin_routes(router: APIRouter) -> None:
-    """Reload, and vectors one by one."""
+    """Reload, and vectors and SAEs one by one.
+
+    The body of a PUT is the entry as pilothouse.yaml has it; its path is of a folder on the server,
+    relative to the folder of pilothouse.yaml.
+    """
 
     @router.post("/reload")
     async def reload(request: Request) -> JSONResponse:
         return await _answer(_state(request).reloader.reload())
 
     @router.put("/vectors/{name}")
-    async def put_vector(request: Request, name: str, body: VectorPath) -> JSONResponse:
-        return await _answer(_state(request).reloader.put_vector(name, body.path), UNTIL_RESTART)
+    async def put_vector(request: Request, name: str, body: ArtefactRef) -> JSONResponse:
+        return await _answer(_state(request).reloader.put("vectors", name, body), UNTIL_RESTART)
 
     @router.delete("/vectors/{name}")
     async def delete_vector(request: Request, name: str) -> JSONResponse:
-        return await _answer(_state(request).reloader.delete_vector(name), UNTIL_RESTART)
+        return await _answer(_state(request).reloader.delete("vectors", name), UNTIL_RESTART)
+
+    @router.put("/saes/{name}")
+    async def put_sae(request: Request, name: str, body: SaeRef) -> JSONResponse:
+        return await _answer(_state(request).reloader.put("saes", name, body), UNTIL_RESTART)
+
+    @router.delete("/saes/{name}")
+    async def delete_sae(request: Request, name: str) -> JSONResponse:
+        return await _answer(_state(request).reloader.delete("saes", name), UNTIL_RESTART)
 
 
 async def _answer(work: Awaitable[Reloaded], note: str | None = None) -> JSONResponse:

@@ -14,13 +14,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pilothouse.config import PilothouseConfig, load_config
+from pilothouse.config import ArtefactRef, HubPlace, PilothouseConfig, SaeRef, load_config
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.succession import Changes, changes, following_plan
 from pilothouse.errors import ConfigError, EngineError, PilothouseError
 from pilothouse.server.follower import Follower, logger
+from pilothouse.server.load_change import Section, with_loaded, without_loaded
 from pilothouse.server.readiness import ask_workers
-from pilothouse.server.vector_change import with_vector, without_vector
 from pilothouse.telemetry.metrics import ReloadResult
 
 PREPARE_SECONDS = 60.0
@@ -65,7 +65,8 @@ class Reloader:
             if file is None:
                 raise ConfigError(
                     "this server was started without --pilothouse-config, so there is no file to "
-                    "read again: load vectors by PUT /pilothouse/v1/vectors/NAME"
+                    "read again: load vectors by PUT /pilothouse/v1/vectors/NAME, SAEs by PUT "
+                    "/pilothouse/v1/saes/NAME"
                 )
             return load_config(file)
 
@@ -80,31 +81,34 @@ class Reloader:
 
         self._follower.soon(quiet())
 
-    async def put_vector(self, name: str, path: Path) -> Reloaded:
-        """Load a vector, or another in its place, until the next restart or reload.
+    async def put(self, section: Section, name: str, ref: ArtefactRef | SaeRef) -> Reloaded:
+        """Load a vector or SAE, or another in its place, until the next restart or reload.
 
         Raises:
             ConfigError, EngineError: as `reload`.
         """
-        file = self.file
+        file, path = self.file, ref.path
 
         def wanted(config: PilothouseConfig) -> PilothouseConfig:
+            if isinstance(path, HubPlace):
+                return with_loaded(config, section, name, ref.model_dump())
             if file is None and not path.is_absolute():
                 raise ConfigError(
                     f"path: got {path}, want an absolute one: there is no pilothouse.yaml that it "
                     "could be relative to"
                 )
-            return with_vector(config, name, path if file is None else file.parent / path)
+            entry = ref.model_dump() | {"path": path if file is None else file.parent / path}
+            return with_loaded(config, section, name, entry)
 
         return await self._change(wanted)
 
-    async def delete_vector(self, name: str) -> Reloaded:
-        """Let go of a vector, until the next restart or reload.
+    async def delete(self, section: Section, name: str) -> Reloaded:
+        """Let go of a vector or SAE, until the next restart or reload.
 
         Raises:
             ConfigError, EngineError: as `reload`.
         """
-        return await self._change(lambda config: without_vector(config, name))
+        return await self._change(lambda config: without_loaded(config, section, name))
 
     async def _change(self, wanted: Wanted) -> Reloaded:
         # Shielded: a caller who goes away must not stop a reload half-way.

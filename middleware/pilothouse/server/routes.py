@@ -23,6 +23,7 @@ OWN: Final[Mapping[str, tuple[str, ...]]] = {
 ADMIN: Final[Mapping[str, tuple[str, ...]]] = {
     "/pilothouse/v1/reload": ("POST",),
     "/pilothouse/v1/vectors/{name}": ("PUT", "DELETE"),
+    "/pilothouse/v1/saes/{name}": ("PUT", "DELETE"),
 }
 """Of ours, what changes what is loaded; `{name}` stands for one segment."""
 OWN_OPEN: Final = frozenset({"/pilothouse/v1/ready"})

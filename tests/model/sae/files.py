@@ -35,7 +35,34 @@ def book(form: str = "relu", seed: int = 0, **changes: Any) -> Book:
         fields |= {"b_mag": normal(FEATURES), "r_mag": 0.3 * normal(FEATURES)}
     if form in ("topk", "abstopk"):
         fields["k"] = 7
+    if form == "top_afa":
+        # Short enough that it takes some to reach the input's length.
+        fields |= {"W_dec": 0.0625 * fields["W_dec"], "b_enc": np.zeros(FEATURES)}
+    if form == "pursuit":
+        rows = fields["W_dec"] / np.linalg.norm(fields["W_dec"], axis=1, keepdims=True)
+        rows = rows.astype(np.float32).astype(np.float64)
+        fields |= {"k": 8, "W_dec": rows, "W_enc": rows.T, "b_enc": np.zeros(FEATURES)}
+        fields |= {"tolerance": 1.5, "ends_on_repeat": True}
     return Book(**(fields | changes))
+
+
+def polynomial(seed: int = 4, ranks: tuple[int, int, int] = (10, 6, 3)) -> dict[str, Any]:
+    """A PolySAE's factors, of numbers that make a twentieth or so of the linear part."""
+    draw = np.random.default_rng(seed)
+    made: dict[str, Any] = {"lambda2": -0.5, "lambda3": 0.25}
+    for number, rank in enumerate(ranks, 1):
+        made[f"U{number}"] = 0.1 * draw.normal(size=(FEATURES, rank))
+        made[f"C{number}"] = draw.normal(size=(WIDTH, rank))
+    return {
+        name: np.asarray(each).astype(np.float32).astype(np.float64) for name, each in made.items()
+    }
+
+
+def poly_book(form: str, **changes: Any) -> Book:
+    """A random PolySAE."""
+    factors = polynomial()
+    linear = factors["U1"] @ factors["C1"].T
+    return book(form, poly=factors, W_dec=linear, **changes)
 
 
 def hidden(count: int = 32, seed: int = 1) -> Any:
@@ -60,13 +87,18 @@ def lens_tensors(made: Book) -> dict[str, Any]:
     tensors = {"W_enc": made.W_enc, "W_dec": made.W_dec, "b_dec": made.b_dec}
     if made.form == "gated":
         return tensors | {"b_gate": made.b_enc, "b_mag": made.b_mag, "r_mag": made.r_mag}
+    if made.form == "pursuit":
+        return {"W_dec": made.W_dec, "b_dec": made.b_dec}
     tensors["b_enc"] = made.b_enc
+    if made.poly is not None:
+        lengths = np.linalg.norm(made.W_dec, axis=1, keepdims=True)
+        tensors |= made.poly | {"W_dec": made.W_dec / lengths}
     return tensors | ({"threshold": made.threshold} if made.form == "jumprelu" else {})
 
 
 def saelens(folder: Path, made: Book, **changes: Any) -> Path:
     """A folder as SAELens 6 writes it."""
-    names = {"relu": "standard"}
+    names = {"relu": "standard", "pursuit": "matching_pursuit"}
     config: dict[str, Any] = {
         "architecture": names.get(made.form, made.form), "d_in": WIDTH, "d_sae": FEATURES,
         "dtype": "float32", "device": "cpu", "apply_b_dec_to_input": made.subtracts_b_dec,
@@ -78,8 +110,15 @@ def saelens(folder: Path, made: Book, **changes: Any) -> Path:
             "sae_lens_version": "6.12.1", "prepend_bos": True,
         },
     }  # fmt: skip
-    if made.k:
+    if made.form == "pursuit":
+        config |= {
+            "max_iterations": made.k, "residual_threshold": made.tolerance,
+            "stop_on_duplicate_support": made.ends_on_repeat,
+        }  # fmt: skip
+    elif made.k:
         config |= {"k": made.k, "rescale_acts_by_decoder_norm": made.norms == "scale"}
+    if made.poly is not None:
+        config |= {"architecture": f"poly_{made.form}", "poly_order": 3, "shared_u": False}
     write_json(folder / "cfg.json", config | changes)
     save(folder / "sae_weights.safetensors", lens_tensors(made))
     return folder
@@ -228,4 +267,29 @@ def dictionary_learning(folder: Path, made: Book, kind: str, **changes: Any) -> 
         first = -1.0 if made.threshold is None else made.threshold[0]
         tensors["threshold"] = np.array(first)
     save(folder / "ae.safetensors", tensors)
+    return folder
+
+
+def itda(folder: Path, made: Book, **changes: Any) -> Path:
+    """A folder of ITDA after its conversion."""
+    fields: dict[str, Any] = {
+        "wandb_name": "ITDA_layer_4", "layer": 4, "lm_name": NAME, "activation_dim": WIDTH,
+        "k": made.k, "loss_threshold": 0.1, "submodule_name": None,
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [f"{key}: {json.dumps(value)}" for key, value in (fields | changes).items()]
+    (folder / "metadata.yaml").write_text("\n".join(lines))
+    save(folder / "atoms.safetensors", {"atoms": made.W_dec})
+    return folder
+
+
+def top_afa(folder: Path, made: Book, **changes: Any) -> Path:
+    """A folder of top-AFA after its conversion."""
+    config: dict[str, Any] = {
+        "sae_type": "topafa", "model_name": NAME, "hook_point": "blocks.4.hook_resid_post",
+        "act_size": WIDTH, "dict_size": FEATURES, "top_k": 32, "dtype": "torch.float32",
+        "input_unit_norm": made.norm == "layer_norm",
+    }  # fmt: skip
+    write_json(folder / "config.json", config | changes)
+    save(folder / "sae.safetensors", lens_tensors(made))
     return folder

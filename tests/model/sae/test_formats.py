@@ -57,6 +57,74 @@ def test_saelens_normalises_tokens(tmp_path: Path, norm: str) -> None:
     check(load_sae("s", files.saelens(tmp_path, made), "saelens"), made)
 
 
+@pytest.mark.parametrize("repeat", [True, False])
+@pytest.mark.parametrize("tolerance", [0.0, 1.5])
+def test_saelens_matching_pursuit(tmp_path: Path, tolerance: float, repeat: bool) -> None:
+    made = book("pursuit", tolerance=tolerance, ends_on_repeat=repeat, subtracts_b_dec=True)
+    check(load_sae("s", files.saelens(tmp_path, made), "saelens"), made)
+
+
+def test_saelens_leaves_a_pursuits_bias_out_where_it_is_not_taken_off(tmp_path: Path) -> None:
+    made = book("pursuit", b_dec=np.zeros(WIDTH))
+    folder = files.saelens(tmp_path, book("pursuit", b_dec=np.ones(WIDTH)))
+    check(load_sae("s", folder, "saelens"), made)
+
+
+def test_a_pursuit_without_a_bound_is_bounded_by_the_width(tmp_path: Path) -> None:
+    folder = files.saelens(tmp_path, book("pursuit"), max_iterations=None)
+    assert load_sae("s", folder, "saelens").k == WIDTH
+    files.saelens(tmp_path, book("pursuit"), max_iterations=300)
+    with pytest.raises(ArtefactError, match=r"steps of the pursuit: got 300, want 1 to 256"):
+        load_sae("s", tmp_path, "saelens")
+
+
+@pytest.mark.parametrize("form", ["topk", "jumprelu"])
+def test_saelens_polynomial_decoders(tmp_path: Path, form: str) -> None:
+    made = files.poly_book(form, subtracts_b_dec=True)
+    sae = load_sae("s", files.saelens(tmp_path, made), "saelens")
+    assert sae.needs_all_codes
+    check(sae, made)
+
+
+@pytest.mark.parametrize(("order", "dead"), [(1, ("C2", "C3")), (2, ("C3",))])
+def test_a_polynomial_ends_with_its_order(
+    tmp_path: Path, order: int, dead: tuple[str, ...]
+) -> None:
+    made = files.poly_book("topk")
+    folder = files.saelens(tmp_path, made, poly_order=order)
+    assert made.poly is not None
+    made.poly |= {name: np.zeros_like(made.poly[name]) for name in dead}
+    check(load_sae("s", folder, "saelens"), made)
+
+
+def test_a_polynomials_factors_can_be_one(tmp_path: Path) -> None:
+    made = files.poly_book("topk")
+    assert made.poly is not None
+    shared = made.poly["U1"]
+    folder = files.saelens(tmp_path, made, shared_u=True)
+    files.save(folder / "sae_weights.safetensors", files.lens_tensors(made) | {"U_shared": shared})
+    made.poly |= {"U2": shared[:, :6], "U3": shared[:, :3]}
+    check(load_sae("s", folder, "saelens"), made)
+
+
+def test_itda(tmp_path: Path) -> None:
+    made = book("pursuit", is_signed=True, tolerance=0.0, ends_on_repeat=False,
+                b_dec=np.zeros(WIDTH))  # fmt: skip
+    sae = load_sae("s", files.itda(tmp_path, made), "itda")
+    check(sae, made)
+    assert (encode(sae, hidden()) < 0).any()
+
+
+@pytest.mark.parametrize("norm", ["none", "layer_norm"])
+def test_top_afa(tmp_path: Path, norm: str) -> None:
+    made = book("top_afa", norm=norm, subtracts_b_dec=True)
+    folder = files.top_afa(tmp_path, made)
+    sae = load_sae("s", folder, "top-afa")
+    check(sae, made)
+    counts = (encode(sae, hidden()) > 0).sum(axis=1)
+    assert counts.min() < counts.max()
+
+
 @pytest.mark.parametrize("form", ["relu", "gated", "topk"])
 def test_saelens_3_to_5(tmp_path: Path, form: str) -> None:
     made = book(form, subtracts_b_dec=True)

@@ -163,10 +163,13 @@ SAELENS: dict[str, tuple[Spoil, str]] = {
     "count lies": (config(d_sae=41), "cfg.json: d_sae: got 41, want 40"),
     "width missing": (config(d_in=None), "d_in: got None"),
     "count of text": (config(d_sae="many"), "d_sae: got 'many'"),
-    "matching pursuit": (config(architecture="matching_pursuit"), "architecture: .*greedy"),
+    "matching pursuit": (
+        config(architecture="matching_pursuit"), r"tensors: .* want none but \['W_dec', 'b_dec'\]"
+    ),
     "temporal": (config(architecture="temporal"), "architecture: .*tokens before"),
     "transcoder": (config(architecture="transcoder"), "architecture: .*reads at one place"),
-    "polynomial": (config(architecture="poly"), "architecture: .*not linear"),
+    "polynomial without factors": (config(architecture="poly_jumprelu"), "of a PolySAE"),
+    "polynomial by batch": (config(architecture="poly_batchtopk"), "architecture: .*as poly_jump"),
     "unknown": (config(architecture="crosscoder"), "architecture: .*not known"),
     "activation": (config(activation_fn_str="tanh-relu"), "activation_fn_str: got 'tanh-relu'"),
     "no k": (config(architecture="topk"), "cfg.json: k: got None"),
@@ -393,3 +396,70 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
     for name, got in (("nowhere", "nothing"), ("file", "a file")):
         with pytest.raises(ArtefactError, match=f"folder: got {got}, want a folder"):
             load_sae("s", tmp_path / name, "saelens")
+
+
+POLYNOMIAL: dict[str, tuple[dict[str, Any], str]] = {
+    "a factor missing": ({"U2": None}, "of a PolySAE"),
+    "a factor of other features": ({"U2": np.ones((FEATURES - 1, 6))}, r"U2: got shape \[39, 6\]"),
+    "an output of another width": ({"C3": np.ones((WIDTH + 1, 3))}, r"C3: got shape \[13, 3\]"),
+    "NaN": ({"C1": np.full((WIDTH, 10), np.nan)}, "C1: got NaN"),
+    "ranks that rise": (
+        {"U3": np.ones((FEATURES, 9)), "C3": np.ones((WIDTH, 9))},
+        "ranks that do not rise",
+    ),
+    "many lambdas": ({"lambda2": np.ones(2)}, "lambda2: .* want one number"),
+    "a factor that is too narrow": ({"U1": np.ones((FEATURES, 9))}, "U1: .* 10 columns as C1"),
+}
+
+
+@pytest.mark.parametrize("case", POLYNOMIAL)
+def test_polynomial_files(tmp_path: Path, case: str) -> None:
+    changes, said = POLYNOMIAL[case]
+    made = files.poly_book("topk")
+    folder = files.saelens(tmp_path, made)
+    tensors = lens_tensors(made) | changes
+    save(folder / "sae_weights.safetensors", {k: v for k, v in tensors.items() if v is not None})
+    with pytest.raises(ArtefactError, match=said):
+        load_sae("s", folder, "saelens")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"k": 0}, "k: got 0"), ({"k": 1000}, "steps of the pursuit: got 1000"),
+        ({"layer": -1}, "layer: got -1"), ({"activation_dim": 13}, "activation_dim: got 13"),
+        ({"lm_name": None}, "lm_name: got None"),
+    ],
+)  # fmt: skip
+def test_itda_files(tmp_path: Path, fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(ArtefactError, match=said):
+        load_sae("s", files.itda(tmp_path, book("pursuit"), **fields), "itda")
+
+
+@pytest.mark.parametrize(
+    "content", [b"a: [", b"- 1", b"a: !!python/object/apply:os.getcwd []", b"\xff"]
+)
+def test_itda_metadata_is_plain_yaml(tmp_path: Path, content: bytes) -> None:
+    folder = files.itda(tmp_path, book("pursuit"))
+    (folder / "metadata.yaml").write_bytes(content)
+    with pytest.raises(ArtefactError, match=r"metadata.yaml: content: got"):
+        load_sae("s", folder, "itda")
+
+
+def test_pickled_atoms_are_never_read(tmp_path: Path) -> None:
+    folder = files.itda(tmp_path, book("pursuit"))
+    (folder / "atoms.safetensors").rename(folder / "atoms.pt")
+    with pytest.raises(ArtefactError, match=r"atoms.pt: file: got a pickle"):
+        load_sae("s", folder, "itda")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"sae_type": "topk"}, "sae_type: got 'topk'"), ({"act_size": 13}, "act_size: got 13"),
+        ({"hook_point": "blocks.4.ln1"}, "hook_point"),
+    ],
+)  # fmt: skip
+def test_top_afa_files(tmp_path: Path, fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(ArtefactError, match=said):
+        load_sae("s", files.top_afa(tmp_path, book("top_afa"), **fields), "top-afa")

@@ -7,28 +7,31 @@ With N the normalisation and x = N(h) - b_in, where b_in is the decoder's bias o
 relu: max(0, z). jumprelu: that where z > threshold (so are BatchTopK, Matryoshka, Feature and
 Mutual Choice served: one token's codes must not hang on its batch). gated: max(0, exp(r_mag)
 (z - b_enc) + b_mag) where z > 0, with b_enc the gate's bias. topk: max(0, z) of the k largest.
-abstopk: z of the k largest in size.
+abstopk: z of the k largest in size. top_afa: max(0, z) of as many, the largest max(0, z) |d| first,
+as bring the root of their squares' sum nearest to |N(h) - b_dec|. pursuit: of what is left of x the
+largest <d, x>, taken out along d, at most k times (matching pursuit, ITDA).
 
-Shape suffixes: D width of the site, M features.
+Shape suffixes: D width of the site, M features, Q columns of a square, C columns of a cube.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pilothouse.model.sae.matrix import Floats, Matrix
+from pilothouse.model.sae.written import Stamp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pilothouse.types import Site, Tap
 
-Form = Literal["relu", "jumprelu", "gated", "topk", "abstopk"]
+Form = Literal["relu", "jumprelu", "gated", "topk", "abstopk", "top_afa", "pursuit"]
 Normalisation = Literal["none", "layer_norm", "constant_norm"]
 """layer_norm: (h - mean) / (std + 1e-5) with the unbiased std, undone with std and mean.
 constant_norm: h sqrt(D) / |h|."""
@@ -37,8 +40,35 @@ DecoderNorms = Literal["ignored", "select", "scale"]
 """What the lengths of the decoder's rows do. select: codes are chosen by z |d|, and are z.
 scale: codes are chosen by z |d| and are that, written along d / |d|."""
 
-ALL_AT_ONCE: frozenset[Form] = frozenset({"topk", "abstopk"})
+ALL_AT_ONCE: frozenset[Form] = frozenset({"topk", "abstopk", "top_afa", "pursuit"})
 """Whether a feature is on hangs on all others, so that it needs all of them."""
+
+
+class Pursuit(NamedTuple):
+    """How a matching pursuit goes and ends, beside its `k` steps."""
+
+    is_signed: bool = False
+    """It takes the largest in size, so that codes can be negative; else only what is positive."""
+    residual_threshold: float = 0.0
+    """It ends once what is left is shorter than this."""
+    ends_on_repeat: bool = False
+    """It ends with the first step that brings no feature that was off."""
+
+
+NO_PURSUIT = Pursuit()
+
+
+class Polynomial(NamedTuple):
+    """What a decoder adds to its rows for features that are on together (PolySAE).
+
+    With codes f: (f A * f B) S' + (f A' * f B' * f C) K', where A' and B' are the first columns.
+    """
+
+    first_MQ: Floats
+    second_MQ: Floats
+    square_DQ: Floats
+    third_MC: Floats
+    cube_DC: Floats
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -63,6 +93,8 @@ class Sae:
     magnitude_bias_M: Floats | None = None
     magnitude_log_M: Floats | None = None
     k: int | None = None
+    pursuit: Pursuit = NO_PURSUIT
+    polynomial: Polynomial | None = None
     decoder_norms: DecoderNorms = "ignored"
     normalisation: Normalisation = "none"
     input_scale: float = 1.0
@@ -72,6 +104,8 @@ class Sae:
     labels: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
     average_norm: float | None = None
     """Mean length of what the tap carries, where the operator or a file says it."""
+    stamps: tuple[Stamp, ...] = ()
+    """Of the files that it lies in."""
     digest: str = ""
     """Of the weights' bytes and of everything else that says what they mean."""
 
@@ -94,3 +128,13 @@ class Sae:
     def num_features(self) -> int:
         """How many codes there are."""
         return self.encoder_DM.shape[1]
+
+    @property
+    def needs_all_codes(self) -> bool:
+        """Whether what a feature is or writes hangs on all the others."""
+        return self.form in ALL_AT_ONCE or self.polynomial is not None
+
+    @property
+    def has_negative_codes(self) -> bool:
+        """Whether a code can be under zero."""
+        return self.form == "abstopk" or (self.form == "pursuit" and self.pursuit.is_signed)

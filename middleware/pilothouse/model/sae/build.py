@@ -14,7 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from pilothouse.model.artefact import refuse
-from pilothouse.model.sae.autoencoder import DecoderNorms, Form, Normalisation, Sae
+from pilothouse.model.sae.autoencoder import (
+    NO_PURSUIT,
+    DecoderNorms,
+    Form,
+    Normalisation,
+    Polynomial,
+    Pursuit,
+    Sae,
+)
 from pilothouse.model.sae.mapped import FETCH, Stored
 from pilothouse.model.sae.matrix import Floats, Matrix
 from pilothouse.types import PROJECTION_SITES, Tap
@@ -23,9 +31,11 @@ MAX_FEATURES = 1 << 22
 NEEDED: Mapping[Form, frozenset[str]] = {
     "relu": frozenset({"b_enc"}), "jumprelu": frozenset({"b_enc", "threshold"}),
     "gated": frozenset({"b_gate", "b_mag", "r_mag"}), "topk": frozenset({"b_enc"}),
-    "abstopk": frozenset({"b_enc"}),
+    "abstopk": frozenset({"b_enc"}), "top_afa": frozenset({"b_enc"}), "pursuit": frozenset(),
 }  # fmt: skip
-ALWAYS = frozenset({"W_enc", "W_dec", "b_dec"})
+ALWAYS = frozenset({"W_dec", "b_dec"})
+MAX_STEPS = 256
+"""Steps of a matching pursuit: each is a product with the whole dictionary, for each token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +46,7 @@ class About:
     model_id: str
     tap: Tap
     k: int | None = None
+    pursuit: Pursuit = NO_PURSUIT
     decoder_norms: DecoderNorms = "ignored"
     normalisation: Normalisation = "none"
     input_scale: float = 1.0
@@ -43,34 +54,52 @@ class About:
     is_centred: bool = False
 
 
-def build_sae(name: str, place: Path, about: About, tensors: Stored, sha256: str) -> Sae:
+def build_sae(
+    name: str,
+    place: Path,
+    about: About,
+    tensors: Stored,
+    sha256: str,
+    polynomial: Polynomial | None = None,
+) -> Sae:
     """An SAE of tensors under SAELens' names: W_enc [D, M], W_dec [M, D] and what its form needs.
+
+    A pursuit has no W_enc: its decoder's rows are its encoder.
 
     Raises:
         ArtefactError: tensors missing or too many, shapes that do not fit, NaN, infinities.
     """
-    _check_names(place, tensors, ALWAYS | NEEDED[about.form])
-    encoder_DM, decoder_MD = tensors["W_enc"], tensors["W_dec"]
+    is_tied = about.form == "pursuit"
+    _check_names(place, tensors, ALWAYS | NEEDED[about.form] | (set() if is_tied else {"W_enc"}))
     width, features = _check_shapes(place, tensors)
     for key, tensor in tensors.items():
         bad = tensor.bad_values()
         if bad:
             refuse(place, key, f"{bad} values that are NaN or infinite", "finite values", FETCH)
-    if about.k is not None and about.k > features:
+    if not is_tied and about.k is not None and about.k > features:
         refuse(place, "k", about.k, f"at most the {features} features", FETCH)
     if not 0 < about.input_scale < math.inf:
         refuse(place, "scale of the input", about.input_scale, "a positive number", FETCH)
+    if is_tied and not 0 < (about.k or 0) <= MAX_STEPS:
+        refuse(place, "steps of the pursuit", about.k, f"1 to {MAX_STEPS}",
+               "bound them (SAELens: max_iterations in cfg.json): each is a product with the whole "
+               "dictionary, for each token")  # fmt: skip
     gated = about.form == "gated"
     return Sae(
         name=name, model_id=about.model_id, tap=about.tap, form=about.form,
-        encoder_DM=encoder_DM, decoder_MD=decoder_MD,
-        encoder_bias_M=_vector(tensors["b_gate" if gated else "b_enc"]),
+        encoder_DM=tensors["W_dec"].transposed if is_tied else tensors["W_enc"],
+        decoder_MD=tensors["W_dec"],
+        encoder_bias_M=_vector(
+            filled(features, 0.0) if is_tied else tensors["b_gate" if gated else "b_enc"]
+        ),
         decoder_bias_D=_vector(tensors["b_dec"]),
         threshold_M=_vector(tensors["threshold"]) if about.form == "jumprelu" else None,
         magnitude_bias_M=_vector(tensors["b_mag"]) if gated else None,
         magnitude_log_M=_vector(tensors["r_mag"]) if gated else None,
-        k=about.k, decoder_norms=about.decoder_norms, normalisation=about.normalisation,
-        input_scale=about.input_scale, subtracts_decoder_bias=about.subtracts_decoder_bias,
+        k=about.k, pursuit=about.pursuit, polynomial=polynomial,
+        decoder_norms=about.decoder_norms, normalisation=about.normalisation,
+        input_scale=about.input_scale,
+        subtracts_decoder_bias=about.subtracts_decoder_bias,
         is_centred=about.is_centred and about.tap.site not in PROJECTION_SITES,
         digest=_digest(about, width, sha256),
     )  # fmt: skip
@@ -108,9 +137,12 @@ def _check_names(
 
 
 def _check_shapes(place: Path, tensors: Stored) -> tuple[int, int]:
-    shape = tensors["W_enc"].shape
+    is_tied = "W_enc" not in tensors
+    first, shape = ("W_dec", tensors["W_dec"].shape[::-1]) if is_tied else (
+        "W_enc", tensors["W_enc"].shape
+    )  # fmt: skip
     if len(shape) != 2 or shape[1] > MAX_FEATURES:
-        refuse(place, "W_enc", f"shape {list(shape)}",
+        refuse(place, first, f"shape {list(tensors[first].shape)}",
                f"shape [width, features], at most {MAX_FEATURES} features", FETCH)  # fmt: skip
     width, features = shape
     wanted = {"W_enc": (width, features), "W_dec": (features, width), "b_dec": (width,)}

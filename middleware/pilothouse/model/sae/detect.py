@@ -18,6 +18,8 @@ MARKS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "gemma-scope": (("params.npz",),),
     "gemma-scope-2": (("config.json", "params.safetensors"),),
     "llama-scope": (("hyperparams.json",),),
+    "itda": (("metadata.yaml", "atoms.safetensors"), ("metadata.yaml", "atoms.pt")),
+    "top-afa": (("config.json", "sae.safetensors"), ("config.json", "sae.pt")),
     "dictionary_learning": (("config.json", "ae.safetensors"), ("config.json", "ae.pt")),
 }
 """Files that only one layout has together; each line is one way to have it."""

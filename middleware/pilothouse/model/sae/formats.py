@@ -20,6 +20,7 @@ from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.model.sae.detect import detect_format
 from pilothouse.model.sae.dictionary_learning import load_dictionary_learning
 from pilothouse.model.sae.gemma_scope import load_gemma_scope, load_gemma_scope_2
+from pilothouse.model.sae.itda import load_itda
 from pilothouse.model.sae.llama_scope import load_llama_scope, load_llama_scope_r1
 from pilothouse.model.sae.llamascopium import load_llamascopium
 from pilothouse.model.sae.mapped import FETCH, map_safetensors
@@ -28,6 +29,8 @@ from pilothouse.model.sae.qwen_scope import load_qwen_scope
 from pilothouse.model.sae.saelens import load_saelens
 from pilothouse.model.sae.sparsify import load_sparsify
 from pilothouse.model.sae.told import Told
+from pilothouse.model.sae.top_afa import load_top_afa
+from pilothouse.model.sae.written import stamps_of
 
 Reader = Callable[[str, Path, Told], Sae]
 FORMATS: dict[str, Reader] = {}
@@ -64,11 +67,12 @@ def load_sae(name: str, folder: Path, format_name: str | None, told: Told = NOTH
         refuse(f"saes.{name}", "format", repr(format_name), f"one of {sorted(FORMATS)}",
                "name the library that made the file")  # fmt: skip
     _check_folder(folder)
+    stamps = stamps_of(folder)
     sae = FORMATS[format_name](name, folder, told)
     norm = sae.average_norm if told.average_norm is None else told.average_norm
     if norm is None and sae.input_scale != 1.0:
         norm = math.sqrt(sae.width) / sae.input_scale
-    sae = replace(sae, average_norm=norm)
+    sae = replace(sae, average_norm=norm, stamps=stamps)
     return _with_labels(_with_maxima(sae, folder), folder)
 
 
@@ -125,3 +129,5 @@ register("llamascopium", load_llamascopium)
 register("qwen-scope", load_qwen_scope)
 register("sparsify", load_sparsify)
 register("dictionary_learning", load_dictionary_learning)
+register("itda", load_itda)
+register("top-afa", load_top_afa)

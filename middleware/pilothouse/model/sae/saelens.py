@@ -12,23 +12,34 @@ from pathlib import Path
 import numpy as np
 
 from pilothouse.model.artefact import refuse
-from pilothouse.model.sae.autoencoder import ALL_AT_ONCE, Form, Normalisation, Sae
-from pilothouse.model.sae.build import About, build_sae
+from pilothouse.model.sae.autoencoder import (
+    ALL_AT_ONCE,
+    NO_PURSUIT,
+    Form,
+    Normalisation,
+    Pursuit,
+    Sae,
+)
+from pilothouse.model.sae.build import About, build_sae, filled
 from pilothouse.model.sae.fields import CORRECT, Fields, read_fields
 from pilothouse.model.sae.hook import tap_of
 from pilothouse.model.sae.mapped import Stored, map_safetensors
+from pilothouse.model.sae.polynomial import take_polynomial
 from pilothouse.model.sae.told import Told, agreed, scale_of_input
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
 FORMS: Mapping[str, Form] = {
     "standard": "relu", "jumprelu": "jumprelu", "gated": "gated", "topk": "topk",
-    "abstopk": "abstopk",
+    "abstopk": "abstopk", "matching_pursuit": "pursuit", "poly_topk": "topk",
+    "poly_jumprelu": "jumprelu",
 }  # fmt: skip
+POLY = "poly_"
+"""By which the architectures of PolySAE begin; the rest says how its codes are chosen."""
 REFUSED: Mapping[str, str] = {
-    "matching_pursuit": "its codes come from a greedy search, token by token",
     "temporal": "its codes hang on the tokens before, through an attention of its own",
-    "poly": "its decoder is not linear in the codes",
+    "poly_batchtopk": "its codes hang on the batch; save it for inference, as poly_jumprelu",
+    "poly_matryoshka": "its codes hang on the batch; save it for inference, as poly_jumprelu",
 } | dict.fromkeys(
     ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"),
     "it reads at one place and writes at another",
@@ -51,7 +62,13 @@ def load_saelens(name: str, folder: Path, told: Told) -> Sae:
     place = folder / WEIGHTS_FILE
     tensors, sha256 = map_safetensors(place)
     _drop_scaling(place, tensors)
-    built = build_sae(name, place, about, tensors, sha256)
+    polynomial = None
+    if fields.text("architecture", "standard").startswith(POLY):
+        polynomial = take_polynomial(place, fields, tensors)
+    if about.form == "pursuit" and not about.subtracts_decoder_bias and "b_dec" in tensors:
+        # What is not taken off the input is not put on the output either.
+        tensors["b_dec"] = filled(tensors["b_dec"].shape[0], 0.0)
+    built = build_sae(name, place, about, tensors, sha256, polynomial)
     for field_name, size in (("d_in", built.width), ("d_sae", built.num_features)):
         if fields.whole(field_name) != size:
             refuse(fields.place, field_name, fields.whole(field_name),
@@ -76,10 +93,11 @@ def _about(fields: Fields, told: Told) -> About:
         tap_of(fields.place, "hook_name", hook), remedy=CORRECT,
     )  # fmt: skip
     kwargs = trained.group("model_from_pretrained_kwargs")
-    if form not in ALL_AT_ONCE:
+    is_poly = fields.text("architecture", "standard").startswith(POLY)
+    if form not in ALL_AT_ONCE or is_poly:
         fields.never("rescale_acts_by_decoder_norm", "only TopK chooses by the decoder's norms")
     return About(
-        form=form, model_id=model_id, tap=tap, k=k,
+        form=form, model_id=model_id, tap=tap, k=k, pursuit=_pursuit(fields),
         decoder_norms="scale" if fields.flag("rescale_acts_by_decoder_norm", False) else "ignored",
         normalisation=norm, input_scale=scale,
         subtracts_decoder_bias=fields.flag("apply_b_dec_to_input", True),
@@ -93,8 +111,10 @@ def _form(fields: Fields) -> tuple[Form, int | None]:
     k: int | None = None
     if architecture == "standard" and activation == "topk":
         architecture, k = "topk", fields.group("activation_fn_kwargs").whole("k")
-    elif architecture in ("topk", "abstopk"):
+    elif architecture in ("topk", "abstopk", "poly_topk"):
         k = fields.whole("k")
+    elif architecture == "matching_pursuit":
+        k = fields.whole("max_iterations", fields.whole("d_in"))
     elif activation != "relu":
         refuse(fields.place, "activation_fn_str", repr(activation), "'relu' or 'topk'", OTHER_SAE)
     if architecture not in FORMS:
@@ -102,6 +122,15 @@ def _form(fields: Fields) -> tuple[Form, int | None]:
         refuse(fields.place, "architecture", f"{architecture!r}: {why}",
                f"one of {sorted(FORMS)}", OTHER_SAE)  # fmt: skip
     return FORMS[architecture], k
+
+
+def _pursuit(fields: Fields) -> Pursuit:
+    if fields.text("architecture", "standard") != "matching_pursuit":
+        return NO_PURSUIT
+    return Pursuit(
+        residual_threshold=fields.number("residual_threshold", 1e-2),
+        ends_on_repeat=fields.flag("stop_on_duplicate_support", True),
+    )
 
 
 def _normalisation(fields: Fields, told: Told) -> tuple[Normalisation, float]:

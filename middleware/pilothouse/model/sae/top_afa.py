@@ -1,0 +1,60 @@
+"""top-AFA (Lee et al. 2025): `config.json` and `sae.safetensors`, the tensors of `sae.pt`.
+
+As many codes are on as bring the length of what they write nearest to that of the input. The
+library's encoder has no bias: `b_enc` is saved and never used. Its `input_unit_norm` is a layer
+norm.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pilothouse.model.artefact import refuse
+from pilothouse.model.sae.autoencoder import Sae
+from pilothouse.model.sae.build import About, build_sae, filled
+from pilothouse.model.sae.fields import CORRECT, read_fields
+from pilothouse.model.sae.hook import tap_of
+from pilothouse.model.sae.mapped import map_safetensors
+from pilothouse.model.sae.told import Told, agreed
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "sae.safetensors"
+PICKLE_FILE = "sae.pt"
+
+
+def load_top_afa(name: str, folder: Path, told: Told) -> Sae:
+    """The SAE in a folder, after its conversion to safetensors.
+
+    Raises:
+        ArtefactError: names file, field, what was got, what was wanted and what to do.
+    """
+    fields = read_fields(folder / CONFIG_FILE)
+    said = fields.text("sae_type").replace("-", "").replace("_", "").lower()
+    if said != "topafa":
+        refuse(fields.place, "sae_type", repr(fields.raw["sae_type"]), "'topafa'",
+               "use an SAE whose codes are matched to the input's norm")  # fmt: skip
+    model_id, tap = agreed(
+        # TransformerLens has names of its own for models, so the operator's wins.
+        fields.place, told, None if told.model_id else fields.text("model_name"),
+        tap_of(fields.place, "hook_point", fields.text("hook_point")), remedy=CORRECT,
+    )  # fmt: skip
+    place = folder / WEIGHTS_FILE
+    pickled = folder / PICKLE_FILE
+    if not os.path.lexists(place) and os.path.lexists(pickled):
+        refuse(pickled, "file", "a pickle", f"{WEIGHTS_FILE} beside it",
+               "convert it offline, by the same names; pickles are never read")  # fmt: skip
+    stored, sha256 = map_safetensors(place)
+    if "b_enc" in stored:
+        stored["b_enc"] = filled(stored["b_enc"].shape[0], 0.0)
+    about = About(
+        form="top_afa", model_id=model_id, tap=tap,
+        normalisation="layer_norm" if fields.flag("input_unit_norm", False) else "none",
+        subtracts_decoder_bias=True,
+    )  # fmt: skip
+    built = build_sae(name, place, about, stored, sha256)
+    for field_name, size in (("act_size", built.width), ("dict_size", built.num_features)):
+        if fields.whole(field_name) != size:
+            refuse(fields.place, field_name, fields.whole(field_name),
+                   f"{size} as {WEIGHTS_FILE} has", CORRECT)  # fmt: skip
+    return built
