@@ -23,7 +23,7 @@ from pilothouse.model.catalogue import Catalogue, load_catalogue
 from pilothouse.model.hub import folder_of
 from pilothouse.model.sae.formats import load_sae
 from pilothouse.model.vector import Vector, build_vector, load_vector, save_vector
-from pilothouse.server.vector_change import with_vector
+from pilothouse.server.load_change import with_loaded
 from tests.model.formats import writers
 from tests.model.sae import files
 from tests.model.sae.files import book
@@ -223,7 +223,7 @@ def test_places_come_through_a_plan_unchanged(tmp_path: Path) -> None:
 
 def test_a_change_of_one_vector_keeps_the_others_pins(vector: Vector, tmp_path: Path) -> None:
     ours = config(f"{PLACE}/vectors/glad", digest=vector.digest)
-    changed = with_vector(ours, "other", tmp_path / "glad")
+    changed = with_loaded(ours, "vectors", "other", {"path": tmp_path / "glad"})
     assert changed.vectors["glad"] == ours.vectors["glad"]
 
 
