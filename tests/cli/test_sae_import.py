@@ -138,6 +138,8 @@ PICKLED: dict[str, tuple[str, Callable[[Path], Path], str, tuple[str, ...]]] = {
         "dictionary_learning",
         lambda at: files.dictionary_learning(at, book("topk", k=9), "AutoEncoderTopK"), "ae", (),
     ),
+    "itda": ("itda", LAYOUTS["itda"][1], "atoms", LAYOUTS["itda"][2]),
+    "top-afa": ("top-afa", LAYOUTS["top-afa"][1], "sae", LAYOUTS["top-afa"][2]),
     "top-afa": ("top-afa", lambda at: files.top_afa(at, book("top_afa")), "sae", ()),
 }  # fmt: skip
 
