@@ -118,8 +118,8 @@ def material(order: FitOrder, files: Files, stand: Stand) -> Material:
         given = _share(files.texts, which)
         neutral = [stand.line((), text) for text in given]
         if not files.texts and which > 0:
-            neutral = _own_answers(stand, [contexts[n] for n in numbers],
-                                   [negatives[n] for n in numbers], order.answer_tokens)  # fmt: skip
+            held = [contexts[n] for n in numbers], [negatives[n] for n in numbers]
+            neutral = _own_answers(stand, *held, order.answer_tokens)
         parts.append(
             Part(
                 groups=tuple(files.pairs[n].group_name for n in numbers),

@@ -196,10 +196,13 @@ def _by_codes(sae: Sae, reduce: Reduce) -> Reduce:
 
 def _selection(order: FitOrder, stand: Stand, sae: Sae, phase: Phase) -> Method:
     lines = stand.random_lines(RANDOM_LINES, RANDOM_LENGTH, order.seed)
-    rates = stand.states(
-        lines, [sae.tap.layer], order.site,
-        lambda rows_TD: (encode(sae, rows_TD) != 0).mean(axis=0), phase("random tokens", len(lines)),
-    )  # fmt: skip
+
+    def rate(rows_TD: Floats) -> Floats:
+        rate_M: Floats = (encode(sae, rows_TD) != 0).mean(axis=0)
+        return rate_M
+
+    advance = phase("random tokens", len(lines))
+    rates = stand.states(lines, [sae.tap.layer], order.site, rate, advance)
     return FeatureSelection(sae, rates.states_LNF[0].mean(axis=0), order.features)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -17,10 +18,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from pilothouse.contrast import difference, principal, ridge
-from pilothouse.contrast.card import HEAD, card, figures_row, profile_line
+from pilothouse.contrast.card import card, figures_row, profile_line
 from pilothouse.contrast.method import METHODS
 from pilothouse.contrast.plot import plot
-from pilothouse.contrast.report import FitReport
+from pilothouse.contrast.report import CONTROLS, Cell, FitReport
 from pilothouse.errors import ArtefactError, ConfigError, PilothouseError
 from pilothouse.model.catalogue import SERVED_SITES
 from pilothouse.model.sae.formats import FORMATS, load_sae
@@ -39,6 +40,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
 LAYERS = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
 TOKENS = ("mean", "last", "first")
 SHOWN_ROWS = 40
+SHOWN = ("L", "scale", "effect", "random", "shuffled", "moved", "ppl x", "kept", "KL>=", "facts")
 REPORT_FILE, CARD_FILE, PLOT_FILE = "fit.json", "README.md", "sweep.svg"
 EPILOG = """Examples:
 
@@ -112,7 +114,8 @@ def fit_vector(
             token=_choice("--token", token, TOKENS), on=_choice("--on", on, get_args(Clause)),
             scales=_scales(scales), controls=controls, resamples=resamples,
             max_perplexity_ratio=max_perplexity_ratio, seed=seed, neutral=neutral, facts=facts,
-            answer_tokens=answer_tokens, features=features, tuned=tuned, settings=engine_settings(context.args),
+            answer_tokens=answer_tokens, features=features, tuned=tuned,
+            settings=engine_settings(context.args),
         )  # fmt: skip
         files = read_files(order)
         with _bars() as phase:
@@ -232,13 +235,14 @@ def _bars() -> Iterator[Phase]:
 
 
 def _show(report: FitReport, out: Path) -> None:
-    console = Console(width=None)
-    ranked = sorted(report.sweep, key=lambda each: -each.figures.effect)[:SHOWN_ROWS]
-    for title, rows in (("sweep", ranked), ("test", report.test.cells)):
-        table = Table("layer", "strength", *HEAD, title=title)
-        for each in rows:
-            name = each.kind if each.kind == "fitted" else f"{each.kind} {each.draw}"
-            table.add_row(str(each.layer), f"{each.scale:g}", name, *figures_row(each.figures))
+    console = Console()
+    for title, cells in (("sweep, by effect", report.sweep), ("test", report.test.cells)):
+        table = Table(*SHOWN, title=title, caption="random, shuffled: mean effect of the controls")
+        ranked = sorted(
+            (each for each in cells if each.kind == "fitted"), key=lambda each: -each.figures.effect
+        )
+        for each in ranked[:SHOWN_ROWS]:
+            table.add_row(*_row(each, cells))
         console.print(table)
     lines = [
         f"wrote     {out}: layer {report.chosen_layer}, strength {report.chosen_scale:g}",
@@ -248,3 +252,22 @@ def _show(report: FitReport, out: Path) -> None:
         f"          {profile_line(report)}",
     ]
     typer.echo("\n".join(lines))
+
+
+def _row(cell: Cell, cells: Sequence[Cell]) -> list[str]:
+    effect, *others = figures_row(cell.figures)
+    beside = [
+        fmean(
+            each.figures.effect
+            for each in cells
+            if (each.kind, each.layer, each.scale) == (control, cell.layer, cell.scale)
+        )
+        for control in CONTROLS
+    ]
+    return [
+        str(cell.layer),
+        f"{cell.scale:g}",
+        effect,
+        *(f"{each:+.3g}" for each in beside),
+        *others,
+    ]

@@ -27,11 +27,11 @@ def card(manifest: VectorManifest, report: FitReport) -> str:
 def figures_row(figures: Figures) -> list[str]:
     """Cells of a table, in the order of `HEAD` without the vector."""
     return [
-        f"{figures.effect:+.4g}",
+        f"{figures.effect:+.3g}",
         _share(figures.moved),
-        f"{figures.perplexity_ratio:.4g}",
+        f"{figures.perplexity_ratio:.3g}",
         _share(figures.choices_kept),
-        f"{figures.kl:.3g}",
+        f"{figures.kl:.2g}",
         _share(figures.facts_kept),
     ]
 
@@ -145,7 +145,7 @@ def _name(cell: Cell) -> str:
 
 
 def _share(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}%"
+    return "-" if share is None else f"{100 * share:.0f}%"
 
 
 def _interval(interval: Interval) -> str:

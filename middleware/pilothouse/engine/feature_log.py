@@ -14,11 +14,12 @@ import numpy as np
 from pilothouse.edit.feature import labelled
 from pilothouse.edit.sae import feature_read
 from pilothouse.engine.facts import LoggedSae
+from pilothouse.engine.read_rows import OwnedRow
 from pilothouse.errors import ConfigError, RequestError
 from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.policy.rulebook import CompiledRule
 from pilothouse.policy.schema import MAX_LOGGED_FEATURES, Log, LoggedFeatures
-from pilothouse.types import FloatArray, Tap
+from pilothouse.types import FloatArray
 
 if TYPE_CHECKING:
     from pilothouse.engine.plan import Plan
@@ -33,14 +34,6 @@ class FeatureRead(NamedTuple):
     bias: float
     threshold: float
     label: str | None
-
-
-class OwnedRow(NamedTuple):
-    """A read row, whose it is and where."""
-
-    owner: str
-    tap: Tap
-    row_D: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
