@@ -59,7 +59,6 @@ LAYOUTS: dict[str, tuple[str, Callable[[Path], Path], tuple[str, ...]]] = {
         "saelens", lambda at: files.saelens(at, files.poly_book("jumprelu"), poly_order=2), (),
     ),
     "itda": ("itda", lambda at: files.itda(at, book("pursuit")), ()),
-    "top-afa": ("top-afa", lambda at: files.top_afa(at, book("top_afa")), ()),
 }  # fmt: skip
 
 
@@ -140,7 +139,6 @@ PICKLED: dict[str, tuple[str, Callable[[Path], Path], str, tuple[str, ...]]] = {
     ),
     "itda": ("itda", LAYOUTS["itda"][1], "atoms", LAYOUTS["itda"][2]),
     "top-afa": ("top-afa", LAYOUTS["top-afa"][1], "sae", LAYOUTS["top-afa"][2]),
-    "top-afa": ("top-afa", lambda at: files.top_afa(at, book("top_afa")), "sae", ()),
 }  # fmt: skip
 
 
