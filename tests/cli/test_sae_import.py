@@ -59,6 +59,7 @@ LAYOUTS: dict[str, tuple[str, Callable[[Path], Path], tuple[str, ...]]] = {
         "saelens", lambda at: files.saelens(at, files.poly_book("jumprelu"), poly_order=2), (),
     ),
     "itda": ("itda", lambda at: files.itda(at, book("pursuit")), ()),
+    "top-afa": ("top-afa", lambda at: files.top_afa(at, book("top_afa")), ()),
 }  # fmt: skip
 
 

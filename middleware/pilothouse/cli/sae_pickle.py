@@ -47,8 +47,6 @@ def converted(place: Path, room: Path) -> Path:
         if (place.parent / name).is_file():
             (folder / name).write_bytes(read_file(place.parent / name, limit))
     state = read_torch(place, SAE_BOUNDS)
-    # ITDA saves its atoms without a name.
-    state = {place.stem: state} if isinstance(state, np.ndarray) else state
     write_safetensors(folder / f"{place.stem}.safetensors", _tensors(place, state))
     return folder
 
