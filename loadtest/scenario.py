@@ -2,11 +2,12 @@
 
 A case whose counters do not show the work it is meant to measure is an error, not a result.
 
-Shape suffixes: L layers, D hidden size.
+Shape suffixes: L layers, D hidden size, M features of an SAE.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from safetensors.numpy import save_file
 
 from pilothouse.model.manifest import Readout, ReadoutAggregate
 from pilothouse.model.probe import build_probe, save_probe
@@ -28,6 +30,8 @@ PROBE_LAYER = 4
 EDIT_LAYER = 4
 RANK = 8
 RANK_LAYERS = (1, 3, 5, 7)
+FEATURES_PER_DIMENSION = 16
+"""Of the SAE: as wide as the narrow ones that are published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +165,27 @@ def write_maps(
     return refs
 
 
+def write_sae(folder: Path, size: Size, layer: int) -> dict[str, dict[str, Any]]:
+    """A random JumpReLU SAE as SAELens writes them, below a folder; what `saes:` says."""
+    place = folder / "saes" / "sae"
+    place.mkdir(parents=True, exist_ok=True)
+    features = FEATURES_PER_DIMENSION * size.d_model
+    rows_MD = np.random.default_rng(3000).normal(size=(features, size.d_model)).astype(np.float32)
+    rows_MD /= np.linalg.norm(rows_MD, axis=1, keepdims=True)
+    tensors = {
+        "W_enc": np.ascontiguousarray(rows_MD.T), "W_dec": rows_MD,
+        "b_enc": np.zeros(features, np.float32), "b_dec": np.zeros(size.d_model, np.float32),
+        "threshold": np.full(features, 0.1, np.float32),
+    }  # fmt: skip
+    save_file(tensors, place / "sae_weights.safetensors")
+    said = {
+        "architecture": "jumprelu", "d_in": size.d_model, "d_sae": features,
+        "metadata": {"model_name": size.model_id, "hook_name": f"blocks.{layer}.hook_resid_post"},
+    }  # fmt: skip
+    (place / "cfg.json").write_text(json.dumps(said), encoding="utf-8")
+    return {"sae": {"path": "saes/sae", "average_norm": RESIDUAL_NORM}}
+
+
 def write_probes(
     folder: Path, size: Size, count: int, layers: Sequence[int]
 ) -> dict[str, dict[str, str]]:
@@ -245,6 +270,7 @@ def _term(vector: int, scale: float) -> dict[str, Any]:
 def _idle(folder: Path, size: Size) -> dict[str, Any]:
     return {
         "vectors": write_vectors(folder, size, 1, [EDIT_LAYER]),
+        "saes": write_sae(folder, size, EDIT_LAYER),
         "probes": write_probes(folder, size, 3, [2, 4, 6]),
     }
 
@@ -279,6 +305,16 @@ def _norm(folder: Path, size: Size) -> dict[str, Any]:
         "vectors": write_vectors(folder, size, 1, [EDIT_LAYER]),
         "profiles": _profiles(terms),
     }
+
+
+def _features(folder: Path, size: Size) -> dict[str, Any]:
+    stride = FEATURES_PER_DIMENSION * size.d_model // PROFILES
+
+    def terms(index: int) -> list[dict[str, Any]]:
+        edit = {"sae": "sae", "feature": stride * index, "value": _strength(index)}
+        return [edit | {"on": "all"}]
+
+    return {"saes": write_sae(folder, size, EDIT_LAYER), "profiles": _profiles(terms)}
 
 
 def _programs(count: int) -> Callable[[Path, Size], dict[str, Any]]:
@@ -352,8 +388,7 @@ CASES = (
         "installed", 1.00, "pilothouse serve with nothing loaded", None, _unused
     ),
     Case(
-        "idle", 0.995, "3 probes and 1 vector loaded, no request uses them (no SAEs in this "
-        "version)", _idle, _unused
+        "idle", 0.995, "3 probes, 1 vector and 1 SAE loaded, no request uses them", _idle, _unused
     ),
     Case(
         "probes8", 0.99, "8 probes at one layer; a policy reads all 8 on every request and token",
@@ -374,6 +409,10 @@ CASES = (
     Case(
         "norm", 0.99, "as layer1, and every token's norm is restored; no goal is stated for it, so "
         "layer1's is taken", _norm, _steered(1), PROFILES
+    ),
+    Case(
+        "sae_feature", 0.98, "one layer, one feature of an SAE set, every request another feature "
+        "and value", _features, _steered(1), PROFILES
     ),
     Case(
         "programs64", 0.98, "one layer, 64 different vectors in a batch of 256", _programs(64),

@@ -15,7 +15,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 PACKAGE = CHECKOUT / "middleware" / "pilothouse"
 
 GROUND = frozenset({"types", "errors", "term", "record", "sealed", "config", "library"})
-ROOMS = frozenset({"model", "edit", "probe", "policy", "capture"})
+ROOMS = frozenset({"model", "edit", "probe", "policy", "capture", "contrast"})
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "types": frozenset(),
     "errors": frozenset(),
@@ -26,14 +26,17 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "library": frozenset({"errors"}),
     "model": GROUND,
     "edit": GROUND | {"model"},  # a program is made of the catalogue's vectors
+    "bake": GROUND | {"model", "edit"},  # programs into weights, offline
     "probe": GROUND | {"model"},  # fitting and evaluation write the artefacts that model/ reads
     "policy": GROUND,
     "capture": GROUND | {"model"},  # sites that are served are the catalogue's to say
+    # Vectors are chosen by the probes' maths and by SAEs' codes; the engine is the verb's affair.
+    "contrast": GROUND | {"model", "edit", "probe"},
     "telemetry": GROUND | ROOMS,
     "engine": GROUND | ROOMS | {"telemetry"},
     "server": GROUND | ROOMS | {"telemetry", "engine"},
     "llm": GROUND | ROOMS | {"engine", "server"},
-    "cli": GROUND | ROOMS | {"telemetry", "engine", "server", "llm"},
+    "cli": GROUND | ROOMS | {"telemetry", "engine", "server", "llm", "bake"},
 }
 HEAVY_STAYS_IN: dict[str, frozenset[str]] = {
     "vllm": frozenset({"engine", "server", "llm", "cli"}),

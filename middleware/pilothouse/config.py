@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from pilothouse.errors import ConfigError
 from pilothouse.term import SteerTerm
@@ -24,16 +31,65 @@ class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ArtefactRef(_Closed):
-    """Where a vector or probe lies: a folder with `manifest.json` and `weights.safetensors`."""
+HUB = "hf://"
+PART = r"[A-Za-z0-9_][A-Za-z0-9_.+=\-]{0,95}"
+HUB_PLACE = re.compile(
+    rf"hf://({PART}/{PART})(?:@([A-Za-z0-9_][A-Za-z0-9_.\-]{{0,95}}))?((?:/{PART})*)/?"
+)
 
-    path: Path
+
+class HubPlace(_Closed):
+    """A folder or file of a model repository on the Hugging Face hub, at a revision."""
+
+    repo: str = Field(pattern=rf"^{PART}/{PART}$")
+    revision: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,95}$")
+    inside: str = Field(default="", pattern=rf"^(?:{PART}(?:/{PART})*)?$")
+    """Where in the repository; empty for its top."""
+
+    def __str__(self) -> str:
+        at = "" if self.revision is None else f"@{self.revision}"
+        return f"{HUB}{self.repo}{at}{'/' if self.inside else ''}{self.inside}"
+
+
+def parse_place(text: str) -> Path | HubPlace:
+    """A path, or a place on the hub where the text begins with hf://.
+
+    Raises:
+        ValueError: it begins so and goes on otherwise.
+    """
+    if not text.startswith(HUB):
+        return Path(text)
+    found = HUB_PLACE.fullmatch(text)
+    if found is None:
+        raise ValueError(f"got {text!r}, want hf://OWNER/NAME@COMMIT/FOLDER, without '..'")
+    return HubPlace(repo=found[1], revision=found[2], inside=found[3].strip("/"))
+
+
+def _place(given: Any) -> Any:
+    # Plain data: as JSON, a plan's configuration takes no objects.
+    is_hub = isinstance(given, str) and given.startswith(HUB)
+    return parse_place(given).model_dump() if is_hub else given  # type: ignore[union-attr]
+
+
+Place = Annotated[Path | HubPlace, BeforeValidator(_place)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class ArtefactRef(_Closed):
+    """Where a vector or probe lies: a folder with `manifest.json` and `weights.safetensors`.
+
+    `digest` is compared with the artefact's; what comes from the hub must have one.
+    """
+
+    path: Place
+    digest: Digest | None = None
 
 
 class SaeRef(_Closed):
     """Where an SAE lies, in the layout of what made it, and what its files leave open."""
 
-    path: Path
+    path: Place
+    digest: Digest | None = None
     format: str | None = None
     """A name of `model.sae.formats`; only needed where the files' names do not tell."""
     model: str | None = None
@@ -192,7 +248,7 @@ def parse_config(raw: dict[str, Any], *, folder: Path, origin: str) -> Pilothous
         update={
             "vectors": _resolved(config.vectors, folder),
             "saes": {
-                name: ref.model_copy(update={"path": folder / ref.path})
+                name: ref.model_copy(update={"path": _at(folder, ref.path)})
                 for name, ref in config.saes.items()
             },
             "probes": _resolved(config.probes, folder),
@@ -202,4 +258,10 @@ def parse_config(raw: dict[str, Any], *, folder: Path, origin: str) -> Pilothous
 
 
 def _resolved(refs: dict[str, ArtefactRef], folder: Path) -> dict[str, ArtefactRef]:
-    return {name: ArtefactRef(path=folder / ref.path) for name, ref in refs.items()}
+    return {
+        name: ref.model_copy(update={"path": _at(folder, ref.path)}) for name, ref in refs.items()
+    }
+
+
+def _at(folder: Path, place: Path | HubPlace) -> Path | HubPlace:
+    return folder / place if isinstance(place, Path) else place

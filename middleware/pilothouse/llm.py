@@ -26,11 +26,13 @@ from pilothouse.capture.reader import CaptureReader
 from pilothouse.config import PilothouseConfig, load_config
 from pilothouse.engine import pickup
 from pilothouse.engine.collection import WAVE, Collection, capture_index, capture_params
+from pilothouse.engine.compat.control import ask_engine
 from pilothouse.engine.launch import SCHEDULER, WORKER, guard_environment, settle_speculation
 from pilothouse.engine.model_facts import model_facts
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.refusals import refuse_settings
 from pilothouse.engine.resolve import resolve_plan
+from pilothouse.engine.succession import following_plan
 from pilothouse.errors import ConfigError, EngineError
 from pilothouse.model.catalogue import load_catalogue
 from pilothouse.policy.endpoint import Endpoint
@@ -50,6 +52,12 @@ OPERATOR = Caller(
     rollout_key="offline",
 )  # fmt: skip
 """Whoever runs Python on the machine may do everything that the plan has tables for."""
+
+
+Steering = Sequence[Steer] | Sequence[Sequence[Steer]]
+"""Terms for all prompts, or for each its own."""
+CLIENT = 0
+"""What the engine calls the one process that asks it here."""
 
 
 class LLM(VllmLLM):  # type: ignore[misc]
@@ -85,8 +93,7 @@ class LLM(VllmLLM):  # type: ignore[misc]
         pickup.install()
         self._ledger = Ledger()
         self._unsubscribe = pickup.subscribe(self._ledger.receive)
-        self._admission = Admission(self.plan, [model], seal_key())
-        self._settler = Settler(self.plan.rulebook, lambda _: None)
+        self._take(self.plan)
         additional = dict(settings.pop("additional_config", None) or {})
         super().__init__(
             model,
@@ -101,22 +108,25 @@ class LLM(VllmLLM):  # type: ignore[misc]
         prompts: Any,
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
-        steer: Sequence[Steer] = (),
+        steer: Steering = (),
         probes: Sequence[str] = (),
         scores: ScoreDetail = "summary",
         profile: str | None = None,
         **more: Any,
     ) -> list[RequestOutput]:
-        """As vLLM's, governed by the policies and steered as asked, every prompt alike.
+        """As vLLM's, governed by the policies and steered as asked.
+
+        `steer` holds for every prompt; a list of lists has the terms of each prompt.
 
         Raises:
+            ConfigError: lists of terms for another number of prompts.
             RequestError: steering or probes that the plan does not have.
         """
         asked = prompts if isinstance(prompts, list | tuple) else [prompts]
         run = super().generate
         return self._governed(
             "completions", len(asked), sampling_params,
-            _field(steer, probes, scores), profile,
+            _fields(steer, probes, scores, len(asked)), profile,
             lambda params: run(asked, params, **more),
         )  # fmt: skip
 
@@ -125,7 +135,7 @@ class LLM(VllmLLM):  # type: ignore[misc]
         messages: Any,
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
-        steer: Sequence[Steer] = (),
+        steer: Steering = (),
         probes: Sequence[str] = (),
         scores: ScoreDetail = "summary",
         profile: str | None = None,
@@ -137,7 +147,7 @@ class LLM(VllmLLM):  # type: ignore[misc]
         run = super().chat
         return self._governed(
             "chat", len(conversations), sampling_params,
-            _field(steer, probes, scores), profile,
+            _fields(steer, probes, scores, len(conversations)), profile,
             lambda params: run(conversations, params, **more),
         )  # fmt: skip
 
@@ -223,26 +233,52 @@ class LLM(VllmLLM):  # type: ignore[misc]
                     return collection.wait(waiting)
 
                 params = [capture_params(number, order.max_tokens) for number in wave]
-                outputs = self._governed(
-                    endpoint, len(wave), params, _field(steer, (), "none"), profile, run
-                )
+                fields = _fields(steer, (), "none", len(wave))
+                outputs = self._governed(endpoint, len(wave), params, fields, profile, run)
                 for number, output in zip(wave, outputs, strict=True):
                     _check_captured(number, output.outputs[0].pilothouse, collection)
         return CaptureReader(folder)
+
+    def reload(self, pilothouse_config: str | Path | PilothouseConfig) -> None:
+        """Follow another configuration on the taps and tables of the running one.
+
+        What may differ is what a server's reload may change: vectors, profiles, some limits.
+
+        Raises:
+            ConfigError: something that is laid down at start differs; nothing has changed.
+            EngineError: the engine did not take it.
+        """
+        plan, before = following_plan(self.plan, _granted(pilothouse_config)), self.plan.revision
+        if plan.revision == before:
+            return
+        if self.llm_engine.has_unfinished_requests():
+            raise ConfigError("reload: requests are waiting: call wait_for_completion() first")
+        refusal = ask_engine(self.llm_engine, "prepare", CLIENT, plan.revision, plan.to_wire())
+        if refusal:
+            raise EngineError(f"reload: nothing has changed: {refusal}")
+        if not ask_engine(self.llm_engine, "activate", CLIENT, before, plan.revision):
+            raise EngineError(f"reload: the engine does not run revision {before}; start it anew")
+        self._take(plan)
+        ask_engine(self.llm_engine, "release", CLIENT, before)
+
+    def _take(self, plan: Plan) -> None:
+        self.plan = plan
+        self._admission = Admission(plan, [plan.body.model.model_id], seal_key())
+        self._settler = Settler(plan.rulebook, lambda _: None)
 
     def _governed(
         self,
         endpoint: Endpoint,
         count: int,
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
-        field: dict[str, Any],
+        fields: Sequence[dict[str, Any]],
         profile: str | None,
         run: Callable[[list[SamplingParams]], list[RequestOutput]],
     ) -> list[RequestOutput]:
         given = sampling_params or self.get_default_sampling_params()
         each = [given] * count if isinstance(given, SamplingParams) else list(given)
         admitted, entries, params = [], [], []
-        for sampling in each:
+        for sampling, field in zip(each, fields, strict=True):
             body: dict[str, Any] = {"model": profile or self.plan.body.model.model_id}
             body |= {"pilothouse": field, "n": sampling.n}
             admitted.append(self._admission.admit(body, endpoint, OPERATOR))
@@ -298,14 +334,30 @@ def _check_captured(number: int, told: dict[str, Any], collection: Collection) -
 
 
 def _plan(config: str | Path | PilothouseConfig | None, args: Namespace) -> Plan:
-    if isinstance(config, str | Path):
-        config = load_config(Path(config))
-    known = config or PilothouseConfig(version=1)
-    granted = known.auth.model_copy(update={"client_steering": True, "client_scores": True})
-    known = known.model_copy(update={"auth": granted})
+    known = _granted(config or PilothouseConfig(version=1))
     return resolve_plan(
         known, load_catalogue(known), load_policies(known.policies), model_facts(args)
     )
+
+
+def _granted(config: str | Path | PilothouseConfig) -> PilothouseConfig:
+    known = load_config(Path(config)) if isinstance(config, str | Path) else config
+    granted = known.auth.model_copy(update={"client_steering": True, "client_scores": True})
+    return known.model_copy(update={"auth": granted})
+
+
+def _fields(
+    steer: Steering, probes: Sequence[str], scores: ScoreDetail, count: int
+) -> list[dict[str, Any]]:
+    """The request's field of each prompt."""
+    if not any(isinstance(each, Sequence) for each in steer):
+        return [_field(steer, probes, scores)] * count  # type: ignore[arg-type]
+    if len(steer) != count or not all(isinstance(each, Sequence) for each in steer):
+        raise ConfigError(
+            f"steer: got {len(steer)} entries, some of them lists, for {count} prompts; want terms "
+            "for all prompts, or one list of terms for each prompt"
+        )
+    return [_field(each, probes, scores) for each in steer]  # type: ignore[arg-type]
 
 
 def _field(steer: Sequence[Steer], probes: Sequence[str], scores: ScoreDetail) -> dict[str, Any]:

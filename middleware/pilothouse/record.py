@@ -32,6 +32,15 @@ class RuleOutcome:
 
 
 @dataclass(slots=True)
+class FeatureCode:
+    """What a request turned on in an SAE, and how far at its most."""
+
+    feature: int
+    code: float
+    label: str | None
+
+
+@dataclass(slots=True)
 class TokenScores:
     """Calibrated token scores of one output token, by probe."""
 
@@ -66,6 +75,8 @@ class Record:
     """Rules that fired so far; on the closing record, every prompt and output rule."""
     token_scores: list[TokenScores] = field(default_factory=list)
     """Of the tokens released with this output only."""
+    features: dict[str, list[FeatureCode]] = field(default_factory=dict)
+    """On the closing record: `policy/rule` of each rule that logs features -> the largest codes."""
     steered_tokens: dict[str, int] = field(default_factory=dict)
     scored_tokens: dict[str, int] = field(default_factory=dict)
     unscored_tokens: dict[str, int] = field(default_factory=dict)
@@ -90,6 +101,10 @@ class Record:
             wire["outcomes"] = [asdict(each) for each in self.outcomes]
         if self.token_scores:
             wire["token_scores"] = [asdict(each) for each in self.token_scores]
+        if self.features:
+            wire["features"] = {
+                rule: [asdict(each) for each in codes] for rule, codes in self.features.items()
+            }
         return wire
 
     @classmethod
@@ -100,6 +115,10 @@ class Record:
         plain["verdict"] = None if verdict is None else Verdict(**verdict)
         plain["outcomes"] = [RuleOutcome(**each) for each in plain["outcomes"]]
         plain["token_scores"] = [TokenScores(**each) for each in plain["token_scores"]]
+        plain["features"] = {
+            rule: [FeatureCode(**each) for each in codes]
+            for rule, codes in plain["features"].items()
+        }
         choice = plain["choice"]
         plain["choice"] = None if choice is None else (choice[0], choice[1])
         return cls(**plain)

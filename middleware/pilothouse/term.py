@@ -73,9 +73,8 @@ def _named(feature: object) -> object:
     if isinstance(feature, str) and 0 < len(feature) <= MAX_LABEL:
         return feature
     numbers = feature if isinstance(feature, list | tuple) else [feature]
-    if 0 < len(numbers) <= MAX_FEATURES and all(
-        type(each) is int and each >= 0 for each in numbers
-    ):
+    are_numbers = all(type(each) is int and each >= 0 for each in numbers)
+    if are_numbers and 0 < len(numbers) <= MAX_FEATURES:
         return feature
     raise ValueError(
         f"want the number of a feature, a list of 1 to {MAX_FEATURES} numbers, or a label of 1 to "

@@ -22,6 +22,8 @@ from pilothouse.errors import ArtefactError, ConfigError
 from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.model.sae.detect import detect_format
 from pilothouse.model.sae.formats import FORMATS, load_sae
+from pilothouse.model.sae.mapped import map_safetensors
+from pilothouse.model.sae.polynomial import take_factors
 from pilothouse.model.sae.told import Told
 from tests.model.sae import files
 from tests.model.sae.files import FEATURES, NAME, WIDTH, book, hidden, save, write_json
@@ -51,6 +53,13 @@ LAYOUTS: dict[str, tuple[str, Callable[[Path], Path], tuple[str, ...]]] = {
         "dictionary_learning",
         lambda at: files.dictionary_learning(at, book("gated"), "GatedAutoEncoder"), (),
     ),
+    "matching pursuit": ("saelens", lambda at: files.saelens(at, book("pursuit")), ()),
+    "polynomial": ("saelens", lambda at: files.saelens(at, files.poly_book("topk")), ()),
+    "polynomial of order 2": (
+        "saelens", lambda at: files.saelens(at, files.poly_book("jumprelu"), poly_order=2), (),
+    ),
+    "itda": ("itda", lambda at: files.itda(at, book("pursuit")), ()),
+    "top-afa": ("top-afa", lambda at: files.top_afa(at, book("top_afa")), ()),
 }  # fmt: skip
 
 
@@ -74,7 +83,7 @@ def same(ours: Sae, other: Sae) -> None:
     assert 0.02 < (codes_TM != 0).mean() < 0.98
     assert np.array_equal(encode(ours, h_TD), codes_TM)
     assert np.array_equal(decode(ours, codes_TM, h_TD), decode(other, codes_TM, h_TD))
-    for name in ("model_id", "tap", "form", "k", "normalisation", "is_centred"):
+    for name in ("model_id", "tap", "form", "k", "normalisation", "is_centred", "pursuit"):
         assert getattr(ours, name) == getattr(other, name)
 
 
@@ -129,6 +138,7 @@ PICKLED: dict[str, tuple[str, Callable[[Path], Path], str, tuple[str, ...]]] = {
         "dictionary_learning",
         lambda at: files.dictionary_learning(at, book("topk", k=9), "AutoEncoderTopK"), "ae", (),
     ),
+    "top-afa": ("top-afa", lambda at: files.top_afa(at, book("top_afa")), "sae", ()),
 }  # fmt: skip
 
 
@@ -147,6 +157,42 @@ def test_a_pickle_is_converted_only_where_that_is_said(tmp_path: Path, name: str
     same(load_sae("ours", tmp_path / "ours", "pilothouse"), want)
     source = json.loads((tmp_path / "ours" / "manifest.json").read_text())["source"]
     assert f"{stem}.pt" in source["files"]
+
+
+def test_a_pickled_tensor_without_a_name_is_itdas(tmp_path: Path) -> None:
+    want = load_sae("s", files.itda(tmp_path / "safe", book("pursuit")), "itda")
+    folder = files.itda(tmp_path / "theirs", book("pursuit"))
+    atoms = load_file(folder / "atoms.safetensors")["atoms"]
+    torch.save(torch.from_numpy(atoms), folder / "atoms.pt")
+    (folder / "atoms.safetensors").unlink()
+    result = run(folder, tmp_path / "ours", "--allow-pickle-weights")
+    assert result.exit_code == 0, result.output
+    same(load_sae("ours", tmp_path / "ours", "pilothouse"), want)
+
+
+FACTORS: dict[str, tuple[dict[str, Any], str]] = {
+    "one missing": ({"joint_second_MQ": None}, "factors: got"),
+    "of other features": ({"joint_third_MC": np.ones((3, 3))}, r"third_MC: got shape \[3, 3\]"),
+    "NaN": ({"joint_cube_DC": np.full((WIDTH, 3), np.nan)}, "cube_DC: .* want finite"),
+}
+
+
+@pytest.mark.parametrize("case", FACTORS)
+def test_factors_that_do_not_fit_are_refused(tmp_path: Path, case: str) -> None:
+    changes, said = FACTORS[case]
+    run(files.saelens(tmp_path / "theirs", files.poly_book("topk")), tmp_path / "ours")
+    place = tmp_path / "ours" / "weights.safetensors"
+    tensors = load_file(place) | changes
+    files.save(place, {name: each for name, each in tensors.items() if each is not None})
+    with pytest.raises(ArtefactError, match=said):
+        take_factors(place, map_safetensors(place)[0])
+
+
+def test_a_norm_that_is_said_is_kept(tmp_path: Path) -> None:
+    folder = files.saelens(tmp_path / "theirs", book())
+    assert run(folder, tmp_path / "ours", "--average-norm", "3").exit_code == 0
+    assert load_sae("ours", tmp_path / "ours", "pilothouse").average_norm == 3.0
+    assert load_sae("o", tmp_path / "ours", None, Told(average_norm=4.0)).average_norm == 4.0
 
 
 def test_labels_and_maxima_come_along(tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ def test_norm_and_maxima_are_those_of_transformers(tmp_path: Path) -> None:
     norm = np.linalg.norm(stream_TD, axis=1).mean()
     ours = load_sae("ours", tmp_path / "ours", "pilothouse")
     assert ours.input_scale == pytest.approx(D_MODEL**0.5 / norm, rel=1e-4)
+    assert ours.average_norm == pytest.approx(norm, rel=1e-4)
     want_M = encode(ours, stream_TD).max(axis=0)
     assert (want_M > 0).sum() > 5
     assert ours.max_act_M == pytest.approx(want_M, rel=1e-3, abs=1e-4)

@@ -5,6 +5,7 @@ Shapes: T tokens, D width, M features.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +201,19 @@ def test_an_edit_by_length_is_refused_where_nobody_says_the_mean_length(tmp_path
     unmeasured = load(tmp_path, book("jumprelu"), None)
     with pytest.raises(RequestError, match=r"saes.s.average_norm: got nothing, want the mean"):
         feature_growth(term(feature=10, value=1.0), unmeasured)
+
+
+def test_a_file_that_was_written_to_is_read_no_more(sae: Sae, tmp_path: Path) -> None:
+    weights = tmp_path / "s" / "sae_weights.safetensors"
+    os.truncate(weights, 100)
+    with pytest.raises(RequestError, match=r"sae_weights.safetensors was written to since"):
+        feature_edits(term(feature=3, value=1.0), sae)
+
+
+def test_a_file_that_another_took_the_place_of_is_as_it_was(sae: Sae, tmp_path: Path) -> None:
+    before = compile_program([term(feature=3, value=1.0)], Sources({}, saes={"s": sae}))
+    other = files.saelens(tmp_path / "other", book("jumprelu", seed=5))
+    os.replace(other / "sae_weights.safetensors", tmp_path / "s" / "sae_weights.safetensors")
+    again = compile_program([term(feature=3, value=1.0)], Sources({}, saes={"s": sae}))
+    assert before is not None and again is not None
+    assert before.digest == again.digest

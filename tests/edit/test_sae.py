@@ -5,7 +5,6 @@ Shapes: T tokens, D width, M features.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from pilothouse.edit.gate import Gate
 from pilothouse.edit.layer import LayerEdit
 from pilothouse.edit.operator import Parts, Row
 from pilothouse.edit.sae import FeatureEdit, feature_read, feature_rows
-from pilothouse.edit.sae_codes import edited, encode, top_features
+from pilothouse.edit.sae_codes import edited, encode
 from pilothouse.edit.sources import Sources
 from pilothouse.errors import RequestError
 from pilothouse.model.sae.autoencoder import Sae
@@ -399,24 +398,6 @@ def test_a_weight_and_its_inverse_as_coefficient_cancel(tmp_path: Path, form: st
     assert edit is not None
     got_TD = edit.apply(h_TD, -4.0, {sae.digest: sae})
     assert got_TD == pytest.approx(expected(made, edits, h_TD), abs=2e-5)
-
-
-@pytest.mark.parametrize("form", ["topk", "abstopk", "jumprelu of layer norm"])
-def test_the_top_features_of_a_stream_are_its_largest_codes(tmp_path: Path, form: str) -> None:
-    made = made_as(form)
-    folder = tmp_path / "labelled"
-    files.saelens(folder, made)
-    (folder / "labels.json").write_text(json.dumps({str(n): f"name {n}" for n in range(20)}))
-    sae, h_TD = load_sae("s", folder, "saelens"), hidden()
-    codes_TM = np.stack([made.codes(h) for h in h_TD])
-    found = top_features(sae, h_TD, 5)
-    sizes_M = np.abs(codes_TM).max(axis=0)
-    assert [each.feature for each in found] == list(np.argsort(-sizes_M)[:5])
-    for each in found:
-        assert abs(each.value) == pytest.approx(sizes_M[each.feature], abs=1e-6)
-        assert np.abs(codes_TM[:, each.feature] - each.value).min() < 1e-6
-        assert each.label == (f"name {each.feature}" if each.feature < 20 else None)
-    assert len(top_features(sae, h_TD[:1], FEATURES)) == (codes_TM[0] != 0).sum() < FEATURES
 
 
 @pytest.mark.parametrize(

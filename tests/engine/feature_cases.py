@@ -95,13 +95,13 @@ class FeatureCase(NamedTuple):
 def single(
     name: str, sae: str, features: list[int], op: str, amount: float, above: float | None = None
 ) -> FeatureCase:
-    """Features of one SAE, with the neighbouring features as the mistake."""
+    """Features of one SAE, with as many others as the mistake."""
     made, field = BOOKS[sae][0], {"scale": "scale", "ablate": ""}.get(op, "value")
     term: dict[str, Any] = {"sae": sae, "feature": features, "op": op}
     term |= {field: amount} if field else {}
     term |= {} if above is None else {"above": above}
     rules: Rules = {each: (op, amount, above) for each in features}
-    others: Rules = {each + 1: (op, amount, above) for each in features}
+    others: Rules = {(each + 37) % FEATURES: (op, amount, above) for each in features}
     mistakes = {"other features": told(made, others)}
     if above is not None:
         everywhere: Rules = {each: (op, amount, None) for each in features}
@@ -163,7 +163,7 @@ def feature_cases(v_D: np.ndarray, w_D: np.ndarray) -> tuple[FeatureCase, ...]:
         normed._replace(mistakes={**normed.mistakes, "the token as it is": _unnormalised}),
         single("a chosen feature set", "chosen", [30], "set", 7.0),
         single("signed features", "signed", [5, 44], "scale", -2.0),
-        single("signed features held up", "signed", list(range(20, 28)), "floor", -0.25),
+        single("signed features held up", "signed", list(range(20, 44, 3)), "floor", -0.25),
         FeatureCase(
             "a chosen feature beside one of a normalised token, and an ablation",
             ({"sae": "chosen", "feature": 20, "value": 6.0},

@@ -56,7 +56,8 @@ def planned(saes: Sequence[Sae], rank: int = RANK) -> EditPlan:
 def tables_of(saes: Sequence[Sae], edits: Sequence[LayerEdit], part: slice = WHOLE) -> EditTables:
     """The tables of a tap, a program in each slot from 1 on."""
     tables = allocate(
-        planned(saes), slots=len(edits) + 1, width=part.stop - part.start, device=CPU, total=WIDTH,
+        planned(saes), slots=len(edits) + 1, width=part.stop - part.start, device=CPU,
+        total=saes[0].width,
         latents=[latent_tables(sae, part, CPU) for sae in saes if sae.needs_all_codes],
     )  # fmt: skip
     for slot, edit in enumerate(edits, 1):

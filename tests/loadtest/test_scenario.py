@@ -35,12 +35,12 @@ from scenario import (
 SIZE = Size("random", 64, 8)
 LOAD = Load(requests=256, prompt_tokens=2560, output_tokens=2560)
 WANTED = (
-    "installed", "idle", "probes8", "layer1", "layers_all", "programs32", "norm", "programs64",
-    "programs256", "rank8x4",
+    "installed", "idle", "probes8", "layer1", "layers_all", "programs32", "norm", "sae_feature",
+    "programs64", "programs256", "rank8x4",
 )  # fmt: skip
 GOALS = {
     "installed": 1.00, "idle": 0.995, "probes8": 0.99, "layer1": 0.99, "layers_all": 0.98,
-    "norm": 0.99, "programs64": 0.98, "programs256": 0.97, "rank8x4": 0.97,
+    "norm": 0.99, "sae_feature": 0.98, "programs64": 0.98, "programs256": 0.97, "rank8x4": 0.97,
 }  # fmt: skip
 
 
@@ -83,10 +83,10 @@ def test_installed_needs_no_configuration(tmp_path: Path) -> None:
     assert ALL["installed"].models() == (SERVED_NAME,)
 
 
-def test_idle_loads_three_probes_and_a_vector_that_nothing_uses(tmp_path: Path) -> None:
+def test_idle_loads_three_probes_a_vector_and_an_sae_that_nothing_uses(tmp_path: Path) -> None:
     plan = plan_of(ALL["idle"], tmp_path)
     assert len(plan.body.probes) == 3
-    assert len(plan.body.vectors) == 1
+    assert len(plan.body.vectors) == len(plan.body.saes) == 1
     assert not plan.rulebook.rules
     assert not plan.body.profiles
 
@@ -135,6 +135,17 @@ def test_norms_are_restored_in_the_norm_case_alone(tmp_path: Path) -> None:
         assert [each.restores_norm for each in edits if each] == [name == "norm"]
 
 
+def test_sae_feature_sets_one_feature_of_one_sae_in_another_way_each_time(tmp_path: Path) -> None:
+    plan = plan_of(ALL["sae_feature"], tmp_path)
+    [edits] = [tap.edits for tap in plan.body.taps if tap.edits is not None]
+    assert edits.rank == 1 and not plan.body.vectors
+    programs = [
+        compile_program(profile.steer, plan.sources) for profile in plan.body.profiles.values()
+    ]
+    assert len({each.digest for each in programs if each is not None}) == PROFILES
+    assert {len(each.layers) for each in programs if each is not None} == {1}
+
+
 def test_rank8x4_has_eight_gated_rows_at_each_of_four_layers(tmp_path: Path) -> None:
     plan = plan_of(ALL["rank8x4"], tmp_path)
     edits = {tap.layer: tap.edits for tap in plan.body.taps if tap.edits is not None}
@@ -156,6 +167,8 @@ def full(case: str) -> dict[str, Counter[str]]:
         counters["pilothouse_decisions_total"] = Counter(
             {"bench/prompt/allowed": LOAD.requests, "bench/output/allowed": LOAD.requests}
         )
+    if case == "sae_feature":
+        counters["pilothouse_steered_tokens_total"] = Counter(sae=LOAD.fed_tokens)
     if case in ("layer1", "norm"):
         counters["pilothouse_steered_tokens_total"] = Counter(v00=LOAD.fed_tokens)
     if case in ("layers_all", "programs32", "programs64", "programs256", "rank8x4"):

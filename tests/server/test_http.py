@@ -324,6 +324,23 @@ def test_a_wrong_field_is_a_400_that_names_it(client: OpenAI, field: Any, param:
     assert caught.value.param == param
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_log_tells_which_features_the_request_turned_on(client: OpenAI, stream: bool) -> None:
+    told = {}
+    for policy in ("logs", "logs-late"):
+        answer = chat(client, policy, stream=stream)
+        choice = streamed(answer)[3] if stream else mark(answer.choices[0])
+        told[policy] = next(each for each in choice["rules"] if each["policy"] == policy)
+    found = told["logs"]["features"]
+    assert 0 < len(found) <= 4 and all(each["code"] > 5.0 for each in found)
+    assert [each["code"] for each in found] == sorted((e["code"] for e in found), reverse=True)
+    labelled = told["logs-late"]["features"]
+    assert {each["label"] for each in labelled} <= {LABEL, "tides", "boats"}
+    known = {each["feature"]: each for each in found}
+    for each in labelled:
+        assert known.get(each["feature"], each) == each
+
+
 def test_a_page_of_an_allowed_origin_can_read_refusals_as_well_as_answers(
     small_server: ServerProcess,
 ) -> None:

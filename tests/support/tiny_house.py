@@ -19,7 +19,7 @@ from pilothouse.model.probe import build_probe, save_probe
 from pilothouse.model.vector import build_vector, save_vector
 from pilothouse.types import Site
 from tests.support.tiny_model import D_MODEL, make_tiny_model
-from tests.support.tiny_sae import LABEL, LOUD, save_topics
+from tests.support.tiny_sae import FEATURES, LABEL, LOUD, save_topics
 
 SERVED_NAME = "small"
 KNOWN_ORIGIN = "https://page.example"
@@ -33,6 +33,8 @@ RESIDUAL_NORM = 250.0
 """Of this model at the vector's layer, about; the vector itself is about 10 long."""
 STRONG = 20.0
 """A scale that surely changes greedy answers."""
+
+EVERY_FEATURE = list(range(FEATURES))
 
 _BLOCK = {"action": "block", "as": "refusal", "message": MESSAGE}
 RULES: dict[str, dict[str, Any]] = {
@@ -51,6 +53,13 @@ RULES: dict[str, dict[str, Any]] = {
     "output-passes": {"phase": "output", "then": _BLOCK, "probe": "never"},
     "steers": {
         "phase": "output", "then": {"action": "steer", "vector": "nudge", "scale": STRONG},
+    },
+    "logs": {
+        "phase": "output",
+        "then": {"action": "log", "features": {"sae": "topics", "top": 4, "of": EVERY_FEATURE}},
+    },
+    "logs-late": {
+        "phase": "final", "then": {"action": "log", "features": {"sae": "topics"}},
     },
     "features": {
         "phase": "output",

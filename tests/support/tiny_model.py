@@ -25,12 +25,13 @@ _CORPUS = (
 
 def make_tiny_model(folder: Path, *, seed: int = 0) -> Path:
     """Write model, tokenizer and template to `folder`, and return it."""
-    _tokenizer().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
     _model(seed).save_pretrained(folder)
     return folder
 
 
-def _tokenizer():  # type: ignore[no-untyped-def]
+def tiny_tokenizer():  # type: ignore[no-untyped-def]
+    """Byte-level BPE of 400 tokens with a chat template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -55,7 +56,7 @@ def _model(seed: int):  # type: ignore[no-untyped-def]
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    tokenizer = _tokenizer()
+    tokenizer = tiny_tokenizer()
     torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=512,

@@ -20,7 +20,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "doctor": ("pilothouse.cli.doctor:app", "what is installed here, and what a config would do"),
     "policy": ("pilothouse.cli.policy:app", "check policies before they are served"),
     "probe": ("pilothouse.cli.probe:app", "look at probes"),
-    "vector": ("pilothouse.cli.vector:app", "import and look at vectors"),
+    "vector": ("pilothouse.cli.vector:app", "make, import and look at vectors"),
     "sae": ("pilothouse.cli.sae:app", "import and look at sparse autoencoders"),
 }
 

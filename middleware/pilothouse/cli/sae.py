@@ -6,6 +6,7 @@ import typer
 
 from pilothouse.cli.sae_features import features
 from pilothouse.cli.sae_import import import_sae
+from pilothouse.cli.sae_probe import probe
 from pilothouse.cli.sae_show import show
 
 app = typer.Typer(no_args_is_help=True, help="Import and look at sparse autoencoders.")
@@ -19,3 +20,4 @@ def sae() -> None:
 app.command("import")(import_sae)
 app.command()(show)
 app.command()(features)
+app.command()(probe)

@@ -15,6 +15,7 @@ import typer
 from pilothouse.cli.sae_measure import Measured, measure
 from pilothouse.cli.sae_option import AverageNorm, FormatName, LayerNumber, ModelId, SiteName, told
 from pilothouse.cli.sae_pickle import converted, pickle_of
+from pilothouse.cli.source import locate_sae
 from pilothouse.errors import ArtefactError, ConfigError, PilothouseError
 from pilothouse.model.artefact import MANIFEST_FILE, open_plain, refuse
 from pilothouse.model.sae.autoencoder import Sae
@@ -22,7 +23,7 @@ from pilothouse.model.sae.detect import LAYER_FILE, detect_format
 from pilothouse.model.sae.formats import FEATURES_FILE, LABELS_FILE, load_sae
 from pilothouse.model.sae.mapped import write_safetensors
 from pilothouse.model.sae.matrix import Matrix
-from pilothouse.model.sae.own import SaeManifest, SaeSource, save_own
+from pilothouse.model.sae.own import NAME, SaeManifest, SaeSource, save_own
 from pilothouse.model.sae.told import Told, UnknownNorm
 
 CONVERT = (
@@ -34,7 +35,8 @@ MAX_FILES = 64
 
 def import_sae(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="The SAE's folder, or a file in it.")
+        str,
+        typer.Argument(metavar="SOURCE", help="The SAE's folder or a file in it, or hf://..."),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write; new or empty. Names the SAE.")],
     format_name: FormatName = None,
@@ -47,8 +49,8 @@ def import_sae(
     ] = False,
     prompts: Annotated[
         Path | None,
-        typer.Option("--measure", help="Prompts, one on each line: measures features' maxima, "
-                     "and the average norm where the SAE needs one and nobody says it."),
+        typer.Option("--measure", help="Prompts, one on each line: measures features' maxima "
+                     "and the mean length of what the tap carries."),
     ] = None,
     served: Annotated[
         str | None, typer.Option("--model", help="The model that is run for --measure.")
@@ -61,16 +63,19 @@ def import_sae(
         check_folder(out)
         wish = told(model_id, layer, site, average_norm)
         with tempfile.TemporaryDirectory(dir=_parent(out), prefix=".import-") as room:
-            folder = source.parent if source.is_file() else source
+            found = locate_sae(source, format_name, layer, pickles=allow_pickle_weights)
+            folder = found.place
             layout = format_name or detect_format(folder)
             read = _readable(folder, layout, wish, Path(room), allow_pickle_weights)
             name = out.resolve().name
             loaded, measured = _loaded(name, read, layout, wish, (prompts, served, dtype))
             made = Path(room) / "made"
             about = SaeSource(
-                place=str(source), format=layout, revision=None, files=_digests(folder, wish)
-            )
+                place=found.label or source, format=layout, revision=found.revision,
+                files=_digests(folder, wish),
+            )  # fmt: skip
             manifest = _write(loaded, made, about)
+            written = load_sae(name, made, NAME)
             if out.is_dir():
                 out.rmdir()
             made.rename(out)
@@ -81,7 +86,7 @@ def import_sae(
     if as_json:
         typer.echo(json.dumps(manifest.model_dump(mode="json"), indent=2))
         return
-    typer.echo("\n".join(_lines(loaded, manifest, measured, out)))
+    typer.echo("\n".join(_lines(written, measured, out)))
 
 
 def check_folder(out: Path) -> None:
@@ -125,11 +130,12 @@ def _loaded(
         # Any norm will do to learn where the SAE sits.
         loaded, needs_norm = load_sae(name, folder, layout, wish._replace(average_norm=1.0)), True
     with measure(served, loaded.tap, loaded.width, prompts, dtype) as captured:
+        measured = captured.measured()
+        norm = measured.average_norm if wish.average_norm is None else wish.average_norm
         if needs_norm:
-            norm = captured.mean_length()
             loaded = load_sae(name, folder, layout, wish._replace(average_norm=norm))
         maxima_M = captured.largest_codes(loaded)
-        return replace(loaded, max_act_M=maxima_M), captured.told(needs_norm)
+        return replace(loaded, max_act_M=maxima_M, average_norm=norm), measured
 
 
 def _digests(folder: Path, wish: Told) -> dict[str, str]:
@@ -138,7 +144,8 @@ def _digests(folder: Path, wish: Told) -> dict[str, str]:
     for place in sorted(folder.rglob("*"))[:MAX_FILES]:
         layered = LAYER_FILE.fullmatch(place.name)
         is_other = layered is not None and int(layered[1]) != wish.layer
-        if place.is_symlink() or not place.is_file() or is_other:
+        is_ours = place.name.startswith(".")
+        if place.is_symlink() or not place.is_file() or is_other or is_ours:
             continue
         state = hashlib.sha256()
         with open_plain(place) as file:
@@ -161,7 +168,7 @@ def _write(sae: Sae, folder: Path, source: SaeSource) -> SaeManifest:
     return manifest
 
 
-def _lines(sae: Sae, manifest: SaeManifest, measured: Measured | None, out: Path) -> list[str]:
+def _lines(sae: Sae, measured: Measured | None, out: Path) -> list[str]:
     maxima = [] if sae.max_act_M is None else [
         f"maxima    {int((sae.max_act_M > 0).sum())} of {sae.num_features} features ever on"
     ]  # fmt: skip
@@ -169,7 +176,7 @@ def _lines(sae: Sae, manifest: SaeManifest, measured: Measured | None, out: Path
         f"wrote     {out / MANIFEST_FILE}",
         f"form      {sae.form}, {sae.num_features} features, width {sae.width}, at {sae.tap.site} "
         f"of layer {sae.tap.layer} of {sae.model_id}",
-        f"digest    {manifest.digest}",
+        f"digest    {sae.digest}",
         *([f"measured  {measured}"] if measured is not None else []),
         *maxima,
         f"use       saes: {{{sae.name}: {{path: {out}}}}} in pilothouse.yaml",

@@ -35,15 +35,14 @@ ROWS = 512
 
 
 class Measured(NamedTuple):
-    """What was measured, over how many tokens; `average_norm` where the SAE needed it."""
+    """Mean length of a token, over how many."""
 
     num_tokens: int
-    average_norm: float | None
+    average_norm: float
 
     def __str__(self) -> str:
         """As it is printed."""
-        norm = "" if self.average_norm is None else f", average norm {self.average_norm:.6g}"
-        return f"{self.num_tokens} tokens{norm}"
+        return f"{self.num_tokens} tokens, average norm {self.average_norm:.6g}"
 
 
 class Captured:
@@ -51,21 +50,16 @@ class Captured:
 
     def __init__(self, reader: CaptureReader, tap: Tap) -> None:
         self._reader, self._tap = reader, tap
-        self._average_norm = 0.0
 
     @property
     def num_tokens(self) -> int:
         """How many are measured."""
         return sum(len(rows_RD) for rows_RD in self._rows())
 
-    def mean_length(self) -> float:
-        """Mean length of a token."""
-        total, count = 0.0, 0
-        for rows_RD in self._rows():
-            total += float(np.linalg.norm(rows_RD, axis=1).sum())
-            count += len(rows_RD)
-        self._average_norm = total / count
-        return self._average_norm
+    def measured(self) -> Measured:
+        """Over all rows."""
+        total = sum(float(np.linalg.norm(rows_RD, axis=1).sum()) for rows_RD in self._rows())
+        return Measured(self.num_tokens, total / self.num_tokens)
 
     def largest_codes(self, sae: Sae) -> NDArray[np.float64]:
         """max_act [M]: each feature's largest code, 0 where it was never on."""
@@ -75,10 +69,6 @@ class Captured:
             sizes_RM = np.abs(codes_RM) if sae.form == "abstopk" else codes_RM
             np.maximum(largest_M, sizes_RM.max(axis=0), out=largest_M)
         return largest_M.astype(np.float32).astype(np.float64)
-
-    def told(self, with_norm: bool) -> Measured:
-        """What was measured."""
-        return Measured(self.num_tokens, self._average_norm if with_norm else None)
 
     def _rows(self) -> Iterator[NDArray[np.float64]]:
         for rows_RD, labels in self._reader.rows(self._tap.layer, self._tap.site):

@@ -16,14 +16,18 @@ from pilothouse.model.sae.matrix import Matrix
 
 MAX_TENSORS = 32
 BESIDE = {
-    "config.json": MAX_MANIFEST_BYTES, FEATURES_FILE: 1 << 30, LABELS_FILE: MAX_LABELS_BYTES,
+    "config.json": MAX_MANIFEST_BYTES, "metadata.yaml": MAX_MANIFEST_BYTES, FEATURES_FILE: 1 << 30,
+    LABELS_FILE: MAX_LABELS_BYTES,
 }  # fmt: skip
 """What is taken along, and the most bytes of each."""
 
 
 def pickle_of(folder: Path, format_name: str, layer: int | None) -> Path | None:
     """The pickle that has the weights of a folder's SAE, where safetensors are not beside it."""
-    stem = {"dictionary_learning": "ae", "qwen-scope": f"layer{layer}.sae"}.get(format_name)
+    stem = {
+        "dictionary_learning": "ae", "qwen-scope": f"layer{layer}.sae", "itda": "atoms",
+        "top-afa": "sae",
+    }.get(format_name)  # fmt: skip
     if stem is None or (format_name == "qwen-scope" and layer is None):
         return None
     place = folder / f"{stem}.pt"
@@ -48,6 +52,9 @@ def converted(place: Path, room: Path) -> Path:
 
 
 def _tensors(place: Path, state: object) -> dict[str, Matrix]:
+    if isinstance(state, np.ndarray):
+        # ITDA saves its one tensor without a name.
+        state = {place.stem: state}
     if not isinstance(state, dict) or not 0 < len(state) <= MAX_TENSORS:
         got = f"{len(state)} entries" if isinstance(state, dict) else type(state).__name__
         refuse(place, "content", got, f"a dict of 1 to {MAX_TENSORS} tensors", SAVE_PLAIN)

@@ -10,6 +10,7 @@ import numpy as np
 import typer
 
 from pilothouse.cli.sae_option import AverageNorm, FormatName, LayerNumber, ModelId, SiteName, told
+from pilothouse.cli.source import locate_sae
 from pilothouse.edit.sae import FeatureEdit, feature_read, feature_rows
 from pilothouse.errors import ConfigError, RequestError
 from pilothouse.model.artefact import MANIFEST_FILE, parse_json, read_file
@@ -22,7 +23,9 @@ SHOWN_LABELS = 8
 
 
 def show(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An SAE's folder, any layout.")],
+    source: Annotated[
+        str, typer.Argument(metavar="DIR", help="An SAE's folder of any layout, or hf://...")
+    ],
     format_name: FormatName = None,
     model_id: ModelId = None,
     layer: LayerNumber = None,
@@ -32,6 +35,7 @@ def show(
 ) -> None:
     """Check an SAE and print its form, sizes, place, labels and digest."""
     try:
+        folder = locate_sae(source, format_name, layer, pickles=False).place
         layout = format_name or detect_format(folder)
         loaded = load_sae(
             folder.resolve().name[:64], folder, layout, told(model_id, layer, site, average_norm)
@@ -53,7 +57,8 @@ def described(sae: Sae, layout: str) -> dict[str, Any]:
         "num_features": sae.num_features, "form": sae.form, "k": sae.k,
         "dtype": "bfloat16" if sae.encoder_DM.is_bfloat16 else str(sae.encoder_DM.raw.dtype),
         "decoder_norms": sae.decoder_norms, "normalisation": sae.normalisation,
-        "input_scale": sae.input_scale, "subtracts_decoder_bias": sae.subtracts_decoder_bias,
+        "input_scale": sae.input_scale, "average_norm": sae.average_norm,
+        "subtracts_decoder_bias": sae.subtracts_decoder_bias,
         "is_centred": sae.is_centred, "labels": {str(key): label for key, label in labels.items()},
         "max_act": None if maxima_M is None else {
             "features_ever_on": int((maxima_M > 0).sum()), "largest": float(maxima_M.max()),
@@ -98,6 +103,8 @@ def _lines(about: dict[str, Any]) -> list[str]:
         f"sizes     width {about['width']}, {about['num_features']} features",
         f"form      {form}; decoder's norms {about['decoder_norms']}",
         f"input     {biased}; normalisation {about['normalisation']}{scale}{centred}",
+        "norm      " + ("none: limits.max_norm_ratio cannot bound its edits; give average_norm"
+            if about["average_norm"] is None else f"{about['average_norm']:.6g} at the tap"),
         "maxima    " + ("none: the unit max_act cannot be used" if maxima is None else
             f"{maxima['features_ever_on']} features ever on, median {maxima['median']:.4g}, "
             f"largest {maxima['largest']:.4g}"),

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import typer
 
+from pilothouse.cli.vector_bake import bake_program
+from pilothouse.cli.vector_fit import EPILOG, fit_vector
 from pilothouse.cli.vector_import import import_vector
 from pilothouse.cli.vector_show import show
 
-app = typer.Typer(no_args_is_help=True, help="Import and look at steering vectors.")
+app = typer.Typer(no_args_is_help=True, help="Make, import and look at steering vectors.")
 
 
 @app.callback()
 def vector() -> None:
-    """Import and look at steering vectors."""
+    """Make, import and look at steering vectors."""
 
 
+app.command("fit", epilog=EPILOG, context_settings={"allow_extra_args": True})(fit_vector)
 app.command("import")(import_vector)
+app.command("bake")(bake_program)
 app.command()(show)

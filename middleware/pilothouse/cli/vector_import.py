@@ -11,6 +11,7 @@ from typing import Annotated, get_args
 import typer
 
 from pilothouse.cli.norms import residual_norms
+from pilothouse.cli.source import locate
 from pilothouse.errors import ArtefactError, ConfigError
 from pilothouse.model.artefact import MANIFEST_FILE
 from pilothouse.model.catalogue import Source
@@ -35,7 +36,9 @@ class Imported:
 
 
 def import_vector(
-    place: Annotated[Path, typer.Argument(metavar="FILE", help="The foreign file or folder.")],
+    source: Annotated[
+        str, typer.Argument(metavar="FILE", help="The foreign file or folder, local or hf://...")
+    ],
     format_name: Annotated[str, typer.Option("--format", help=FORMAT_HELP)],
     out: Annotated[Path, typer.Option(help="Folder to write; new or empty. Names the artefact.")],
     model_id: Annotated[str, typer.Option(help="The served model's name, as other artefacts say.")],
@@ -66,17 +69,19 @@ def import_vector(
             read_pickle=_pickle_reader() if allow_pickle_weights else None,
         )  # fmt: skip
         _check_folder(out)
-        reading = read_foreign(format_name, place, wish)
+        found = locate(source)
+        reading = read_foreign(format_name, found.place, wish)
         target = target_of(model_id, d_model, model_config)
         norms_L = residual_norms(norms, tuple(reading.layers), reading.site)
-        created_by = f"pilothouse vector import of {reading.place.name} ({format_name})"[:512]
+        what = found.label or reading.place.name
+        created_by = f"pilothouse vector import of {what} ({format_name})"[:512]
         name = out.resolve().name
-        source = build_source(name, reading, target, norms_L, created_by)
-        _save(source, out)
+        made = build_source(name, reading, target, norms_L, created_by)
+        _save(made, out)
     except ConfigError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1 if isinstance(error, ArtefactError) else 2) from error
-    _print(Imported(source, reading.notes), out, as_json)
+    _print(Imported(made, reading.notes), out, as_json)
 
 
 def _layers(words: list[str]) -> tuple[LayerChoice, ...]:

@@ -18,6 +18,7 @@ from pilothouse.edit.operator import Parts
 from pilothouse.edit.sae import FeatureEdit, feature_rows
 from pilothouse.errors import RequestError
 from pilothouse.model.sae.autoencoder import Sae
+from pilothouse.model.sae.written import written
 from pilothouse.term import SteerTerm
 from pilothouse.types import FeatureOp, Unit
 
@@ -50,8 +51,16 @@ def feature_edits(term: SteerTerm, sae: Sae) -> list[FeatureEdit]:
     """What becomes of each feature of a term.
 
     Raises:
-        RequestError: as `feature_op`, or a label that no feature has, or several.
+        RequestError: as `feature_op`, a label that no feature has, or several, or files that are
+            not any more as they were loaded.
     """
+    changed = next(written(sae.stamps), None)
+    if changed is not None:
+        _refuse(
+            sae,
+            f"{changed} was written to since it was loaded: put the new one into a folder of its "
+            "own and load that, or restart",
+        )
     op = feature_op(term, sae)
     value = (term.scale if op == "scale" else term.value) or 0.0
     return [FeatureEdit(each, op, value, term.above, term.unit) for each in _features(term, sae)]
@@ -78,6 +87,23 @@ def feature_growth(term: SteerTerm, sae: Sae) -> float:
         RequestError: as `feature_edits`, or the mean length is not known.
     """
     return math.fsum(_growth(edit, sae) for edit in feature_edits(term, sae))
+
+
+def labelled(label: str, sae: Sae) -> int:
+    """The one feature that has a label.
+
+    Raises:
+        RequestError: none has it, or several.
+    """
+    found = [feature for feature, each in sae.labels.items() if each == label]
+    if len(found) > 1:
+        _refuse(sae, f"feature: label {label!r} is of features {found[:SHOWN]}, want a number")
+    if not sae.labels:
+        _refuse(sae, f"feature: got the label {label!r}, want a number: no labels are loaded")
+    if not found:
+        near = get_close_matches(label, set(sae.labels.values()), n=SHOWN, cutoff=0.5)
+        _refuse(sae, f"feature: no label is {label!r}, near are {near}: take one, or a number")
+    return found[0]
 
 
 def mean_norm(sae: Sae) -> float:
@@ -114,19 +140,7 @@ def _features(term: SteerTerm, sae: Sae) -> tuple[int, ...]:
     assert named is not None
     if isinstance(named, int):
         return (named,)
-    return (_labelled(named, sae),) if isinstance(named, str) else named
-
-
-def _labelled(label: str, sae: Sae) -> int:
-    found = [feature for feature, each in sae.labels.items() if each == label]
-    if len(found) > 1:
-        _refuse(sae, f"feature: label {label!r} is of features {found[:SHOWN]}, want a number")
-    if not sae.labels:
-        _refuse(sae, f"feature: got the label {label!r}, want a number: no labels are loaded")
-    if not found:
-        near = get_close_matches(label, set(sae.labels.values()), n=SHOWN, cutoff=0.5)
-        _refuse(sae, f"feature: no label is {label!r}, near are {near}: take one, or a number")
-    return found[0]
+    return (labelled(named, sae),) if isinstance(named, str) else named
 
 
 def _growth(edit: FeatureEdit, sae: Sae) -> float:

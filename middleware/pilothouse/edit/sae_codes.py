@@ -30,14 +30,6 @@ class Normaliser(NamedTuple):
     back_T1: Floats
 
 
-class TopFeature(NamedTuple):
-    """A feature of a request: its largest code there, and its name where a file has one."""
-
-    feature: int
-    value: float
-    label: str | None
-
-
 def statistic_of(sae: Sae) -> Statistic:
     """What its normalisation takes of a token."""
     if sae.normalisation == "constant_norm":
@@ -105,25 +97,6 @@ def together(sae: Sae, codes_TM: Floats) -> Floats:
     third_TC = codes_TM @ sae.polynomial.third_MC
     cube_TC = square_TQ[:, : third_TC.shape[1]] * third_TC
     return square_TQ @ sae.polynomial.square_DQ.T + cube_TC @ sae.polynomial.cube_DC.T
-
-
-def top_features(sae: Sae, hidden_TD: Floats, count: int) -> list[TopFeature]:
-    """The features with the largest codes anywhere in a stream, the largest first.
-
-    A code can be negative where the SAE has such; then its size decides. Features that are off at
-    every token are left out, so that there may be fewer.
-    """
-    peaks_M = np.zeros(sae.num_features)
-    for start in range(0, len(hidden_TD), PART):
-        codes_TM = encode(sae, hidden_TD[start : start + PART])
-        here_M = np.take_along_axis(codes_TM, np.abs(codes_TM).argmax(axis=0)[None], axis=0)[0]
-        peaks_M = np.where(np.abs(here_M) > np.abs(peaks_M), here_M, peaks_M)
-    order_M = np.argsort(-np.abs(peaks_M), kind="stable")[:count]
-    return [
-        TopFeature(int(each), float(peaks_M[each]), sae.labels.get(int(each)))
-        for each in order_M
-        if peaks_M[each] != 0.0
-    ]
 
 
 def _linear(sae: Sae, codes_TM: Floats) -> Floats:

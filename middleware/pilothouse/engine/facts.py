@@ -51,6 +51,17 @@ class VectorFacts(Frozen):
     digest: str
 
 
+class LoggedSae(Frozen):
+    """Features of one SAE that rules log: a column each, whose code is z where z > threshold."""
+
+    sae: str
+    features: tuple[int, ...]
+    columns: tuple[int, ...]
+    biases: tuple[float, ...]
+    thresholds: tuple[float, ...]
+    labels: tuple[str | None, ...]
+
+
 class SaeFacts(Frozen):
     """What the gate needs of an SAE, and where each process that edits with it reads it.
 

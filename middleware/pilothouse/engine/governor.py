@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pilothouse.engine.feature_log import logging_rules
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.policy_stage import policy_steering
 from pilothouse.engine.ruling import Ruling, SteerOrder, Watched
@@ -18,7 +19,7 @@ from pilothouse.engine.watches import Folded, Watches
 from pilothouse.policy.decide import outcome_result, strongest
 from pilothouse.policy.rulebook import CompiledRule, advance_streaks
 from pilothouse.policy.schema import Steer
-from pilothouse.record import RuleOutcome, Verdict
+from pilothouse.record import FeatureCode, RuleOutcome, Verdict
 from pilothouse.sealed import SealedRequest
 from pilothouse.types import BoolArray, IntArray, Mode, Phase
 
@@ -60,6 +61,8 @@ class Governor:
             if any(scopes[key] == "prompt" for key in rule.signals)
         }
         self._targets = policy_steering(plan)
+        self._logging = logging_rules(plan)
+        self._logging_policies = frozenset(each.rule.policy for each in self._logging)
 
     @property
     def busy(self) -> bool:
@@ -82,7 +85,8 @@ class Governor:
             self._holding_CR[row, r] = rule.ends and modes.get(rule.index) == "enforce"
         self._streaks_CR[row] = 0
         self._cleared[row] = 0 if self._holding_CR[row].any() else EVERYTHING
-        watched = Watched(row, modes, sealed.scores == "tokens")
+        carried_out = frozenset(name for name, is_enforced in enforced.items() if is_enforced)
+        watched = Watched(row, modes, frozenset(enforced), carried_out, sealed.scores == "tokens")
         self._num_wanting += watched.wants_token_scores
         self._watched[request_id] = watched
         self._row_of[request_id] = row
@@ -104,8 +108,8 @@ class Governor:
         return bool(self._holding_CR[watched.row].any())
 
     def reads_whole_prompt(self, watched: Watched) -> bool:
-        """Whether an enforced rule sees the prompt's scores, so that no token may be skipped."""
-        return any(
+        """Whether an enforced rule sees or tells of the prompt, so that no token may be skipped."""
+        return not self._logging_policies.isdisjoint(watched.enforced) or any(
             mode == "enforce" and index in self._prompt_readers
             for index, mode in watched.modes.items()
         )
@@ -164,6 +168,17 @@ class Governor:
             for index, mode in watched.modes.items()
             for rule in (self._rulebook.rules[index],)
         ]
+
+    def features(self, watched: Watched) -> dict[str, list[FeatureCode]]:
+        """What the request turned on, for each rule that logs it and fired or comes at the end."""
+        found = {}
+        for each in self._logging:
+            rule = each.rule
+            outcome = watched.outcomes.get(rule.index)
+            if rule.policy in watched.policies and (rule.phase == "final" or outcome is not None):
+                codes = self.watches.features.top(watched.row, each.sae, each.features, each.top)
+                found[f"{rule.policy}/{rule.rule}"] = codes
+        return found
 
     def _evaluate(self, phase: Phase, rows_B: IntArray, ruling: Ruling) -> None:
         if not len(rows_B) or not self._rules[phase]:

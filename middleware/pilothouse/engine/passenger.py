@@ -133,6 +133,7 @@ class Passenger:
         record.closing = True
         if self.watched is not None:
             record.outcomes = governor.outcomes(self.watched)
+            record.features = governor.features(self.watched)
         record.steered_tokens = self._steered_tokens(governor, num_fed_tokens)
         return record
 

@@ -23,7 +23,7 @@ from safetensors.numpy import load, save
 
 from pilothouse.config import Auth, Gate, Limits, PilothouseConfig, Profile
 from pilothouse.edit.sources import ReadRow, Sources
-from pilothouse.engine.facts import Frozen, ModelFacts, ProbeFacts, SaeFacts, VectorFacts
+from pilothouse.engine.facts import Frozen, LoggedSae, ModelFacts, ProbeFacts, SaeFacts, VectorFacts
 from pilothouse.engine.tap_plan import TapPlan
 from pilothouse.errors import EngineError
 from pilothouse.model.catalogue import Source
@@ -75,6 +75,7 @@ class PlanBody(Frozen):
     probe_signals: tuple[SignalSpec, ...]
     vectors: dict[str, VectorFacts]
     saes: dict[str, SaeFacts]
+    logged: tuple[LoggedSae, ...] = ()
     policy_targets: tuple[PolicyTarget, ...]
     policies: tuple[dict[str, Any], ...]
     profiles: dict[str, Profile]

@@ -6,35 +6,39 @@ Shape suffixes: L layers, D hidden size, E read columns of a tap, P policy targe
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pilothouse.config import PilothouseConfig, SaeRef
-from pilothouse.edit.operators import form_of
+from pilothouse.config import PilothouseConfig
 from pilothouse.edit.sources import ReadRow, Sources
 from pilothouse.engine.conflict import enforced_read_layers, refuse_conflicts
 from pilothouse.engine.excess import refuse_excess
-from pilothouse.engine.facts import ModelFacts, ProbeFacts, SaeFacts, VectorFacts
+from pilothouse.engine.facts import ModelFacts
+from pilothouse.engine.feature_log import (
+    feature_reads,
+    logged_rows,
+    logged_sae,
+    owner_of,
+)
+from pilothouse.engine.loaded_facts import probe_facts, sae_facts, vector_facts
+from pilothouse.engine.made_for import check_made_for
 from pilothouse.engine.plan import Plan, PlanBody, PolicyTarget, digest_of
 from pilothouse.engine.policy_stage import policy_programs, stage_tables
+from pilothouse.engine.read_rows import laid_out, probe_rows
 from pilothouse.engine.reserve import plan_edits, running_edits
 from pilothouse.engine.table_size import memory_problem, table_memory
 from pilothouse.engine.tap_plan import EditPlan, TapPlan
 from pilothouse.engine.widths import tap_widths
 from pilothouse.errors import ConfigError, RequestError, UnsupportedError
-from pilothouse.model.catalogue import Catalogue, Source, signals_of
-from pilothouse.model.sae.autoencoder import Sae
+from pilothouse.model.catalogue import Catalogue, signals_of
 from pilothouse.model.transform import Transform
 from pilothouse.policy.loader import policy_to_json
 from pilothouse.policy.rulebook import Rulebook
-from pilothouse.types import PROJECTION_SITES, FloatArray, SignalSpec, Tap
+from pilothouse.types import FloatArray, SignalSpec, Tap
 
 if TYPE_CHECKING:
-    from pilothouse.model.probe import Probe
     from pilothouse.policy.schema import Policy
 
 
@@ -55,21 +59,24 @@ def resolve_plan(
         PolicyError: a policy that names what is not loaded.
     """
     _refuse_reserved_rows(config)
-    _check_fit(config, catalogue, model)
+    check_made_for(config, catalogue, model)
     specs = tuple(spec for probe in catalogue.probes.values() for spec in signals_of(probe))
     _check_policies(policies, specs, catalogue)
     sources = _sources(catalogue, model.num_layers)
     chosen = policy_programs(policies, sources)
     programs = [program for _, program in chosen]
+    logged = feature_reads(policies, catalogue.saes)
     edits = plan_edits(config, sources, demo=demo)
     if running is not None:
         edits = running_edits(edits, config, sources, running)
     policy_taps = {tap for program in programs for tap in program.layers}
-    widths = tap_widths({*edits, *policy_taps, *_probe_taps(catalogue)}, catalogue, model, running)
+    rows = probe_rows(catalogue) + logged_rows(logged, catalogue.saes)
+    read_taps = {each.tap for each in rows}
+    widths = tap_widths({*edits, *policy_taps, *read_taps}, catalogue, model, running)
     stages = {tap: stage_tables(programs, tap, widths[tap]) for tap in sorted(policy_taps)}
-    for tap, (_, rows) in stages.items():
-        edits[tap] = edits.get(tap, EditPlan()).model_copy(update={"policy_rows": rows})
-    taps, columns, reads = _taps(edits, catalogue, widths)
+    for tap, (_, targets) in stages.items():
+        edits[tap] = edits.get(tap, EditPlan()).model_copy(update={"policy_rows": targets})
+    taps, columns, reads = laid_out(edits, rows, widths)
     tensors: dict[str, FloatArray] = dict(reads) | _vector_tensors(catalogue)
     for tap, (tables, _) in stages.items():
         head = f"policy/{tap.layer}/{tap.site}"
@@ -84,10 +91,11 @@ def resolve_plan(
         model=model,
         taps=taps,
         num_columns=sum(tap.read_stop - tap.read_start for tap in taps),
-        probes={name: _probe_facts(each, columns[name]) for name, each in catalogue.probes.items()},
+        probes={name: probe_facts(each, columns[name]) for name, each in catalogue.probes.items()},
         probe_signals=specs,
-        vectors={name: _vector_facts(each) for name, each in catalogue.vectors.items()},
-        saes={name: _sae_facts(each, config.saes[name]) for name, each in catalogue.saes.items()},
+        vectors={name: vector_facts(each) for name, each in catalogue.vectors.items()},
+        saes={name: sae_facts(each, config.saes[name]) for name, each in catalogue.saes.items()},
+        logged=tuple(logged_sae(sae, each, columns[owner_of(sae)]) for sae, each in logged.items()),
         policy_targets=tuple(
             PolicyTarget(term=term, digest=program.digest) for term, program in chosen
         ),
@@ -110,48 +118,6 @@ def _refuse_reserved_rows(config: PilothouseConfig) -> None:
             f"taps.reserve_rows: got {config.taps.reserve_rows}; this version loads probes at "
             "start only, so reserved read rows would stay empty: remove the line"
         )
-
-
-def _check_fit(config: PilothouseConfig, catalogue: Catalogue, model: ModelFacts) -> None:
-    problems = []
-    names = {config.model_id or model.model_id, config.model_id or Path(model.model_id).name}
-    kinds: Sequence[tuple[str, Mapping[str, Source | Probe | Sae]]] = (
-        ("vectors", catalogue.vectors), ("probes", catalogue.probes), ("saes", catalogue.saes),
-    )  # fmt: skip
-    for kind, loaded in kinds:
-        for name, each in loaded.items():
-            if each.model_id not in names:
-                problems.append(
-                    f"{kind}.{name}: made for {each.model_id}; served is {model.model_id}: load "
-                    "one made for this model or, where both are the same weights, say so with "
-                    f"`model_id: {each.model_id}` in pilothouse.yaml"
-                )
-            width = _stream_width(each)
-            if width not in (None, model.d_model):
-                problems.append(
-                    f"{kind}.{name}: made for {each.model_id} of width {width}; "
-                    f"{model.model_id} has width {model.d_model}: load one made for this model"
-                )
-            outside = [layer for layer in each.layers if layer >= model.num_layers]
-            if outside:
-                problems.append(
-                    f"{kind}.{name}: layers {outside} do not exist; {model.model_id} has "
-                    f"{model.num_layers} layers: use 0..{model.num_layers - 1}"
-                )
-    for site, layers in config.taps.by_site().items():
-        last = 0 if site == "embed" else model.num_layers - 1
-        outside = [layer for layer in layers if layer > last]
-        if outside:
-            problems.append(f"taps.{site}: layers {outside} do not exist; use 0..{last}")
-    if problems:
-        raise ConfigError("\n".join(problems))
-
-
-def _stream_width(loaded: Source | Probe | Sae) -> int | None:
-    """Of the model it was made for; an SAE of a projection's input does not tell."""
-    if isinstance(loaded, Sae):
-        return None if loaded.site in PROJECTION_SITES else loaded.width
-    return loaded.d_model
 
 
 def _check_policies(
@@ -179,39 +145,6 @@ def _sources(catalogue: Catalogue, num_layers: int) -> Sources:
     return Sources(catalogue.vectors, reads, num_layers, catalogue.saes)
 
 
-def _probe_taps(catalogue: Catalogue) -> set[Tap]:
-    probes = catalogue.probes.values()
-    return {Tap(layer, probe.site) for probe in probes for layer in probe.layers}
-
-
-def _taps(
-    edits: Mapping[Tap, EditPlan], catalogue: Catalogue, widths: Mapping[Tap, int]
-) -> tuple[tuple[TapPlan, ...], dict[str, tuple[int, ...]], dict[str, FloatArray]]:
-    rows: dict[Tap, list[tuple[str, FloatArray]]] = defaultdict(list)
-    for name, probe in catalogue.probes.items():
-        for layer, weights_D in zip(probe.layers, probe.weights_LD, strict=True):
-            rows[Tap(layer, probe.site)].append((name, weights_D))
-    taps: list[TapPlan] = []
-    columns: dict[str, tuple[int, ...]] = {name: () for name in catalogue.probes}
-    reads: dict[str, FloatArray] = {}
-    start = 0
-    for tap in sorted(set(edits) | set(rows)):
-        stop = start + len(rows[tap])
-        taps.append(
-            TapPlan(
-                layer=tap.layer, site=tap.site, width=widths[tap],
-                read_start=start, read_stop=stop, edits=edits.get(tap),
-            )
-        )  # fmt: skip
-        for column, (name, _) in enumerate(rows[tap], start):
-            columns[name] += (column,)
-        if rows[tap]:
-            key = f"reads/{tap.layer}/{tap.site}"
-            reads[key] = np.stack([row for _, row in rows[tap]], axis=1)
-        start = stop
-    return tuple(taps), columns, reads
-
-
 def _vector_tensors(catalogue: Catalogue) -> dict[str, FloatArray]:
     tensors: dict[str, FloatArray] = {}
     for name, each in catalogue.vectors.items():
@@ -229,45 +162,6 @@ def _check_table_memory(
     problem = memory_problem(memory, config.limits)
     if problem is not None:
         raise ConfigError(problem)
-
-
-def _probe_facts(probe: Probe, columns: tuple[int, ...]) -> ProbeFacts:
-    return ProbeFacts(
-        columns=columns,
-        bias=probe.bias,
-        token_slope=probe.token_slope,
-        token_offset=probe.token_offset,
-        site=probe.site,
-        layers=probe.layers,
-        readouts=tuple(probe.readouts),
-        default_readout=probe.default_readout,
-        digest=probe.digest,
-    )
-
-
-def _vector_facts(vector: Source) -> VectorFacts:
-    return VectorFacts(
-        form=form_of(vector),
-        site=vector.site,
-        layers=vector.layers,
-        residual_norms=tuple(vector.residual_norms_L.astype(np.float64).tolist()),
-        digest=vector.digest,
-    )
-
-
-def _sae_facts(sae: Sae, ref: SaeRef) -> SaeFacts:
-    return SaeFacts(
-        ref=ref,
-        form=sae.form,
-        site=sae.site,
-        layers=sae.layers,
-        width=sae.width,
-        num_features=sae.num_features,
-        num_labels=len(sae.labels),
-        has_max_act=sae.max_act_M is not None,
-        average_norm=sae.average_norm,
-        digest=sae.digest,
-    )
 
 
 def _revision(body: PlanBody, tensors: Mapping[str, FloatArray]) -> str:

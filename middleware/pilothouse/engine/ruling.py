@@ -14,6 +14,9 @@ class Watched:
 
     row: int
     modes: dict[int, Mode]
+    policies: frozenset[str]
+    """Of both modes."""
+    enforced: frozenset[str]
     wants_token_scores: bool
     prompt_done: bool = False
     outcomes: dict[int, RuleOutcome] = field(default_factory=dict)

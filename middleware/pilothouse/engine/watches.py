@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pilothouse.engine.feature_pool import FeaturePool
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.step import Emissions
 from pilothouse.probe.aggregator import Floats, make_aggregator
@@ -36,6 +37,10 @@ class Runs:
         """(row, first token in the step, first position, end) of each."""
         columns = (self.rows_R, self.tokens_R, self.begins_R, self.stops_R)
         return zip(*(each.tolist() for each in columns), strict=True)
+
+    def whole(self) -> tuple[IntArray, NDArray[np.int64], IntArray]:
+        """As `within`, of all positions."""
+        return self.within(self.begins_R, self.stops_R)
 
     def within(
         self, lows_R: IntArray, highs_R: IntArray
@@ -79,6 +84,7 @@ class Watches:
         self._offset_K = np.array([spec.offset for spec in self.signals])
         late = [k for k, spec in enumerate(self.signals) if spec.scope != "prompt"]
         self._late_L = np.array(late, np.int64)
+        self.features = FeaturePool(plan.body.logged)
         self._free: list[int] = []
         self._states = [aggregator.start(0) for aggregator in self._aggregators]
         self.values_CK = np.zeros((0, len(self.signals)))
@@ -95,6 +101,7 @@ class Watches:
         for state, aggregator in zip(self._states, self._aggregators, strict=True):
             state[row] = aggregator.start(1)[0]
         self.values_CK[row] = np.nan
+        self.features.open(row)
         self.cursor_C[row] = self.unscored_C[row] = self.scored_C[row] = 0
         self.prompt_C[row] = num_prompt_tokens
         return row
@@ -124,11 +131,14 @@ class Watches:
         )
         spans: dict[int, tuple[int, int, int]] = {}
         self._fold_singles(rows_B[single_B], logits_TQ[firsts_B[single_B]])
+        self.features.take(rows_B[single_B], firsts_B[single_B], emissions.scores_TE)
         for b in np.flatnonzero(single_B) if wants_spans else ():
             spans[int(rows_B[b])] = (int(firsts_B[b]), int(starts_B[b]), 1)
         runs_B = known_B & ~single_B
         runs = self._fresh(rows_B[runs_B], starts_B[runs_B], counts_B[runs_B], firsts_B[runs_B])
         self._fold_runs(runs, logits_TQ)
+        if self.features.busy:
+            self.features.take_runs(*runs.whole(), emissions.scores_TE)
         for row, first, begin, stop in runs.lines() if wants_spans else ():
             spans[row] = (first, begin, stop - begin)
         last_prompt_R = self.prompt_C[runs.rows_R] - 1
@@ -139,7 +149,7 @@ class Watches:
 
     def _logits(self, scores_TE: FloatArray) -> Floats:
         """Sums of each probe's columns only: an overflow in one probe stays its own."""
-        ordered_TE = scores_TE.astype(np.float64)[:, self._order_E]
+        ordered_TE = scores_TE[:, self._order_E].astype(np.float64)
         if not len(self.probes):
             return ordered_TE
         logits_TQ: Floats = np.add.reduceat(ordered_TE, self._firsts_Q, axis=1) + self._bias_Q
@@ -213,6 +223,7 @@ class Watches:
         )
         for name in ("cursor_C", "prompt_C", "unscored_C", "scored_C"):
             setattr(self, name, np.concatenate([getattr(self, name), np.zeros(more, np.int64)]))
+        self.features.grow(new)
         self._free.extend(range(new - 1, old - 1, -1))
 
 

@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from pilothouse.config import ArtefactRef, PilothouseConfig, SaeRef
 from pilothouse.errors import ArtefactError
-from pilothouse.model.artefact import MANIFEST_FILE, complaint, kind_of
+from pilothouse.model.artefact import MANIFEST_FILE, WEIGHTS_FILE, complaint, kind_of
+from pilothouse.model.hub import check_digest, folder_of
 from pilothouse.model.manifest import Readout
 from pilothouse.model.probe import Probe, load_probe
 from pilothouse.model.sae.autoencoder import Sae
@@ -29,6 +30,7 @@ decoder block knows."""
 Source = Vector | Transform
 """Directions and maps to steer with; features of SAEs are the other thing."""
 
+ARTEFACT_FILES = (MANIFEST_FILE, WEIGHTS_FILE)
 A = TypeVar("A", Source, Probe)
 
 
@@ -49,14 +51,14 @@ def load_catalogue(config: PilothouseConfig) -> Catalogue:
             width than the first.
     """
     problems: list[str] = []
-    vectors = _load_all(config.vectors, load_source, problems)
-    probes = _load_all(config.probes, load_probe, problems)
+    vectors = _load_all("vectors", config.vectors, load_source, problems)
+    probes = _load_all("probes", config.probes, load_probe, problems)
     saes = _load_saes(config.saes, problems)
     refs: Sequence[tuple[Mapping[str, Vector | Transform | Probe], Mapping[str, ArtefactRef]]] = (
         (vectors, config.vectors), (probes, config.probes),
     )  # fmt: skip
     placed = [
-        (each, refs_of[name].path / MANIFEST_FILE)
+        (each, f"{refs_of[name].path}/{MANIFEST_FILE}")
         for loaded, refs_of in refs
         for name, each in loaded.items()
     ]
@@ -111,12 +113,17 @@ def _thresholds(readout: Readout) -> tuple[tuple[float, float], ...]:
 
 
 def _load_all(
-    refs: Mapping[str, ArtefactRef], load: Callable[[str, Path], A], problems: list[str]
+    section: str,
+    refs: Mapping[str, ArtefactRef],
+    load: Callable[[str, Path], A],
+    problems: list[str],
 ) -> dict[str, A]:
     loaded: dict[str, A] = {}
     for name, ref in refs.items():
         try:
-            loaded[name] = load(name, ref.path)
+            found = load(name, folder_of(ref.path, ARTEFACT_FILES))
+            check_digest(f"{section}.{name}", ref.path, ref.digest, found.digest)
+            loaded[name] = found
         except ArtefactError as error:
             problems.append(str(error))
     return loaded
@@ -126,13 +133,15 @@ def _load_saes(refs: Mapping[str, SaeRef], problems: list[str]) -> dict[str, Sae
     loaded: dict[str, Sae] = {}
     for name, ref in refs.items():
         try:
-            loaded[name] = open_sae(name, ref)
+            found = open_sae(name, ref)
+            check_digest(f"saes.{name}", ref.path, ref.digest, found.digest)
+            loaded[name] = found
         except ArtefactError as error:
             problems.append(str(error))
     return loaded
 
 
-def _disagreements(loaded: Sequence[tuple[Source | Probe, Path]]) -> list[str]:
+def _disagreements(loaded: Sequence[tuple[Source | Probe, str]]) -> list[str]:
     lines = []
     remedy = "load artefacts that were made for the served model"
     for each, place in loaded:

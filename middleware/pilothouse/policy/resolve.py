@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pilothouse.policy.check import condition_of, scope_fault
 from pilothouse.policy.expression import And, AtFpr, Comparison, Node, Not, Or, leaves
-from pilothouse.policy.schema import Policy, SignalRef, Steer
+from pilothouse.policy.schema import Log, LoggedFeatures, Policy, SignalRef, Steer
 from pilothouse.policy.source import Location, Problem, problem_at
 from pilothouse.policy.suggestion import closest
 from pilothouse.types import Aggregate, Scope, SignalSpec
@@ -75,6 +75,8 @@ def resolve_policy(policy: Policy, artefacts: Artefacts) -> Resolved:
             roots[rule.id] = _bounded(condition.root, signals)
         if isinstance(rule.then, Steer):
             faults.extend(_steer_faults(rule.then, index, artefacts))
+        elif isinstance(rule.then, Log) and rule.then.features is not None:
+            faults.extend(_log_faults(rule.then.features, index, artefacts))
     return Resolved(
         signals, roots, tuple(problem_at(policy.source, at, text) for at, text in faults)
     )
@@ -145,6 +147,15 @@ def _steer_faults(steer: Steer, index: int, artefacts: Artefacts) -> Iterator[tu
     missing = sorted(set(steer.layers or ()) - set(has))
     if missing:
         yield (*at, "layers"), f"{word} `{steer.name}` has no layer {missing}: choose from {has}"
+
+
+def _log_faults(
+    features: LoggedFeatures, index: int, artefacts: Artefacts
+) -> Iterator[tuple[Location, str]]:
+    if artefacts.saes is not None and features.sae not in artefacts.saes:
+        known = closest(features.sae, artefacts.saes)
+        text = f"got the SAE `{features.sae}`, which is not loaded; {known}"
+        yield ("spec", "rules", index, "then", "features", "sae"), text
 
 
 def _threshold(leaf: AtFpr, spec: SignalSpec) -> float | None:

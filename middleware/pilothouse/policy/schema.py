@@ -20,6 +20,8 @@ from pilothouse.types import (
 )
 
 API_VERSION = "pilothouse/v1"
+MAX_LOGGED_FEATURES = 256
+"""Each is a read column: 256 of them make a step of 256 tokens copy 256 KiB more to the host."""
 DEFAULT_REFUSAL = "This request was declined by policy."
 
 Category = Literal[
@@ -82,10 +84,25 @@ class SignalRef(_Closed):
         return self.over is not None or self.aggregate is not None
 
 
+class LoggedFeatures(_Closed):
+    """Features of an SAE that a request turned on most, told beside the rule that fired.
+
+    `of`: numbers or labels; every feature with a label where it is not given.
+    """
+
+    sae: ArtefactName
+    top: int = Field(default=5, ge=1, le=32)
+    of: Annotated[
+        tuple[Annotated[int, Field(ge=0)] | Annotated[str, Field(min_length=1)], ...] | None,
+        Field(min_length=1, max_length=MAX_LOGGED_FEATURES),
+    ] = None
+
+
 class Log(_Closed):
-    """Count and record it."""
+    """Count and record it, with what the request turned on in an SAE where that is asked for."""
 
     action: Literal["log"]
+    features: LoggedFeatures | None = None
 
 
 class Tag(_Closed):

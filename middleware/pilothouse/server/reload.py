@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pilothouse.config import ArtefactRef, PilothouseConfig, SaeRef, load_config
+from pilothouse.config import ArtefactRef, HubPlace, PilothouseConfig, SaeRef, load_config
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.succession import Changes, changes, following_plan
 from pilothouse.errors import ConfigError, EngineError, PilothouseError
@@ -90,6 +90,8 @@ class Reloader:
         file, path = self.file, ref.path
 
         def wanted(config: PilothouseConfig) -> PilothouseConfig:
+            if isinstance(path, HubPlace):
+                return with_loaded(config, section, name, ref.model_dump())
             if file is None and not path.is_absolute():
                 raise ConfigError(
                     f"path: got {path}, want an absolute one: there is no pilothouse.yaml that it "

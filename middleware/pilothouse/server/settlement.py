@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pilothouse.policy.rulebook import CompiledRule, Rulebook
 from pilothouse.policy.schema import DEFAULT_REFUSAL
-from pilothouse.record import RuleOutcome, TokenScores, Verdict
+from pilothouse.record import FeatureCode, RuleOutcome, TokenScores, Verdict
 from pilothouse.server.admission import Admitted
 from pilothouse.server.final import FinalRules
 from pilothouse.server.ledger import ChoiceKey, Entry
@@ -93,7 +93,8 @@ def _granted(
     """What only a caller with the grant sees."""
     log = entry.choices.get(key)
     detail = admitted.sealed.scores
-    shown: dict[str, Any] = {"rules": [_rule(each) for each in outcomes if _tells(each)]}
+    features = log.newest.features if log is not None else {}
+    shown: dict[str, Any] = {"rules": [_rule(each, features) for each in outcomes if _tells(each)]}
     if detail != "none":
         shown["scores"] = dict(sorted(log.newest.values.items())) if log is not None else {}
     if detail == "tokens":
@@ -106,7 +107,7 @@ def _tells(outcome: RuleOutcome) -> bool:
     return outcome.result != "allowed"
 
 
-def _rule(outcome: RuleOutcome) -> dict[str, Any]:
+def _rule(outcome: RuleOutcome, features: Mapping[str, Sequence[FeatureCode]]) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "policy": outcome.policy,
         "rule": outcome.rule,
@@ -116,7 +117,15 @@ def _rule(outcome: RuleOutcome) -> dict[str, Any]:
     }
     if outcome.at_token is not None:
         shown["at_token"] = outcome.at_token
+    codes = features.get(f"{outcome.policy}/{outcome.rule}")
+    if codes is not None:
+        shown["features"] = [_feature(each) for each in codes]
     return shown
+
+
+def _feature(code: FeatureCode) -> dict[str, Any]:
+    label = {} if code.label is None else {"label": code.label}
+    return {"feature": code.feature, **label, "code": code.code}
 
 
 def _token(scores: TokenScores) -> dict[str, Any]:

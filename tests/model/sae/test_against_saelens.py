@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from pilothouse.edit.sae import FeatureEdit, feature_rows
+from pilothouse.edit.layer import LayerEdit
+from pilothouse.edit.sae import FeatureEdit
 from pilothouse.edit.sae_codes import decode, encode
-from pilothouse.errors import ArtefactError
+from pilothouse.engine.kernel import edit_delta
 from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.model.sae.formats import load_sae
 from pilothouse.model.sae.told import Told
 from tests.edit.test_sae import layer_edit
+from tests.engine.test_features import tables_of
 
 pytestmark = pytest.mark.full
 
@@ -41,7 +43,21 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "topk, layer norm": ("TopKSAE", {"k": 9, "normalize_activations": "layer_norm"}),
     "abstopk": ("AbsTopKSAE", {"k": 9}),
     "abstopk by decoder norms": ("AbsTopKSAE", {"k": 9, "rescale_acts_by_decoder_norm": True}),
-}
+    "abstopk, constant norm": (
+        "AbsTopKSAE", {"k": 9, "normalize_activations": "constant_norm_rescale"},
+    ),
+    "matching pursuit": ("MatchingPursuitSAE", {"residual_threshold": 2.0}),
+    "matching pursuit of 7 steps": (
+        "MatchingPursuitSAE",
+        {"residual_threshold": 0.0, "max_iterations": 7, "stop_on_duplicate_support": False},
+    ),
+    "matching pursuit, layer norm": (
+        "MatchingPursuitSAE", {"residual_threshold": 1.0, "normalize_activations": "layer_norm"},
+    ),
+    "matching pursuit, b_dec not on the input": (
+        "MatchingPursuitSAE", {"residual_threshold": 2.0, "apply_b_dec_to_input": False},
+    ),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -70,6 +86,8 @@ def theirs(class_name: str, **changes: Any) -> Any:
             each.copy_(torch.randn_like(each) * (0.3 if name == "r_mag" else 1.0))
             if name == "threshold":
                 each.copy_(each.abs())
+            if class_name == "MatchingPursuitSAE" and name == "W_dec":
+                each.copy_(each / each.norm(dim=-1, keepdim=True))
     return made
 
 
@@ -130,29 +148,35 @@ def test_what_is_trained_by_batch_is_served_by_its_threshold(tmp_path: Path, nam
     agree(ours, from_disk(tmp_path))
 
 
-@pytest.mark.parametrize(
-    "case", [each for each in CASES if "norm" not in each and "topk" not in each]
-)
+@pytest.mark.parametrize("case", CASES)
 def test_an_edit_with_their_error_term_is_ours(tmp_path: Path, case: str) -> None:
     class_name, changes = CASES[case]
     theirs(class_name, **changes).save_model(tmp_path)
     ours, loaded = load_sae("s", tmp_path, "saelens"), from_disk(tmp_path)
     h_TD = stream()
-    edits = (FeatureEdit(11, "set", 6.0), FeatureEdit(30, "scale", 0.5), FeatureEdit(52, "ablate"))
     with torch.no_grad():
         codes_TM = loaded.encode(h_TD)
+        one, two, three = (codes_TM != 0).sum(dim=0).topk(3).indices.tolist()
         new_TM = codes_TM.clone()
-        new_TM[:, 11], new_TM[:, 52] = 6.0, 0.0
-        new_TM[:, 30] *= 0.5
-        error_TD = h_TD - loaded.decode(codes_TM.clone())
-        want_TD = loaded.decode(new_TM) + error_TD
-    assert len(feature_rows(ours, edits)) == 3
-    got_TD = layer_edit(ours, *edits).apply(h_TD.numpy(), 1.0)
+        new_TM[:, one], new_TM[:, two] = 6.0, 0.0
+        new_TM[:, three] *= 0.5
+        # A stream is encoded before it is decoded: they keep its norm in between.
+        changed_TD = loaded.decode(new_TM)
+        loaded.encode(h_TD)
+        want_TD = h_TD - loaded.decode(codes_TM.clone()) + changed_TD
+    edits = (
+        FeatureEdit(one, "set", 6.0), FeatureEdit(two, "ablate"), FeatureEdit(three, "scale", 0.5),
+    )  # fmt: skip
+    edit = layer_edit(ours, *edits)
+    assert edit.rank == 3
     largest = float(want_TD.abs().max())
-    assert np.abs(got_TD - want_TD.double().numpy()).max() < 1e-5 * max(1.0, largest)
+    assert float((want_TD - h_TD).abs().max()) > 0.05
+    for got_TD in (edit.apply(h_TD.numpy(), 1.0, {ours.digest: ours}), in_the_kernel(ours, edit)):
+        assert np.abs(got_TD - want_TD.double().numpy()).max() < 1e-5 * max(1.0, largest)
 
 
-def test_matching_pursuit_is_refused(tmp_path: Path) -> None:
-    theirs("MatchingPursuitSAE").save_model(tmp_path)
-    with pytest.raises(ArtefactError, match=r"architecture: .*greedy"):
-        load_sae("s", tmp_path, "saelens")
+def in_the_kernel(sae: Sae, edit: LayerEdit) -> Any:
+    """The stream after the engine's kernel, with the SAE resident at the tap."""
+    h_TD, everywhere_T = stream(), torch.ones(TOKENS)
+    tables = tables_of([sae], [edit], slice(0, WIDTH))
+    return (h_TD + edit_delta(h_TD, everywhere_T.long(), everywhere_T, tables)).numpy()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from pilothouse.errors import EngineError
 
 CALL = "pilothouse_control"
+ANSWER_SECONDS = 60.0
 
 
 def offer_control() -> None:
@@ -32,6 +34,22 @@ async def ask_engines(engine_client: Any, order: str, *arguments: Any) -> list[A
     except Exception as error:
         raise EngineError(f"the engine did not answer {order!r}: {error}") from error
     return answers
+
+
+def ask_engine(llm_engine: Any, order: str, *arguments: Any) -> Any:
+    """The answer of an offline engine, in this process or its own.
+
+    Raises:
+        EngineError: it did not answer.
+    """
+    client = llm_engine.engine_core
+    try:
+        if hasattr(client, "call_utility"):
+            return client.call_utility(CALL, order, list(arguments))
+        answer = getattr(client.engine_core, CALL)(order, list(arguments))
+        return answer.result(ANSWER_SECONDS) if isinstance(answer, Future) else answer
+    except Exception as error:
+        raise EngineError(f"the engine did not answer {order!r}: {error}") from error
 
 
 def client_index(engine_client: Any) -> int:

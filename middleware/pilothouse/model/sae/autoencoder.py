@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pilothouse.model.sae.matrix import Floats, Matrix
+from pilothouse.model.sae.written import Stamp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -103,6 +104,8 @@ class Sae:
     labels: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
     average_norm: float | None = None
     """Mean length of what the tap carries, where the operator or a file says it."""
+    stamps: tuple[Stamp, ...] = ()
+    """Of the files that it lies in."""
     digest: str = ""
     """Of the weights' bytes and of everything else that says what they mean."""
 

@@ -18,14 +18,31 @@ MARKS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "gemma-scope": (("params.npz",),),
     "gemma-scope-2": (("config.json", "params.safetensors"),),
     "llama-scope": (("hyperparams.json",),),
-    "itda": (("metadata.yaml", "atoms.safetensors"),),
-    "top-afa": (("config.json", "sae.safetensors"),),
+    "itda": (("metadata.yaml", "atoms.safetensors"), ("metadata.yaml", "atoms.pt")),
+    "top-afa": (("config.json", "sae.safetensors"), ("config.json", "sae.pt")),
     "dictionary_learning": (("config.json", "ae.safetensors"), ("config.json", "ae.pt")),
 }
 """Files that only one layout has together; each line is one way to have it."""
 
 SHARED = ("config.json", "sae_weights.safetensors")
 """Of llamascopium and of the R1 series of Llama Scope, which has no field `act_fn`."""
+
+
+NESTED: Mapping[str, tuple[str, ...]] = {"llama-scope": ("checkpoints/final.safetensors",)}
+"""What is read beside the marks."""
+
+
+def files_of(format_name: str | None, layer: int | None, *, pickles: bool) -> tuple[str, ...]:
+    """Every file that an SAE of a layout, or of any, may be read from, and what lies beside it."""
+    found = {"features.safetensors", "labels.json"}
+    for name, ways in MARKS.items():
+        if format_name in (None, name):
+            found.update(*ways, NESTED.get(name, ()))
+    if format_name in (None, "llamascopium", "llama-scope-r1"):
+        found.update(SHARED)
+    if format_name in (None, "qwen-scope") and layer is not None:
+        found.update((f"layer{layer}.sae.safetensors", f"layer{layer}.sae.pt"))
+    return tuple(sorted(each for each in found if pickles or not each.endswith(".pt")))
 
 
 def detect_format(folder: Path) -> str:

@@ -30,6 +30,7 @@ from pilothouse.model.sae.saelens import load_saelens
 from pilothouse.model.sae.sparsify import load_sparsify
 from pilothouse.model.sae.told import Told
 from pilothouse.model.sae.top_afa import load_top_afa
+from pilothouse.model.sae.written import stamps_of
 
 Reader = Callable[[str, Path, Told], Sae]
 FORMATS: dict[str, Reader] = {}
@@ -66,11 +67,12 @@ def load_sae(name: str, folder: Path, format_name: str | None, told: Told = NOTH
         refuse(f"saes.{name}", "format", repr(format_name), f"one of {sorted(FORMATS)}",
                "name the library that made the file")  # fmt: skip
     _check_folder(folder)
+    stamps = stamps_of(folder)
     sae = FORMATS[format_name](name, folder, told)
-    norm = told.average_norm
+    norm = sae.average_norm if told.average_norm is None else told.average_norm
     if norm is None and sae.input_scale != 1.0:
         norm = math.sqrt(sae.width) / sae.input_scale
-    sae = replace(sae, average_norm=norm)
+    sae = replace(sae, average_norm=norm, stamps=stamps)
     return _with_labels(_with_maxima(sae, folder), folder)
 
 

@@ -7,7 +7,9 @@ from weakref import WeakValueDictionary
 
 from pilothouse.config import SaeRef
 from pilothouse.errors import EngineError
+from pilothouse.model.hub import folder_of
 from pilothouse.model.sae.autoencoder import Sae
+from pilothouse.model.sae.detect import files_of
 from pilothouse.model.sae.formats import load_sae
 from pilothouse.model.sae.told import Told
 
@@ -16,13 +18,14 @@ _OPEN: WeakValueDictionary[str, Sae] = WeakValueDictionary()
 
 
 def open_sae(name: str, ref: SaeRef) -> Sae:
-    """The SAE of a configuration's entry, read from its files.
+    """The SAE of a configuration's entry, read from its files; from the hub's, once fetched.
 
     Raises:
         ArtefactError: as `load_sae`.
     """
     told = Told(ref.model, ref.layer, ref.site, ref.average_norm)
-    return _kept(load_sae(name, ref.path, ref.format, told))
+    names = files_of(ref.format, ref.layer, pickles=False)
+    return _kept(load_sae(name, folder_of(ref.path, names), ref.format, told))
 
 
 def opened_sae(name: str, ref: SaeRef, digest: str) -> Sae:

@@ -19,10 +19,17 @@ from pydantic import Field
 from pilothouse.config import Name
 from pilothouse.model.artefact import MANIFEST_FILE, WEIGHTS_FILE, read_manifest, refuse
 from pilothouse.model.manifest import FORMAT, Closed, Layer, Sha256
-from pilothouse.model.sae.autoencoder import DecoderNorms, Form, Normalisation, Sae
+from pilothouse.model.sae.autoencoder import (
+    DecoderNorms,
+    Form,
+    Normalisation,
+    Pursuit,
+    Sae,
+)
 from pilothouse.model.sae.build import About, build_sae
 from pilothouse.model.sae.mapped import Stored, map_safetensors, write_safetensors
 from pilothouse.model.sae.matrix import Floats, Matrix
+from pilothouse.model.sae.polynomial import factors_of, take_factors
 from pilothouse.model.sae.told import Told, agreed
 from pilothouse.types import Site
 
@@ -39,6 +46,14 @@ class SaeSource(Closed):
     files: dict[Annotated[str, Field(max_length=256)], Sha256]
 
 
+class SaePursuit(Closed):
+    """How a matching pursuit goes and ends; the fields of `autoencoder.Pursuit`."""
+
+    is_signed: bool
+    residual_threshold: float = Field(ge=0)
+    ends_on_repeat: bool
+
+
 class SaeManifest(Closed):
     """What an SAE's own folder says of it; the fields of `build.About`, sizes and digests."""
 
@@ -52,11 +67,14 @@ class SaeManifest(Closed):
     num_features: int = Field(ge=1, le=1 << 22)
     form: Form
     k: int | None = Field(default=None, ge=1)
+    pursuit: SaePursuit | None = None
     decoder_norms: DecoderNorms
     normalisation: Normalisation
     input_scale: float = Field(gt=0)
     subtracts_decoder_bias: bool
     is_centred: bool
+    average_norm: float | None = Field(default=None, gt=0)
+    """Mean length of what the tap carries, where it was measured or said."""
     source: SaeSource
     created_by: str = Field(min_length=1, max_length=512)
     weights_bytes: int = Field(ge=8)
@@ -78,14 +96,18 @@ def load_own(name: str, folder: Path, told: Told) -> Sae:
     tensors, sha256 = map_safetensors(place)
     if sha256 != manifest.weights_sha256:
         refuse(place, "weights_sha256", sha256, manifest.weights_sha256)
-    kept = {each.name for each in fields(About)} - {"model_id", "tap"}
-    about = About(model_id=model_id, tap=tap, **{each: getattr(manifest, each) for each in kept})
-    built = build_sae(name, place, about, tensors, sha256)
+    kept = {each.name for each in fields(About)} - {"model_id", "tap", "pursuit"}
+    told_of = {each: getattr(manifest, each) for each in kept}
+    if manifest.pursuit is not None:
+        told_of["pursuit"] = Pursuit(**manifest.pursuit.model_dump())
+    about = About(model_id=model_id, tap=tap, **told_of)
+    polynomial = take_factors(place, tensors)
+    built = build_sae(name, place, about, tensors, sha256, polynomial)
     for field_name in ("width", "num_features"):
         got, want = getattr(manifest, field_name), getattr(built, field_name)
         if got != want:
             refuse(at, field_name, got, f"{want} as {WEIGHTS_FILE} has")
-    return replace(built, digest=manifest.digest)
+    return replace(built, digest=manifest.digest, average_norm=manifest.average_norm)
 
 
 def save_own(sae: Sae, folder: Path, source: SaeSource, created_by: str) -> SaeManifest:
@@ -102,9 +124,11 @@ def save_own(sae: Sae, folder: Path, source: SaeSource, created_by: str) -> SaeM
         "format": FORMAT, "kind": "sae", "name": sae.name, "model_id": sae.model_id,
         "layer": sae.tap.layer, "site": sae.tap.site, "width": sae.width,
         "num_features": sae.num_features, "form": sae.form, "k": sae.k,
+        "pursuit": sae.pursuit._asdict() if sae.form == "pursuit" else None,
         "decoder_norms": sae.decoder_norms, "normalisation": sae.normalisation,
         "input_scale": sae.input_scale, "subtracts_decoder_bias": sae.subtracts_decoder_bias,
-        "is_centred": sae.is_centred, "source": source.model_dump(mode="json"),
+        "is_centred": sae.is_centred, "average_norm": sae.average_norm,
+        "source": source.model_dump(mode="json"),
         "created_by": created_by, "weights_bytes": place.stat().st_size, "weights_sha256": sha256,
     }  # fmt: skip
     manifest = SaeManifest.model_validate(told | {"digest": _digest(told)})
@@ -114,13 +138,16 @@ def save_own(sae: Sae, folder: Path, source: SaeSource, created_by: str) -> SaeM
 
 
 def _tensors(sae: Sae) -> Stored:
+    if sae.form == "pursuit":
+        return {"W_dec": sae.decoder_MD, "b_dec": _narrowed(sae.decoder_bias_D)}
     bias = "b_gate" if sae.form == "gated" else "b_enc"
     vectors = {
         bias: sae.encoder_bias_M, "b_dec": sae.decoder_bias_D, "threshold": sae.threshold_M,
         "b_mag": sae.magnitude_bias_M, "r_mag": sae.magnitude_log_M,
     }  # fmt: skip
     kept = {name: _narrowed(each) for name, each in vectors.items() if each is not None}
-    return {"W_enc": sae.encoder_DM, "W_dec": sae.decoder_MD} | kept
+    factors = {name: _narrowed(each) for name, each in factors_of(sae.polynomial).items()}
+    return {"W_enc": sae.encoder_DM, "W_dec": sae.decoder_MD} | kept | factors
 
 
 def _narrowed(wide: Floats) -> Matrix:

@@ -8,19 +8,64 @@ Shape suffixes: D width of the site, M features.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
 
 from pilothouse.model.artefact import refuse
 from pilothouse.model.sae.autoencoder import Polynomial
 from pilothouse.model.sae.fields import Fields
 from pilothouse.model.sae.mapped import FETCH, Stored
-from pilothouse.model.sae.matrix import Matrix
+from pilothouse.model.sae.matrix import Floats, Matrix
 
 FACTORS = ("U1", "U2", "U3", "C1", "C2", "C3", "lambda2", "lambda3")
 
 
-def take_polynomial(place: Path, fields: Fields, tensors: Stored) -> Polynomial:
+OWN: Mapping[str, str] = {f"joint_{name}": name for name in Polynomial._fields}
+"""Names of the factors in our own layout, with the lambdas in them."""
+
+
+def factors_of(polynomial: Polynomial | None) -> dict[str, Floats]:
+    """Its factors by their names in our own layout; those without columns are left out."""
+    if polynomial is None:
+        return {}
+    by_name = {ours: getattr(polynomial, name) for ours, name in OWN.items()}
+    return {ours: each for ours, each in by_name.items() if each.shape[1]}
+
+
+def take_factors(place: Path, tensors: Stored) -> Polynomial | None:
+    """Take what `factors_of` wrote out of a file's tensors; None where there is none.
+
+    Raises:
+        ArtefactError: shapes that do not fit, NaN or infinities.
+    """
+    found = {OWN[ours]: tensors.pop(ours) for ours in OWN if ours in tensors}
+    if not found or "W_dec" not in tensors:
+        return None
+    features, width = tensors["W_dec"].shape
+    columns = {"Q": 0, "C": 0}
+    for name, tensor in found.items():
+        first, kind = (features if name[-2] == "M" else width), name[-1]
+        columns[kind] = columns[kind] or tensor.shape[-1]
+        if tensor.shape != (first, columns[kind]) or tensor.bad_values():
+            refuse(place, name, f"shape {list(tensor.shape)}",
+                   f"finite numbers, shape [{first}, {columns[kind]}]", FETCH)  # fmt: skip
+    wanted = {name for name in Polynomial._fields if columns[name[-1]]}
+    if set(found) != wanted or columns["C"] > columns["Q"]:
+        refuse(place, "factors", sorted(found), "those of a square, of more columns than those of "
+               "a cube if there is one", FETCH)  # fmt: skip
+    nothing = {"M": np.zeros((features, 0)), "D": np.zeros((width, 0))}
+    return Polynomial(**{
+        name: found[name].whole() if name in found else nothing[name[-2]]
+        for name in Polynomial._fields
+    })  # fmt: skip
+
+
+def take_polynomial(place: Path, fields: Fields, tensors: Stored) -> Polynomial | None:
     """Take a PolySAE's tensors out of a file's and put its linear part in as `W_dec`.
+
+    None where its order is 1.
 
     Raises:
         ArtefactError: tensors missing, shapes that do not fit, NaN or infinities.
@@ -37,6 +82,8 @@ def take_polynomial(place: Path, fields: Fields, tensors: Stored) -> Polynomial:
         refuse(place, "ranks", ranks, "ranks that do not rise from C1 to C3", FETCH)
     linear_MD = wide["U1"][:, : ranks[0]] @ wide["C1"].T
     tensors["W_dec"] = Matrix(linear_MD)
+    if not square:
+        return None
     return Polynomial(
         first_MQ=wide["U1"][:, :square], second_MQ=wide["U2"][:, :square],
         square_DQ=float(wide["lambda2"].reshape(-1)[0]) * wide["C2"][:, :square],

@@ -1,0 +1,53 @@
+"""`pilothouse sae probe`: a feature of an SAE as a probe that policies can read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pilothouse.cli.sae_import import check_folder
+from pilothouse.cli.sae_option import AverageNorm, FormatName, LayerNumber, ModelId, SiteName, told
+from pilothouse.cli.source import locate_sae
+from pilothouse.edit.feature import labelled
+from pilothouse.edit.feature_probe import feature_probe
+from pilothouse.errors import ArtefactError, ConfigError, PilothouseError
+from pilothouse.model.probe import save_probe
+from pilothouse.model.sae.formats import load_sae
+
+
+def probe(
+    source: Annotated[
+        str, typer.Argument(metavar="DIR", help="An SAE's folder of any layout, or hf://...")
+    ],
+    feature: Annotated[str, typer.Option(help="The feature's number, or its label.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; new or empty. Names the probe.")],
+    format_name: FormatName = None,
+    model_id: ModelId = None,
+    layer: LayerNumber = None,
+    site: SiteName = None,
+    average_norm: AverageNorm = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
+) -> None:
+    """Write one feature as a probe: 0.5 where it turns on, 0.98 at its largest code."""
+    try:
+        check_folder(out)
+        folder = locate_sae(source, format_name, layer, pickles=False).place
+        wish = told(model_id, layer, site, average_norm)
+        sae = load_sae(folder.resolve().name[:64], folder, format_name, wish)
+        number = int(feature) if feature.isdecimal() else labelled(feature, sae)
+        about = f"pilothouse sae probe, feature {number} of {sae.name} {sae.digest[:12]}"
+        made = feature_probe(out.resolve().name, sae, number, about)
+        save_probe(made, out)
+    except PilothouseError as error:
+        typer.echo(str(error), err=True)
+        is_use = isinstance(error, ConfigError) and not isinstance(error, ArtefactError)
+        raise typer.Exit(2 if is_use else 1) from error
+    if as_json:
+        typer.echo(json.dumps(made.manifest.model_dump(mode="json"), indent=2))
+        return
+    label = f" ({sae.labels[number]})" if number in sae.labels else ""
+    typer.echo(f"{out}: feature {number}{label} at {sae.site} of layer {sae.tap.layer}")
+    typer.echo("not calibrated: compare with a number, 0.5 is where the feature turns on")

@@ -1,0 +1,59 @@
+"""What an import is given: a local path, or a place on the hub that is fetched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from pilothouse.config import HubPlace, parse_place
+from pilothouse.errors import ConfigError
+from pilothouse.model.hub import SUFFIXES, fetched, folder_of, with_commit
+from pilothouse.model.sae.detect import files_of
+
+
+class Located(NamedTuple):
+    """A local place; `label` and `revision` where it came from the hub."""
+
+    place: Path
+    label: str | None = None
+    revision: str | None = None
+
+
+def locate(source: str) -> Located:
+    """A file or folder.
+
+    Raises:
+        ConfigError: hf:// and something that is no place on the hub.
+        ArtefactError: it cannot be fetched.
+    """
+    place = _parsed(source)
+    if isinstance(place, Path):
+        return Located(place)
+    exact = with_commit(place)
+    return Located(fetched(exact), str(exact), exact.revision)
+
+
+def locate_sae(
+    source: str, format_name: str | None, layer: int | None, *, pickles: bool
+) -> Located:
+    """The folder of an SAE: only files that an SAE is read from are fetched.
+
+    Raises:
+        ConfigError: hf:// and something that is no place on the hub.
+        ArtefactError: it cannot be fetched.
+    """
+    place = _parsed(source)
+    if isinstance(place, Path):
+        return Located(place.parent if place.is_file() else place)
+    exact = with_commit(place)
+    if exact.inside.endswith(SUFFIXES):
+        exact = exact.model_copy(update={"inside": exact.inside.rpartition("/")[0]})
+    folder = folder_of(exact, files_of(format_name, layer, pickles=pickles))
+    return Located(folder, str(exact), exact.revision)
+
+
+def _parsed(source: str) -> Path | HubPlace:
+    try:
+        return parse_place(source)
+    except ValueError as error:
+        raise ConfigError(f"SOURCE: {error}") from error

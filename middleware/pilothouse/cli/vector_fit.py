@@ -1,0 +1,273 @@
+"""`pilothouse vector fit`: contrastive pairs become a vector, with figures and controls."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import fmean
+from tempfile import mkdtemp
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from pilothouse.contrast import difference, principal, ridge
+from pilothouse.contrast.card import card, figures_row, profile_line
+from pilothouse.contrast.method import METHODS
+from pilothouse.contrast.plot import plot
+from pilothouse.contrast.report import CONTROLS, Cell, FitReport
+from pilothouse.errors import ArtefactError, ConfigError, PilothouseError
+from pilothouse.model.catalogue import SERVED_SITES
+from pilothouse.model.sae.formats import FORMATS, load_sae
+from pilothouse.model.sae.told import Told
+from pilothouse.model.vector import Vector, save_vector
+from pilothouse.types import Clause, Site
+
+if TYPE_CHECKING:
+    from pilothouse.cli.fit_run import Phase
+    from pilothouse.model.sae.autoencoder import Sae
+
+assert {difference, principal, ridge}  # their import registers them
+SAE_METHOD, TUNED_METHOD, DEFAULT_METHOD = "sae-features", "tuned-difference", "difference-of-means"
+ALL_METHODS = (*METHODS, SAE_METHOD, TUNED_METHOD)
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
+LAYERS = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
+TOKENS = ("mean", "last", "first")
+SHOWN_ROWS = 40
+SHOWN = ("L", "scale", "effect", "random", "shuffled", "moved", "ppl x", "kept", "KL>=", "facts")
+REPORT_FILE, CARD_FILE, PLOT_FILE = "fit.json", "README.md", "sweep.svg"
+EPILOG = """Examples:
+
+pilothouse vector fit pairs.jsonl --model my-model --out vectors/polite
+
+pilothouse vector fit pairs.csv --model my-model --out vectors/polite --method ridge --layers 8-20
+--neutral texts.jsonl --facts facts.jsonl -- --dtype float32 --tensor-parallel-size 2
+
+pilothouse vector fit pairs.jsonl --model my-model --out vectors/polite --sae saes/layer-12
+--features 4
+
+pilothouse vector fit pairs.jsonl --model base --tuned base-polite --out vectors/polite
+
+What follows -- goes to vLLM. Exit 1 is a vector that was made and has findings."""
+
+
+def fit_vector(
+    context: typer.Context,
+    pairs: Annotated[Path, typer.Argument(help="JSON lines or .csv: docs/making-vectors.md.")],
+    model: Annotated[str, typer.Option(help="The model's folder or name, as for `serve`.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; new or empty. Names the vector.")],
+    method: Annotated[str | None, typer.Option(help=f"One of {', '.join(ALL_METHODS)}.")] = None,
+    layers: Annotated[str, typer.Option(help="all, or numbers and ranges: 4,8-12.")] = "all",
+    site: Annotated[str, typer.Option(help="Where states are read and edits made.")] = "resid_post",
+    token: Annotated[
+        str, typer.Option(help="State of a text: mean of its tokens, last or first of them.")
+    ] = "mean",
+    on: Annotated[
+        str, typer.Option(help="Where it will steer, and is measured: output, prompt or all.")
+    ] = "output",
+    scales: Annotated[
+        str, typer.Option(help="Strengths to try, as shares of the stream's mean length.")
+    ] = "0.05,0.1,0.2,0.4",
+    controls: Annotated[int, typer.Option(min=1, max=20, help="Controls of each kind.")] = 3,
+    resamples: Annotated[int, typer.Option(min=2, help="Refits for the direction's cosine.")] = 50,
+    max_perplexity_ratio: Annotated[
+        float, typer.Option(min=1.0, help="How much less fluent a choice may be.")
+    ] = 1.2,
+    neutral: Annotated[
+        Path | None, typer.Option(help="Texts (field `text`) for fluency; else its own answers.")
+    ] = None,
+    facts: Annotated[
+        Path | None, typer.Option(help="Questions (`prompt` or `messages`, and `answer`).")
+    ] = None,
+    answer_tokens: Annotated[int, typer.Option(min=1, help="Length of answers.")] = 32,
+    sae: Annotated[Path | None, typer.Option(help="An SAE's folder: fit by its features.")] = None,
+    sae_format: Annotated[str, typer.Option(help=f"One of {', '.join(FORMATS)}.")] = "saelens",
+    features: Annotated[int, typer.Option(min=1, help="SAE features to sum up.")] = 5,
+    tuned: Annotated[
+        str | None, typer.Option(help="A fine-tuned form of the model: fit what it differs in.")
+    ] = None,
+    model_id: Annotated[
+        str | None, typer.Option(help="The name artefacts know the model by; else its folder's.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split, controls and resamples.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Fit a vector to pairs, sweep layers and strengths, and test the best beside controls."""
+    try:
+        from pilothouse.cli.fit_order import FitOrder, read_files
+        from pilothouse.cli.fit_run import run_fit
+        from pilothouse.cli.fit_stand import engine_settings
+
+        _check_out(out)
+        loaded = _sae(sae, sae_format, model_id or Path(model).resolve().name)
+        order = FitOrder(
+            pairs=pairs, model=model, model_id=model_id or Path(model).resolve().name,
+            name=out.resolve().name, method=_method(method, sae, tuned),
+            layers=_layers(layers) if loaded is None else _at_sae(layers, loaded),
+            site=_site(site) if loaded is None else loaded.tap.site,
+            token=_choice("--token", token, TOKENS), on=_choice("--on", on, get_args(Clause)),
+            scales=_scales(scales), controls=controls, resamples=resamples,
+            max_perplexity_ratio=max_perplexity_ratio, seed=seed, neutral=neutral, facts=facts,
+            answer_tokens=answer_tokens, features=features, tuned=tuned,
+            settings=engine_settings(context.args),
+        )  # fmt: skip
+        files = read_files(order)
+        with _bars() as phase:
+            vector, report = run_fit(order, files, loaded, phase)
+        _write(vector, report, out)
+    except PilothouseError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1 if isinstance(error, ArtefactError) else 2) from error
+    typer.echo(report.model_dump_json(indent=2) if as_json else "", nl=as_json)
+    if not as_json:
+        _show(report, out)
+    raise typer.Exit(1 if report.findings else 0)
+
+
+def _method(method: str | None, sae: Path | None, tuned: str | None) -> str:
+    needed = [name for name, on in ((SAE_METHOD, sae), (TUNED_METHOD, tuned)) if on is not None]
+    wanted = method or (needed[0] if needed else DEFAULT_METHOD)
+    if wanted not in ALL_METHODS:
+        raise ConfigError(f"--method: got {wanted!r}, want one of {', '.join(ALL_METHODS)}")
+    if needed != [name for name in (SAE_METHOD, TUNED_METHOD) if name == wanted]:
+        raise ConfigError(
+            f"--method {wanted}: {SAE_METHOD} goes with --sae and {TUNED_METHOD} with --tuned, and "
+            "each with nothing else"
+        )
+    return wanted
+
+
+def _sae(folder: Path | None, format_name: str, model_id: str) -> Sae | None:
+    if folder is None:
+        return None
+    sae = load_sae(folder.resolve().name, folder, format_name, Told())
+    if sae.model_id != model_id:
+        raise ConfigError(
+            f"--sae: {folder} was made for {sae.model_id}; --model is {model_id}: give an SAE of "
+            f"this model or, where both are the same weights, --model-id {sae.model_id}"
+        )
+    return sae
+
+
+def _layers(words: str) -> tuple[int, ...] | None:
+    if words == "all":
+        return None
+    found: set[int] = set()
+    for word in words.split(","):
+        match = LAYERS.fullmatch(word.strip())
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if last < first:
+            raise ConfigError(f"--layers: got {word!r}, want all, or numbers and ranges: 4,8-12")
+        found |= set(range(first, last + 1))
+    return tuple(sorted(found))
+
+
+def _at_sae(words: str, sae: Sae) -> tuple[int, ...]:
+    if _layers(words) not in (None, (sae.tap.layer,)):
+        raise ConfigError(
+            f"--layers: got {words} with an SAE of layer {sae.tap.layer}: leave it out"
+        )
+    return (sae.tap.layer,)
+
+
+def _site(word: str) -> Site:
+    site: Site = _choice("--site", word, SERVED_SITES)
+    return site
+
+
+def _choice(option: str, word: str, known: Any) -> Any:
+    if word not in known:
+        raise ConfigError(f"{option}: got {word!r}, want one of {', '.join(known)}")
+    return word
+
+
+def _scales(words: str) -> tuple[float, ...]:
+    try:
+        found = tuple(sorted({float(each) for each in words.split(",")}))
+    except ValueError:
+        found = ()
+    if not found or not all(math.isfinite(each) and each > 0 for each in found):
+        raise ConfigError(f"--scales: got {words!r}, want positive numbers with commas")
+    return found
+
+
+def _check_out(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out: got {out}, which is there already; want a new or empty folder")
+    if NAME.fullmatch(out.resolve().name) is None:
+        raise ConfigError(f"--out: got {out.name!r}, want a name of letters, digits and . _ -")
+
+
+def _write(vector: Vector, report: FitReport, out: Path) -> None:
+    """The whole folder or nothing."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    place = Path(mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        save_vector(vector, place)
+        (place / REPORT_FILE).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (place / CARD_FILE).write_text(card(vector.manifest, report), encoding="utf-8")
+        (place / PLOT_FILE).write_text(plot(report), encoding="utf-8")
+        place.chmod(0o755)
+        if out.exists():
+            out.rmdir()
+        place.rename(out)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+@contextmanager
+def _bars() -> Iterator[Phase]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+               TimeElapsedColumn())  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+
+        def phase(name: str, total: int) -> Any:
+            task = progress.add_task(name, total=total)
+            return lambda count: progress.advance(task, count)
+
+        yield phase
+
+
+def _show(report: FitReport, out: Path) -> None:
+    console = Console()
+    for title, cells in (("sweep, by effect", report.sweep), ("test", report.test.cells)):
+        table = Table(*SHOWN, title=title, caption="random, shuffled: mean effect of the controls")
+        ranked = sorted(
+            (each for each in cells if each.kind == "fitted"), key=lambda each: -each.figures.effect
+        )
+        for each in ranked[:SHOWN_ROWS]:
+            table.add_row(*_row(each, cells))
+        console.print(table)
+    lines = [
+        f"wrote     {out}: layer {report.chosen_layer}, strength {report.chosen_scale:g}",
+        *(f"finding   {each}" for each in report.findings),
+        *(f"note      {each}" for each in report.notes),
+        f"use       vectors: {{{report.name}: {{path: {out}}}}} in pilothouse.yaml, and steer by",
+        f"          {profile_line(report)}",
+    ]
+    typer.echo("\n".join(lines))
+
+
+def _row(cell: Cell, cells: Sequence[Cell]) -> list[str]:
+    effect, *others = figures_row(cell.figures)
+    beside = [
+        fmean(
+            each.figures.effect
+            for each in cells
+            if (each.kind, each.layer, each.scale) == (control, cell.layer, cell.scale)
+        )
+        for control in CONTROLS
+    ]
+    return [
+        str(cell.layer),
+        f"{cell.scale:g}",
+        effect,
+        *(f"{each:+.3g}" for each in beside),
+        *others,
+    ]

@@ -1,0 +1,100 @@
+"""`fit.json`: everything that was measured, and what it was measured on."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from pilothouse.model.manifest import Closed, Interval, Layer, Sha256
+from pilothouse.types import Clause, Site
+
+Control = Literal["random", "shuffled"]
+Kind = Literal["fitted", "random", "shuffled"]
+CONTROLS: tuple[Control, ...] = ("random", "shuffled")
+
+
+class Figures(Closed):
+    """Of one steering beside none.
+
+    `effect`: mean change of the margin (log-probability of a token, positive less negative), nats.
+    `moved`: share of pairs that moved towards the positive. `perplexity_ratio`: perplexity of
+    neutral texts, steered over not. `choices_kept`: of neutral tokens that were the likeliest, the
+    share that still are. `kl`: lower bound on KL(unsteered || steered) a token, nats. `facts_kept`:
+    of questions answered right, the share that still is.
+    """
+
+    effect: float
+    moved: float
+    perplexity_ratio: float
+    choices_kept: float | None
+    kl: float
+    facts_kept: float | None = None
+
+
+class Cell(Closed):
+    """One vector at one layer and strength; `draw` tells several controls of a kind apart."""
+
+    kind: Kind
+    draw: int = Field(ge=0)
+    layer: Layer
+    scale: float
+    figures: Figures
+
+
+class LayerFit(Closed):
+    """A layer's direction: its length beside the stream's, its steadiness, what the method says."""
+
+    layer: Layer
+    length: float
+    residual_norm: float
+    bootstrap_cosine: Interval
+    """Mean over refits on resampled groups; low and high hold 95% of the refits."""
+    facts: dict[str, Any] = Field(default_factory=dict)
+
+
+class Test(Closed):
+    """The chosen cell and its controls on pairs that were neither fitted nor chosen on."""
+
+    cells: tuple[Cell, ...]
+    effect: Interval
+    effect_over: dict[Control, Interval]
+    """Effect less the mean effect of the controls of a kind, pair by pair."""
+
+
+class Parts(Closed):
+    """Pairs in each part, and their groups."""
+
+    fit: int
+    choose: int
+    test: int
+    fit_groups: int
+    choose_groups: int
+    test_groups: int
+
+
+class FitReport(Closed):
+    """The whole file. The same input on the same machine gives the same file."""
+
+    format: Literal["pilothouse-fit/1"] = "pilothouse-fit/1"
+    name: str
+    model_id: str
+    method: str
+    site: Site
+    on: Clause
+    unit: Literal["residual"] = "residual"
+    token: str
+    seed: int
+    data_sha256: dict[str, Sha256]
+    """Of each file that was read, by what it is."""
+    versions: dict[str, str]
+    parts: Parts
+    neutral: str
+    max_perplexity_ratio: float
+    layers: tuple[LayerFit, ...]
+    sweep: tuple[Cell, ...]
+    chosen_layer: Layer
+    chosen_scale: float
+    test: Test
+    findings: tuple[str, ...]
+    notes: tuple[str, ...]
