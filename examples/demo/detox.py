@@ -2,9 +2,10 @@
 
 After the idea of Breaking Bad Tokens (arXiv 2505.14536): features of an SAE, at every answer
 (`constant`), where a probe finds the prompt barred (`input_gated`, a policy), or at the tokens
-alone where the feature itself reads high (`token_gated`). Beside them nothing at all, and a random
-live feature set as far. Features and values are those frozen by `choose_features.py` on the
-training split; the prompts are of the other splits. 95% Wilson and bootstrap intervals.
+alone that look like an override to another probe (`token_gated`: a decoder row as a vector, which a
+probe can gate). Beside them nothing at all, and a random live feature set as far. Features and
+values are those frozen by `choose_features.py` on the training split; the prompts are of the other
+splits. 95% Wilson and bootstrap intervals.
 """
 
 from __future__ import annotations
@@ -25,13 +26,17 @@ os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
 from card import percent, table
 from check import check
+from choose_features import EDITS_FILE
 from intervals import share
 from pilothouse import LLM
 from pilothouse.config import load_config
+from pilothouse.model.sae.formats import load_sae
+from pilothouse.model.vector import build_vector, save_vector
 from record import Record
 from runs import MODEL, refuse_changed
 from sample import sample
 from speaker import Speaker
+from train_sae import OUT
 
 HERE = Path(__file__).with_name("detox")
 FILE, GATED = HERE / "pilothouse.yaml", HERE / "gated.yaml"
@@ -41,6 +46,22 @@ TIERS = {
 }  # fmt: skip
 SPLITS = ("test", "heldout")
 MAX_TOKENS, ROUNDS = 48, 300
+
+
+def write_row() -> None:
+    """The decoder row of the frozen feature `refuses`, as long as its frozen edit, as a vector."""
+    edits = json.loads((OUT / EDITS_FILE).read_text())
+    [edit] = [each for each in edits["edits"] if each["outcome"] == "refuses"]
+    sae = load_sae(OUT.name, OUT, "saelens")
+    assert sae.max_act_M is not None
+    code = edit["value"] * sae.max_act_M[edit["feature"]]
+    vector = build_vector(
+        "refuses-row", model_id=sae.model_id, layers=(sae.tap.layer,),
+        directions_LD=(code * sae.decoder_MD.row(edit["feature"]))[None].astype(np.float32),
+        residual_norms_L=np.array([edits["average_norm"]], np.float32),
+        created_by="examples/demo/detox.py",
+    )  # fmt: skip
+    save_vector(vector, HERE / "vectors" / vector.name)
 
 
 class Bench:
@@ -174,6 +195,7 @@ def main() -> int:
     chosen = parser.parse_args()
     refuse_changed()
     torch.set_num_threads(1)
+    write_row()
     result = measure(chosen.seed, chosen.count)
     (HERE / "measured.json").write_text(json.dumps(result, indent=1) + "\n")
     page = HERE / "README.md"
