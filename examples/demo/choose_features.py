@@ -41,10 +41,10 @@ from sample import sample
 from train_sae import OUT, texts
 
 NAMING_SEED, SCREEN_SEED, CONFIRM_SEED = "name-features", "screen-features", "confirm-features"
-NAMING_PER_KIND, SCREEN, CONFIRM = 60, 12, 60
-NAMED, SHORT, FROZEN = 0.65, 10, 0.9
+NAMING_PER_KIND, SCREEN, CONFIRM = 60, 16, 60
+NAMED, SHORT, FROZEN = 0.65, 6, 0.9
 LABELLED, LABELLED_FROM = 3, 0.95
-LENGTHS = (80.0, 160.0, 240.0)
+LENGTHS = (80.0, 120.0, 160.0, 200.0, 240.0, 280.0)
 EDITS_FILE = "edits.json"
 
 
