@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "library": frozenset({"errors"}),
     "model": GROUND,
     "edit": GROUND | {"model"},  # a program is made of the catalogue's vectors
+    "bake": GROUND | {"model", "edit"},  # programs into weights, offline
     "probe": GROUND | {"model"},  # fitting and evaluation write the artefacts that model/ reads
     "policy": GROUND,
     "capture": GROUND | {"model"},  # sites that are served are the catalogue's to say
@@ -35,7 +36,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "engine": GROUND | ROOMS | {"telemetry"},
     "server": GROUND | ROOMS | {"telemetry", "engine"},
     "llm": GROUND | ROOMS | {"engine", "server"},
-    "cli": GROUND | ROOMS | {"telemetry", "engine", "server", "llm"},
+    "cli": GROUND | ROOMS | {"telemetry", "engine", "server", "llm", "bake"},
 }
 HEAVY_STAYS_IN: dict[str, frozenset[str]] = {
     "vllm": frozenset({"engine", "server", "llm", "cli"}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from pilothouse.cli.vector_bake import bake_program
 from pilothouse.cli.vector_fit import EPILOG, fit_vector
 from pilothouse.cli.vector_import import import_vector
 from pilothouse.cli.vector_show import show
@@ -18,4 +19,5 @@ def vector() -> None:
 
 app.command("fit", epilog=EPILOG, context_settings={"allow_extra_args": True})(fit_vector)
 app.command("import")(import_vector)
+app.command("bake")(bake_program)
 app.command()(show)

@@ -64,9 +64,12 @@ def memory_problem(memory: Sequence[TapMemory], limits: Limits) -> str | None:
     needed = sum(each.num_bytes for each in memory)
     if needed <= limits.table_mib * MIB:
         return None
+    latents = [latent for each in memory for latent in each.edits.latents]
+    whole = FLOAT32_BYTES * sum(each.numbers for each in latents) / MIB
+    of_saes = f", of them {whole:.0f} MiB of {len(latents)} resident SAEs" if latents else ""
     return (
         f"limits.table_mib: edit tables at {len(memory)} taps for {limits.max_programs} "
-        f"programs take {needed / MIB:.0f} MiB, allowed are {limits.table_mib} MiB: "
+        f"programs take {needed / MIB:.0f} MiB{of_saes}, allowed are {limits.table_mib} MiB: "
         "raise table_mib, or lower max_programs, max_rank, the number of layers or "
-        "taps.operators"
+        "taps.operators" + (", or use a narrower SAE" if latents else "")
     )

@@ -68,10 +68,12 @@ def map_safetensors(place: Path) -> tuple[Stored, str]:
     return stored, hashlib.sha256(memory).hexdigest()
 
 
-def write_safetensors(place: Path, tensors: Stored) -> None:
+def write_safetensors(
+    place: Path, tensors: Stored, metadata: Mapping[str, str] | None = None
+) -> None:
     """Write tensors in the types that they have, part by part, the widest first."""
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].raw.itemsize, item[0]))
-    header: dict[str, Any] = {}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for name, tensor in ordered:
         begin, end = end, end + tensor.raw.nbytes

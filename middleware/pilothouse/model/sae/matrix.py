@@ -25,6 +25,15 @@ def widened(raw: NDArray[Any], is_bfloat16: bool) -> Floats:
     return raw.astype(np.float64)
 
 
+def narrowed(wide: NDArray[np.floating], like: Matrix) -> Matrix:
+    """Numbers in the type of another matrix, rounded to the nearest, ties to even."""
+    if not like.is_bfloat16:
+        return Matrix(wide.astype(like.raw.dtype))
+    bits = wide.astype(np.float32).view(np.uint32)
+    upper = (bits + (((bits >> 16) & 1) + 0x7FFF)) >> 16
+    return Matrix(upper.astype(np.uint16), is_bfloat16=True)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Matrix:
     """Numbers of a file, never copied as a whole unless asked for.

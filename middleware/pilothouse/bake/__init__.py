@@ -1,0 +1,1 @@
+"""Programs written into weights: which can be, where in a model they go, and the files."""
