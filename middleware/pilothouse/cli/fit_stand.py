@@ -44,6 +44,9 @@ Reduce = Callable[[Floats], Floats]
 """hidden_TD of a text to its state [F]."""
 Advance = Callable[[int], None]
 
+Phase = Callable[[str, int], Advance]
+"""Begin a stretch of work of so many steps; the answer is called with steps done."""
+
 
 class States(NamedTuple):
     """A state of each text at each layer, and the mean length of the stream there."""

@@ -30,7 +30,7 @@ from pilothouse.model.vector import Vector, save_vector
 from pilothouse.types import Clause, Site
 
 if TYPE_CHECKING:
-    from pilothouse.cli.fit_run import Phase
+    from pilothouse.cli.fit_stand import Phase
     from pilothouse.model.sae.autoencoder import Sae
 
 assert {difference, principal, ridge}  # their import registers them
