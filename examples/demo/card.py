@@ -48,6 +48,10 @@ DEMO_HEAD = """# The demo's world and model
     python baselines.py                                          # what words and length tell
     python card.py                                               # rewrite these cards
     python freeze.py                                             # check the frozen digests
+    python train_sae.py                                          # remake the SAE (needs sae-lens)
+    python choose_features.py                                    # name its features, freeze edits
+    python measure_sae.py --seed 9101                            # measure them on fresh prompts
+    python detox.py --seed 9101                                  # three tiers of detox (detox/)
 
 | kind | what it is | misuse | adversarial |
 |---|---|---|---|

@@ -2,12 +2,13 @@
 
 Only the training split is looked at, and transformers with a hook, no engine. The rule:
 
-1. A feature is named by the outcome of replies (`outcomes.py`) that its code tells best: the
-   largest code over the answer's positions, or the code at the last prompt token. The AUROC, among
-   texts that could have the outcome, is at least NAMED. Of those, the SHORT list has the features
-   that write more with the outcome than without, by the mean length of what they write.
-2. Each of an outcome's short list is set to a code of each length in LENGTHS, at each place, on
-   SCREEN prompts. The one that brings the outcome about most often stays; of equals the shortest.
+1. A feature is named by an outcome of replies (`outcomes.py`) that its code tells, at the place
+   where it is then edited: the largest code over the answer (`output`), or the code at the last
+   prompt token (`last_prompt`). The AUROC is at least NAMED, among texts that could have the
+   outcome. Of those, the SHORT list of a place has the features that write most more with the
+   outcome than without.
+2. Each of a short list is set to a code of each length in LENGTHS, on SCREEN prompts. The one that
+   brings the outcome about most often stays; of equals the shortest.
 3. It is frozen if it does so on CONFIRM other prompts in at least FROZEN of those that have not
    the outcome by themselves.
 4. Its control is a feature drawn by lot of those that are on in any text but are not named so, set
@@ -19,8 +20,9 @@ Shape suffixes: N texts, M features.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,15 +34,17 @@ from edited_speaker import PLACES, EditedSpeaker, Set
 from intervals import share
 from outcomes import OUTCOMES, could_have, kinds_for, outcomes
 from pilothouse.model.sae.formats import LABELS_FILE, load_sae
+from pilothouse.model.sae.saelens import WEIGHTS_FILE
 from record import Record
 from runs import refuse_changed
 from sample import sample
 from train_sae import OUT, texts
 
 NAMING_SEED, SCREEN_SEED, CONFIRM_SEED = "name-features", "screen-features", "confirm-features"
-NAMING_PER_KIND, SCREEN, CONFIRM = 100, 8, 60
-NAMED, SHORT, FROZEN, LABELLED = 0.9, 12, 0.95, 3
-LENGTHS = (80.0, 160.0, 240.0)
+NAMING_PER_KIND, SCREEN, CONFIRM = 60, 16, 60
+NAMED, SHORT, FROZEN = 0.65, 6, 0.9
+LABELLED, LABELLED_FROM = 3, 0.95
+LENGTHS = (80.0, 120.0, 160.0, 200.0, 240.0, 280.0)
 EDITS_FILE = "edits.json"
 
 
@@ -85,21 +89,21 @@ def aurocs_M(is_so_N: np.ndarray, codes_NM: np.ndarray) -> np.ndarray:
 
 
 class Telling(NamedTuple):
-    """Of each feature: its better AUROC for an outcome, and how much more it writes with it."""
+    """Of each feature at a place: its AUROC for an outcome, how much more it writes with it."""
 
     auroc_M: np.ndarray
     gap_M: np.ndarray
 
 
-def telling(seen: Read, outcome: str, lengths_M: np.ndarray) -> Telling:
-    """How well features tell an outcome."""
+def telling(seen: Read, outcome: str, lengths_M: np.ndarray) -> dict[str, Telling]:
+    """How well features tell an outcome, by the place where they are read."""
     use_N = np.array([could_have(outcome, record) for record in seen.records])
     is_so_N = np.array([outcome in each for each in seen.outcomes])[use_N]
-    both = [codes_NM[use_N] for codes_NM in (seen.largest_NM, seen.last_NM)]
-    gaps = (each[is_so_N].mean(axis=0) - each[~is_so_N].mean(axis=0) for each in both)
-    return Telling(
-        np.maximum(*(aurocs_M(is_so_N, each) for each in both)), np.maximum(*gaps) * lengths_M
-    )
+    found = {}
+    for place, codes_NM in zip(PLACES, (seen.largest_NM[use_N], seen.last_NM[use_N]), strict=True):
+        gap_M = codes_NM[is_so_N].mean(axis=0) - codes_NM[~is_so_N].mean(axis=0)
+        found[place] = Telling(aurocs_M(is_so_N, codes_NM), gap_M * lengths_M)
+    return found
 
 
 def fresh(outcome: str, seed: int | str, count: int, split: str = "train") -> list[Record]:
@@ -110,13 +114,15 @@ def fresh(outcome: str, seed: int | str, count: int, split: str = "train") -> li
     ]
 
 
-def effect(
-    speaker: EditedSpeaker, outcome: str, records: list[Record], edit: Set
-) -> dict[str, float]:
-    """In how many replies an edit brings the outcome about, of those without it before."""
-    said = speaker.said(records, (edit,))
-    hits = sum(outcome in outcomes(*each) for each in zip(records, said, strict=True))
-    return share(hits, len(records))
+def effects(
+    speaker: EditedSpeaker, outcome: str, records: list[Record], edits: Sequence[Set]
+) -> list[dict[str, float]]:
+    """In how many replies each edit brings the outcome about."""
+    asked = [record for _ in edits for record in records]
+    said = speaker.said(asked, [edit for edit in edits for _ in records])
+    has = [outcome in outcomes(*each) for each in zip(asked, said, strict=True)]
+    size = len(records)
+    return [share(sum(has[at * size : (at + 1) * size]), size) for at in range(len(edits))]
 
 
 def without(speaker: EditedSpeaker, outcome: str, records: list[Record]) -> list[Record]:
@@ -129,36 +135,50 @@ def without(speaker: EditedSpeaker, outcome: str, records: list[Record]) -> list
     ]
 
 
-def candidates(speaker: EditedSpeaker, told: Telling) -> Iterator[Set]:
-    """Every edit of an outcome's short list, the shortest first."""
-    gap_M = np.where(told.auroc_M >= NAMED, told.gap_M, 0.0)
-    short = [int(each) for each in np.argsort(-gap_M)[:SHORT] if gap_M[each] > 0]
-    for length in LENGTHS:
-        for feature in short:
-            for place in PLACES:
-                yield Set(feature, length / float(speaker.lengths_M[feature]), place)
+def short_lists(told: dict[str, Telling]) -> Iterator[tuple[int, str]]:
+    """The features of each place that are tried there."""
+    for place, each in told.items():
+        gap_M = np.where(each.auroc_M >= NAMED, each.gap_M, 0.0)
+        yield from (
+            (feature, place)
+            for feature in map(int, np.argsort(-gap_M)[:SHORT])
+            if gap_M[feature] > 0
+        )
 
 
-def choose(speaker: EditedSpeaker, seen: Read, outcome: str, told: Telling) -> dict[str, Any]:
-    """The best edit for an outcome, confirmed; its share is nought where no feature is named."""
-    screen = without(speaker, outcome, fresh(outcome, SCREEN_SEED, SCREEN))
+def screened(
+    speaker: EditedSpeaker, outcome: str, told: dict[str, Telling]
+) -> tuple[Set | None, float]:
+    """The edit that brings an outcome about most often, of equals the shortest."""
+    records = without(speaker, outcome, fresh(outcome, SCREEN_SEED, SCREEN))
     best, best_share = None, 0.0
-    for edit in candidates(speaker, told):
-        got = effect(speaker, outcome, screen, edit)["share"]
-        if got > best_share:
-            best, best_share = edit, got
-        if got == 1.0:
-            break
+    for length in LENGTHS:
+        edits = [
+            Set(feature, length / float(speaker.lengths_M[feature]), place)
+            for feature, place in short_lists(told)
+        ]
+        got = [each["share"] for each in effects(speaker, outcome, records, edits)]
+        if max(got, default=0.0) > best_share:
+            best, best_share = edits[int(np.argmax(got))], max(got)
+    return best, best_share
+
+
+def choose(
+    speaker: EditedSpeaker, seen: Read, outcome: str, told: dict[str, Telling]
+) -> dict[str, Any]:
+    """The best edit for an outcome, confirmed; its share is nought where no feature is named."""
+    best, best_share = screened(speaker, outcome, told)
+    print(f"{outcome}: {best}, {best_share}", flush=True)
     if best is None:
-        return {"outcome": outcome, "confirmed": share(0, 1), "feature": None}
+        return {"outcome": outcome, "confirmed": share(0, 0) | {"share": 0.0}, "feature": None}
     confirm = without(speaker, outcome, fresh(outcome, CONFIRM_SEED, CONFIRM))
-    confirmed = effect(speaker, outcome, confirm, best)
+    [confirmed] = effects(speaker, outcome, confirm, [best])
     length = float(np.mean(speaker.lengths))
-    control = control_of(speaker, seen, outcome, told, best)
-    beside = effect(speaker, outcome, confirm, control)
+    control = control_of(speaker, seen, outcome, told[best.place], best)
+    [beside] = effects(speaker, outcome, confirm, [control])
     return {
         "outcome": outcome, "feature": best.feature,
-        "auroc": round(float(told.auroc_M[best.feature]), 4), **term(speaker, best),
+        "auroc": round(float(told[best.place].auroc_M[best.feature]), 4), **term(speaker, best),
         "kinds": list(kinds_for(outcome)), "confirmed": confirmed,
         "edit_length": round(length, 1),
         "control": {"feature": control.feature, **term(speaker, control), "confirmed": beside,
@@ -187,16 +207,21 @@ def term(speaker: EditedSpeaker, edit: Set) -> dict[str, Any]:
     return told | {"on": edit.place}
 
 
-def labels(tellings: dict[str, Telling], frozen: dict[str, int]) -> dict[str, str]:
+def labels(tellings: dict[str, dict[str, Telling]], frozen: dict[str, int]) -> dict[str, str]:
     """Names: the frozen feature of an outcome has its plain name, the next best are numbered."""
     named = {feature: outcome for outcome, feature in frozen.items()}
     for outcome, told in tellings.items():
-        number = 2
-        for feature in map(int, np.argsort(-told.auroc_M)[: LABELLED + 1]):
-            if told.auroc_M[feature] >= NAMED and feature not in named and number <= LABELLED:
+        auroc_M, number = np.maximum(*(each.auroc_M for each in told.values())), 2
+        for feature in map(int, np.argsort(-auroc_M)[: LABELLED + 1]):
+            if auroc_M[feature] >= LABELLED_FROM and feature not in named and number <= LABELLED:
                 named[feature] = f"{outcome} {number}"
                 number += 1
     return {str(feature): named[feature] for feature in sorted(named)}
+
+
+def weights_sha256(folder: Path) -> str:
+    """What the edits belong to; names are no part of it."""
+    return hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
 
 
 def main() -> int:
@@ -218,7 +243,7 @@ def main() -> int:
     table = {
         "created_by": "examples/demo/choose_features.py", "split": "train",
         "seeds": [NAMING_SEED, SCREEN_SEED, CONFIRM_SEED], "named_from_auroc": NAMED,
-        "frozen_from": FROZEN, "lengths": LENGTHS, "sae_digest": speaker.sae.digest,
+        "frozen_from": FROZEN, "lengths": LENGTHS, "weights_sha256": weights_sha256(chosen.sae),
         "average_norm": round(seen.average_norm, 2),
         "edits": frozen, "not_frozen": left,
     }  # fmt: skip

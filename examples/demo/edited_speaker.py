@@ -2,11 +2,12 @@
 
 Apart from the engine on purpose: features are chosen here and tested there.
 
-Shape suffixes: B sequences, T tokens, D width of the stream, M features.
+Shape suffixes: B sequences of a batch, T tokens, D width of the stream, M features.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from pilothouse.model.sae.autoencoder import Sae
 from record import Record
 from speaker import Speaker
 
+ROWS = 240
 PLACES = ("output", "last_prompt")
 
 
@@ -38,38 +40,48 @@ class EditedSpeaker(Speaker):
         self.lengths_M = self.decoder_MD.norm(dim=1).numpy()
         self._bias_M, self._threshold_M = _tensor(sae.encoder_bias_M), _tensor(sae.threshold_M)
         self._centre_D = _tensor(sae.decoder_bias_D) * float(sae.subtracts_decoder_bias)
-        self.edits: tuple[Set, ...] = ()
+        self._edits: Sequence[Set] = ()
         self.lengths: list[float] = []
         self.model.model.layers[sae.tap.layer].register_forward_hook(self._edit)
 
-    def codes(self, hidden_BTD: torch.Tensor, feature: Any = slice(None)) -> torch.Tensor:
-        """Codes of all features or of one."""
-        z = (hidden_BTD - self._centre_D) @ self.encoder_DM[:, feature] + self._bias_M[feature]
-        return torch.where(z > self._threshold_M[feature], z.clamp(min=0.0), 0.0)
+    def codes(self, hidden_TD: torch.Tensor) -> torch.Tensor:
+        """Codes [T, M] of a stream."""
+        z_TM = (hidden_TD - self._centre_D) @ self.encoder_DM + self._bias_M
+        return torch.where(z_TM > self._threshold_M, z_TM.clamp(min=0.0), 0.0)
 
     def said(
-        self, records: list[Record], edits: tuple[Set, ...] = (), tokens: int = 32
+        self, records: Sequence[Record], edits: Sequence[Set] = (), tokens: int = 32
     ) -> list[str]:
-        """Greedy replies under the edits; `lengths` hears how long each edited token's edit was."""
-        self.edits, self.lengths = edits, []
-        try:
-            chats = [record.messages() for record in records]
-            return self.replies(chats, batch=200, max_new_tokens=tokens)
-        finally:
-            self.edits = ()
+        """Greedy replies, each under its own edit; `lengths` hears how long edits were."""
+        said: list[str] = []
+        self.lengths = []
+        for start in range(0, len(records), ROWS):
+            texts = [self.text(each.messages()) for each in records[start : start + ROWS]]
+            inputs = self.tokenizer(texts, return_tensors="pt", padding=True)
+            self._edits = edits[start : start + ROWS]
+            with torch.inference_mode():
+                made_BT = self.model.generate(**inputs, max_new_tokens=tokens)
+            new_BT = made_BT[:, inputs["input_ids"].shape[1] :]
+            said += self.tokenizer.batch_decode(new_BT, skip_special_tokens=True)
+        self._edits = ()
+        return said
 
     def _edit(self, _: object, __: object, hidden_BTD: torch.Tensor) -> torch.Tensor:
-        is_prompt = hidden_BTD.shape[1] > 1
-        for edit in self.edits:
-            if edit.place == ("last_prompt", "output")[is_prompt]:
-                continue
-            first = hidden_BTD.shape[1] - 1 if edit.place == "last_prompt" else 0
-            part_BTD = hidden_BTD[:, first:]
-            step_BT = edit.code - self.codes(part_BTD, edit.feature)
-            change_BTD = step_BT.unsqueeze(-1) * self.decoder_MD[edit.feature]
-            self.lengths.append(change_BTD.norm(dim=-1).mean().item())
-            hidden_BTD = torch.cat([hidden_BTD[:, :first], part_BTD + change_BTD], dim=1)
-        return hidden_BTD
+        if not self._edits:
+            return hidden_BTD
+        feature_B = torch.tensor([each.feature for each in self._edits])
+        code_B = torch.tensor([each.code for each in self._edits])
+        place = "last_prompt" if hidden_BTD.shape[1] > 1 else "output"
+        is_here_B = torch.tensor([each.place == place for each in self._edits])
+        last_BD = hidden_BTD[:, -1]
+        read_BD = self.encoder_DM.T[feature_B]
+        z_B = ((last_BD - self._centre_D) * read_BD).sum(-1) + self._bias_M[feature_B]
+        now_B = torch.where(z_B > self._threshold_M[feature_B], z_B.clamp(min=0.0), 0.0)
+        step_B = torch.where(is_here_B, code_B - now_B, 0.0)
+        change_BD = step_B.unsqueeze(-1) * self.decoder_MD[feature_B]
+        if is_here_B.any():
+            self.lengths.append(change_BD[is_here_B].norm(dim=-1).mean().item())
+        return torch.cat([hidden_BTD[:, :-1], (last_BD + change_BD).unsqueeze(1)], dim=1)
 
 
 def _tensor(array: Any) -> torch.Tensor:

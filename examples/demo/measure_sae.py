@@ -19,7 +19,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
-from choose_features import EDITS_FILE, fresh
+from choose_features import EDITS_FILE, fresh, weights_sha256
 from intervals import share
 from outcomes import outcomes
 from pilothouse import LLM, Steer
@@ -120,10 +120,11 @@ def main() -> int:
     torch.set_num_threads(1)
     table = json.loads((chosen.sae / EDITS_FILE).read_text())
     sae = load_sae(chosen.sae.name, chosen.sae, "saelens")
-    if sae.digest != table["sae_digest"]:
-        raise SystemExit(f"{EDITS_FILE} was made for SAE {table['sae_digest']}, got {sae.digest}")
+    found = weights_sha256(chosen.sae)
+    if found != table["weights_sha256"]:
+        raise SystemExit(f"{EDITS_FILE}: made for weights {table['weights_sha256']}, got {found}")
     speaker = Speaker()
-    result: dict[str, Any] = {"seed": chosen.seed, "sae_digest": sae.digest}
+    result: dict[str, Any] = {"seed": chosen.seed, "weights_sha256": found}
     result["reconstruction"] = {
         split: reconstruction(sae, speaker, texts(chosen.seed, chosen.texts, split))
         for split in SPLITS

@@ -43,9 +43,9 @@ A JumpReLU SAE of `pilothouse-demo`, the stream behind block {recipe["layer"]} (
 {recipe["matryoshka_widths"]}, k {recipe["k"]:g}, {recipe["epochs"]} passes over {recipe["tokens"]}
 tokens of the split `{recipe["split"]}`, prompts and the model's own answers.
 
-Versions: {versions}. SHA-256 of the tokens `{recipe["tokens_sha256"]}`.
-Digest `{edits["sae_digest"]}`. Mean length of the stream at the tap: {edits["average_norm"]}
-(`average_norm` in pilothouse.yaml).
+Versions: {versions}. SHA-256 of the tokens `{recipe["tokens_sha256"]}`, of the weights
+`{edits["weights_sha256"]}`. Mean length of the stream at the tap, `average_norm` in
+pilothouse.yaml: {edits["average_norm"]}.
 
 ## What it explains
 

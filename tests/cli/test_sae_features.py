@@ -134,6 +134,21 @@ def test_a_folder_without_an_sae_is_a_finding(tmp_path: Path) -> None:
     assert "folder: got nothing" in result.output
 
 
+def test_an_sae_can_be_named_by_a_configuration(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "pilothouse.yaml"
+    file.write_text(f"version: 1\nmodel_id: another\nsaes: {{world: {{path: {folder}}}}}\n")
+    known = ("--model", str(MODEL), "--pilothouse-config", str(file))
+    result = ask(PROMPT, *known, "--sae", "world")
+    assert result.exit_code == 2
+    assert "world: made for pilothouse-demo" in result.output
+    result = ask(PROMPT, *known, "--sae", "other")
+    assert result.exit_code == 2
+    assert "got 'other', want one under `saes`" in result.output
+    result = ask(PROMPT, *known, "--sae", "world", "--layer", "4")
+    assert result.exit_code == 2
+    assert "got ['layer'] beside it" in result.output
+
+
 def test_a_site_that_does_not_exist_is_wrong_use(folder: Path) -> None:
     result = ask(*place(folder, "--site", "attic"))
     assert result.exit_code == 2

@@ -11,17 +11,24 @@ from argparse import Namespace
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 
+from pilothouse.cli.sae_option import (
+    AverageNorm,
+    FormatName,
+    LayerNumber,
+    ModelId,
+    SiteName,
+    told,
+)
+from pilothouse.config import SaeRef, load_config
 from pilothouse.edit.sae_codes import encode
 from pilothouse.edit.top_features import TopFeature, top_features
 from pilothouse.errors import ArtefactError, ConfigError, PilothouseError
-from pilothouse.model.sae.formats import FORMATS, load_sae
-from pilothouse.model.sae.told import Told
-from pilothouse.types import Site
+from pilothouse.model.sae.opened import open_sae
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,18 +73,18 @@ class Features:
 def features(
     prompt: Annotated[str, typer.Argument(help="A user's message, or a text with --raw.")],
     model: Annotated[str, typer.Option(help="The model's folder or name, as for `serve`.")],
-    folder: Annotated[Path, typer.Option("--sae", help="The SAE's folder.")],
-    format_name: Annotated[
-        str, typer.Option("--format", help=f"One of {', '.join(FORMATS)}.")
-    ] = "saelens",
-    model_id: Annotated[
-        str | None, typer.Option(help="The name by which SAEs know the model, if it is another.")
+    sae_name: Annotated[
+        str, typer.Option("--sae", help="The SAE's folder, or its name in --pilothouse-config.")
+    ],
+    config: Annotated[
+        Path | None,
+        typer.Option("--pilothouse-config", "--config", help="A pilothouse.yaml with `saes`."),
     ] = None,
-    layer: Annotated[int | None, typer.Option(min=0, help="Where no file says it.")] = None,
-    site: Annotated[str | None, typer.Option(help="Where no file says it.")] = None,
-    average_norm: Annotated[
-        float | None, typer.Option(help="Mean length of inputs, where they were scaled by it.")
-    ] = None,
+    format_name: FormatName = None,
+    model_id: ModelId = None,
+    layer: LayerNumber = None,
+    site: SiteName = None,
+    average_norm: AverageNorm = None,
     raw: Annotated[bool, typer.Option("--raw", help="No chat template around it.")] = False,
     answer_tokens: Annotated[
         int, typer.Option(min=0, help="Let the model answer, and read this many tokens too.")
@@ -89,9 +96,12 @@ def features(
 ) -> None:
     """Print the features that are strongest in a prompt, by the served engine's activations."""
     try:
-        told = Told(model_id, layer, _site(site), average_norm)
-        sae = load_sae(folder.resolve().name, folder, format_name, told)
-        _check_fits(sae, model, model_id)
+        ref = SaeRef(
+            path=Path(sae_name), format=format_name, model=model_id, layer=layer,
+            site=told(model_id, layer, site, average_norm).site, average_norm=average_norm,
+        )  # fmt: skip
+        sae, known_as = _opened(sae_name, ref, config)
+        _check_fits(sae, model, known_as)
         found = _found(sae, prompt, model, raw, answer_tokens, dtype, top)
     except PilothouseError as error:
         typer.echo(str(error), err=True)
@@ -140,6 +150,26 @@ def _found(
         return features_of(sae, reader, llm.get_tokenizer(), count)
 
 
+def _opened(sae_name: str, ref: SaeRef, place: Path | None) -> tuple[Sae, str | None]:
+    """The SAE, and the name by which artefacts know the model, if that is not its own."""
+    if place is None:
+        at = ref.path
+        name = at.resolve().name if isinstance(at, Path) else str(at).rpartition("/")[2]
+        return open_sae(name, ref), ref.model
+    given = sorted(ref.model_dump(exclude={"path"}, exclude_none=True))
+    if given:
+        raise ConfigError(
+            f"--pilothouse-config: got {given} beside it; {place} says them: leave out"
+        )
+    config = load_config(place)
+    if sae_name not in config.saes:
+        raise ConfigError(
+            f"--sae: got {sae_name!r}, want one under `saes` of {place}: {sorted(config.saes)}"
+        )
+    known = config.saes[sae_name]
+    return open_sae(sae_name, known), known.model or config.model_id
+
+
 def _check_fits(sae: Sae, model: str, model_id: str | None) -> None:
     from pilothouse.engine.model_facts import model_facts
 
@@ -161,16 +191,6 @@ def _check_fits(sae: Sae, model: str, model_id: str | None) -> None:
             f"{sae.name}: got layer {sae.tap.layer}, want 0 to {facts.num_layers - 1} as {model} "
             "has them: give an SAE of this model"
         )
-
-
-def _site(word: str | None) -> Site | None:
-    for known in get_args(Site):
-        if word == known:
-            site: Site = known
-            return site
-    if word is not None:
-        raise ConfigError(f"--site: got {word!r}, want one of {', '.join(get_args(Site))}")
-    return None
 
 
 def _on(sae: Sae, found: TopFeature, position_T: NDArray[Any]) -> On:

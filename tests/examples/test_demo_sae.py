@@ -1,0 +1,84 @@
+"""The demo's SAE: its files agree, its names are frozen, and its features do what they are named.
+
+The quick tests read the frozen figures and try one feature; the full one tries them all on prompts
+that nothing has met.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pilothouse.library import library_path
+from pilothouse.model.sae.formats import load_sae
+
+FOLDER = library_path("probes/demo") / "saes" / "world-l4"
+DEMO = library_path("examples/demo")
+MAX_BYTES = 6 << 20
+
+
+def stored(name: str) -> Any:
+    return json.loads((FOLDER / name).read_text())
+
+
+def test_it_is_small_and_read_as_saelens_wrote_it() -> None:
+    assert sum(each.stat().st_size for each in FOLDER.iterdir()) <= MAX_BYTES
+    sae = load_sae("world-l4", FOLDER, "saelens")
+    recipe = stored("recipe.json")
+    assert (sae.form, sae.width, sae.num_features) == ("jumprelu", 192, recipe["features"])
+    assert (sae.tap.layer, sae.tap.site) == (recipe["layer"], "resid_post")
+    assert sae.model_id == "pilothouse-demo"
+    assert sae.max_act_M is not None
+
+
+def test_names_edits_and_figures_are_of_these_weights() -> None:
+    sae = load_sae("world-l4", FOLDER, "saelens")
+    edits, found = stored("edits.json"), stored("evaluation.json")
+    weights = hashlib.sha256((FOLDER / "sae_weights.safetensors").read_bytes()).hexdigest()
+    assert weights == edits["weights_sha256"] == found["weights_sha256"]
+    for edit in edits["edits"]:
+        assert sae.labels[edit["feature"]] == edit["outcome"]
+        assert edit["confirmed"]["share"] >= edits["frozen_from"]
+    assert len(set(sae.labels.values())) == len(sae.labels)
+
+
+def test_frozen_features_did_as_named_on_fresh_prompts_and_controls_did_not() -> None:
+    found = stored("evaluation.json")["edits"]
+    assert set(found) == {"test", "heldout"}
+    for split in found.values():
+        assert split["all"]["effect"]["share"] >= 0.8
+        assert split["all"]["control"]["share"] <= 0.1
+        assert split["all"]["effect"]["n"] >= 200
+
+
+def test_the_card_states_the_stored_figures() -> None:
+    sys.path.insert(0, str(DEMO))
+    from sae_card import card
+
+    assert (FOLDER / "README.md").read_text() == card(FOLDER)
+
+
+@pytest.mark.full
+@pytest.mark.engine
+@pytest.mark.timeout(1800)
+def test_frozen_features_do_as_named_on_prompts_of_another_seed(tmp_path: Path) -> None:
+    copy = tmp_path / FOLDER.name
+    copy.mkdir()
+    for each in FOLDER.iterdir():
+        (copy / each.name).write_bytes(each.read_bytes())
+    done = subprocess.run(
+        [sys.executable, "measure_sae.py", "--seed", "90210", "--count", "40", "--texts", "4",
+         "--sae", str(copy)],
+        cwd=DEMO, capture_output=True, text=True, timeout=1700,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((copy / "evaluation.json").read_text())["edits"]
+    for split in found.values():
+        assert split["all"]["effect"]["share"] >= 0.8
+        assert split["all"]["control"]["share"] <= 0.1
