@@ -17,7 +17,7 @@ import pytest
 
 from pilothouse import LLM, CaptureReader, Steer
 from pilothouse.cli.prompts import load_prompts
-from pilothouse.errors import RequestError, UnsupportedError
+from pilothouse.errors import ConfigError, RequestError, UnsupportedError
 from pilothouse.library import library_path
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
@@ -190,6 +190,45 @@ def test_ctrl_c_at_a_terminal_leaves_whole_prompts(tmp_path: Path) -> None:
     assert len(np.unique(labels.prompt_R)) == done
     assert np.isfinite(activations_ND).all()
     assert not list(out.glob("*.tmp"))
+
+
+def test_each_prompt_can_be_steered_its_own_way(llm: LLM) -> None:
+    terms = [Steer(vector="cheerful", scale=1.0)]
+    prompts = [asked(PROMPTS.known)] * 3
+    mixed = llm.chat(prompts, greedy(llm), steer=[[], terms, []], use_tqdm=False)
+    texts = [each.outputs[0].text for each in mixed]
+    [plain] = llm.chat(asked(PROMPTS.known), greedy(llm), use_tqdm=False)
+    [steered] = llm.chat(asked(PROMPTS.known), greedy(llm), steer=terms, use_tqdm=False)
+    assert texts == [plain.outputs[0].text, steered.outputs[0].text, plain.outputs[0].text]
+    assert texts[0] != texts[1]
+    for wrong in ([terms], [terms, *terms, []]):
+        with pytest.raises(ConfigError, match=r"steer: got .* for 3 prompts"):
+            llm.chat(prompts, greedy(llm), steer=wrong, use_tqdm=False)
+
+
+def test_another_configuration_is_followed_on_the_same_taps(llm: LLM) -> None:
+    before = llm.plan
+    added = before.config.vectors | {"cheerful-too": before.config.vectors["cheerful"]}
+    llm.reload(before.config.model_copy(update={"vectors": added}))
+    try:
+        assert llm.plan.revision != before.revision
+        [one, other] = (
+            llm.chat(asked(PROMPTS.known), greedy(llm), use_tqdm=False,
+                     steer=[Steer(vector=name, scale=1.0)])[0]
+            for name in ("cheerful", "cheerful-too")
+        )  # fmt: skip
+        assert one.outputs[0].text == other.outputs[0].text
+        assert other.outputs[0].pilothouse["steered"]["cheerful-too"] > 0
+        assert other.pilothouse["revision"] == llm.plan.revision
+    finally:
+        llm.reload(before.config)
+    assert llm.plan.revision == before.revision
+    with pytest.raises(RequestError, match="cheerful-too"):
+        llm.generate("hello", steer=[Steer(vector="cheerful-too", scale=1.0)])
+    with pytest.raises(ConfigError, match=r"limits\.max_programs"):
+        limits = before.config.limits.model_copy(update={"max_programs": 7})
+        llm.reload(before.config.model_copy(update={"limits": limits}))
+    assert llm.plan.revision == before.revision
 
 
 def test_what_the_plan_does_not_have_is_an_error_before_anything_runs(llm: LLM) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from pilothouse.contrast.report import FitReport
 from pilothouse.model.vector import Vector, load_vector
 from tests.cli.fitting import ENGINE, report_of, run_fit
 from tests.contrast.planted import cosine
+from tests.engine.harness import ENVIRONMENT
 from tests.model.sae import files
 from tests.reference.sae import Book
 from tests.support.echo_model import D_MODEL, SEA, echo_pairs, make_echo_model, write_lines
@@ -250,9 +252,15 @@ def test_the_other_methods_steer_too(place: Path, method: str) -> None:
 
 
 @pytest.mark.full
-def test_a_model_in_which_nothing_can_be_steered_is_a_finding(place: Path) -> None:
-    pairs = [{"prompt": f"at dawn {n}?", "positive": f" {n}a the x", "negative": f" {n}b the y"}
-             for n in range(20)]  # fmt: skip
+def test_pairs_whose_sides_mean_nothing_are_a_finding(place: Path) -> None:
+    sides = ("positive", "negative")
+    draw = np.random.default_rng(0)
+    pairs = [
+        pair
+        if draw.random() < 0.5
+        else pair | dict(zip(sides, (pair[s] for s in sides[::-1]), strict=True))
+        for pair in echo_pairs(20)
+    ]
     write_lines(place / "noise.jsonl", pairs)
     out = place / "noise"
     done = run_fit(
@@ -267,21 +275,27 @@ def test_a_model_in_which_nothing_can_be_steered_is_a_finding(place: Path) -> No
 
 @pytest.mark.full
 def test_ctrl_c_leaves_nothing(place: Path, tmp_path: Path) -> None:
+    scratch, outs = tmp_path / "scratch", tmp_path / "outs"
+    scratch.mkdir()
+    outs.mkdir()
     words = ["vector", "fit", place / "pairs.jsonl", "--model", place / "echo"]
-    words += ["--out", tmp_path / "v", "--controls", "20", "--scales", "0.1,0.2,0.3,0.4,0.5,0.6"]
+    words += ["--out", outs / "v", "--controls", "20", "--scales", "0.1,0.2,0.3,0.4,0.5,0.6"]
     code = "from pilothouse.cli.main import main; main()"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, words), *ENGINE], text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=None, start_new_session=True,
+        [sys.executable, "-c", code, *map(str, words), *ENGINE],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        env={**os.environ, **ENVIRONMENT, "TMPDIR": str(scratch)},
     )  # fmt: skip
-    assert process.stderr is not None
-    deadline, told = time.monotonic() + 200, ""
-    while "directions" not in told and time.monotonic() < deadline:
-        told += process.stderr.readline()
+    deadline = time.monotonic() + 200
+    while not list(scratch.glob("pilothouse-fit-*/fitted-0")):  # the sweep begins
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(1.0)
     process.send_signal(signal.SIGINT)
-    _, rest = process.communicate(timeout=60)
-    assert process.returncode == 130, told + rest
-    assert list(tmp_path.iterdir()) == []
+    told, _ = process.communicate(timeout=100)
+    assert process.returncode == 130, told
+    assert list(outs.iterdir()) == []
+    assert not list(scratch.glob("pilothouse-fit-*"))
 
 
 WRONG = [

@@ -20,9 +20,17 @@ def about(estimate: float, half: float) -> Interval:
     return Interval(estimate=estimate, low=estimate - half, high=estimate + half)
 
 
-def measured(effect: Interval, random: Interval, shuffled: Interval, ratio: float = 1.0) -> Trial:
+def measured(
+    effect: Interval,
+    random: Interval,
+    shuffled: Interval,
+    ratio: float = 1.0,
+    control: float = 0.0,
+) -> Trial:
     over = {"random": random, "shuffled": shuffled}
-    return Trial(cells=(cell(effect.estimate, ratio),), effect=effect, effect_over=over)
+    controls = [cell(control, kind="random"), cell(0.0, kind="shuffled")]
+    cells = (cell(effect.estimate, ratio), *controls)
+    return Trial(cells=cells, effect=effect, effect_over=over)
 
 
 def test_the_largest_effect_that_stays_fluent_is_chosen() -> None:
@@ -45,6 +53,7 @@ def test_a_clear_effect_has_no_findings() -> None:
         (measured(about(1, 0.5), about(0.1, 0.5), about(1, 0.5)), "no better than a random"),
         (measured(about(1, 0.5), about(1, 0.5), about(0.1, 0.5)), "no better than shuffled"),
         (measured(about(1, 0.5), about(1, 0.5), about(1, 0.5), 1.5), "fluency is lost"),
+        (measured(about(1, 0.5), about(1, 0.5), about(1, 0.5), 1.0, 1.1), "does as much: a random"),
     ],
 )
 def test_each_doubt_is_a_finding(test: Trial, told: str) -> None:

@@ -23,7 +23,7 @@ def make_echo_model(folder: Path, *, seed: int = 0, tilt: str | None = None) -> 
     """Write model and tokenizer to `folder`, and return it.
 
     Args:
-        tilt: a word whose embedding is added after the first block: a "fine-tuned" form.
+        tilt: a word whose embedding is added to every embedding: a "fine-tuned" form.
     """
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -48,7 +48,7 @@ def make_echo_model(folder: Path, *, seed: int = 0, tilt: str | None = None) -> 
             block.mlp.down_proj.weight *= QUIET_BLOCKS
         if tilt is not None:
             first = tokenizer.encode(tilt)[-1]
-            model.model.embed_tokens.weight += model.model.embed_tokens.weight[first]
+            model.model.embed_tokens.weight += model.model.embed_tokens.weight[first].clone()
     model.save_pretrained(folder)
     return folder
 

@@ -18,6 +18,7 @@ def card(manifest: VectorManifest, report: FitReport) -> str:
         _said("Notes", report.notes, ""),
         _test(report),
         _layers(report),
+        _features(report),
         _sweep(report),
         _made(report),
     ]
@@ -101,6 +102,18 @@ def _layers(report: FitReport) -> str:
     text = "Cosine: refits on resampled groups with the fit; the brackets hold 95% of the refits."
     head = ("layer", "length", "mean length of the stream", "cosine", "of the method")
     return f"## Directions\n\n{text}\n\n{_table(head, rows)}"
+
+
+def _features(report: FitReport) -> str:
+    features = [each for layer in report.layers for each in layer.facts.get("features", ())]
+    if not features:
+        return ""
+    lines = [
+        f"{{sae: NAME, feature: {each['feature']}, op: add, value: {each['gap']:.6g}}}"
+        for each in features
+    ]
+    text = "One by one, each by the gap between positives and negatives; NAME as in pilothouse.yaml"
+    return f"## As feature edits\n\n{text}:\n\n```yaml\n" + "\n".join(lines) + "\n```"
 
 
 def _sweep(report: FitReport) -> str:

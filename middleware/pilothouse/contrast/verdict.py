@@ -39,6 +39,12 @@ def findings(test: Trial, max_perplexity_ratio: float) -> tuple[str, ...]:
                 f"effect no better than {words[control]}: {over.estimate:.4g} more, 95% interval "
                 f"from {over.low:.4g}"
             )
+            continue
+        strongest = max(each.figures.effect for each in test.cells if each.kind == control)
+        if strongest >= fitted.effect:
+            found.append(
+                f"one of the controls does as much: {words[control]}, {strongest:.4g} nats a token"
+            )
     if fitted.perplexity_ratio > max_perplexity_ratio:
         found.append(
             f"fluency is lost: perplexity times {fitted.perplexity_ratio:.3g}, want at most "
@@ -57,6 +63,6 @@ def notes(layer: LayerFit, test_groups: int, edges: Sequence[str]) -> tuple[str,
         )
     if test_groups < FEW_GROUPS:
         said.append(
-            f"{test_groups} groups test it: intervals from so few are too narrow, and wide as it is"
+            f"only {test_groups} groups test it: intervals from so few tend to be too narrow"
         )
     return tuple(said)
