@@ -5,10 +5,10 @@ PYTHON_ANY := $(or $(PYTHON),$(shell command -v python3 || command -v python))
 BOOTSTRAP := $(PYTHON_ANY) scripts/bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help python install install-dev demo test test-full lint bench mutants clean
+.PHONY: help python install install-dev install-sae demo test test-full test-oracles lint bench mutants clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 python:
 	@test -n "$(PYTHON_ANY)" || { echo "pilothouse set-up: no Python was found: install Python 3.11" >&2; exit 2; }
@@ -19,6 +19,9 @@ install: python  ## make .venv with what serving needs
 install-dev: python
 	@$(BOOTSTRAP) --with dev
 
+install-sae: python  ## the same with sae-lens, which trains SAEs
+	@$(BOOTSTRAP) --with sae
+
 demo: install  ## serve the demo model on 127.0.0.1:8000 (ARGS="--port 8001", ARGS=--tour)
 	@$(BIN)/pilothouse demo $(ARGS)
 
@@ -27,6 +30,9 @@ test: install-dev  ## the quick suite (ARGS="-k house")
 
 test-full: install-dev  ## every test
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-oracles: install-sae  ## compare with sae-lens, repeng and steering-vectors themselves
+	@PILOTHOUSE_REQUIRE_TOOLS=1 $(BIN)/python -m pytest tests/model/sae/test_against_saelens.py tests/oracles $(ARGS)
 
 lint: install-dev  ## ruff and mypy
 	@$(BIN)/ruff check .

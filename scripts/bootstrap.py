@@ -24,7 +24,11 @@ VENV = os.path.join(ROOT, ".venv")
 STAMP = os.path.join(VENV, "setup.json")
 UNFINISHED = os.path.join(VENV, "unfinished")
 LOG = os.path.join(VENV, "setup.log")
-LOCKS = {"runtime": ["build", "cpu"], "dev": ["build", "cpu", "dev"]}
+LOCKS = {
+    "runtime": ["build", "cpu"],
+    "dev": ["build", "cpu", "dev"],
+    "sae": ["build", "cpu", "dev", "sae"],
+}
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 

@@ -24,7 +24,7 @@ CHECKOUT = Path(__file__).parent.parent
 FOLDER = CHECKOUT / "docs" / "operators"
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.md"))}
 INDEX = PAGES.pop("README")
-FEATURES = {"gate", "restore_norm", "token_unit"}
+FEATURES = {"feature", "gate", "restore_norm", "token_unit"}
 FORMS = ("vector", *get_args(TransformForm))
 HEADINGS = ("takes", "made for", "stage", "tables", "policies", "source")
 
@@ -87,7 +87,8 @@ def test_a_page_shows_its_own_operator_or_feature_with_what_came_of_it(name: str
         ]  # fmt: skip
     for term in terms_of(PAGES[name]):
         features = {
-            "gate": term.gate is not None, "restore_norm": bool(term.restore_norm),
+            "feature": term.sae is not None, "gate": term.gate is not None,
+            "restore_norm": bool(term.restore_norm),
             "token_unit": term.unit == "token",
         }  # fmt: skip
         default = term.op is None
@@ -156,7 +157,7 @@ def test_the_demo_answers_every_example_as_its_page_says(
         for term in example.terms:
             steered = ask(example.messages, [term])[1]
             if reaches_the_answer(term):
-                assert steered[term["vector"]] > 0, term
+                assert steered[term.get("vector") or term["sae"]] > 0, term
         if example.text is not None:
             told = "run scripts/operator_examples.py on a running demo and look at what changed"
             assert SCRIPT.answered(example, ask) == example.text, told

@@ -14,6 +14,8 @@ from click.testing import Result
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from pilothouse.cli import vector_bake
+from pilothouse.cli.bake_check import Parity
 from pilothouse.cli.vector import app
 from pilothouse.edit.program import Program, compile_program
 from pilothouse.edit.sources import Sources
@@ -295,12 +297,8 @@ def test_shards_that_are_not_touched_are_copied(models: Any, tmp_path: Path) -> 
     ids=["checkpoint", "adapter"],
 )
 def test_the_check_runs_both_and_holds(tmp_path: Path, words: tuple[str, ...]) -> None:
-    from tests.support.tiny_model import _tokenizer
-
     model = make_architecture(tmp_path / "llama", "llama")
-    _tokenizer().save_pretrained(model)
-    config = json.loads((model / "config.json").read_text()) | {"eos_token_id": 2}
-    (model / "config.json").write_text(json.dumps(config))
+    word_tokenizer().save_pretrained(model)
     place = vector(tmp_path, "llama", "resid_post", size=0.5)
     (tmp_path / "prompts.txt").write_text("the boats\nleave with the tide\n")
     given = ("--vector", str(place), "--check", str(tmp_path / "prompts.txt"), "--dtype", "float32")
@@ -309,6 +307,32 @@ def test_the_check_runs_both_and_holds(tmp_path: Path, words: tuple[str, ...]) -
     record = json.loads((tmp_path / "baked" / "pilothouse_bake.json").read_text())
     assert record["parity"]["share"] < TOLERANCE
     assert record["parity"]["moved"] > MOVED
-    failed = run(model, tmp_path / "other", *given, *words, "--tolerance", "0")
-    assert (failed.exit_code, "nothing was written" in failed.output) == (1, True)
-    assert not (tmp_path / "other").exists()
+
+
+def word_tokenizer() -> Any:
+    """A word for each id; the tiny models know 256."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    names = ["<pad>", "<start>", "<end>", "<unk>", "the", "boats", "leave", "with", "tide"]
+    raw = Tokenizer(models.WordLevel({each: i for i, each in enumerate(names)}, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", unk_token="<unk>")
+
+
+@pytest.mark.parametrize(("share", "passes"), [(1e-5, True), (1e-3, False), (float("nan"), False)])
+def test_a_check_that_fails_writes_nothing(
+    models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, passes: bool
+) -> None:
+    def parity(*_: Any) -> Parity:
+        return Parity(difference=1.0, share=share, moved=5.0, num_tokens=7)
+
+    monkeypatch.setattr(vector_bake, "check_parity", parity)
+    place = vector(tmp_path, "llama", "mlp_out")
+    (tmp_path / "p.txt").write_text("the boats")
+    words = ("--scale", "1", "--check", str(tmp_path / "p.txt"))
+    result = run(models("llama"), tmp_path / "baked", "--vector", str(place), *words)
+    assert (result.exit_code, (tmp_path / "baked").exists()) == (
+        (0, True) if passes else (1, False)
+    )
+    assert ("nothing was written" in result.output) != passes

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,7 +140,8 @@ PICKLED: dict[str, tuple[str, Callable[[Path], Path], str, tuple[str, ...]]] = {
         "dictionary_learning",
         lambda at: files.dictionary_learning(at, book("topk", k=9), "AutoEncoderTopK"), "ae", (),
     ),
-    "top-afa": ("top-afa", lambda at: files.top_afa(at, book("top_afa")), "sae", ()),
+    "itda": ("itda", LAYOUTS["itda"][1], "atoms", LAYOUTS["itda"][2]),
+    "top-afa": ("top-afa", LAYOUTS["top-afa"][1], "sae", LAYOUTS["top-afa"][2]),
 }  # fmt: skip
 
 
@@ -279,12 +282,27 @@ def linked(place: Path) -> None:
     place.symlink_to(place.with_name("elsewhere"))
 
 
+def packed(method: int, rename: str = "") -> Callable[[Path], None]:
+    """A torch file packed again, compressed or under names that lead elsewhere."""
+
+    def write(place: Path) -> None:
+        stored = io.BytesIO()
+        torch.save({"bias": torch.zeros(1 << 20)}, stored)
+        with zipfile.ZipFile(stored) as source, zipfile.ZipFile(place, "w", method) as target:
+            for name in source.namelist():
+                target.writestr(rename + name, source.read(name))
+
+    return write
+
+
 PICKLES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a plain pickle that calls": (hostile(pickle.dumps(Bomb())), "content: got"),
     "a torch file that calls": (hostile({"encoder.weight": Bomb()}), "content: got"),
     "empty": (hostile(b""), "size: got 0 bytes"),
     "text": (hostile(b"no weights at all"), "content: got b'no weigh'"),
     "cut": (hostile(b"PK\x03\x04 cut"), "archive: got BadZipFile"),
+    "a zip bomb": (packed(zipfile.ZIP_DEFLATED), "data.pkl: got compressed, "),
+    "traversal": (packed(zipfile.ZIP_STORED, "../"), "archive: got entry '../"),
     "a list": (hostile([torch.ones(3)]), "content: got list"),
     "no tensors": (hostile({}), "content: got 0 entries"),
     "a word": (hostile({"encoder.weight": "one"}), "encoder.weight: got str"),

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import gc
+import shutil
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
-from pilothouse.config import Taps
+from pilothouse.config import SaeRef, Taps
 from pilothouse.edit.program import compile_program
 from pilothouse.engine.excess import refuse_excess, refuse_unreserved
 from pilothouse.engine.fit import unfit
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.table_size import table_bytes
 from pilothouse.engine.tap_plan import EditPlan
-from pilothouse.errors import ConfigError, RequestError
+from pilothouse.errors import ConfigError, EngineError, RequestError
 from pilothouse.model.catalogue import SERVED_SITES, Catalogue
+from pilothouse.model.sae.opened import open_sae
 from pilothouse.term import SteerTerm
 from pilothouse.types import PROJECTION_SITES, Reserved, Tap
+from tests.engine.feature_cases import write_saes
 from tests.engine.harness import make_plan
 from tests.engine.operator_parity import CATALOGUE
 from tests.engine.worlds import policy
@@ -186,3 +191,82 @@ def test_a_reserved_layer_must_exist() -> None:
         make_plan(Catalogue(), taps={"mlp_out": [1, 4]})
     with pytest.raises(ConfigError, match=r"taps\.embed: layers \[1\] do not exist; use 0\.\.0"):
         make_plan(Catalogue(), taps={"embed": [0, 1]})
+
+
+SAE_TAP = Tap(1, "resid_post")
+
+
+def with_jump(folder: Path, *, norm: bool = True, **config: Any) -> Plan:
+    """A plan with one thresholded SAE and no vector."""
+    ref = write_saes(folder)["jump"] | ({} if norm else {"average_norm": None})
+    opened = open_sae("jump", SaeRef.model_validate(ref))
+    return make_plan(Catalogue(saes={"jump": opened}), saes={"jump": ref}, **config)
+
+
+def test_a_loaded_sae_makes_its_tap_and_no_rows(tmp_path: Path) -> None:
+    assert edits(with_jump(tmp_path, **GRANT), SAE_TAP) == EditPlan()
+
+
+def test_clients_get_rows_for_features_where_they_may(tmp_path: Path) -> None:
+    operators = {"taps": {"operators": ["feature", "restore_norm"]}}
+    plan = with_jump(tmp_path, **GRANT, **operators)
+    assert edits(plan, SAE_TAP) == EditPlan(rank=8, restores_norm=True)
+    assert edits(with_jump(tmp_path / "other", **operators), SAE_TAP) == EditPlan()
+
+
+def test_a_profile_reserves_a_row_for_each_feature(tmp_path: Path) -> None:
+    steer = [
+        {"sae": "jump", "feature": [1, 2, 3], "value": 0.5},
+        {"sae": "jump", "feature": 4, "op": "ablate"},
+    ]
+    limits = {"limits": {"max_norm_ratio": 1e6}}
+    plan = with_jump(tmp_path, profiles={"demo:x": {"steer": steer}}, **limits)
+    assert edits(plan, SAE_TAP) == EditPlan(rank=4)
+    with pytest.raises(ConfigError, match=r"profiles.demo:x: at layer 1 it has 4 gated rows"):
+        with_jump(tmp_path / "b", profiles={"demo:x": {"steer": steer}}, limits={"max_rank": 3})
+    twice = [*steer, {"sae": "jump", "feature": "a label", "value": 1.0}, steer[1] | {"feature": 5}]
+    with pytest.raises(ConfigError, match=r"profiles.demo:x: .*feature 5 is edited 2 times"):
+        with_jump(tmp_path / "c", profiles={"demo:x": {"steer": twice}}, **limits)
+
+
+def test_a_policy_brings_rows_for_its_features_and_needs_no_norm(tmp_path: Path) -> None:
+    then = {"action": "steer", "sae": "jump", "feature": ["a"], "value": 1.0}
+    rule = {"id": "r", "phase": "output", "when": "x >= 0.5", "then": then}
+    with pytest.raises(ConfigError, match="feature"):
+        policy("push", [rule], {"x": "p/all"})
+    rule["then"] = then | {"feature": [5, 6]}
+    ref = write_saes(tmp_path)["jump"] | {"average_norm": None}
+    loaded = Catalogue(
+        probes=CATALOGUE.probes, saes={"jump": open_sae("jump", SaeRef.model_validate(ref))}
+    )
+    plan = make_plan(loaded, (policy("push", [rule], {"x": "p/all"}),), saes={"jump": ref})
+    assert edits(plan, SAE_TAP).policy_rows == (0, 0)
+
+
+def test_edits_that_nobody_can_bound_stop_the_start(tmp_path: Path) -> None:
+    said = (
+        r"saes.jump.average_norm: got nothing, want the mean length of what resid_post of layer 1"
+    )
+    with pytest.raises(ConfigError, match=said):
+        with_jump(tmp_path, norm=False, **GRANT, taps={"operators": ["feature"]})
+    steer = [{"sae": "jump", "feature": 4, "value": 1.0}]
+    with pytest.raises(ConfigError, match=said):
+        with_jump(tmp_path / "b", norm=False, profiles={"demo:x": {"steer": steer}})
+    assert edits(with_jump(tmp_path / "c", norm=False, **GRANT), SAE_TAP) == EditPlan()
+
+
+def test_a_plan_carries_no_weights_and_finds_them_again_by_their_digest(tmp_path: Path) -> None:
+    plan = with_jump(tmp_path)
+    assert not plan.tensors
+    again = Plan.from_wire(plan.to_wire())
+    assert again.sources.saes["jump"].digest == plan.body.saes["jump"].digest
+
+
+def test_a_process_that_finds_another_sae_in_its_place_does_not_start(tmp_path: Path) -> None:
+    wire = with_jump(tmp_path).to_wire()
+    gc.collect()
+    shutil.rmtree(tmp_path / "jump")
+    write_saes(tmp_path / "new")
+    shutil.copytree(tmp_path / "new" / "gated", tmp_path / "jump")
+    with pytest.raises(EngineError, match=r"saes.jump: .* was changed since it was read"):
+        _ = Plan.from_wire(wire).sources

@@ -7,16 +7,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from pilothouse.config import PilothouseConfig, parse_config
-from pilothouse.errors import ArtefactError
+from pilothouse.config import PilothouseConfig, SaeRef, parse_config
+from pilothouse.errors import ArtefactError, ConfigError
 from pilothouse.model.catalogue import load_catalogue, signals_of
 from pilothouse.model.manifest import ReadoutAggregate, Threshold
 from pilothouse.model.probe import save_probe
 from pilothouse.model.vector import save_vector
-from pilothouse.types import Aggregate
+from pilothouse.types import Aggregate, Tap
 from tests.model.builders import edit_manifest, probe, readout, vector
+from tests.model.sae import files
+from tests.model.sae.files import FEATURES, WIDTH, book
+from tests.reference.sae import Book
 
 
 def config(folder: Path, **fields: Any) -> PilothouseConfig:
@@ -77,6 +81,71 @@ def threshold(target: float, value: float, bucket: int | None = None) -> Thresho
         target_fpr=target, value=value, n=5000, exceedances=0, fpr_upper=target / 2,
         length_bucket=bucket,
     )  # fmt: skip
+
+
+def with_sae(folder: Path, both: PilothouseConfig, **entry: Any) -> PilothouseConfig:
+    """The configuration with an SAE of the same model and width, at another layer."""
+    made = wide_book()
+    files.saelens(
+        folder / "s", made, d_in=vector().width, d_sae=FEATURES,
+        metadata={"model_name": "demo", "hook_name": "blocks.2.hook_resid_post"},
+    )  # fmt: skip
+    return both.model_copy(
+        update={"saes": {"topics": SaeRef.model_validate({"path": folder / "s"} | entry)}}
+    )
+
+
+def wide_book() -> Book:
+    width = vector().width
+    draw = np.random.default_rng(0)
+    return Book(
+        W_enc=draw.normal(size=(width, FEATURES)), W_dec=draw.normal(size=(FEATURES, width)),
+        b_dec=np.zeros(width), b_enc=np.zeros(FEATURES),
+    )  # fmt: skip
+
+
+def test_an_sae_goes_by_the_operators_name(both: PilothouseConfig, tmp_path: Path) -> None:
+    catalogue = load_catalogue(with_sae(tmp_path, both, average_norm=4.0))
+    sae = catalogue.saes["topics"]
+    assert (sae.name, sae.tap, sae.average_norm) == ("topics", Tap(2, "resid_post"), 4.0)
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"model": "other"}, r"s: model: got 'other', want 'demo' as others have.*model: demo"),
+        ({"layer": 3}, r"layer: got 2, want 3 as pilothouse.yaml says"),
+        ({"format": "sparsify"}, r"sae.safetensors|hook|folder's name"),
+        ({"format": "lens"}, r"saes.topics: format: got 'lens', want one of"),
+        ({"path": Path("/nowhere")}, r"/nowhere: folder: got nothing"),
+    ],
+)
+def test_an_sae_that_does_not_fit_is_told_with_the_remedy(
+    both: PilothouseConfig, tmp_path: Path, entry: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ArtefactError, match=said):
+        load_catalogue(with_sae(tmp_path, both, **entry))
+
+
+def test_an_sae_of_another_width_is_refused(both: PilothouseConfig, tmp_path: Path) -> None:
+    config = with_sae(tmp_path, both)
+    files.saelens(tmp_path / "s", book(), metadata={
+        "model_name": "demo", "hook_name": "blocks.2.hook_resid_post",
+    })  # fmt: skip
+    assert vector().width != WIDTH
+    with pytest.raises(ArtefactError, match=rf"s: width: got {WIDTH}, want {vector().width}"):
+        load_catalogue(config)
+
+
+def test_a_name_is_of_one_thing_and_profiles_name_what_is_there(tmp_path: Path) -> None:
+    both = {"vectors": {"x": {"path": "v"}}, "saes": {"x": {"path": "s"}}}
+    with pytest.raises(ConfigError, match=r"'x' is under vectors and under saes.*rename one"):
+        config(tmp_path, **both)
+    edit = {"sae": "x", "feature": 1, "value": 2.0}
+    with pytest.raises(ConfigError, match=r"steers with 'x', which is not under saes"):
+        config(tmp_path, vectors=both["vectors"], profiles={"demo:x": {"steer": [edit]}})
+    with pytest.raises(ConfigError, match=r"average_norm"):
+        config(tmp_path, saes={"x": {"path": "s", "average_norm": 0.0}})
 
 
 def test_signals_carry_calibration_and_thresholds() -> None:

@@ -186,6 +186,36 @@ def test_an_etag_that_leads_elsewhere_writes_nothing_there(
     assert outside == []
 
 
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"", b"<html>sign in</html>", b"{}", b"null", b"[1, 2]", b"[" * 100_000,
+        b'[{"type": "file", "path": "vectors/glad/manifest.json"}]',
+        b'[{"type": "file", "path": "vectors/glad/manifest.json", "size": "x", "oid": "0"}]',
+        b'[{"type": "file", "path": "vectors/glad/manifest.json", "size": -1, "oid": "0"}]',
+    ],
+    ids=["empty", "page", "object", "null", "numbers", "deep", "no size", "a word", "negative"],
+)  # fmt: skip
+def test_an_answer_that_is_none_is_refused(hub: Hub, vector: Vector, junk: bytes) -> None:
+    hub.junk = junk
+    with pytest.raises(ArtefactError, match=f"{PLACE}/vectors/glad: ") as caught:
+        load_catalogue(config(f"{PLACE}/vectors/glad", digest=vector.digest))
+    assert "; " in str(caught.value).partition(", want ")[2], "no remedy"
+    assert hub.fetched == []
+
+
+def test_names_that_were_not_asked_for_are_not_fetched(
+    hub: Hub, vector: Vector, tmp_path: Path
+) -> None:
+    hub.listed = ["../../../evil.json", "vectors/glad/../../evil.json", "/etc/evil.json"]
+    load_catalogue(config(f"{PLACE}/vectors/glad", digest=vector.digest))
+    words = ["import", f"{PLACE}/vectors/glad", "--format", "safetensors", "--layer", "1",
+             "--model-id", "demo", "--norms", "4", "--out", str(tmp_path / "out")]  # fmt: skip
+    assert CliRunner().invoke(vector_app, words).exit_code == 1
+    assert {each.rpartition("/")[2] for each in hub.fetched} <= {*NAMES, "huge.bin"}
+    assert [each for each in tmp_path.parent.rglob("evil*")] == []
+
+
 def test_more_than_fits_is_refused_before_it_is_fetched(hub: Hub, vector: Vector) -> None:
     hub.declared["vectors/glad/weights.safetensors"] = 1 << 50
     with pytest.raises(ArtefactError, match="size: got 1125899"):

@@ -94,6 +94,24 @@ MUTANTS: tuple[Mutant, ...] = (
         "kernel",
     ),
     _mutant(
+        "parity", "every code that is over zero counts as chosen", "engine/latents.py",
+        "torch.where(before_TR < facts.k, kept_TR.clamp_min(0.0), 0.0)",
+        "torch.where(before_TR >= 0, kept_TR.clamp_min(0.0), 0.0)",
+        "features", "kernel_does and topk",
+    ),
+    _mutant(
+        "parity", "what a normalised row writes is not undone", "engine/inside.py",
+        "return values_TR if self.back_TR is None else values_TR * self.back_TR",
+        "return values_TR",
+        "features", "kernel_does and layer",
+    ),
+    _mutant(
+        "isolated", "a code is of the first token's feature", "engine/inside.py",
+        "feature_TR = features_SR[slot_T] - first",
+        "feature_TR = (features_SR[slot_T] - first)[:1].expand(slot_T.shape[0], -1)",
+        "features", "own_feature",
+    ),
+    _mutant(
         "untouched", "a slot keeps what it held", "engine/tables.py",
         "table[slot].zero_()",
         "table[slot].abs_()",

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 from pilothouse.engine.compat import SUPPORTED
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-LOCKS = ["build", "cpu", "dev"]
+LOCKS = ["build", "cpu", "dev", "sae"]
 
 
 def requirements(name: str) -> list[Requirement]:
@@ -44,7 +44,7 @@ def project() -> dict[str, Any]:
     return dict(table["project"])
 
 
-@pytest.mark.parametrize("group", ["dependencies", "cpu", "train", "dev"])
+@pytest.mark.parametrize("group", ["dependencies", "cpu", "train", "dev", "sae"])
 def test_every_requirement_is_met_by_the_lock(
     project: dict[str, Any], pinned: dict[str, str], group: str
 ) -> None:

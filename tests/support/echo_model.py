@@ -12,7 +12,7 @@ from pathlib import Path
 
 D_MODEL = 64
 NUM_LAYERS = 3
-MAX_TOKENS = 256
+MAX_TOKENS = 512
 QUIET_BLOCKS = 0.05
 SEA = ["harbour", "boats", "tide", "ships", "island", "coast"]
 LAND = ["light", "book", "window", "weather", "hour", "names"]

@@ -32,6 +32,10 @@ class Hub:
     requests: list[str] = field(default_factory=list)
     cut_bytes: int = 0
     """Of each file, left out behind a length that is right."""
+    junk: bytes | None = None
+    """The body of every answer of the API."""
+    listed: list[str] = field(default_factory=list)
+    """Paths that are told beside those that there are."""
     declared: dict[str, int] = field(default_factory=dict)
     """Sizes that are told of files in place of theirs."""
     url: str = ""
@@ -87,13 +91,15 @@ class _Handler(BaseHTTPRequestHandler):
         if verb in ([], ["revision"]):
             self._json({"id": repo, "sha": commit, "siblings": [], "private": False})
         elif verb == ["paths-info"]:
-            self._json([each for path in form["paths"] for each in self._info(known, path)])
+            told = [each for path in form["paths"] for each in self._info(known, path)]
+            self._json([*told, *map(self._file_info, self.hub.listed)])
         else:
             inside = "/".join(rest[1:])
             above = f"{inside}/" if inside else ""
             names = {above + path.removeprefix(above).split("/")[0]
                      for path in known if path.startswith(above)}  # fmt: skip
-            self._json([each for name in sorted(names) for each in self._info(known, name)])
+            told = [each for name in sorted(names) for each in self._info(known, name)]
+            self._json([*told, *map(self._file_info, self.hub.listed)])
 
     def _info(self, known: dict[str, bytes], path: str) -> list[dict[str, object]]:
         if path in known:
@@ -102,6 +108,9 @@ class _Handler(BaseHTTPRequestHandler):
         if any(each.startswith(f"{path}/") for each in known):
             return [{"type": "directory", "path": path, "oid": "0" * 40}]
         return []
+
+    def _file_info(self, path: str) -> dict[str, object]:
+        return {"type": "file", "path": path, "size": 3, "oid": "0" * 40}
 
     def _file(self, path: str) -> None:
         repo, _, rest = path.lstrip("/").partition("/resolve/")
@@ -134,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
         return commit, self.hub.repos[repo][commit]
 
     def _json(self, value: object) -> None:
-        body = json.dumps(value).encode()
+        body = json.dumps(value).encode() if self.hub.junk is None else self.hub.junk
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))

@@ -18,7 +18,7 @@ import numpy as np
 
 from pilothouse.cli.sae_measure import read_prompts
 from pilothouse.config import PilothouseConfig
-from pilothouse.errors import EngineError
+from pilothouse.errors import EngineError, PilothouseError
 from pilothouse.types import FloatArray
 
 QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "1"}
@@ -75,6 +75,7 @@ def _streams(
         room = next(each for each in RANKS if each >= rank)
         settings = {"enable_lora": True, "max_lora_rank": room}
         more = {"lora_request": LoRARequest("baked", 1, str(adapter))}
+    name = model if adapter is None else f"{model} with {adapter}"
     last = model_facts(Namespace(model=model)).num_layers - 1
     llm = LLM(model, pilothouse_config=config, dtype=dtype, enforce_eager=True, **settings)
     found = []
@@ -85,6 +86,11 @@ def _streams(
                     texts, [last], out=place, profile=profile, progress=False, **more
                 )
                 found.append(reader.layer(last)[0])
+    except PilothouseError:
+        raise
+    # What an engine that died raises is vLLM's to say.
+    except Exception as error:
+        raise EngineError(f"bake: {name} could not be run: {error}") from error
     finally:
         llm.llm_engine.engine_core.shutdown()
         del llm

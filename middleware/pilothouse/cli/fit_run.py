@@ -32,7 +32,7 @@ from pilothouse.contrast.report import (
     Kind,
     LayerFit,
     Parts,
-    Test,
+    Trial,
 )
 from pilothouse.contrast.sample import Floats, Sample
 from pilothouse.contrast.verdict import choose, findings, notes
@@ -319,14 +319,14 @@ def _right(
 
 def _test(
     order: FitOrder, cells: list[Cell], by_pair: dict[Steering, Floats], texts: Material
-) -> Test:
+) -> Trial:
     groups, seed = texts.test.groups, order.seed
     fitted_N = next(found for each, found in by_pair.items() if each.kind == "fitted")
     over: dict[Control, Interval] = {}
     for control in CONTROLS:
         draws = [found for each, found in by_pair.items() if each.kind == control]
         over[control] = mean_interval(fitted_N - np.mean(draws, axis=0), groups, seed)
-    return Test(cells=tuple(cells), effect=mean_interval(fitted_N, groups, seed), effect_over=over)
+    return Trial(cells=tuple(cells), effect=mean_interval(fitted_N, groups, seed), effect_over=over)
 
 
 def _report(
@@ -335,7 +335,7 @@ def _report(
     directions: Directions,
     cells: Sequence[Cell],
     best: Cell,
-    test: Test,
+    test: Trial,
 ) -> FitReport:
     sizes = {
         key: count

@@ -64,7 +64,10 @@ def fit_vector(
     out: Annotated[Path, typer.Option(help="Folder to write; new or empty. Names the vector.")],
     method: Annotated[str | None, typer.Option(help=f"One of {', '.join(ALL_METHODS)}.")] = None,
     layers: Annotated[str, typer.Option(help="all, or numbers and ranges: 4,8-12.")] = "all",
-    site: Annotated[str, typer.Option(help="Where states are read and edits made.")] = "resid_post",
+    site: Annotated[
+        str | None,
+        typer.Option(help="Where states are read and edits made: resid_post, if not said."),
+    ] = None,
     token: Annotated[
         str, typer.Option(help="State of a text: mean of its tokens, last or first of them.")
     ] = "mean",
@@ -87,7 +90,12 @@ def fit_vector(
     ] = None,
     answer_tokens: Annotated[int, typer.Option(min=1, help="Length of answers.")] = 32,
     sae: Annotated[Path | None, typer.Option(help="An SAE's folder: fit by its features.")] = None,
-    sae_format: Annotated[str, typer.Option(help=f"One of {', '.join(FORMATS)}.")] = "saelens",
+    sae_format: Annotated[
+        str | None, typer.Option(help=f"If its files do not tell: {', '.join(FORMATS)}.")
+    ] = None,
+    sae_average_norm: Annotated[
+        float | None, typer.Option(help="Mean length of the SAE's inputs in training.")
+    ] = None,
     features: Annotated[int, typer.Option(min=1, help="SAE features to sum up.")] = 5,
     tuned: Annotated[
         str | None, typer.Option(help="A fine-tuned form of the model: fit what it differs in.")
@@ -105,12 +113,15 @@ def fit_vector(
         from pilothouse.cli.fit_stand import engine_settings
 
         _check_out(out)
-        loaded = _sae(sae, sae_format, model_id or Path(model).resolve().name)
+        known_as = model_id or Path(model).resolve().name
+        wanted, where = _layers(layers), _site(site)
+        told = Told(model_id, _single(wanted, sae), where, sae_average_norm)
+        loaded = _sae(sae, sae_format, told, known_as)
         order = FitOrder(
-            pairs=pairs, model=model, model_id=model_id or Path(model).resolve().name,
+            pairs=pairs, model=model, model_id=known_as,
             name=out.resolve().name, method=_method(method, sae, tuned),
-            layers=_layers(layers) if loaded is None else _at_sae(layers, loaded),
-            site=_site(site) if loaded is None else loaded.tap.site,
+            layers=wanted if loaded is None else (loaded.tap.layer,),
+            site=(where or "resid_post") if loaded is None else loaded.tap.site,
             token=_choice("--token", token, TOKENS), on=_choice("--on", on, get_args(Clause)),
             scales=_scales(scales), controls=controls, resamples=resamples,
             max_perplexity_ratio=max_perplexity_ratio, seed=seed, neutral=neutral, facts=facts,
@@ -143,16 +154,25 @@ def _method(method: str | None, sae: Path | None, tuned: str | None) -> str:
     return wanted
 
 
-def _sae(folder: Path | None, format_name: str, model_id: str) -> Sae | None:
+def _sae(folder: Path | None, format_name: str | None, told: Told, known_as: str) -> Sae | None:
     if folder is None:
         return None
-    sae = load_sae(folder.resolve().name, folder, format_name, Told())
-    if sae.model_id != model_id:
+    sae = load_sae(folder.resolve().name, folder, format_name, told)
+    if sae.model_id != known_as:
         raise ConfigError(
-            f"--sae: {folder} was made for {sae.model_id}; --model is {model_id}: give an SAE of "
+            f"--sae: {folder} was made for {sae.model_id}; --model is {known_as}: give an SAE of "
             f"this model or, where both are the same weights, --model-id {sae.model_id}"
         )
     return sae
+
+
+def _single(layers: tuple[int, ...] | None, sae: Path | None) -> int | None:
+    """The layer of an SAE whose files do not say it."""
+    if sae is None or layers is None:
+        return None
+    if len(layers) > 1:
+        raise ConfigError(f"--layers: got {len(layers)} layers with --sae, want its own or nothing")
+    return layers[0]
 
 
 def _layers(words: str) -> tuple[int, ...] | None:
@@ -168,16 +188,8 @@ def _layers(words: str) -> tuple[int, ...] | None:
     return tuple(sorted(found))
 
 
-def _at_sae(words: str, sae: Sae) -> tuple[int, ...]:
-    if _layers(words) not in (None, (sae.tap.layer,)):
-        raise ConfigError(
-            f"--layers: got {words} with an SAE of layer {sae.tap.layer}: leave it out"
-        )
-    return (sae.tap.layer,)
-
-
-def _site(word: str) -> Site:
-    site: Site = _choice("--site", word, SERVED_SITES)
+def _site(word: str | None) -> Site | None:
+    site: Site | None = None if word is None else _choice("--site", word, SERVED_SITES)
     return site
 
 

@@ -38,6 +38,11 @@ class FeatureSelection:
         Raises:
             ConfigError: no feature is left.
         """
+        if self.sae.polynomial is not None:
+            raise ConfigError(
+                f"sae-features: {self.sae.name} is a PolySAE, whose features write no row of their "
+                "own; take another SAE, or another method"
+            )
         gap_M = (sample.positive_NF - sample.negative_NF).mean(axis=0)
         open_M = np.where(self.random_rate_M <= MAX_RANDOM_RATE, gap_M, -np.inf)
         chosen = [int(each) for each in np.argsort(-open_M, kind="stable")[: self.top]]

@@ -53,7 +53,7 @@ class LayerFit(Closed):
     facts: dict[str, Any] = Field(default_factory=dict)
 
 
-class Test(Closed):
+class Trial(Closed):
     """The chosen cell and its controls on pairs that were neither fitted nor chosen on."""
 
     cells: tuple[Cell, ...]
@@ -95,6 +95,6 @@ class FitReport(Closed):
     sweep: tuple[Cell, ...]
     chosen_layer: Layer
     chosen_scale: float
-    test: Test
+    test: Trial
     findings: tuple[str, ...]
     notes: tuple[str, ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pilothouse.contrast.report import CONTROLS, Cell, LayerFit, Test
+from pilothouse.contrast.report import CONTROLS, Cell, LayerFit, Trial
 
 STEADY_COSINE = 0.8
 FEW_GROUPS = 20
@@ -22,7 +22,7 @@ def choose(cells: Iterable[Cell], max_perplexity_ratio: float) -> Cell:
     return max(fluent, key=lambda each: each.figures.effect)
 
 
-def findings(test: Test, max_perplexity_ratio: float) -> tuple[str, ...]:
+def findings(test: Trial, max_perplexity_ratio: float) -> tuple[str, ...]:
     """Why the vector should not be trusted, as measured on test pairs; empty is good."""
     fitted = next(each.figures for each in test.cells if each.kind == "fitted")
     found = []

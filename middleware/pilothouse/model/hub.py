@@ -160,7 +160,9 @@ def _sizes(place: HubPlace, paths: Iterable[str]) -> dict[str, int] | None:
         if _cached(place, wanted, must=False):
             return None
         _refuse(place, error)
-    sizes = {each.path: int(each.size) for each in infos if hasattr(each, "size")}
+    told = {each.path: each.size for each in infos if hasattr(each, "size")}
+    # What is no number is refused with what is under zero.
+    sizes = {path: size if isinstance(size, int) else -1 for path, size in told.items()}
     sizes = {path: size for path, size in sizes.items() if path in wanted}
     if not sizes:
         refuse(place, "files", "none of them", f"any of {wanted}",

@@ -63,7 +63,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.fixture(scope="module", autouse=True)
 def library() -> Any:
     """Imported late: it takes its time, and other tests need not wait for it."""
-    return pytest.importorskip("sae_lens", reason="sae-lens is not installed (extra `train`)")
+    return pytest.importorskip("sae_lens", reason="sae-lens is not installed: make install-sae")
 
 
 def from_disk(folder: Path) -> Any:

@@ -1,0 +1,317 @@
+"""`vector fit`, end to end: vectors and figures equal those of transformers' own forward pass."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from pilothouse.contrast.division import divide
+from pilothouse.contrast.pair import load_pairs
+from pilothouse.contrast.report import FitReport
+from pilothouse.model.vector import Vector, load_vector
+from tests.cli.fitting import ENGINE, report_of, run_fit
+from tests.contrast.planted import cosine
+from tests.model.sae import files
+from tests.reference.sae import Book
+from tests.support.echo_model import D_MODEL, SEA, echo_pairs, make_echo_model, write_lines
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+SMALL = ("--controls", "2", "--resamples", "10")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, pairs, neutral texts and questions."""
+    folder = tmp_path_factory.mktemp("fit")
+    make_echo_model(folder / "echo")
+    write_lines(folder / "pairs.jsonl", echo_pairs(20))
+    texts = [{"text": f"the keeper writes the hour {n} in a long book"} for n in range(4)]
+    write_lines(folder / "neutral.jsonl", texts)
+    asked = [{"prompt": f"{n} how far the boats", "answer": "boats"} for n in range(4)]
+    write_lines(folder / "facts.jsonl", asked)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fitted(place: Path) -> tuple[Vector, FitReport]:
+    """A whole fit at two layers and strengths."""
+    out = place / "vectors" / "sea"
+    done = run_fit(
+        place / "pairs.jsonl", "--model", place / "echo", "--out", out, "--layers", "0,2",
+        "--scales", "0.1,0.2", "--neutral", place / "neutral.jsonl", "--facts",
+        place / "facts.jsonl", "--answer-tokens", "6", *SMALL,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "wrote" in done.output and "unit: residual" in done.output
+    return load_vector("sea", out), report_of(out)
+
+
+class Reference:
+    """transformers' own model, read and edited by hooks on its blocks."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+    def ids(self, prompt: str, more: str) -> tuple[list[int], int]:
+        given = self.tokenizer.encode(prompt)
+        return given + self.tokenizer.encode(more, add_special_tokens=False), len(given)
+
+    def state(self, prompt: str, more: str, layer: int) -> np.ndarray:
+        ids, start = self.ids(prompt, more)
+        seen: list[torch.Tensor] = []
+        with self._hook(layer, lambda hidden: seen.append(hidden) or hidden), torch.no_grad():
+            self.model(torch.tensor([ids]))
+        return seen[0][0, start:].mean(dim=0).numpy().astype(np.float64)
+
+    def mean_log_probability(
+        self, prompt: str, more: str, layer: int = 0, edit: np.ndarray | None = None
+    ) -> float:
+        ids, start = self.ids(prompt, more)
+        added = torch.zeros(1, len(ids), D_MODEL)
+        if edit is not None:
+            added[0, start:] = torch.from_numpy(edit.astype(np.float32))
+        with self._hook(layer, lambda hidden: hidden + added), torch.no_grad():
+            logits = self.model(torch.tensor([ids])).logits[0]
+        scored = torch.log_softmax(logits[start - 1 : -1], dim=-1)
+        return float(scored[range(len(ids) - start), ids[start:]].mean())
+
+    @contextmanager
+    def _hook(self, layer: int, change) -> Iterator[None]:  # type: ignore[no-untyped-def]
+        def hook(_module: object, _given: object, output: object) -> object:
+            if isinstance(output, tuple):
+                return (change(output[0]), *output[1:])
+            return change(output)
+
+        handle = self.model.model.layers[layer].register_forward_hook(hook)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def test_the_vector_is_the_difference_that_transformers_computes(
+    place: Path, fitted: tuple[Vector, FitReport]
+) -> None:
+    vector, report = fitted
+    pairs = load_pairs(place / "pairs.jsonl")
+    model = Reference(place / "echo")
+    layer = report.chosen_layer
+    gaps = [
+        model.state(pairs[n].prompt, pairs[n].positive, layer)
+        - model.state(pairs[n].prompt, pairs[n].negative, layer)
+        for n in divide(pairs, report.seed).fit
+    ]
+    wanted = np.mean(gaps, axis=0)
+    assert np.abs(vector.direction_D(layer) - wanted).max() < 1e-4 * np.linalg.norm(wanted)
+    assert report.parts.fit == len(gaps) == 10
+
+
+def test_the_effect_on_test_pairs_is_what_transformers_gives(
+    place: Path, fitted: tuple[Vector, FitReport]
+) -> None:
+    vector, report = fitted
+    pairs = load_pairs(place / "pairs.jsonl")
+    model = Reference(place / "echo")
+    layer = report.chosen_layer
+    unit = vector.direction_D(layer) / np.linalg.norm(vector.direction_D(layer))
+    edit = unit * report.chosen_scale * vector.residual_norm(layer)
+
+    def margin(n: int, added: np.ndarray | None) -> float:
+        sides = (pairs[n].positive, pairs[n].negative)
+        one, other = (
+            model.mean_log_probability(pairs[n].prompt, side, layer, added) for side in sides
+        )
+        return one - other
+
+    wanted = np.mean([margin(n, edit) - margin(n, None) for n in divide(pairs, report.seed).test])
+    assert wanted > 0.05
+    assert report.test.effect.estimate == pytest.approx(wanted, abs=1e-4)
+
+
+def test_every_figure_stands_beside_its_controls(fitted: tuple[Vector, FitReport]) -> None:
+    _, report = fitted
+    kinds = [(each.kind, each.draw) for each in report.test.cells]
+    assert kinds == [("fitted", 0), *((k, n) for k in ("random", "shuffled") for n in (0, 1))]
+    assert len(report.sweep) == 2 * 2 * 5
+    fitted_effect, *controls = (each.figures.effect for each in report.test.cells)
+    assert fitted_effect > max(map(abs, controls))
+    assert all(each.figures.facts_kept is not None for each in report.sweep)
+    assert report.findings == ()
+    assert set(report.data_sha256) == {"pairs", "neutral", "facts"}
+
+
+def test_the_folder_has_card_and_plot(place: Path, fitted: tuple[Vector, FitReport]) -> None:
+    folder = place / "vectors" / "sea"
+    names = {"manifest.json", "weights.safetensors", "fit.json", "README.md", "sweep.svg"}
+    assert {each.name for each in folder.iterdir()} == names
+    assert [each.name for each in folder.parent.iterdir()] == ["sea"]
+    card = (folder / "README.md").read_text()
+    for section in ("Findings", "On test pairs", "Directions", "Sweep", "Made of"):
+        assert f"## {section}" in card
+    assert "| random 0 |" in card and "| shuffled 1 |" in card and fitted[0].digest in card
+    picture = ElementTree.parse(folder / "sweep.svg").getroot()
+    lines = picture.findall(".//{http://www.w3.org/2000/svg}polyline")
+    assert len([each for each in lines if each.get("stroke", "").startswith("hsl")]) == 2 * 2
+
+
+def test_features_of_an_sae_are_chosen_by_name_and_common_ones_left_out(place: Path) -> None:
+    model = Reference(place / "echo")
+    words = {each: model.tokenizer.encode(" " + each)[0] for each in SEA[:3]}
+    embeddings = model.model.get_input_embeddings().weight.detach().numpy().astype(np.float64)
+    rows = embeddings[list(words.values())]
+    other = np.random.default_rng(0).normal(size=(20, D_MODEL))
+    rows = np.concatenate([rows, other])
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    common = rows[:3].sum(axis=0, keepdims=True)  # the largest gap, and on everywhere
+    rows = np.concatenate([rows, common / np.linalg.norm(common)])
+    count = len(rows)
+    bias = np.array([*[-0.8] * (count - 1), 20.0])
+    made = Book(W_enc=rows.T, W_dec=rows, b_dec=np.zeros(D_MODEL), b_enc=bias, form="relu")
+    folder = files.saelens(
+        place / "words", made, d_in=D_MODEL, d_sae=count,
+        metadata={"model_name": "echo", "hook_name": "blocks.1.hook_resid_post"},
+    )  # fmt: skip
+    files.write_json(folder / "labels.json", {str(n): word for n, word in enumerate(words)})
+    out = place / "by-words"
+    done = run_fit(
+        place / "pairs.jsonl", "--model", place / "echo", "--out", out, "--sae", folder,
+        "--features", "2", "--scales", "0.2", "--json", *SMALL,
+    )  # fmt: skip
+    assert done.exit_code in (0, 1), done.output
+    report = report_of(out)
+    assert json.loads(done.stdout) == report.model_dump(mode="json")
+    assert done.exit_code == bool(report.findings)
+    assert (report.method, report.site, report.chosen_layer) == ("sae-features", "resid_post", 1)
+    chosen = report.layers[0].facts["features"]
+    assert {each["label"] for each in chosen} <= set(words) and len(chosen) == 2
+    direction = load_vector("v", out).direction_D(1)
+    assert direction == pytest.approx(
+        rows[[each["feature"] for each in chosen]].sum(axis=0), abs=1e-5
+    )
+
+
+@pytest.mark.full
+def test_the_same_order_gives_the_same_files(place: Path) -> None:
+    outs = [place / "one" / "v", place / "two" / "v"]
+    for out in outs:
+        done = run_fit(
+            place / "pairs.jsonl", "--model", place / "echo", "--out", out, "--method", "ridge",
+            "--scales", "0.1", *SMALL,
+        )  # fmt: skip
+        assert done.exit_code in (0, 1), done.output
+    for name in ("manifest.json", "weights.safetensors", "fit.json", "README.md", "sweep.svg"):
+        assert (outs[0] / name).read_bytes() == (outs[1] / name).read_bytes(), name
+
+
+@pytest.mark.full
+def test_a_tuned_model_gives_what_it_differs_in(place: Path) -> None:
+    make_echo_model(place / "tilted", tilt=" boats")
+    out = place / "tilt"
+    done = run_fit(
+        place / "pairs.jsonl", "--model", place / "echo", "--tuned", place / "tilted", "--out", out,
+        "--layers", "0", "--scales", "0.1", *SMALL,
+    )  # fmt: skip
+    assert done.exit_code in (0, 1), done.output
+    report = report_of(out)
+    assert report.method == "tuned-difference"
+    plain, tilted = Reference(place / "echo"), Reference(place / "tilted")
+    pairs = load_pairs(place / "pairs.jsonl")
+    gaps = [
+        tilted.state(pairs[n].prompt, side, 0) - plain.state(pairs[n].prompt, side, 0)
+        for n in divide(pairs, 0).fit
+        for side in (pairs[n].positive, pairs[n].negative)
+    ]
+    assert cosine(load_vector("v", out).direction_D(0), np.mean(gaps, axis=0)) > 0.99999
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("method", ["pca", "ridge"])
+def test_the_other_methods_steer_too(place: Path, method: str) -> None:
+    out = place / method
+    done = run_fit(
+        place / "pairs.jsonl", "--model", place / "echo", "--out", out, "--method", method,
+        "--layers", "2", "--scales", "0.2", *SMALL,
+    )  # fmt: skip
+    assert done.exit_code in (0, 1), done.output
+    assert report_of(out).test.effect.estimate > 0.1
+
+
+@pytest.mark.full
+def test_a_model_in_which_nothing_can_be_steered_is_a_finding(place: Path) -> None:
+    pairs = [{"prompt": f"at dawn {n}?", "positive": f" {n}a the x", "negative": f" {n}b the y"}
+             for n in range(20)]  # fmt: skip
+    write_lines(place / "noise.jsonl", pairs)
+    out = place / "noise"
+    done = run_fit(
+        place / "noise.jsonl", "--model", place / "echo", "--out", out, "--layers", "0",
+        "--scales", "0.05", *SMALL,
+    )  # fmt: skip
+    assert done.exit_code == 1, done.output
+    assert "finding" in done.output
+    assert report_of(out).findings
+    assert load_vector("v", out).layers == (0,)
+
+
+@pytest.mark.full
+def test_ctrl_c_leaves_nothing(place: Path, tmp_path: Path) -> None:
+    words = ["vector", "fit", place / "pairs.jsonl", "--model", place / "echo"]
+    words += ["--out", tmp_path / "v", "--controls", "20", "--scales", "0.1,0.2,0.3,0.4,0.5,0.6"]
+    code = "from pilothouse.cli.main import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, words), *ENGINE], text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=None, start_new_session=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    deadline, told = time.monotonic() + 200, ""
+    while "directions" not in told and time.monotonic() < deadline:
+        told += process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130, told + rest
+    assert list(tmp_path.iterdir()) == []
+
+
+WRONG = [
+    (("--method", "magic"), "--method: got 'magic', want one of difference-of-means"),
+    (("--method", "sae-features"), "sae-features goes with --sae"),
+    (("--method", "pca", "--tuned", "other"), "each with nothing else"),
+    (("--layers", "4-2"), "--layers: got '4-2'"),
+    (("--site", "nowhere"), "--site: got 'nowhere', want one of embed"),
+    (("--token", "middle"), "--token: got 'middle', want one of mean"),
+    (("--on", "never"), "--on: got 'never', want one of prompt"),
+    (("--scales", "0.1,-1"), "--scales: got '0.1,-1', want positive numbers"),
+    (("--scales", "much"), "--scales: got 'much'"),
+    (("--neutral", "nothing.jsonl"), "nothing.jsonl: cannot be read"),
+    (("--out", "."), "want a new or empty folder"),
+]
+
+
+@pytest.mark.parametrize(("words", "told"), WRONG)
+def test_options_that_do_not_fit_are_wrong_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_lines(tmp_path / "pairs.jsonl", echo_pairs(10))
+    done = run_fit("pairs.jsonl", "--model", "echo", "--out", "out", *words)
+    assert (done.exit_code, told in done.output) == (2, True), done.output
+    assert [each.name for each in tmp_path.iterdir()] == ["pairs.jsonl"]
+
+
+def test_malformed_pairs_are_told_before_an_engine_starts(tmp_path: Path) -> None:
+    write_lines(tmp_path / "pairs.jsonl", [*echo_pairs(10), {"positive": "only"}])
+    done = run_fit(tmp_path / "pairs.jsonl", "--model", "nothing", "--out", tmp_path / "out")
+    assert done.exit_code == 2
+    assert "line 11: negative: Field required" in done.output
