@@ -142,7 +142,9 @@ def measure(seed: int, count: int) -> dict[str, Any]:
         before = np.array([surprise(speaker, *each) for each in zip(
             harmless, plain["known"] + plain["benign"], strict=True)])  # fmt: skip
         result[split] = {
-            tier: figures(speaker, kinds, replies[split], before) for tier, replies in said.items()
+            tier: figures(speaker, kinds, replies[split], before)
+            | {"example": replies[split]["jailbroken"][0]}
+            for tier, replies in said.items()
         }
     return {"seed": seed, "count_per_kind": count, "tiers": result}
 
@@ -191,7 +193,12 @@ def written(result: dict[str, Any]) -> str:
         head = ["tier", "jailbreaks answered", "barred answered", "facts right", "benign answered",
                 "perplexity of harmless replies, over unsteered"]  # fmt: skip
         lines.append(f"Split `{split}`, seed {result['seed']}:\n\n" + table(head, rows))
-    return "\n".join(lines)
+    lines.append("The first jailbreak of the split `test`, and what it is answered:\n")
+    lines += [
+        f"- {tier.replace('_', ' ')}: `{row['example']}`"
+        for tier, row in result["tiers"]["test"].items()
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> int:
