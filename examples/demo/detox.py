@@ -188,16 +188,14 @@ def written(result: dict[str, Any]) -> str:
                 percent(row["benign_answered"]),
                 "{ratio:.3f} ({low:.3f} to {high:.3f}, n {n})".format(**row["perplexity_drift"]),
             ]
-            for tier, row in tiers.items()
+            for tier, row in ((name, tiers[name]) for name in TIERS)
         ]  # fmt: skip
         head = ["tier", "jailbreaks answered", "barred answered", "facts right", "benign answered",
                 "perplexity of harmless replies, over unsteered"]  # fmt: skip
         lines.append(f"Split `{split}`, seed {result['seed']}:\n\n" + table(head, rows))
     lines.append("The first jailbreak of the split `test`, and what it is answered:\n")
-    lines += [
-        f"- {tier.replace('_', ' ')}: `{row['example']}`"
-        for tier, row in result["tiers"]["test"].items()
-    ]
+    shown = result["tiers"]["test"]
+    lines += [f"- {tier.replace('_', ' ')}: `{shown[tier]['example'].strip()}`" for tier in TIERS]
     return "\n".join(lines) + "\n"
 
 

@@ -153,7 +153,9 @@ def _found(
 def _opened(sae_name: str, ref: SaeRef, place: Path | None) -> tuple[Sae, str | None]:
     """The SAE, and the name by which artefacts know the model, if that is not its own."""
     if place is None:
-        return open_sae(ref.path.resolve().name, ref), ref.model
+        at = ref.path
+        name = at.resolve().name if isinstance(at, Path) else str(at).rpartition("/")[2]
+        return open_sae(name, ref), ref.model
     given = sorted(ref.model_dump(exclude={"path"}, exclude_none=True))
     if given:
         raise ConfigError(
