@@ -21,7 +21,10 @@ RUN = CliRunner()
 def run_fit(*words: object) -> Result:
     """The verb with these words and an engine that starts fast."""
     with environment(ENVIRONMENT):
-        return RUN.invoke(app, ["fit", *map(str, words), *ENGINE])
+        done = RUN.invoke(app, ["fit", *map(str, words), *ENGINE])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception  # else it would look like the exit of a finding
+    return done
 
 
 def report_of(folder: Path) -> FitReport:

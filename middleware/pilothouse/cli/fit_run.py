@@ -20,6 +20,7 @@ from pilothouse import __version__
 from pilothouse.cli.fit_order import Asking, Files, FitOrder, Material, Part, material
 from pilothouse.cli.fit_stand import Advance, Reduce, Stand, States, forced
 from pilothouse.contrast.control import bootstrap_cosines, random_direction, shuffled_direction
+from pilothouse.contrast.difference import mean_difference
 from pilothouse.contrast.features import FeatureSelection
 from pilothouse.contrast.line import Said
 from pilothouse.contrast.measure import Heard, effects, figures, mean_interval
@@ -145,10 +146,10 @@ def _directions(
     tuned: tuple[States, Part] | None,
     phase: Phase,
 ) -> Directions:
-    reduce, method = REDUCE[order.token], METHODS.get(order.method)
+    # Of a tuned model the states take the place of the positives.
+    reduce, method = REDUCE[order.token], METHODS.get(order.method, mean_difference)
     if sae is not None:
         reduce, method = _by_codes(sae, reduce), _selection(order, stand, sae, phase)
-    assert method is not None
     states = _states(order, stand, texts.fit, layers, reduce, phase)
     groups = np.array(texts.fit.groups, np.str_)
     half = len(groups)
