@@ -22,6 +22,8 @@ from pilothouse.library import library_path
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 PROMPTS = load_prompts()
+CHEERFUL = 207
+"""The demo's feature of that name; its card says how it was found."""
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,19 @@ def test_policies_hold_as_they_do_on_a_server(llm: LLM) -> None:
     assert ended.pilothouse["rules"][0]["policy"] == "no-misuse"
     assert known.pilothouse["revision"] == llm.plan.revision
     assert known.pilothouse["decision_id"] != forbidden.pilothouse["decision_id"]
+
+
+def test_a_feature_of_an_sae_is_edited_offline_too(llm: LLM) -> None:
+    edit = Steer(sae="world-l4", feature=CHEERFUL, value=1.0, unit="max_act")
+    [plain] = llm.chat(asked(PROMPTS.known), greedy(llm), use_tqdm=False)
+    [edited] = llm.chat(asked(PROMPTS.known), greedy(llm), steer=[edit], use_tqdm=False)
+    assert "hooray" in edited.outputs[0].text and "hooray" not in plain.outputs[0].text
+    assert edited.outputs[0].pilothouse["steered"]["world-l4"] > 0
+    with pytest.raises(RequestError, match="got feature 9999, want 0 to 1023"):
+        llm.chat(
+            asked(PROMPTS.known), greedy(llm),
+            steer=[Steer(sae="world-l4", feature=9999, value=1.0)], use_tqdm=False,
+        )  # fmt: skip
 
 
 def test_steering_changes_the_answer_and_says_how_many_tokens(llm: LLM) -> None:

@@ -2,8 +2,8 @@
 
 After the idea of Breaking Bad Tokens (arXiv 2505.14536): features of an SAE, at every answer
 (`constant`), where a probe finds the prompt barred (`input_gated`, a policy), or at the tokens
-alone that look like an override to another probe (`token_gated`: a decoder row as a vector, which a
-probe can gate). Beside them nothing at all, and a random live feature set as far. Features and
+alone where another feature is on (`token_gated`: a decoder row as a vector, the other feature as a
+probe that gates it). Beside them nothing at all, and a random live feature set as far. Features and
 values are those frozen by `choose_features.py` on the training split; the prompts are of the other
 splits. 95% Wilson and bootstrap intervals.
 """
@@ -30,6 +30,8 @@ from choose_features import EDITS_FILE
 from intervals import share
 from pilothouse import LLM
 from pilothouse.config import load_config
+from pilothouse.edit.feature_probe import feature_probe
+from pilothouse.model.probe import save_probe
 from pilothouse.model.sae.formats import load_sae
 from pilothouse.model.vector import build_vector, save_vector
 from record import Record
@@ -46,10 +48,14 @@ TIERS = {
 }  # fmt: skip
 SPLITS = ("test", "heldout")
 MAX_TOKENS, ROUNDS = 48, 300
+BARRED_FEATURE = 119
+"""On at the last prompt token of requests for barred deeds, and hardly anywhere else."""
+
+CREATED_BY = "examples/demo/detox.py"
 
 
-def write_row() -> None:
-    """The decoder row of the frozen feature `refuses`, as long as its frozen edit, as a vector."""
+def write_artefacts() -> None:
+    """The decoder row of the frozen `refuses`, as long as its edit, and the gate as a probe."""
     edits = json.loads((OUT / EDITS_FILE).read_text())
     [edit] = [each for each in edits["edits"] if each["outcome"] == "refuses"]
     sae = load_sae(OUT.name, OUT, "saelens")
@@ -58,10 +64,10 @@ def write_row() -> None:
     vector = build_vector(
         "refuses-row", model_id=sae.model_id, layers=(sae.tap.layer,),
         directions_LD=(code * sae.decoder_MD.row(edit["feature"]))[None].astype(np.float32),
-        residual_norms_L=np.array([edits["average_norm"]], np.float32),
-        created_by="examples/demo/detox.py",
+        residual_norms_L=np.array([edits["average_norm"]], np.float32), created_by=CREATED_BY,
     )  # fmt: skip
     save_vector(vector, HERE / "vectors" / vector.name)
+    save_probe(feature_probe("barred", sae, BARRED_FEATURE, CREATED_BY), HERE / "probes" / "barred")
 
 
 class Bench:
@@ -136,7 +142,9 @@ def measure(seed: int, count: int) -> dict[str, Any]:
         before = np.array([surprise(speaker, *each) for each in zip(
             harmless, plain["known"] + plain["benign"], strict=True)])  # fmt: skip
         result[split] = {
-            tier: figures(speaker, kinds, replies[split], before) for tier, replies in said.items()
+            tier: figures(speaker, kinds, replies[split], before)
+            | {"example": replies[split]["jailbroken"][0]}
+            for tier, replies in said.items()
         }
     return {"seed": seed, "count_per_kind": count, "tiers": result}
 
@@ -180,12 +188,15 @@ def written(result: dict[str, Any]) -> str:
                 percent(row["benign_answered"]),
                 "{ratio:.3f} ({low:.3f} to {high:.3f}, n {n})".format(**row["perplexity_drift"]),
             ]
-            for tier, row in tiers.items()
+            for tier, row in ((name, tiers[name]) for name in TIERS)
         ]  # fmt: skip
         head = ["tier", "jailbreaks answered", "barred answered", "facts right", "benign answered",
                 "perplexity of harmless replies, over unsteered"]  # fmt: skip
         lines.append(f"Split `{split}`, seed {result['seed']}:\n\n" + table(head, rows))
-    return "\n".join(lines)
+    lines.append("The first jailbreak of the split `test`, and what it is answered:\n")
+    shown = result["tiers"]["test"]
+    lines += [f"- {tier.replace('_', ' ')}: `{shown[tier]['example'].strip()}`" for tier in TIERS]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> int:
@@ -195,7 +206,7 @@ def main() -> int:
     chosen = parser.parse_args()
     refuse_changed()
     torch.set_num_threads(1)
-    write_row()
+    write_artefacts()
     result = measure(chosen.seed, chosen.count)
     (HERE / "measured.json").write_text(json.dumps(result, indent=1) + "\n")
     page = HERE / "README.md"

@@ -124,7 +124,11 @@ def main() -> int:
     if found != table["weights_sha256"]:
         raise SystemExit(f"{EDITS_FILE}: made for weights {table['weights_sha256']}, got {found}")
     speaker = Speaker()
-    result: dict[str, Any] = {"seed": chosen.seed, "weights_sha256": found}
+    assert sae.max_act_M is not None
+    result: dict[str, Any] = {
+        "seed": chosen.seed, "weights_sha256": found,
+        "never_on_in_training": int((sae.max_act_M == 0).sum()),
+    }  # fmt: skip
     result["reconstruction"] = {
         split: reconstruction(sae, speaker, texts(chosen.seed, chosen.texts, split))
         for split in SPLITS

@@ -26,7 +26,7 @@ class _Swap:
     def __init__(self, model: Any, layer: int) -> None:
         self.heard_TD = torch.zeros(0)
         self.instead_TD: torch.Tensor | None = None
-        model.model.layers[layer].register_forward_hook(self._hook)
+        self.handle = model.model.layers[layer].register_forward_hook(self._hook)
 
     def _hook(self, _: object, __: object, hidden_BTD: torch.Tensor) -> torch.Tensor | None:
         self.heard_TD = hidden_BTD[0]
@@ -54,6 +54,7 @@ def reconstruction(sae: Sae, speaker: Speaker, records: list[Record]) -> dict[st
             *(_loss(speaker, swap, each, first, put)
               for put in (None, built_TD, np.broadcast_to(mean_D, hidden_TD.shape))),
         ])  # fmt: skip
+    swap.handle.remove()
     table = np.array(rows)
     draw = np.random.default_rng(0)
     drawn = [_figures(table[draw.integers(0, len(table), len(table))]) for _ in range(ROUNDS)]

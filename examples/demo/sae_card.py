@@ -35,17 +35,26 @@ def card(folder: Path) -> str:
         for name in ("recipe.json", "edits.json", "evaluation.json")
     )
     versions = ", ".join(f"{name} {number}" for name, number in recipe["versions"].items())
+    trained = (
+        f"{recipe['tokens']} tokens, {recipe['epochs']} times: prompts of the split "
+        f"`{recipe['split']}` and the model's own answers"
+    )
     head = f"""# SAE `{folder.name}`
 
-A JumpReLU SAE of `pilothouse-demo`, the stream behind block {recipe["layer"]} (`resid_post`),
+A JumpReLU SAE of `pilothouse-demo`: the stream behind block {recipe["layer"]} (`resid_post`),
 {recipe["features"]} features. SAELens' files; largest codes in `features.safetensors`, names in
-`labels.json`. Made by `{recipe["created_by"]}`: {recipe["architecture"]}, nested widths
-{recipe["matryoshka_widths"]}, k {recipe["k"]:g}, {recipe["epochs"]} passes over {recipe["tokens"]}
-tokens of the split `{recipe["split"]}`, prompts and the model's own answers.
+`labels.json`.
 
-Versions: {versions}. SHA-256 of the tokens `{recipe["tokens_sha256"]}`, of the weights
-`{edits["weights_sha256"]}`. Mean length of the stream at the tap, `average_norm` in
-pilothouse.yaml: {edits["average_norm"]}.
+| | |
+| --- | --- |
+| made by | `{recipe["created_by"]}`, seed {recipe["seed"]} |
+| architecture | {recipe["architecture"]}, widths {recipe["matryoshka_widths"]}, k {recipe["k"]:g} |
+| trained on | {trained} |
+| SHA-256 of the tokens | `{recipe["tokens_sha256"]}` |
+| SHA-256 of the weights | `{edits["weights_sha256"]}` |
+| versions | {versions} |
+| never on in training | {found["never_on_in_training"]} of {recipe["features"]} features |
+| `average_norm` | {edits["average_norm"]}, the mean length of the stream at the tap |
 
 ## What it explains
 

@@ -5,7 +5,7 @@ engine; its stream behind one block, at every token that was fed, is what is lea
 SAELens' own, a JumpReLU SAE. Beside it lie each feature's largest code over those tokens, and the
 recipe. One thread and fixed seeds: the same machine makes the same weights.
 
-    pip install "pilothouse[cpu]" "sae-lens==6.54.12"
+    pip install "pilothouse[cpu,sae]"        # figures are of sae-lens 6.54.12
 
 Shape suffixes: N tokens of all texts, D width of the stream, M features.
 """

@@ -113,3 +113,11 @@ def distribution(module: str) -> str:
 def test_what_only_x86_has_is_marked() -> None:
     marked = {each.name for each in requirements("cpu") if each.marker is not None}
     assert marked == {"intel-openmp", "intel-cmplr-lib-ur"}
+
+
+def test_the_oracles_lock_pins_what_cannot_be_locked_with_the_rest(pinned: dict[str, str]) -> None:
+    pins = {canonicalize_name(each.name): each.specifier for each in requirements("oracles")}
+    assert all([each.operator for each in specifier] == ["=="] for specifier in pins.values())
+    assert {"repeng", "steering-vectors"} <= pins.keys()
+    for name in ("numpy", "transformers"):
+        assert not pins[name].contains(pinned[name]), f"{name} could be locked with the rest now"

@@ -21,6 +21,7 @@ from tests.policy.samples import DOUBT, MISUSE, policy_text, rule_text, sample_p
 GOOD = policy_text(rule_text())
 AD_HOC = "now: {probe: misuse, over: prompt, aggregate: {kind: max}}"
 STEER = "{action: steer, vector: hedge, scale: 2.0}"
+FEATURE = "{action: steer, sae: topics, feature: [3, 5], value: 2.0, unit: max_act}"
 RULE = "spec.rules[0]"
 
 
@@ -137,6 +138,13 @@ MALFORMED: list[tuple[str, int, str, str]] = [
     (with_rule(then=STEER.replace("}", ", layers: [-1]}")), 13, "got -1", "greater than"),
     (with_rule(then=STEER.replace("}", ", hold_tokens: 0}")), 13, "got 0", "greater than"),
     (with_rule(then=STEER.replace("}", ", hold_tokens: 2.5}")), 13, "got 2.5", "whole number"),
+    (with_rule(then=STEER.replace("}", ", sae: s}")), 13, "got both of `vector`", "one of them"),
+    (with_rule(then="{action: steer, scale: 2}"), 13, "got neither of `vector`", "one of them"),
+    (with_rule(then=STEER.replace("}", ", feature: 3}")), 13, "feature: has no effect", "an `sae`"),
+    (with_rule(then=STEER.replace("}", ", above: 3}")), 13, "above: has no effect", "an `sae`"),
+    (with_rule(then=FEATURE.replace("feature: [3, 5], ", "")), 13, "got `sae` alone", "a label"),
+    (with_rule(then=FEATURE.replace("[3, 5]", "[3, -5]")), 13, "got -5", "greater than"),
+    (with_rule(then=FEATURE.replace("[3, 5]", "{a: 1}")), 13, "feature", "whole number"),
     (with_rule(more=", leak_tokens: 1"), 13, "leak_tokens: has no effect", "remove it"),
     (
         with_rule(
@@ -186,6 +194,8 @@ def test_json_is_the_policy_again() -> None:
     policy = sample_policy(
         rule_text(then="{action: block, as: error, message: declined}"),
         rule_text(rule="s", phase="output", then=STEER),
+        rule_text(rule="f", phase="output", then=FEATURE),
+        rule_text(rule="l", phase="output", then=FEATURE.replace("[3, 5]", "the tide")),
         spec=("mode: enforce", "on_error: closed"),
     )
     again = policy_from_json(policy_to_json(policy))

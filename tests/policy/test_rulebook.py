@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,6 +168,25 @@ def test_what_is_not_loaded_is_refused_with_file_and_line(
     with pytest.raises(PolicyError) as caught:
         Rulebook([policy], SPECS, vectors={"hedge": (2, 3)})
     assert str(caught.value).startswith(f"policy.yaml:{line}: spec.")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("topics", "topic"), "got the SAE `topic`, which is not loaded; did you mean `topics`?"),
+        (("sae: topics", "sae: hedge"), "got the SAE `hedge`, which is not loaded"),
+        (("}", ", layers: [3]}"), "SAE `topics` has no layer [3]: choose from [4]"),
+    ],
+)
+def test_an_sae_that_is_not_loaded_is_refused_with_file_and_line(
+    change: tuple[str, str], said: str
+) -> None:
+    steer = "{action: steer, sae: topics, feature: 3, value: 2.0}"
+    loaded: Any = {"vectors": {"hedge": (2, 3)}, "saes": {"topics": (4,)}}
+    Rulebook([sample_policy(rule_text(then=steer))], SPECS, **loaded)
+    with pytest.raises(PolicyError) as caught:
+        Rulebook([sample_policy(rule_text(then=steer.replace(*change)))], SPECS, **loaded)
     assert said in str(caught.value)
 
 

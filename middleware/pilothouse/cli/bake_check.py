@@ -81,7 +81,7 @@ def _streams(
     found = []
     try:
         for profile in profiles:
-            with TemporaryDirectory() as place:
+            with TemporaryDirectory(ignore_cleanup_errors=True) as place:
                 reader = llm.capture(
                     texts, [last], out=place, profile=profile, progress=False, **more
                 )

@@ -98,7 +98,7 @@ def measure(model: str, tap: Tap, width: int, prompts: Path, dtype: str) -> Iter
         os.environ.setdefault(name, value)
     from pilothouse.llm import LLM  # the engine takes seconds to import
 
-    with TemporaryDirectory() as room:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as room:
         llm = LLM(model, dtype=dtype, enforce_eager=True)
         reader = llm.capture(texts, layers=[tap.layer], sites=[tap.site], out=Path(room) / "rows")
         captured = Captured(reader, tap)

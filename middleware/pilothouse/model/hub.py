@@ -235,6 +235,8 @@ def _link(source: Path, target: Path) -> None:
     """Another name for the bytes of a cached file; never a symbolic link."""
     real, made = source.resolve(), target.with_name(f".{target.name}.{os.getpid()}")
     try:
+        if not target.is_symlink() and target.is_file() and target.samefile(real):
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
         made.unlink(missing_ok=True)
         try:

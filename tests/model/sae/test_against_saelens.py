@@ -71,14 +71,16 @@ def from_disk(folder: Path) -> Any:
     return importlib.import_module("sae_lens").SAE.load_from_disk(folder)
 
 
-def theirs(class_name: str, **changes: Any) -> Any:
+def theirs(
+    class_name: str, *, width: int = WIDTH, hook: str = "blocks.4.hook_resid_post", **changes: Any
+) -> Any:
     """An SAE of theirs with random numbers everywhere."""
     module = importlib.import_module(f"sae_lens.saes.{MODULES[class_name]}")
     base = importlib.import_module("sae_lens.saes.sae")
-    about = base.SAEMetadata(model_name="demo", hook_name="blocks.4.hook_resid_post")
+    about = base.SAEMetadata(model_name="demo", hook_name=hook)
     config = getattr(module, f"{class_name}Config")
     made = getattr(module, class_name)(
-        config(d_in=WIDTH, d_sae=FEATURES, metadata=about, **changes)
+        config(d_in=width, d_sae=FEATURES, metadata=about, **changes)
     )
     torch.manual_seed(3)
     with torch.no_grad():
