@@ -18,6 +18,7 @@ from pilothouse import __version__
 from pilothouse.capture.index import CapturedModel, CaptureIndex
 from pilothouse.capture.order import CaptureOrder
 from pilothouse.engine.compat import vllm_version
+from pilothouse.engine.compat.workers import ask_workers
 from pilothouse.engine.harvest import PROMPT_KEY
 from pilothouse.engine.interrupt import Interrupt
 from pilothouse.engine.plan import Plan
@@ -92,8 +93,10 @@ class Collection:
                         self._note(names[output.request_id], output)
                 self._tell()
             self._tell(at_once=True)
-        except BaseException:
+        except BaseException as error:
             engine.abort_request(list(numbers), internal=True)
+            if self._interrupt.asked and isinstance(error, EngineError):
+                raise KeyboardInterrupt from error
             raise
         return [answered[name] for name in names]
 
@@ -126,7 +129,7 @@ class Collection:
             self._call("ended", ended)
 
     def _call(self, what: str, *args: Any) -> None:
-        answers = self._llm.collective_rpc(f"pilothouse_capture_{what}", args=args)
+        answers = ask_workers(self._llm, f"pilothouse_capture_{what}", args)
         problems = sorted({each for each in answers if each is not None})
         if problems:
             raise EngineError(f"capture in {self._folder}: {'; '.join(problems)}")
