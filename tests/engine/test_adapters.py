@@ -35,6 +35,8 @@ pytestmark = pytest.mark.engine
 LORA: dict[str, Any] = {
     "enable_lora": True, "max_lora_rank": RANK, "max_loras": 2, "enable_prefix_caching": True,
 }  # fmt: skip
+WIDE = {"max_norm_ratio": 1e6, "max_wait_ms": 120_000}
+"""Nobody is turned away, however slow the machine."""
 STEERINGS = {
     "plain": (),
     "output": (SteerTerm(vector="inner", scale=-1.0, on="output"),),
@@ -130,7 +132,7 @@ def test_a_cached_block_serves_its_own_adapter_and_edit_only(
 
 
 def test_requests_wait_for_adapters_and_for_slots_and_all_come_through(adapters: Adapters) -> None:
-    plan = make_plan(CATALOGUE, limits={"max_norm_ratio": 1e6, "max_programs": 1})
+    plan = make_plan(CATALOGUE, limits={**WIDE, "max_programs": 1})
     with engine(adapters.base, plan, **(LORA | {"max_loras": 1})) as narrow:
         names = {f"{n}{a}/{s}": (a, s) for n in range(2) for s in STEERINGS for a in ("a", "b")}
         for name, (adapter, steering) in names.items():

@@ -393,4 +393,4 @@ def test_waiting_requests_are_not_mixed_with_a_capture(llm: LLM, tmp_path: Path)
             llm.capture(PROMPTS, [1], out=tmp_path, progress=False)
         return llm.wait_for_completion(use_tqdm=False)
 
-    llm._governed("completions", 1, params, {}, None, capture_meanwhile)
+    llm._governed("completions", 1, params, [{}], None, capture_meanwhile)
