@@ -32,7 +32,7 @@ RESERVED = {"taps": {"operators": ["feature"]}, "auth": {"client_steering": True
 @pytest.fixture(autouse=True)
 def library() -> Any:
     """Imported late, as there."""
-    return pytest.importorskip("sae_lens", reason="sae-lens is not installed (extra `train`)")
+    return pytest.importorskip("sae_lens", reason="sae-lens is not installed (extra `sae`)")
 
 
 def change_of(sae: Any, new: dict[int, Callable[[Any], Any]]) -> Callable[[Any], Any]:
