@@ -84,7 +84,7 @@ MUTANTS: tuple[Mutant, ...] = (
     _mutant(
         "parity", "a compiled tap reads what lay there before", "engine/tap.py",
         "hidden_TD = settled(hidden_TD)",
-        "hidden_TD = hidden_TD * 1",
+        "hidden_TD = hidden_TD",
         "operator_parity", "compiled",
     ),
     _mutant(
