@@ -8,7 +8,6 @@ Shape suffixes: N tokens, D width of the stream.
 from __future__ import annotations
 
 import gc
-import os
 from argparse import Namespace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,12 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pilothouse.cli.quiet import quieten
 from pilothouse.cli.sae_measure import read_prompts
 from pilothouse.config import PilothouseConfig
 from pilothouse.errors import EngineError, PilothouseError
 from pilothouse.types import FloatArray
 
-QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "1"}
 RANKS = (8, 16, 32, 64, 128, 256)
 
 
@@ -43,8 +42,7 @@ def check_parity(
     Raises:
         EngineError: steering changed nothing, so that nothing can be told.
     """
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    quieten(in_process=False)
     texts = read_prompts(prompts)
     # One engine for both, so that they differ by the steering alone.
     steered_ND, plain_ND = _streams(str(model), texts, dtype, config, ["bake:program", None])

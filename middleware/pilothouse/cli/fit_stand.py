@@ -6,7 +6,6 @@ N texts, L layers.
 
 from __future__ import annotations
 
-import os
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from pilothouse.cli.quiet import quieten
 from pilothouse.config import Limits, PilothouseConfig, Taps
 from pilothouse.contrast.line import Line, Said
 from pilothouse.contrast.pair import Asked
@@ -26,10 +26,6 @@ from pilothouse.types import Clause, Site
 if TYPE_CHECKING:
     from pilothouse.llm import LLM
 
-QUIET = {
-    "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-}  # fmt: skip
 OWN_SETTINGS = ("model", "worker_cls", "scheduler_cls", "additional_config")
 TOP = 20
 """Likeliest tokens that are compared; vLLM gives no more unless told to."""
@@ -74,8 +70,7 @@ class Stand:
         site: Site,
         layers: Sequence[int] | None,
     ) -> None:
-        for name, value in QUIET.items():
-            os.environ.setdefault(name, value)
+        quieten(in_process=True)
         from pilothouse.engine.model_facts import model_facts
         from pilothouse.llm import LLM  # vLLM takes seconds to import
 

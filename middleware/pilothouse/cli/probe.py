@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pilothouse.errors import ArtefactError
+from pilothouse.cli.exits import exits
 from pilothouse.model.manifest import Readout
 from pilothouse.model.probe import Probe, load_probe
 
@@ -26,11 +26,8 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Check a probe and print its readouts, calibration, thresholds and digest."""
-    try:
+    with exits():
         loaded = load_probe(folder.resolve().name, folder)
-    except ArtefactError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from error
     if as_json:
         typer.echo(json.dumps(loaded.manifest.model_dump(mode="json"), indent=2))
         return

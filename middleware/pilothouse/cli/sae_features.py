@@ -6,7 +6,6 @@ Shape suffixes: T tokens, D width of the site, M features.
 from __future__ import annotations
 
 import json
-import os
 from argparse import Namespace
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
+from pilothouse.cli.exits import exits
+from pilothouse.cli.quiet import quieten
 from pilothouse.cli.sae_option import (
     AverageNorm,
     FormatName,
@@ -24,10 +25,11 @@ from pilothouse.cli.sae_option import (
     SiteName,
     told,
 )
-from pilothouse.config import SaeRef, load_config
+from pilothouse.cli.source import read_sae
+from pilothouse.config import load_config
 from pilothouse.edit.sae_codes import encode
 from pilothouse.edit.top_features import TopFeature, top_features
-from pilothouse.errors import ArtefactError, ConfigError, PilothouseError
+from pilothouse.errors import ConfigError
 from pilothouse.model.sae.opened import open_sae
 
 if TYPE_CHECKING:
@@ -35,8 +37,7 @@ if TYPE_CHECKING:
 
     from pilothouse.capture.reader import CaptureReader
     from pilothouse.model.sae.autoencoder import Sae
-
-QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    from pilothouse.model.sae.told import Told
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,17 +96,11 @@ def features(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, tokens included.")] = False,
 ) -> None:
     """Print the features that are strongest in a prompt, by the served engine's activations."""
-    try:
-        ref = SaeRef(
-            path=Path(sae_name), format=format_name, model=model_id, layer=layer,
-            site=told(model_id, layer, site, average_norm).site, average_norm=average_norm,
-        )  # fmt: skip
-        sae, known_as = _opened(sae_name, ref, config)
+    with exits():
+        wish = told(model_id, layer, site, average_norm)
+        sae, known_as = _opened(sae_name, format_name, wish, config)
         _check_fits(sae, model, known_as)
         found = _found(sae, prompt, model, raw, answer_tokens, dtype, top)
-    except PilothouseError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1 if isinstance(error, ArtefactError) else 2) from error
     typer.echo(_json(sae, model, found) if as_json else _text(sae, found, tokens))
 
 
@@ -134,9 +129,7 @@ def features_of(sae: Sae, reader: CaptureReader, tokenizer: Any, count: int) -> 
 def _found(
     sae: Sae, prompt: str, model: str, raw: bool, answer_tokens: int, dtype: str, count: int
 ) -> Features:
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    quieten(in_process=True)
     from pilothouse.llm import LLM  # vLLM takes seconds to import
 
     llm = LLM(model, dtype=dtype, enforce_eager=True)
@@ -150,13 +143,14 @@ def _found(
         return features_of(sae, reader, llm.get_tokenizer(), count)
 
 
-def _opened(sae_name: str, ref: SaeRef, place: Path | None) -> tuple[Sae, str | None]:
+def _opened(
+    sae_name: str, format_name: str | None, wish: Told, place: Path | None
+) -> tuple[Sae, str | None]:
     """The SAE, and the name by which artefacts know the model, if that is not its own."""
     if place is None:
-        at = ref.path
-        name = at.resolve().name if isinstance(at, Path) else str(at).rpartition("/")[2]
-        return open_sae(name, ref), ref.model
-    given = sorted(ref.model_dump(exclude={"path"}, exclude_none=True))
+        return read_sae(sae_name, format_name, wish), wish.model_id
+    said = {"format": format_name, "model": wish.model_id} | wish._asdict()
+    given = sorted(name for name, each in said.items() if each is not None and name != "model_id")
     if given:
         raise ConfigError(
             f"--pilothouse-config: got {given} beside it; {place} says them: leave out"

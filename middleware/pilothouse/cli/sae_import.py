@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -12,11 +11,13 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from pilothouse.cli.exits import exits
+from pilothouse.cli.landing import MADE, check_out, landing
 from pilothouse.cli.sae_measure import Measured, measure
 from pilothouse.cli.sae_option import AverageNorm, FormatName, LayerNumber, ModelId, SiteName, told
 from pilothouse.cli.sae_pickle import converted, pickle_of
 from pilothouse.cli.source import locate_sae
-from pilothouse.errors import ArtefactError, ConfigError, PilothouseError
+from pilothouse.errors import ConfigError, EngineError, RequestError
 from pilothouse.model.artefact import MANIFEST_FILE, open_plain, refuse
 from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.model.sae.detect import LAYER_FILE, detect_format
@@ -59,50 +60,27 @@ def import_sae(
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
 ) -> None:  # fmt: skip
     """Read an SAE and write it in one layout with its provenance; nothing in it is executed."""
-    try:
-        check_folder(out)
+    with exits(RequestError, EngineError):
+        check_out(out)
         wish = told(model_id, layer, site, average_norm)
-        with tempfile.TemporaryDirectory(dir=_parent(out), prefix=".import-") as room:
+        with landing(out) as room:
             found = locate_sae(source, format_name, layer, pickles=allow_pickle_weights)
             folder = found.place
             layout = format_name or detect_format(folder)
-            read = _readable(folder, layout, wish, Path(room), allow_pickle_weights)
+            read = _readable(folder, layout, wish, room, allow_pickle_weights)
             name = out.resolve().name
             loaded, measured = _loaded(name, read, layout, wish, (prompts, served, dtype))
-            made = Path(room) / "made"
+            made = room / MADE
             about = SaeSource(
                 place=found.label or source, format=layout, revision=found.revision,
                 files=_digests(folder, wish),
             )  # fmt: skip
             manifest = _write(loaded, made, about)
             written = load_sae(name, made, NAME)
-            if out.is_dir():
-                out.rmdir()
-            made.rename(out)
-    except PilothouseError as error:
-        typer.echo(str(error), err=True)
-        is_use = isinstance(error, ConfigError) and not isinstance(error, ArtefactError)
-        raise typer.Exit(2 if is_use else 1) from error
     if as_json:
         typer.echo(json.dumps(manifest.model_dump(mode="json"), indent=2))
         return
     typer.echo("\n".join(_lines(written, measured, out)))
-
-
-def check_folder(out: Path) -> None:
-    """Refuse a folder that holds something.
-
-    Raises:
-        ConfigError: it does, or it is a file.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out: got {out}, which is there already; want a new or empty folder")
-
-
-def _parent(out: Path) -> Path:
-    parent = out.resolve().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    return parent
 
 
 def _readable(folder: Path, layout: str, wish: Told, room: Path, may_unpickle: bool) -> Path:

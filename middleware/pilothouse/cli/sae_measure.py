@@ -8,7 +8,6 @@ Shape suffixes: R rows, D width of the site, M features.
 
 from __future__ import annotations
 
-import os
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,16 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pilothouse.capture.reader import CaptureReader
+from pilothouse.cli.quiet import quieten
 from pilothouse.edit.sae_codes import encode
 from pilothouse.errors import ConfigError
 from pilothouse.model.artefact import read_file, refuse
 from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.types import Tap
 
-QUIET = {
-    "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-}  # fmt: skip
 MAX_PROMPTS_BYTES = 64 << 20
 ROWS = 512
 
@@ -94,8 +90,7 @@ def measure(model: str, tap: Tap, width: int, prompts: Path, dtype: str) -> Iter
         refuse(model, "model", f"width {found} at {tap.site}, {facts.num_layers} layers",
                f"width {width} and layer {tap.layer} as the SAE has",
                "measure on the model that the SAE was trained on")  # fmt: skip
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    quieten(in_process=True)
     from pilothouse.llm import LLM  # the engine takes seconds to import
 
     with TemporaryDirectory(ignore_cleanup_errors=True) as room:

@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from pilothouse.cli.sae_import import check_folder
+from pilothouse.cli.exits import exits
+from pilothouse.cli.landing import check_out
 from pilothouse.cli.sae_option import AverageNorm, FormatName, LayerNumber, ModelId, SiteName, told
-from pilothouse.cli.source import locate_sae
+from pilothouse.cli.source import read_sae
 from pilothouse.edit.feature import labelled
 from pilothouse.edit.feature_probe import feature_probe
-from pilothouse.errors import ArtefactError, ConfigError, PilothouseError
+from pilothouse.errors import EngineError, RequestError
 from pilothouse.model.probe import save_probe
-from pilothouse.model.sae.formats import load_sae
 
 
 def probe(
@@ -32,19 +32,13 @@ def probe(
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
 ) -> None:
     """Write one feature as a probe: 0.5 where it turns on, 0.98 at its largest code."""
-    try:
-        check_folder(out)
-        folder = locate_sae(source, format_name, layer, pickles=False).place
-        wish = told(model_id, layer, site, average_norm)
-        sae = load_sae(folder.resolve().name[:64], folder, format_name, wish)
+    with exits(RequestError, EngineError):
+        check_out(out)
+        sae = read_sae(source, format_name, told(model_id, layer, site, average_norm))
         number = int(feature) if feature.isdecimal() else labelled(feature, sae)
         about = f"pilothouse sae probe, feature {number} of {sae.name} {sae.digest[:12]}"
         made = feature_probe(out.resolve().name, sae, number, about)
         save_probe(made, out)
-    except PilothouseError as error:
-        typer.echo(str(error), err=True)
-        is_use = isinstance(error, ConfigError) and not isinstance(error, ArtefactError)
-        raise typer.Exit(2 if is_use else 1) from error
     if as_json:
         typer.echo(json.dumps(made.manifest.model_dump(mode="json"), indent=2))
         return

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from pilothouse.cli.exits import exits
 from pilothouse.cli.sae_option import AverageNorm, FormatName, LayerNumber, ModelId, SiteName, told
 from pilothouse.cli.source import locate_sae
 from pilothouse.edit.sae import FeatureEdit, feature_read, feature_rows
@@ -34,16 +35,13 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Check an SAE and print its form, sizes, place, labels and digest."""
-    try:
+    with exits(ConfigError):
         folder = locate_sae(source, format_name, layer, pickles=False).place
         layout = format_name or detect_format(folder)
         loaded = load_sae(
             folder.resolve().name[:64], folder, layout, told(model_id, layer, site, average_norm)
         )
         about = described(loaded, layout) | {"source": _source(folder, layout)}
-    except ConfigError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from error
     typer.echo(json.dumps(about, indent=2) if as_json else "\n".join(_lines(about)))
 
 

@@ -8,7 +8,10 @@ from typing import NamedTuple
 from pilothouse.config import HubPlace, parse_place
 from pilothouse.errors import ConfigError
 from pilothouse.model.hub import SUFFIXES, fetched, folder_of, with_commit
+from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.model.sae.detect import files_of
+from pilothouse.model.sae.formats import load_sae
+from pilothouse.model.sae.told import Told
 
 
 class Located(NamedTuple):
@@ -50,6 +53,16 @@ def locate_sae(
         exact = exact.model_copy(update={"inside": exact.inside.rpartition("/")[0]})
     folder = folder_of(exact, files_of(format_name, layer, pickles=pickles))
     return Located(folder, str(exact), exact.revision)
+
+
+def read_sae(source: str, format_name: str | None, told: Told) -> Sae:
+    """The SAE of a folder or a place on the hub, named by the folder.
+
+    Raises:
+        ConfigError, ArtefactError: as `locate_sae` and `load_sae`.
+    """
+    folder = locate_sae(source, format_name, told.layer, pickles=False).place
+    return load_sae(folder.resolve().name[:64], folder, format_name, told)
 
 
 def _parsed(source: str) -> Path | HubPlace:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,10 +16,12 @@ from pilothouse.bake.baking import Baked, bake, checkpoint_parts
 from pilothouse.bake.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from pilothouse.bake.placing import check_terms, placed
 from pilothouse.cli.bake_check import Parity, check_parity
+from pilothouse.cli.exits import exits
+from pilothouse.cli.landing import MADE, check_out, landing
 from pilothouse.config import ArtefactRef, PilothouseConfig, load_config
 from pilothouse.edit.program import Program, compile_program
 from pilothouse.edit.sources import Sources
-from pilothouse.errors import ArtefactError, ConfigError, EngineError, PilothouseError
+from pilothouse.errors import ConfigError, EngineError
 from pilothouse.model.artefact import refuse
 from pilothouse.model.catalogue import load_catalogue
 from pilothouse.term import SteerTerm
@@ -76,16 +77,14 @@ def bake_program(
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
 ) -> None:
     """Write additive and projection steering into weights, exactly, or say why that cannot be."""
-    try:
+    with exits(EngineError):
         if kind not in KINDS:
             raise ConfigError(f"--as: got {kind!r}, want one of {', '.join(KINDS)}")
         named = (op, scale, value, unit, layer, writers)
         order = _order(config, profile, vector, named, on_all)
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ConfigError(f"--out: got {out}, which is there already; want a new folder")
-        out.resolve().parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.resolve().parent, prefix=".bake-") as room:
-            made = Path(room) / "made"
+        check_out(out)
+        with landing(out) as room:
+            made = room / MADE
             served = model_id or order.config.model_id or model.resolve().name
             settled = order.config.model_copy(update={"model_id": served})
             record = _bake(model, Order(order.terms, settled), kind, made)
@@ -96,13 +95,6 @@ def bake_program(
                 record["parity"] = parity._asdict()
             (made / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             _judge(parity, tolerance)
-            if out.is_dir():
-                out.rmdir()
-            made.rename(out)
-    except PilothouseError as error:
-        typer.echo(str(error), err=True)
-        finding = isinstance(error, ArtefactError | EngineError)
-        raise typer.Exit(1 if finding else 2) from error
     typer.echo(json.dumps(record, indent=2) if as_json else "\n".join(_lines(record, out)))
 
 

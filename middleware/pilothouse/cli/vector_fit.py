@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
-from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
@@ -17,12 +15,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from pilothouse.cli.exits import exits
+from pilothouse.cli.landing import MADE, check_out, landing
 from pilothouse.contrast import difference, principal, ridge
 from pilothouse.contrast.card import card, figures_row, profile_line
 from pilothouse.contrast.method import METHODS
 from pilothouse.contrast.plot import plot
 from pilothouse.contrast.report import CONTROLS, Cell, FitReport
-from pilothouse.errors import ArtefactError, ConfigError, PilothouseError
+from pilothouse.errors import ConfigError
 from pilothouse.model.catalogue import SERVED_SITES
 from pilothouse.model.sae.formats import FORMATS, load_sae
 from pilothouse.model.sae.told import Told
@@ -107,7 +107,7 @@ def fit_vector(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Fit a vector to pairs, sweep layers and strengths, and test the best beside controls."""
-    try:
+    with exits():
         from pilothouse.cli.fit_order import FitOrder, read_files
         from pilothouse.cli.fit_run import run_fit
         from pilothouse.cli.fit_stand import engine_settings
@@ -132,9 +132,6 @@ def fit_vector(
         with _bars() as phase:
             vector, report = run_fit(order, files, loaded, phase)
         _write(vector, report, out)
-    except PilothouseError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1 if isinstance(error, ArtefactError) else 2) from error
     typer.echo(report.model_dump_json(indent=2) if as_json else "", nl=as_json)
     if not as_json:
         _show(report, out)
@@ -210,27 +207,19 @@ def _scales(words: str) -> tuple[float, ...]:
 
 
 def _check_out(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out: got {out}, which is there already; want a new or empty folder")
+    check_out(out)
     if NAME.fullmatch(out.resolve().name) is None:
         raise ConfigError(f"--out: got {out.name!r}, want a name of letters, digits and . _ -")
 
 
 def _write(vector: Vector, report: FitReport, out: Path) -> None:
     """The whole folder or nothing."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    place = Path(mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    with landing(out) as room:
+        place = room / MADE
         save_vector(vector, place)
         (place / REPORT_FILE).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (place / CARD_FILE).write_text(card(vector.manifest, report), encoding="utf-8")
         (place / PLOT_FILE).write_text(plot(report), encoding="utf-8")
-        place.chmod(0o755)
-        if out.exists():
-            out.rmdir()
-        place.rename(out)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
 
 
 @contextmanager

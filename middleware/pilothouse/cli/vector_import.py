@@ -10,9 +10,11 @@ from typing import Annotated, get_args
 
 import typer
 
+from pilothouse.cli.exits import exits
+from pilothouse.cli.landing import check_out
 from pilothouse.cli.norms import residual_norms
 from pilothouse.cli.source import locate
-from pilothouse.errors import ArtefactError, ConfigError
+from pilothouse.errors import ConfigError
 from pilothouse.model.artefact import MANIFEST_FILE
 from pilothouse.model.catalogue import Source
 from pilothouse.model.formats import FORMATS, read_foreign
@@ -63,12 +65,12 @@ def import_vector(
     as_json: Annotated[bool, typer.Option("--json", help="Print manifest and notes.")] = False,
 ) -> None:
     """Turn a foreign vector or transform into an artefact; nothing in the file is executed."""
-    try:
+    with exits():
         wish = Wish(
             layers=_layers(layer or []), site=_site(site), width=width, feature=feature, top=top,
             read_pickle=_pickle_reader() if allow_pickle_weights else None,
         )  # fmt: skip
-        _check_folder(out)
+        check_out(out)
         found = locate(source)
         reading = read_foreign(format_name, found.place, wish)
         target = target_of(model_id, d_model, model_config)
@@ -78,9 +80,6 @@ def import_vector(
         name = out.resolve().name
         made = build_source(name, reading, target, norms_L, created_by)
         _save(made, out)
-    except ConfigError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1 if isinstance(error, ArtefactError) else 2) from error
     _print(Imported(made, reading.notes), out, as_json)
 
 
@@ -109,11 +108,6 @@ def _pickle_reader() -> ReadPickle:
     from pilothouse.cli.pickled import read_torch  # torch takes seconds to import
 
     return read_torch
-
-
-def _check_folder(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out: got {out}, which is there already; want a new or empty folder")
 
 
 def _save(source: Source, out: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from pilothouse.errors import ArtefactError
+from pilothouse.cli.exits import exits
 from pilothouse.model.catalogue import Source, load_source
 from pilothouse.model.transform import Transform
 from pilothouse.model.vector import Vector
@@ -22,11 +22,8 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Check a vector or transform and print its layers, sizes and digest."""
-    try:
+    with exits():
         loaded = load_source(folder.resolve().name, folder)
-    except ArtefactError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from error
     if as_json:
         typer.echo(json.dumps(loaded.manifest.model_dump(mode="json"), indent=2))
         return

@@ -6,7 +6,6 @@ served by their saved threshold; -1 says that training never set it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from pilothouse.model.artefact import refuse
 from pilothouse.model.sae.autoencoder import Form, Sae
 from pilothouse.model.sae.build import About, build_sae, filled, renamed
 from pilothouse.model.sae.fields import CORRECT, Fields, read_fields
-from pilothouse.model.sae.mapped import Stored, map_safetensors
+from pilothouse.model.sae.mapped import Stored, map_converted
 from pilothouse.model.sae.told import NOWHERE, Told, Where, agreed
 
 CONFIG_FILE = "config.json"
@@ -68,11 +67,7 @@ def load_dictionary_learning(name: str, folder: Path, told: Told) -> Sae:
         _where(trainer), remedy="give `layer` and `site` beside the path in pilothouse.yaml",
     )  # fmt: skip
     place = folder / WEIGHTS_FILE
-    if not os.path.lexists(place) and os.path.lexists(folder / PICKLE_FILE):
-        refuse(folder / PICKLE_FILE, "file", "a pickle", f"{WEIGHTS_FILE} beside it",
-               "convert it offline with `pilothouse sae import --allow-pickle-weights`; pickles "
-               "are never read in serving")  # fmt: skip
-    tensors, sha256 = map_safetensors(place)
+    tensors, sha256 = map_converted(place, folder / PICKLE_FILE)
     k = trainer.whole("k") if kind.form == "topk" else None
     about = About(
         form=kind.form, model_id=model_id, tap=tap, k=k,

@@ -6,7 +6,6 @@ size, so that codes keep their sign. There is no bias.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from pilothouse.model.artefact import MAX_MANIFEST_BYTES, read_file, refuse
 from pilothouse.model.sae.autoencoder import Pursuit, Sae
 from pilothouse.model.sae.build import About, build_sae, filled
 from pilothouse.model.sae.fields import CORRECT, Fields
-from pilothouse.model.sae.mapped import FETCH, map_safetensors
+from pilothouse.model.sae.mapped import FETCH, map_converted
 from pilothouse.model.sae.told import Told, Where, agreed
 
 METADATA_FILE = "metadata.yaml"
@@ -37,11 +36,7 @@ def load_itda(name: str, folder: Path, told: Told) -> Sae:
         remedy="give `layer` and `site` beside the path in pilothouse.yaml",
     )  # fmt: skip
     place = folder / WEIGHTS_FILE
-    pickled = folder / PICKLE_FILE
-    if not os.path.lexists(place) and os.path.lexists(pickled):
-        refuse(pickled, "file", "a pickle", f"{WEIGHTS_FILE} beside it",
-               "convert it offline, as the tensor `atoms`; pickles are never read")  # fmt: skip
-    stored, sha256 = map_safetensors(place)
+    stored, sha256 = map_converted(place, folder / PICKLE_FILE)
     stored.pop("atom_indices", None)
     if set(stored) != {"atoms"} or len(stored["atoms"].shape) != 2:
         shapes = {key: list(each.shape) for key, each in stored.items()}

@@ -68,6 +68,19 @@ def map_safetensors(place: Path) -> tuple[Stored, str]:
     return stored, hashlib.sha256(memory).hexdigest()
 
 
+def map_converted(place: Path, pickled: Path) -> tuple[Stored, str]:
+    """As `map_safetensors`, of weights that their library pickles.
+
+    Raises:
+        ArtefactError: as `map_safetensors`, or there is only the pickle.
+    """
+    if not os.path.lexists(place) and os.path.lexists(pickled):
+        refuse(pickled, "file", "a pickle", f"{place.name} beside it",
+               "convert it offline with `pilothouse sae import --allow-pickle-weights`; pickles "
+               "are never read in serving")  # fmt: skip
+    return map_safetensors(place)
+
+
 def write_safetensors(
     place: Path, tensors: Stored, metadata: Mapping[str, str] | None = None
 ) -> None:

@@ -6,7 +6,6 @@ is meant. Codes are max(0, z) of the k largest; the decoder's bias is not subtra
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 from pilothouse.model.artefact import refuse
 from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.model.sae.build import About, build_sae, renamed
-from pilothouse.model.sae.mapped import map_safetensors
+from pilothouse.model.sae.mapped import map_converted
 from pilothouse.model.sae.told import Told, agreed
 
 NAMES: Mapping[str, str] = {
@@ -36,10 +35,6 @@ def load_qwen_scope(name: str, folder: Path, told: Told) -> Sae:
     model_id, tap = agreed(folder, told, None, (None, "resid_post"), remedy=SAY)
     place = folder / f"layer{tap.layer}.sae.safetensors"
     pickled = folder / f"layer{tap.layer}.sae.pt"
-    if not os.path.lexists(place) and os.path.lexists(pickled):
-        refuse(pickled, "file", "a pickle", f"{place.name} beside it",
-               "convert it offline with `pilothouse sae import --allow-pickle-weights`; pickles "
-               "are never read in serving")  # fmt: skip
-    tensors, sha256 = map_safetensors(place)
+    tensors, sha256 = map_converted(place, pickled)
     about = About(form="topk", model_id=model_id, tap=tap, k=int(kept[1]))
     return build_sae(name, place, about, renamed(place, tensors, NAMES), sha256)

@@ -7,7 +7,6 @@ norm.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pilothouse.model.artefact import refuse
@@ -15,7 +14,7 @@ from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.model.sae.build import About, build_sae, filled
 from pilothouse.model.sae.fields import CORRECT, read_fields
 from pilothouse.model.sae.hook import tap_of
-from pilothouse.model.sae.mapped import map_safetensors
+from pilothouse.model.sae.mapped import map_converted
 from pilothouse.model.sae.told import Told, agreed
 
 CONFIG_FILE = "config.json"
@@ -40,11 +39,7 @@ def load_top_afa(name: str, folder: Path, told: Told) -> Sae:
         tap_of(fields.place, "hook_point", fields.text("hook_point")), remedy=CORRECT,
     )  # fmt: skip
     place = folder / WEIGHTS_FILE
-    pickled = folder / PICKLE_FILE
-    if not os.path.lexists(place) and os.path.lexists(pickled):
-        refuse(pickled, "file", "a pickle", f"{WEIGHTS_FILE} beside it",
-               "convert it offline, by the same names; pickles are never read")  # fmt: skip
-    stored, sha256 = map_safetensors(place)
+    stored, sha256 = map_converted(place, folder / PICKLE_FILE)
     if "b_enc" in stored:
         stored["b_enc"] = filled(stored["b_enc"].shape[0], 0.0)
     about = About(

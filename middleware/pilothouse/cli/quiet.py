@@ -1,0 +1,20 @@
+"""The engine behind an offline verb: quiet, and small where it runs on a CPU."""
+
+from __future__ import annotations
+
+import os
+
+QUIET = {
+    "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1",
+}  # fmt: skip
+
+
+def quieten(*, in_process: bool) -> None:
+    """Set what vLLM reads from the environment, where the user has not.
+
+    Args:
+        in_process: have the engine in this process and not in one of its own.
+    """
+    own = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if in_process else {}
+    for name, value in (QUIET | own).items():
+        os.environ.setdefault(name, value)
