@@ -35,11 +35,12 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "telemetry": GROUND | ROOMS,
     "engine": GROUND | ROOMS | {"telemetry"},
     "server": GROUND | ROOMS | {"telemetry", "engine"},
-    "llm": GROUND | ROOMS | {"engine", "server"},
+    "offline": GROUND | ROOMS | {"engine", "server"},
+    "llm": GROUND | ROOMS | {"engine", "server", "offline"},
     "cli": GROUND | ROOMS | {"telemetry", "engine", "server", "llm", "bake"},
 }
 HEAVY_STAYS_IN: dict[str, frozenset[str]] = {
-    "vllm": frozenset({"engine", "server", "llm", "cli"}),
+    "vllm": frozenset({"engine", "server", "offline", "llm", "cli"}),
     "torch": frozenset({"engine", "cli"}),  # cli: the offline verbs that convert pickled weights
     "triton": frozenset({"engine"}),
     "fastapi": frozenset({"server"}),

@@ -10,22 +10,18 @@ outputs[0].outputs[0].pilothouse["action"]
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vllm import LLM as VllmLLM
 from vllm import RequestOutput, SamplingParams
-from vllm.exceptions import VLLMClientError
 
-from pilothouse.capture.bar import bar
-from pilothouse.capture.folder import open_folder
 from pilothouse.capture.order import Positions, Storage, capture_order
 from pilothouse.capture.prompts import prompts_of
 from pilothouse.capture.reader import CaptureReader
 from pilothouse.config import PilothouseConfig, load_config
-from pilothouse.engine import pickup
-from pilothouse.engine.collection import WAVE, Collection, capture_index, capture_params
+from pilothouse.engine.collection import capture_index
 from pilothouse.engine.compat.control import ask_engine
 from pilothouse.engine.launch import SCHEDULER, WORKER, guard_environment, settle_speculation
 from pilothouse.engine.model_facts import model_facts
@@ -35,27 +31,16 @@ from pilothouse.engine.resolve import resolve_plan
 from pilothouse.engine.succession import following_plan
 from pilothouse.errors import ConfigError, EngineError
 from pilothouse.model.catalogue import load_catalogue
+from pilothouse.offline.capturing import Capturing
+from pilothouse.offline.governance import Governance, Run
+from pilothouse.offline.request_field import Steering, request_fields
 from pilothouse.policy.endpoint import Endpoint
 from pilothouse.policy.loader import load_policies
-from pilothouse.sealed import SEALED_KEY, seal_key
-from pilothouse.server.admission import Admission, Admitted
-from pilothouse.server.identity import Caller
-from pilothouse.server.ledger import Entry, Ledger
-from pilothouse.server.settlement import Ending, Settler
 from pilothouse.term import SteerTerm as Steer
 from pilothouse.types import ScoreDetail, Site
 
 __all__ = ["LLM", "CaptureReader", "Steer"]
 
-OPERATOR = Caller(
-    tenant="", loopback=True, authenticated=True, may_steer=True, may_see_scores=True,
-    rollout_key="offline",
-)  # fmt: skip
-"""Whoever runs Python on the machine may do everything that the plan has tables for."""
-
-
-Steering = Sequence[Steer] | Sequence[Sequence[Steer]]
-"""Terms for all prompts, or for each its own."""
 CLIENT = 0
 """What the engine calls the one process that asks it here."""
 
@@ -90,10 +75,7 @@ class LLM(VllmLLM):  # type: ignore[misc]
         settle_speculation(args)
         settings = {name: value for name, value in vars(args).items() if name != "model"}
         self.plan = _plan(pilothouse_config, args)
-        pickup.install()
-        self._ledger = Ledger()
-        self._unsubscribe = pickup.subscribe(self._ledger.receive)
-        self._take(self.plan)
+        self._governance = Governance(self.plan)
         additional = dict(settings.pop("additional_config", None) or {})
         super().__init__(
             model,
@@ -124,9 +106,9 @@ class LLM(VllmLLM):  # type: ignore[misc]
         """
         asked = prompts if isinstance(prompts, list | tuple) else [prompts]
         run = super().generate
+        fields = request_fields(steer, probes, scores, len(asked))
         return self._governed(
-            "completions", len(asked), sampling_params,
-            _fields(steer, probes, scores, len(asked)), profile,
+            "completions", sampling_params, fields, profile,
             lambda params: run(asked, params, **more),
         )  # fmt: skip
 
@@ -145,9 +127,9 @@ class LLM(VllmLLM):  # type: ignore[misc]
         single = bool(messages) and isinstance(messages[0], dict)
         conversations = [messages] if single else list(messages)
         run = super().chat
+        fields = request_fields(steer, probes, scores, len(conversations))
         return self._governed(
-            "chat", len(conversations), sampling_params,
-            _fields(steer, probes, scores, len(conversations)), profile,
+            "chat", sampling_params, fields, profile,
             lambda params: run(conversations, params, **more),
         )  # fmt: skip
 
@@ -196,8 +178,7 @@ class LLM(VllmLLM):  # type: ignore[misc]
             KeyboardInterrupt: Ctrl-C; prompts answered by then are kept.
         """
         asked, is_chat = prompts_of(prompts)
-        config = self.llm_engine.vllm_config
-        facts, folder = self.plan.body.model, Path(out).absolute()
+        facts = self.plan.body.model
         order = capture_order(
             asked, layers=layers, sites=sites, positions=positions, max_tokens=max_tokens,
             steer=steer, profile=profile, dtype=dtype, rows_per_shard=rows_per_shard,
@@ -206,38 +187,16 @@ class LLM(VllmLLM):  # type: ignore[misc]
         )  # fmt: skip
         if self.llm_engine.has_unfinished_requests():
             raise ConfigError("capture: requests are waiting: call wait_for_completion() first")
-        index = open_folder(folder, capture_index(self.plan, order, config.model_config.dtype))
-        if index.complete:
-            return CaptureReader(folder)
-        done = set(CaptureReader(folder).prompts_done.tolist()) if index.shards else set()
-        left = [number for number in range(len(asked)) if number not in done]
-        enqueue = super().enqueue_chat if is_chat else super().enqueue
+        give = super().enqueue_chat if is_chat else super().enqueue
+
+        def enqueue(prompt: Any, params: SamplingParams) -> str:
+            [name] = give([prompt], [params], use_tqdm=False, **more)
+            return str(name)
+
+        index = capture_index(self.plan, order, self.llm_engine.vllm_config.model_config.dtype)
         endpoint: Endpoint = "chat" if is_chat else "completions"
-        index = index.model_copy(update={"run": index.run + bool(index.shards)})
-        with (
-            bar(len(asked), done=len(done), shown=progress) as advance,
-            Collection(self, index, folder, advance) as collection,
-        ):
-            for first in range(0, len(left), WAVE):
-                wave = left[first : first + WAVE]
-
-                def run(params: list[SamplingParams], wave: list[int] = wave) -> list[Any]:
-                    waiting: dict[str, int] = {}
-                    try:
-                        for number, each in zip(wave, params, strict=True):
-                            [name] = enqueue([asked[number]], [each], use_tqdm=False, **more)
-                            waiting[name] = number
-                    except (ValueError, VLLMClientError) as error:
-                        self.llm_engine.abort_request(list(waiting), internal=True)
-                        raise ConfigError(f"prompts: number {number}: {error}") from error
-                    return collection.wait(waiting)
-
-                params = [capture_params(number, order.max_tokens) for number in wave]
-                fields = _fields(steer, (), "none", len(wave))
-                outputs = self._governed(endpoint, len(wave), params, fields, profile, run)
-                for number, output in zip(wave, outputs, strict=True):
-                    _check_captured(number, output.outputs[0].pilothouse, collection)
-        return CaptureReader(folder)
+        run = Capturing(self, self._governance, order, asked, endpoint, enqueue)
+        return run.into(Path(out).absolute(), index, progress=progress)
 
     def reload(self, pilothouse_config: str | Path | PilothouseConfig) -> None:
         """Follow another configuration on the taps and tables of the running one.
@@ -258,79 +217,21 @@ class LLM(VllmLLM):  # type: ignore[misc]
             raise EngineError(f"reload: nothing has changed: {refusal}")
         if not ask_engine(self.llm_engine, "activate", CLIENT, before, plan.revision):
             raise EngineError(f"reload: the engine does not run revision {before}; start it anew")
-        self._take(plan)
-        ask_engine(self.llm_engine, "release", CLIENT, before)
-
-    def _take(self, plan: Plan) -> None:
         self.plan = plan
-        self._admission = Admission(plan, [plan.body.model.model_id], seal_key())
-        self._settler = Settler(plan.rulebook, lambda _: None)
+        self._governance.follow(plan)
+        ask_engine(self.llm_engine, "release", CLIENT, before)
 
     def _governed(
         self,
         endpoint: Endpoint,
-        count: int,
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
         fields: Sequence[dict[str, Any]],
         profile: str | None,
-        run: Callable[[list[SamplingParams]], list[RequestOutput]],
+        run: Run,
     ) -> list[RequestOutput]:
         given = sampling_params or self.get_default_sampling_params()
-        each = [given] * count if isinstance(given, SamplingParams) else list(given)
-        admitted, entries, params = [], [], []
-        for sampling, field in zip(each, fields, strict=True):
-            body: dict[str, Any] = {"model": profile or self.plan.body.model.model_id}
-            body |= {"pilothouse": field, "n": sampling.n}
-            admitted.append(self._admission.admit(body, endpoint, OPERATOR))
-            entries.append(self._ledger.open(admitted[-1].decision_id))
-            sealed = sampling.clone()
-            sealed.extra_args = (sealed.extra_args or {}) | {
-                SEALED_KEY: body["vllm_xargs"][SEALED_KEY]
-            }
-            params.append(sealed)
-        try:
-            outputs = run(params)
-        finally:
-            for ours in admitted:
-                self._ledger.close(ours.decision_id)
-        for output, ours, entry in zip(outputs, admitted, entries, strict=True):
-            self._tell(output, ours, entry)
-        return outputs
-
-    def _tell(self, output: Any, admitted: Admitted, entry: Entry) -> None:
-        output.pilothouse = {
-            "decision_id": admitted.decision_id,
-            "revision": admitted.sealed.revision,
-        }
-        for completion in output.outputs:
-            if entry.error is not None:
-                completion.pilothouse = {"action": "refused", "error": entry.error}
-                continue
-            settlement = self._settler.settle(admitted, entry, (0, completion.index))
-            completion.pilothouse = settlement.visible
-            if settlement.ending is not None:
-                _end(completion, settlement.ending)
-
-
-def _end(completion: Any, ending: Ending) -> None:
-    """What a client gets of a completion that a verdict ended."""
-    completion.pilothouse["message"] = ending.message
-    completion.finish_reason = "stop" if ending.deed == "respond" else "content_filter"
-    completion.stop_reason = None
-    if ending.withholds_all:
-        completion.text, completion.token_ids = "", []
-        completion.logprobs = completion.cumulative_logprob = None
-    if ending.deed == "respond":
-        completion.text = ending.message
-
-
-def _check_captured(number: int, told: dict[str, Any], collection: Collection) -> None:
-    """Take down what policies did; a request that the engine turned away has no rows."""
-    action = told["action"]
-    if action == "refused":
-        raise EngineError(f"prompt {number} was turned away: {told['error']}")
-    if action != "allow":
-        collection.acted(action, number)
+        each = [given] * len(fields) if isinstance(given, SamplingParams) else list(given)
+        return self._governance.run(endpoint, each, fields, profile, run)
 
 
 def _plan(config: str | Path | PilothouseConfig | None, args: Namespace) -> Plan:
@@ -344,22 +245,3 @@ def _granted(config: str | Path | PilothouseConfig) -> PilothouseConfig:
     known = load_config(Path(config)) if isinstance(config, str | Path) else config
     granted = known.auth.model_copy(update={"client_steering": True, "client_scores": True})
     return known.model_copy(update={"auth": granted})
-
-
-def _fields(
-    steer: Steering, probes: Sequence[str], scores: ScoreDetail, count: int
-) -> list[dict[str, Any]]:
-    """The request's field of each prompt."""
-    if not any(isinstance(each, Sequence) for each in steer):
-        return [_field(steer, probes, scores)] * count  # type: ignore[arg-type]
-    if len(steer) != count or not all(isinstance(each, Sequence) for each in steer):
-        raise ConfigError(
-            f"steer: got {len(steer)} entries, some of them lists, for {count} prompts; want terms "
-            "for all prompts, or one list of terms for each prompt"
-        )
-    return [_field(each, probes, scores) for each in steer]  # type: ignore[arg-type]
-
-
-def _field(steer: Sequence[Steer], probes: Sequence[str], scores: ScoreDetail) -> dict[str, Any]:
-    terms = [each.model_dump(mode="json", exclude_none=True) for each in steer]
-    return {"steer": terms, "probes": list(probes), "scores": scores}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from xml.etree import ElementTree
@@ -19,7 +20,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pilothouse.contrast.division import divide
-from pilothouse.contrast.pair import load_pairs
+from pilothouse.contrast.pair import Asked, Pair, load_pairs
 from pilothouse.contrast.report import FitReport
 from pilothouse.model.vector import Vector, load_vector
 from tests.cli.fitting import ENGINE, report_of, run_fit
@@ -63,32 +64,53 @@ def fitted(place: Path) -> tuple[Vector, FitReport]:
 class Reference:
     """transformers' own model, read and edited by hooks on its blocks."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, site: str = "resid_post") -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        blocks = self.model.model.layers
+        self.places = [each.mlp for each in blocks] if site == "mlp_out" else list(blocks)
 
-    def ids(self, prompt: str, more: str) -> tuple[list[int], int]:
-        given = self.tokenizer.encode(prompt)
+    def ids(self, asked: Asked, more: str) -> tuple[list[int], int]:
+        if asked.messages is None:
+            given = self.tokenizer.encode(asked.prompt)
+        else:
+            turns = [each.model_dump() for each in asked.messages]
+            said = self.tokenizer.apply_chat_template(
+                turns, add_generation_prompt=True, tokenize=False
+            )
+            given = self.tokenizer.encode(said, add_special_tokens=False)
         return given + self.tokenizer.encode(more, add_special_tokens=False), len(given)
 
-    def state(self, prompt: str, more: str, layer: int) -> np.ndarray:
-        ids, start = self.ids(prompt, more)
+    def state(self, asked: Asked, more: str, layer: int) -> np.ndarray:
+        ids, start = self.ids(asked, more)
         seen: list[torch.Tensor] = []
         with self._hook(layer, lambda hidden: seen.append(hidden) or hidden), torch.no_grad():
             self.model(torch.tensor([ids]))
         return seen[0][0, start:].mean(dim=0).numpy().astype(np.float64)
 
     def mean_log_probability(
-        self, prompt: str, more: str, layer: int = 0, edit: np.ndarray | None = None
+        self, asked: Asked, more: str, layer: int, edit: np.ndarray | None, on: str = "output"
     ) -> float:
-        ids, start = self.ids(prompt, more)
+        ids, start = self.ids(asked, more)
         added = torch.zeros(1, len(ids), D_MODEL)
         if edit is not None:
-            added[0, start:] = torch.from_numpy(edit.astype(np.float32))
+            where = {"prompt": slice(start), "output": slice(start, None), "all": slice(None)}[on]
+            added[0, where] = torch.from_numpy(edit.astype(np.float32))
         with self._hook(layer, lambda hidden: hidden + added), torch.no_grad():
             logits = self.model(torch.tensor([ids])).logits[0]
         scored = torch.log_softmax(logits[start - 1 : -1], dim=-1)
         return float(scored[range(len(ids) - start), ids[start:]].mean())
+
+    def effect(self, pair: Pair, layer: int, edit: np.ndarray, on: str = "output") -> float:
+        """By how much an edit widens the margin between the sides of a pair."""
+        margins = []
+        for added in (edit, None):
+            one, other = (
+                self.mean_log_probability(pair, side, layer, added, on)
+                for side in (pair.positive, pair.negative)
+            )
+            margins.append(one - other)
+        return margins[0] - margins[1]
 
     @contextmanager
     def _hook(self, layer: int, change) -> Iterator[None]:  # type: ignore[no-untyped-def]
@@ -97,50 +119,81 @@ class Reference:
                 return (change(output[0]), *output[1:])
             return change(output)
 
-        handle = self.model.model.layers[layer].register_forward_hook(hook)
+        handle = self.places[layer].register_forward_hook(hook)
         try:
             yield
         finally:
             handle.remove()
 
 
-def test_the_vector_is_the_difference_that_transformers_computes(
-    place: Path, fitted: tuple[Vector, FitReport]
+def check_against(
+    model: Reference, pairs: Sequence[Pair], vector: Vector, report: FitReport, on: str = "output"
 ) -> None:
-    vector, report = fitted
-    pairs = load_pairs(place / "pairs.jsonl")
-    model = Reference(place / "echo")
-    layer = report.chosen_layer
+    """The vector and its effect on test pairs are what transformers gives."""
+    parts, layer = divide(pairs, report.seed), report.chosen_layer
     gaps = [
-        model.state(pairs[n].prompt, pairs[n].positive, layer)
-        - model.state(pairs[n].prompt, pairs[n].negative, layer)
-        for n in divide(pairs, report.seed).fit
+        model.state(pairs[n], pairs[n].positive, layer)
+        - model.state(pairs[n], pairs[n].negative, layer)
+        for n in parts.fit
     ]
     wanted = np.mean(gaps, axis=0)
     assert np.abs(vector.direction_D(layer) - wanted).max() < 1e-4 * np.linalg.norm(wanted)
     assert report.parts.fit == len(gaps) == 10
+    edit = wanted / np.linalg.norm(wanted) * report.chosen_scale * vector.residual_norm(layer)
+    effect = np.mean([model.effect(pairs[n], layer, edit, on) for n in parts.test])
+    assert abs(effect) > 0.01
+    assert report.test.effect.estimate == pytest.approx(effect, abs=1e-4)
 
 
-def test_the_effect_on_test_pairs_is_what_transformers_gives(
+def test_the_vector_and_its_effect_are_what_transformers_computes(
     place: Path, fitted: tuple[Vector, FitReport]
 ) -> None:
-    vector, report = fitted
     pairs = load_pairs(place / "pairs.jsonl")
-    model = Reference(place / "echo")
-    layer = report.chosen_layer
-    unit = vector.direction_D(layer) / np.linalg.norm(vector.direction_D(layer))
-    edit = unit * report.chosen_scale * vector.residual_norm(layer)
+    check_against(Reference(place / "echo"), pairs, *fitted)
+    assert fitted[1].test.effect.estimate > 0.05
 
-    def margin(n: int, added: np.ndarray | None) -> float:
-        sides = (pairs[n].positive, pairs[n].negative)
-        one, other = (
-            model.mean_log_probability(pairs[n].prompt, side, layer, added) for side in sides
-        )
-        return one - other
 
-    wanted = np.mean([margin(n, edit) - margin(n, None) for n in divide(pairs, report.seed).test])
-    assert wanted > 0.05
-    assert report.test.effect.estimate == pytest.approx(wanted, abs=1e-4)
+@pytest.mark.full
+@pytest.mark.parametrize(("on", "site"), [("prompt", "resid_post"), ("all", "mlp_out")])
+def test_a_vector_elsewhere_has_the_effect_that_transformers_computes(
+    on: str, site: str, place: Path
+) -> None:
+    out = place / f"{site}-{on}"
+    done = run_fit(
+        place / "pairs.jsonl", "--model", place / "echo", "--out", out, "--on", on,
+        "--site", site, "--layers", "1", "--scales", "0.5", *SMALL,
+    )  # fmt: skip
+    assert done.exit_code in (0, 1), done.output
+    vector, pairs = load_vector("v", out), load_pairs(place / "pairs.jsonl")
+    assert (vector.site, vector.layers) == (site, (1,))
+    check_against(Reference(place / "echo", site), pairs, vector, report_of(out), on)
+
+
+@pytest.mark.full
+def test_pairs_that_continue_conversations_are_put_as_the_chat_template_says(
+    place: Path,
+) -> None:
+    shutil.copytree(place / "echo", place / "chatty")
+    (place / "chatty" / "chat_template.jinja").write_text(
+        "{% for each in messages %}{{ each.role }}: {{ each.content }} | {% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    talks = [
+        {"messages": [
+            {"role": "system", "content": "the keeper is kind"},
+            {"role": "user", "content": pair.pop("prompt")},
+        ]} | pair
+        for pair in echo_pairs(20)
+    ]  # fmt: skip
+    write_lines(place / "talks.jsonl", talks)
+    out = place / "talked"
+    done = run_fit(
+        place / "talks.jsonl", "--model", place / "chatty", "--out", out, "--layers", "1",
+        "--scales", "0.2", *SMALL,
+    )  # fmt: skip
+    assert done.exit_code in (0, 1), done.output
+    pairs = load_pairs(place / "talks.jsonl")
+    check_against(Reference(place / "chatty"), pairs, load_vector("v", out), report_of(out))
 
 
 def test_every_figure_stands_beside_its_controls(fitted: tuple[Vector, FitReport]) -> None:
@@ -232,7 +285,7 @@ def test_a_tuned_model_gives_what_it_differs_in(place: Path) -> None:
     plain, tilted = Reference(place / "echo"), Reference(place / "tilted")
     pairs = load_pairs(place / "pairs.jsonl")
     gaps = [
-        tilted.state(pairs[n].prompt, side, 0) - plain.state(pairs[n].prompt, side, 0)
+        tilted.state(pairs[n], side, 0) - plain.state(pairs[n], side, 0)
         for n in divide(pairs, 0).fit
         for side in (pairs[n].positive, pairs[n].negative)
     ]

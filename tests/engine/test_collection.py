@@ -310,7 +310,7 @@ def test_a_position_that_went_by_unseen_is_an_error(
         params.skip_reading_prefix_cache = False
         return params
 
-    monkeypatch.setattr("pilothouse.llm.capture_params", reads_cache)
+    monkeypatch.setattr("pilothouse.offline.capturing.capture_params", reads_cache)
     answers_of(llm)
     with pytest.raises(EngineError, match=r"prompt \d+: some of its \d+ positions went by unseen"):
         llm.capture(PROMPTS, [1], out=tmp_path, progress=False)
@@ -393,4 +393,4 @@ def test_waiting_requests_are_not_mixed_with_a_capture(llm: LLM, tmp_path: Path)
             llm.capture(PROMPTS, [1], out=tmp_path, progress=False)
         return llm.wait_for_completion(use_tqdm=False)
 
-    llm._governed("completions", 1, params, [{}], None, capture_meanwhile)
+    llm._governed("completions", params, [{}], None, capture_meanwhile)

@@ -9,8 +9,6 @@ Shape suffixes: T positions, V vocabulary, D width of a site.
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -32,9 +30,9 @@ from pilothouse.errors import EngineError
 from tests.engine.harness import Engine, all_logprobs, engine
 from tests.engine.hooked import HOOKED_WORKER
 from tests.reference.hf_sites import SiteModel
+from tests.support.own_process import said_by
 from tests.support.tiny_architectures import architectures, make_architecture
 
-CHECKOUT = Path(__file__).parents[2]
 QUICK = ("llama", "gemma3", "gpt2", "mixtral", "falcon", "olmo2", "granite")
 TOLERANCE = 1e-4
 LEAST_MOVE = 0.05
@@ -130,7 +128,7 @@ def test_every_site_of_every_known_architecture_equals_transformers(
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["llama", "gpt2", "falcon_sequential", "gpt_neox_sequential"])
 def test_every_site_equals_transformers_when_compiled(name: str, tmp_path: Path) -> None:
-    in_own_process(tmp_path, name, "--compiled")
+    agrees(tmp_path, name, "--compiled")
 
 
 @pytest.mark.engine
@@ -138,20 +136,12 @@ def test_every_site_equals_transformers_when_compiled(name: str, tmp_path: Path)
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["llama", "gpt2", "cohere", "gpt_neox_sequential"])
 def test_every_site_equals_transformers_with_two_workers(name: str, tmp_path: Path) -> None:
-    in_own_process(tmp_path, name, "--workers", "2")
+    agrees(tmp_path, name, "--workers", "2")
 
 
-def in_own_process(cache: Path, *arguments: str) -> None:
-    """Run the check as a program, with a compile cache of its own."""
-    changes = {"VLLM_CACHE_ROOT": str(cache), "VLLM_LOGGING_LEVEL": "ERROR"}
-    path = os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "middleware")])
-    ran = subprocess.run(
-        [sys.executable, "-m", "tests.engine.test_hook_points", *arguments],
-        cwd=CHECKOUT, env=os.environ | changes | {"PYTHONPATH": path},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr[-4000:]
-    assert "sites agree" in ran.stdout
+def agrees(cache: Path, *arguments: str) -> None:
+    """Run this module's check as a program."""
+    assert "sites agree" in said_by("tests.engine.test_hook_points", cache, *arguments)
 
 
 @pytest.mark.engine

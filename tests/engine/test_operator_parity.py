@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.engine.operator_parity import CASES, check_cached, run_check, starting
-from tests.engine.test_parity import in_own_process
 from tests.reference.hf_hooks import HookedModel
+from tests.support.own_process import in_own_process
 from tests.support.tiny_architectures import make_architecture
 
 PROGRAM = "tests.engine.operator_parity"

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,28 +11,15 @@ import pytest
 
 from tests.engine import drafted, test_speculation
 from tests.engine.harness import engine
-from tests.engine.test_parity import said_by
-
-CHECKOUT = Path(__file__).parents[2]
+from tests.support.own_process import said_by
 
 pytestmark = [pytest.mark.engine, pytest.mark.full, pytest.mark.timeout(900)]
 
 
 def answers(model: Path, cache: Path, *arguments: str) -> dict[str, list]:
     """What `tests.engine.answers` prints, from a process of its own."""
-    path = [str(CHECKOUT), str(CHECKOUT / "middleware")]
-    inherited = os.environ.get("PYTHONPATH")
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([*path, inherited] if inherited else path),
-        "VLLM_CACHE_ROOT": str(cache),
-        "VLLM_LOGGING_LEVEL": "ERROR",
-    }
-    ran = subprocess.run(
-        [sys.executable, "-m", "tests.engine.answers", str(model), *arguments],
-        cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr[-4000:]
-    found: dict[str, list] = json.loads(ran.stdout.splitlines()[-1])
+    said = said_by("tests.engine.answers", cache, str(model), *arguments)
+    found: dict[str, list] = json.loads(said.splitlines()[-1])
     return found
 
 

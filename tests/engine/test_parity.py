@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.engine.parity import run_check
+from tests.support.own_process import in_own_process
 from tests.support.tiny_architectures import architectures
 
-CHECKOUT = Path(__file__).parents[2]
-TRITON_STAND_IN = CHECKOUT / "tests" / "support" / "triton_cpu"
+PROGRAM = "tests.engine.parity"
 NAMES = sorted(architectures())
 QUICK = ("gemma3", "gpt2", "llama", "mixtral", "opt", "qwen3", "falcon", "olmo2", "granite")
 COMPILED_QUICK = ("qwen3", "gpt2")
@@ -34,12 +31,12 @@ def test_parity_of_every_architecture_eager_in_chunks(name: str, tmp_path: Path)
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", COMPILED_QUICK)
 def test_parity_compiled(name: str, tmp_path: Path) -> None:
-    in_own_process(tmp_path, name, "--compiled", "--chunked")
+    in_own_process(tmp_path, name, "--compiled", "--chunked", program=PROGRAM)
 
 
 @pytest.mark.engine
 def test_parity_on_the_second_model_runner(tmp_path: Path) -> None:
-    in_own_process(tmp_path, V2_QUICK, "--v2", "--chunked")
+    in_own_process(tmp_path, V2_QUICK, "--v2", "--chunked", program=PROGRAM)
 
 
 @pytest.mark.engine
@@ -52,26 +49,5 @@ def test_parity_on_the_second_model_runner(tmp_path: Path) -> None:
 def test_parity_matrix(
     name: str, runner: str | None, mode: str | None, chunked: str | None, tmp_path: Path
 ) -> None:
-    in_own_process(tmp_path, name, *(each for each in (runner, mode, chunked) if each))
-
-
-def in_own_process(cache: Path, *arguments: str, program: str = "tests.engine.parity") -> None:
-    """Run the check as a program, with a compile cache of its own."""
-    assert "parity holds" in said_by(program, cache, *arguments)
-
-
-def said_by(program: str, cache: Path, *arguments: str) -> str:
-    """What a program of the tests prints, that ends well."""
-    changes = {"VLLM_CACHE_ROOT": str(cache / "cache"), "VLLM_LOGGING_LEVEL": "ERROR"}
-    path = [str(CHECKOUT), str(CHECKOUT / "middleware")]
-    if "--v2" in arguments:
-        changes |= {"PILOTHOUSE_TRITON_INTERPRET": "1", "VLLM_USE_V2_MODEL_RUNNER": "1"}
-        path.insert(0, str(TRITON_STAND_IN))
-    inherited = os.environ.get("PYTHONPATH")
-    changes["PYTHONPATH"] = os.pathsep.join([*path, inherited] if inherited else path)
-    ran = subprocess.run(
-        [sys.executable, "-m", program, *arguments],
-        cwd=CHECKOUT, env=os.environ | changes, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr[-4000:]
-    return ran.stdout
+    flags = [each for each in (runner, mode, chunked) if each]
+    in_own_process(tmp_path, name, *flags, program=PROGRAM)

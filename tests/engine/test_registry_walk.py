@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.own_process import said_by
 from tests.support.shrink import LAYERS, shrink
 
-CHECKOUT = Path(__file__).parents[2]
 QUICK = (
     "LlamaForCausalLM", "ApertusForCausalLM", "BloomForCausalLM", "Exaone4ForCausalLM",
     "InternLM2ForCausalLM", "SmolLM3ForCausalLM", "Qwen3NextForCausalLM",
@@ -25,14 +23,8 @@ MULTIMODAL_FLOOR = 15
 def walked(tmp_path: Path, *arguments: str) -> list[dict[str, str]]:
     """The program's visits; its summary is printed."""
     target = tmp_path / "visits.json"
-    path = os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "middleware")])
-    result = subprocess.run(
-        [sys.executable, "-m", "tests.engine.registry_walk", *arguments, "--json", str(target)],
-        cwd=CHECKOUT, env=os.environ | {"PYTHONPATH": path, "VLLM_PLUGINS": ""},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-4000:]
-    sys.stdout.write(result.stdout[result.stdout.index(" architectures: ") - 4 :])
+    said = said_by("tests.engine.registry_walk", tmp_path, *arguments, "--json", str(target))
+    sys.stdout.write(said[said.index(" architectures: ") - 4 :])
     visits: list[dict[str, str]] = json.loads(target.read_text())
     return visits
 

@@ -13,7 +13,7 @@ from pilothouse.model.vector import Vector, build_vector
 from pilothouse.types import PROJECTION_SITES, Site
 from tests.engine.harness import engine, make_plan, random_rows
 from tests.engine.site_parity import ALL_SITES, run_check
-from tests.engine.test_parity import in_own_process
+from tests.support.own_process import in_own_process
 from tests.support.tiny_architectures import D_MODEL, make_architecture
 
 PROGRAM = "tests.engine.site_parity"

@@ -34,9 +34,9 @@ from tests.engine.drafted import (
 )
 from tests.engine.drafters import KNOWING, NGRAM, knowing, watch_drafts
 from tests.engine.harness import BLOCK, all_logprobs, engine, forced_async
-from tests.engine.test_parity import said_by
 from tests.engine.worlds import vector
 from tests.reference.hf_hooks import HookedEdit, HookedModel
+from tests.support.own_process import said_by
 
 pytestmark = pytest.mark.engine
 

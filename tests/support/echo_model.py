@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 D_MODEL = 64
@@ -66,7 +67,7 @@ def echo_pairs(count: int, seed: int = 0) -> list[dict[str, str]]:
     ]
 
 
-def write_lines(path: Path, lines: list[dict[str, str]]) -> Path:
+def write_lines(path: Path, lines: Iterable[Mapping[str, object]]) -> Path:
     """JSON lines."""
     path.write_text("".join(json.dumps(each) + "\n" for each in lines), encoding="utf-8")
     return path

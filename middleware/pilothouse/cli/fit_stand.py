@@ -20,13 +20,12 @@ from pilothouse.contrast.line import Line, Said
 from pilothouse.contrast.pair import Asked
 from pilothouse.contrast.sample import Floats
 from pilothouse.errors import ConfigError
-from pilothouse.term import Positions, SteerTerm
-from pilothouse.types import Clause, Site
+from pilothouse.term import SteerTerm
+from pilothouse.types import Site
 
 if TYPE_CHECKING:
     from pilothouse.llm import LLM
 
-OWN_SETTINGS = ("model", "worker_cls", "scheduler_cls", "additional_config")
 TOP = 20
 """Likeliest tokens that are compared; vLLM gives no more unless told to."""
 CAPTURE_BYTES = 256 << 20
@@ -220,36 +219,6 @@ class Stand:
             use_tqdm=False,
         )
         return [tuple(each.outputs[0].token_ids) for each in outputs]
-
-
-def forced(vector: str, layer: int, scale: float, on: Clause, line: Line) -> SteerTerm:
-    """The term that does to a given text what `on` does to a prompt and its answer."""
-    where = {
-        "all": None,
-        "prompt": Positions(first=line.start),
-        "output": Positions(last=len(line.ids) - line.start),
-    }[on]
-    return SteerTerm(
-        vector=vector, layers=(layer,), scale=scale, unit="residual", on="prompt", positions=where
-    )
-
-
-def engine_settings(words: Sequence[str]) -> dict[str, Any]:
-    """vLLM's engine flags as arguments of `LLM`, those alone that were given.
-
-    Raises:
-        ConfigError: a flag that this verb sets itself.
-    """
-    from vllm.engine.arg_utils import EngineArgs
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-
-    parser = EngineArgs.add_cli_args(FlexibleArgumentParser(prog="pilothouse vector fit ... --"))
-    given, usual = vars(parser.parse_args(list(words))), vars(parser.parse_args([]))
-    settings = {name: value for name, value in given.items() if value != usual[name]}
-    taken = sorted(settings.keys() & set(OWN_SETTINGS))
-    if taken:
-        raise ConfigError(f"behind --: got {', '.join(taken)}, which vector fit sets itself")
-    return settings
 
 
 def _parts(lines: Sequence[Line], tokens: int) -> list[list[Line]]:

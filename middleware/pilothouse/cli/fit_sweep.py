@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pilothouse.cli.fit_order import Asking, FitOrder, Material, Part
-from pilothouse.cli.fit_stand import Phase, Stand, forced
-from pilothouse.contrast.line import Said
+from pilothouse.cli.fit_stand import Phase, Stand
+from pilothouse.contrast.line import Said, forced
 from pilothouse.contrast.measure import Heard, effects, figures, mean_interval
 from pilothouse.contrast.report import (
     CONTROLS,

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from pilothouse.config import HubPlace, parse_place
 from pilothouse.errors import ConfigError
-from pilothouse.model.hub import SUFFIXES, fetched, folder_of, with_commit
+from pilothouse.model.hub import fetched, folder_of, with_commit
+from pilothouse.model.hub_client import SUFFIXES
 from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.model.sae.detect import files_of
 from pilothouse.model.sae.formats import load_sae

@@ -110,7 +110,7 @@ def fit_vector(
     with exits():
         from pilothouse.cli.fit_order import FitOrder, read_files
         from pilothouse.cli.fit_run import run_fit
-        from pilothouse.cli.fit_stand import engine_settings
+        from pilothouse.cli.fit_settings import engine_settings
 
         _check_out(out)
         known_as = model_id or Path(model).resolve().name

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pilothouse.contrast.sample import Floats
+from pilothouse.term import Positions, SteerTerm
+from pilothouse.types import Clause
 
 
 class Line(NamedTuple):
@@ -37,3 +39,15 @@ class Said:
     def mean(self) -> float:
         """Mean log-probability of a token, so that long and short texts compare."""
         return float(self.log_probabilities_T.mean())
+
+
+def forced(vector: str, layer: int, scale: float, on: Clause, line: Line) -> SteerTerm:
+    """The term that does to a given text what `on` does to a prompt and its answer."""
+    where = {
+        "all": None,
+        "prompt": Positions(first=line.start),
+        "output": Positions(last=len(line.ids) - line.start),
+    }[on]
+    return SteerTerm(
+        vector=vector, layers=(layer,), scale=scale, unit="residual", on="prompt", positions=where
+    )

@@ -1,0 +1,1 @@
+"""What stands behind `pilothouse.LLM`: batches governed without a server, and captures."""

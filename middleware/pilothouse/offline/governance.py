@@ -1,0 +1,108 @@
+"""A batch governed without HTTP: each prompt is admitted, and settled, as a server's request is."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from vllm import SamplingParams
+
+from pilothouse.engine import pickup
+from pilothouse.engine.plan import Plan
+from pilothouse.policy.endpoint import Endpoint
+from pilothouse.sealed import SEALED_KEY, seal_key
+from pilothouse.server.admission import Admission, Admitted
+from pilothouse.server.identity import Caller
+from pilothouse.server.ledger import Entry, Ledger
+from pilothouse.server.settlement import Ending, Settler
+
+OPERATOR = Caller(
+    tenant="", loopback=True, authenticated=True, may_steer=True, may_see_scores=True,
+    rollout_key="offline",
+)  # fmt: skip
+"""Whoever runs Python on the machine may do everything that the plan has tables for."""
+
+Run = Callable[[list[SamplingParams]], list[Any]]
+"""Gives the prompts to the engine with these parameters; vLLM's outputs in their order."""
+
+
+class Governance:
+    """Admits the prompts of a batch and says of each output what the policies did.
+
+    Made before the engine: the engine's outputs are followed from the first.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._ledger = Ledger()
+        pickup.install()
+        weakref.finalize(self, pickup.subscribe(self._ledger.receive))
+        self.follow(plan)
+
+    def follow(self, plan: Plan) -> None:
+        """Govern what comes next by `plan`."""
+        self._model_id = plan.body.model.model_id
+        self._admission = Admission(plan, [self._model_id], seal_key())
+        self._settler = Settler(plan.rulebook, lambda _: None)
+
+    def run(
+        self,
+        endpoint: Endpoint,
+        params: Sequence[SamplingParams],
+        fields: Sequence[dict[str, Any]],
+        profile: str | None,
+        run: Run,
+    ) -> list[Any]:
+        """The outputs of `run`, each with `.pilothouse`.
+
+        Args:
+            params: vLLM's, one for each prompt.
+            fields: the `pilothouse` field of each prompt's request.
+
+        Raises:
+            RequestError: steering, probes or a profile that the plan does not have.
+        """
+        admitted, entries, sealed = [], [], []
+        for sampling, field in zip(params, fields, strict=True):
+            body: dict[str, Any] = {
+                "model": profile or self._model_id, "pilothouse": field, "n": sampling.n,
+            }  # fmt: skip
+            admitted.append(self._admission.admit(body, endpoint, OPERATOR))
+            entries.append(self._ledger.open(admitted[-1].decision_id))
+            own = sampling.clone()
+            own.extra_args = (own.extra_args or {}) | {SEALED_KEY: body["vllm_xargs"][SEALED_KEY]}
+            sealed.append(own)
+        try:
+            outputs = run(sealed)
+        finally:
+            for ours in admitted:
+                self._ledger.close(ours.decision_id)
+        for output, ours, entry in zip(outputs, admitted, entries, strict=True):
+            self._tell(output, ours, entry)
+        return outputs
+
+    def _tell(self, output: Any, admitted: Admitted, entry: Entry) -> None:
+        output.pilothouse = {
+            "decision_id": admitted.decision_id,
+            "revision": admitted.sealed.revision,
+        }
+        for completion in output.outputs:
+            if entry.error is not None:
+                completion.pilothouse = {"action": "refused", "error": entry.error}
+                continue
+            settlement = self._settler.settle(admitted, entry, (0, completion.index))
+            completion.pilothouse = settlement.visible
+            if settlement.ending is not None:
+                _end(completion, settlement.ending)
+
+
+def _end(completion: Any, ending: Ending) -> None:
+    """What a client gets of a completion that a verdict ended."""
+    completion.pilothouse["message"] = ending.message
+    completion.finish_reason = "stop" if ending.deed == "respond" else "content_filter"
+    completion.stop_reason = None
+    if ending.withholds_all:
+        completion.text, completion.token_ids = "", []
+        completion.logprobs = completion.cumulative_logprob = None
+    if ending.deed == "respond":
+        completion.text = ending.message
