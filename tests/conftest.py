@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,10 @@ import pytest
 
 from tests.support.server_process import ServerProcess, demo_process, serve_process
 from tests.support.tiny_house import KNOWN_ORIGIN, SERVED_NAME, make_tiny_house
+
+# A shell starts what is to run in the background deaf to Ctrl-C, and so is what that starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

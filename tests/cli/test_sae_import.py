@@ -389,7 +389,7 @@ def test_show_as_json_has_the_digest_that_is_served(tmp_path: Path) -> None:
     folder = files.saelens(tmp_path, book("relu"))
     about = json.loads(shown(folder, "--json").output)
     assert about["digest"] == load_sae("s", folder, "saelens").digest
-    assert (about["format"], about["edits"], about["reads"]) == ("saelens", True, True)
+    assert (about["format"], about["edits"], about["probes"]) == ("saelens", True, True)
 
 
 def test_show_says_why_an_sae_cannot_be_used(tmp_path: Path) -> None:

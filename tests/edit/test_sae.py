@@ -16,7 +16,7 @@ from pilothouse.edit.assembly import Assembly
 from pilothouse.edit.gate import Gate
 from pilothouse.edit.layer import LayerEdit
 from pilothouse.edit.operator import Parts, Row
-from pilothouse.edit.sae import FeatureEdit, feature_read, feature_rows
+from pilothouse.edit.sae import FeatureEdit, feature_read, feature_rows, plain_read
 from pilothouse.edit.sae_codes import edited, encode
 from pilothouse.edit.sources import Sources
 from pilothouse.errors import RequestError
@@ -226,7 +226,7 @@ def test_over_nothing_means_over_the_threshold(tmp_path: Path) -> None:
     made = book("jumprelu", threshold=np.full(FEATURES, 2.0))
     sae, h_TD = loaded(tmp_path, made), hidden()
     feature = some_feature(sae, h_TD)
-    read_D, bias, _ = feature_read(sae, feature)
+    read_D, bias, *_ = feature_read(sae, feature)
     z_T = h_TD @ read_D + bias
     assert ((z_T > 0.0) & (z_T <= 2.0)).any()
     edits = (FeatureEdit(feature, "set", 5.0, above=0.0),)
@@ -271,7 +271,7 @@ def test_a_feature_is_a_read_row(tmp_path: Path, form: str) -> None:
     sae, h_TD = loaded(tmp_path, book(form, subtracts_b_dec=True)), hidden()
     codes_TM = encode(sae, h_TD)
     for feature in range(FEATURES):
-        read_D, bias, threshold = feature_read(sae, feature)
+        read_D, bias, threshold, _ = feature_read(sae, feature)
         z_T = h_TD @ read_D + bias
         assert np.where(z_T > threshold, z_T, 0.0) == pytest.approx(codes_TM[:, feature], abs=1e-9)
 
@@ -317,7 +317,7 @@ def test_what_needs_more_than_a_row_cannot_be_read_by_one(
     tmp_path: Path, form: str, changes: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(RequestError, match=said):
-        feature_read(loaded(tmp_path, book(form, **changes)), 1)
+        plain_read(loaded(tmp_path, book(form, **changes)), 1)
 
 
 @pytest.mark.parametrize("form", [each for each in FORMS if each not in READABLE])

@@ -10,8 +10,12 @@ import pytest
 import yaml
 
 from pilothouse.config import PilothouseConfig, load_config
+from pilothouse.edit.sae import FeatureRead
 from pilothouse.edit.sae_codes import encode
-from pilothouse.engine.facts import ModelFacts
+from pilothouse.edit.statistic import Statistic
+from pilothouse.engine.facts import LoggedSae, ModelFacts
+from pilothouse.engine.feature_log import LoggedFeature, logged_sae
+from pilothouse.engine.feature_pool import FeaturePool
 from pilothouse.engine.resolve import resolve_plan
 from pilothouse.errors import ConfigError, PolicyError
 from pilothouse.llm import LLM
@@ -111,6 +115,16 @@ def test_each_feature_is_read_once_whatever_rules_log_it(house: Path) -> None:
     (logged,) = plan.body.logged
     assert (logged.features, logged.labels) == ((3, 7), (None, LABEL))
     assert len(set(logged.columns)) == 2
+
+
+def test_a_feature_that_can_never_be_on_is_logged_as_off() -> None:
+    never = FeatureRead(np.zeros(D_MODEL), 0.0, float("inf"), Statistic.NONE)
+    facts = logged_sae("topics", [LoggedFeature(3, None, never)], [0])
+    read_back = LoggedSae.model_validate_json(facts.model_dump_json())
+    pool = FeaturePool([read_back])
+    pool.grow(1)
+    pool.take(np.array([0]), np.array([0]), np.full((1, 1), 1e30, np.float32))
+    assert pool.top(0, "topics", (3,), 1) == []
 
 
 @pytest.mark.parametrize(

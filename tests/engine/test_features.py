@@ -18,6 +18,8 @@ from torch import Tensor
 
 from pilothouse.edit.layer import LayerEdit
 from pilothouse.edit.sae import FeatureEdit
+from pilothouse.edit.sae_codes import statistic_of
+from pilothouse.edit.statistic import Statistic
 from pilothouse.engine.kernel import EditTables, edit_delta
 from pilothouse.engine.residents import latent_plan, latent_tables
 from pilothouse.engine.table_size import table_bytes
@@ -48,7 +50,7 @@ def planned(saes: Sequence[Sae], rank: int = RANK) -> EditPlan:
     """What a tap of these SAEs is planned with."""
     return EditPlan(
         rank=rank,
-        statistics=any(sae.normalisation != "none" or sae.is_centred for sae in saes),
+        statistics=any(statistic_of(sae) != Statistic.NONE for sae in saes),
         latents=tuple(latent_plan(sae) for sae in saes if sae.needs_all_codes),
     )
 

@@ -137,13 +137,13 @@ def test_policies_follow_one_another_in_their_order() -> None:
         program({"vector": "b", "op": "set", "value": 1.0}),
     ]  # fmt: skip
     kept = [each for each in programs if each is not None]
-    arrays, targets = stage_tables(kept, AT, D_MODEL)
-    assert targets == (0, 2)
+    arrays, rows = stage_tables(kept, AT, D_MODEL, {})
+    assert [each.target for each in rows] == [0, 2]
     hidden_TD = np.random.default_rng(3).normal(size=(4, D_MODEL)).astype(np.float32)
     strengths_TP = np.array([[1, 0, 0], [1, 0, 1], [0, 2, 1], [0, 0, 0]], np.float32)
     got_TD = policy_delta(
         torch.from_numpy(hidden_TD), torch.from_numpy(strengths_TP),
-        policy_tables(arrays, WHOLE, targets, CPU),
+        policy_tables(arrays, WHOLE, rows, CPU),
     ).numpy()  # fmt: skip
     for t, strengths_P in enumerate(strengths_TP):
         token_1D = hidden_TD[t : t + 1].astype(np.float64)
@@ -204,14 +204,15 @@ def test_ranks_that_share_a_token_edit_it_as_one(chosen: Any) -> None:
 
 def test_ranks_that_share_a_token_carry_out_policies_as_one() -> None:
     programs = [program({"vector": "a", "op": "ablate"}), program({"vector": "b", "scale": 1.0})]
-    arrays, targets = stage_tables([each for each in programs if each is not None], AT, D_MODEL)
+    kept = [each for each in programs if each is not None]
+    arrays, rows = stage_tables(kept, AT, D_MODEL, {})
     hidden_TD, strengths_TP, ranks = torch.randn(4, D_MODEL), torch.rand(4, 2), Ranks(2)
 
     def one_rank(part: slice) -> Tensor:
-        tables = policy_tables(arrays, part, targets, CPU)
+        tables = policy_tables(arrays, part, rows, CPU)
         return policy_delta(hidden_TD[:, part], strengths_TP, tables, ranks.all_reduce)
 
-    whole = policy_tables(arrays, WHOLE, targets, CPU)
+    whole = policy_tables(arrays, WHOLE, rows, CPU)
     wanted_TD = policy_delta(hidden_TD, strengths_TP, whole).numpy()
     assert np.abs(ranks.run(one_rank) - wanted_TD).max() < 1e-5
 

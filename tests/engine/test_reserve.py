@@ -15,7 +15,7 @@ from pilothouse.engine.excess import refuse_excess, refuse_unreserved
 from pilothouse.engine.fit import unfit
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.table_size import table_bytes
-from pilothouse.engine.tap_plan import EditPlan
+from pilothouse.engine.tap_plan import EditPlan, PolicyRow
 from pilothouse.errors import ConfigError, EngineError, RequestError
 from pilothouse.model.catalogue import SERVED_SITES, Catalogue
 from pilothouse.model.sae.opened import open_sae
@@ -117,7 +117,7 @@ def test_a_policy_brings_its_rows() -> None:
     then = {"action": "steer", "vector": "span"}
     rule = {"id": "r", "phase": "output", "when": "x >= 0.5", "then": then}
     plan = make_plan(CATALOGUE, (policy("clean", [rule], {"x": "p/all"}),))
-    assert edits(plan).policy_rows == (0, 0, 0)
+    assert edits(plan).policy_rows == (PolicyRow(target=0),) * 3
 
 
 def test_what_is_not_reserved_is_refused_with_what_is() -> None:
@@ -240,7 +240,7 @@ def test_a_policy_brings_rows_for_its_features_and_needs_no_norm(tmp_path: Path)
         probes=CATALOGUE.probes, saes={"jump": open_sae("jump", SaeRef.model_validate(ref))}
     )
     plan = make_plan(loaded, (policy("push", [rule], {"x": "p/all"}),), saes={"jump": ref})
-    assert edits(plan, SAE_TAP).policy_rows == (0, 0)
+    assert edits(plan, SAE_TAP).policy_rows == (PolicyRow(target=0),) * 2
 
 
 def test_edits_that_nobody_can_bound_stop_the_start(tmp_path: Path) -> None:

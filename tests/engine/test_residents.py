@@ -21,12 +21,11 @@ from pilothouse.engine.excess import refuse_excess
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.reserve import running_edits
 from pilothouse.engine.table_size import planned_memory
-from pilothouse.engine.tables import named_tensors
+from pilothouse.engine.tables import named_latents, named_tensors
 from pilothouse.errors import ConfigError, EngineError, RequestError
 from pilothouse.model.catalogue import Catalogue
 from pilothouse.model.sae import opened
 from pilothouse.model.sae.opened import open_sae
-from pilothouse.policy.schema import Policy
 from pilothouse.term import SteerTerm
 from pilothouse.types import Tap
 from tests.engine.feature_cases import FEATURES, book, write_saes
@@ -153,16 +152,40 @@ def test_an_sae_that_was_not_there_at_start_needs_a_restart(refs: Any) -> None:
     assert running_edits(wanted, later.config, later.sources, later)[AT].latents
 
 
-def test_policies_steer_with_features_that_have_thresholds(refs: Any) -> None:
-    def rules(term: dict[str, Any]) -> Policy:
-        action = {"action": "steer", **term}
-        rule = {"id": "r", "phase": "output", "when": "x >= 0.5", "then": action}
-        return policy("p", [rule], {"x": "now/now"})
-
+def with_policy(refs: Any, then: dict[str, Any], *names: str, **more: Any) -> Plan:
+    rule = {"id": "r", "phase": "output", "when": "x >= 0.5", "then": then}
     loaded = {"now": probe("now", {0: random_rows(8, 1)[0]}, {"now": readout("output")})}
-    for term in (CHOSEN, NORMED):
-        with pytest.raises(ConfigError, match=r"normalises each token, or chooses features by"):
-            planned(refs, ("chosen", "normed"), policies=[rules(term)], probes=loaded)
+    policies = [policy("p", [rule], {"x": "now/now"})]
+    return planned(refs, names, policies=policies, probes=loaded, **more)
+
+
+@pytest.mark.parametrize(
+    "then",
+    [{"action": "steer", **CHOSEN}, {"action": "log", "features": {"sae": "chosen", "of": [3, 1]}}],
+    ids=["steer", "log"],
+)
+def test_an_sae_is_resident_for_what_policies_do_and_requests_cannot_use_it(
+    refs: Any, then: dict[str, Any]
+) -> None:
+    plan = with_policy(refs, then, "chosen", "jump")
+    at = plan.taps()[AT]
+    assert [each.sae for each in at.residents] == [plan.body.saes["chosen"].digest]
+    assert resident(plan) == []
+    with pytest.raises(RequestError, match="1 rows, 0 reserved"):
+        refuse_excess([SteerTerm.model_validate(CHOSEN)], plan, origin="steer")
+    made = buffers(Plan.from_wire(plan.to_wire()))
+    tensors = named_tensors(made.tables[AT]) | named_tensors(made.policies.get(AT))
+    tensors |= named_latents(made.residents[AT].values())
+    [memory] = [each for each in planned_memory(plan) if each.tap == AT]
+    whole = sum(each.numel() * each.element_size() for each in tensors.values())
+    assert memory.num_bytes == whole
+
+
+def test_an_sae_that_serves_several_purposes_lies_there_once(refs: Any) -> None:
+    plan = with_policy(refs, {"action": "steer", **CHOSEN}, "chosen", **GRANT)
+    made = buffers(plan)
+    [own], [ours] = made.tables[AT].latents, made.policies[AT].latents
+    assert own is ours is made.residents[AT][own.facts.sae]
 
 
 def test_programs_of_two_saes_with_the_same_numbers_differ(tmp_path: Path, refs: Any) -> None:

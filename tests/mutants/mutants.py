@@ -95,8 +95,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _mutant(
         "parity", "every code that is over zero counts as chosen", "engine/latents.py",
-        "torch.where(before_TR < facts.k, kept_TR.clamp_min(0.0), 0.0)",
-        "torch.where(before_TR >= 0, kept_TR.clamp_min(0.0), 0.0)",
+        "torch.where(is_on_TR, kept_TR.clamp_min(0.0), 0.0)",
+        "torch.where(is_on_TR | ~is_on_TR, kept_TR.clamp_min(0.0), 0.0)",
         "features", "kernel_does and topk",
     ),
     _mutant(
@@ -107,9 +107,27 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _mutant(
         "isolated", "a code is of the first token's feature", "engine/inside.py",
-        "feature_TR = features_SR[slot_T] - first",
-        "feature_TR = (features_SR[slot_T] - first)[:1].expand(slot_T.shape[0], -1)",
+        "feature_TR = number_TR - first",
+        "feature_TR = (number_TR - first)[:1].expand(stream_TD.shape[0], -1)",
         "features", "own_feature",
+    ),
+    _mutant(
+        "parity", "an SAE of centred streams sees their mean", "engine/inside.py",
+        "if statistic_TR is not None or any(each.facts.is_measured for each in latents):",
+        "if statistic_TR is not None:",
+        "features", "kernel_does and centred",
+    ),
+    _mutant(
+        "parity", "many features are chosen where few would not be", "engine/choice.py",
+        "(is_least_TM.cumsum(-1) <= left_T1)",
+        "(is_least_TM.cumsum(-1) >= left_T1)",
+        "columns", "equal",
+    ),
+    _mutant(
+        "parity", "a policy's code does not see its own feature", "engine/policy_stage.py",
+        "wide_KK[k] = [(each.latent, each.feature) == (row.latent, row.feature) for each in rows]",
+        "wide_KK[k] = 0.0",
+        "policy_features", "last_word",
     ),
     _mutant(
         "untouched", "a slot keeps what it held", "engine/tables.py",

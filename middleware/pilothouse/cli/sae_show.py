@@ -12,7 +12,7 @@ import typer
 from pilothouse.cli.exits import exits
 from pilothouse.cli.sae_option import AverageNorm, FormatName, LayerNumber, ModelId, SiteName, told
 from pilothouse.cli.source import locate_sae
-from pilothouse.edit.sae import FeatureEdit, feature_read, feature_rows
+from pilothouse.edit.sae import FeatureEdit, feature_rows, plain_read
 from pilothouse.errors import ConfigError, RequestError
 from pilothouse.model.artefact import MANIFEST_FILE, parse_json, read_file
 from pilothouse.model.sae.autoencoder import Sae
@@ -66,11 +66,11 @@ def described(sae: Sae, layout: str) -> dict[str, Any]:
 
 
 def able(sae: Sae) -> dict[str, Any]:
-    """Whether a feature can be edited and read in the forward pass; the reason where it cannot."""
+    """Whether features can be edited, and made probes; the reason where they cannot."""
     found: dict[str, Any] = {}
     for name, tried in (
         ("edits", lambda: feature_rows(sae, [FeatureEdit(0, "ablate")])),
-        ("reads", lambda: feature_read(sae, 0)),
+        ("probes", lambda: plain_read(sae, 0)),
     ):
         try:
             tried()
@@ -107,7 +107,7 @@ def _lines(about: dict[str, Any]) -> list[str]:
             f"{maxima['features_ever_on']} features ever on, median {maxima['median']:.4g}, "
             f"largest {maxima['largest']:.4g}"),
         f"edits     {_told(about['edits'])}",
-        f"reads     {_told(about['reads'])}",
+        f"probes    {_told(about['probes'])}",
         f"labels    {len(about['labels'])}",
     ]  # fmt: skip
     named = list(about["labels"].items())

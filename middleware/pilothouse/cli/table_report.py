@@ -56,7 +56,8 @@ def tables_report(plan: Plan, table_mib: int) -> dict[str, Any]:
         "policy_programs": len(plan.body.policy_targets),
         "taps": [
             {"layer": each.tap.layer, "site": each.tap.site, "width": taps[each.tap].width,
-             **_reserved(each.edits), "mib": round(each.num_bytes / MIB, 3)}
+             **_reserved(each.edits), "saes": len(each.residents),
+             "mib": round(each.num_bytes / MIB, 3)}
             for each in memory
         ],
         "total_mib": round(total / MIB, 3),
@@ -91,6 +92,7 @@ def _tap_line(tap: dict[str, Any]) -> str:
     has = ["additions", *(told for name, told in FEATURES.items() if tap[name])]
     has += [f"{tap['rank']} rows"] if tap["rank"] else []
     has += [f"{tap['policy_rows']} rows of policies"] if tap["policy_rows"] else []
+    has += [f"{tap['saes']} resident SAEs"] if tap["saes"] else []
     return (
         f"  layer {tap['layer']} {tap['site']}, width {tap['width']}: {tap['mib']:.3f} MiB; "
         f"{', '.join(has)}"

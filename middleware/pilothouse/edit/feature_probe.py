@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pilothouse.edit.sae import feature_read
+from pilothouse.edit.sae import plain_read
 from pilothouse.errors import RequestError
 from pilothouse.model.manifest import Readout, ReadoutAggregate
 from pilothouse.model.probe import Probe, build_probe
@@ -34,7 +34,7 @@ def feature_probe(name: str, sae: Sae, feature: int, created_by: str) -> Probe:
             f"SAE {sae.name!r} reads {sae.site}, of a width of its own, and does not say the "
             "model's: use one of the stream or of what is added to it"
         )
-    row_D, bias, threshold = feature_read(sae, feature)
+    row_D, bias, threshold, _ = plain_read(sae, feature)
     steepness = SHARPNESS / _span(sae, feature, threshold)
     return build_probe(
         name,

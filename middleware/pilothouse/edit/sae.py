@@ -48,7 +48,7 @@ class FeatureEdit(NamedTuple):
     """max_act: `value` and `above` are shares of the feature's largest code; a scale never is."""
 
 
-class _Read(NamedTuple):
+class FeatureRead(NamedTuple):
     """A feature's z as a row and a bias: its code is z where z > threshold, else 0.
 
     The row reads in the SAE's `statistic` of the token: z = factor <read, h> + bias.
@@ -74,32 +74,50 @@ def feature_rows(sae: Sae, edits: Sequence[FeatureEdit]) -> list[Row]:
     return [_row(sae, each) for each in edits]
 
 
-def feature_read(sae: Sae, feature: int) -> tuple[Floats, float, float]:
-    """A feature as a read row [D], its bias and the threshold over which its code is z.
+def feature_read(sae: Sae, feature: int) -> FeatureRead:
+    """A feature as a read row.
 
     Raises:
-        RequestError: no such feature, a form whose features cannot be read one by one, or a
-            normalisation of each token, which a plain row does not know.
+        RequestError: no such feature, or a form whose features cannot be read one by one.
     """
-    _check_feature(sae, feature)
+    check_feature(sae, feature)
     if sae.form in ALL_AT_ONCE:
         _refuse(
             sae,
             f"is of the form {sae.form!r}: whether a feature is on hangs on all others, which one "
             "row cannot read; use an SAE with thresholds (JumpReLU, BatchTopK)",
         )
-    read = _read(sae, feature)
+    return _read(sae, feature)
+
+
+def plain_read(sae: Sae, feature: int) -> FeatureRead:
+    """A feature as a read row of the stream as it is.
+
+    Raises:
+        RequestError: as `feature_read`, or a normalisation of each token.
+    """
+    read = feature_read(sae, feature)
     if read.statistic != Statistic.NONE:
         _refuse(
             sae,
             f"normalises each token ({sae.normalisation}), which a row that reads the stream as it "
             "is cannot; use an SAE without, or with one constant for all tokens",
         )
-    return read.read_D, read.bias, read.threshold
+    return read
+
+
+def check_feature(sae: Sae, feature: int) -> None:
+    """Refuse a number that the SAE has no feature for.
+
+    Raises:
+        RequestError: says which numbers it has.
+    """
+    if not 0 <= feature < sae.num_features:
+        _refuse(sae, f"got feature {feature}, want 0 to {sae.num_features - 1}")
 
 
 def _row(sae: Sae, edit: FeatureEdit) -> Row:
-    _check_feature(sae, edit.feature)
+    check_feature(sae, edit.feature)
     value, above = _numbers(sae, edit)
     gate = _gate(edit, value)
     statistic, write_D = statistic_of(sae), _write(sae, edit.feature)
@@ -157,7 +175,7 @@ def _numbers(sae: Sae, edit: FeatureEdit) -> tuple[float, float | None]:
     return value, None if edit.above is None else edit.above * largest
 
 
-def _read(sae: Sae, feature: int) -> _Read:
+def _read(sae: Sae, feature: int) -> FeatureRead:
     encoder_D = sae.encoder_DM.column(feature)
     bias = float(sae.encoder_bias_M[feature])
     subtracted = float(sae.decoder_bias_D @ encoder_D) if sae.subtracts_decoder_bias else 0.0
@@ -170,13 +188,9 @@ def _read(sae: Sae, feature: int) -> _Read:
         grown = math.exp(float(sae.magnitude_log_M[feature]))
         whole = float(sae.magnitude_bias_M[feature])
         threshold = max(0.0, whole - grown * bias)
-        return _Read(grown * read_D, whole - grown * subtracted, threshold, statistic_of(sae))
-    return _Read(read_D, bias - subtracted, _threshold(sae, feature), statistic_of(sae))
-
-
-def _check_feature(sae: Sae, feature: int) -> None:
-    if not 0 <= feature < sae.num_features:
-        _refuse(sae, f"got feature {feature}, want 0 to {sae.num_features - 1}")
+        return FeatureRead(grown * read_D, whole - grown * subtracted, threshold, statistic_of(sae))
+    threshold = _threshold(sae, feature)
+    return FeatureRead(read_D, bias - subtracted, threshold, statistic_of(sae))
 
 
 def _threshold(sae: Sae, feature: int) -> float:

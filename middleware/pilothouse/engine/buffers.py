@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pilothouse.engine.kernel import EditTables, PolicyTables
+from pilothouse.engine.latents import LatentTables
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.residents import latent_tables, residents_of
 from pilothouse.engine.step import Upload
@@ -70,6 +71,8 @@ class TapBuffers:
     scores_NE: Tensor
     tables: dict[Tap, EditTables]
     policies: dict[Tap, PolicyTables]
+    residents: dict[Tap, dict[str, LatentTables]]
+    """SAEs by their digests."""
     parts: Mapping[Tap, slice]
 
     @classmethod
@@ -83,6 +86,14 @@ class TapBuffers:
         """
         body = plan.body
         slots = body.limits.max_programs + 1
+        residents = {
+            tap: {
+                sae.digest: latent_tables(sae, parts[tap], device)
+                for sae in residents_of(plan, each)
+            }
+            for tap, each in plan.taps().items()
+            if tap in parts
+        }
         edited = [
             (tap, each, each.edits, parts[tap])
             for tap, each in plan.taps().items()
@@ -100,15 +111,23 @@ class TapBuffers:
                     width=part.stop - part.start,
                     device=device,
                     total=each.width,
-                    latents=[latent_tables(sae, part, device) for sae in residents_of(plan, edits)],
+                    latents=[residents[tap][latent.sae] for latent in edits.latents],
                 )
                 for tap, each, edits, part in edited
             },
             policies={
-                tap: policy_tables(tables, part, edits.policy_rows, device)
-                for tap, _, edits, part in edited
+                tap: policy_tables(
+                    tables,
+                    part,
+                    edits.policy_rows,
+                    device,
+                    total=each.width,
+                    latents=[residents[tap][latent.sae] for latent in edits.policy_latents],
+                )
+                for tap, each, edits, part in edited
                 if (tables := plan.policy_tensors(tap))
             },
+            residents=residents,
             parts=parts,
         )
 

@@ -52,7 +52,8 @@ class VectorFacts(Frozen):
 
 
 class LoggedSae(Frozen):
-    """Features of one SAE that rules log: a column each, whose code is z where z > threshold."""
+    """Features of one SAE that rules log: a column each, whose code is z = column + bias where
+    z > threshold, else 0."""
 
     sae: str
     features: tuple[int, ...]

@@ -12,28 +12,29 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pilothouse.edit.feature import labelled
-from pilothouse.edit.sae import feature_read
+from pilothouse.edit.sae import FeatureRead, check_feature, feature_read
 from pilothouse.engine.facts import LoggedSae
-from pilothouse.engine.read_rows import OwnedRow
+from pilothouse.engine.read_rows import OwnedCode, OwnedRow, Read
+from pilothouse.engine.residents import latent_plan
 from pilothouse.errors import ConfigError, RequestError
 from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.policy.rulebook import CompiledRule
 from pilothouse.policy.schema import MAX_LOGGED_FEATURES, Log, LoggedFeatures
-from pilothouse.types import FloatArray
 
 if TYPE_CHECKING:
     from pilothouse.engine.plan import Plan
     from pilothouse.policy.schema import Policy
 
+LARGEST = float(np.finfo(np.float32).max)
+"""Over its negative every code is, which is what it is; over itself none."""
 
-class FeatureRead(NamedTuple):
-    """One feature as a column: its code is z = <row, h> + bias where z > threshold."""
+
+class LoggedFeature(NamedTuple):
+    """One feature as a column: of its row, or of its code where that hangs on all others."""
 
     feature: int
-    row_D: FloatArray
-    bias: float
-    threshold: float
     label: str | None
+    row: FeatureRead | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +49,14 @@ class LoggingRule:
 
 def feature_reads(
     policies: Sequence[Policy], saes: Mapping[str, Sae]
-) -> dict[str, tuple[FeatureRead, ...]]:
+) -> dict[str, tuple[LoggedFeature, ...]]:
     """By SAE, every feature that some rule logs, each once, in ascending order.
 
     Raises:
-        ConfigError: names policy and rule: an SAE or feature that does not exist, features that
-            cannot be read one by one, none or more than `MAX_LOGGED_FEATURES` of them.
+        ConfigError: names policy and rule: an SAE or feature that does not exist, none or more
+            than `MAX_LOGGED_FEATURES` of them.
     """
-    wanted: dict[str, dict[int, FeatureRead]] = {}
+    wanted: dict[str, dict[int, LoggedFeature]] = {}
     for policy in policies:
         for rule in policy.spec.rules:
             if isinstance(rule.then, Log) and rule.then.features is not None:
@@ -74,14 +75,12 @@ def owner_of(sae: str) -> str:
     return f"sae/{sae}"
 
 
-def logged_rows(
-    logged: Mapping[str, Sequence[FeatureRead]], saes: Mapping[str, Sae]
-) -> list[OwnedRow]:
-    """The rows of all logged features."""
+def logged_reads(
+    logged: Mapping[str, Sequence[LoggedFeature]], saes: Mapping[str, Sae]
+) -> list[Read]:
+    """The rows and codes of all logged features."""
     return [
-        OwnedRow(owner_of(sae), saes[sae].tap, each.row_D)
-        for sae, reads in logged.items()
-        for each in reads
+        _owned(saes[sae], owner_of(sae), each) for sae, reads in logged.items() for each in reads
     ]
 
 
@@ -96,19 +95,22 @@ def logging_rules(plan: Plan) -> tuple[LoggingRule, ...]:
     )
 
 
-def logged_sae(sae: str, reads: Sequence[FeatureRead], columns: Sequence[int]) -> LoggedSae:
+def logged_sae(sae: str, reads: Sequence[LoggedFeature], columns: Sequence[int]) -> LoggedSae:
     """What host code needs of the features, which are read at these columns."""
     return LoggedSae(
         sae=sae,
         columns=tuple(columns),
         features=tuple(each.feature for each in reads),
-        biases=tuple(each.bias for each in reads),
-        thresholds=tuple(each.threshold for each in reads),
+        biases=tuple(0.0 if each.row is None else each.row.bias for each in reads),
+        # A feature that can never be on has no finite threshold, and JSON no infinity.
+        thresholds=tuple(
+            -LARGEST if each.row is None else min(each.row.threshold, LARGEST) for each in reads
+        ),
         labels=tuple(each.label for each in reads),
     )
 
 
-def _reads(asked: LoggedFeatures, saes: Mapping[str, Sae]) -> dict[int, FeatureRead]:
+def _reads(asked: LoggedFeatures, saes: Mapping[str, Sae]) -> dict[int, LoggedFeature]:
     sae = saes.get(asked.sae)
     if sae is None:
         raise RequestError(f"sae: got {asked.sae!r}, want one of {sorted(saes)}")
@@ -127,10 +129,17 @@ def _reads(asked: LoggedFeatures, saes: Mapping[str, Sae]) -> dict[int, FeatureR
     return {each: _read(sae, each) for each in features}
 
 
-def _read(sae: Sae, feature: int) -> FeatureRead:
-    row_D, bias, threshold = feature_read(sae, feature)
-    label = sae.labels.get(feature)
-    return FeatureRead(feature, row_D.astype(np.float32), bias, threshold, label)
+def _read(sae: Sae, feature: int) -> LoggedFeature:
+    check_feature(sae, feature)
+    row = None if sae.needs_all_codes else feature_read(sae, feature)
+    return LoggedFeature(feature, sae.labels.get(feature), row)
+
+
+def _owned(sae: Sae, owner: str, logged: LoggedFeature) -> Read:
+    if logged.row is None:
+        return OwnedCode(owner, sae.tap, latent_plan(sae), logged.feature)
+    row_D = logged.row.read_D.astype(np.float32)
+    return OwnedRow(owner, sae.tap, row_D, logged.row.statistic)
 
 
 def _known(asked: LoggedFeatures, facts: LoggedSae) -> Iterator[int]:

@@ -1,5 +1,7 @@
 """The largest code of each logged SAE feature over what requests were fed, for all of them at once.
 
+The largest in size: codes may be negative, and keep their sign.
+
 Codes come from the scores like everything that is read: before any edit at the tap.
 
 Shape suffixes: C rows of the watch table, B requests of a step, R runs of several tokens, T tokens,
@@ -40,7 +42,7 @@ class FeaturePool:
         """One token for each of these requests."""
         if self.busy and len(rows_B):
             codes_BF = self._codes(scores_TE, tokens_B)
-            self._codes_CF[rows_B] = np.maximum(self._codes_CF[rows_B], codes_BF)
+            self._codes_CF[rows_B] = _larger(self._codes_CF[rows_B], codes_BF)
 
     def take_runs(
         self, rows_R: IntArray, counts_R: IntArray, tokens_S: IntArray, scores_TE: FloatArray
@@ -48,8 +50,11 @@ class FeaturePool:
         """A run of tokens, at least one, for each of these requests."""
         if self.busy and len(rows_R):
             codes_SF = self._codes(scores_TE, tokens_S)
-            highest_RF = np.maximum.reduceat(codes_SF, np.cumsum(counts_R) - counts_R, axis=0)
-            self._codes_CF[rows_R] = np.maximum(self._codes_CF[rows_R], highest_RF)
+            starts_R = np.cumsum(counts_R) - counts_R
+            highest_RF = np.maximum.reduceat(codes_SF, starts_R, axis=0)
+            lowest_RF = np.minimum.reduceat(codes_SF, starts_R, axis=0)
+            found_RF = _larger(highest_RF, lowest_RF)
+            self._codes_CF[rows_R] = _larger(self._codes_CF[rows_R], found_RF)
 
     def grow(self, rows: int) -> None:
         """Have at least this many rows."""
@@ -74,10 +79,15 @@ class FeaturePool:
         return codes_SF
 
 
+def _larger(one: FloatArray, other: FloatArray) -> FloatArray:
+    found: FloatArray = np.where(np.abs(other) > np.abs(one), other, one)
+    return found
+
+
 def _largest(
     sae: LoggedSae, codes_F: FloatArray, features: Sequence[int], count: int
 ) -> list[FeatureCode]:
     wanted = set(features)
     known = zip(sae.features, codes_F.tolist(), sae.labels, strict=True)
-    on = [FeatureCode(*each) for each in known if each[0] in wanted and each[1] > 0]
-    return sorted(on, key=lambda each: (-each.code, each.feature))[:count]
+    on = [FeatureCode(*each) for each in known if each[0] in wanted and each[1]]
+    return sorted(on, key=lambda each: (-abs(each.code), each.feature))[:count]

@@ -2,7 +2,7 @@
 
 A plan without either has neither tables nor operations for them.
 
-Shape suffixes: T tokens, D width of the tap on this rank, S slots, R rows, M features.
+Shape suffixes: T tokens, D width of the tap on this rank, R rows, M features.
 """
 
 from __future__ import annotations
@@ -44,6 +44,12 @@ class Inside(NamedTuple):
         """As the stream counts it."""
         return values_TR if self.back_TR is None else values_TR * self.back_TR
 
+    def seen(self, row: int, by: int, written_T: Tensor) -> Tensor:
+        """What one row writes, as another one reads it."""
+        if self.factor_TR is None or self.back_TR is None:
+            return written_T
+        return self.factor_TR[:, by] * self.back_TR[:, row] * written_T
+
     def read(self, products_TR: Tensor, bias_TR: Tensor) -> Tensor:
         """What rows read: the stream in their statistic, or a code."""
         reads_TR = self.factor(products_TR) + bias_TR
@@ -66,8 +72,8 @@ class Inside(NamedTuple):
 
 def inside_of(
     stream_TD: Tensor,
-    slot_T: Tensor,
-    of_rows: tuple[Tensor | None, Tensor | None],
+    statistic_TR: Tensor | None,
+    number_TR: Tensor | None,
     latents: Sequence[LatentTables],
     width: int,
     all_reduce: AllReduce | None,
@@ -75,22 +81,22 @@ def inside_of(
     """Each token's.
 
     Args:
-        of_rows: statistics and features of every slot's rows, [S, R] int64 each.
+        statistic_TR: what each token's rows count it in, int64.
+        number_TR: which code each reads, counted on from 1 through `latents`, or 0; int64.
         width: elements of a token on all ranks together.
     """
-    statistics_SR, features_SR = of_rows
     measured, factor_TR, back_TR = None, None, None
-    if statistics_SR is not None:
+    if statistic_TR is not None or any(each.facts.is_measured for each in latents):
         measured = measures(stream_TD, width, all_reduce)
-        statistic_TR = statistics_SR[slot_T]
+    if statistic_TR is not None and measured is not None:
         factor_TR = measured.factor_TN.gather(1, statistic_TR)
         back_TR = measured.back_TN.gather(1, statistic_TR)
     codes: list[Codes] = []
     first = 1
     for each in latents:
-        assert features_SR is not None
+        assert number_TR is not None
         count = each.facts.num_features
-        feature_TR = features_SR[slot_T] - first
+        feature_TR = number_TR - first
         is_own_TR = (feature_TR >= 0) & (feature_TR < count)
         feature_TR = feature_TR.clamp(0, count - 1)
         found = encoded(stream_TD, feature_TR, each, measured, all_reduce)

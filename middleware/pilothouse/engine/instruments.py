@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from vllm.distributed import get_tensor_model_parallel_rank
 
@@ -14,6 +13,7 @@ from pilothouse.capture.index import CaptureIndex
 from pilothouse.engine.architecture import HookPoint, check_model, open_decoder
 from pilothouse.engine.architecture.forward import NUM_TOKENS
 from pilothouse.engine.buffers import TapBuffers
+from pilothouse.engine.columns import ReadColumns, columns_of
 from pilothouse.engine.compat import v0_32 as compat
 from pilothouse.engine.harvest import Harvest
 from pilothouse.engine.plan import Plan
@@ -22,7 +22,7 @@ from pilothouse.engine.snapshot import Snapshot
 from pilothouse.engine.stage import part_of, relay_reads
 from pilothouse.engine.steering_state import SteeringState
 from pilothouse.engine.step import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, StepPlan
-from pilothouse.engine.tap import ReadColumns, install_tap
+from pilothouse.engine.tap import install_tap
 from pilothouse.engine.tap_plan import TapPlan
 from pilothouse.errors import EngineError
 from pilothouse.types import IntArray, Tap
@@ -161,11 +161,9 @@ class Instruments:
     def _columns_of(
         self, tap: TapPlan, point: HookPoint, device: torch.device
     ) -> ReadColumns | None:
-        if tap.read_stop == tap.read_start:
-            return None
-        rows_DE = self._plan.tensors[f"reads/{tap.layer}/{tap.site}"][point.part]
-        reads_DE = torch.from_numpy(np.ascontiguousarray(rows_DE)).to(device)
-        return ReadColumns(reads_DE, tap.read_start, tap.read_stop)
+        rows_DE = self._plan.tensors.get(f"reads/{tap.layer}/{tap.site}")
+        part_DE = None if rows_DE is None else rows_DE[point.part]
+        return columns_of(tap, part_DE, self._buffers.residents[tap.tap], device)
 
     def _on_step(self, request_ids: list[str], starts_B: IntArray, counts_B: IntArray) -> None:
         self._state.write(request_ids, starts_B, counts_B)

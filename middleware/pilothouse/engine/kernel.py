@@ -58,13 +58,18 @@ class EditTables(NamedTuple):
 
 
 class PolicyRows(NamedTuple):
-    """Gated rows of all policy targets at one tap; `targets_K` says whose each is."""
+    """Gated rows of all policy targets at one tap; `targets_K` says whose each is.
+
+    Statistics and features as in `RowTables`, where the plan has them.
+    """
 
     reads_DK: Tensor
     writes_KD: Tensor
     gates_KG: Tensor
     sees_KK: Tensor
     targets_K: tuple[int, ...]
+    statistics_K: Tensor | None = None
+    features_K: Tensor | None = None
 
 
 class PolicyTables(NamedTuple):
@@ -72,6 +77,9 @@ class PolicyTables(NamedTuple):
 
     additions_PD: Tensor
     rows: PolicyRows | None = None
+    latents: tuple[LatentTables, ...] = ()
+    width: int = 0
+    """Elements of a token on all ranks together."""
 
 
 def edit_delta(
@@ -126,14 +134,21 @@ def policy_delta(
     raw_TK = stream_TD @ rows.reads_DK
     if all_reduce is not None:
         raw_TK = all_reduce(raw_TK)
+    count = stream_TD.shape[0]
+    inside = inside_of(
+        stream_TD,
+        None if rows.statistics_K is None else rows.statistics_K.expand(count, -1),
+        None if rows.features_K is None else rows.features_K.expand(count, -1),
+        tables.latents, tables.width, all_reduce,
+    )  # fmt: skip
+    reads_TK = inside.read(raw_TK, rows.gates_KG[:, BIAS])
     written: list[Tensor] = []
     for k, target in enumerate(rows.targets_K):
-        gate_1G = rows.gates_KG[k].unsqueeze(0)
-        read_T = raw_TK[:, k] + gate_1G[:, BIAS]
+        read_T = reads_TK[:, k]
         for q, before_T in enumerate(written):
-            read_T = read_T + rows.sees_KK[k, q] * before_T
-        written.append(strengths_TP[:, target] * open_share(read_T, gate_1G))
-    return delta_TD + torch.stack(written, dim=-1) @ rows.writes_KD
+            read_T = read_T + rows.sees_KK[k, q] * inside.seen(q, k, before_T)
+        written.append(strengths_TP[:, target] * open_share(read_T, rows.gates_KG[k].unsqueeze(0)))
+    return delta_TD + inside.back(torch.stack(written, dim=-1)) @ rows.writes_KD
 
 
 def diagonal(stream_TD: Tensor, diagonals_S4D: Tensor, slot_T: Tensor) -> Tensor:
@@ -186,8 +201,10 @@ def gated_rows(
         reads_TR = all_reduce(reads_TR)
     gates_TRG = rows.gates_SRG[slot_T]
     inside = inside_of(
-        stream_TD, slot_T, (rows.statistics_SR, rows.features_SR), tables.latents, tables.width,
-        all_reduce,
+        stream_TD,
+        None if rows.statistics_SR is None else rows.statistics_SR[slot_T],
+        None if rows.features_SR is None else rows.features_SR[slot_T],
+        tables.latents, tables.width, all_reduce,
     )  # fmt: skip
     reads_TR = inside.read(reads_TR, gates_TRG[..., BIAS])
     strength_T1 = coefficient_T.unsqueeze(-1)

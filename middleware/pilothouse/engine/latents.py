@@ -1,8 +1,7 @@
 """SAEs that are resident at a tap, because their features are chosen by all others.
 
-Each token is encoded once; rows then read the codes of single features. Where a feature stands
-among the others is counted, not sorted: one pass over the codes for each row, equal on every device
-and free of ties. Nothing here hangs on the batch: a token's codes are its own.
+Each token is encoded once; rows then read the codes of single features. Nothing here hangs on the
+batch: a token's codes are its own.
 
 Shape suffixes: T tokens, D width of the tap on this rank, M features, R rows, Q columns of a
 square, C columns of a cube.
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pilothouse.edit.statistic import Statistic
+from pilothouse.engine.choice import among_largest, largest, norm_matched
 from pilothouse.engine.measure import Measures
 from pilothouse.model.sae.autoencoder import Form, Pursuit
 
@@ -95,17 +95,16 @@ def encoded(
     if tables.first_MQ is not None:
         all_TM = _all_codes(kept_TM, weighed_TM, tables)
         return Encoded(all_TM.gather(1, feature_TR), all_TM)
-    kept_TR, weighed_TR = kept_TM.gather(1, feature_TR), weighed_TM.gather(1, feature_TR)
+    kept_TR = kept_TM.gather(1, feature_TR)
+    if facts.form == "abstopk":
+        is_on_TR = among_largest(weighed_TM.abs(), feature_TR, facts.k)
+        return Encoded(torch.where(is_on_TR, kept_TR, 0.0), None)
     if facts.form == "top_afa":
         length_T1 = torch.sqrt(_whole((around_TD**2).sum(-1, keepdim=True), all_reduce))
-        energy_TM, energy_TR = (each.clamp_min(0.0) ** 2 for each in (weighed_TM, weighed_TR))
-        is_on_TR = _norm_matched(energy_TM, energy_TR, feature_TR, length_T1)
-        return Encoded(torch.where(is_on_TR, kept_TR.clamp_min(0.0), 0.0), None)
-    if facts.form == "abstopk":
-        before_TR = _before(weighed_TM.abs(), weighed_TR.abs(), feature_TR)
-        return Encoded(torch.where(before_TR < facts.k, kept_TR, 0.0), None)
-    before_TR = _before(weighed_TM, weighed_TR, feature_TR)
-    return Encoded(torch.where(before_TR < facts.k, kept_TR.clamp_min(0.0), 0.0), None)
+        is_on_TR = norm_matched(weighed_TM.clamp_min(0.0) ** 2, feature_TR, length_T1)
+    else:
+        is_on_TR = among_largest(weighed_TM, feature_TR, facts.k)
+    return Encoded(torch.where(is_on_TR, kept_TR.clamp_min(0.0), 0.0), None)
 
 
 def together(change_TR: Tensor, feature_TR: Tensor, all_TM: Tensor, tables: LatentTables) -> Tensor:
@@ -146,40 +145,7 @@ def _all_codes(kept_TM: Tensor, weighed_TM: Tensor, tables: LatentTables) -> Ten
         return kept_TM
     if tables.threshold_M is not None:
         return torch.where(weighed_TM > tables.threshold_M, kept_TM, 0.0)
-    chosen_TK = weighed_TM.topk(tables.facts.k, dim=1).indices
-    is_on_TM = torch.zeros_like(weighed_TM, dtype=torch.bool).scatter(1, chosen_TK, True)
-    return torch.where(is_on_TM, kept_TM, 0.0)
-
-
-def _before(order_TM: Tensor, order_TR: Tensor, feature_TR: Tensor) -> Tensor:
-    """How many features come before each; of equals the first."""
-    index_M = torch.arange(order_TM.shape[1], device=order_TM.device)
-    counts = []
-    for r in range(order_TR.shape[1]):
-        own_T1, feature_T1 = order_TR[:, r : r + 1], feature_TR[:, r : r + 1]
-        is_first_TM = (order_TM > own_T1) | ((order_TM == own_T1) & (index_M < feature_T1))
-        counts.append(is_first_TM.sum(-1))
-    return torch.stack(counts, dim=-1)
-
-
-def _norm_matched(
-    energy_TM: Tensor, energy_TR: Tensor, feature_TR: Tensor, length_T1: Tensor
-) -> Tensor:
-    """Whether a feature is among the largest whose root of the sum is nearest to a length.
-
-    The root grows from feature to feature, so that its gap to the length falls and then rises: a
-    feature is in where it brings the root of those before it nearer.
-    """
-    index_M = torch.arange(energy_TM.shape[1], device=energy_TM.device)
-    flags = []
-    for r in range(energy_TR.shape[1]):
-        own_T1, feature_T1 = energy_TR[:, r : r + 1], feature_TR[:, r : r + 1]
-        is_first_TM = (energy_TM > own_T1) | ((energy_TM == own_T1) & (index_M < feature_T1))
-        before_T1 = torch.where(is_first_TM, energy_TM, 0.0).sum(-1, keepdim=True)
-        gap_T1 = (torch.sqrt(before_T1 + own_T1) - length_T1).abs()
-        is_nearer_T1 = gap_T1 < (torch.sqrt(before_T1) - length_T1).abs()
-        flags.append(is_nearer_T1 | ~is_first_TM.any(-1, keepdim=True))
-    return torch.cat(flags, dim=-1)
+    return torch.where(largest(weighed_TM, tables.facts.k), kept_TM, 0.0)
 
 
 def _pursued(

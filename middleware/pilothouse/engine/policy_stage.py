@@ -9,7 +9,7 @@ Shape suffixes: P policy targets, D width of the tap, K rows of all targets, G n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,8 +18,12 @@ from pilothouse.edit.gate import GATE_WIDTH
 from pilothouse.edit.layer import LayerEdit
 from pilothouse.edit.program import Program, compile_program
 from pilothouse.edit.sources import Sources
+from pilothouse.edit.statistic import Statistic
 from pilothouse.engine.overflow import overflow_problem
+from pilothouse.engine.residents import latent_plan
+from pilothouse.engine.tap_plan import PolicyRow
 from pilothouse.errors import ConfigError, RequestError
+from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.policy.schema import Steer
 from pilothouse.term import SteerTerm
 from pilothouse.types import FloatArray, Tap
@@ -68,9 +72,13 @@ def policy_steering(plan: Plan) -> dict[int, tuple[int, float]]:
 
 
 def stage_tables(
-    programs: Sequence[Program], tap: Tap, width: int
-) -> tuple[dict[str, FloatArray], tuple[int, ...]]:
-    """The tables of one tap, and the target of each of their rows; empty where none edits."""
+    programs: Sequence[Program], tap: Tap, width: int, saes: Mapping[str, Sae]
+) -> tuple[dict[str, FloatArray], tuple[PolicyRow, ...]]:
+    """The tables of one tap, and what each of their rows is; empty where none edits.
+
+    Args:
+        saes: those of the programs, by their digests.
+    """
     edits = [(p, each.layers[tap]) for p, each in enumerate(programs) if tap in each.layers]
     if not edits:
         return {}, ()
@@ -79,17 +87,26 @@ def stage_tables(
         if edit.addition_D is not None:
             additions_PD[p] = edit.addition_D
     rows = [(p, edit) for p, edit in edits if edit.rank]
-    targets = tuple(p for p, edit in rows for _ in range(edit.rank))
+    told = tuple(each for p, edit in rows for each in _rows(p, edit, saes))
     if not rows:
         return {"additions": additions_PD}, ()
     reads_KD = np.concatenate([edit.reads_RD for _, edit in rows])
     writes_KD = np.concatenate([edit.writes_RD for _, edit in rows])
     gates_KG = np.concatenate([edit.gates_RG for _, edit in rows]).reshape(-1, GATE_WIDTH)
-    sees_KK = _sees([edit for _, edit in rows], targets, reads_KD, writes_KD)
+    sees_KK = _sees([edit for _, edit in rows], told, reads_KD, writes_KD)
     return {
         "additions": additions_PD, "reads": reads_KD, "writes": writes_KD, "gates": gates_KG,
         "sees": sees_KK,
-    }, targets  # fmt: skip
+    }, told  # fmt: skip
+
+
+def _rows(target: int, edit: LayerEdit, saes: Mapping[str, Sae]) -> Iterator[PolicyRow]:
+    statistics = edit.statistics_R or (Statistic.NONE,) * edit.rank
+    latents = edit.latents_R or (None,) * edit.rank
+    for statistic, latent in zip(statistics, latents, strict=True):
+        known = None if latent is None else latent_plan(saes[latent.sae])
+        feature = 0 if latent is None else latent.feature
+        yield PolicyRow(target=target, statistic=int(statistic), latent=known, feature=feature)
 
 
 def _program(term: SteerTerm, sources: Sources, origin: str) -> Program:
@@ -110,20 +127,26 @@ def _program(term: SteerTerm, sources: Sources, origin: str) -> Program:
                 "goes a share of a way, counts in token units or restores norms; policies steer "
                 "with vectors, subspaces, low-rank maps and SAE features: put this into a profile"
             )
-        if edit.statistics_R or edit.latents_R:
+        if not all(each is None or each.is_linear for each in edit.latents_R):
             raise ConfigError(
-                f"{origin}: at layer {tap.layer} it edits features of an SAE that normalises each "
-                "token, or chooses features by all others; policies steer with features that have "
-                "thresholds of their own (JumpReLU, BatchTopK): put this into a profile"
+                f"{origin}: at layer {tap.layer} it edits features of an SAE whose decoder is not "
+                "linear, of which other policies would not see all: put this into a profile"
             )
     return program
 
 
 def _sees(
-    edits: Sequence[LayerEdit], targets: Sequence[int], reads_KD: FloatArray, writes_KD: FloatArray
+    edits: Sequence[LayerEdit],
+    rows: Sequence[PolicyRow],
+    reads_KD: FloatArray,
+    writes_KD: FloatArray,
 ) -> FloatArray:
-    target_K = np.array(targets)
+    target_K = np.array([each.target for each in rows])
     wide_KK = reads_KD.astype(np.float64) @ writes_KD.astype(np.float64).T
+    for k, row in enumerate(rows):
+        if row.latent is not None:
+            # A code is read once, before the policies; of its own feature it sees every change.
+            wide_KK[k] = [(each.latent, each.feature) == (row.latent, row.feature) for each in rows]
     sees_KK = np.where(target_K[:, None] > target_K[None, :], wide_KK, 0.0)
     start = 0
     for edit in edits:

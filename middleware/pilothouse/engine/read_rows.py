@@ -11,17 +11,31 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pilothouse.engine.tap_plan import EditPlan, TapPlan
+from pilothouse.edit.statistic import Statistic
+from pilothouse.engine.tap_plan import CodeColumns, EditPlan, LatentPlan, TapPlan
 from pilothouse.model.catalogue import Catalogue
 from pilothouse.types import FloatArray, Tap
 
 
 class OwnedRow(NamedTuple):
-    """A read row, whose it is and where."""
+    """A read row, whose it is and where, and what it counts a token in."""
 
     owner: str
     tap: Tap
     row_D: FloatArray
+    statistic: Statistic = Statistic.NONE
+
+
+class OwnedCode(NamedTuple):
+    """A code that is read where its SAE is resident."""
+
+    owner: str
+    tap: Tap
+    latent: LatentPlan
+    feature: int
+
+
+Read = OwnedRow | OwnedCode
 
 
 def probe_rows(catalogue: Catalogue) -> list[OwnedRow]:
@@ -34,28 +48,43 @@ def probe_rows(catalogue: Catalogue) -> list[OwnedRow]:
 
 
 def laid_out(
-    edits: Mapping[Tap, EditPlan], rows: Sequence[OwnedRow], widths: Mapping[Tap, int]
+    edits: Mapping[Tap, EditPlan], reads: Sequence[Read], widths: Mapping[Tap, int]
 ) -> tuple[tuple[TapPlan, ...], dict[str, tuple[int, ...]], dict[str, FloatArray]]:
     """Every tap in order, the columns of each owner, and the tensors `reads/LAYER/SITE` [D, E]."""
-    at: dict[Tap, list[OwnedRow]] = defaultdict(list)
-    for row in rows:
-        at[row.tap].append(row)
+    at: dict[Tap, list[Read]] = defaultdict(list)
+    for read in reads:
+        at[read.tap].append(read)
     taps: list[TapPlan] = []
-    columns: dict[str, tuple[int, ...]] = {row.owner: () for row in rows}
-    reads: dict[str, FloatArray] = {}
+    columns: dict[str, tuple[int, ...]] = {read.owner: () for read in reads}
+    tensors: dict[str, FloatArray] = {}
     start = 0
     for tap in sorted(set(edits) | set(at)):
-        stop = start + len(at[tap])
+        rows = [each for each in at[tap] if isinstance(each, OwnedRow)]
+        codes = _codes([each for each in at[tap] if isinstance(each, OwnedCode)])
+        ordered: list[Read] = [*rows, *(each for group in codes.values() for each in group)]
+        for column, each in enumerate(ordered, start):
+            columns[each.owner] += (column,)
+        statistics = tuple(int(each.statistic) for each in rows)
         taps.append(
             TapPlan(
                 layer=tap.layer, site=tap.site, width=widths[tap],
-                read_start=start, read_stop=stop, edits=edits.get(tap),
+                read_start=start, read_stop=start + len(ordered), edits=edits.get(tap),
+                statistics=statistics if any(statistics) else (),
+                codes=tuple(
+                    CodeColumns(latent=latent, features=tuple(each.feature for each in group))
+                    for latent, group in codes.items()
+                ),
             )
         )  # fmt: skip
-        for column, row in enumerate(at[tap], start):
-            columns[row.owner] += (column,)
-        if at[tap]:
-            key = f"reads/{tap.layer}/{tap.site}"
-            reads[key] = np.stack([row.row_D for row in at[tap]], axis=1)
-        start = stop
-    return tuple(taps), columns, reads
+        if rows:
+            tensors[f"reads/{tap.layer}/{tap.site}"] = np.stack([e.row_D for e in rows], axis=1)
+        start += len(ordered)
+    return tuple(taps), columns, tensors
+
+
+def _codes(codes: Sequence[OwnedCode]) -> dict[LatentPlan, list[OwnedCode]]:
+    """By SAE, in the order in which they come."""
+    groups: dict[LatentPlan, list[OwnedCode]] = {}
+    for each in codes:
+        groups.setdefault(each.latent, []).append(each)
+    return groups

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pilothouse.edit.sae_codes import is_without_mean, statistic_of
 from pilothouse.engine.latents import LatentFacts, LatentTables
-from pilothouse.engine.tap_plan import EditPlan, LatentPlan
+from pilothouse.engine.tap_plan import LatentPlan, TapPlan
 from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.model.sae.opened import opened_sae
 from pilothouse.types import FloatArray
@@ -25,15 +25,15 @@ PART = 1024
 """Features whose weights are widened at once."""
 
 
-def residents_of(plan: Plan, edits: EditPlan) -> list[Sae]:
-    """The SAEs of a tap in the order of its plan, read from their files.
+def residents_of(plan: Plan, tap: TapPlan) -> list[Sae]:
+    """The SAEs that lie at a tap, in the order of its plan, read from their files.
 
     Raises:
         ArtefactError: a file is not on this machine, or no SAE.
         EngineError: files hold another SAE by now.
     """
     named = {facts.digest: (name, facts.ref) for name, facts in plan.body.saes.items()}
-    return [opened_sae(*named[each.sae], each.sae) for each in edits.latents]
+    return [opened_sae(*named[each.sae], each.sae) for each in tap.residents]
 
 
 def latent_plan(sae: Sae) -> LatentPlan:

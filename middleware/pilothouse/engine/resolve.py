@@ -18,7 +18,7 @@ from pilothouse.engine.excess import refuse_excess
 from pilothouse.engine.facts import ModelFacts
 from pilothouse.engine.feature_log import (
     feature_reads,
-    logged_rows,
+    logged_reads,
     logged_sae,
     owner_of,
 )
@@ -70,13 +70,14 @@ def resolve_plan(
     if running is not None:
         edits = running_edits(edits, config, sources, running)
     policy_taps = {tap for program in programs for tap in program.layers}
-    rows = probe_rows(catalogue) + logged_rows(logged, catalogue.saes)
-    read_taps = {each.tap for each in rows}
+    wanted = [*probe_rows(catalogue), *logged_reads(logged, catalogue.saes)]
+    read_taps = {each.tap for each in wanted}
     widths = tap_widths({*edits, *policy_taps, *read_taps}, catalogue, model, running)
-    stages = {tap: stage_tables(programs, tap, widths[tap]) for tap in sorted(policy_taps)}
-    for tap, (_, targets) in stages.items():
-        edits[tap] = edits.get(tap, EditPlan()).model_copy(update={"policy_rows": targets})
-    taps, columns, reads = laid_out(edits, rows, widths)
+    saes = {each.digest: each for each in catalogue.saes.values()}
+    stages = {tap: stage_tables(programs, tap, widths[tap], saes) for tap in sorted(policy_taps)}
+    for tap, (_, rows) in stages.items():
+        edits[tap] = edits.get(tap, EditPlan()).model_copy(update={"policy_rows": rows})
+    taps, columns, reads = laid_out(edits, wanted, widths)
     tensors: dict[str, FloatArray] = dict(reads) | _vector_tensors(catalogue)
     for tap, (tables, _) in stages.items():
         head = f"policy/{tap.layer}/{tap.site}"

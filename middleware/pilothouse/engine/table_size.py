@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pilothouse.config import Limits
 from pilothouse.edit.gate import GATE_WIDTH
 from pilothouse.edit.layer import DIAGONAL_ROWS
 from pilothouse.engine.plan import Plan
-from pilothouse.engine.tap_plan import EditPlan, TapPlan
+from pilothouse.engine.tap_plan import EditPlan, LatentPlan, TapPlan
 from pilothouse.types import Tap
 
 FLOAT32_BYTES = 4
@@ -19,10 +19,11 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class TapMemory:
-    """What a tap has tables for, and how many bytes they take."""
+    """What a tap has tables for, which SAEs lie there, and how many bytes all of it takes."""
 
     tap: Tap
     edits: EditPlan
+    residents: tuple[LatentPlan, ...]
     num_bytes: int
 
 
@@ -34,23 +35,26 @@ def table_bytes(edits: EditPlan, *, slots: int, width: int, num_targets: int) ->
     numbers += slots * (width + 1) * edits.slerp + slots * width * edits.relative
     policy_rank = len(edits.policy_rows)
     numbers += policy_rank * (2 * width + GATE_WIDTH + policy_rank)
-    numbers += sum(each.numbers for each in edits.latents)
+    numbers += _numbers(edits.latents)
     numbered = slots * edits.rank * (edits.statistics + bool(edits.latents))
+    counts = any(each.statistic for each in edits.policy_rows)
+    numbered += policy_rank * (counts + bool(edits.policy_latents))
     return FLOAT32_BYTES * numbers + INT64_BYTES * numbered
 
 
 def table_memory(taps: Sequence[TapPlan], limits: Limits, *, num_targets: int) -> list[TapMemory]:
-    """Every edited tap's tables, in the order of the plan."""
+    """What lies at every tap that is edited or has resident SAEs, in the order of the plan."""
     slots = limits.max_programs + 1
-    return [
-        TapMemory(
-            each.tap,
-            each.edits,
-            table_bytes(each.edits, slots=slots, width=each.width, num_targets=num_targets),
-        )
-        for each in taps
-        if each.edits is not None
-    ]
+    found = []
+    for each in taps:
+        edits = each.edits or EditPlan()
+        if each.edits is None and not each.residents:
+            continue
+        num_bytes = FLOAT32_BYTES * (_numbers(each.residents) - _numbers(edits.latents))
+        if each.edits is not None:
+            num_bytes += table_bytes(edits, slots=slots, width=each.width, num_targets=num_targets)
+        found.append(TapMemory(each.tap, edits, each.residents, num_bytes))
+    return found
 
 
 def planned_memory(plan: Plan) -> list[TapMemory]:
@@ -64,8 +68,8 @@ def memory_problem(memory: Sequence[TapMemory], limits: Limits) -> str | None:
     needed = sum(each.num_bytes for each in memory)
     if needed <= limits.table_mib * MIB:
         return None
-    latents = [latent for each in memory for latent in each.edits.latents]
-    whole = FLOAT32_BYTES * sum(each.numbers for each in latents) / MIB
+    latents = [latent for each in memory for latent in each.residents]
+    whole = FLOAT32_BYTES * _numbers(latents) / MIB
     of_saes = f", of them {whole:.0f} MiB of {len(latents)} resident SAEs" if latents else ""
     return (
         f"limits.table_mib: edit tables at {len(memory)} taps for {limits.max_programs} "
@@ -73,3 +77,7 @@ def memory_problem(memory: Sequence[TapMemory], limits: Limits) -> str | None:
         "raise table_mib, or lower max_programs, max_rank, the number of layers or "
         "taps.operators" + (", or use a narrower SAE" if latents else "")
     )
+
+
+def _numbers(latents: Iterable[LatentPlan]) -> int:
+    return sum(each.numbers for each in latents)

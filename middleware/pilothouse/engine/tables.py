@@ -6,7 +6,7 @@ gate, P policy targets, K rows of all policy targets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from pilothouse.edit.gate import GATE_WIDTH
 from pilothouse.edit.layer import DIAGONAL_ROWS, LayerEdit
 from pilothouse.engine.kernel import EditTables, PolicyRows, PolicyTables, RowTables
 from pilothouse.engine.latents import LatentTables
-from pilothouse.engine.tap_plan import EditPlan
+from pilothouse.engine.tap_plan import EditPlan, PolicyRow
 from pilothouse.types import FloatArray
 
 
@@ -99,25 +99,36 @@ def upload(tables: EditTables, slot: int, edit: LayerEdit | None) -> None:
 
 
 def _upload_inside(tables: EditTables, rows: RowTables, slot: int, edit: LayerEdit) -> None:
-    """Statistics and features of rows; a feature's number counts on through the residents."""
+    """Statistics and features of rows."""
     if edit.statistics_R:
         assert rows.statistics_SR is not None, "admission checks that the tap has statistics"
         rows.statistics_SR[slot, : edit.rank].copy_(torch.tensor(edit.statistics_R))
     if edit.latents_R:
         assert rows.features_SR is not None, "admission checks that the tap has the SAE"
-        firsts: dict[str, int] = {}
-        first = 1
-        for each in tables.latents:
-            firsts[each.facts.sae] = first
-            first += each.facts.num_features
-        numbers = [
-            0 if each is None else firsts[each.sae] + each.feature for each in edit.latents_R
-        ]
-        rows.features_SR[slot, : edit.rank].copy_(torch.tensor(numbers))
+        features = [None if each is None else (each.sae, each.feature) for each in edit.latents_R]
+        rows.features_SR[slot, : edit.rank].copy_(torch.tensor(_numbers(features, tables.latents)))
+
+
+def _numbers(
+    features: Iterable[tuple[str, int] | None], latents: Iterable[LatentTables]
+) -> list[int]:
+    """A number for each feature, counted on from 1 through the SAEs; 0 for none."""
+    firsts: dict[str, int] = {}
+    first = 1
+    for each in latents:
+        firsts[each.facts.sae] = first
+        first += each.facts.num_features
+    return [0 if each is None else firsts[each[0]] + each[1] for each in features]
 
 
 def policy_tables(
-    tensors: Mapping[str, FloatArray], part: slice, targets: Sequence[int], device: torch.device
+    tensors: Mapping[str, FloatArray],
+    part: slice,
+    policy_rows: Sequence[PolicyRow],
+    device: torch.device,
+    *,
+    total: int = 0,
+    latents: Sequence[LatentTables] = (),
 ) -> PolicyTables:
     """The policies' programs at one tap.
 
@@ -125,34 +136,56 @@ def policy_tables(
         tensors: `additions` [P, D], and `reads` [K, D], `writes` [K, D], `gates` [K, G], `sees`
             [K, K] where some policy has rows.
         part: the elements of D that this rank has.
-        targets: the policy target of each of the K rows.
+        policy_rows: what each of the K rows is.
+        total: elements of a token on all ranks.
+        latents: the SAEs whose codes rows read.
     """
     additions_PD = _tensor(tensors["additions"][:, part]).to(device)
-    if not targets:
+    if not policy_rows:
         return PolicyTables(additions_PD)
+    statistics = [each.statistic for each in policy_rows]
+    features = [
+        None if each.latent is None else (each.latent.sae, each.feature) for each in policy_rows
+    ]
     rows = PolicyRows(
         reads_DK=_tensor(tensors["reads"][:, part]).T.contiguous().to(device),
         writes_KD=_tensor(tensors["writes"][:, part]).to(device),
         gates_KG=_tensor(tensors["gates"]).to(device),
         sees_KK=_tensor(tensors["sees"]).to(device),
-        targets_K=tuple(targets),
+        targets_K=tuple(each.target for each in policy_rows),
+        statistics_K=torch.tensor(statistics, device=device) if any(statistics) else None,
+        features_K=torch.tensor(_numbers(features, latents), device=device) if latents else None,
     )
-    return PolicyTables(additions_PD, rows)
+    return PolicyTables(additions_PD, rows, tuple(latents), total)
 
 
 def named_tensors(tables: EditTables | PolicyTables | None) -> dict[str, Tensor]:
     """Every tensor, by the name that `tables_on` and `policies_on` look for."""
     if tables is None:
         return {}
-    found = _slot_tensors(tables)
-    if isinstance(tables, EditTables):
-        for number, latent in enumerate(tables.latents):
-            found |= {
-                f"latent{number}_{name}": value
-                for name, value in latent._asdict().items()
-                if isinstance(value, Tensor)
-            }
-    return found
+    return _slot_tensors(tables) | named_latents(tables.latents)
+
+
+def named_latents(latents: Iterable[LatentTables]) -> dict[str, Tensor]:
+    """Every tensor of resident SAEs, by the name that `latent_on` looks for.
+
+    Names hold the SAE, so that one that serves several purposes at a tap lies there once.
+    """
+    return {
+        f"{_head(each)}{name}": value
+        for each in latents
+        for name, value in each._asdict().items()
+        if isinstance(value, Tensor)
+    }
+
+
+def latent_on(on: Callable[[str], Tensor], like: LatentTables) -> LatentTables:
+    """The same SAE, its tensors found by their names."""
+    return LatentTables(like.facts, **_found(on, like, _head(like)))
+
+
+def _head(latent: LatentTables) -> str:
+    return f"latent_{latent.facts.sae}_"
 
 
 def _slot_tensors(tables: EditTables | PolicyTables) -> dict[str, Tensor]:
@@ -173,16 +206,15 @@ def tables_on(on: Callable[[str], Tensor], like: EditTables) -> EditTables:
         **_found(on, like),
         rows=rows,
         has_planes=like.has_planes,
-        latents=tuple(
-            LatentTables(each.facts, **_found(on, each, f"latent{number}_"))
-            for number, each in enumerate(like.latents)
-        ),
+        latents=tuple(latent_on(on, each) for each in like.latents),
         width=like.width,
     )
 
 
 def _found(
-    on: Callable[[str], Tensor], like: EditTables | RowTables | LatentTables, head: str = ""
+    on: Callable[[str], Tensor],
+    like: EditTables | RowTables | PolicyRows | LatentTables,
+    head: str = "",
 ) -> dict[str, Any]:
     return {
         name: on(f"{head}{name}")
@@ -197,11 +229,9 @@ def policies_on(on: Callable[[str], Tensor], like: PolicyTables | None) -> Polic
         return None
     rows = None
     if like.rows is not None:
-        rows = PolicyRows(
-            on("policy_reads_DK"), on("policy_writes_KD"), on("policy_gates_KG"),
-            on("policy_sees_KK"), like.rows.targets_K,
-        )  # fmt: skip
-    return PolicyTables(on("policy_additions_PD"), rows)
+        rows = PolicyRows(targets_K=like.rows.targets_K, **_found(on, like.rows, "policy_"))
+    latents = tuple(latent_on(on, each) for each in like.latents)
+    return PolicyTables(on("policy_additions_PD"), rows, latents, like.width)
 
 
 def _tensor(array: FloatArray) -> Tensor:

@@ -4,13 +4,13 @@ Where the model defers an addition the true stream is `hidden + residual`. Reads
 edit; edits go to `hidden`, which is the same sum. The request's edit comes first and the policies'
 reads its result.
 
-Shape suffixes: T tokens, D hidden size, E read columns of this tap, P policy targets.
+Shape suffixes: T tokens, D width of the tap on this rank, E read columns of this tap, P policy
+targets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 from vllm.distributed import tensor_model_parallel_all_reduce
@@ -18,23 +18,10 @@ from vllm.distributed import tensor_model_parallel_all_reduce
 from pilothouse.engine.architecture import HookPoint
 from pilothouse.engine.barrier import settled
 from pilothouse.engine.buffers import TapBuffers
+from pilothouse.engine.columns import ReadColumns
 from pilothouse.engine.kernel import edit_delta, policy_delta
 from pilothouse.engine.tables import named_tensors, policies_on, tables_on
 from pilothouse.engine.tap_plan import EditPlan, TapPlan
-
-
-@dataclass(frozen=True, slots=True)
-class ReadColumns:
-    """Read rows of one tap: `reads_DE` float32 on device, columns [start, stop) of the scores."""
-
-    reads_DE: Tensor
-    start: int
-    stop: int
-
-
-def read(stream_TD: Tensor, reads_DE: Tensor) -> Tensor:
-    """Read values in float32: `scores_TE = h_TD @ reads_DE`. Pure."""
-    return stream_TD.float() @ reads_DE
 
 
 def install_tap(
@@ -42,7 +29,6 @@ def install_tap(
 ) -> Callable[[], None]:
     """Put a tap at its place in the model; returns what takes it out again."""
     on = _register(point.module, tap, buffers, columns)
-    start, stop = (columns.start, columns.stop) if columns is not None else (0, 0)
     edits = tap.edits
     needs_stream = edits is not None and needs_true_stream(edits)
     summed = tensor_model_parallel_all_reduce if point.is_sharded else None
@@ -51,11 +37,11 @@ def install_tap(
         hidden_TD = settled(hidden_TD)
         tokens = hidden_TD.shape[0]
         stream_TD = hidden_TD.float()
-        if residual_TD is not None and (needs_stream or stop > start):
+        if residual_TD is not None and (needs_stream or columns is not None):
             stream_TD = stream_TD + residual_TD
-        if stop > start:
-            scores_TE = read(stream_TD, on("reads"))
-            on("scores")[:tokens, start:stop] = summed(scores_TE) if summed else scores_TE
+        if columns is not None:
+            scores_TE = columns.on(on).scores(stream_TD, summed)
+            on("scores")[:tokens, columns.start : columns.stop] = scores_TE
         if edits is None:
             return None
         tables = tables_on(on, buffers.tables[tap.tap])
@@ -97,9 +83,8 @@ def _register(
     keep("coef", buffers.coefficient_N.device_tensor)
     keep("policy", buffers.policy_NP.device_tensor)
     keep("scores", buffers.scores_NE)
-    if columns is not None:
-        keep("reads", columns.reads_DE)
+    read = {} if columns is None else columns.named_tensors()
     tables, policies = buffers.tables.get(tap.tap), buffers.policies.get(tap.tap)
-    for name, tensor in (named_tensors(tables) | named_tensors(policies)).items():
+    for name, tensor in (read | named_tensors(tables) | named_tensors(policies)).items():
         keep(name, tensor)
     return on

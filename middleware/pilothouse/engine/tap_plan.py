@@ -27,11 +27,29 @@ class LatentPlan(Frozen):
     """How many its weights are on the device, on all ranks together."""
 
 
+class CodeColumns(Frozen):
+    """Columns of codes: these features of a resident SAE, in this order."""
+
+    latent: LatentPlan
+    features: tuple[int, ...]
+
+
+class PolicyRow(Frozen):
+    """A gated row that policies have at a tap."""
+
+    target: int
+    """Whose it is: the number of the policy target."""
+    statistic: int = 0
+    """What it counts a token in."""
+    latent: LatentPlan | None = None
+    """The resident SAE whose code it reads, if it reads no row."""
+    feature: int = 0
+
+
 class EditPlan(Frozen):
     """What a tap can do beside adding: tables exist for this and nothing else.
 
-    `rank` bounds a program's gated rows; `policy_rows` has the policy target of each gated row
-    that policies have here.
+    `rank` bounds a program's gated rows; `latents` are the SAEs whose codes requests may edit.
     """
 
     rank: int = 0
@@ -42,7 +60,12 @@ class EditPlan(Frozen):
     restores_norm: bool = False
     statistics: bool = False
     latents: tuple[LatentPlan, ...] = ()
-    policy_rows: tuple[int, ...] = ()
+    policy_rows: tuple[PolicyRow, ...] = ()
+
+    @property
+    def policy_latents(self) -> tuple[LatentPlan, ...]:
+        """The SAEs whose codes policies edit, in the order of their digests."""
+        return united((), tuple(each.latent for each in self.policy_rows if each.latent))
 
     @classmethod
     def needed_by(cls, edit: LayerEdit) -> EditPlan:
@@ -83,7 +106,8 @@ def united(one: tuple[LatentPlan, ...], other: tuple[LatentPlan, ...]) -> tuple[
 class TapPlan(Frozen):
     """One (layer, site): its columns in the score buffer, and how it can be edited, if at all.
 
-    `width` counts elements of a token there, on all ranks together.
+    Its columns [read_start, read_stop) are those of rows, then those of codes. `width` counts
+    elements of a token there, on all ranks together.
     """
 
     layer: int
@@ -92,6 +116,17 @@ class TapPlan(Frozen):
     read_start: int
     read_stop: int
     edits: EditPlan | None = None
+    statistics: tuple[int, ...] = ()
+    """What each row counts a token in, or empty where all read the stream as it is."""
+    codes: tuple[CodeColumns, ...] = ()
+
+    @property
+    def residents(self) -> tuple[LatentPlan, ...]:
+        """Every SAE that lies here, whatever for."""
+        reading = tuple(each.latent for each in self.codes)
+        if self.edits is None:
+            return united((), reading)
+        return united(self.edits.latents, (*reading, *self.edits.policy_latents))
 
     @property
     def tap(self) -> Tap:
