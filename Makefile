@@ -31,7 +31,7 @@ test: install-dev  ## the quick suite (ARGS="-k house")
 test-full: install-dev  ## every test
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-oracles: install-sae  ## compare with sae-lens, repeng and steering-vectors themselves
+test-oracles: install-sae  ## compare with sae-lens, repeng, steering-vectors and peft themselves
 	@PILOTHOUSE_REQUIRE_TOOLS=1 $(BIN)/python -m pytest tests/model/sae/test_against_saelens.py tests/oracles $(ARGS)
 
 lint: install-dev  ## ruff and mypy
