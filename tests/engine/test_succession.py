@@ -153,10 +153,13 @@ def test_every_difference_has_its_line(house: House) -> None:
 
 def test_what_a_policy_steers_with_cannot_change(house: House) -> None:
     save_nudge(house.folder, "nudge", seed=9)
-    assert "vectors.nudge: has other content now, and policy 'steers' steer" in house.refused()
+    assert (
+        "vectors.nudge: has other content now, and rules of policy 'steers' name it"
+        in house.refused()
+    )
     plain = {name: {"steer": [{"vector": "other", "scale": 1}]} for name in house.raw["profiles"]}
     house.write(vectors={"other": {"path": "vectors/other"}}, profiles=plain)
-    assert "vectors.nudge: cannot go, policy 'steers' steer with it" in house.refused()
+    assert "vectors.nudge: cannot go, rules of policy 'steers' name it" in house.refused()
 
 
 def test_a_vector_without_a_tap_is_refused_with_the_lines_that_help(house: House) -> None:
@@ -236,13 +239,16 @@ def test_an_sae_of_other_content_is_a_change(house: House) -> None:
     assert len({each.digest for each in (before, *digests) if each is not None}) == 3
 
 
-def test_an_sae_that_policies_steer_with_stays(house: House) -> None:
-    config = house.running.config
-    gone = config.model_copy(update={"saes": {}, "profiles": {}})
-    with pytest.raises(ConfigError, match=r"saes.topics: cannot go, policy 'features' steer"):
+@pytest.mark.parametrize("name", ["features", "logs"])
+def test_an_sae_that_rules_steer_with_or_log_stays(house: House, name: str) -> None:
+    house.write(policies=[f"policies/{name}"])
+    house.running = house.plan()
+    gone = house.running.config.model_copy(update={"saes": {}, "profiles": {}})
+    with pytest.raises(ConfigError, match=f"saes.topics: cannot go, rules of policy '{name}'"):
         following_plan(house.running, gone)
     save_topics(house.folder, "topics", VECTOR_LAYER, norm=RESIDUAL_NORM, seed=8)
-    assert "saes.topics: has other content now, and policy 'features'" in house.refused()
+    told = f"saes.topics: has other content now, and rules of policy '{name}' name it"
+    assert told in house.refused()
 
 
 def test_an_sae_without_a_tap_is_refused_with_the_lines_to_write(house: House) -> None:

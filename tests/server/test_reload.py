@@ -227,7 +227,7 @@ REFUSED: Sequence[tuple[dict[str, Any], str]] = (
     ({"policies": []}, "policies.watch: is gone"),
     ({"gate": {"allow": ["/x"]}}, "gate.allow"),
     ({"vectors": {}}, "not under vectors"),
-    ({"vectors": {"nudge": {"path": "vectors/other"}}}, "policy 'steers' steer with it"),
+    ({"vectors": {"nudge": {"path": "vectors/other"}}}, "rules of policy 'steers' name it"),
     ({"vectors": {"nudge": {"path": "nowhere"}}}, "nowhere"),
     ({"profiles": {"small": {"steer": []}}}, "profiles"),
     ({"nothing": 1}, "nothing"),

@@ -17,7 +17,7 @@ from pilothouse.engine.resolve import resolve_plan
 from pilothouse.errors import ConfigError
 from pilothouse.model.catalogue import load_catalogue
 from pilothouse.policy.loader import load_policies, policy_to_json
-from pilothouse.policy.schema import Steer
+from pilothouse.policy.schema import Log, Steer
 
 if TYPE_CHECKING:
     from pilothouse.policy.schema import Policy
@@ -138,7 +138,7 @@ def _still_used(running: Plan, config: PilothouseConfig) -> Iterator[str]:
         for name in getattr(running.body, section):
             users = _policies_with(running, name)
             if users and name not in getattr(config, section):
-                yield f"{section}.{name}: cannot go, {users} steer with it: it {RESTART}"
+                yield f"{section}.{name}: cannot go, rules of {users} name it: it {RESTART}"
 
 
 def _steered_with(running: Plan, digests: Mapping[str, str]) -> Iterator[str]:
@@ -147,16 +147,19 @@ def _steered_with(running: Plan, digests: Mapping[str, str]) -> Iterator[str]:
             users = _policies_with(running, name)
             if users and digests.get(name) != facts.digest:
                 yield (
-                    f"{section}.{name}: has other content now, and {users} steer with it; what "
-                    f"policies steer with {RESTART}"
+                    f"{section}.{name}: has other content now, and rules of {users} name it; what "
+                    f"they name {RESTART}"
                 )
 
 
 def _policies_with(plan: Plan, name: str) -> str:
     """The policies whose rules name a vector or SAE, as words."""
-    names = {
-        rule.policy
-        for rule in plan.rulebook.rules
-        if isinstance(rule.action, Steer) and rule.action.name == name
-    }
+    names = {rule.policy for rule in plan.rulebook.rules if name == _named(rule.action)}
     return " and ".join(f"policy {name!r}" for name in sorted(names))
+
+
+def _named(action: object) -> str | None:
+    """The one vector or SAE that a rule needs."""
+    if isinstance(action, Steer):
+        return action.name
+    return action.features.sae if isinstance(action, Log) and action.features else None
