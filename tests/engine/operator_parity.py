@@ -7,9 +7,6 @@ Shape suffixes: T positions, V vocabulary, D hidden size, L layers, K directions
 
 from __future__ import annotations
 
-import argparse
-import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -27,10 +24,11 @@ from pilothouse.term import SteerTerm
 from tests.engine.feature_cases import BOOKS, feature_cases, write_saes
 from tests.engine.harness import Engine, all_logprobs, engine, make_plan, random_rows
 from tests.engine.parity import LEAST_MISS, LEAST_MOVE, TOLERANCE, V2_WORKER
+from tests.engine.parity_program import run_program
 from tests.engine.worlds import probe, readout, vector
 from tests.reference import operators as oracle
 from tests.reference.hf_hooks import HookedChange, HookedModel
-from tests.support.tiny_architectures import D_MODEL, NUM_LAYERS, architectures, make_architecture
+from tests.support.tiny_architectures import D_MODEL, NUM_LAYERS, make_architecture
 
 OUTPUT_TOKENS = 6
 LONG = 75
@@ -437,19 +435,5 @@ def run_check(
         return check(started, HookedModel(folder))
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("name", choices=sorted(architectures()))
-    for flag in ("--v2", "--compiled", "--chunked"):
-        parser.add_argument(flag, action="store_true")
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        errors = run_check(
-            args.name, Path(folder), v2=args.v2, compiled=args.compiled, chunked=args.chunked
-        )
-    sys.stdout.write(f"parity holds, largest error {max(errors.values()):.1e}\n")
-
-
 if __name__ == "__main__":
-    main()
+    run_program(run_check)

@@ -8,9 +8,6 @@ Shape suffixes: T positions, V vocabulary, E read columns, D hidden size.
 
 from __future__ import annotations
 
-import argparse
-import sys
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +19,10 @@ from pilothouse.model.catalogue import Catalogue
 from pilothouse.model.vector import Vector
 from pilothouse.term import SteerTerm
 from tests.engine.harness import Engine, all_logprobs, engine, make_plan, random_rows
+from tests.engine.parity_program import run_program
 from tests.engine.worlds import probe, readout, vector
 from tests.reference.hf_hooks import HookedEdit, HookedModel
-from tests.support.tiny_architectures import NUM_LAYERS, architectures, make_architecture
+from tests.support.tiny_architectures import NUM_LAYERS, make_architecture
 
 V2_WORKER = "tests.support.v2_worker.V2GuardedWorker"
 TOLERANCE = 1e-4
@@ -201,19 +199,5 @@ def run_check(
         return check(started, HookedModel(folder))
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("name", choices=sorted(architectures()))
-    for flag in ("--v2", "--compiled", "--chunked"):
-        parser.add_argument(flag, action="store_true")
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        errors = run_check(
-            args.name, Path(folder), v2=args.v2, compiled=args.compiled, chunked=args.chunked
-        )
-    sys.stdout.write(f"parity holds, largest error {max(errors.values()):.1e}\n")
-
-
 if __name__ == "__main__":
-    main()
+    run_program(run_check)

@@ -7,9 +7,6 @@ Shape suffixes: T positions, V vocabulary, D hidden size, M features.
 
 from __future__ import annotations
 
-import argparse
-import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,10 +20,11 @@ from tests.engine.feature_cases import BOOKS, CHOSEN, FEATURES, JUMP, NORMED, SI
 from tests.engine.harness import Engine, all_logprobs, engine, make_plan, random_rows
 from tests.engine.operator_parity import with_saes
 from tests.engine.parity import LEAST_MISS, LEAST_MOVE, TOLERANCE, V2_WORKER
+from tests.engine.parity_program import run_program
 from tests.engine.worlds import policy, probe, readout
 from tests.reference.hf_hooks import HookedChange, HookedModel
 from tests.reference.sae import Book
-from tests.support.tiny_architectures import architectures, make_architecture
+from tests.support.tiny_architectures import make_architecture
 
 OUTPUT_TOKENS = 6
 LENGTH = 33
@@ -105,8 +103,8 @@ def prompt_of(name: str) -> list[int]:
     return drawn
 
 
-def check(started: Engine, reference: HookedModel) -> float:
-    """All requests in one batch; the largest error in log-probabilities.
+def check(started: Engine, reference: HookedModel) -> dict[str, float]:
+    """All requests in one batch; each steered one's largest error in log-probabilities.
 
     Raises:
         AssertionError: an error above the tolerance, codes that differ, or a check that could not
@@ -122,9 +120,11 @@ def check(started: Engine, reference: HookedModel) -> float:
     outputs = started.drain()
     for sae in LOGGING:
         _check_logged(started, reference, sae, outputs[f"logs-{sae}"])
-    return max(
-        _check_steered(each, outputs["+".join(each.policies)], reference) for each in STEERED
-    )
+    return {
+        name: _check_steered(each, outputs[name], reference)
+        for each in STEERED
+        for name in ["+".join(each.policies)]
+    }
 
 
 def _check_steered(each: Steered, output: Any, reference: HookedModel) -> float:
@@ -160,7 +160,7 @@ def _check_logged(started: Engine, reference: HookedModel, sae: str, output: Any
 
 def run_check(
     name: str, folder: Path, *, v2: bool = False, compiled: bool = False, chunked: bool = False
-) -> float:
+) -> dict[str, float]:
     """Make the model, start one engine, check every request."""
     make_architecture(folder, name)
     loaded, saes = with_saes(Catalogue(probes={"first": FIRST}), folder)
@@ -175,19 +175,5 @@ def run_check(
         return check(started, HookedModel(folder))
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("name", choices=sorted(architectures()))
-    for flag in ("--v2", "--compiled", "--chunked"):
-        parser.add_argument(flag, action="store_true")
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        error = run_check(
-            args.name, Path(folder), v2=args.v2, compiled=args.compiled, chunked=args.chunked
-        )
-    sys.stdout.write(f"parity holds, largest error {error:.1e}\n")
-
-
 if __name__ == "__main__":
-    main()
+    run_program(run_check)
