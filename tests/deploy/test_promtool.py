@@ -11,6 +11,11 @@ import pytest
 from tests.deploy.expressions import DEPLOY, RULES
 
 pytestmark = pytest.mark.prometheus
+BORN = "max_over_time(pilothouse_"
+NEVER = "max_over_time(pilothouse_config_fingerprint{"
+NOW = "(pilothouse_decisions_total"
+UNJUDGED = 'result=~"bypassed|error_blocked"'
+RELOADS = 'result=~"refused|failed"'
 TESTS = sorted((DEPLOY / "prometheus" / "tests").glob("*.yml"))
 
 
@@ -40,9 +45,27 @@ def test_alerts_fire_when_they_should_and_only_then(promtool: str, path: Path) -
         ("ratio_rate15m > 3 * (", "ratio_rate15m > 30 * (", "verdicts"),
         ("ratio_rate15m > 3 * (", "ratio_rate15m > 0 * (", "verdicts"),
         ("[1h] offset 1w", "[1h] offset 30w", "history"),
-        ('result="bypassed"}[5m]', 'result="allowed"}[5m]', "guard"),
-        ('result="error_blocked"}[5m]', 'result="bypassed"}[5m]', "guard"),
-        ("ratio_rate15m > 0.01\n        for: 10m", "ratio_rate15m > 0\n        for: 10m", "guard"),
+        ('increase15m{result="bypassed"}', 'increase15m{result="allowed"}', "guard"),
+        ('increase15m{result="error_blocked"}', 'increase15m{result="bypassed"}', "guard"),
+        # A rate or increase alone, a `for`, and what a vanished series had: each loses one event.
+        (f"{BORN}decisions_total{{{UNJUDGED}}}[15m])", f"{NEVER}{UNJUDGED}}}[15m])", "events"),
+        (f"{BORN}reloads_total{{{RELOADS}}}[15m])", f"{NEVER}{RELOADS}}}[15m])", "events"),
+        (f"{BORN}decisions_total{{{UNJUDGED}}}[15m])", f"{NOW}{{{UNJUDGED}}})", "events"),
+        (f"or increase(pilothouse_decisions_total{{{UNJUDGED}}}[15m])", "", "events"),
+        (
+            f"increase(pilothouse_decisions_total{{{UNJUDGED}}}[15m])",
+            f"increase(pilothouse_decisions_total{{{UNJUDGED}}}[5m])",
+            "events",
+        ),
+        ('="error_blocked"}) > 0\n', '="error_blocked"}) > 0\n        for: 5m\n', "events"),
+        (
+            "sum by (job, policy, rule) (series",
+            "sum by (job, instance, policy, rule) (series",
+            "events",
+        ),
+        (f"unless pilothouse_decisions_total{{{UNJUDGED}}} offset 15m", "", "events"),
+        (f"{BORN}unscored_tokens_total{{reason", f"{NEVER}reason", "guard"),
+        ("ratio15m > 0.01\n        for: 10m", "ratio15m > 0\n        for: 10m", "guard"),
         ("count by (job) (count_values by (job)", "count (count_values by (job)", "config"),
         ('_tokens_total{reason!="length_end"}', "_tokens_total", "guard"),
     ],
