@@ -31,14 +31,6 @@ PLUGIN_GROUPS = (
 not among them: vLLM loads only those that are named, so others' stay out."""
 
 
-class Unprinted(dict[str, Any]):
-    """A plan holds tensors, and vLLM logs every argument that is not a default."""
-
-    def __repr__(self) -> str:
-        """The keys alone."""
-        return f"<{', '.join(self)}>"
-
-
 def config_of(path: Path | None) -> PilothouseConfig:
     """The configuration in a file; without one nothing is loaded and nothing governed."""
     return PilothouseConfig(version=1) if path is None else load_config(path)
@@ -85,7 +77,6 @@ def serve(command: Any, args: Namespace, plan: Plan, file: Path | None = None) -
     if file is not None:
         os.environ[CONFIG_VARIABLE] = str(file)
     guarded_args(args, plan)
-    args.additional_config = Unprinted(args.additional_config)
     configure_logging_from_args(args)
     try:
         command.validate(args)

@@ -17,7 +17,7 @@ from pilothouse.policy.lint import has_findings, lint
 from pilothouse.policy.resolve import Artefacts
 from pilothouse.policy.source import Problem
 
-app = typer.Typer(no_args_is_help=True, help="Look at policies.")
+app = typer.Typer(pretty_exceptions_enable=False, no_args_is_help=True, help="Look at policies.")
 
 
 @app.callback()

@@ -12,7 +12,7 @@ from pilothouse.cli.exits import exits
 from pilothouse.model.manifest import Readout
 from pilothouse.model.probe import Probe, load_probe
 
-app = typer.Typer(no_args_is_help=True, help="Look at probes.")
+app = typer.Typer(pretty_exceptions_enable=False, no_args_is_help=True, help="Look at probes.")
 
 
 @app.callback()

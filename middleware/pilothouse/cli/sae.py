@@ -9,7 +9,11 @@ from pilothouse.cli.sae_import import import_sae
 from pilothouse.cli.sae_probe import probe
 from pilothouse.cli.sae_show import show
 
-app = typer.Typer(no_args_is_help=True, help="Import and look at sparse autoencoders.")
+app = typer.Typer(
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="Import and look at sparse autoencoders.",
+)
 
 
 @app.callback()

@@ -9,7 +9,11 @@ from pilothouse.cli.vector_fit import EPILOG, fit_vector
 from pilothouse.cli.vector_import import import_vector
 from pilothouse.cli.vector_show import show
 
-app = typer.Typer(no_args_is_help=True, help="Make, import and look at steering vectors.")
+app = typer.Typer(
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="Make, import and look at steering vectors.",
+)
 
 
 @app.callback()

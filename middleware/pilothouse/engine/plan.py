@@ -1,9 +1,10 @@
 """The plan: everything engine processes and the gate must agree on.
 
-The one of the start rides in vLLM's `additional_config`, so it reaches every process and is part of
-the compile cache's key. Tensors travel inside it: remote workers inherit no files. (SAEs do not:
-programs are compiled by gate and scheduler, which read them.) Later plans of
-the same installation follow it at run time (`engine.revisions`).
+The one of the start rides in vLLM's `additional_config`, behind its digest (`engine.opaque_plan`),
+so it reaches every process, is part of the compile cache's key, and no log can print it. Tensors
+travel inside it: remote workers inherit no files. (SAEs do not: programs are compiled by gate and
+scheduler, which read them.) Later plans of the same installation follow it at run time
+(`engine.revisions`).
 
 Shape suffixes: L layers of an artefact, D hidden size, E read columns of a tap, P policy targets.
 """
@@ -24,6 +25,7 @@ from safetensors.numpy import load, save
 from pilothouse.config import Auth, Gate, Limits, PilothouseConfig, Profile
 from pilothouse.edit.sources import ReadRow, Sources
 from pilothouse.engine.facts import Frozen, LoggedSae, ModelFacts, ProbeFacts, SaeFacts, VectorFacts
+from pilothouse.engine.opaque_plan import OpaquePlan
 from pilothouse.engine.tap_plan import TapPlan
 from pilothouse.errors import EngineError
 from pilothouse.model.catalogue import Source
@@ -85,7 +87,7 @@ class PlanBody(Frozen):
     gate: Gate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """A resolved plan: JSON body, float32 tensors by name, and the rulebook made from it.
 
@@ -99,6 +101,10 @@ class Plan:
     rulebook: Rulebook
     config: PilothouseConfig = field(default_factory=lambda: PilothouseConfig(version=1))
     """What it was resolved from; the next one is this with changes."""
+
+    def __repr__(self) -> str:
+        """The revision alone: a plan is large, and its vectors are somebody's property."""
+        return f"Plan({self.revision})"
 
     @classmethod
     def build(
@@ -139,21 +145,28 @@ class Plan:
 
     def to_additional_config(self) -> dict[str, Any]:
         """What goes into vLLM's `additional_config`."""
-        return {ADDITIONAL_KEY: self.to_wire()}
+        return {ADDITIONAL_KEY: OpaquePlan(self.to_wire())}
 
     @classmethod
     def from_additional_config(cls, additional: object) -> Plan:
         """The plan in an `additional_config`.
 
         Raises:
-            EngineError: there is none.
+            EngineError: there is none, or only what is left of one after a way as plain text.
         """
         if not isinstance(additional, dict) or ADDITIONAL_KEY not in additional:
             raise EngineError(
                 "vLLM's additional_config carries no Pilothouse plan; start the server with "
                 "`pilothouse serve`, not with --worker-cls or --scheduler-cls"
             )
-        return cls.from_wire(additional[ADDITIONAL_KEY])
+        hidden = additional[ADDITIONAL_KEY]
+        if not isinstance(hidden, OpaquePlan):
+            raise EngineError(
+                f"additional_config.{ADDITIONAL_KEY}: got {type(hidden).__name__}, want the plan "
+                "itself: vLLM's configuration came to this process as text, which carries the "
+                "plan's digest alone; it has to be pickled"
+            )
+        return cls.from_wire(hidden.wire)
 
     @property
     def revision(self) -> str:

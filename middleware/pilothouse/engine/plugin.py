@@ -6,6 +6,7 @@ import os
 import sys
 
 from pilothouse.engine.launch import CONFIG_VARIABLE, GUARDED_VARIABLE
+from pilothouse.telemetry.logs import log_with_vllm
 
 
 def register() -> None:
@@ -21,6 +22,7 @@ def register() -> None:
             f"{CONFIG_VARIABLE}"
         )
     if guarded:
+        log_with_vllm()
         from pilothouse.engine.pickup import install
 
         install()

@@ -6,11 +6,11 @@ folds the emissions and decides before vLLM appends the sampled tokens, then sha
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from vllm.logger import init_logger
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
@@ -29,8 +29,10 @@ from pilothouse.engine.step import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, Emission
 from pilothouse.errors import EngineError, RequestError
 from pilothouse.record import Record
 from pilothouse.sealed import SEALED_KEY, seal_key, unseal
+from pilothouse.telemetry.log_text import log_text
+from pilothouse.telemetry.logs import log_with_vllm
 
-logger = init_logger(__name__)
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.scheduler import Scheduler as Base
@@ -153,7 +155,7 @@ class Guarded(Base):
                 ends_on_text=bool(request.sampling_params.stop),
             )
         except RequestError as error:
-            logger.warning("Pilothouse refused request %s: %s", request.request_id, error)
+            logger.warning("refused request %s: %s", log_text(request.request_id), log_text(error))
             return Passenger.refused("seal", self._revisions.newest, decision_id)
         if sealed.policies or sealed.probes or sealed.scores != "none":
             self._watch(request, passenger)
@@ -246,6 +248,7 @@ class GuardedScheduler:
 
     def __new__(cls, vllm_config: Any, *args: Any, **kwargs: Any) -> Any:
         """The scheduler for this configuration."""
+        log_with_vllm()
         asynchronous = vllm_config.scheduler_config.async_scheduling
         if asynchronous and vllm_config.speculative_config is not None:
             raise EngineError("speculative decoding with async scheduling is not governed")

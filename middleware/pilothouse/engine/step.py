@@ -26,10 +26,13 @@ class Steering:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A program's numbers for a slot, at each tap that it edits."""
+    """A program's numbers for a slot, at each tap that it edits.
+
+    They are left out where vLLM dumps a step into the log, as it does when an engine fails.
+    """
 
     slot: int
-    layers: Mapping[Tap, LayerEdit]
+    layers: Mapping[Tap, LayerEdit] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,4 +63,4 @@ class Emissions:
     request_ids: tuple[str, ...]
     starts: tuple[int, ...]
     counts: tuple[int, ...]
-    scores_TE: FloatArray
+    scores_TE: FloatArray = field(repr=False)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
-
-from vllm.logger import init_logger
 
 from pilothouse.capture.index import CaptureIndex
 from pilothouse.engine.compat import v0_32 as compat
@@ -13,8 +12,9 @@ from pilothouse.engine.instruments import Instruments
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.shards import Ended
 from pilothouse.errors import EngineError
+from pilothouse.telemetry.logs import log_with_vllm
 
-logger = init_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class GuardedWorker(compat.worker_base()):  # type: ignore[misc]
@@ -22,11 +22,13 @@ class GuardedWorker(compat.worker_base()):  # type: ignore[misc]
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         """Load, then install taps: before profiling, so that their memory is accounted for."""
+        log_with_vllm()
         super().load_model(*args, **kwargs)
         plan = Plan.from_additional_config(self.vllm_config.additional_config)
         self.pilothouse = Instruments(plan, self.vllm_config, self.model_runner)
         installed = self.pilothouse.num_taps
-        logger.info("Pilothouse installed %d taps, plan %s", installed, plan.revision)
+        # Every worker has one: what is installed is told once, by the API process or the LLM.
+        logger.debug("installed %d taps of revision %s", installed, plan.revision)
 
     def execute_model(self, scheduler_output: Any) -> Any:
         """One forward pass under the step's plan."""

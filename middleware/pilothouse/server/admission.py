@@ -19,6 +19,7 @@ from pilothouse.server.bypass import Guard, refuse_bypass, refuse_crowd
 from pilothouse.server.exposure import Exposure, Exposures
 from pilothouse.server.fields import FIELD, RequestField, parse_field
 from pilothouse.server.identity import Caller
+from pilothouse.server.request_id import refuse_request_id_field
 from pilothouse.term import SteerTerm
 
 Body = dict[str, Any]
@@ -70,6 +71,7 @@ class Admission:
         Raises:
             RequestError: refused; nothing has reached the engine.
         """
+        refuse_request_id_field(body)
         field = parse_field(body.get(FIELD))
         profile = self._profile(body.get("model"))
         exposure = self._exposures.of(self._applied(body.get("model"), profile, endpoint, caller))

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import traceback
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.datastructures import State
 
+from pilothouse.engine.compat.control import client_index
 from pilothouse.engine.launch import CONFIG_VARIABLE, GUARDED_VARIABLE
 from pilothouse.engine.pickup import follow, install, subscribe
 from pilothouse.engine.plan import Plan
@@ -28,8 +30,11 @@ from pilothouse.server.ledger import Ledger
 from pilothouse.server.reload import Reloader
 from pilothouse.server.routes import RouteTable, inventory, refuse_unknown
 from pilothouse.server.settlement import Settler
+from pilothouse.server.start_report import log_start
 from pilothouse.server.state import STATE_NAME, GateState
 from pilothouse.server.status import make_router
+from pilothouse.telemetry.log_text import log_lines, log_text
+from pilothouse.telemetry.logs import escape_server_lines, log_with_vllm
 from pilothouse.telemetry.metrics import LabelSources, Metrics
 
 logger = logging.getLogger(__name__)
@@ -59,6 +64,8 @@ class EndpointPlugin:
             ConfigError: as `make_gate_state`; it stops the start.
         """
         if self._app is not None:
+            log_with_vllm()
+            escape_server_lines()
             made = make_gate_state(engine_client, args, self._app)
             follow(made.follower.follow)
             await made.follower.start()
@@ -67,6 +74,8 @@ class EndpointPlugin:
                     signal.SIGHUP, made.reloader.reload_soon
                 )
             setattr(state, STATE_NAME, made)
+            if client_index(engine_client) == 0:  # told once, not by each API process
+                log_start(made.plan, made.routes)
 
 
 def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateState:
@@ -163,6 +172,9 @@ def _guarded(receive: Callable[[Record], None]) -> Callable[[Record], None]:
         try:
             receive(record)
         except Exception:
-            logger.exception("a record of decision %s could not be taken in", record.decision_id)
+            logger.error(
+                "a record of decision %s could not be taken in:\n%s",
+                log_text(record.decision_id), log_lines(traceback.format_exc()),
+            )  # fmt: skip
 
     return call

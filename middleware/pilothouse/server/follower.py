@@ -16,10 +16,10 @@ from pilothouse.engine.compat.control import ask_engines, client_index
 from pilothouse.engine.plan import Plan, Wire
 from pilothouse.errors import ConfigError
 from pilothouse.server.edition import Edition, Editions
+from pilothouse.telemetry.log_text import log_lines
 from pilothouse.telemetry.metrics import Metrics
 
-logger = logging.getLogger("vllm.pilothouse.reload")
-"""Under vLLM's name, because vLLM shows its own loggers alone."""
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -67,7 +67,8 @@ class Follower:
             plan = await asyncio.to_thread(_read, wire)
             before = self.plan.revision
             self.switch(self.make_edition(plan))
-            logger.info("reload: followed from revision %s to %s", before, plan.revision)
+            # What changed is told once, by the process that was asked for the reload.
+            logger.debug("reload: followed from revision %s to %s", before, plan.revision)
 
     def switch(self, edition: Edition) -> None:
         """Admit requests under this edition from now on."""
@@ -116,7 +117,7 @@ class Follower:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, ConfigError):
-            logger.error("reload: %s: %s", type(error).__name__, error)
+            logger.error("reload: %s: %s", type(error).__name__, log_lines(error))
 
 
 def _read(wire: Wire) -> Plan:

@@ -21,8 +21,10 @@ from pilothouse.server.exchange import Exchange
 from pilothouse.server.family import Family
 from pilothouse.server.identity import Caller, Doorkeeper
 from pilothouse.server.models import with_profiles
+from pilothouse.server.request_id import refuse_request_id_header
 from pilothouse.server.routes import OWN_OPEN, RouteVerdict
 from pilothouse.server.state import GateState, state_of
+from pilothouse.telemetry.log_text import log_text
 from pilothouse.telemetry.metrics import RequestAction
 
 logger = logging.getLogger(__name__)
@@ -58,6 +60,12 @@ class Gate:
         if state is None:
             text = "Pilothouse's endpoint plugin is not loaded, so nothing is served; see the log"
             await send_json(send, 503, error_body(text, status=503, code="pilothouse_not_ready"))
+            return
+        try:
+            refuse_request_id_header(scope)
+        except RequestError as error:
+            state.metrics.request(None, OTHER_ENDPOINT, "", "reject")
+            await send_json(send, error.status, request_error_body(error))
             return
         path, method = get_route_path(scope), scope["method"]
         verdict = state.table.judge(method, path)
@@ -227,7 +235,7 @@ async def _deny(send: Send, method: str, path: str, verdict: RouteVerdict) -> No
         f"{method} {shown} is not served: {verdict.reason}. If it runs no model, the operator can "
         "list it under gate.allow"
     )
-    logger.warning("denied %s %s", method, ascii(shown))
+    logger.warning("denied %s %s", log_text(method), log_text(path))
     await send_json(send, 403, error_body(text, status=403, code="route_denied"))
 
 

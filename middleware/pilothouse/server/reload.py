@@ -7,6 +7,7 @@ requests under it and under the one before, so it does not matter when which pro
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -18,10 +19,13 @@ from pilothouse.config import ArtefactRef, HubPlace, PilothouseConfig, SaeRef, l
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.succession import Changes, changes, following_plan
 from pilothouse.errors import ConfigError, EngineError, PilothouseError
-from pilothouse.server.follower import Follower, logger
+from pilothouse.server.follower import Follower
 from pilothouse.server.load_change import Section, with_loaded, without_loaded
 from pilothouse.server.readiness import ask_workers
+from pilothouse.telemetry.log_text import log_lines
 from pilothouse.telemetry.metrics import ReloadResult
+
+logger = logging.getLogger(__name__)
 
 PREPARE_SECONDS = 60.0
 FOLLOW_SECONDS = 10.0
@@ -122,14 +126,14 @@ class Reloader:
         except PilothouseError as error:
             result: ReloadResult = "refused" if isinstance(error, ConfigError) else "failed"
             self._follower.metrics.reload(result)
-            logger.error("reload %s: %s", result, error)
+            logger.error("reload %s: %s", result, log_lines(error))
             raise
         self._follower.metrics.reload("unchanged" if before is after else "loaded")
         lagging = await self._wait_for_others(after.revision)
         done = Reloaded(before, after, changes(before, after), time.monotonic() - started, lagging)
         logger.info(
             "reload: revision %s -> %s: %s (%.2f s)",
-            before.revision, after.revision, done.changes, done.seconds,
+            before.revision, after.revision, log_lines(done.changes), done.seconds,
         )  # fmt: skip
         return done
 
