@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,17 @@ from tests.support.tiny_house import KNOWN_ORIGIN, SERVED_NAME, make_tiny_house
 # A shell starts what is to run in the background deaf to Ctrl-C, and so is what that starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def caplog(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> pytest.LogCaptureFixture:
+    """As pytest's: lines of ours go below vLLM's logger, which lets nothing through to that."""
+    tree = logging.getLogger("pilothouse")
+    monkeypatch.setattr(tree, "parent", logging.getLogger())
+    tree.setLevel(tree.level)  # empties what is remembered of levels
+    return caplog
 
 
 @pytest.fixture(scope="session")
