@@ -37,7 +37,6 @@ from pilothouse.offline.request_field import Steering, request_fields
 from pilothouse.policy.endpoint import Endpoint
 from pilothouse.policy.loader import load_policies
 from pilothouse.server.start_report import log_start
-from pilothouse.telemetry.logs import log_with_vllm
 from pilothouse.term import SteerTerm as Steer
 from pilothouse.types import ScoreDetail, Site
 
@@ -86,7 +85,6 @@ class LLM(VllmLLM):  # type: ignore[misc]
             additional_config=additional | self.plan.to_additional_config(),
             **settings,
         )
-        log_with_vllm()
         log_start(self.plan)
 
     def generate(

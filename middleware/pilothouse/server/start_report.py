@@ -10,6 +10,7 @@ from pilothouse.engine.plan import Plan
 from pilothouse.engine.table_size import MIB, planned_memory
 from pilothouse.server.routes import GENERATING, RouteEntry
 from pilothouse.telemetry.log_text import log_lines
+from pilothouse.telemetry.logs import log_with_vllm
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +20,7 @@ MOST_NAMES = 12
 
 def log_start(plan: Plan, routes: Sequence[RouteEntry] = ()) -> None:
     """Log what runs, in one record; for the one process of a server or engine that tells it."""
+    log_with_vllm()
     logger.info(
         "Pilothouse %s runs revision %s\n  | %s", version("pilothouse"), plan.revision,
         log_lines("\n".join(start_lines(plan, routes))),
