@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import pilothouse
 from pilothouse.telemetry.log_text import (
     INDENT,
     MOST_CHARACTERS,
@@ -21,7 +22,7 @@ from pilothouse.telemetry.log_text import (
     unprintable_escaped,
 )
 
-PACKAGE = Path(__file__).resolve().parents[2] / "middleware" / "pilothouse"
+PACKAGE = Path(pilothouse.__file__).parent
 WIDEST_ESCAPE = len("\\U0010ffff")
 LEVELS = {"debug", "info", "warning", "error", "critical", "log", "exception"}
 HELPERS = {"log_text", "log_lines"}

@@ -139,3 +139,4 @@ def test_two_api_servers_add_up_exactly(tiny_house: Path, tmp_path: Path) -> Non
         )
         both = {server.metric("pilothouse_config_fingerprint") for _ in range(6)}
         assert len(both) == 1 and both.pop() > 0
+        assert log.read_text(errors="replace").count(" runs revision ") == 1
