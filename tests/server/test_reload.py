@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -212,6 +213,19 @@ def test_a_hang_up_reads_the_file_again(house: House) -> None:
     while "other" not in house.get("catalogue")["vectors"]:
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_the_log_says_once_what_a_reload_changed_and_escapes_its_callers_words(
+    house: House,
+) -> None:
+    before = len(house.server.log.read_bytes())
+    house.put("copy", "vectors/nudge")
+    assert house.put("bad", "nowhere\nFORGED \x1b[2J").status_code == 400
+    said = house.server.log.read_bytes()[before:].decode()
+    told = re.findall(r"INFO [\d: -]+\[reload.py:\d+\] reload: revision .*", said)
+    assert len(told) == 1 and ": added vectors.copy (" in told[0]
+    assert "reload refused: " in said and "\x1b" not in said
+    assert not [line for line in said.split("\n") if line.startswith("FORGED")]
 
 
 def test_grants_follow_the_file(house: House) -> None:
