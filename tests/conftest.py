@@ -21,10 +21,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def caplog(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> pytest.LogCaptureFixture:
-    """As pytest's: lines of ours go below vLLM's logger, which lets nothing through to that."""
-    tree = logging.getLogger("pilothouse")
-    monkeypatch.setattr(tree, "parent", logging.getLogger())
-    tree.setLevel(tree.level)  # empties what is remembered of levels
+    """As pytest's: lines of ours go to vLLM's logger, which lets nothing through once it is set."""
+    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
     return caplog
 
 
