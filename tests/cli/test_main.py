@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -202,3 +203,9 @@ def test_doctor_exits_1_on_a_problem_and_names_it(tmp_path: Path) -> None:
     path.write_text("version: 1\nprobes: {p: {path: nowhere}}\n")
     done = CliRunner().invoke(doctor.app, ["--pilothouse-config", str(path), "--json"])
     assert done.exit_code == 1 and "nowhere" in done.stdout
+
+
+@pytest.mark.parametrize("verb", [name for name, each in VERBS.items() if each[0].endswith(":app")])
+def test_no_traceback_of_a_verb_can_show_what_its_variables_hold(verb: str) -> None:
+    module, _, name = VERBS[verb][0].partition(":")
+    assert getattr(import_module(module), name).pretty_exceptions_enable is False
