@@ -20,7 +20,7 @@ def numbers_in(text: str, tensors: Mapping[str, np.ndarray]) -> list[str]:
 
 def _held(text: str, tensor: np.ndarray) -> bool:
     numbers = tensor.ravel()
-    numbers = numbers[np.abs(numbers) > 1e-12]
+    numbers = numbers[np.isfinite(numbers) & (np.abs(numbers) > 1e-12)]
     some = np.concatenate([numbers[:MOST_NUMBERS], numbers[-MOST_NUMBERS:]])
     if len(np.unique(some)) < 2:  # zeros and ones are nobody's
         return False
