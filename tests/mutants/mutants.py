@@ -167,8 +167,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _mutant(
         "cache-sound", "policy steering is not in the key", "engine/orders.py",
-        'passenger.timeline.impose(Edit(start, stop, digest, order.coefficient, "policy"))',
-        "del digest",
+        "passenger.timeline.impose(self._plan.body.policy_targets[order.target].digest, span)",
+        "pass",
         "cache_sound", "plain_turn_two",
     ),
     _mutant(
@@ -371,5 +371,30 @@ MUTANTS: tuple[Mutant, ...] = (
         "return np.zeros_like(prompt_R), prompt_R",
         "return np.zeros_like(prompt_R), np.full_like(prompt_R, 1 << 60)",
         "watches",
+    ),
+    # disk
+    _mutant(
+        "cache-sound", "of two rules on one vector the later wins", "engine/policy_spans.py",
+        "return min(one, other, key=lambda span: (-abs(span.coefficient), span.rank))",
+        "return other",
+        "policy_steering", "two_then_one",
+    ),
+    _mutant(
+        "cache-sound", "of two equal strengths the one that began wins", "engine/policy_spans.py",
+        "key=lambda span: (-abs(span.coefficient), span.rank))",
+        "key=lambda span: -abs(span.coefficient))",
+        "policy_spans",
+    ),
+    _mutant(
+        "engine-survives", "a rule at the last token is kept for ever", "engine/steering_state.py",
+        "if span.request_id in ended:",
+        "if span.request_id is None:",
+        "steering_state", "last_token",
+    ),
+    _mutant(
+        "never-silent", "a token that two steer counts twice", "engine/passenger.py",
+        "for start, stop in merged(each))",
+        "for start, stop in each)",
+        "policy_steering", "counts_once",
     ),
 )  # fmt: skip
