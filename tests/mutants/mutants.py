@@ -397,4 +397,58 @@ MUTANTS: tuple[Mutant, ...] = (
         "for start, stop in each)",
         "policy_steering", "counts_once",
     ),
+    Mutant(
+        "never-silent", "a link to a policy's folder is left out", "policy/discovery.py",
+        "            self._links.append((path, status))",
+        "            pass",
+        ("tests/policy/test_discovery.py",),
+    ),
+    Mutant(
+        "never-silent", "what a mount keeps for itself is read", "policy/discovery.py",
+        "names = [name for name in names if not MOUNTED.fullmatch(name)]",
+        "names = list(names)",
+        ("tests/policy/test_discovery.py",), "mount or swap",
+    ),
+    Mutant(
+        "never-silent", "a policy under another name is left out", "policy/discovery.py",
+        "        if says.search(text):",
+        "        if not text:",
+        ("tests/policy/test_discovery.py",),
+    ),
+    Mutant(
+        "never-silent", "a link that leads nowhere is left out", "policy/discovery.py",
+        "elif not path.name.startswith(EDITORS_LOCK):",
+        "elif not path.name:",
+        ("tests/policy/test_discovery.py",),
+    ),
+    Mutant(
+        "never-silent", "a mounted name without a link is left out", "policy/discovery.py",
+        "            if name not in names:",
+        "            if name is None:",
+        ("tests/policy/test_discovery.py",),
+    ),
+    Mutant(
+        "engine-survives", "a pipe is waited for", "policy/document.py",
+        "if not stat.S_ISREG(status.st_mode):",
+        "if stat.S_ISDIR(status.st_mode):",
+        ("tests/policy/test_discovery.py",), "pipe or mail",
+    ),
+    Mutant(
+        "never-silent", "a link out of its folder is followed", "model/links.py",
+        "if real.is_relative_to(folder) or real.parent == _blobs(folder):",
+        "if real:",
+        ("tests/model/test_links.py",),
+    ),
+    Mutant(
+        "never-silent", "any folder called snapshots has blobs", "model/links.py",
+        'if each.parent.name == "snapshots" and REPOSITORY.fullmatch(repository.name):',
+        'if each.parent.name == "snapshots":',
+        ("tests/model/test_links.py",),
+    ),
+    Mutant(
+        "never-silent", "an SAE under a second name is another", "edit/program.py",
+        "features.setdefault(source.digest, []).append(share)",
+        "features.setdefault(str(id(source)), []).append(share); saes[str(id(source))] = source",
+        ("tests/edit/test_feature.py",), "two_names",
+    ),
 )  # fmt: skip
