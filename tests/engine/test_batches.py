@@ -99,7 +99,7 @@ def apart(terms: list[dict[str, Any]]) -> bool:
 
 
 drawn_terms = (
-    st.lists(st.sampled_from(TERMS), max_size=3)
+    st.lists(st.sampled_from(TERMS), max_size=3, unique_by=str)
     .filter(apart)
     .map(lambda terms: tuple(SteerTerm.model_validate(each) for each in terms))
 )
