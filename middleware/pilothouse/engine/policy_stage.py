@@ -75,7 +75,7 @@ class RuleSteering(NamedTuple):
 def policy_steering(plan: Plan) -> dict[int, RuleSteering]:
     """Rule index -> what it does, of every steering rule of a plan, in the order of their ranks."""
     target_of = {each.digest: i for i, each in enumerate(plan.body.policy_targets)}
-    steering = {}
+    steering: dict[int, RuleSteering] = {}
     rules = sorted(plan.rulebook.rules, key=lambda rule: (rule.policy, rule.rule))
     for rule in rules:
         if isinstance(rule.action, Steer):
