@@ -278,8 +278,9 @@ def bad_tensor(value: float) -> Any:
 
 
 def linked(place: Path) -> None:
-    torch.save(bad_tensor(1.0), place.with_name("elsewhere"))
-    place.symlink_to(place.with_name("elsewhere"))
+    elsewhere = place.parent.with_name("elsewhere")
+    torch.save(bad_tensor(1.0), elsewhere)
+    place.symlink_to(elsewhere)
 
 
 def packed(method: int, rename: str = "") -> Callable[[Path], None]:

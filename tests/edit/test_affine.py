@@ -13,6 +13,7 @@ from pilothouse.edit.affine import Affine, affine_of
 from pilothouse.edit.layer import LayerEdit
 from pilothouse.edit.program import compile_program
 from pilothouse.edit.sources import Sources
+from pilothouse.errors import RequestError
 from pilothouse.model.transform import build_transform
 from pilothouse.model.vector import build_vector
 from pilothouse.term import SteerTerm
@@ -67,10 +68,12 @@ def compiled(*terms: dict[str, Any]) -> tuple[LayerEdit, float]:
     return program.layers[Tap(1, "resid_post")], program.coefficient
 
 
-@given(chosen=st.lists(st.sampled_from(LINEAR), min_size=1, max_size=3, unique_by=str))
+@given(chosen=st.lists(st.sampled_from(LINEAR), min_size=1, max_size=3))
 def test_the_map_is_the_edit(chosen: list[dict[str, Any]]) -> None:
     projected = [each["vector"] for each in chosen if each.get("op", "add") != "add"]
     if len(set(projected)) != len(projected):
+        with pytest.raises(RequestError, match="parallel"):
+            compiled(*chosen)
         return
     edit, coefficient = compiled(*chosen)
     affine = affine_of(edit, coefficient)

@@ -95,6 +95,20 @@ def test_what_a_feature_cannot_take_is_refused(sae: Sae, fields: dict[str, Any],
     assert said in str(caught.value)
 
 
+def test_an_sae_under_two_names_is_one_sae(sae: Sae, tmp_path: Path) -> None:
+    again = load_sae("t", tmp_path / "s", "saelens", Told(average_norm=2 * NORM))
+    assert (again.digest, again is sae) == (sae.digest, False)
+    sources = Sources({}, saes={"s": sae, "t": again})
+    with pytest.raises(RequestError, match="feature 3 is edited 2 times, want once"):
+        compile_program([term(feature=3, value=1.0), term(sae="t", feature=3, value=1.0)], sources)
+    one = compile_program([term(feature=3, value=1.0), term(feature=5, value=2.0)], sources)
+    two = compile_program(
+        [term(feature=3, value=1.0), term(sae="t", feature=5, value=2.0)], sources
+    )
+    assert one is not None and two is not None
+    assert one.digest == two.digest
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [

@@ -31,7 +31,9 @@ TOLERANCE = 1e-4
 LONGEST = 60
 SHARED = np.random.default_rng(5).integers(3, 249, LONGEST).tolist()
 SHARED[9] = SHARED[31] = MARK
-POLICIES = ("push", "clean")
+POLICIES = ("push", "clean", "shove")
+WHEN = {"push": "x >= 0.5", "clean": "x >= 0.5", "shove": "x >= 0.6"}
+"""Two steer with one vector: where the stronger fires, the other does too."""
 MAX_RANK = 8
 ROWS = {"reft": 4, "span": 3, "plane": 2}
 TERMS = [term for case in CASES for term in case.terms if term.get("gate") is None]
@@ -46,11 +48,12 @@ def plan_with_policies(folder: Path) -> Any:
     rules = {
         "push": {"action": "steer", "vector": "w", "scale": 0.7, "hold_tokens": 3},
         "clean": {"action": "steer", "vector": "v", "op": "ablate", "hold_tokens": 5},
+        "shove": {"action": "steer", "vector": "w", "scale": -1.4, "hold_tokens": 2},
     }
     policies = [
         policy(
             name,
-            [{"id": "r", "phase": "output", "when": "x >= 0.5", "then": then}],
+            [{"id": "r", "phase": "output", "when": WHEN[name], "then": then}],
             {"x": "now/now"},
         )
         for name, then in rules.items()
@@ -84,7 +87,10 @@ def apart(terms: list[dict[str, Any]]) -> bool:
     """One map of single dimensions, one edit of a direction or feature, rows as many as fit."""
     vectors = [t for t in terms if "vector" in t]
     maps = sum(t["vector"] in ("act", "neurons") or t.get("op") == "replace" for t in vectors)
-    edited = [t["vector"] for t in vectors if "op" in t and t.get("op") != "replace"]
+    edited = [
+        t["vector"] for t in vectors
+        if ("op" in t and t.get("op") != "replace") or t["vector"] == "span"
+    ]  # fmt: skip
     features = [(t["sae"], f) for t in terms if "sae" in t for f in features_of(t)]
     waits = sum("after" in (t.get("positions") or {}) for t in terms)
     rows = sum(ROWS.get(t["vector"], "op" in t) for t in vectors) + len(features)
@@ -101,7 +107,7 @@ requests = st.builds(
     Asked,
     length=st.sampled_from([5, 20, 33, 48, LONGEST]),
     terms=drawn_terms,
-    policies=st.sets(st.sampled_from(POLICIES), max_size=1).map(tuple),
+    policies=st.sets(st.sampled_from(POLICIES)).map(tuple),
     max_tokens=st.integers(1, 40),
     arrives=st.integers(0, 6),
     abort_after=st.none() | st.integers(2, 7),

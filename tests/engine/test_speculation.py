@@ -179,17 +179,19 @@ def test_a_policys_steering_begins_behind_what_was_computed_and_its_kv_serves_no
     sequence = PROMPT + plain["steer/none"].tokens
     with knowing([sequence]), engine(qwen3, plan, **settings) as started:
         seen = watch_drafts(started)
-        name, spans = "pushed", {}
+        name, spans = "pushed", []
         params = started.params(
             policies=["push"], decision_id=name, logprobs=-1, max_tokens=2 * BLOCK, scores="tokens"
         )
         started.add(name, PROMPT, params)
         inside = next(iter(started.scheduler._passengers.values()))
-        output = started.drain(lambda: spans.update(inside.spans))[name]
+        output = started.drain(
+            lambda: spans.__setitem__(slice(None), inside.timeline.policy_spans())
+        )[name]
         answer = list(output.outputs[0].token_ids)
         edits = [
             HookedEdit(layer, row_D, span.start, span.stop)
-            for span in spans.values()
+            for span in spans
             for layer, row_D in zip(VECTOR_LAYERS, vector("v", VECTOR_LAYERS, seed=1, norm=7.0)
                                     .directions_LD, strict=True)
         ]  # fmt: skip

@@ -16,6 +16,7 @@ from pilothouse.term import SteerTerm
 from pilothouse.types import Tap
 from tests.engine.harness import make_plan, random_rows
 from tests.engine.worlds import policy, probe, readout, vector
+from tests.reference.policy_steering import strength_at
 
 MOST = 64
 
@@ -58,16 +59,22 @@ batch = st.lists(
     st.tuples(st.sampled_from("abcdefg"), st.integers(0, 12), st.integers(1, 6)),
     max_size=6, unique_by=lambda each: each[0],
 )  # fmt: skip
+STRENGTHS = (1.0, 2.0, -2.0, 0.5)
+"""Of the rules by rank."""
 spans = st.builds(
-    PolicySpan, st.sampled_from("abcdefg"), st.integers(0, TARGETS - 1), st.integers(0, 12),
-    st.integers(0, 20), st.floats(-2, 2, width=32),
+    lambda name, target, start, stop, rank: PolicySpan(
+        name, target, start, stop, STRENGTHS[rank], rank
+    ),
+    st.sampled_from("abcdefg"), st.integers(0, TARGETS - 1), st.integers(0, 12),
+    st.integers(0, 20), st.integers(0, len(STRENGTHS) - 1),
 )  # fmt: skip
+"""Of any rule at any time, also several that begin together."""
 
 
 @settings(max_examples=150)
 @given(
     st.dictionaries(st.sampled_from("abcdefg"), steering),
-    st.lists(spans, max_size=4, unique_by=lambda s: (s.request_id, s.target, s.start)),
+    st.lists(spans, max_size=8),
     st.lists(batch, min_size=1, max_size=4),
     st.sets(st.sampled_from("abcdefg")),
 )
@@ -92,18 +99,52 @@ def test_buffers_equal_a_loop_over_tokens_whatever_came_before(
                 at = max(i for i, start in enumerate(each.starts) if start <= position)
                 slots.append(each.slots[at])
                 coefficients.append(each.coefficients[at])
-                row = [0.0] * TARGETS
-                for span in spans:
-                    here = span.request_id == name and span.start <= position < span.stop
-                    if here and abs(span.coefficient) > abs(row[span.target]):
-                        row[span.target] = span.coefficient
-                strengths.append(row)
+                mine = [span for span in spans if span.request_id == name]
+                strengths.append([
+                    strength_at(position, [span for span in mine if span.target == target])
+                    for target in range(TARGETS)
+                ])  # fmt: skip
         padding = MOST - len(slots)
         assert buffers.slot_N.device_tensor.tolist() == slots + [0] * padding
         assert buffers.coefficient_N.device_tensor.tolist() == coefficients + [0.0] * padding
         want = np.zeros((MOST, TARGETS))
         want[: len(strengths)] = np.array(strengths).reshape(-1, TARGETS)
         assert np.array_equal(buffers.policy_NP.device_tensor.numpy(), want)
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 3), st.integers(1, 9)), max_size=12),
+    st.lists(st.integers(1, 7), min_size=1, max_size=8),
+)
+def test_a_request_fed_again_gets_at_each_position_what_it_had(
+    fired: list[tuple[str, int, int]], chunks: list[int]
+) -> None:
+    state, buffers = make_state()
+    had: dict[str, list[list[float]]] = {"a": [], "b": []}
+    for step, (name, rank, hold) in enumerate([*fired, ("a", 0, 1)]):
+        # One token of each a step; what fires holds from the next one on.
+        state.write(["a", "b"], np.array([step, step]), np.array([1, 1]))
+        for i, each in enumerate("ab"):
+            had[each].append(buffers.policy_NP.device_tensor[i].tolist())
+        span = PolicySpan(name, rank % TARGETS, step + 1, step + 1 + hold, STRENGTHS[rank], rank)
+        state.apply(StepPlan(spans=[span]), set())
+    first = 0
+    for chunk in chunks:
+        count = min(chunk, len(had["b"]) - first)
+        if count <= 0:
+            break
+        state.write(["b"], np.array([first]), np.array([count]))
+        again = buffers.policy_NP.device_tensor[:count].tolist()
+        assert again == had["b"][first : first + count]
+        first += count
+
+
+def test_a_rule_that_fires_at_the_last_token_leaves_nothing_behind() -> None:
+    state, _ = make_state()
+    state.apply(StepPlan(spans=[PolicySpan("a", 0, 3, 9, 1.0, 0)]), {"a"})
+    state.apply(StepPlan(spans=[PolicySpan("b", 0, 3, 9, 1.0, 0)]), set())
+    assert list(state._spans) == ["b"]
 
 
 def test_positions_run_on_from_each_start() -> None:

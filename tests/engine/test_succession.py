@@ -18,6 +18,7 @@ from pilothouse.engine.succession import changes, following_plan
 from pilothouse.errors import ConfigError
 from pilothouse.server.load_change import with_loaded, without_loaded
 from pilothouse.term import SteerTerm
+from tests.support.mounts import mount
 from tests.support.tiny_house import RESIDUAL_NORM, VECTOR_LAYER, make_tiny_house, save_nudge
 from tests.support.tiny_sae import save_topics
 
@@ -96,6 +97,59 @@ def test_a_file_with_other_content_is_a_change(house: House) -> None:
     save_nudge(house.folder, "other", seed=8)
     after = following_plan(before, load_config(house.file))
     assert changes(before, after).changed == ("vectors.other",)
+
+
+class MountedHouse(House):
+    """Its configuration, and what that names, mounted as Kubernetes does."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.file = folder / "volume" / "pilothouse.yaml"
+        self.swap()
+        self.running = self.plan()
+
+    def swap(self) -> None:
+        """Mount what the folder holds by now."""
+        files = {
+            str(each.relative_to(self.folder)): each.read_bytes()
+            for name in ("vectors", "probes", "policies", "saes")
+            for each in sorted((self.folder / name).rglob("*"))
+            if each.is_file()
+        }
+        files["pilothouse.yaml"] = (self.folder / "pilothouse.yaml").read_bytes()
+        mount(self.folder / "volume", files)
+
+
+def test_a_house_in_a_mounted_volume_starts_and_follows_a_swap(tmp_path: Path) -> None:
+    house = MountedHouse(tmp_path)
+    assert house.follow().revision == house.running.revision
+    text = (tmp_path / "pilothouse.yaml").read_text()
+    raw = yaml.safe_load(text)
+    raw["vectors"] |= {"other": {"path": "vectors/other"}}
+    (tmp_path / "pilothouse.yaml").write_text(yaml.safe_dump(raw))
+    house.swap()
+    after = house.follow()
+    assert changes(house.running, after).added == ("vectors.other",)
+    save_nudge(tmp_path, "other", seed=8)
+    house.swap()
+    assert changes(after, following_plan(after, load_config(house.file))).changed == (
+        "vectors.other",
+    )
+
+
+def test_a_policy_that_a_swap_changed_is_refused_by_name_until_the_next_start(
+    tmp_path: Path,
+) -> None:
+    house = MountedHouse(tmp_path)
+    file = next(iter(sorted((tmp_path / "policies").rglob("policy.yaml"))))
+    name = yaml.safe_load(file.read_text())["metadata"]["name"]
+    file.write_text(file.read_text().replace("severity: low", "severity: high"))
+    house.swap()
+    assert house.refused().startswith(f"policies.{name}: differs from what runs; it is read at sta")
+    for each in file.parent.iterdir():
+        each.unlink()
+    house.swap()
+    assert f"policies.{name}: is gone" in house.refused()
 
 
 def limits(**changed: int) -> Callable[[House], None]:

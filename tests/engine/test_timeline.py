@@ -4,23 +4,43 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pilothouse.engine.step import PolicySpan
 from pilothouse.engine.timeline import FOREVER, Edit, Timeline
+from tests.reference.policy_steering import strength_at
 
 A = Edit(0, 40, "a", 1.5, "request")
+BLOCK = (16, 32)
+STRENGTHS = (1.0, 2.0, -2.0, 0.5)
+"""Of the rules by rank."""
 
 
 def of(*edits: Edit) -> Timeline:
-    return Timeline(imposed=list(edits))
+    """The request's own edits: ascending and apart."""
+    return Timeline(requested=edits)
+
+
+def imposed(*told: tuple[str, PolicySpan]) -> Timeline:
+    """The policies' edits, in the order in which rules fired."""
+    timeline = Timeline()
+    for digest, span in told:
+        timeline.impose(digest, span)
+    return timeline
+
+
+def span(start: int, stop: int, rank: int = 0) -> PolicySpan:
+    return PolicySpan("r", 0, start, stop, STRENGTHS[rank], rank)
 
 
 def test_an_untouched_block_has_no_key() -> None:
     assert Timeline().key(0, 16) is None
     assert of(A).key(48, 64) is None
     assert of(replace(A, coefficient=0.0)).key(0, 16) is None
+    assert imposed(("a", span(0, 40))).key(48, 64) is None
 
 
 def test_every_part_of_the_content_changes_the_key() -> None:
@@ -28,6 +48,11 @@ def test_every_part_of_the_content_changes_the_key() -> None:
     changes = ({"digest": "b"}, {"coefficient": -1.5}, {"stage": "policy"}, {"stop": 41})
     keys = [of(replace(A, **change)).key(32, 48) for change in changes]
     assert len({key, None, *keys}) == len(changes) + 2
+
+
+def test_what_a_policy_does_is_not_what_a_request_asks_for() -> None:
+    asked = of(Edit(0, 40, "a", STRENGTHS[0], "request"))
+    assert imposed(("a", span(0, 40))).key(*BLOCK) != asked.key(*BLOCK)
 
 
 def test_what_happens_outside_the_block_does_not_change_its_key() -> None:
@@ -46,39 +71,45 @@ def test_a_gap_between_edits_matters() -> None:
     assert gap.key(0, 16) != of(A).key(0, 16)
 
 
-def test_lengthening_replaces_even_when_another_target_came_between() -> None:
-    timeline = Timeline()
-    other = replace(A, digest="b", start=3)
-    for edit in (A, other, replace(A, stop=50)):
-        timeline.impose(edit)
-    assert timeline.imposed == [replace(A, stop=50), other]
+def test_a_weaker_rule_under_a_stronger_one_is_not_in_the_key() -> None:
+    strong = imposed(("a", span(0, 40, 1)))
+    for told in ((span(0, 40, 1), span(0, 40, 0)), (span(0, 40, 0), span(0, 40, 1))):
+        assert imposed(*(("a", each) for each in told)).key(*BLOCK) == strong.key(*BLOCK)
+    assert imposed(("a", span(0, 40, 0))).key(*BLOCK) != strong.key(*BLOCK)
 
 
-edits = st.builds(
-    Edit,
-    st.integers(0, 40),
-    st.integers(0, 60),
-    st.sampled_from("ab"),
-    st.sampled_from([1.0, 2.0]),
-    st.just("request"),
+def test_which_rule_steered_is_no_content() -> None:
+    other = replace(span(0, 40), rank=7)
+    assert imposed(("a", span(0, 40))).key(*BLOCK) == imposed(("a", other)).key(*BLOCK)
+    mixed = imposed(("a", span(0, 20)), ("a", replace(other, start=10)))
+    assert mixed.key(*BLOCK) == imposed(("a", span(0, 40))).key(*BLOCK)
+
+
+fired = st.lists(
+    st.tuples(
+        st.sampled_from("ab"),
+        st.builds(span, st.integers(0, 40), st.integers(0, 60), st.integers(0, 3)),
+    ),
+    max_size=6,
 )
+"""Of any rule along two programs, from anywhere to anywhere, also several together."""
 
 
-@given(st.permutations([Edit(0, 9, "a", 1.0, "request"), Edit(4, 20, "b", 2.0, "policy"), A]))
-def test_the_order_in_which_edits_came_does_not_matter(shuffled: list[Edit]) -> None:
-    ordered = of(*sorted(shuffled, key=repr))
-    assert of(*shuffled).key(0, 16) == ordered.key(0, 16)
+def applied(told: list[tuple[str, PolicySpan]]) -> list[list[float]]:
+    return [
+        [strength_at(position, [each for name, each in told if name == digest]) for digest in "ab"]
+        for position in range(*BLOCK)
+    ]
 
 
-@given(st.lists(edits, max_size=4), st.lists(edits, max_size=4))
-def test_equal_keys_mean_equal_edits_at_every_position(
-    ours: list[Edit], theirs: list[Edit]
+@given(fired, fired, st.randoms(use_true_random=False))
+def test_keys_are_equal_exactly_where_the_same_is_applied_at_every_position(
+    ours: list[tuple[str, PolicySpan]], theirs: list[tuple[str, PolicySpan]], draw: Random
 ) -> None:
-    def at(position: int, edits: list[Edit]) -> set[tuple[str, float]]:
-        return {(e.digest, e.coefficient) for e in edits if e.start <= position < e.stop}
-
-    if of(*ours).key(16, 32) == of(*theirs).key(16, 32):
-        assert all(at(position, ours) == at(position, theirs) for position in range(16, 32))
+    same_key = imposed(*ours).key(*BLOCK) == imposed(*theirs).key(*BLOCK)
+    assert same_key == (applied(ours) == applied(theirs))
+    shuffled = draw.sample(ours, len(ours))
+    assert imposed(*shuffled).key(*BLOCK) == imposed(*ours).key(*BLOCK)
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.integers(0, 40), st.integers(1, 20))
@@ -93,4 +124,9 @@ def test_a_requests_own_edits_are_found_wherever_they_lie(
     ]
     timeline = Timeline()
     timeline.request(own)
-    assert timeline.key(start, start + count) == of(*own).key(start, start + count)
+    assert timeline.key(start, start + count) == _plainly(own, start, start + count)
+
+
+def _plainly(edits: list[Edit], start: int, stop: int) -> bytes | None:
+    """The key of those edits alone that reach into the block."""
+    return of(*(each for each in edits if each.start < stop and each.stop > start)).key(start, stop)

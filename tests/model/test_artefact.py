@@ -190,12 +190,14 @@ def test_weights_shorter_than_declared_are_refused(probe_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [MANIFEST, WEIGHTS])
-def test_a_link_is_not_followed(name: str, probe_folder: Path, tmp_path: Path) -> None:
+def test_a_link_out_of_the_folder_is_not_followed(
+    name: str, probe_folder: Path, tmp_path: Path
+) -> None:
     (probe_folder / name).rename(tmp_path / name)
     (probe_folder / name).symlink_to(tmp_path / name)
     message = refusal(probe_folder)
     assert f"{probe_folder / name}: file: got a symbolic link" in message
-    assert "put the file itself into the folder" in message
+    assert "cp -L" in message and "--local-dir" in message
 
 
 @pytest.mark.parametrize("name", [MANIFEST, WEIGHTS])

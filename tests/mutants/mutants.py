@@ -167,8 +167,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _mutant(
         "cache-sound", "policy steering is not in the key", "engine/orders.py",
-        'passenger.timeline.impose(Edit(start, stop, digest, order.coefficient, "policy"))',
-        "del digest",
+        "passenger.timeline.impose(self._plan.body.policy_targets[order.target].digest, span)",
+        "pass",
         "cache_sound", "plain_turn_two",
     ),
     _mutant(
@@ -456,5 +456,84 @@ MUTANTS: tuple[Mutant, ...] = (
         "if client_index(engine_client) == 0:",
         "if client_index(engine_client) >= 0:",
         ("tests/telemetry/test_metrics_http.py",), "two_api",
+    ),
+    # disk
+    _mutant(
+        "cache-sound", "of two rules on one vector the later wins", "engine/policy_spans.py",
+        "return min(one, other, key=lambda span: (-abs(span.coefficient), span.rank))",
+        "return other",
+        "policy_steering", "two_then_one",
+    ),
+    _mutant(
+        "cache-sound", "of two equal strengths the one that began wins", "engine/policy_spans.py",
+        "key=lambda span: (-abs(span.coefficient), span.rank))",
+        "key=lambda span: -abs(span.coefficient))",
+        "policy_spans",
+    ),
+    _mutant(
+        "engine-survives", "a rule at the last token is kept for ever", "engine/steering_state.py",
+        "if span.request_id in ended:",
+        "if span.request_id is None:",
+        "steering_state", "last_token",
+    ),
+    _mutant(
+        "never-silent", "a token that two steer counts twice", "engine/passenger.py",
+        "for start, stop in merged(each))",
+        "for start, stop in each)",
+        "policy_steering", "counts_once",
+    ),
+    Mutant(
+        "never-silent", "a link to a policy's folder is left out", "policy/discovery.py",
+        "            self._links.append((path, status))",
+        "            pass",
+        ("tests/policy/test_discovery.py",),
+    ),
+    Mutant(
+        "never-silent", "what a mount keeps for itself is read", "policy/discovery.py",
+        "names = [name for name in names if not MOUNTED.fullmatch(name)]",
+        "names = list(names)",
+        ("tests/policy/test_discovery.py",), "mount or swap",
+    ),
+    Mutant(
+        "never-silent", "a policy under another name is left out", "policy/discovery.py",
+        "        if says.search(text):",
+        "        if not text:",
+        ("tests/policy/test_discovery.py",),
+    ),
+    Mutant(
+        "never-silent", "a link that leads nowhere is left out", "policy/discovery.py",
+        "elif not path.name.startswith(EDITORS_LOCK):",
+        "elif not path.name:",
+        ("tests/policy/test_discovery.py",),
+    ),
+    Mutant(
+        "never-silent", "a mounted name without a link is left out", "policy/discovery.py",
+        "            if name not in names:",
+        "            if name is None:",
+        ("tests/policy/test_discovery.py",),
+    ),
+    Mutant(
+        "engine-survives", "a pipe is waited for", "policy/document.py",
+        "if not stat.S_ISREG(status.st_mode):",
+        "if stat.S_ISDIR(status.st_mode):",
+        ("tests/policy/test_discovery.py",), "pipe or mail",
+    ),
+    Mutant(
+        "never-silent", "a link out of its folder is followed", "model/links.py",
+        "if real.is_relative_to(folder) or real.parent == _blobs(folder):",
+        "if real:",
+        ("tests/model/test_links.py",),
+    ),
+    Mutant(
+        "never-silent", "any folder called snapshots has blobs", "model/links.py",
+        'if each.parent.name == "snapshots" and REPOSITORY.fullmatch(repository.name):',
+        'if each.parent.name == "snapshots":',
+        ("tests/model/test_links.py",),
+    ),
+    Mutant(
+        "never-silent", "an SAE under a second name is another", "edit/program.py",
+        "features.setdefault(source.digest, []).append(share)",
+        "features.setdefault(str(id(source)), []).append(share); saes[str(id(source))] = source",
+        ("tests/edit/test_feature.py",), "two_names",
     ),
 )  # fmt: skip

@@ -138,3 +138,50 @@ def test_a_malformed_case_file_is_refused_with_file_and_line(
         load(tmp_path, body, head=head)
     assert str(caught.value).startswith(f"{tmp_path / 'cases.yaml'}:{line}: ")
     assert said in str(caught.value)
+
+
+def test_an_ad_hoc_signal_leaves_its_probes_readout_as_it_is(tmp_path: Path) -> None:
+    made = sample_policy(
+        rule_text(rule="stop", when="read >= 0.5", then="{action: block}"),
+        rule_text(rule="note", phase="output", when="now >= 0.5"),
+        signals=(
+            "read: {probe: m}",
+            "now: {probe: m, over: output, aggregate: {kind: last}}",
+        ),
+    )  # fmt: skip
+    file = tmp_path / "cases.yaml"
+    file.write_text(
+        "signals:\n  read: {scope: prompt}\ncases:\n"
+        "  - {name: a, given: {prompt: {read: 0.9}},\n"
+        "     expect: {rule: stop, action: block, result: would_block}}\n",
+        encoding="utf-8",
+    )
+    assert run_cases(made, load_cases(file, made)) == []
+
+
+@pytest.mark.parametrize(
+    ("stand_ins", "given"),
+    [
+        ("one: {scope: prompt, threshold: 0.8}, two: {scope: prompt, threshold: 0.2}", "{}"),
+        (
+            "one: {scope: prompt, threshold: 0.8}, two: {scope: prompt, threshold: 0.8}",
+            "{prompt: {one: 0.9, two: 0.1}}",
+        ),
+    ],
+    ids=["stand-ins", "values"],
+)
+def test_two_signals_of_one_readout_are_told_one_thing(
+    tmp_path: Path, stand_ins: str, given: str
+) -> None:
+    made = sample_policy(
+        rule_text(rule="a", when="one at fpr 0.01"), rule_text(rule="b", when="two at fpr 0.01"),
+        signals=("one: {probe: m, readout: r}", "two: {probe: m, readout: r}"),
+    )  # fmt: skip
+    file = tmp_path / "cases.yaml"
+    file.write_text(
+        f"signals: {{{stand_ins}}}\ncases:\n"
+        f"  - {{name: a, given: {given}, expect: {{rule: null, result: allowed}}}}\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(PolicyError, match="is the same readout as `one`"):
+        load_cases(file, made)

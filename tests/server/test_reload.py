@@ -19,6 +19,7 @@ import httpx
 import pytest
 import yaml
 
+from tests.support.mounts import mount_folder
 from tests.support.server_process import COMMAND, ServerProcess, serve_process
 from tests.support.tiny_house import (
     RESIDUAL_NORM,
@@ -226,6 +227,26 @@ def test_the_log_says_once_what_a_reload_changed_and_escapes_its_callers_words(
     assert len(told) == 1 and ": added vectors.copy (" in told[0]
     assert "reload refused: " in said and "\x1b" not in said
     assert not [line for line in said.split("\n") if line.startswith("FORGED")]
+
+
+def test_a_mount_that_was_swapped_takes_effect_with_the_next_reload(house: House) -> None:
+    vectors = house.file.parent / "vectors"
+    mount_folder(vectors / "mounted", vectors / "other")
+    paths = {name: f"vectors/{name}" for name in ("mounted", "other", "third")}
+    house.write(vectors=house.with_vectors(**paths))
+    assert "vectors.mounted" in house.post("reload").json()["added"]
+    other, third = house.text("other"), house.text("third")
+    assert house.text("mounted") == other != third
+    mount_folder(vectors / "mounted", vectors / "third")
+    assert house.text("mounted") == other, "nothing changes by itself"
+    assert house.post("reload").json()["changed"] == ["vectors.mounted"]
+    assert house.text("mounted") == third
+    mount_folder(vectors / "mounted", vectors / "other")
+    os.kill(house.server.pid, signal.SIGHUP)
+    deadline = time.monotonic() + 30
+    while house.text("mounted") != other:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_grants_follow_the_file(house: House) -> None:

@@ -19,6 +19,7 @@ from pilothouse.cli.sae_pickle import converted, pickle_of
 from pilothouse.cli.source import locate_sae
 from pilothouse.errors import ConfigError, EngineError, RequestError
 from pilothouse.model.artefact import MANIFEST_FILE, open_plain, refuse
+from pilothouse.model.links import followed
 from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.model.sae.detect import LAYER_FILE, detect_format
 from pilothouse.model.sae.formats import FEATURES_FILE, LABELS_FILE, load_sae
@@ -122,8 +123,9 @@ def _digests(folder: Path, wish: Told) -> dict[str, str]:
     for place in sorted(folder.rglob("*"))[:MAX_FILES]:
         layered = LAYER_FILE.fullmatch(place.name)
         is_other = layered is not None and int(layered[1]) != wish.layer
-        is_ours = place.name.startswith(".")
-        if place.is_symlink() or not place.is_file() or is_other or is_ours:
+        is_ours = any(part.startswith(".") for part in place.relative_to(folder).parts)
+        leads_away = place.is_symlink() and followed(place) is None
+        if leads_away or not place.is_file() or is_other or is_ours:
             continue
         state = hashlib.sha256()
         with open_plain(place) as file:

@@ -126,19 +126,23 @@ def forget_programs() -> None:
 def _program(sources: Sources, shares: tuple[_Share, ...]) -> tuple[str, Layers]:
     built: dict[Tap, Assembly] = {}
     widths: dict[Tap, int] = {}
-    features: dict[Sae, list[_Share]] = {}
+    features: dict[str, list[_Share]] = {}
+    """By the content of their SAE, which can be loaded under several names."""
+    saes: dict[str, Sae] = {}
     for share in shares:
         source = sources.of(share.term)
         if isinstance(source, Sae):
             places_of(share.term, sources)
-            features.setdefault(source, []).append(share)
+            saes.setdefault(source.digest, source)
+            features.setdefault(source.digest, []).append(share)
             continue
         spec = OPERATORS[operator_of(share.term, source)]
         for tap, layer in places_of(share.term, sources):
             widths[tap] = source.width
             parts = spec.compile(share.term, source, layer)
             built.setdefault(tap, Assembly(tap)).take(share.term, share.weight, parts, sources)
-    for sae, asked in features.items():
+    for digest, asked in features.items():
+        sae = saes[digest]
         widths[sae.tap] = sae.width
         parts = feature_parts([share.term for share in asked], sae)
         # Their strengths lie in the codes, so that all of them have one weight.

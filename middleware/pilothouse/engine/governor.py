@@ -18,7 +18,6 @@ from pilothouse.engine.token_scores import TokenScorer
 from pilothouse.engine.watches import Folded, Watches
 from pilothouse.policy.decide import outcome_result, strongest
 from pilothouse.policy.rulebook import CompiledRule, advance_streaks
-from pilothouse.policy.schema import Steer
 from pilothouse.record import FeatureCode, RuleOutcome, Verdict
 from pilothouse.sealed import SealedRequest
 from pilothouse.types import BoolArray, IntArray, Mode, Phase
@@ -60,7 +59,8 @@ class Governor:
             for rule in self._rulebook.rules
             if any(scopes[key] == "prompt" for key in rule.signals)
         }
-        self._targets = policy_steering(plan)
+        self._steering = policy_steering(plan)
+        self._steered_names = [each.name for each in self._steering.values()]
         self._logging = logging_rules(plan)
         self._logging_policies = frozenset(each.rule.policy for each in self._logging)
 
@@ -156,9 +156,9 @@ class Governor:
         self._evaluate("prompt", np.array([watched.row], np.int64), ruling)
         return ruling
 
-    def target_name(self, target: int) -> str:
-        """The vector's or SAE's name behind a policy target."""
-        return self._plan.body.policy_targets[target].term.name
+    def steered_name(self, rank: int) -> str:
+        """The name of the vector or SAE that a steering rule steers with."""
+        return self._steered_names[rank]
 
     def outcomes(self, watched: Watched) -> list[RuleOutcome]:
         """Of every prompt and output rule of the request: fired, or allowed."""
@@ -237,9 +237,10 @@ class Governor:
             watched.cleared_at_end = max(0, min(cleared, self.scored(watched) - 1))
 
     def _steer(self, request_id: str, rule: CompiledRule) -> SteerOrder:
-        assert isinstance(rule.action, Steer)
-        target, coefficient = self._targets[rule.index]
-        return SteerOrder(request_id, target, coefficient, rule.action.hold_tokens)
+        steering = self._steering[rule.index]
+        return SteerOrder(
+            request_id, steering.target, steering.coefficient, steering.rank, steering.hold_tokens
+        )
 
     def _at_token(self, phase: Phase, row: int) -> int | None:
         if phase == "prompt":

@@ -114,21 +114,11 @@ class Orders:
             self._slots.release({each.digest for each in passenger.programs})
 
     def steer(self, passenger: Passenger, request_id: str, order: SteerOrder, start: int) -> None:
-        """A policy steers from position `start` on; a running span is lengthened instead."""
+        """A policy steers from position `start` on, wherever no stronger one does."""
         stop = start + order.hold_tokens
-        running = [
-            first
-            for (target, first), span in passenger.spans.items()
-            if target == order.target
-            and span.stop >= start
-            and span.coefficient == order.coefficient
-        ]
-        start = min(running, default=start)
-        span = PolicySpan(request_id, order.target, start, stop, order.coefficient)
-        passenger.spans[(order.target, start)] = span
+        span = PolicySpan(request_id, order.target, start, stop, order.coefficient, order.rank)
         self._spans.append(span)
-        digest = self._plan.body.policy_targets[order.target].digest
-        passenger.timeline.impose(Edit(start, stop, digest, order.coefficient, "policy"))
+        passenger.timeline.impose(self._plan.body.policy_targets[order.target].digest, span)
 
     def take_uploads(self) -> list[Upload]:
         """Rows the workers must write before the next forward."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pilothouse.edit.positions import intervals
+from pilothouse.edit.positions import Interval, intervals, merged
 from pilothouse.edit.program import Program
 from pilothouse.engine.compat import outputs as wire
 from pilothouse.engine.holdback import HoldBack
 from pilothouse.engine.plan import Plan
-from pilothouse.engine.step import PolicySpan, Steering
+from pilothouse.engine.step import Steering
 from pilothouse.engine.timeline import Timeline
 from pilothouse.record import Record
 from pilothouse.sealed import SealedRequest
@@ -45,7 +45,6 @@ class Passenger:
     watches_output: bool = False
     """Tokens that are sampled can change where its terms hold."""
     timeline: Timeline = field(default_factory=Timeline)
-    spans: dict[tuple[int, int], PolicySpan] = field(default_factory=dict)
     slots: dict[str, int] = field(default_factory=dict)
     steering: Steering | None = None
     announced: bool = False
@@ -154,13 +153,16 @@ class Passenger:
         record.token_scores = ready
 
     def _steered_tokens(self, governor: Governor, num_fed_tokens: int) -> dict[str, int]:
-        counts: dict[str, int] = {}
+        """Tokens by the name of what steered them; what several steer with one name counts once."""
+        held: dict[str, list[Interval]] = {}
         for term in self.sealed.steer:
-            held = intervals(term, self.request.all_token_ids, self.num_prompt_tokens)
-            fed = sum(max(0, min(stop, num_fed_tokens) - start) for start, stop in held)
-            counts[term.name] = counts.get(term.name, 0) + fed
-        for span in self.spans.values():
-            name = governor.target_name(span.target)
-            fed = max(0, min(span.stop, num_fed_tokens) - span.start)
-            counts[name] = counts.get(name, 0) + fed
+            held.setdefault(term.name, []).extend(
+                intervals(term, self.request.all_token_ids, self.num_prompt_tokens)
+            )
+        for span in self.timeline.policy_spans():
+            held.setdefault(governor.steered_name(span.rank), []).append((span.start, span.stop))
+        counts = {
+            name: sum(max(0, min(stop, num_fed_tokens) - start) for start, stop in merged(each))
+            for name, each in held.items()
+        }
         return {name: count for name, count in counts.items() if count}

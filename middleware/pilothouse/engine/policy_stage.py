@@ -10,7 +10,7 @@ Shape suffixes: P policy targets, D width of the tap, K rows of all targets, G n
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -60,14 +60,30 @@ def policy_programs(
     return list(found.values())
 
 
-def policy_steering(plan: Plan) -> dict[int, tuple[int, float]]:
-    """Rule index -> (target, coefficient), of every steering rule of a plan."""
+class RuleSteering(NamedTuple):
+    """What a steering rule does: along which target, how strongly, as whose."""
+
+    target: int
+    coefficient: float
+    rank: int
+    """Its place among the steering rules by policy and id: of equals the first wins."""
+    name: str
+    """Of its vector or SAE. Rules of one target can have several, for one and the same content."""
+    hold_tokens: int
+
+
+def policy_steering(plan: Plan) -> dict[int, RuleSteering]:
+    """Rule index -> what it does, of every steering rule of a plan, in the order of their ranks."""
     target_of = {each.digest: i for i, each in enumerate(plan.body.policy_targets)}
-    steering = {}
-    for rule in plan.rulebook.rules:
+    steering: dict[int, RuleSteering] = {}
+    rules = sorted(plan.rulebook.rules, key=lambda rule: (rule.policy, rule.rule))
+    for rule in rules:
         if isinstance(rule.action, Steer):
             program = _program(term_of(rule.action), plan.sources, f"policy {rule.policy}")
-            steering[rule.index] = (target_of[program.digest], program.coefficient)
+            steering[rule.index] = RuleSteering(
+                target_of[program.digest], program.coefficient, len(steering), rule.action.name,
+                rule.action.hold_tokens,
+            )  # fmt: skip
     return steering
 
 

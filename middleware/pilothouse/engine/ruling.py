@@ -35,6 +35,7 @@ class SteerOrder:
     request_id: str
     target: int
     coefficient: float
+    rank: int
     hold_tokens: int
 
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from pilothouse.engine.buffers import TapBuffers
-from pilothouse.engine.step import PolicySpan, Steering, StepPlan
+from pilothouse.engine.policy_spans import PolicySpans
+from pilothouse.engine.step import Steering, StepPlan
 from pilothouse.types import IntArray
 
 NOBODY = 0
@@ -32,7 +33,8 @@ class SteeringState:
         self._slots_RG = np.zeros((1, FEW_SEGMENTS), np.int64)
         self._coefficients_RG = np.zeros((1, FEW_SEGMENTS), np.float32)
         self._crowded: dict[int, Steering] = {}
-        self._spans: dict[str, dict[tuple[int, int], PolicySpan]] = {}
+        self._spans: dict[str, dict[int, PolicySpans]] = {}
+        """Of each request, by target."""
 
     def apply(self, plan: StepPlan, ended: set[str]) -> None:
         """Take in a step's news: uploads, new requests, policy spans, requests that ended."""
@@ -47,7 +49,10 @@ class SteeringState:
         for request_id, steering in plan.steering.items():
             self._set(request_id, steering)
         for span in plan.spans:
-            self._spans.setdefault(span.request_id, {})[(span.target, span.start)] = span
+            if span.request_id in ended:
+                continue  # the rule fired at the request's last token
+            targets = self._spans.setdefault(span.request_id, {})
+            targets.setdefault(span.target, PolicySpans()).impose(span)
 
     def write(self, request_ids: Sequence[str], starts_B: IntArray, counts_B: IntArray) -> None:
         """Fill slot, coefficient and policy buffers for a step in batch order."""
@@ -115,13 +120,12 @@ class SteeringState:
         firsts_B = np.cumsum(counts_B) - counts_B
         for i in steered:
             start, first = int(starts_B[i]), int(firsts_B[i])
-            for span in self._spans[request_ids[i]].values():
-                low = max(span.start, start) - start + first
-                high = min(span.stop, start + int(counts_B[i])) - start + first
-                if low < high:
-                    column = strengths_TP[low:high, span.target]
-                    stronger = abs(span.coefficient) > np.abs(column)
-                    column[stronger] = span.coefficient
+            stop = start + int(counts_B[i])
+            for target, spans in self._spans[request_ids[i]].items():
+                for span in spans.within(start, stop):
+                    low = max(span.start, start) - start + first
+                    high = min(span.stop, stop) - start + first
+                    strengths_TP[low:high, target] = span.coefficient
         self._buffers.policy_NP.write(strengths_TP)
 
 

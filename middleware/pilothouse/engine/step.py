@@ -37,13 +37,15 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class PolicySpan:
-    """Positions [start, stop) of a request that a policy steers along one target."""
+    """Positions [start, stop) of a request that a policy's rule steers along one target."""
 
     request_id: str
     target: int
     start: int
     stop: int
     coefficient: float
+    rank: int
+    """The rule's place among the steering rules by policy and id: of equals the first wins."""
 
 
 @dataclass(slots=True)

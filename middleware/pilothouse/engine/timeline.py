@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from itertools import islice, takewhile
+from dataclasses import dataclass, field
+from itertools import chain, islice, takewhile
+
+from pilothouse.engine.policy_spans import PolicySpans
+from pilothouse.engine.step import PolicySpan
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +31,22 @@ Part = tuple[str, str, str, int, int]
 
 @dataclass(slots=True)
 class Timeline:
-    """Edits of one request: its own, which do not overlap, and the policies'."""
+    """Edits of one request: its own, which do not overlap, and the policies' by program digest."""
 
     requested: tuple[Edit, ...] = ()
-    imposed: list[Edit] = field(default_factory=list)
+    imposed: dict[str, PolicySpans] = field(default_factory=dict)
 
     def request(self, edits: Iterable[Edit]) -> None:
         """The request's own edits from now on, ascending and apart from each other."""
         self.requested = tuple(edits)
 
-    def impose(self, edit: Edit) -> None:
-        """Append a policy's edit, or lengthen the one that differs in its end only."""
-        for i, known in enumerate(self.imposed):
-            if replace(known, stop=edit.stop) == edit:
-                self.imposed[i] = edit
-                return
-        self.imposed.append(edit)
+    def impose(self, digest: str, span: PolicySpan) -> None:
+        """A policy steers with a program; where several do with the same, the strongest counts."""
+        self.imposed.setdefault(digest, PolicySpans()).impose(span)
+
+    def policy_spans(self) -> Iterator[PolicySpan]:
+        """What the policies do, at each position of each program one span at most."""
+        return chain.from_iterable(self.imposed.values())
 
     def key(self, start: int, stop: int) -> bytes | None:
         """A digest of what is done to positions [start, stop); None when nothing is.
@@ -65,7 +68,9 @@ class Timeline:
         """At least the edits that reach into [start, stop)."""
         first = max(0, bisect_right(self.requested, start, key=lambda edit: edit.start) - 1)
         yield from takewhile(lambda edit: edit.start < stop, islice(self.requested, first, None))
-        yield from self.imposed
+        for digest, spans in self.imposed.items():
+            for span in spans.within(start, stop):
+                yield Edit(span.start, span.stop, digest, span.coefficient, "policy")
 
     @property
     def empty(self) -> bool:

@@ -1,7 +1,7 @@
 """Reading and writing an artefact folder: `manifest.json` and `weights.safetensors`.
 
-Nothing else in the folder is ever opened, file names are fixed, links are not followed, and
-pickles are not read. Shapes: each tensor's is stated by its caller.
+Nothing else in the folder is ever opened, file names are fixed, links that lead out of the folder
+are not followed (`links`), and pickles are not read. Shapes: each tensor's is stated by its caller.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as pack_safetensors
 
 from pilothouse.errors import ArtefactError
+from pilothouse.model.links import INSTEAD, followed, what_lies_at
 from pilothouse.model.manifest import FORMAT, Closed, Manifest
 from pilothouse.types import PROJECTION_SITES, Site
 
@@ -57,10 +58,11 @@ def read_manifest(folder: Path, manifest_type: type[C], kind: str) -> tuple[C, d
     """The manifest of a folder, and the JSON object it came from.
 
     Raises:
-        ArtefactError: missing, linked, too long, not JSON, another kind, or a bad field.
+        ArtefactError: missing, a link out of the folder, too long, not JSON, another kind, or a
+            bad field.
     """
     if not folder.is_dir():
-        refuse(folder, "folder", "nothing" if not folder.exists() else "a file",
+        refuse(folder, "folder", what_lies_at(folder),
                f"a folder with {MANIFEST_FILE} and {WEIGHTS_FILE}",
                "correct the path in pilothouse.yaml")  # fmt: skip
     place = folder / MANIFEST_FILE
@@ -194,30 +196,50 @@ def frozen(array: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def open_plain(place: Path) -> BinaryIO:
-    """A plain file to be read; links are not followed.
+    """A plain file to be read; a link is followed where `links.followed` says so.
 
     Raises:
-        ArtefactError: missing, linked, or no plain file.
+        ArtefactError: missing, a link that leads elsewhere, or no plain file.
     """
-    flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    remedy = "put the file itself into the folder"
     try:
-        # The caller closes it.
-        file = open(place, "rb", opener=lambda path, mode: os.open(path, mode | flags))  # noqa: SIM115
+        file = _opened(place)
+    except FileNotFoundError as error:
+        if not place.is_symlink():
+            _refuse_place(place, error.strerror or "an error")
+        # What a mounted link leads to is exchanged as a whole: then it leads to another file now.
+        try:
+            file = _opened(place)
+        except OSError:
+            _refuse_place(place, "a symbolic link that leads nowhere")
     except OSError as error:
-        got = "a symbolic link" if place.is_symlink() else (error.strerror or "an error")
-        refuse(place, "file", got, "a plain file that can be read", remedy)
+        _refuse_place(place, error.strerror or "an error")
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        refuse(place, "file", "no plain file", "a plain file", remedy)
+        refuse(place, "file", "no plain file", "a plain file", "put the file itself there")
     return file
 
 
+def _opened(place: Path) -> BinaryIO:
+    """The caller closes it."""
+    real = followed(place) if place.is_symlink() else place
+    if real is None:
+        _refuse_place(place, f"a symbolic link to {os.readlink(place)}")
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    return open(real, "rb", opener=lambda path, mode: os.open(path, mode | flags))
+
+
+def _refuse_place(place: Path, got: str) -> NoReturn:
+    want, remedy = "a plain file that can be read", "put the file itself there"
+    if place.is_symlink():
+        want, remedy = f"{want}, or a link that stays in its folder", INSTEAD
+    refuse(place, "file", got, want, remedy)
+
+
 def read_file(place: Path, limit_bytes: int, remedy: str = REMADE) -> bytes:
-    """All bytes of a plain file; links are not followed.
+    """All bytes of a plain file, opened by `open_plain`.
 
     Raises:
-        ArtefactError: missing, linked, no plain file, or longer than the limit.
+        ArtefactError: as `open_plain`, or longer than the limit.
     """
     with open_plain(place) as file:
         status = os.fstat(file.fileno())

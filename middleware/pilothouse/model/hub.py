@@ -1,8 +1,8 @@
 """Files of a hub repository as a plain local folder: fetched once, then read without a network.
 
-The snapshots of the client's cache are links, which no reader of ours follows, so the files are
-linked hard (or copied) into a folder beside it. The commit says which version is meant, the digest
-in pilothouse.yaml which content.
+The snapshots of the client's cache lie under commits, so the files are linked hard (or copied)
+into a folder beside it that ends as the repository does. The commit says which version is meant,
+the digest in pilothouse.yaml which content.
 """
 
 from __future__ import annotations

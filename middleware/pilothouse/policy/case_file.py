@@ -99,6 +99,7 @@ def _faults(cases: CaseFile, policy: Policy) -> Iterator[tuple[Location, str]]:
         if not signals[name].ad_hoc:
             yield ("signals",), f"`{name}` has no stand-in: add `{name}: {{scope: prompt}}`"
     yield from _threshold_faults(cases, policy)
+    yield from _shared_faults(cases, policy)
     rules = {rule.id: rule for rule in policy.spec.rules}
     for index, case in enumerate(cases.cases):
         if case.expect.rule is not None and case.expect.rule not in rules:
@@ -121,6 +122,26 @@ def _threshold_faults(cases: CaseFile, policy: Policy) -> Iterator[tuple[Locatio
         if name not in used and stand_in.threshold is not None:
             text = "has no effect, no rule says `at fpr` of it: remove it"
             yield ("signals", name, "threshold"), text
+
+
+def _shared_faults(cases: CaseFile, policy: Policy) -> Iterator[tuple[Location, str]]:
+    """Two signals of one readout are one number: what is said of both must be one thing."""
+    first_of: dict[tuple[str, str | None], str] = {}
+    for name, ref in policy.spec.signals.items():
+        if ref.ad_hoc:
+            continue
+        first = first_of.setdefault((ref.probe, ref.readout), name)
+        if first == name:
+            continue
+        text = f"is the same readout as `{first}`: say the same of both, or use one signal"
+        if cases.signals.get(name) != cases.signals.get(first):
+            yield ("signals", name), text
+        for index, case in enumerate(cases.cases):
+            given = case.given
+            for values in (given.prompt, *given.output, given.final):
+                if values.get(name) != values.get(first):
+                    yield ("cases", index, "given"), f"`{name}` {text}"
+                    break
 
 
 def _given_faults(

@@ -60,10 +60,14 @@ def stand_in_rulebook(policy: Policy, cases: CaseFile) -> Rulebook:
             if isinstance(leaf, AtFpr):
                 rates.setdefault(leaf.signal, set()).add(leaf.fpr)
     specs: dict[str, SignalSpec] = {}
-    for name, ref in policy.spec.signals.items():
+    # An ad-hoc signal needs its probe to be there, and must not take a readout's place.
+    named = sorted(policy.spec.signals.items(), key=lambda each: each[1].ad_hoc)
+    for name, ref in named:
         stand_in = cases.signals.get(name, StandIn(scope=ref.over or "prompt"))
         readout = ref.readout or STAND_IN_READOUT
         known = specs.get(f"{ref.probe}/{readout}")
+        if known is not None and ref.ad_hoc:
+            continue
         thresholds = dict(known.thresholds) if known else {}
         if stand_in.threshold is not None:
             thresholds |= dict.fromkeys(rates.get(name, ()), stand_in.threshold)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,10 @@ def _at(file: str, line: int, text: str) -> PolicyFileError:
 
 def _text_of(path: Path) -> str:
     try:
-        if path.stat().st_size > MAX_BYTES:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise _at(str(path), 1, "is no plain file: put a file with the text in its place")
+        if status.st_size > MAX_BYTES:
             raise _at(str(path), 1, f"larger than {MAX_BYTES} bytes: split it into policies")
         return path.read_text(encoding="utf-8")
     except OSError as error:

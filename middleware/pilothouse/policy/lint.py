@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pilothouse.policy.case_file import CASES_FILE, load_cases
 from pilothouse.policy.check import condition_of
+from pilothouse.policy.discovery import POLICY_FILE, find_policies
 from pilothouse.policy.expression import leaves
-from pilothouse.policy.loader import (
-    POLICY_FILE,
-    load_policy,
-    policy_files,
-    repeated_names,
-)
+from pilothouse.policy.loader import load_policy, repeated_names
 from pilothouse.policy.resolve import Artefacts, Resolved, resolve_policy
 from pilothouse.policy.schema import Block, Policy, Respond, Rule, Steer
 from pilothouse.policy.source import Location, PolicyFileError, Problem, problem_at
@@ -32,17 +29,13 @@ def lint(paths: Iterable[Path], artefacts: Artefacts | None = None) -> tuple[Pro
     """
     problems: list[Problem] = []
     policies: list[Policy] = []
-    for path in paths:
+    found = find_policies(paths)
+    problems += found.problems
+    for file in found.files:
         try:
-            files = policy_files(path)
+            policies.append(load_policy(file))
         except PolicyFileError as error:
             problems += error.problems
-            continue
-        for file in files:
-            try:
-                policies.append(load_policy(file))
-            except PolicyFileError as error:
-                problems += error.problems
     problems += repeated_names(policies)
     problems += _double_steering(policies)
     for policy in policies:
@@ -63,8 +56,10 @@ def _of_policy(policy: Policy, artefacts: Artefacts | None) -> Iterator[Problem]
 
 def _surroundings(policy: Policy) -> Iterator[Problem]:
     file = Path(policy.source.file)
-    if file.name == POLICY_FILE and file.resolve().parent.name != policy.name:
-        text = f"the folder is called {file.resolve().parent.name!r}: give both one name"
+    # As the operator wrote it: where links lead has names that are not his.
+    folder = Path(os.path.abspath(file)).parent.name
+    if file.name == POLICY_FILE and folder != policy.name:
+        text = f"the folder is called {folder!r}: give both one name"
         yield problem_at(policy.source, ("metadata", "name"), text, "warning")
     cases = file.parent / CASES_FILE
     if not cases.exists():

@@ -12,11 +12,11 @@ from pydantic import BaseModel, ValidationError
 from pilothouse.errors import PolicyError
 from pilothouse.policy.check import policy_problems
 from pilothouse.policy.complaint import complaints
+from pilothouse.policy.discovery import find_policies
 from pilothouse.policy.document import parse_document, read_document
 from pilothouse.policy.schema import Policy
-from pilothouse.policy.source import PolicyFileError, Problem, Source, problem_at, raise_problems
+from pilothouse.policy.source import Problem, Source, problem_at, raise_problems
 
-POLICY_FILE = "policy.yaml"
 MAX_POLICIES = 100
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -29,9 +29,10 @@ def load_policies(paths: Iterable[Path]) -> tuple[Policy, ...]:
         paths: each a policy file, a policy folder, or a folder with policy folders below.
 
     Raises:
-        PolicyError: a path without a policy, a file that cannot be used, or one name twice.
+        PolicyError: a path without a policy, what would be passed over below one, a file that
+            cannot be used, or one name twice.
     """
-    policies = tuple(load_policy(file) for path in paths for file in policy_files(path))
+    policies = tuple(load_policy(file) for file in policy_files(*paths))
     if len(policies) > MAX_POLICIES:
         raise PolicyError(f"got {len(policies)} policies, want at most {MAX_POLICIES}: merge some")
     return _distinct(policies)
@@ -53,23 +54,16 @@ def parse_policy(text: str, file: str = "policy.yaml") -> Policy:
     return _checked(parse_model(Policy, data, source).placed(source))
 
 
-def policy_files(path: Path) -> tuple[Path, ...]:
-    """The policy files a path stands for.
+def policy_files(*paths: Path) -> tuple[Path, ...]:
+    """The policy files that paths stand for.
 
     Raises:
-        PolicyError: the path does not exist, or there is no policy below it.
+        PolicyError: a path does not exist, there is no policy below it, or something below it
+            would be passed over.
     """
-    if path.is_file():
-        return (path,)
-    if not path.is_dir():
-        raise _of(path, "does not exist: name a policy file or a folder of policies")
-    misnamed = next(iter(sorted(path.rglob("policy.yml"))), None)
-    if misnamed is not None:
-        raise _of(misnamed, f"would be passed over: rename it to {POLICY_FILE}")
-    files = tuple(sorted(path.rglob(POLICY_FILE)))
-    if not files:
-        raise _of(path, f"holds no {POLICY_FILE}: name a folder of policies")
-    return files
+    found = find_policies(paths)
+    raise_problems(found.problems)
+    return tuple(found.files)
 
 
 def policy_to_json(policy: Policy) -> dict[str, Any]:
@@ -123,7 +117,3 @@ def repeated_names(policies: Iterable[Policy]) -> list[Problem]:
             )
             problems.append(problem_at(policy.source, ("metadata", "name"), text))
     return problems
-
-
-def _of(path: Path, text: str) -> PolicyFileError:
-    return PolicyFileError([Problem(str(path), 0, "", text)])

@@ -101,8 +101,9 @@ def raw(data: bytes) -> Callable[[Path], object]:
 
 
 def linked(file: Path) -> None:
-    writers.write_gguf(file.with_name("real"))
-    file.symlink_to(file.with_name("real"))
+    elsewhere = file.parent.with_name(f"{file.parent.name}-elsewhere")
+    writers.write_gguf(elsewhere)
+    file.symlink_to(elsewhere)
 
 
 def linked_inside(folder: Path) -> None:

@@ -49,5 +49,5 @@ def need(place: Path, state: Mapping[Any, Any], keys: Collection[str]) -> None:
 
 
 def folder_files(folder: Path) -> list[Path]:
-    """The files of a folder by name; links among them are refused when they are read."""
-    return sorted(each for each in folder.iterdir() if each.is_symlink() or each.is_file())
+    """The files of a folder by name; links that lead nowhere are refused when they are read."""
+    return sorted(each for each in folder.iterdir() if not each.is_dir())

@@ -39,8 +39,7 @@ def read_archive(place: Path) -> tuple[Stored, str]:
                 state.update(part)
             return stored, state.hexdigest()
     except (OSError, zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError) as error:
-        got = "a symbolic link" if place.is_symlink() else f"{type(error).__name__}: {error}"
-        refuse(place, "file", got, "a plain .npz archive", FETCH)
+        refuse(place, "file", f"{type(error).__name__}: {error}", "a plain .npz archive", FETCH)
 
 
 def _check_members(place: Path, members: list[zipfile.ZipInfo]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pilothouse.model.artefact import MANIFEST_FILE, WEIGHTS_FILE, refuse
+from pilothouse.model.links import what_lies_at
 from pilothouse.model.sae.fields import read_fields
 
 LAYER_FILE = re.compile(r"layer(\d{1,4})\.sae\.(safetensors|pt)")
@@ -52,7 +53,7 @@ def detect_format(folder: Path) -> str:
         ArtefactError: of none that is known, or of several.
     """
     if not folder.is_dir():
-        refuse(folder, "folder", "nothing" if not folder.exists() else "a file", "a folder",
+        refuse(folder, "folder", what_lies_at(folder), "a folder",
                "correct the path")  # fmt: skip
     names = set(os.listdir(folder))
     found = [each for each, ways in MARKS.items() if any(names.issuperset(way) for way in ways)]

@@ -16,6 +16,7 @@ from types import MappingProxyType
 
 from pilothouse.errors import ConfigError
 from pilothouse.model.artefact import parse_json, read_file, refuse
+from pilothouse.model.links import what_lies_at
 from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.model.sae.detect import detect_format
 from pilothouse.model.sae.dictionary_learning import load_dictionary_learning
@@ -78,7 +79,7 @@ def load_sae(name: str, folder: Path, format_name: str | None, told: Told = NOTH
 
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
-        refuse(folder, "folder", "nothing" if not folder.exists() else "a file", "a folder",
+        refuse(folder, "folder", what_lies_at(folder), "a folder",
                "correct the path in pilothouse.yaml")  # fmt: skip
 
 
