@@ -19,10 +19,12 @@ from pilothouse.cli.exits import exits
 from pilothouse.cli.quiet import quieten
 from pilothouse.cli.sae_option import (
     AverageNorm,
+    Centred,
     FormatName,
     LayerNumber,
     ModelId,
     SiteName,
+    noted,
     told,
 )
 from pilothouse.cli.source import read_sae
@@ -86,6 +88,7 @@ def features(
     layer: LayerNumber = None,
     site: SiteName = None,
     average_norm: AverageNorm = None,
+    centred: Centred = None,
     raw: Annotated[bool, typer.Option("--raw", help="No chat template around it.")] = False,
     answer_tokens: Annotated[
         int, typer.Option(min=0, help="Let the model answer, and read this many tokens too.")
@@ -97,7 +100,7 @@ def features(
 ) -> None:
     """Print the features that are strongest in a prompt, by the served engine's activations."""
     with exits():
-        wish = told(model_id, layer, site, average_norm)
+        wish = told(model_id, layer, site, average_norm, centred)
         sae, known_as = _opened(sae_name, format_name, wish, config)
         _check_fits(sae, model, known_as)
         found = _found(sae, prompt, model, raw, answer_tokens, dtype, top)
@@ -148,7 +151,7 @@ def _opened(
 ) -> tuple[Sae, str | None]:
     """The SAE, and the name by which artefacts know the model, if that is not its own."""
     if place is None:
-        return read_sae(sae_name, format_name, wish), wish.model_id
+        return noted(read_sae(sae_name, format_name, wish)), wish.model_id
     said = {"format": format_name, "model": wish.model_id} | wish._asdict()
     given = sorted(name for name, each in said.items() if each is not None and name != "model_id")
     if given:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,15 @@ import typer
 from pilothouse.cli.exits import exits
 from pilothouse.cli.landing import MADE, check_out, landing
 from pilothouse.cli.sae_measure import Measured, measure
-from pilothouse.cli.sae_option import AverageNorm, FormatName, LayerNumber, ModelId, SiteName, told
+from pilothouse.cli.sae_option import (
+    AverageNorm,
+    Centred,
+    FormatName,
+    LayerNumber,
+    ModelId,
+    SiteName,
+    told,
+)
 from pilothouse.cli.sae_pickle import converted, pickle_of
 from pilothouse.cli.source import locate_sae
 from pilothouse.errors import ConfigError, EngineError, RequestError
@@ -45,6 +54,7 @@ def import_sae(
     layer: LayerNumber = None,
     site: SiteName = None,
     average_norm: AverageNorm = None,
+    centred: Centred = None,
     allow_pickle_weights: Annotated[
         bool, typer.Option(help="Read pickled tensors by a weights-only load.")
     ] = False,
@@ -62,7 +72,7 @@ def import_sae(
     """Read an SAE and write it in one layout with its provenance; nothing in it is executed."""
     with exits(RequestError, EngineError):
         check_out(out)
-        wish = told(model_id, layer, site, average_norm)
+        wish = told(model_id, layer, site, average_norm, centred)
         with landing(out) as room:
             found = locate_sae(source, format_name, layer, pickles=allow_pickle_weights)
             folder = found.place
@@ -78,9 +88,11 @@ def import_sae(
             manifest = _write(loaded, made, about)
             written = load_sae(name, made, NAME)
     if as_json:
+        for note in loaded.notes:
+            typer.echo(f"note: {note}", err=True)
         typer.echo(json.dumps(manifest.model_dump(mode="json"), indent=2))
         return
-    typer.echo("\n".join(_lines(written, measured, out)))
+    typer.echo("\n".join(_lines(written, loaded.notes, measured, out)))
 
 
 def _readable(folder: Path, layout: str, wish: Told, room: Path, may_unpickle: bool) -> Path:
@@ -146,7 +158,7 @@ def _write(sae: Sae, folder: Path, source: SaeSource) -> SaeManifest:
     return manifest
 
 
-def _lines(sae: Sae, measured: Measured | None, out: Path) -> list[str]:
+def _lines(sae: Sae, notes: Sequence[str], measured: Measured | None, out: Path) -> list[str]:
     maxima = [] if sae.max_act_M is None else [
         f"maxima    {int((sae.max_act_M > 0).sum())} of {sae.num_features} features ever on"
     ]  # fmt: skip
@@ -157,5 +169,6 @@ def _lines(sae: Sae, measured: Measured | None, out: Path) -> list[str]:
         f"digest    {sae.digest}",
         *([f"measured  {measured}"] if measured is not None else []),
         *maxima,
+        *(f"note      {note}" for note in notes),
         f"use       saes: {{{sae.name}: {{path: {out}}}}} in pilothouse.yaml",
     ]

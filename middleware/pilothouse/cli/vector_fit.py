@@ -17,6 +17,7 @@ from rich.table import Table
 
 from pilothouse.cli.exits import exits
 from pilothouse.cli.landing import MADE, check_out, landing
+from pilothouse.cli.sae_option import noted
 from pilothouse.contrast import difference, principal, ridge
 from pilothouse.contrast.card import card, figures_row, profile_line
 from pilothouse.contrast.method import METHODS
@@ -96,6 +97,14 @@ def fit_vector(
     sae_average_norm: Annotated[
         float | None, typer.Option(help="Mean length of the SAE's inputs in training.")
     ] = None,
+    sae_centred: Annotated[
+        bool | None,
+        typer.Option(
+            "--sae-centred/--sae-not-centred",
+            show_default=False,
+            help="Whether it knows a stream without its mean, if its files do not say.",
+        ),
+    ] = None,
     features: Annotated[int, typer.Option(min=1, help="SAE features to sum up.")] = 5,
     tuned: Annotated[
         str | None, typer.Option(help="A fine-tuned form of the model: fit what it differs in.")
@@ -115,7 +124,7 @@ def fit_vector(
         _check_out(out)
         known_as = model_id or Path(model).resolve().name
         wanted, where = _layers(layers), _site(site)
-        told = Told(model_id, _single(wanted, sae), where, sae_average_norm)
+        told = Told(model_id, _single(wanted, sae), where, sae_average_norm, sae_centred)
         loaded = _sae(sae, sae_format, told, known_as)
         order = FitOrder(
             pairs=pairs, model=model, model_id=known_as,
@@ -154,7 +163,7 @@ def _method(method: str | None, sae: Path | None, tuned: str | None) -> str:
 def _sae(folder: Path | None, format_name: str | None, told: Told, known_as: str) -> Sae | None:
     if folder is None:
         return None
-    sae = load_sae(folder.resolve().name, folder, format_name, told)
+    sae = noted(load_sae(folder.resolve().name, folder, format_name, told))
     if sae.model_id != known_as:
         raise ConfigError(
             f"--sae: {folder} was made for {sae.model_id}; --model is {known_as}: give an SAE of "
