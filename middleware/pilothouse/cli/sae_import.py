@@ -35,6 +35,7 @@ from pilothouse.model.sae.mapped import write_safetensors
 from pilothouse.model.sae.matrix import Matrix
 from pilothouse.model.sae.own import NAME, SaeManifest, SaeSource, save_own
 from pilothouse.model.sae.told import Told, UnknownNorm
+from pilothouse.progress import waiting
 
 CONVERT = (
     "add --allow-pickle-weights to read its tensors by a weights-only load; nothing in the file is "
@@ -74,19 +75,22 @@ def import_sae(
         check_out(out)
         wish = told(model_id, layer, site, average_norm, centred)
         with landing(out) as room:
-            found = locate_sae(source, format_name, layer, pickles=allow_pickle_weights)
+            with waiting(f"reading {source}"):
+                found = locate_sae(source, format_name, layer, pickles=allow_pickle_weights)
             folder = found.place
             layout = format_name or detect_format(folder)
-            read = _readable(folder, layout, wish, room, allow_pickle_weights)
+            with waiting(f"reading {source}"):
+                read = _readable(folder, layout, wish, room, allow_pickle_weights)
             name = out.resolve().name
             loaded, measured = _loaded(name, read, layout, wish, (prompts, served, dtype))
             made = room / MADE
-            about = SaeSource(
-                place=found.label or source, format=layout, revision=found.revision,
-                files=_digests(folder, wish),
-            )  # fmt: skip
-            manifest = _write(loaded, made, about)
-            written = load_sae(name, made, NAME)
+            with waiting(f"writing {out}"):
+                about = SaeSource(
+                    place=found.label or source, format=layout, revision=found.revision,
+                    files=_digests(folder, wish),
+                )  # fmt: skip
+                manifest = _write(loaded, made, about)
+                written = load_sae(name, made, NAME)
     if as_json:
         for note in loaded.notes:
             typer.echo(f"note: {note}", err=True)
@@ -112,19 +116,24 @@ def _loaded(
     if (prompts is None) != (served is None):
         raise ConfigError("--measure PROMPTS and --model MODEL go together: give both")
     if prompts is None or served is None:
-        return load_sae(name, folder, layout, wish), None
-    try:
-        loaded = load_sae(name, folder, layout, wish)
-        needs_norm = False
-    except UnknownNorm:
-        # Any norm will do to learn where the SAE sits.
-        loaded, needs_norm = load_sae(name, folder, layout, wish._replace(average_norm=1.0)), True
+        with waiting(f"reading {folder}"):
+            return load_sae(name, folder, layout, wish), None
+    needs_norm = False
+    with waiting(f"reading {folder}"):
+        try:
+            loaded = load_sae(name, folder, layout, wish)
+        except UnknownNorm:
+            # Any norm will do to learn where the SAE sits.
+            loaded = load_sae(name, folder, layout, wish._replace(average_norm=1.0))
+            needs_norm = True
     with measure(served, loaded.tap, loaded.width, prompts, dtype) as captured:
-        measured = captured.measured()
+        with waiting("measuring lengths"):
+            measured = captured.measured()
         norm = measured.average_norm if wish.average_norm is None else wish.average_norm
         if needs_norm:
             loaded = load_sae(name, folder, layout, wish._replace(average_norm=norm))
-        maxima_M = captured.largest_codes(loaded)
+        with waiting("measuring the features' largest codes"):
+            maxima_M = captured.largest_codes(loaded)
         return replace(loaded, max_act_M=maxima_M, average_norm=norm), measured
 
 

@@ -25,6 +25,7 @@ from pilothouse.edit.sae_codes import encode
 from pilothouse.errors import ConfigError
 from pilothouse.model.artefact import read_file, refuse
 from pilothouse.model.sae.autoencoder import Sae
+from pilothouse.progress import waiting
 from pilothouse.types import Tap
 
 MAX_PROMPTS_BYTES = 64 << 20
@@ -95,7 +96,8 @@ def measure(model: str, tap: Tap, width: int, prompts: Path, dtype: str) -> Iter
     from pilothouse.llm import LLM  # the engine takes seconds to import
 
     with TemporaryDirectory(ignore_cleanup_errors=True) as room:
-        llm = LLM(model, dtype=dtype, enforce_eager=True)
+        with waiting(f"starting an engine with {model}"):
+            llm = LLM(model, dtype=dtype, enforce_eager=True)
         reader = llm.capture(texts, layers=[tap.layer], sites=[tap.site], out=Path(room) / "rows")
         captured = Captured(reader, tap)
         if not captured.num_tokens:

@@ -28,6 +28,7 @@ from pilothouse.model.sae.detect import detect_format
 from pilothouse.model.sae.formats import load_sae
 from pilothouse.model.sae.own import NAME
 from pilothouse.model.sae.told import Told, UnknownModel
+from pilothouse.progress import waiting
 
 SHOWN_LABELS = 8
 NO_MODEL = "?"
@@ -46,7 +47,7 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Check an SAE and print its form, sizes, place, labels and digest."""
-    with exits(ConfigError):
+    with exits(ConfigError), waiting(f"reading {source}"):
         folder = locate_sae(source, format_name, layer, pickles=False).place
         layout = format_name or detect_format(folder)
         wish = told(model_id, layer, site, average_norm, centred)
