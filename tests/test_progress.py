@@ -15,15 +15,23 @@ from pilothouse.progress import EVERY_SECONDS, progress, waiting
 from tests.test_house import PACKAGE, imports_of
 
 
+class Printed:
+    """What is printed on stderr where that is a file."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys, self._text = capsys, ""
+
+    def getvalue(self) -> str:
+        self._text += self._capsys.readouterr().err
+        return self._text
+
+
 @pytest.fixture
-def stderr(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    """What is printed where stderr is a file."""
-    to = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", to)
-    return to
+def stderr(capsys: pytest.CaptureFixture[str]) -> Printed:
+    return Printed(capsys)
 
 
-def until(stderr: io.StringIO, text: str) -> str:
+def until(stderr: Printed, text: str) -> str:
     """What was printed by the time that a text was."""
     deadline = time.monotonic() + 10
     while text not in stderr.getvalue() and time.monotonic() < deadline:
@@ -35,7 +43,7 @@ def test_a_line_comes_at_least_every_twenty_seconds() -> None:
     assert EVERY_SECONDS <= 20
 
 
-def test_a_step_that_takes_long_is_told_of_while_it_lasts(stderr: io.StringIO) -> None:
+def test_a_step_that_takes_long_is_told_of_while_it_lasts(stderr: Printed) -> None:
     with progress(every_seconds=0.05) as phase:
         advance = phase("sweep", 28)
         advance(3)
@@ -46,14 +54,14 @@ def test_a_step_that_takes_long_is_told_of_while_it_lasts(stderr: io.StringIO) -
         assert "test: 0:0" in until(stderr, "test: ")
 
 
-def test_lines_have_nothing_of_a_terminal_in_them(stderr: io.StringIO) -> None:
+def test_lines_have_nothing_of_a_terminal_in_them(stderr: Printed) -> None:
     with waiting("reading", every_seconds=0.02):
         told = until(stderr, "reading")
     assert told.replace("\n", "").isprintable()
     assert all(line.startswith("reading: 0:0") for line in told.splitlines())
 
 
-def test_short_work_says_nothing(stderr: io.StringIO) -> None:
+def test_short_work_says_nothing(stderr: Printed) -> None:
     with progress() as phase:
         phase("states", 4)(4)
     with progress(shown=False, every_seconds=0.01) as phase:
@@ -62,7 +70,7 @@ def test_short_work_says_nothing(stderr: io.StringIO) -> None:
     assert stderr.getvalue() == ""
 
 
-def test_nothing_runs_on_behind_it(stderr: io.StringIO) -> None:
+def test_nothing_runs_on_behind_it(stderr: Printed) -> None:
     before = threading.active_count()
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt), waiting("reading", every_seconds=0.01):
