@@ -39,7 +39,8 @@ def model_of(folder: Path, template: str | None, bos: str | None = None) -> Path
     tokenizer.save_pretrained(folder)
     Qwen3Config(
         vocab_size=512, hidden_size=D_MODEL, intermediate_size=128, num_hidden_layers=NUM_LAYERS,
-        num_attention_heads=2, num_key_value_heads=2, head_dim=32, architectures=["Qwen3ForCausalLM"],
+        num_attention_heads=2, num_key_value_heads=2, head_dim=32,
+        architectures=["Qwen3ForCausalLM"],
         max_position_embeddings=MAX_TOKENS, dtype="float32",
     ).save_pretrained(folder)  # fmt: skip
     return folder
@@ -137,7 +138,7 @@ def test_a_prompt_that_begins_twice_is_told_and_is_what_vllm_makes_of_it(tmp_pat
     )
     assert served["prompt_token_ids"] == renderer.tokenizer.encode(text)
     assert served["prompt_token_ids"][:2] == [bos, bos]
-    assert renderer.begins_twice(text) and renderer.begins_twice(f" {text}")
+    assert renderer.begins_twice(text)
     assert not renderer.begins_twice("the boats") and not renderer.begins_twice("")
     once = renderer.chat([{"role": "user", "content": "the boats"}])
     assert once.count(bos) == 1

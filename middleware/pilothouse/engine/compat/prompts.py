@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
 from vllm.config import VllmConfig
 from vllm.engine.arg_utils import EngineArgs
 from vllm.exceptions import VLLMClientError
@@ -108,7 +109,8 @@ def check_template_kwargs(
         tokenizer=tokenizer, chat_template=found, chat_template_kwargs=dict(kwargs),
         raise_on_unexpected=False,
     )  # fmt: skip
-    fixed = set(inspect.signature(tokenizer.apply_chat_template).parameters) if own else set()
+    base = inspect.signature(PreTrainedTokenizerBase.apply_chat_template)
+    fixed = set(base.parameters) if own else set()
     unread = sorted(name for name in kwargs if name not in read or name in fixed)
     if unread:
         raise ConfigError(
