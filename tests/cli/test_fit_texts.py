@@ -215,3 +215,19 @@ def test_features_put_a_prompt_into_the_template_before_an_engine_starts(tmp_pat
     wrong = json.dumps({"enable_thinking": False})
     done = CliRunner().invoke(app, [*words, "--raw", "--chat-template-kwargs", wrong])
     assert "got it with --raw" in done.output
+
+
+def test_texts_that_begin_twice_are_logged_offline(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from pilothouse.engine.compat.prompts import PromptRenderer
+    from pilothouse.offline.prompts import warn_of_doubled
+
+    renderer = PromptRenderer(str(model_of(tmp_path / "m", None, bos="<|pad|>")), {}, {})._renderer
+    given = ["a", {"prompt": "<|pad|>b"}, "<|pad|>c", {"prompt_token_ids": [0, 0]}]
+    with caplog.at_level("WARNING", logger="pilothouse"):
+        warn_of_doubled(renderer, given, {})
+        warn_of_doubled(renderer, given[:1], {})
+        warn_of_doubled(renderer, given, {"tokenization_kwargs": {"add_special_tokens": False}})
+    mine = [each for each in caplog.records if each.name.startswith("pilothouse")]
+    assert [each.getMessage()[:30] for each in mine] == ["prompts: number 1 and 1 more b"]
