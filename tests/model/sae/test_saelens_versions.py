@@ -112,6 +112,14 @@ def test_a_batch_topk_without_a_threshold_is_refused(tmp_path: Path) -> None:
         load_sae("s", folder, "saelens")
 
 
+def test_norms_that_are_not_folded_are_refused_where_thresholds_choose(tmp_path: Path) -> None:
+    folder = files.saelens(
+        tmp_path, book("jumprelu"), architecture="matryoshka", rescale_acts_by_decoder_norm=True
+    )
+    with pytest.raises(ArtefactError, match="rescale_acts_by_decoder_norm: got True"):
+        load_sae("s", folder, "saelens")
+
+
 def test_a_threshold_by_its_logarithm_is_read(tmp_path: Path) -> None:
     made = book("jumprelu", subtracts_b_dec=True)
     folder = files.saelens(tmp_path, made)

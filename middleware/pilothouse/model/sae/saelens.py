@@ -75,9 +75,8 @@ def load_saelens(name: str, folder: Path, told: Told) -> Sae:
     fields = _flattened(read_fields(folder / CONFIG_FILE))
     place = folder / WEIGHTS_FILE
     tensors, sha256 = map_safetensors(place)
-    if _as_served(place, fields, tensors):
-        sha256 += " folded"
-    about, notes = _about(folder, fields, told, tensors)
+    is_folded = _as_served(place, fields, tensors)
+    about, notes = _about(folder, fields, told, tensors, is_folded)
     _drop_scaling(place, tensors)
     polynomial = None
     if fields.text("architecture", "standard").startswith(POLY):
@@ -85,7 +84,8 @@ def load_saelens(name: str, folder: Path, told: Told) -> Sae:
     if about.form == "pursuit" and not about.subtracts_decoder_bias and "b_dec" in tensors:
         # What is not taken off the input is not put on the output either.
         tensors["b_dec"] = filled(tensors["b_dec"].shape[0], 0.0)
-    built = build_sae(name, place, about, tensors, sha256, polynomial)
+    numbers = f"{sha256} folded" if is_folded else sha256
+    built = build_sae(name, place, about, tensors, numbers, polynomial)
     for field_name, size in (("d_in", built.width), ("d_sae", built.num_features)):
         if fields.whole(field_name) != size:
             refuse(fields.place, field_name, fields.whole(field_name),
@@ -139,7 +139,7 @@ def _fold_norms(place: Path, tensors: Stored) -> None:
 
 
 def _about(
-    folder: Path, fields: Fields, told: Told, tensors: Stored
+    folder: Path, fields: Fields, told: Told, tensors: Stored, is_folded: bool
 ) -> tuple[About, tuple[str, ...]]:
     release = release_of(folder)
     form, k = _form(fields, tensors)
@@ -157,7 +157,6 @@ def _about(
         _where(fields, told), remedy=CORRECT,
     )  # fmt: skip
     is_poly = fields.text("architecture", "standard").startswith(POLY)
-    is_folded = fields.text("architecture", "standard") in BATCHED
     if (form not in ALL_AT_ONCE or is_poly) and not is_folded:
         fields.never("rescale_acts_by_decoder_norm", "only TopK chooses by the decoder's norms")
     scales = form in ALL_AT_ONCE and fields.flag("rescale_acts_by_decoder_norm", False)
