@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from transformers import Qwen3Config
 
+from pilothouse.cli.fit_order import Files
+from pilothouse.cli.fit_texts import read_texts
+from pilothouse.contrast.pair import load_pairs
 from tests.cli.fitting import run_fit
 from tests.support.echo_model import D_MODEL, NUM_LAYERS, echo_pairs, write_lines
 from tests.support.tiny_model import MAX_TOKENS, tiny_tokenizer
@@ -146,8 +150,11 @@ def test_a_prompt_that_begins_twice_is_told_and_is_what_vllm_makes_of_it(tmp_pat
     for number in (2, 3):
         pairs[number]["prompt"] = "<|pad|>" + pairs[number]["prompt"]
     place = write_lines(tmp_path / "pairs.jsonl", pairs)
-    done = run_fit(place, "--model", model, "--out", tmp_path / "out")
-    assert f"{place}: pair 3 and 1 more: begins with '<|pad|>'" in done.output
+    order = SimpleNamespace(
+        pairs=place, settings={}, chat_template_kwargs={}, neutral=None, facts=None
+    )
+    [note] = read_texts(order, Files(load_pairs(place), (), ()), str(model)).notes
+    assert note.startswith(f"{place}: pair 3 and 1 more: begins with '<|pad|>'")
 
 
 @pytest.mark.parametrize(
