@@ -78,45 +78,44 @@ def say(text):
 
 
 class Progress:
-    """Count what pip reports, in place on a terminal and once every 25 packages elsewhere."""
+    """Count what pip reports, in place on a terminal and by a line every 15 s elsewhere."""
+
+    EVERY_SECONDS = 15
 
     def __init__(self, title, total):
         self.title, self.total, self.seen = title, total, 0
         self.started, self.phase = time.time(), "fetching"
         self.live = sys.stdout.isatty()
         self.done = threading.Event()
-        if self.live:
-            self.ticker = threading.Thread(target=self._tick, daemon=True)
-            self.ticker.start()
+        self.ticker = threading.Thread(target=self._tick, daemon=True)
+        self.ticker.start()
 
     def line(self, text):
         if text.startswith(("Collecting ", "Processing ")):
             self.seen += 1
-            if not self.live and self.seen % 25 == 0:
-                say("%s: %d of %d" % (self.title, self.seen, self.total))
         elif text.startswith("Installing collected packages"):
             self.phase = "unpacking"
-            if not self.live:
-                say("%s: unpacking" % self.title)
 
     def _tick(self):
-        while not self.done.wait(0.5):
-            sys.stdout.write(
-                "\r\033[Kpilothouse set-up: %s: %s %d of %d, %d s"
-                % (
-                    self.title,
-                    self.phase,
-                    min(self.seen, self.total),
-                    self.total,
-                    time.time() - self.started,
-                )
+        # pip unpacks for minutes without a word, so that a clock says that it goes on.
+        while not self.done.wait(0.5 if self.live else self.EVERY_SECONDS):
+            text = "%s: %s %d of %d, %d s" % (
+                self.title,
+                self.phase,
+                min(self.seen, self.total),
+                self.total,
+                time.time() - self.started,
             )
-            sys.stdout.flush()
+            if self.live:
+                sys.stdout.write("\r\033[Kpilothouse set-up: " + text)
+                sys.stdout.flush()
+            else:
+                say(text)
 
     def close(self, outcome):
         self.done.set()
+        self.ticker.join()
         if self.live:
-            self.ticker.join()
             sys.stdout.write("\r\033[K")
         say("%s: %s after %d s" % (self.title, outcome, time.time() - self.started))
 

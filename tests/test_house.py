@@ -14,7 +14,7 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parent.parent
 PACKAGE = CHECKOUT / "middleware" / "pilothouse"
 
-GROUND = frozenset({"types", "errors", "term", "record", "sealed", "config", "library"})
+GROUND = frozenset({"types", "errors", "term", "record", "sealed", "config", "library", "progress"})
 ROOMS = frozenset({"model", "edit", "probe", "policy", "capture", "contrast"})
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "types": frozenset(),
@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "sealed": frozenset({"types", "errors", "term"}),
     "config": frozenset({"types", "errors", "term"}),
     "library": frozenset({"errors"}),
+    "progress": frozenset(),
     "model": GROUND,
     "edit": GROUND | {"model"},  # a program is made of the catalogue's vectors
     "bake": GROUND | {"model", "edit"},  # programs into weights, offline

@@ -17,6 +17,7 @@ import pytest
 
 from pilothouse import LLM, CaptureReader, Steer
 from pilothouse.cli.prompts import load_prompts
+from pilothouse.engine.compat.prompts import PromptRenderer
 from pilothouse.errors import ConfigError, RequestError, UnsupportedError
 from pilothouse.library import library_path
 
@@ -252,3 +253,24 @@ def test_the_package_is_light_until_llm_is_asked_for() -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert said.stdout.strip() == "False"
+
+
+def test_a_conversation_has_the_same_tokens_asked_captured_and_fitted(
+    llm: LLM, tmp_path: Path
+) -> None:
+    folder = str(library_path("examples/demo") / "model")
+    ids = PromptRenderer(folder, {}, {}).chat(asked(PROMPTS.known))
+    [answer] = llm.chat(asked(PROMPTS.known), greedy(llm, max_tokens=1), use_tqdm=False)
+    reader = llm.capture([asked(PROMPTS.known)], [1], out=tmp_path / "rows", progress=False)
+    assert tuple(answer.prompt_token_ids) == ids
+    assert tuple(reader.layer(1, "resid_post")[1].token_id_R) == ids
+
+
+def test_variables_that_the_template_does_not_read_are_refused(llm: LLM, tmp_path: Path) -> None:
+    variables = {"chat_template_kwargs": {"enable_thinking": False}}
+    for ask in (
+        lambda: llm.chat(asked(PROMPTS.known), greedy(llm), **variables),
+        lambda: llm.capture([asked(PROMPTS.known)], [1], out=tmp_path / "rows", **variables),
+    ):
+        with pytest.raises(ConfigError, match="which the model's chat template does not read"):
+            ask()

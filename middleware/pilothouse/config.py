@@ -97,6 +97,8 @@ class SaeRef(_Closed):
     site: Site | None = None
     average_norm: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Mean length of what the tap carries: what bounds on edits are shares of."""
+    is_centred: bool | None = None
+    """Whether it knows a stream without its mean, where the files do not say it."""
 
 
 class Profile(_Closed):

@@ -33,6 +33,7 @@ from pilothouse.errors import ConfigError, EngineError
 from pilothouse.model.catalogue import load_catalogue
 from pilothouse.offline.capturing import Capturing
 from pilothouse.offline.governance import Governance, Run
+from pilothouse.offline.prompts import check_chat, warn_of_doubled
 from pilothouse.offline.request_field import Steering, request_fields
 from pilothouse.policy.endpoint import Endpoint
 from pilothouse.policy.loader import load_policies
@@ -107,6 +108,7 @@ class LLM(VllmLLM):  # type: ignore[misc]
             RequestError: steering or probes that the plan does not have.
         """
         asked = prompts if isinstance(prompts, list | tuple) else [prompts]
+        warn_of_doubled(self.renderer, asked, more)
         run = super().generate
         fields = request_fields(steer, probes, scores, len(asked))
         return self._governed(
@@ -128,6 +130,7 @@ class LLM(VllmLLM):  # type: ignore[misc]
         """As `generate`, for one conversation or a list of them."""
         single = bool(messages) and isinstance(messages[0], dict)
         conversations = [messages] if single else list(messages)
+        check_chat(self.renderer, more)
         run = super().chat
         fields = request_fields(steer, probes, scores, len(conversations))
         return self._governed(
@@ -166,7 +169,7 @@ class LLM(VllmLLM):  # type: ignore[misc]
             max_tokens: of an answer, 16 if not said; only with positions that hold output.
             dtype: of the rows on disk.
             rows_per_shard: of one file; by default a file has about 256 MiB.
-            progress: draw a bar on stderr.
+            progress: tell on stderr how far it is: a bar, or lines where that is no terminal.
             more: passed to vLLM's `enqueue` or `enqueue_chat`.
 
         Returns:
@@ -180,6 +183,10 @@ class LLM(VllmLLM):  # type: ignore[misc]
             KeyboardInterrupt: Ctrl-C; prompts answered by then are kept.
         """
         asked, is_chat = prompts_of(prompts)
+        if is_chat:
+            check_chat(self.renderer, more)
+        else:
+            warn_of_doubled(self.renderer, asked, more)
         facts = self.plan.body.model
         order = capture_order(
             asked, layers=layers, sites=sites, positions=positions, max_tokens=max_tokens,

@@ -536,4 +536,79 @@ MUTANTS: tuple[Mutant, ...] = (
         "features.setdefault(str(id(source)), []).append(share); saes[str(id(source))] = source",
         ("tests/edit/test_feature.py",), "two_names",
     ),
+    # formats
+    Mutant(
+        "never-silent", "k among the activation's arguments is not looked for",
+        "model/sae/saelens.py",
+        '("activation_fn_kwargs.k", fields.group("activation_fn_kwargs").raw.get("k")),', "",
+        ("tests/model/sae/test_saelens_versions.py",), "stood_among",
+    ),
+    Mutant(
+        "never-silent", "a single head by its older name is taken", "model/sae/saelens.py",
+        'for name in ("hook_head_index", "hook_point_head_index"):',
+        'for name in ("hook_head_index",):',
+        ("tests/model/sae/test_saelens_versions.py",), "single_head",
+    ),
+    Mutant(
+        "never-silent", "a checkpoint's norms are not folded", "model/sae/saelens.py",
+        "        _fold_norms(place, tensors)\n", "        pass\n",
+        ("tests/model/sae/test_saelens_versions.py",), "folded",
+    ),
+    Mutant(
+        "never-silent", "what only a table says of a release is passed over",
+        "model/sae/centring.py",
+        "    by_fields = release_told_by(fields.raw)\n", "    by_fields = None\n",
+        ("tests/model/sae/test_centring.py",), "under_any_name",
+    ),
+    Mutant(
+        "never-silent", "an open question of centring is not told", "model/sae/centring.py",
+        "return Centring(False, () if is_rms or _is_later(fields) else (OPEN,))",
+        "return Centring(False)",
+        ("tests/model/sae/test_centring.py",), "does_not_say_it",
+    ),
+    Mutant(
+        "never-silent", "a note of an SAE stays unlogged", "model/sae/opened.py",
+        "    if sae.digest not in _OPEN:\n", "    if False:\n",
+        ("tests/model/sae/test_centring.py",), "logs",
+    ),
+    Mutant(
+        "never-silent", "towers count as the language model", "model/module_path.py",
+        "_BLOCK.fullmatch(_dotted(path))", "_BLOCK.search(_dotted(path))",
+        ("tests/model/test_module_path.py",), "other_modules",
+    ),
+    Mutant(
+        "never-silent", "another model's control vector is taken", "model/formats/target.py",
+        "if hint and known and not any(", "if False and not any(",
+        ("tests/model/formats/test_model_types.py",), "mismatch",
+    ),
+    Mutant(
+        "never-silent", "an intervention on a head lands on the stream",
+        "model/formats/loreft.py", 'if unit not in (None, "pos"):', "if False:",
+        ("tests/model/formats/test_loreft_names.py",), "no_site",
+    ),
+    Mutant(
+        "never-silent", "a mark in front is part of the first name", "contrast/row_file.py",
+        'return data.decode("utf-8-sig")', 'return data.decode("utf-8")',
+        ("tests/contrast/test_row_file.py",), "mark_in_front",
+    ),
+    Mutant(
+        "never-silent", "cells under no name are dropped", "contrast/row_file.py",
+        "if len(row) != len(names) or extra:", "if len(row) != len(names):",
+        ("tests/contrast/test_row_file.py",), "under_no_name",
+    ),
+    Mutant(
+        "never-silent", "variables that no template reads are dropped",
+        "engine/compat/prompts.py", "    if unread:\n", "    if False:\n",
+        ("tests/cli/test_fit_texts.py",), "no_template_reads",
+    ),
+    Mutant(
+        "never-silent", "a prompt that begins twice is not told", "engine/compat/prompts.py",
+        "return list(tokenizer.encode(text))[:2] == [bos_id, bos_id]", "return False",
+        ("tests/cli/test_fit_texts.py",), "begins_twice",
+    ),
+    Mutant(
+        "never-silent", "long work is not told of without a terminal", "progress.py",
+        'to.write(f"{now[-1]}\\n")', "pass",
+        ("tests/test_progress.py",), "takes_long",
+    ),
 )  # fmt: skip

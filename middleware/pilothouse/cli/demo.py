@@ -16,6 +16,7 @@ from pilothouse.cli.prompts import DemoPrompts, load_prompts
 from pilothouse.config import Auth, PilothouseConfig
 from pilothouse.errors import ConfigError
 from pilothouse.library import library_path
+from pilothouse.progress import waiting
 
 SERVED_NAME = "demo"
 STYLED = "demo:cheerful"
@@ -98,11 +99,9 @@ def serve_demo(host: str, port: int, *, quiet: bool) -> None:
     where = ["--host", host, "--port", str(port), "--served-model-name", SERVED_NAME]
     args = parser.parse_args(["serve", str(model), *where, *FLAGS])
     args.model = args.model_tag
-    if not quiet:
-        watcher = threading.Thread(
-            target=_greet, args=(f"http://{host}:{port}", prompts), daemon=True
-        )
-        watcher.start()
+    url = f"http://{host}:{port}"
+    watcher = threading.Thread(target=_greet, args=(url, prompts, quiet), daemon=True)
+    watcher.start()
     serve(command, args, plan_for(config, args, demo=True))
 
 
@@ -164,8 +163,10 @@ def greeting(url: str, prompts: DemoPrompts) -> str:
     )
 
 
-def _greet(url: str, prompts: DemoPrompts) -> None:
-    if wait_until_ready(url):
+def _greet(url: str, prompts: DemoPrompts, quiet: bool) -> None:
+    with waiting(f"starting the demo on {url}"):
+        is_ready = wait_until_ready(url)
+    if is_ready and not quiet:
         _tell(greeting(url, prompts))
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pilothouse.cli.fit_order import FitOrder, Material, Part
-from pilothouse.cli.fit_stand import Phase, Reduce, Stand, States
+from pilothouse.cli.fit_stand import Reduce, Stand, States
 from pilothouse.contrast.control import bootstrap_cosines, random_direction, shuffled_direction
 from pilothouse.contrast.difference import mean_difference
 from pilothouse.contrast.features import FeatureSelection
@@ -24,6 +24,7 @@ from pilothouse.edit.sae_codes import encode
 from pilothouse.errors import ConfigError
 from pilothouse.model.manifest import Interval
 from pilothouse.model.sae.autoencoder import Sae
+from pilothouse.progress import Phase
 
 RANDOM_LINES, RANDOM_LENGTH = 32, 32
 REDUCE: Mapping[str, Reduce] = {
@@ -55,7 +56,7 @@ def directions_of(
     texts: Material,
     layers: tuple[int, ...],
     sae: Sae | None,
-    tuned: tuple[States, Part] | None,
+    tuned: States | None,
     phase: Phase,
 ) -> Directions:
     """Of each layer the fitted direction, its controls and its steadiness.
@@ -71,8 +72,8 @@ def directions_of(
     groups = np.array(texts.fit.groups, np.str_)
     half = len(groups)
     if tuned is not None:
-        _check_same(tuned, states, texts.fit)
-        positive_LNF, negative_LNF = tuned[0].states_LNF, states.states_LNF
+        _check_same(tuned, states)
+        positive_LNF, negative_LNF = tuned.states_LNF, states.states_LNF
         groups = np.tile(groups, 2)
     else:
         positive_LNF, negative_LNF = states.states_LNF[:, :half], states.states_LNF[:, half:]
@@ -124,11 +125,9 @@ def _selection(order: FitOrder, stand: Stand, sae: Sae, phase: Phase) -> Method:
     return FeatureSelection(sae, rates.states_LNF[0].mean(axis=0), order.features)
 
 
-def _check_same(tuned: tuple[States, Part], states: States, part: Part) -> None:
-    if tuned[0].states_LNF.shape != states.states_LNF.shape:
+def _check_same(tuned: States, states: States) -> None:
+    if tuned.states_LNF.shape != states.states_LNF.shape:
         raise ConfigError(
-            f"--tuned: has states of shape {tuned[0].states_LNF.shape[::2]} (layers, width), want "
+            f"--tuned: has states of shape {tuned.states_LNF.shape[::2]} (layers, width), want "
             f"{states.states_LNF.shape[::2]} as --model has: give a fine-tuned form of that model"
         )
-    if tuned[1] != part:
-        raise ConfigError("--tuned: makes other tokens of the pairs: its tokenizer is another")

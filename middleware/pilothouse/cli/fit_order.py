@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pilothouse.cli.fit_stand import Stand
+from pilothouse.cli.fit_texts import Texts, read_texts
 from pilothouse.contrast.division import divide
 from pilothouse.contrast.line import Line
 from pilothouse.contrast.pair import Pair, load_pairs, load_questions, load_texts
@@ -45,6 +46,7 @@ class FitOrder:
     features: int
     tuned: str | None
     settings: dict[str, Any]
+    chat_template_kwargs: dict[str, Any]
 
 
 class Asking(NamedTuple):
@@ -75,6 +77,7 @@ class Material:
     neutral: str
     """What the neutral texts are, in words."""
     sha256: dict[str, str]
+    notes: tuple[str, ...]
 
 
 class Files(NamedTuple):
@@ -97,62 +100,63 @@ def read_files(order: FitOrder) -> Files:
     return Files(pairs, texts, load_questions(order.facts) if order.facts else ())
 
 
-def material(order: FitOrder, files: Files, stand: Stand) -> Material:
-    """The files' texts as tokens of the engine's model; without neutral texts, its own answers.
+def material(order: FitOrder, files: Files, texts: Texts, stand: Stand) -> Material:
+    """The texts, divided; where no neutral ones are given, the model's own answers are."""
+    stand.check_length(texts.longest)
+    fit, *others = divided(order, files, texts)
+    if not files.texts:
+        others = [
+            replace(part, neutral=tuple(_own_answers(stand, texts, numbers, order.answer_tokens)))
+            for part, numbers in zip(others, divide(files.pairs, order.seed)[1:], strict=True)
+        ]
+    said = "the given texts" if files.texts else "the model's own greedy answers"
+    choose, test = others
+    return Material(fit, choose, test, said, _digests(order), texts.notes)
+
+
+def divided(order: FitOrder, files: Files, texts: Texts) -> list[Part]:
+    """The parts that fit, choose and test, as far as files have them."""
+    asked = [
+        Asking(ids, each.answer) for ids, each in zip(texts.questions, files.questions, strict=True)
+    ]
+    return [
+        Part(
+            groups=tuple(files.pairs[n].group_name for n in numbers),
+            positives=tuple(texts.positives[n] for n in numbers),
+            negatives=tuple(texts.negatives[n] for n in numbers),
+            neutral=tuple(_share(texts.neutral, which)),
+            questions=tuple(_share(asked, which)),
+        )
+        for which, numbers in enumerate(divide(files.pairs, order.seed))
+    ]
+
+
+def tokenized(order: FitOrder, files: Files) -> Texts:
+    """The files' texts as the model's tokens, before an engine starts.
 
     Raises:
-        ConfigError: a text that the model cannot take.
+        ConfigError: texts that the model cannot take, or that no edit can reach; or a tuned form
+            of the model that makes other tokens of them.
     """
-    contexts = [stand.context(each) for each in files.pairs]
-    positives = _lines(stand, contexts, files.pairs, "positive", order.pairs)
-    negatives = _lines(stand, contexts, files.pairs, "negative", order.pairs)
-    if order.on == "output" and max(len(line.ids) - line.start for line in positives) < 2:
+    texts = read_texts(order, files, order.model)
+    if order.on == "output" and max(len(line.ids) - line.start for line in texts.positives) < 2:
         raise ConfigError(
-            "--on output: every positive is one token long, which no edit at output positions can "
-            "reach; give --on all"
+            f"{order.pairs}: every positive is one token long, and --on output leaves the first "
+            "token of an answer as it is: write longer continuations, or give --on all"
         )
-    division = divide(files.pairs, order.seed)
-    asked = [Asking(stand.context(each), each.answer) for each in files.questions]
-    parts = []
-    for which, numbers in enumerate(division):
-        given = _share(files.texts, which)
-        neutral = [stand.line((), text) for text in given]
-        if not files.texts and which > 0:
-            held = [contexts[n] for n in numbers], [negatives[n] for n in numbers]
-            neutral = _own_answers(stand, *held, order.answer_tokens)
-        parts.append(
-            Part(
-                groups=tuple(files.pairs[n].group_name for n in numbers),
-                positives=tuple(positives[n] for n in numbers),
-                negatives=tuple(negatives[n] for n in numbers),
-                neutral=tuple(neutral),
-                questions=tuple(_share(asked, which)),
-            )
-        )
-    said = "the given texts" if files.texts else "the model's own greedy answers"
-    fit, choose, test = parts
-    return Material(fit, choose, test, said, _digests(order))
+    if order.tuned is not None:
+        others = read_texts(order, files, order.tuned)
+        if others._replace(notes=()) != texts._replace(notes=()):
+            raise ConfigError("--tuned: makes other tokens of the pairs: its tokenizer is another")
+    return texts
 
 
-def _lines(
-    stand: Stand, contexts: Sequence[tuple[int, ...]], pairs: Sequence[Pair], side: str, place: Path
-) -> list[Line]:
-    found = []
-    for number, (context, pair) in enumerate(zip(contexts, pairs, strict=True), 1):
-        try:
-            found.append(stand.line(context, getattr(pair, side)))
-        except ConfigError as error:
-            raise ConfigError(f"{place}: pair {number}: {side}: {error}") from error
-    return found
-
-
-def _own_answers(
-    stand: Stand, contexts: Sequence[tuple[int, ...]], negatives: Sequence[Line], max_tokens: int
-) -> list[Line]:
+def _own_answers(stand: Stand, texts: Texts, numbers: Sequence[int], max_tokens: int) -> list[Line]:
     """What the unsteered model goes on with; a text without a prompt is cut in half for one."""
     asked = [
-        context or line.ids[: max(1, len(line.ids) // 2)]
-        for context, line in zip(contexts, negatives, strict=True)
+        texts.contexts[n] or line.ids[: max(1, len(line.ids) // 2)]
+        for n in numbers
+        for line in [texts.negatives[n]]
     ]
     once = list(dict.fromkeys(asked))
     answers = stand.answers(once, [None] * len(once), max_tokens)

@@ -15,9 +15,10 @@ import numpy as np
 
 from pilothouse import __version__
 from pilothouse.cli.fit_directions import REDUCE, Directions, collected, directions_of
-from pilothouse.cli.fit_order import Files, FitOrder, Material, Part, material
-from pilothouse.cli.fit_stand import Phase, Stand, States
+from pilothouse.cli.fit_order import Files, FitOrder, Material, divided, material
+from pilothouse.cli.fit_stand import Stand, States
 from pilothouse.cli.fit_sweep import measured, steerings, trial
+from pilothouse.cli.fit_texts import Texts
 from pilothouse.contrast.report import (
     Cell,
     FitReport,
@@ -28,32 +29,35 @@ from pilothouse.contrast.verdict import choose, findings, notes
 from pilothouse.engine.compat import vllm_version
 from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.model.vector import Vector, build_vector, save_vector
+from pilothouse.progress import Phase
 
 CREATED_BY = "pilothouse vector fit"
 
 
 def run_fit(
-    order: FitOrder, files: Files, sae: Sae | None, phase: Phase
+    order: FitOrder, files: Files, texts: Texts, sae: Sae | None, phase: Phase
 ) -> tuple[Vector, FitReport]:
     """Fit, measure, choose and test; the vector of the chosen layer and the whole report.
 
     Raises:
         ConfigError: an order that the model or the files do not go with.
     """
-    tuned = _tuned_states(order, files, phase) if order.tuned is not None else None
-    with _standing(order, order.model, order.layers) as stand:
+    tuned = _tuned_states(order, files, texts, phase) if order.tuned is not None else None
+    with _standing(order, order.model, order.layers, phase) as stand:
         layers = stand.layers
-        texts = material(order, files, stand)
-        directions = directions_of(order, stand, texts, layers, sae, tuned, phase)
+        phase("asking the model for its own answers", None)
+        parts = material(order, files, texts, stand)
+        directions = directions_of(order, stand, parts, layers, sae, tuned, phase)
         with TemporaryDirectory(prefix="pilothouse-fit-") as place:
+            phase("loading the directions", None)
             _load(order, stand, directions, layers, Path(place))
             cells, _ = measured(
-                order, stand, texts.choose, steerings(order, layers), phase, "sweep"
+                order, stand, parts.choose, steerings(order, layers), phase, "sweep"
             )
             best = choose(cells, order.max_perplexity_ratio)
             last = [each for each in steerings(order, [best.layer]) if each.scale == best.scale]
-            test = trial(order, *measured(order, stand, texts.test, last, phase, "test"), texts)
-    report = _report(order, texts, directions, cells, best, test)
+            test = trial(order, *measured(order, stand, parts.test, last, phase, "test"), parts)
+    report = _report(order, parts, directions, cells, best, test)
     index = layers.index(best.layer)
     vector = build_vector(
         order.name,
@@ -69,7 +73,10 @@ def run_fit(
 
 
 @contextmanager
-def _standing(order: FitOrder, model: str, layers: Sequence[int] | None) -> Iterator[Stand]:
+def _standing(
+    order: FitOrder, model: str, layers: Sequence[int] | None, phase: Phase
+) -> Iterator[Stand]:
+    phase(f"starting an engine with {model}", None)
     stand = Stand(model, order.model_id, order.settings, order.site, layers)
     try:
         yield stand
@@ -77,12 +84,11 @@ def _standing(order: FitOrder, model: str, layers: Sequence[int] | None) -> Iter
         stand.close()
 
 
-def _tuned_states(order: FitOrder, files: Files, phase: Phase) -> tuple[States, Part]:
+def _tuned_states(order: FitOrder, files: Files, texts: Texts, phase: Phase) -> States:
     assert order.tuned is not None
-    with _standing(order, order.tuned, order.layers) as stand:
-        part = material(order, files, stand).fit
-        reduce = REDUCE[order.token]
-        return collected(order, stand, part, stand.layers, reduce, phase), part
+    with _standing(order, order.tuned, order.layers, phase) as stand:
+        part, *_ = divided(order, files, texts)
+        return collected(order, stand, part, stand.layers, REDUCE[order.token], phase)
 
 
 def _load(
@@ -132,5 +138,6 @@ def _report(
         layers=directions.layers, sweep=tuple(cells), chosen_layer=best.layer,
         chosen_scale=best.scale, test=test,
         findings=findings(test, order.max_perplexity_ratio),
-        notes=notes(chosen, sizes["test_groups"], edges),
+        notes=(*texts.notes, *notes(chosen, sizes["test_groups"], edges)),
+        chat_template_kwargs=order.chat_template_kwargs,
     )  # fmt: skip

@@ -17,9 +17,9 @@ import numpy as np
 from pilothouse.cli.quiet import quieten
 from pilothouse.config import Limits, PilothouseConfig, Taps
 from pilothouse.contrast.line import Line, Said
-from pilothouse.contrast.pair import Asked
 from pilothouse.contrast.sample import Floats
 from pilothouse.errors import ConfigError
+from pilothouse.progress import Advance
 from pilothouse.term import SteerTerm
 from pilothouse.types import Site
 
@@ -37,10 +37,6 @@ LIMITS = Limits(max_programs=64, max_norm_ratio=1e6, max_wait_ms=3_600_000)
 
 Reduce = Callable[[Floats], Floats]
 """hidden_TD of a text to its state [F]."""
-Advance = Callable[[int], None]
-
-Phase = Callable[[str, int], Advance]
-"""Begin a stretch of work of so many steps; the answer is called with steps done."""
 
 
 class States(NamedTuple):
@@ -99,42 +95,17 @@ class Stand:
         }
         self.llm.reload(PilothouseConfig.model_validate(config))
 
-    def context(self, asked: Asked) -> tuple[int, ...]:
-        """Token ids of what is continued; empty where nothing is.
+    def check_length(self, longest: int) -> None:
+        """Refuse texts for which the engine has no room, which can be less than the model's.
 
         Raises:
-            ConfigError: a conversation and a tokenizer without a chat template.
+            ConfigError: says how long the longest is.
         """
-        if asked.prompt is not None:
-            return tuple(self._tokenizer.encode(asked.prompt))
-        if asked.messages is None:
-            return ()
-        if not self._tokenizer.chat_template:
-            raise ConfigError("messages: this model has no chat template: give `prompt` texts")
-        turns = [each.model_dump() for each in asked.messages]
-        ids: list[int] = self._tokenizer.apply_chat_template(
-            turns, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-        return tuple(ids)
-
-    def line(self, context: tuple[int, ...], text: str) -> Line:
-        """A continuation of a context, or a whole text, whose first token is given.
-
-        Raises:
-            ConfigError: nothing to score in it, or too long for the model.
-        """
-        more = self._tokenizer.encode(text, add_special_tokens=not context)
-        line = Line((*context, *more), len(context) or 1)
-        if len(line.ids) <= line.start:
+        if longest >= self.max_tokens:
             raise ConfigError(
-                f"text {text!r:.60}: got {len(more)} tokens, want at least 1 to score"
-            )
-        if len(line.ids) >= self.max_tokens:
-            raise ConfigError(
-                f"text {text!r:.60}: got {len(line.ids)} tokens with its prompt, want fewer than "
+                f"got a text of {longest} tokens with its prompt, want fewer than "
                 f"{self.max_tokens}: shorten it, or raise --max-model-len behind --"
             )
-        return line
 
     def text(self, ids: Sequence[int]) -> str:
         """Token ids as text, without special tokens."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pilothouse.cli.fit_order import Asking, FitOrder, Material, Part
-from pilothouse.cli.fit_stand import Phase, Stand
+from pilothouse.cli.fit_stand import Stand
 from pilothouse.contrast.line import Said, forced
 from pilothouse.contrast.measure import Heard, effects, figures, mean_interval
 from pilothouse.contrast.report import (
@@ -26,6 +26,7 @@ from pilothouse.contrast.report import (
 from pilothouse.contrast.sample import Floats
 from pilothouse.errors import ConfigError
 from pilothouse.model.manifest import Interval
+from pilothouse.progress import Phase
 from pilothouse.term import SteerTerm
 
 
@@ -62,6 +63,7 @@ def measured(
     name: str,
 ) -> tuple[list[Cell], dict[Steering, Floats]]:
     """A cell for each steering, and its effect on each pair. A layer's go to the engine at once."""
+    phase(f"{name}: unsteered", None)
     [plain] = _heard(order, stand, part, [None])
     if part.questions and not plain.right_Q.any():
         raise ConfigError(

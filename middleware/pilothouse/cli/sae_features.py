@@ -19,18 +19,22 @@ from pilothouse.cli.exits import exits
 from pilothouse.cli.quiet import quieten
 from pilothouse.cli.sae_option import (
     AverageNorm,
+    Centred,
     FormatName,
     LayerNumber,
     ModelId,
     SiteName,
+    noted,
     told,
 )
 from pilothouse.cli.source import read_sae
+from pilothouse.cli.template_option import ChatTemplateKwargs, template_kwargs
 from pilothouse.config import load_config
 from pilothouse.edit.sae_codes import encode
 from pilothouse.edit.top_features import TopFeature, top_features
 from pilothouse.errors import ConfigError
 from pilothouse.model.sae.opened import open_sae
+from pilothouse.progress import waiting
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,7 +90,9 @@ def features(
     layer: LayerNumber = None,
     site: SiteName = None,
     average_norm: AverageNorm = None,
+    centred: Centred = None,
     raw: Annotated[bool, typer.Option("--raw", help="No chat template around it.")] = False,
+    chat_template_kwargs: ChatTemplateKwargs = None,
     answer_tokens: Annotated[
         int, typer.Option(min=0, help="Let the model answer, and read this many tokens too.")
     ] = 0,
@@ -97,10 +103,16 @@ def features(
 ) -> None:
     """Print the features that are strongest in a prompt, by the served engine's activations."""
     with exits():
-        wish = told(model_id, layer, site, average_norm)
-        sae, known_as = _opened(sae_name, format_name, wish, config)
+        wish = told(model_id, layer, site, average_norm, centred)
+        with waiting(f"reading {sae_name}"):
+            sae, known_as = _opened(sae_name, format_name, wish, config)
         _check_fits(sae, model, known_as)
-        found = _found(sae, prompt, model, raw, answer_tokens, dtype, top)
+        kwargs = template_kwargs(chat_template_kwargs)
+        if raw and kwargs:
+            raise ConfigError("--chat-template-kwargs: got it with --raw, which has no template")
+        quieten(in_process=True)
+        asked = _checked(prompt, model, None if raw else kwargs)
+        found = _found(sae, asked, model, kwargs, answer_tokens, dtype, top)
     typer.echo(_json(sae, model, found) if as_json else _text(sae, found, tokens))
 
 
@@ -126,19 +138,45 @@ def features_of(sae: Sae, reader: CaptureReader, tokenizer: Any, count: int) -> 
     )
 
 
+def _checked(prompt: str, model: str, kwargs: dict[str, Any] | None) -> Any:
+    """A conversation that the model's template takes, or a text; before an engine starts.
+
+    Raises:
+        ConfigError: in the template's own words.
+    """
+    from pilothouse.engine.compat.prompts import PromptRenderer  # vLLM takes seconds to import
+
+    renderer = PromptRenderer(model, {}, kwargs or {})
+    if kwargs is not None:
+        conversation = [{"role": "user", "content": prompt}]
+        try:
+            renderer.chat(conversation)
+        except ConfigError as error:
+            raise ConfigError(f"PROMPT: {error}; or give it --raw") from error
+        return conversation
+    if renderer.begins_twice(prompt):
+        typer.echo(
+            f"PROMPT: begins with {renderer.tokenizer.bos_token!r}, which the tokenizer puts in "
+            "front anyway: the model reads it twice",
+            err=True,
+        )
+    return prompt
+
+
 def _found(
-    sae: Sae, prompt: str, model: str, raw: bool, answer_tokens: int, dtype: str, count: int
-) -> Features:
-    quieten(in_process=True)
+    sae: Sae, asked: Any, model: str, kwargs: dict[str, Any], answer_tokens: int, dtype: str,
+    count: int,
+) -> Features:  # fmt: skip
     from pilothouse.llm import LLM  # vLLM takes seconds to import
 
-    llm = LLM(model, dtype=dtype, enforce_eager=True)
-    asked: Any = prompt if raw else [{"role": "user", "content": prompt}]
-    with TemporaryDirectory(prefix="pilothouse-features-") as place:
+    with waiting(f"starting an engine with {model}"):
+        llm = LLM(model, dtype=dtype, enforce_eager=True)
+    more: dict[str, Any] = {"chat_template_kwargs": kwargs} if kwargs else {}
+    with waiting("reading features"), TemporaryDirectory(prefix="pilothouse-features-") as place:
         reader = llm.capture(
             [asked], [sae.tap.layer], sites=[sae.tap.site], out=place, progress=False,
             positions="all" if answer_tokens else "prompt",
-            max_tokens=answer_tokens or None,
+            max_tokens=answer_tokens or None, **more,
         )  # fmt: skip
         return features_of(sae, reader, llm.get_tokenizer(), count)
 
@@ -148,7 +186,7 @@ def _opened(
 ) -> tuple[Sae, str | None]:
     """The SAE, and the name by which artefacts know the model, if that is not its own."""
     if place is None:
-        return read_sae(sae_name, format_name, wish), wish.model_id
+        return noted(read_sae(sae_name, format_name, wish)), wish.model_id
     said = {"format": format_name, "model": wish.model_id} | wish._asdict()
     given = sorted(name for name, each in said.items() if each is not None and name != "model_id")
     if given:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,15 @@ import typer
 from pilothouse.cli.exits import exits
 from pilothouse.cli.landing import MADE, check_out, landing
 from pilothouse.cli.sae_measure import Measured, measure
-from pilothouse.cli.sae_option import AverageNorm, FormatName, LayerNumber, ModelId, SiteName, told
+from pilothouse.cli.sae_option import (
+    AverageNorm,
+    Centred,
+    FormatName,
+    LayerNumber,
+    ModelId,
+    SiteName,
+    told,
+)
 from pilothouse.cli.sae_pickle import converted, pickle_of
 from pilothouse.cli.source import locate_sae
 from pilothouse.errors import ConfigError, EngineError, RequestError
@@ -27,6 +36,7 @@ from pilothouse.model.sae.mapped import write_safetensors
 from pilothouse.model.sae.matrix import Matrix
 from pilothouse.model.sae.own import NAME, SaeManifest, SaeSource, save_own
 from pilothouse.model.sae.told import Told, UnknownNorm
+from pilothouse.progress import waiting
 
 CONVERT = (
     "add --allow-pickle-weights to read its tensors by a weights-only load; nothing in the file is "
@@ -46,6 +56,7 @@ def import_sae(
     layer: LayerNumber = None,
     site: SiteName = None,
     average_norm: AverageNorm = None,
+    centred: Centred = None,
     allow_pickle_weights: Annotated[
         bool, typer.Option(help="Read pickled tensors by a weights-only load.")
     ] = False,
@@ -63,25 +74,30 @@ def import_sae(
     """Read an SAE and write it in one layout with its provenance; nothing in it is executed."""
     with exits(RequestError, EngineError):
         check_out(out)
-        wish = told(model_id, layer, site, average_norm)
+        wish = told(model_id, layer, site, average_norm, centred)
         with landing(out) as room:
-            found = locate_sae(source, format_name, layer, pickles=allow_pickle_weights)
+            with waiting(f"reading {source}"):
+                found = locate_sae(source, format_name, layer, pickles=allow_pickle_weights)
             folder = found.place
             layout = format_name or detect_format(folder)
-            read = _readable(folder, layout, wish, room, allow_pickle_weights)
+            with waiting(f"reading {source}"):
+                read = _readable(folder, layout, wish, room, allow_pickle_weights)
             name = out.resolve().name
             loaded, measured = _loaded(name, read, layout, wish, (prompts, served, dtype))
             made = room / MADE
-            about = SaeSource(
-                place=found.label or source, format=layout, revision=found.revision,
-                files=_digests(folder, wish),
-            )  # fmt: skip
-            manifest = _write(loaded, made, about)
-            written = load_sae(name, made, NAME)
+            with waiting(f"writing {out}"):
+                about = SaeSource(
+                    place=found.label or source, format=layout, revision=found.revision,
+                    files=_digests(folder, wish),
+                )  # fmt: skip
+                manifest = _write(loaded, made, about)
+                written = load_sae(name, made, NAME)
     if as_json:
+        for note in loaded.notes:
+            typer.echo(f"note: {note}", err=True)
         typer.echo(json.dumps(manifest.model_dump(mode="json"), indent=2))
         return
-    typer.echo("\n".join(_lines(written, measured, out)))
+    typer.echo("\n".join(_lines(written, loaded.notes, measured, out)))
 
 
 def _readable(folder: Path, layout: str, wish: Told, room: Path, may_unpickle: bool) -> Path:
@@ -101,19 +117,24 @@ def _loaded(
     if (prompts is None) != (served is None):
         raise ConfigError("--measure PROMPTS and --model MODEL go together: give both")
     if prompts is None or served is None:
-        return load_sae(name, folder, layout, wish), None
-    try:
-        loaded = load_sae(name, folder, layout, wish)
-        needs_norm = False
-    except UnknownNorm:
-        # Any norm will do to learn where the SAE sits.
-        loaded, needs_norm = load_sae(name, folder, layout, wish._replace(average_norm=1.0)), True
+        with waiting(f"reading {folder}"):
+            return load_sae(name, folder, layout, wish), None
+    needs_norm = False
+    with waiting(f"reading {folder}"):
+        try:
+            loaded = load_sae(name, folder, layout, wish)
+        except UnknownNorm:
+            # Any norm will do to learn where the SAE sits.
+            loaded = load_sae(name, folder, layout, wish._replace(average_norm=1.0))
+            needs_norm = True
     with measure(served, loaded.tap, loaded.width, prompts, dtype) as captured:
-        measured = captured.measured()
+        with waiting("measuring lengths"):
+            measured = captured.measured()
         norm = measured.average_norm if wish.average_norm is None else wish.average_norm
         if needs_norm:
             loaded = load_sae(name, folder, layout, wish._replace(average_norm=norm))
-        maxima_M = captured.largest_codes(loaded)
+        with waiting("measuring the features' largest codes"):
+            maxima_M = captured.largest_codes(loaded)
         return replace(loaded, max_act_M=maxima_M, average_norm=norm), measured
 
 
@@ -148,7 +169,7 @@ def _write(sae: Sae, folder: Path, source: SaeSource) -> SaeManifest:
     return manifest
 
 
-def _lines(sae: Sae, measured: Measured | None, out: Path) -> list[str]:
+def _lines(sae: Sae, notes: Sequence[str], measured: Measured | None, out: Path) -> list[str]:
     maxima = [] if sae.max_act_M is None else [
         f"maxima    {int((sae.max_act_M > 0).sum())} of {sae.num_features} features ever on"
     ]  # fmt: skip
@@ -159,5 +180,6 @@ def _lines(sae: Sae, measured: Measured | None, out: Path) -> list[str]:
         f"digest    {sae.digest}",
         *([f"measured  {measured}"] if measured is not None else []),
         *maxima,
+        *(f"note      {note}" for note in notes),
         f"use       saes: {{{sae.name}: {{path: {out}}}}} in pilothouse.yaml",
     ]

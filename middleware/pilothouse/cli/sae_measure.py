@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 
 from pilothouse.capture.reader import CaptureReader
 from pilothouse.cli.quiet import quieten
+from pilothouse.contrast.row_file import decoded
 from pilothouse.edit.sae_codes import encode
 from pilothouse.errors import ConfigError
 from pilothouse.model.artefact import read_file, refuse
 from pilothouse.model.sae.autoencoder import Sae
+from pilothouse.progress import waiting
 from pilothouse.types import Tap
 
 MAX_PROMPTS_BYTES = 64 << 20
@@ -94,7 +96,8 @@ def measure(model: str, tap: Tap, width: int, prompts: Path, dtype: str) -> Iter
     from pilothouse.llm import LLM  # the engine takes seconds to import
 
     with TemporaryDirectory(ignore_cleanup_errors=True) as room:
-        llm = LLM(model, dtype=dtype, enforce_eager=True)
+        with waiting(f"starting an engine with {model}"):
+            llm = LLM(model, dtype=dtype, enforce_eager=True)
         reader = llm.capture(texts, layers=[tap.layer], sites=[tap.site], out=Path(room) / "rows")
         captured = Captured(reader, tap)
         if not captured.num_tokens:
@@ -106,14 +109,11 @@ def read_prompts(place: Path) -> list[str]:
     """The lines of a file that are not empty.
 
     Raises:
-        ConfigError: there are none.
-        ArtefactError: no plain file, or not text.
+        ConfigError: there are none, or it is not UTF-8 text.
+        ArtefactError: no plain file.
     """
     data = read_file(place, MAX_PROMPTS_BYTES, "give a text file with a prompt on each line")
-    try:
-        lines = [each.strip() for each in data.decode("utf-8").splitlines()]
-    except UnicodeDecodeError as error:
-        refuse(place, "content", str(error), "UTF-8 text", "save it as UTF-8")
+    lines = [each.strip() for each in decoded(place, data).splitlines()]
     prompts = [each for each in lines if each]
     if not prompts:
         raise ConfigError(f"--measure: {place} has no prompts: write one on each line")

@@ -7,6 +7,7 @@ from typing import Annotated, get_args
 import typer
 
 from pilothouse.errors import ConfigError
+from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.model.sae.formats import FORMATS
 from pilothouse.model.sae.told import Told
 from pilothouse.types import Site
@@ -24,9 +25,22 @@ AverageNorm = Annotated[
     float | None, typer.Option("--average-norm", help="Mean length of the inputs in training.")
 ]
 
+Centred = Annotated[
+    bool | None,
+    typer.Option(
+        "--centred/--not-centred",
+        help="Whether it knows a stream without its mean, if the files do not say.",
+        show_default=False,
+    ),
+]
+
 
 def told(
-    model_id: str | None, layer: int | None, site: str | None, average_norm: float | None
+    model_id: str | None,
+    layer: int | None,
+    site: str | None,
+    average_norm: float | None,
+    is_centred: bool | None,
 ) -> Told:
     """What the options say together.
 
@@ -36,4 +50,11 @@ def told(
     if site is not None and site not in get_args(Site):
         raise ConfigError(f"--site: got {site!r}, want one of {', '.join(get_args(Site))}")
     chosen = next((each for each in get_args(Site) if each == site), None)
-    return Told(model_id, layer, chosen, average_norm)
+    return Told(model_id, layer, chosen, average_norm, is_centred)
+
+
+def noted(sae: Sae) -> Sae:
+    """The SAE, after what its files leave open was printed on stderr."""
+    for note in sae.notes:
+        typer.echo(f"{sae.name}: note: {note}", err=True)
+    return sae

@@ -10,7 +10,16 @@ import typer
 
 from pilothouse.cli.exits import exits
 from pilothouse.cli.landing import check_out
-from pilothouse.cli.sae_option import AverageNorm, FormatName, LayerNumber, ModelId, SiteName, told
+from pilothouse.cli.sae_option import (
+    AverageNorm,
+    Centred,
+    FormatName,
+    LayerNumber,
+    ModelId,
+    SiteName,
+    noted,
+    told,
+)
 from pilothouse.cli.source import read_sae
 from pilothouse.edit.feature import labelled
 from pilothouse.edit.feature_probe import feature_probe
@@ -29,12 +38,15 @@ def probe(
     layer: LayerNumber = None,
     site: SiteName = None,
     average_norm: AverageNorm = None,
+    centred: Centred = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
 ) -> None:
     """Write one feature as a probe: 0.5 where it turns on, 0.98 at its largest code."""
     with exits(RequestError, EngineError):
         check_out(out)
-        sae = read_sae(source, format_name, told(model_id, layer, site, average_norm))
+        sae = noted(
+            read_sae(source, format_name, told(model_id, layer, site, average_norm, centred))
+        )
         number = int(feature) if feature.isdecimal() else labelled(feature, sae)
         about = f"pilothouse sae probe, feature {number} of {sae.name} {sae.digest[:12]}"
         made = feature_probe(out.resolve().name, sae, number, about)

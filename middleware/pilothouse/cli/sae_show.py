@@ -10,7 +10,15 @@ import numpy as np
 import typer
 
 from pilothouse.cli.exits import exits
-from pilothouse.cli.sae_option import AverageNorm, FormatName, LayerNumber, ModelId, SiteName, told
+from pilothouse.cli.sae_option import (
+    AverageNorm,
+    Centred,
+    FormatName,
+    LayerNumber,
+    ModelId,
+    SiteName,
+    told,
+)
 from pilothouse.cli.source import locate_sae
 from pilothouse.edit.sae import FeatureEdit, feature_rows, plain_read
 from pilothouse.errors import ConfigError, RequestError
@@ -19,8 +27,11 @@ from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.model.sae.detect import detect_format
 from pilothouse.model.sae.formats import load_sae
 from pilothouse.model.sae.own import NAME
+from pilothouse.model.sae.told import Told, UnknownModel
+from pilothouse.progress import waiting
 
 SHOWN_LABELS = 8
+NO_MODEL = "?"
 
 
 def show(
@@ -32,17 +43,27 @@ def show(
     layer: LayerNumber = None,
     site: SiteName = None,
     average_norm: AverageNorm = None,
+    centred: Centred = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Check an SAE and print its form, sizes, place, labels and digest."""
-    with exits(ConfigError):
+    with exits(ConfigError), waiting(f"reading {source}"):
         folder = locate_sae(source, format_name, layer, pickles=False).place
         layout = format_name or detect_format(folder)
-        loaded = load_sae(
-            folder.resolve().name[:64], folder, layout, told(model_id, layer, site, average_norm)
-        )
-        about = described(loaded, layout) | {"source": _source(folder, layout)}
+        wish = told(model_id, layer, site, average_norm, centred)
+        about = _about(folder, layout, wish) | {"source": _source(folder, layout)}
     typer.echo(json.dumps(about, indent=2) if as_json else "\n".join(_lines(about)))
+
+
+def _about(folder: Path, layout: str, wish: Told) -> dict[str, Any]:
+    """What there is to know; a model that nobody names is no hindrance to looking."""
+    name = folder.resolve().name[:64]
+    try:
+        return described(load_sae(name, folder, layout, wish), layout)
+    except UnknownModel:
+        loaded = load_sae(name, folder, layout, wish._replace(model_id=NO_MODEL))
+    # The digest is one of the model's name too.
+    return described(loaded, layout) | {"model_id": None, "digest": None}
 
 
 def described(sae: Sae, layout: str) -> dict[str, Any]:
@@ -57,7 +78,8 @@ def described(sae: Sae, layout: str) -> dict[str, Any]:
         "decoder_norms": sae.decoder_norms, "normalisation": sae.normalisation,
         "input_scale": sae.input_scale, "average_norm": sae.average_norm,
         "subtracts_decoder_bias": sae.subtracts_decoder_bias,
-        "is_centred": sae.is_centred, "labels": {str(key): label for key, label in labels.items()},
+        "is_centred": sae.is_centred, "notes": list(sae.notes),
+        "labels": {str(key): label for key, label in labels.items()},
         "max_act": None if maxima_M is None else {
             "features_ever_on": int((maxima_M > 0).sum()), "largest": float(maxima_M.max()),
             "median": float(np.median(maxima_M)),
@@ -96,8 +118,9 @@ def _lines(about: dict[str, Any]) -> list[str]:
     maxima = about["max_act"]
     lines = [
         f"sae       {about['name']} ({about['format']}, {about['dtype']})",
-        f"digest    {about['digest']}",
-        f"model     {about['model_id']}, {about['site']} of layer {about['layer']}",
+        f"digest    {about['digest'] or 'none: it hangs on the model, too'}",
+        f"model     {about['model_id'] or 'not in the files: say --model-id'}, {about['site']} of "
+        f"layer {about['layer']}",
         f"sizes     width {about['width']}, {about['num_features']} features",
         f"form      {form}; decoder's norms {about['decoder_norms']}",
         f"input     {biased}; normalisation {about['normalisation']}{scale}{centred}",
@@ -110,6 +133,7 @@ def _lines(about: dict[str, Any]) -> list[str]:
         f"probes    {_told(about['probes'])}",
         f"labels    {len(about['labels'])}",
     ]  # fmt: skip
+    lines += [f"note      {note}" for note in about["notes"]]
     named = list(about["labels"].items())
     lines += [f"  {key:>8}  {label}" for key, label in named[:SHOWN_LABELS]]
     lines += [f"  ... and {len(named) - SHOWN_LABELS} more"] if len(named) > SHOWN_LABELS else []

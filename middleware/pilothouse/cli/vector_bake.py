@@ -24,6 +24,7 @@ from pilothouse.edit.sources import Sources
 from pilothouse.errors import ConfigError, EngineError
 from pilothouse.model.artefact import refuse
 from pilothouse.model.catalogue import load_catalogue
+from pilothouse.progress import waiting
 from pilothouse.term import SteerTerm
 
 KINDS = ("auto", "adapter", "checkpoint")
@@ -87,11 +88,13 @@ def bake_program(
             made = room / MADE
             served = model_id or order.config.model_id or model.resolve().name
             settled = order.config.model_copy(update={"model_id": served})
-            record = _bake(model, Order(order.terms, settled), kind, made)
+            with waiting(f"baking into {model}"):
+                record = _bake(model, Order(order.terms, settled), kind, made)
             parity = None
             if check is not None:
                 rank = record["rank"] if record["as"] == "adapter" else None
-                parity = check_parity(model, made, rank, settled, check, dtype)
+                with waiting("running the steered and the baked model"):
+                    parity = check_parity(model, made, rank, settled, check, dtype)
                 record["parity"] = parity._asdict()
             (made / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             _judge(parity, tolerance)

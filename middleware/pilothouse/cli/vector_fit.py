@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from pilothouse.cli.exits import exits
 from pilothouse.cli.landing import MADE, check_out, landing
+from pilothouse.cli.quiet import quieten
+from pilothouse.cli.sae_option import noted
+from pilothouse.cli.template_option import ChatTemplateKwargs, template_kwargs
 from pilothouse.contrast import difference, principal, ridge
 from pilothouse.contrast.card import card, figures_row, profile_line
 from pilothouse.contrast.method import METHODS
@@ -27,10 +28,10 @@ from pilothouse.model.catalogue import SERVED_SITES
 from pilothouse.model.sae.formats import FORMATS, load_sae
 from pilothouse.model.sae.told import Told
 from pilothouse.model.vector import Vector, save_vector
+from pilothouse.progress import progress, waiting
 from pilothouse.types import Clause, Site
 
 if TYPE_CHECKING:
-    from pilothouse.cli.fit_stand import Phase
     from pilothouse.model.sae.autoencoder import Sae
 
 assert {difference, principal, ridge}  # their import registers them
@@ -96,10 +97,19 @@ def fit_vector(
     sae_average_norm: Annotated[
         float | None, typer.Option(help="Mean length of the SAE's inputs in training.")
     ] = None,
+    sae_centred: Annotated[
+        bool | None,
+        typer.Option(
+            "--sae-centred/--sae-not-centred",
+            show_default=False,
+            help="Whether it knows a stream without its mean, if its files do not say.",
+        ),
+    ] = None,
     features: Annotated[int, typer.Option(min=1, help="SAE features to sum up.")] = 5,
     tuned: Annotated[
         str | None, typer.Option(help="A fine-tuned form of the model: fit what it differs in.")
     ] = None,
+    chat_template_kwargs: ChatTemplateKwargs = None,
     model_id: Annotated[
         str | None, typer.Option(help="The name artefacts know the model by; else its folder's.")
     ] = None,
@@ -108,14 +118,14 @@ def fit_vector(
 ) -> None:
     """Fit a vector to pairs, sweep layers and strengths, and test the best beside controls."""
     with exits():
-        from pilothouse.cli.fit_order import FitOrder, read_files
+        from pilothouse.cli.fit_order import FitOrder, read_files, tokenized
         from pilothouse.cli.fit_run import run_fit
         from pilothouse.cli.fit_settings import engine_settings
 
         _check_out(out)
         known_as = model_id or Path(model).resolve().name
         wanted, where = _layers(layers), _site(site)
-        told = Told(model_id, _single(wanted, sae), where, sae_average_norm)
+        told = Told(model_id, _single(wanted, sae), where, sae_average_norm, sae_centred)
         loaded = _sae(sae, sae_format, told, known_as)
         order = FitOrder(
             pairs=pairs, model=model, model_id=known_as,
@@ -127,10 +137,16 @@ def fit_vector(
             max_perplexity_ratio=max_perplexity_ratio, seed=seed, neutral=neutral, facts=facts,
             answer_tokens=answer_tokens, features=features, tuned=tuned,
             settings=engine_settings(context.args),
+            chat_template_kwargs=template_kwargs(chat_template_kwargs),
         )  # fmt: skip
         files = read_files(order)
-        with _bars() as phase:
-            vector, report = run_fit(order, files, loaded, phase)
+        quieten(in_process=True)
+        with waiting("reading the texts with the model's tokenizer"):
+            texts = tokenized(order, files)
+        for note in texts.notes:
+            typer.echo(note, err=True)
+        with progress() as phase:
+            vector, report = run_fit(order, files, texts, loaded, phase)
         _write(vector, report, out)
     typer.echo(report.model_dump_json(indent=2) if as_json else "", nl=as_json)
     if not as_json:
@@ -154,7 +170,8 @@ def _method(method: str | None, sae: Path | None, tuned: str | None) -> str:
 def _sae(folder: Path | None, format_name: str | None, told: Told, known_as: str) -> Sae | None:
     if folder is None:
         return None
-    sae = load_sae(folder.resolve().name, folder, format_name, told)
+    with waiting(f"reading {folder}"):
+        sae = noted(load_sae(folder.resolve().name, folder, format_name, told))
     if sae.model_id != known_as:
         raise ConfigError(
             f"--sae: {folder} was made for {sae.model_id}; --model is {known_as}: give an SAE of "
@@ -220,19 +237,6 @@ def _write(vector: Vector, report: FitReport, out: Path) -> None:
         (place / REPORT_FILE).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (place / CARD_FILE).write_text(card(vector.manifest, report), encoding="utf-8")
         (place / PLOT_FILE).write_text(plot(report), encoding="utf-8")
-
-
-@contextmanager
-def _bars() -> Iterator[Phase]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-               TimeElapsedColumn())  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-
-        def phase(name: str, total: int) -> Any:
-            task = progress.add_task(name, total=total)
-            return lambda count: progress.advance(task, count)
-
-        yield phase
 
 
 def _show(report: FitReport, out: Path) -> None:

@@ -23,6 +23,7 @@ from pilothouse.model.formats.reading import LayerChoice, ReadPickle, Wish
 from pilothouse.model.formats.target import target_of
 from pilothouse.model.transform import Transform, save_transform
 from pilothouse.model.vector import save_vector
+from pilothouse.progress import waiting
 from pilothouse.types import Site
 
 LAYERS = re.compile(r"(\d{1,4})(?:-(\d{1,4})|=(.+))?")
@@ -71,8 +72,9 @@ def import_vector(
             read_pickle=_pickle_reader() if allow_pickle_weights else None,
         )  # fmt: skip
         check_out(out)
-        found = locate(source)
-        reading = read_foreign(format_name, found.place, wish)
+        with waiting(f"reading {source}"):
+            found = locate(source)
+            reading = read_foreign(format_name, found.place, wish)
         target = target_of(model_id, d_model, model_config)
         norms_L = residual_norms(norms, tuple(reading.layers), reading.site)
         what = found.label or reading.place.name

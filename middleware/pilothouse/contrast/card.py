@@ -138,6 +138,10 @@ def _made(report: FitReport) -> str:
         ["seed", str(report.seed)],
         *([f"sha256 of {name}", each] for name, each in report.data_sha256.items()),
         *([name, each] for name, each in report.versions.items()),
+        *(
+            [f"chat template's {name}", repr(each)]
+            for name, each in sorted(report.chat_template_kwargs.items())
+        ),
     ]
     return "## Made of\n\n" + _table(("", ""), rows)
 

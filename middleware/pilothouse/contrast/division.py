@@ -31,7 +31,8 @@ def divide(pairs: Sequence[Pair], seed: int) -> Division:
     if len(names) < MIN_GROUPS:
         raise ConfigError(
             f"pairs: got {len(pairs)} in {len(names)} groups, want at least {MIN_GROUPS} groups: "
-            "half of them fit, the rest choose and test; write more pairs with other prompts"
+            "half of them fit, the rest choose and test. Pairs of one prompt are one group: write "
+            "pairs with other prompts or, where they can be told apart, name each one's `group`"
         )
     first, second = round(FIT_SHARE * len(names)), round((FIT_SHARE + CHOOSE_SHARE) * len(names))
     parts = (names[:first], names[first:second], names[second:])

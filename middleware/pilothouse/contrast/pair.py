@@ -7,20 +7,19 @@ must not be split; without it lines of the same prompt are one group, and a text
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from pilothouse.contrast.renaming import renamed
+from pilothouse.contrast.row_file import rows_of
 from pilothouse.errors import ConfigError
 from pilothouse.model.manifest import Closed
 
 SHOWN_PROBLEMS = 20
 Text = Annotated[str, Field(min_length=1)]
-Numbered = tuple[int, Any]
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -109,22 +108,22 @@ def load_texts(path: Path) -> tuple[str, ...]:
 
 
 def _load(path: Path, kind: type[T]) -> tuple[T, ...]:
-    read: Callable[[Path], Iterator[Numbered]] = _csv if path.suffix == ".csv" else _json_lines
     found: list[T] = []
     problems: list[str] = []
-    try:
-        for number, raw in read(path):
-            if isinstance(raw, str):
-                problems.append(f"{path}: line {number}: {raw}")
-                continue
-            try:
-                found.append(kind.model_validate(raw))
-            except ValidationError as error:
-                problems += [f"{path}: line {number}: {each}" for each in _told(error)]
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path}: not UTF-8 text in the form of its name: {error}") from error
+    strange: list[frozenset[str]] = []
+    for number, raw in rows_of(path):
+        if isinstance(raw, str):
+            problems.append(f"{path}: line {number}: {raw}")
+            continue
+        try:
+            found.append(kind.model_validate(raw))
+        except ValidationError as error:
+            problems += [f"{path}: line {number}: {each}" for each in _told(error)]
+            strange.append(frozenset(raw))
+    if strange and not found and len(set(strange)) == 1:
+        renaming = renamed(path, strange[0], kind.model_fields.keys())
+        if renaming is not None:
+            raise ConfigError(renaming)
     if problems:
         more = len(problems) - SHOWN_PROBLEMS
         tail = [f"{path}: and {more} more"] if more > 0 else []
@@ -132,34 +131,6 @@ def _load(path: Path, kind: type[T]) -> tuple[T, ...]:
     if not found:
         raise ConfigError(f"{path}: got no lines, want one for each {kind.__name__.lower()}")
     return tuple(found)
-
-
-def _json_lines(path: Path) -> Iterator[Numbered]:
-    """(line number, object), or (line number, what is wrong)."""
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                raw = json.loads(line)
-            except ValueError as error:
-                yield number, f"not JSON: {error}"
-                continue
-            yield (
-                number,
-                raw if isinstance(raw, dict) else f"got {line.strip()!r:.60}, want an object",
-            )
-
-
-def _csv(path: Path) -> Iterator[Numbered]:
-    """As `_json_lines`; empty cells are as if they were not there."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file, strict=True)
-        for row in rows:
-            if None in row or None in row.values():
-                yield rows.line_num, f"want {len(rows.fieldnames or ())} cells as in the head line"
-                continue
-            yield rows.line_num, {name: cell for name, cell in row.items() if cell}
 
 
 def _told(error: ValidationError) -> list[str]:

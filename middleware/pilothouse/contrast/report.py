@@ -98,3 +98,5 @@ class FitReport(Closed):
     test: Trial
     findings: tuple[str, ...]
     notes: tuple[str, ...]
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Variables of the chat template, where conversations were put into it with some."""

@@ -10,7 +10,6 @@ from typing import Any
 from vllm import SamplingParams
 from vllm.exceptions import VLLMClientError
 
-from pilothouse.capture.bar import bar
 from pilothouse.capture.folder import open_folder
 from pilothouse.capture.index import CaptureIndex
 from pilothouse.capture.order import CaptureOrder
@@ -20,6 +19,8 @@ from pilothouse.errors import ConfigError, EngineError
 from pilothouse.offline.governance import Governance
 from pilothouse.offline.request_field import request_fields
 from pilothouse.policy.endpoint import Endpoint
+from pilothouse.progress import Advance, Phase
+from pilothouse.progress import progress as shown_progress
 
 Enqueue = Callable[[Any, SamplingParams], str]
 """Gives one prompt to the engine; vLLM's id of its request."""
@@ -51,8 +52,10 @@ class Capturing:
         left = [number for number in range(len(self.prompts)) if number not in done]
         index = index.model_copy(update={"run": index.run + bool(index.shards)})
         with (
-            bar(len(self.prompts), done=len(done), shown=progress) as advance,
-            Collection(self.llm, index, folder, advance) as collection,
+            shown_progress(shown=progress) as phase,
+            Collection(
+                self.llm, index, folder, _captured(phase, len(self.prompts), len(done))
+            ) as collection,
         ):
             for first in range(0, len(left), WAVE):
                 self._wave(left[first : first + WAVE], collection)
@@ -78,6 +81,12 @@ class Capturing:
                 self.llm.llm_engine.abort_request(list(waiting), internal=True)
                 raise ConfigError(f"prompts: number {number}: {error}") from error
         return waiting
+
+
+def _captured(phase: Phase, total: int, done: int) -> Advance:
+    advance = phase("captured prompts", total)
+    advance(done)
+    return advance
 
 
 def _check(number: int, told: dict[str, Any], collection: Collection) -> None:

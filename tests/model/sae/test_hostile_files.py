@@ -172,7 +172,7 @@ SAELENS: dict[str, tuple[Spoil, str]] = {
     "polynomial by batch": (config(architecture="poly_batchtopk"), "architecture: .*as poly_jump"),
     "unknown": (config(architecture="crosscoder"), "architecture: .*not known"),
     "activation": (config(activation_fn_str="tanh-relu"), "activation_fn_str: got 'tanh-relu'"),
-    "no k": (config(architecture="topk"), "cfg.json: k: got None"),
+    "no k": (config(architecture="topk"), "cfg.json: k: got nothing, nor `activation_fn_kwargs.k`"),
     "whitened": (config(normalize_activations="covariance_whitening"), "normalize_activations"),
     "unknown scale": (
         config(normalize_activations="expected_average_only_in"), "average norm: got nothing",

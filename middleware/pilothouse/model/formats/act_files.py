@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pilothouse.model.artefact import refuse
 from pilothouse.model.formats.chosen import chosen
-from pilothouse.model.formats.module_name import OUTPUT_SITES, split_module
 from pilothouse.model.formats.reading import Wish
 from pilothouse.model.formats.state import folder_files
+from pilothouse.model.module_path import OUTPUT_SITES, split_module
 from pilothouse.types import Site
 
 SUFFIXES = (".statedict", ".pth", ".pt", ".bin")

@@ -17,11 +17,11 @@ import numpy as np
 from pilothouse.model.artefact import refuse
 from pilothouse.model.formats.array_pickle import PlainArray, load_arrays
 from pilothouse.model.formats.chosen import chosen
-from pilothouse.model.formats.module_name import NORM_INPUT_SITES, split_module
 from pilothouse.model.formats.numpy_file import npy_header
 from pilothouse.model.formats.reading import Floats, Reading, Wish
 from pilothouse.model.formats.registry import Format, register
 from pilothouse.model.formats.source import FETCH_AGAIN, numbers, read_bytes
+from pilothouse.model.module_path import NORM_INPUT_SITES, split_module
 
 FIRST, SECOND = "first_direction", "second_direction"
 MIN_SINE = 1e-3

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from pilothouse.model.artefact import refuse
+from pilothouse.model.formats.model_types import is_same_architecture
 from pilothouse.model.formats.reading import Reading
 from pilothouse.model.formats.source import FETCH_AGAIN, read_json, whole_number
 from pilothouse.types import Site
 
 MAX_CONFIG_BYTES = 4 << 20
-OTHER_NAMES = {"llama": frozenset({"mistral"})}
-"""llama.cpp's own writer calls these architectures by the first one's name."""
 ANOTHER = "import it for the model it was made on"
 
 
@@ -24,7 +23,8 @@ class Target:
     model_id: str
     d_model: int | None = None
     layers: int | None = None
-    model_type: str | None = None
+    model_types: tuple[str, ...] = ()
+    """Of the whole model, and of the language model in it."""
     neurons: int | None = None
     heads_width: int | None = None
 
@@ -55,7 +55,7 @@ def target_of(model_id: str, d_model: int | None, config: Path | None) -> Target
         model_id,
         width or d_model,
         layers=_number(config, text, "num_hidden_layers", "n_layer"),
-        model_type=str(raw["model_type"]) if raw.get("model_type") else None,
+        model_types=_model_types(raw, text),
         neurons=_number(config, text, "intermediate_size", "n_inner"),
         heads_width=head_width * heads if head_width and heads else None,
     )
@@ -67,9 +67,11 @@ def check_target(reading: Reading, target: Target) -> None:
     Raises:
         ArtefactError: names the file and the field.
     """
-    place, hint, known = reading.place, reading.model_type, target.model_type
-    if hint and known and known not in {hint} | OTHER_NAMES.get(hint, frozenset()):
-        refuse(place, "model type", repr(hint), f"{known!r} as {target.model_id} is", ANOTHER)
+    place, hint = reading.place, reading.model_type
+    known = target.model_types
+    if hint and known and not any(is_same_architecture(hint, each) for each in known):
+        refuse(place, "model type", repr(hint),
+               f"{' or '.join(map(repr, known))} as {target.model_id} is", ANOTHER)  # fmt: skip
     for layer, arrays in reading.layers.items():
         field = reading.fields[layer]
         if target.layers is not None and layer >= target.layers:
@@ -80,6 +82,11 @@ def check_target(reading: Reading, target: Target) -> None:
         if wanted is not None and width != wanted:
             refuse(place, field, f"width {width}", f"{wanted} as {target.model_id} has at "
                    f"{reading.site}", ANOTHER)  # fmt: skip
+
+
+def _model_types(*configs: dict[str, Any]) -> tuple[str, ...]:
+    found = [str(each["model_type"]) for each in configs if each.get("model_type")]
+    return tuple(dict.fromkeys(found))
 
 
 def _number(place: Path, raw: dict[str, Any], *names: str) -> int | None:

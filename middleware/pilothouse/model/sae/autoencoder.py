@@ -104,6 +104,8 @@ class Sae:
     labels: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
     average_norm: float | None = None
     """Mean length of what the tap carries, where the operator or a file says it."""
+    notes: tuple[str, ...] = ()
+    """What its files leave open, or what was taken from elsewhere; to be shown to the operator."""
     stamps: tuple[Stamp, ...] = ()
     """Of the files that it lies in."""
     digest: str = ""

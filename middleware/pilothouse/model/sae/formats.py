@@ -32,6 +32,7 @@ from pilothouse.model.sae.sparsify import load_sparsify
 from pilothouse.model.sae.told import Told
 from pilothouse.model.sae.top_afa import load_top_afa
 from pilothouse.model.sae.written import stamps_of
+from pilothouse.types import PROJECTION_SITES
 
 Reader = Callable[[str, Path, Told], Sae]
 FORMATS: dict[str, Reader] = {}
@@ -73,7 +74,7 @@ def load_sae(name: str, folder: Path, format_name: str | None, told: Told = NOTH
     norm = sae.average_norm if told.average_norm is None else told.average_norm
     if norm is None and sae.input_scale != 1.0:
         norm = math.sqrt(sae.width) / sae.input_scale
-    sae = replace(sae, average_norm=norm, stamps=stamps)
+    sae = _as_told(folder, replace(sae, average_norm=norm, stamps=stamps), told)
     return _with_labels(_with_maxima(sae, folder), folder)
 
 
@@ -81,6 +82,17 @@ def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         refuse(folder, "folder", what_lies_at(folder), "a folder",
                "correct the path in pilothouse.yaml")  # fmt: skip
+
+
+def _as_told(folder: Path, sae: Sae, told: Told) -> Sae:
+    """The SAE centred or not as the operator says, where its layout has no word for it."""
+    if told.is_centred in (None, sae.is_centred):
+        return sae
+    if sae.tap.site in PROJECTION_SITES:
+        refuse(folder, "is_centred", True, f"nothing at {sae.tap.site}",
+               "leave it out: what is centred is the stream and what is added to it")  # fmt: skip
+    digest = hashlib.sha256(f"{sae.digest} centred {told.is_centred}".encode()).hexdigest()
+    return replace(sae, is_centred=bool(told.is_centred), digest=digest)
 
 
 def _with_maxima(sae: Sae, folder: Path) -> Sae:

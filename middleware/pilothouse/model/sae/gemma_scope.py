@@ -60,9 +60,9 @@ def load_gemma_scope_2(name: str, folder: Path, told: Told) -> Sae:
         refuse(fields.place, "architecture", repr(fields.raw["architecture"]), "'jump_relu'",
                OTHER_SAE)  # fmt: skip
     fields.never("hf_hook_point_out", "transcoders are not read; " + OTHER_SAE)
-    tap = tap_of(fields.place, "hf_hook_point_in", fields.text("hf_hook_point_in"))
+    where = tap_of(fields.place, "hf_hook_point_in", fields.text("hf_hook_point_in"), told)
     model_id, tap = agreed(
-        fields.place, told, None if told.model_id else fields.text("model_name"), tap, remedy=SAY
+        fields.place, told, None if told.model_id else fields.text("model_name"), where, remedy=SAY
     )
     place = folder / WEIGHTS_FILE
     tensors, sha256 = map_safetensors(place)

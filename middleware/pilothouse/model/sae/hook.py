@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pilothouse.model.artefact import refuse
+from pilothouse.model.module_path import module_tap
+from pilothouse.model.sae.told import NOWHERE, Told, Where
 from pilothouse.types import Site, Tap
 
 BLOCK_HOOKS: Mapping[str, Site] = {
@@ -16,33 +18,30 @@ BLOCK_HOOKS: Mapping[str, Site] = {
 }  # fmt: skip
 """By TransformerLens. What a block reads after a norm is no tap: nothing is edited there."""
 
-MODULE_HOOKS: Mapping[str, Site] = {
-    "": "resid_post", "output": "resid_post", "self_attn.o_proj.input": "attn_heads",
-    "self_attn": "attn_out", "self_attn.output": "attn_out", "mlp": "mlp_out",
-    "mlp.output": "mlp_out", "post_feedforward_layernorm.output": "mlp_out",
-}  # fmt: skip
-"""By the names of transformers' modules; sparsify leaves `model.` out."""
-
 BLOCK = re.compile(r"blocks\.(\d{1,4})\.(.+)")
-MODULE = re.compile(r"(?:model\.)?layers[._](\d{1,4})(?:\.(.+))?")
+PATHS = ("layers.N", "h.N", "PATH.layers.N[.MODULE]")
 OTHER_PLACE = "use an SAE of the residual stream or of what attention or MLP add to it"
+SAY = "say --layer N and --site SITE (`layer` and `site` in pilothouse.yaml) where it sits"
 
 
-def tap_of(place: Path, field: str, hook: str) -> Tap:
-    """The tap of a hook's name.
+def tap_of(place: Path, field: str, hook: str, told: Told) -> Where:
+    """The tap of a hook's name, TransformerLens' or the path of a module.
+
+    NOWHERE for a name that is not known where the operator says layer and site.
 
     Raises:
-        ArtefactError: it names no place that is served.
+        ArtefactError: it names no place that is served, or none that is known and nobody says it.
     """
     if hook in ("hook_embed", "embed_tokens", "model.embed_tokens"):
         return Tap(0, "embed")
-    matches = ((BLOCK.fullmatch(hook), BLOCK_HOOKS), (MODULE.fullmatch(hook), MODULE_HOOKS))
-    taps = [
-        Tap(int(found[1]), sites[found[2] or ""])
-        for found, sites in matches
-        if found and (found[2] or "") in sites
-    ]
-    if not taps:
-        known = [*(f"blocks.N.{each}" for each in BLOCK_HOOKS), "hook_embed", "layers.N[.mlp]"]
-        refuse(place, field, repr(hook), f"one of {known}", OTHER_PLACE)
-    return taps[0]
+    block = BLOCK.fullmatch(hook)
+    if block is not None and block[2] in BLOCK_HOOKS:
+        return Tap(int(block[1]), BLOCK_HOOKS[block[2]])
+    tap = module_tap(hook)
+    if tap is not None:
+        return tap
+    is_lens = block is not None and "hook_" in block[2]
+    if is_lens or told.layer is None or told.site is None:
+        known = [*(f"blocks.N.{each}" for each in BLOCK_HOOKS), "hook_embed", *PATHS]
+        refuse(place, field, repr(hook), f"one of {known}", OTHER_PLACE if is_lens else SAY)
+    return NOWHERE

@@ -2,12 +2,15 @@
 
 Inputs were scaled to a mean length of sqrt(D). The threshold is of codes in that scale times that
 scale, as SAELens has it. The distilled R1 series: `config.json` and `sae_weights.safetensors` with
-the logarithm of each feature's threshold, and no mean length: the operator says it.
+the logarithm of each feature's threshold, and no mean length: that of the published ones is in
+SAELens' table, of others the operator says it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ from pilothouse.model.sae.fields import Fields, read_fields
 from pilothouse.model.sae.hook import tap_of
 from pilothouse.model.sae.mapped import map_safetensors
 from pilothouse.model.sae.matrix import Matrix
+from pilothouse.model.sae.releases import input_scale_of
 from pilothouse.model.sae.told import Told, agreed, scale_of_input
 from pilothouse.types import Tap
 
@@ -66,7 +70,11 @@ def load_llama_scope_r1(name: str, folder: Path, told: Told) -> Sae:
     """
     fields = read_fields(folder / CONFIG_FILE)
     model_id, tap = where(fields, told)
-    scale = scale_of_input(fields.place, fields.whole("d_model"), None, told)
+    width = fields.whole("d_model")
+    listed = input_scale_of(folder) if told.average_norm is None else None
+    notes = () if listed is None else (listed.note,)
+    known = None if listed is None else math.sqrt(width) / listed.scale
+    scale = scale_of_input(fields.place, width, known, told)
     place = folder / WEIGHTS_FILE
     stored, sha256 = map_safetensors(place)
     tensors = renamed(place, stored, {**NAMES, LOG_THRESHOLD: "threshold"})
@@ -77,7 +85,7 @@ def load_llama_scope_r1(name: str, folder: Path, told: Told) -> Sae:
         form="jumprelu", model_id=model_id, tap=tap, input_scale=scale,
         decoder_norms=decoder_norms(fields, default=False),
     )  # fmt: skip
-    return build_sae(name, place, about, tensors, sha256)
+    return replace(build_sae(name, place, about, tensors, sha256), notes=notes)
 
 
 def decoder_norms(fields: Fields, *, default: bool) -> DecoderNorms:
@@ -95,6 +103,6 @@ def where(fields: Fields, told: Told) -> tuple[str, Tap]:
     if fields.text("hook_point_out", hook) != hook:
         refuse(fields.place, "hook_point_out", repr(fields.raw["hook_point_out"]), repr(hook),
                TRANSCODER)  # fmt: skip
-    tap = tap_of(fields.place, "hook_point_in", hook)
+    tap = tap_of(fields.place, "hook_point_in", hook, told)
     model = fields.text("model_name") if fields.has("model_name") and not told.model_id else None
     return agreed(fields.place, told, model, tap, remedy=SAY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from weakref import WeakValueDictionary
 
@@ -13,6 +14,7 @@ from pilothouse.model.sae.detect import files_of
 from pilothouse.model.sae.formats import load_sae
 from pilothouse.model.sae.told import Told
 
+logger = logging.getLogger(__name__)
 _OPEN: WeakValueDictionary[str, Sae] = WeakValueDictionary()
 """By the digest of their content."""
 
@@ -20,12 +22,18 @@ _OPEN: WeakValueDictionary[str, Sae] = WeakValueDictionary()
 def open_sae(name: str, ref: SaeRef) -> Sae:
     """The SAE of a configuration's entry, read from its files; from the hub's, once fetched.
 
+    What its files leave open is logged when this process reads it first.
+
     Raises:
         ArtefactError: as `load_sae`.
     """
-    told = Told(ref.model, ref.layer, ref.site, ref.average_norm)
+    told = Told(ref.model, ref.layer, ref.site, ref.average_norm, ref.is_centred)
     names = files_of(ref.format, ref.layer, pickles=False)
-    return _kept(load_sae(name, folder_of(ref.path, names), ref.format, told))
+    sae = load_sae(name, folder_of(ref.path, names), ref.format, told)
+    if sae.digest not in _OPEN:
+        for note in sae.notes:
+            logger.warning("saes.%s: %s", name, note)
+    return _kept(sae)
 
 
 def opened_sae(name: str, ref: SaeRef, digest: str) -> Sae:

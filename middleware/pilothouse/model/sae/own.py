@@ -93,6 +93,9 @@ def load_own(name: str, folder: Path, told: Told) -> Sae:
     if manifest.digest != _digest(raw):
         refuse(at, "digest", manifest.digest, _digest(raw))
     model_id, tap = agreed(at, told, manifest.model_id, (manifest.layer, manifest.site), remedy=SAY)
+    if told.is_centred not in (None, manifest.is_centred):
+        refuse(at, "is_centred", manifest.is_centred, f"{told.is_centred} as pilothouse.yaml says",
+               SAY)  # fmt: skip
     tensors, sha256 = map_safetensors(place)
     if sha256 != manifest.weights_sha256:
         refuse(place, "weights_sha256", sha256, manifest.weights_sha256)

@@ -15,7 +15,7 @@ from pilothouse.model.sae.build import About, build_sae, renamed
 from pilothouse.model.sae.fields import CORRECT, read_fields
 from pilothouse.model.sae.hook import tap_of
 from pilothouse.model.sae.mapped import map_safetensors
-from pilothouse.model.sae.told import NOWHERE, Told, agreed
+from pilothouse.model.sae.told import Told, agreed
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae.safetensors"
@@ -38,8 +38,7 @@ def load_sparsify(name: str, folder: Path, told: Told) -> Sae:
     if fields.text("activation", "topk") != "topk":
         refuse(fields.place, "activation", repr(fields.raw["activation"]), "'topk'",
                "use an SAE with the activation topk")  # fmt: skip
-    is_told = told.layer is not None and told.site is not None
-    where = NOWHERE if is_told else tap_of(fields.place, "folder's name", folder.name)
+    where = tap_of(fields.place, "folder's name", folder.absolute().name, told)
     model_id, tap = agreed(
         fields.place, told, None, where, remedy="give `model` beside the path in pilothouse.yaml"
     )

@@ -19,6 +19,10 @@ class UnknownNorm(ArtefactError):
     """Neither the file nor the operator says the mean length of the SAE's inputs."""
 
 
+class UnknownModel(ArtefactError):
+    """Neither the file nor the operator says the SAE's model."""
+
+
 class Told(NamedTuple):
     """What the operator says of an SAE beside its files; where a file says it too, they agree."""
 
@@ -28,6 +32,8 @@ class Told(NamedTuple):
     average_norm: float | None = None
     """Mean length of h at the tap: bounds on edits are shares of it, and some SAEs were trained on
     inputs scaled by it."""
+    is_centred: bool | None = None
+    """Whether it knows a stream without its mean: many files of TransformerLens' do not say."""
 
 
 def agreed(
@@ -39,16 +45,18 @@ def agreed(
         where: what the file says of them; a tap, or either part of one.
 
     Raises:
-        ArtefactError: nobody says it, or the two say different things.
+        UnknownModel: nobody says the model, though layer and site are known.
+        ArtefactError: nobody says layer or site, or the two say different things.
     """
     layer, site = where
     found = {
-        "model_id": (model_id, told.model_id), "layer": (layer, told.layer),
-        "site": (site, told.site),
+        "layer": (layer, told.layer), "site": (site, told.site),
+        "model_id": (model_id, told.model_id),
     }  # fmt: skip
     for field_name, (said, wanted) in found.items():
         if said is None and wanted is None:
-            refuse(place, field_name, "nothing", "a value", remedy)
+            kind = UnknownModel if field_name == "model_id" else ArtefactError
+            raise kind(complaint(place, field_name, "nothing", "a value", remedy))
         if None not in (said, wanted) and said != wanted:
             refuse(place, field_name, repr(said), f"{wanted!r} as pilothouse.yaml says",
                    f"correct {field_name} in pilothouse.yaml, or name another file")  # fmt: skip

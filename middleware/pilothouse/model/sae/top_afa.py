@@ -7,11 +7,13 @@ norm.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from pilothouse.model.artefact import refuse
-from pilothouse.model.sae.autoencoder import Sae
+from pilothouse.model.sae.autoencoder import Normalisation, Sae
 from pilothouse.model.sae.build import About, build_sae, filled
+from pilothouse.model.sae.centring import centring_of
 from pilothouse.model.sae.fields import CORRECT, read_fields
 from pilothouse.model.sae.hook import tap_of
 from pilothouse.model.sae.mapped import map_converted
@@ -36,20 +38,21 @@ def load_top_afa(name: str, folder: Path, told: Told) -> Sae:
     model_id, tap = agreed(
         # TransformerLens has names of its own for models, so the operator's wins.
         fields.place, told, None if told.model_id else fields.text("model_name"),
-        tap_of(fields.place, "hook_point", fields.text("hook_point")), remedy=CORRECT,
+        tap_of(fields.place, "hook_point", fields.text("hook_point"), told), remedy=CORRECT,
     )  # fmt: skip
     place = folder / WEIGHTS_FILE
     stored, sha256 = map_converted(place, folder / PICKLE_FILE)
     if "b_enc" in stored:
         stored["b_enc"] = filled(stored["b_enc"].shape[0], 0.0)
+    norm: Normalisation = "layer_norm" if fields.flag("input_unit_norm", False) else "none"
+    centring = centring_of(fields, told, None, tap.site, norm)
     about = About(
-        form="top_afa", model_id=model_id, tap=tap,
-        normalisation="layer_norm" if fields.flag("input_unit_norm", False) else "none",
-        subtracts_decoder_bias=True,
+        form="top_afa", model_id=model_id, tap=tap, normalisation=norm,
+        subtracts_decoder_bias=True, is_centred=centring.is_centred,
     )  # fmt: skip
     built = build_sae(name, place, about, stored, sha256)
     for field_name, size in (("act_size", built.width), ("dict_size", built.num_features)):
         if fields.whole(field_name) != size:
             refuse(fields.place, field_name, fields.whole(field_name),
                    f"{size} as {WEIGHTS_FILE} has", CORRECT)  # fmt: skip
-    return built
+    return replace(built, notes=centring.notes)

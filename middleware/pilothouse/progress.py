@@ -1,0 +1,124 @@
+"""How far a long verb has come: bars on a terminal, a plain line now and then elsewhere.
+
+A line comes from a thread of its own, so that it also comes while one step takes long.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+EVERY_SECONDS = 15.0
+"""Between two plain lines; work that is done before the first has none."""
+
+Advance = Callable[[int], None]
+"""Called with how many more steps are done."""
+
+Phase = Callable[[str, int | None], Advance]
+"""Begins a stretch of work of so many steps, or of nobody knows how many."""
+
+
+@contextmanager
+def progress(
+    *, shown: bool = True, stays: bool = True, every_seconds: float = EVERY_SECONDS
+) -> Iterator[Phase]:
+    """What to call when a stretch of work begins; told on stderr while it lasts.
+
+    Args:
+        shown: false for nothing at all.
+        stays: whether bars are left standing at the end.
+        every_seconds: between two lines where stderr is no terminal.
+    """
+    if not shown:
+        yield lambda _name, _total: lambda _count: None
+    elif sys.stderr.isatty():
+        with _bars(stays) as phase:
+            yield phase
+    else:
+        with _lines(sys.stderr, every_seconds) as phase:
+            yield phase
+
+
+@contextmanager
+def waiting(title: str, *, every_seconds: float = EVERY_SECONDS) -> Iterator[None]:
+    """Tell of one stretch of work that nobody can count."""
+    with progress(stays=False, every_seconds=every_seconds) as phase:
+        phase(title, None)
+        yield
+
+
+@contextmanager
+def _bars(stays: bool) -> Iterator[Phase]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+               TimeElapsedColumn())  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=not stays) as bars:
+        uncounted: list[TaskID] = []
+
+        def phase(title: str, total: int | None) -> Advance:
+            while uncounted:
+                bars.update(uncounted.pop(), total=1, completed=1)
+            task = bars.add_task(title, total=total)
+            if total is None:
+                uncounted.append(task)
+            return lambda count: bars.advance(task, count)
+
+        yield phase
+
+
+@dataclass
+class _Stretch:
+    title: str
+    total: int | None
+    started: float = field(default_factory=time.monotonic)
+    done: int = 0
+
+    def __str__(self) -> str:
+        seconds = int(time.monotonic() - self.started)
+        count = "" if self.total is None else f"{self.done} of {self.total}, "
+        return f"{self.title}: {count}{seconds // 60}:{seconds % 60:02}"
+
+    def advance(self, count: int) -> None:
+        self.done += count
+
+
+@contextmanager
+def _lines(to: TextIO, every_seconds: float) -> Iterator[Phase]:
+    now: list[_Stretch] = []
+    over = threading.Event()
+
+    def tell() -> None:
+        while not over.wait(every_seconds):
+            if now:
+                # A reader that went away must not end the work.
+                try:
+                    to.write(f"{now[-1]}\n")
+                    to.flush()
+                except (OSError, ValueError):
+                    return
+
+    def phase(title: str, total: int | None) -> Advance:
+        now.append(_Stretch(title, total))
+        return now[-1].advance
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield phase
+    finally:
+        over.set()
+        teller.join()
