@@ -257,7 +257,7 @@ def test_a_bypass_is_refused_only_while_rules_could_be_passed_by(
     [
         {"chat_template_kwargs": {"enable_thinking": False}},
         {"messages": ASSISTANT},
-        {"logprobs": 5},
+        {"prompt": "a", "logprobs": 5},
         {"prompt": "a", "echo": True},
         {"prompt_logprobs": None, "use_beam_search": False, "kv_transfer_params": None},
     ],
