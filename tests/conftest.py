@@ -36,10 +36,14 @@ def tiny_house(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_server(
     tiny_house: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
-    """`pilothouse serve` on the tiny model, clients granted steering and scores."""
+    """`pilothouse serve` on the tiny model, clients granted steering and scores.
+
+    A middleware that compresses stands between the gate and vLLM, as operators have them.
+    """
     log = tmp_path_factory.mktemp("small") / "server.txt"
     origins = f'--allowed-origins=["{KNOWN_ORIGIN}"]'
-    with serve_process(tiny_house, SERVED_NAME, log, origins) as server:
+    compressing = "--middleware=starlette.middleware.gzip.GZipMiddleware"
+    with serve_process(tiny_house, SERVED_NAME, log, origins, compressing) as server:
         yield server
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from vllm import SamplingParams
+from vllm.engine.arg_utils import EngineArgs
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -24,7 +25,14 @@ from pilothouse.engine.launch import (
     guarded_args,
 )
 from pilothouse.engine.plugin import register
-from pilothouse.engine.refusals import REFUSALS, REFUSED_VARIABLES, refuse_model, refuse_settings
+from pilothouse.engine.refusals import (
+    REFUSALS,
+    REFUSED_VARIABLES,
+    refuse_model,
+    refuse_resolved,
+    refuse_settings,
+    resolved_value,
+)
 from pilothouse.errors import ConfigError, UnsupportedError
 from pilothouse.model.catalogue import Catalogue
 from pilothouse.sealed import SEALED_KEY, SealedRequest, seal, seal_key
@@ -48,6 +56,9 @@ VALUES: dict[str, str | None] = {
     "--kv-events-config": '{"enable_kv_cache_events": true}',
     "--ec-transfer-config": '{"ec_connector": "ECExampleConnector", "ec_role": "ec_both"}',
     "--kv-offloading-size": "1.5",
+    "--attention-config": '{"hisparse_config": {}}',
+    "--aux-output-config": '{"enable_return_routed_experts": true}',
+    "--diffusion-config": '{"canvas_length": 4}',
 }
 """What is typed after a flag; switches take nothing."""
 
@@ -82,6 +93,116 @@ def test_every_refused_flag_stops_the_start_with_its_reason(refusal: Any) -> Non
     assert refusal.reason in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("words", "flag"),
+    [
+        (("--aux-output-config.enable_return_routed_experts", "true"), "--aux-output-config"),
+        (("--aux_output_config", '{"enable_return_routed_experts": true}'), "--aux-output-config"),
+        (("--enable_hc_sp",), "--enable-hc-sp"),
+        (("--attention-config.hisparse_config", "{}"), "--attention-config"),
+        (("--kv-events-config.enable_kv_cache_events", "true"), "--kv-events-config"),
+        (("-dp", "2"), "--data-parallel-size"),
+        (("--speculative-config.method", "eagle"), "--speculative-config"),
+        (
+            ("--speculative-config", '{"method": "ngram", "rejection_sample_method": "block"}'),
+            "--speculative-config",
+        ),
+    ],
+)
+@pytest.mark.parametrize("in_a_file", [False, True])
+def test_a_setting_is_refused_however_it_is_written(
+    words: tuple[str, ...], flag: str, in_a_file: bool, tmp_path: Path
+) -> None:
+    """In a `--config` file, with underscores, dotted, as JSON, or by its short name."""
+    if in_a_file:
+        if not words[0].startswith("--"):
+            pytest.skip("a file has no short names")
+        name, value = words[0][2:], (words[1] if len(words) > 1 else "true")
+        (tmp_path / "vllm.yaml").write_text(
+            f"{name}: {value!r}\n" if len(words) > 1 else f"{name}: true\n"
+        )
+        words = ("--config", str(tmp_path / "vllm.yaml"))
+    args = parse(*words)
+    with pytest.raises(UnsupportedError, match=f"{flag} "):
+        refuse_settings(args)
+
+
+def test_a_group_of_settings_that_switches_nothing_on_is_no_offence() -> None:
+    refuse_settings(
+        parse(
+            "--kv-events-config", '{"enable_kv_cache_events": false}',
+            "--aux-output-config", '{"enable_return_routed_experts": false}',
+            "--speculative-config", '{"method": "ngram", "num_speculative_tokens": 2}',
+        )
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def resolved(qwen3: Path) -> Any:
+    """What vLLM makes of no flags at all."""
+    return EngineArgs(model=str(qwen3), enforce_eager=True).create_engine_config()
+
+
+IN_A_GROUP: dict[str, Any] = {
+    "--speculative-config": Namespace(method="eagle"),
+    "--kv-transfer-config": Namespace(kv_connector="ExampleConnector"),
+    "--kv-events-config": Namespace(enable_kv_cache_events=True),
+    "--ec-transfer-config": Namespace(ec_connector="ECExampleConnector"),
+    "--attention-config": Namespace(hisparse_config=Namespace()),
+    "--aux-output-config": Namespace(enable_return_routed_experts=True),
+    "--runner": "pooling",
+}
+"""What a resolved configuration has where a setting is refused; others are counts or switches."""
+
+
+def with_value(config: Any, path: str, value: Any) -> Namespace:
+    """As much of a configuration as the refusals look at, with one setting changed."""
+    copied = Namespace(
+        **{name: getattr(config, name) for name in vars(config)}  # groups stay as they are
+    )
+    *groups, name = path.split(".")
+    place: Any = copied
+    for group in groups:
+        inner = getattr(place, group)
+        inner = Namespace(**({} if inner is None else dict(vars(inner))))
+        setattr(place, group, inner)
+        place = inner
+    setattr(place, name, value)
+    if groups == ["model_config"]:
+        copied.model_config.multimodal_config = None
+    return copied
+
+
+def test_what_vllm_resolves_by_default_is_not_refused(resolved: Any) -> None:
+    refuse_resolved(resolved)
+
+
+@pytest.mark.parametrize(
+    "refusal", [each for each in REFUSALS if each.resolved], ids=lambda each: each.flag
+)
+def test_a_setting_is_refused_wherever_it_came_from(refusal: Any, resolved: Any) -> None:
+    """By the environment, another flag or the model itself: it is the resolved one that counts."""
+    assert not refusal.applies(resolved_value(resolved, refusal.resolved))
+    value = IN_A_GROUP.get(refusal.flag, 2)
+    with pytest.raises(UnsupportedError) as refused:
+        refuse_resolved(with_value(resolved, refusal.resolved, value))
+    assert refusal.flag in str(refused.value) and refusal.reason in str(refused.value)
+
+
+def test_a_pair_is_refused_wherever_it_came_from(resolved: Any) -> None:
+    config = with_value(resolved, "parallel_config.pipeline_parallel_size", 2)
+    refuse_resolved(config)
+    with pytest.raises(UnsupportedError, match="--pipeline-parallel-size together with"):
+        refuse_resolved(with_value(config, "lora_config", Namespace()))
+
+
+def test_an_engine_does_not_start_with_what_no_flag_told_of(qwen3: Path) -> None:
+    overrides = {"is_encoder_decoder": True}
+    refusing = pytest.raises(UnsupportedError, match="encoder-decoder")
+    with refusing, engine(qwen3, make_plan(Catalogue()), hf_overrides=overrides):
+        pytest.fail("it started")
+
+
 @pytest.mark.parametrize("variable", REFUSED_VARIABLES)
 def test_every_refused_variable_stops_the_start(
     variable: str, defaults: Namespace, monkeypatch: pytest.MonkeyPatch
@@ -97,6 +218,12 @@ def test_an_encoder_decoder_is_refused() -> None:
     refuse_model(Namespace(is_encoder_decoder=False))
     with pytest.raises(UnsupportedError):
         refuse_model(Namespace(is_encoder_decoder=True))
+
+
+def test_a_diffusion_model_is_refused() -> None:
+    refuse_model(Namespace(canvas_length=None))
+    with pytest.raises(UnsupportedError, match="diffusion"):
+        refuse_model(Namespace(canvas_length=32))
 
 
 def test_a_guarded_start_sets_worker_scheduler_plan_and_gate() -> None:

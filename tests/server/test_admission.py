@@ -12,11 +12,13 @@ from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 
 from pilothouse.config import Auth, TrustedProxies
 from pilothouse.errors import ConfigError, RequestError
+from pilothouse.policy.endpoint import Endpoint
 from pilothouse.sealed import SEALED_KEY, unseal
 from pilothouse.server.admission import Admission
 from pilothouse.server.bypass import Guard, refuse_bypass
 from pilothouse.server.endpoint import adapter_names, refuse_shadowed_profiles
 from pilothouse.server.identity import Doorkeeper
+from pilothouse.server.request_schema import RequestFields, Unreadable, read_fields
 from pilothouse.term import SteerTerm
 from tests.server.builders import KEY, admission, body_of, caller, tiny_plan
 from tests.support.tiny_sae import FEATURE, LABEL, MAX_ACT
@@ -220,17 +222,22 @@ def test_a_profile_with_the_name_of_an_adapter_stops_the_start() -> None:
     refuse_shadowed_profiles(plan, ("small",), adapter_names(Namespace(lora_modules=None)))
 
 
+def read(change: Any) -> RequestFields:
+    endpoint: Endpoint = "completions" if "prompt" in change else "chat"
+    return read_fields(body_of(endpoint) | change, endpoint)
+
+
 ASSISTANT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 
 
 @pytest.mark.parametrize(
     ("body", "enforced", "ends_output"),
     [
-        ({"prompt_embeds": "abc"}, True, False),
+        ({"prompt": "a", "prompt_embeds": "abc"}, True, False),
         ({"chat_template": "x"}, True, False),
         ({"chat_template_kwargs": {"add_generation_prompt": False}}, True, False),
         ({"prompt_logprobs": 0}, False, True),
-        ({"echo": True, "logprobs": 0}, False, True),
+        ({"prompt": "a", "echo": True, "logprobs": 0}, False, True),
         ({"messages": ASSISTANT, "continue_final_message": True}, False, True),
         ({"messages": ASSISTANT, "add_generation_prompt": False}, False, True),
         ({"messages": ASSISTANT, "echo": True}, False, True),
@@ -239,9 +246,10 @@ ASSISTANT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": 
 def test_a_bypass_is_refused_only_while_rules_could_be_passed_by(
     body: Any, enforced: bool, ends_output: bool
 ) -> None:
-    refuse_bypass(body, Guard())
+    fields = read(body)
+    refuse_bypass(fields, Guard())
     with pytest.raises(RequestError):
-        refuse_bypass(body, Guard(enforced, ends_output))
+        refuse_bypass(fields, Guard(enforced, ends_output))
 
 
 @pytest.mark.parametrize(
@@ -249,13 +257,64 @@ def test_a_bypass_is_refused_only_while_rules_could_be_passed_by(
     [
         {"chat_template_kwargs": {"enable_thinking": False}},
         {"messages": ASSISTANT},
-        {"logprobs": 5},
-        {"echo": True},
+        {"prompt": "a", "logprobs": 5},
+        {"prompt": "a", "echo": True},
         {"prompt_logprobs": None, "use_beam_search": False, "kv_transfer_params": None},
     ],
 )
 def test_what_passes_nothing_by_is_left_alone(body: Any) -> None:
-    refuse_bypass(body, Guard(enforced=True, ends_output=True))
+    refuse_bypass(read(body), Guard(enforced=True, ends_output=True))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"use_beam_search": 0},
+        {"use_beam_search": "false"},
+        {"chat_template": ""},
+        {"kv_transfer_params": {}},
+        {"ec_transfer_params": {}},
+        {"chat_template_kwargs": {"tools": None}},
+        {"prompt_embeds": ""},
+        {"prompt": "a", "prompt_embeds": ""},
+        {"vllm_xargs": {"kv_transfer_params": ""}},
+    ],
+)
+def test_what_vllm_reads_as_off_is_no_offence(body: Any) -> None:
+    refuse_bypass(read(body), Guard(enforced=True, ends_output=True))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"prompt_logprobs": False},
+        {"prompt": "a", "prompt_logprobs": False},
+        {"prompt": "a", "echo": "true", "logprobs": False},
+        {"echo": True},
+        {"vllm_xargs": {"kv_transfer_params": "x"}},
+        {"vllm_xargs": {"ec_transfer_params": "x"}},
+        {"use_beam_search": "yes"},
+        {"continue_final_message": 1, "messages": ASSISTANT},
+        {"add_generation_prompt": "no", "messages": ASSISTANT},
+    ],
+)
+def test_what_vllm_reads_as_on_is_refused_however_it_is_written(body: Any) -> None:
+    with pytest.raises(RequestError):
+        refuse_bypass(read(body), Guard(enforced=True, ends_output=True))
+
+
+@pytest.mark.parametrize(("endpoint", "n"), [("chat", 200.0), ("completions", "200")])
+def test_the_bound_on_choices_counts_what_vllm_would_make(endpoint: Any, n: Any) -> None:
+    with pytest.raises(RequestError, match="128") as caught:
+        admission().admit(body_of(endpoint) | {"n": n}, endpoint, caller())
+    assert caught.value.param == "n"
+
+
+def test_a_body_that_vllm_refuses_is_not_sealed() -> None:
+    body = body_of("chat") | {"n": "many"}
+    with pytest.raises(Unreadable):
+        admission().admit(body, "chat", caller())
+    assert "vllm_xargs" not in body
 
 
 def test_prompts_times_choices_are_bounded() -> None:
@@ -265,7 +324,7 @@ def test_prompts_times_choices_are_bounded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "expected"), [("a", 1), (["a", "b"], 2), ([1, 2], 1), ([[1], [2]], 2), ([], 1)]
+    ("prompt", "expected"), [("a", 1), (["a", "b"], 2), ([1, 2], 1), ([[1], [2]], 2)]
 )
 def test_prompts_are_counted_as_vllm_counts_them(prompt: Any, expected: int) -> None:
     body = body_of("completions") | {"prompt": prompt}

@@ -446,7 +446,7 @@ def test_vllms_own_errors_pass_untouched(small_server: ServerProcess) -> None:
     assert answer.status_code == 400 and answer.json()["error"]["param"] == "body.messages"
     kind = {"content-type": "text/plain"}
     answer = httpx.post(f"{small_server.url}/v1/completions", content=b"{}", headers=kind)
-    assert answer.status_code == 400
+    assert answer.status_code == 415
 
 
 def test_a_client_that_goes_away_leaves_a_server_that_answers(

@@ -10,6 +10,7 @@ from pilothouse.capture.index import CaptureIndex
 from pilothouse.engine.compat import v0_32 as compat
 from pilothouse.engine.instruments import Instruments
 from pilothouse.engine.plan import Plan
+from pilothouse.engine.refusals import refuse_resolved
 from pilothouse.engine.shards import Ended
 from pilothouse.errors import EngineError
 from pilothouse.telemetry.logs import log_with_vllm
@@ -21,8 +22,13 @@ class GuardedWorker(compat.worker_base()):  # type: ignore[misc]
     """vLLM's worker of this platform with instruments; `worker_cls` of every guarded server."""
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
-        """Load, then install taps: before profiling, so that their memory is accounted for."""
+        """Load, then install taps: before profiling, so that their memory is accounted for.
+
+        Raises:
+            UnsupportedError: a setting that is refused and that no flag told of.
+        """
         log_with_vllm()
+        refuse_resolved(self.vllm_config)
         super().load_model(*args, **kwargs)
         plan = Plan.from_additional_config(self.vllm_config.additional_config)
         self.pilothouse = Instruments(plan, self.vllm_config, self.model_runner)
