@@ -91,6 +91,8 @@ class Record:
     """Set when the scheduler refused the request: `seal`, `capacity`."""
     choice: tuple[int, int] | None = None
     """(prompt index, n index), filled where the output processor knows it."""
+    num_prompt_tokens: int = 0
+    """Filled like `choice`."""
 
     def to_wire(self) -> dict[str, Any]:
         """Plain builtins, in the order of the fields. By hand: this runs once an output."""

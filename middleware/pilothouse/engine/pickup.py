@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pilothouse.engine.compat.outputs import complete_prompt_logprobs
 from pilothouse.record import RECORD_KEY, REVISION_KEY, Record
 
 Subscriber = Callable[[Record], None]
@@ -57,6 +58,8 @@ def _take(processor: Any, output: Any) -> None:
     state = processor.request_states.get(output.request_id)
     if state is not None:
         record.choice = (_prompt_index(state.external_req_id), state.request_index)
+        record.num_prompt_tokens = state.prompt_len
+        complete_prompt_logprobs(state, output)
     for call in _subscribers:
         call(record)
 

@@ -15,6 +15,7 @@ from pilothouse.sealed import SEALED_KEY, seal_key
 from pilothouse.server.admission import Admission, Admitted
 from pilothouse.server.identity import Caller
 from pilothouse.server.ledger import Entry, Ledger
+from pilothouse.server.request_schema import RequestFields
 from pilothouse.server.settlement import Ending, Settler
 
 OPERATOR = Caller(
@@ -64,10 +65,9 @@ class Governance:
         """
         admitted, entries, sealed = [], [], []
         for sampling, field in zip(params, fields, strict=True):
-            body: dict[str, Any] = {
-                "model": profile or self._model_id, "pilothouse": field, "n": sampling.n,
-            }  # fmt: skip
-            admitted.append(self._admission.admit(body, endpoint, OPERATOR))
+            body: dict[str, Any] = {"pilothouse": field}
+            asked = RequestFields(model=profile or self._model_id, num_per_prompt=sampling.n)
+            admitted.append(self._admission.admit(body, endpoint, OPERATOR, asked))
             entries.append(self._ledger.open(admitted[-1].decision_id))
             own = sampling.clone()
             own.extra_args = (own.extra_args or {}) | {SEALED_KEY: body["vllm_xargs"][SEALED_KEY]}

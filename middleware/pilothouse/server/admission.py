@@ -19,6 +19,7 @@ from pilothouse.server.bypass import Guard, refuse_bypass, refuse_crowd
 from pilothouse.server.exposure import Exposure, Exposures
 from pilothouse.server.fields import FIELD, RequestField, parse_field
 from pilothouse.server.identity import Caller
+from pilothouse.server.request_schema import RequestFields, read_fields
 from pilothouse.term import SteerTerm
 
 Body = dict[str, Any]
@@ -46,6 +47,15 @@ class Admitted:
     num_prompts: int
     num_per_prompt: int
     sees_scores: bool
+    include_usage: bool
+    continuous_usage: bool
+    system_fingerprint: str | None
+    """What vLLM writes on the last chunk of a choice."""
+
+    @property
+    def num_choices(self) -> int:
+        """How many choices the answer must have."""
+        return self.num_prompts * self.num_per_prompt
 
 
 class Admission:
@@ -53,29 +63,47 @@ class Admission:
 
     Args:
         served_names: what vLLM serves the model as; the first is its own answer to no name.
+        system_fingerprint: vLLM's, of this server.
     """
 
-    def __init__(self, plan: Plan, served_names: Sequence[str], key: bytes) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        served_names: Sequence[str],
+        key: bytes,
+        system_fingerprint: str | None = None,
+    ) -> None:
         self._plan = plan
         _ = plan.sources  # made here, and not by the first request
         self._served = tuple(served_names)
         self._key = key
+        self._system_fingerprint = system_fingerprint
         self._exposures = Exposures(plan.rulebook)
         self._enforced_reads = enforced_read_layers(plan.rulebook)
         self._enforced = any(policy.spec.mode == "enforce" for policy in plan.policies)
 
-    def admit(self, body: Body, endpoint: Endpoint, caller: Caller) -> Admitted:
+    def admit(
+        self,
+        body: Body,
+        endpoint: Endpoint,
+        caller: Caller,
+        fields: RequestFields | None = None,
+    ) -> Admitted:
         """Check `body`, and rewrite it in place into what vLLM gets.
+
+        Args:
+            fields: what vLLM reads in the body, where that is known already.
 
         Raises:
             RequestError: refused; nothing has reached the engine.
+            Unreadable: vLLM refuses the body itself; it is not sealed.
         """
-        field = parse_field(body.get(FIELD))
-        profile = self._profile(body.get("model"))
-        exposure = self._exposures.of(self._applied(body.get("model"), profile, endpoint, caller))
-        refuse_bypass(body, Guard(self._enforced, exposure.ends_output))
-        num_prompts, num_per_prompt = _num_prompts(body, endpoint), _num_per_prompt(body)
-        refuse_crowd(num_prompts, num_per_prompt)
+        field = parse_field(body.pop(FIELD, None))
+        fields = fields or read_fields(body, endpoint)
+        profile = self._profile(fields.model)
+        exposure = self._exposures.of(self._applied(fields.model, profile, endpoint, caller))
+        refuse_bypass(fields, Guard(self._enforced, exposure.ends_output))
+        refuse_crowd(fields.num_prompts, fields.num_per_prompt)
         steer = self._steering(field, profile, caller)
         sealed = SealedRequest(
             decision_id=uuid.uuid4().hex,
@@ -85,25 +113,27 @@ class Admission:
             probes=self._probes(field, caller),
             scores=self._scores(field, caller),
         )
-        asked = body.get("model")
         self._rewrite(body, sealed, profile)
         return Admitted(
             decision_id=sealed.decision_id,
             sealed=sealed,
             exposure=exposure,
-            asked_model=asked if profile is not None else None,
-            model_label=profile or (asked if isinstance(asked, str) else self._served[0]),
-            stream=bool(body.get("stream")),
-            num_prompts=num_prompts,
-            num_per_prompt=num_per_prompt,
+            asked_model=profile,
+            model_label=fields.model or self._served[0],
+            stream=fields.stream,
+            num_prompts=fields.num_prompts,
+            num_per_prompt=fields.num_per_prompt,
             sees_scores=caller.may_see_scores,
+            include_usage=fields.include_usage,
+            continuous_usage=fields.continuous_usage,
+            system_fingerprint=None if fields.include_usage else self._system_fingerprint,
         )
 
-    def _profile(self, name: Any) -> str | None:
-        return name if isinstance(name, str) and name in self._plan.body.profiles else None
+    def _profile(self, name: str | None) -> str | None:
+        return name if name in self._plan.body.profiles else None
 
     def _applied(
-        self, asked: Any, profile: str | None, endpoint: Endpoint, caller: Caller
+        self, asked: str | None, profile: str | None, endpoint: Endpoint, caller: Caller
     ) -> tuple[AppliedPolicy, ...]:
         """The policies that match under any served name: an alias is no way around one.
 
@@ -111,7 +141,7 @@ class Admission:
         none away.
         """
         enforced: dict[str, bool] = {}
-        for name in (*self._served, asked) if isinstance(asked, str) else self._served:
+        for name in (*self._served, asked) if asked else self._served:
             facts = RequestFacts(caller.tenant, name, profile, endpoint, caller.rollout_key)
             for each in applied_policies(self._plan.policies, facts):
                 enforced[each.name] = enforced.get(each.name, False) or each.enforced
@@ -169,29 +199,12 @@ class Admission:
         return field.scores
 
     def _rewrite(self, body: Body, sealed: SealedRequest, profile: str | None) -> None:
-        body.pop(FIELD, None)
         if profile is not None:
             body["model"] = self._served[0]
-        extra = body.get("vllm_xargs")
-        body["vllm_xargs"] = {
-            **(extra if isinstance(extra, dict) else {}),
-            SEALED_KEY: seal(sealed, self._key),
-        }
+        extra = body.get("vllm_xargs") or {}
+        body["vllm_xargs"] = {**extra, SEALED_KEY: seal(sealed, self._key)}
 
 
 def label_names(plan: Plan, served_names: Iterable[str]) -> frozenset[str]:
     """Every name a model can be asked by: the closed set of the `model_name` label."""
     return frozenset(served_names) | frozenset(plan.body.profiles)
-
-
-def _num_prompts(body: Body, endpoint: Endpoint) -> int:
-    """A list of texts or of token lists is one prompt each; a list of tokens is one prompt."""
-    prompt = body.get("prompt") if endpoint == "completions" else None
-    if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list):
-        return len(prompt)
-    return 1
-
-
-def _num_per_prompt(body: Body) -> int:
-    n = body.get("n")
-    return n if isinstance(n, int) and not isinstance(n, bool) and n > 0 else 1

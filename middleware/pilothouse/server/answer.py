@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from starlette.types import Send
+from starlette.datastructures import Headers
+from starlette.types import Scope, Send
 
 from pilothouse.errors import RequestError
 
@@ -35,6 +36,20 @@ def request_error_body(error: RequestError) -> dict[str, Any]:
     """The body for a request that admission refuses."""
     code = "pilothouse_forbidden" if error.status == 403 else "pilothouse_invalid_request"
     return error_body(str(error), status=error.status, param=error.param, code=code)
+
+
+def plainly(scope: Scope) -> Scope:
+    """The same request without a wish for compression: what stands outside of it reads its answer.
+
+    Middleware of the operator's runs between the gate and vLLM, and some of it compresses.
+    """
+    headers = [each for each in scope["headers"] if each[0] != b"accept-encoding"]
+    return {**scope, "headers": headers}
+
+
+def is_encoded(headers: Sequence[tuple[bytes, bytes]]) -> bool:
+    """An answer's body is not the plain text of it."""
+    return Headers(raw=list(headers)).get("content-encoding", "identity") != "identity"
 
 
 async def send_json(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pilothouse.errors import RequestError
+from pilothouse.server.request_schema import RequestFields
 
 RESERVED_PREFIX: Final = "pilothouse"
 MAX_CHOICES: Final = 128
@@ -20,8 +21,8 @@ TEMPLATE_KEYS: Final = frozenset(
      "conversation", "tools", "documents"}
 )  # fmt: skip
 """Keys of `chat_template_kwargs` that stand for a field of the body or for the template itself."""
-
-Body = Mapping[str, Any]
+TRANSFER_KEYS: Final = ("kv_transfer_params", "ec_transfer_params")
+"""Keys of `vllm_xargs` that vLLM reads as the fields of that name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,89 +38,70 @@ class Guard:
 @dataclass(frozen=True, slots=True)
 class _Refusal:
     param: str
-    offends: Callable[[Body], bool]
+    offends: Callable[[RequestFields], bool]
     reason: str
 
 
-def _asked(body: Body, name: str) -> bool:
+def _asks_prompt_logprobs(fields: RequestFields) -> bool:
     """Zero asks too: it means the chosen token's own logprob."""
-    value = body.get(name)
-    return value is not None and value is not False
+    return fields.num_prompt_logprobs is not None
 
 
-def _given(name: str) -> Callable[[Body], bool]:
-    return lambda body: _asked(body, name)
-
-
-def _template_key(body: Body) -> bool:
-    kwargs = body.get("chat_template_kwargs")
-    return isinstance(kwargs, dict) and not TEMPLATE_KEYS.isdisjoint(kwargs)
-
-
-def _echoes_logprobs(body: Body) -> bool:
-    return bool(body.get("echo")) and _asked(body, "logprobs")
-
-
-def _echoes_assistant(body: Body) -> bool:
-    return bool(body.get("echo")) and _last_role(body) == "assistant"
-
-
-def _prefills(body: Body) -> bool:
-    open_ended = body.get("add_generation_prompt", True) is not True
-    return bool(body.get("continue_final_message")) or (
-        open_ended and _last_role(body) == "assistant"
+def _prefills(fields: RequestFields) -> bool:
+    return fields.continue_final_message or (
+        not fields.add_generation_prompt and _last_role(fields) == "assistant"
     )
 
 
-def _last_role(body: Body) -> Any:
-    messages = body.get("messages")
-    last = messages[-1] if isinstance(messages, list) and messages else None
-    return last.get("role") if isinstance(last, dict) else None
+def _last_role(fields: RequestFields) -> str | None:
+    return fields.roles[-1] if fields.roles else None
 
 
 ALWAYS: Final = (
-    _Refusal("kv_transfer_params", _given("kv_transfer_params"),
+    _Refusal("kv_transfer_params", lambda fields: fields.kv_transfer_params,
              "KV transfer is for vLLM's own servers, not for clients; leave it out"),
-    _Refusal("ec_transfer_params", _given("ec_transfer_params"),
+    _Refusal("ec_transfer_params", lambda fields: fields.ec_transfer_params,
              "encoder transfer is for vLLM's own servers, not for clients; leave it out"),
-    _Refusal("use_beam_search", _given("use_beam_search"),
+    _Refusal("use_beam_search", lambda fields: fields.use_beam_search,
              "beam search runs outside the policies; use sampling with n"),
+    _Refusal("prompt", lambda fields: fields.num_prompts == 0,
+             "got an empty list, want at least one prompt"),
 )  # fmt: skip
 WHILE_ENFORCED: Final = (
-    _Refusal("prompt_embeds", _given("prompt_embeds"),
+    _Refusal("prompt_embeds", lambda fields: fields.prompt_embeds,
              "embeddings are not accepted while a policy is enforced; send text"),
-    _Refusal("chat_template", _given("chat_template"),
+    _Refusal("chat_template", lambda fields: fields.chat_template,
              "the server's own template is used while a policy is enforced; leave it out"),
-    _Refusal("chat_template_kwargs", _template_key,
+    _Refusal("chat_template_kwargs",
+             lambda fields: not TEMPLATE_KEYS.isdisjoint(fields.template_kwargs),
              f"while a policy is enforced it may not carry any of {sorted(TEMPLATE_KEYS)}"),
 )  # fmt: skip
 WHILE_OUTPUT_IS_GUARDED: Final = (
-    _Refusal("prompt_logprobs", _given("prompt_logprobs"),
+    _Refusal("echo", lambda fields: fields.echo and _asks_prompt_logprobs(fields),
+             "it brings logprobs of the prompt (on chat always), which would show what the model "
+             "says next at places where no rule looks; leave one of them out"),
+    _Refusal("prompt_logprobs", _asks_prompt_logprobs,
              "it would show what the model says next at places where no rule looks; leave it out"),
-    _Refusal("logprobs", _echoes_logprobs,
-             "with echo it would show the model's opinion of the prompt; leave one of them out"),
     _Refusal("continue_final_message", _prefills,
              "assistant text to be continued would count as output that no rule has scored; end "
              "with a user message"),
-    _Refusal("echo", _echoes_assistant,
-             "assistant text to be repeated would count as output that no rule has scored"),
 )  # fmt: skip
 
 
-def refuse_bypass(body: Body, guard: Guard) -> None:
-    """Check a body against all of the above.
+def refuse_bypass(fields: RequestFields, guard: Guard) -> None:
+    """Check what vLLM reads in a body against all of the above.
 
     Raises:
         RequestError: a field that is not allowed; `param` names it.
     """
-    _refuse_reserved(body)
+    _refuse_xargs(fields.xargs)
     checks = [*ALWAYS]
     if guard.enforced:
         checks += WHILE_ENFORCED
     if guard.ends_output:
         checks += WHILE_OUTPUT_IS_GUARDED
     for check in checks:
-        if check.offends(body):
+        if check.offends(fields):
             raise RequestError(f"{check.param}: {check.reason}", param=check.param)
 
 
@@ -137,15 +119,15 @@ def refuse_crowd(num_prompts: int, num_per_prompt: int) -> None:
         )
 
 
-def _refuse_reserved(body: Body) -> None:
-    extra = body.get("vllm_xargs")
-    if extra is not None and not isinstance(extra, dict):
-        raise RequestError(
-            f"vllm_xargs: got {type(extra).__name__}, want an object", param="vllm_xargs"
-        )
-    for key in extra or ():
-        if key.lower().startswith(RESERVED_PREFIX):
+def _refuse_xargs(xargs: Mapping[str, Any]) -> None:
+    for name, value in xargs.items():
+        if name.lower().startswith(RESERVED_PREFIX):
             raise RequestError(
-                f"vllm_xargs.{key}: names that begin with {RESERVED_PREFIX!r} are reserved",
-                param=f"vllm_xargs.{key}",
+                f"vllm_xargs.{name}: names that begin with {RESERVED_PREFIX!r} are reserved",
+                param=f"vllm_xargs.{name}",
+            )
+        if name in TRANSFER_KEYS and value:
+            raise RequestError(
+                f"vllm_xargs.{name}: it is for vLLM's own servers, not for clients; leave it out",
+                param=f"vllm_xargs.{name}",
             )

@@ -9,7 +9,7 @@ from pilothouse.server.admission import Admitted
 from pilothouse.server.ledger import ChoiceKey
 from pilothouse.server.settlement import Ending
 
-_WITHHELD = ("logprobs", "stop_reason", "token_ids", "routed_experts")
+_WITHHELD = ("logprobs", "stop_reason", "token_ids", "routed_experts", "weight_versions")
 _SAID = ("content", "reasoning", "function_call", "audio", "annotations", "refusal")
 
 
@@ -17,6 +17,8 @@ class Chat:
     """Shapes of chat completions."""
 
     endpoint: Endpoint = "chat"
+    object_name = "chat.completion.chunk"
+    id_prefix = "chatcmpl-"
 
     def key(self, index: int, admitted: Admitted) -> ChoiceKey:  # noqa: ARG002
         """One prompt, `n` answers."""
@@ -44,7 +46,8 @@ class Chat:
         if not any(choice["delta"].values()) and not choice.get("token_ids"):
             return None
         kept = {**choice, "finish_reason": None}
-        kept.pop("stop_reason", None)
+        for name in ("stop_reason", "weight_versions"):
+            kept.pop(name, None)
         return kept
 
     def ending_parts(self, index: int, ending: Ending) -> list[dict[str, Any]]:
@@ -52,14 +55,11 @@ class Chat:
         said = {"refusal": ending.message}
         if ending.deed == "respond":
             said = {"content": ending.message}
+        empty = {"index": index, "delta": {}, "logprobs": None, "finish_reason": None}
+        end = {"finish_reason": _finish_reason(ending), "stop_reason": None}
         return [
-            {"index": index, "delta": said, "logprobs": None, "finish_reason": None},
-            {
-                "index": index,
-                "delta": {},
-                "logprobs": None,
-                "finish_reason": _finish_reason(ending),
-            },
+            {**empty, "delta": said, "token_ids": None},
+            {**empty, **end, "token_ids": None},
         ]
 
     def is_opening(self, choice: dict[str, Any]) -> bool:

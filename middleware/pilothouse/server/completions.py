@@ -11,6 +11,7 @@ from pilothouse.server.settlement import Ending
 
 _WITHHELD = (
     "logprobs", "stop_reason", "token_ids", "prompt_logprobs", "prompt_token_ids", "routed_experts",
+    "weight_versions",
 )  # fmt: skip
 
 
@@ -18,6 +19,8 @@ class Completions:
     """Shapes of completions. They have no refusal: a blocked prompt is an error."""
 
     endpoint: Endpoint = "completions"
+    object_name = "text_completion"
+    id_prefix = "cmpl-"
 
     def key(self, index: int, admitted: Admitted) -> ChoiceKey:
         """`n` answers of the first prompt, then of the next."""
@@ -39,13 +42,16 @@ class Completions:
         """The text, if there is any."""
         if not choice["text"] and not choice.get("token_ids"):
             return None
-        return {**choice, "finish_reason": None, "stop_reason": None}
+        kept = {**choice, "finish_reason": None, "stop_reason": None}
+        kept.pop("weight_versions", None)
+        return kept
 
     def ending_parts(self, index: int, ending: Ending) -> list[dict[str, Any]]:
         """One chunk: it finishes, with the canned answer if there is one."""
         text = ending.message if ending.deed == "respond" else ""
-        finish = _finish_reason(ending)
-        return [{"index": index, "text": text, "logprobs": None, "finish_reason": finish}]
+        part = {"index": index, "text": text, "logprobs": None}
+        part |= {"finish_reason": _finish_reason(ending), "stop_reason": None}
+        return [{**part, "prompt_token_ids": None, "token_ids": None}]
 
     def is_opening(self, choice: dict[str, Any]) -> bool:  # noqa: ARG002
         """Completions have no opening chunk."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.datastructures import State
+from vllm.entrypoints.serve.utils.fingerprint import get_system_fingerprint
 
 from pilothouse.engine.launch import CONFIG_VARIABLE, GUARDED_VARIABLE
 from pilothouse.engine.pickup import follow, install, subscribe
@@ -79,11 +80,12 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateSt
     served = tuple(args.served_model_name or [args.model])
     adapters = adapter_names(args)
     keys = _api_keys(args)
+    fingerprint = get_system_fingerprint(engine_client.vllm_config)
 
     def edition(plan: Plan) -> Edition:
         refuse_shadowed_profiles(plan, served, adapters)
         doorkeeper = Doorkeeper(plan.body.auth, keys, demo=plan.body.demo)
-        return Edition(plan, doorkeeper, Admission(plan, served, seal_key()))
+        return Edition(plan, doorkeeper, Admission(plan, served, seal_key(), fingerprint))
 
     editions = Editions(edition(plan))
     table = RouteTable(plan.body.gate.allow)

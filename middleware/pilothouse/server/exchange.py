@@ -8,7 +8,7 @@ from typing import Any, Literal
 from starlette.types import Message, Send
 
 from pilothouse.server.admission import Admitted
-from pilothouse.server.answer import encode, error_body, send_json
+from pilothouse.server.answer import encode, error_body, is_encoded, send_json
 from pilothouse.server.family import Family
 from pilothouse.server.ledger import Entry
 from pilothouse.server.settlement import DEEDS, Deed, Ending, Settler
@@ -21,7 +21,12 @@ _OVERLOADED = (
     "every steering program slot is in use; try again, or ask the operator to raise "
     "limits.max_programs"
 )
+_ENCODED = (
+    "the answer was encoded before the policies saw it; a --middleware of the operator's must not "
+    "compress answers, the proxy in front may"
+)
 _REFUSED = {
+    "encoded": (503, _ENCODED),
     "capacity": (503, _OVERLOADED),
     "silent": (503, "the engine answered without telling what the policies concluded"),
     "seal": (403, "the engine refused a request that the gate had not sealed"),
@@ -40,7 +45,7 @@ class Exchange:
         self._settler = settler
         self._send = send
         self._start: Message | None = None
-        self._mode: Literal["stream", "whole", "untouched"] = "untouched"
+        self._mode: Literal["stream", "whole", "encoded", "untouched"] = "untouched"
         self._body = b""
         self._events = EventSplitter()
         self._shaper = StreamShaper(family, admitted, entry, settler)
@@ -82,7 +87,9 @@ class Exchange:
         self._status = message["status"]
         kinds = [value for name, value in message["headers"] if name.lower() == b"content-type"]
         kind = kinds[0] if kinds else b""
-        if self._status == 200:
+        if self._status == 200 and is_encoded(message["headers"]):
+            self._mode = "encoded"
+        elif self._status == 200:
             self._mode = "stream" if kind.startswith(b"text/event-stream") else "whole"
 
     async def _stream(self, piece: bytes, more: bool) -> None:
@@ -112,9 +119,9 @@ class Exchange:
             return
         raw = self._body
         if self._mode == "whole":
-            body = json.loads(raw)
+            body = json.loads(raw) if raw else None
             if not isinstance(body, dict):
-                return  # vLLM's `null` for a client that has gone away
+                return  # vLLM's `null`, or nothing, for a client that has gone away
             self._deeds = shape_whole(
                 body, self._family, self._admitted, self._entry, self._settler
             )
@@ -125,7 +132,8 @@ class Exchange:
 
     async def _answered_early(self) -> bool:
         """Answer in place of vLLM: the scheduler refused, or the prompt is blocked as an error."""
-        error = self._entry.error or ("silent" if self._unheard else None)
+        unheard = "silent" if self._unheard else None
+        error = self._entry.error or ("encoded" if self._mode == "encoded" else unheard)
         if error is not None:
             await self._answer_refused(error)
             return True

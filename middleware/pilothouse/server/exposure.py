@@ -21,6 +21,11 @@ class Exposure:
     ends_output: bool
     """Some rule may end the answer after generation began."""
 
+    @property
+    def ends(self) -> bool:
+        """Some rule may end the answer, at one time or another."""
+        return self.holds_start or self.ends_output
+
 
 class Exposures:
     """`Exposure` by applied policies, memoised: there are few distinct sets."""

@@ -17,6 +17,9 @@ class Family(Protocol):
     """Shapes of one endpoint. Choices are plain JSON objects as vLLM made them."""
 
     endpoint: Endpoint
+    object_name: str
+    """What vLLM writes under `object` of a chunk."""
+    id_prefix: str
 
     def key(self, index: int, admitted: Admitted) -> ChoiceKey:
         """Which prompt and which of its `n` a choice's `index` stands for."""

@@ -13,14 +13,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pilothouse.errors import RequestError
 from pilothouse.server.admin import admin_refusal
-from pilothouse.server.answer import encode, error_body, request_error_body, send_json
+from pilothouse.server.answer import (
+    encode,
+    error_body,
+    plainly,
+    request_error_body,
+    send_json,
+)
 from pilothouse.server.chat import Chat
 from pilothouse.server.completions import Completions
 from pilothouse.server.cross_origin import readable
 from pilothouse.server.exchange import Exchange
 from pilothouse.server.family import Family
-from pilothouse.server.identity import Caller, Doorkeeper
 from pilothouse.server.models import with_profiles
+from pilothouse.server.request_schema import Unreadable
 from pilothouse.server.routes import OWN_OPEN, RouteVerdict
 from pilothouse.server.state import GateState, state_of
 from pilothouse.telemetry.metrics import RequestAction
@@ -110,9 +116,10 @@ class Gate:
             doorkeeper = state.editions.newest.doorkeeper
             caller = doorkeeper.caller(scope)
             tenant = caller.tenant
-            if _left_to_vllm(doorkeeper, caller, scope):
-                await self._app(scope, receive, send)
+            if doorkeeper.keyed and not caller.authenticated:
+                await self._app(scope, receive, send)  # vLLM's own 401
                 return
+            _refuse_other_content(scope)
             raw = await _read_body(scope, receive)
             if raw is None:
                 outcome = "abort"
@@ -120,7 +127,12 @@ class Gate:
             body = _parsed(raw)
             with state.editions.admitting() as edition:
                 caller = edition.doorkeeper.caller(scope)
-                admitted = edition.admission.admit(body, family.endpoint, caller)
+                try:
+                    admitted = edition.admission.admit(body, family.endpoint, caller)
+                except Unreadable:
+                    # Without a seal: should vLLM take it after all, the scheduler does not.
+                    await self._app(*_sent_on(scope, _encoded(body), receive), send)
+                    return
                 raw = _encoded(body)
                 model = admitted.model_label
                 exchange = Exchange(
@@ -128,9 +140,7 @@ class Gate:
                 )
                 outcome = "error"
                 try:
-                    await self._app(
-                        _with_length(scope, len(raw)), _replayed(raw, receive), exchange.send
-                    )
+                    await self._app(*_sent_on(plainly(scope), raw, receive), exchange.send)
                     outcome = exchange.outcome
                 finally:
                     state.ledger.close(admitted.decision_id)
@@ -140,12 +150,22 @@ class Gate:
             state.metrics.request(model, family.endpoint, tenant, outcome)
 
 
-def _left_to_vllm(doorkeeper: Doorkeeper, caller: Caller, scope: Scope) -> bool:
-    """vLLM answers these itself: no valid key (401), no JSON (400). Neither is ever sealed."""
-    if doorkeeper.keyed and not caller.authenticated:
-        return True
-    kind = Headers(scope=scope).get("content-type", "").lower()
-    return kind.split(";", maxsplit=1)[0] != "application/json"
+def _refuse_other_content(scope: Scope) -> None:
+    """Of content types vLLM reads this one alone, and compares it to the letter.
+
+    Raises:
+        RequestError: another one, or none.
+    """
+    kind = Headers(scope=scope).get("content-type", "").lower().split(";", maxsplit=1)[0]
+    if kind != "application/json":
+        raise RequestError(
+            f"content-type: got {kind[:MAX_SHOWN_PATH]!a}, want 'application/json'", status=415
+        )
+
+
+def _sent_on(scope: Scope, raw: bytes, receive: Receive) -> tuple[Scope, Receive]:
+    """What the app inside is called with in place of the client's own."""
+    return _with_length(scope, len(raw)), _replayed(raw, receive)
 
 
 async def _read_body(scope: Scope, receive: Receive) -> bytes | None:

@@ -34,12 +34,13 @@ class Entry:
     error: str | None = None
 
     def add(self, record: Record) -> None:
-        """Take in a record of any choice."""
+        """Take in a record of any choice; of a choice that nobody waits for, its error alone."""
         self.error = self.error or record.error
-        key = record.choice or (0, 0)
-        log = self.choices.get(key)
+        if record.choice is None:
+            return  # Its choice has been answered already, or never was one.
+        log = self.choices.get(record.choice)
         if log is None:
-            log = self.choices[key] = ChoiceLog(record)
+            log = self.choices[record.choice] = ChoiceLog(record)
         log.add(record)
 
     def verdicts(self) -> Iterator[Verdict]:

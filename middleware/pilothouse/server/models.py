@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pilothouse.server.answer import encode
+from pilothouse.server.answer import encode, error_body, is_encoded, plainly, send_json
 from pilothouse.server.state import GateState
 
 
@@ -29,6 +29,10 @@ async def with_profiles(
 
     async def finish() -> None:
         raw = body
+        if is_encoded(start["headers"]):
+            text = "the list was encoded before profiles could be added: a --middleware compresses"
+            await send_json(send, 503, error_body(text, status=503, code="pilothouse_encoded"))
+            return
         headers = [each for each in start["headers"] if each[0].lower() != b"content-length"]
         if start["status"] == 200:
             listing = json.loads(body)
@@ -38,7 +42,7 @@ async def with_profiles(
         await send({**start, "headers": headers})
         await send({"type": "http.response.body", "body": raw})
 
-    await app(scope, receive, collect)
+    await app(plainly(scope), receive, collect)
 
 
 def _profile_cards(state: GateState, served: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -65,6 +65,8 @@ class Settler:
     def settle(self, admitted: Admitted, entry: Entry, key: ChoiceKey) -> Settlement:
         """Run the final rules on a choice that has ended, once, and sum it up."""
         log = entry.choices.get(key)
+        if log is None and admitted.exposure.ends:
+            return self.unaccounted(admitted)
         outcomes: list[RuleOutcome] = list(log.newest.outcomes) if log is not None else []
         verdict = log.verdict if log is not None else None
         if verdict is None:
@@ -79,6 +81,25 @@ class Settler:
         if admitted.sees_scores:
             visible |= _granted(admitted, entry, key, outcomes)
         return Settlement(deed, ending, visible)
+
+    def unaccounted(self, admitted: Admitted) -> Settlement:
+        """End a choice of which no record tells what the rules concluded.
+
+        It fails closed whatever `on_error` says: a score may be missing by accident, an account
+        of the whole choice only by a fault.
+        """
+        names = {each.name for each in admitted.exposure.applied if each.enforced}
+        rules = [rule for rule in self._rules.values() if rule.ends and rule.policy in names]
+        outcomes = [
+            RuleOutcome(rule.policy, rule.rule, rule.phase, "enforce", "error_blocked")
+            for rule in rules
+        ]
+        self._count_final(outcomes)
+        ending = Ending("block", DEFAULT_REFUSAL, as_error=False, withholds_all=True)
+        visible: dict[str, Any] = {"action": ending.deed}
+        if admitted.sees_scores:
+            visible["rules"] = [_rule(each, {}) for each in outcomes]
+        return Settlement(ending.deed, ending, visible)
 
 
 def _deed(ending: Ending | None, outcomes: Iterable[RuleOutcome]) -> Deed:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import time
 from collections.abc import Iterable
 from typing import Any
 
 from pilothouse.server.admission import Admitted
 from pilothouse.server.family import Family
 from pilothouse.server.ledger import Entry
-from pilothouse.server.settlement import Deed, Ending, Settler
+from pilothouse.server.settlement import Deed, Ending, Settlement, Settler
 from pilothouse.server.sse import DONE, event_of, payload
 
 logger = logging.getLogger(__name__)
@@ -18,6 +20,7 @@ logger = logging.getLogger(__name__)
 Json = dict[str, Any]
 
 _FINISH, _UNFINISHED = b'"finish_reason":', b'"finish_reason":null'
+_INDEX = re.compile(rb'"choices":\[\{"index":(\d+),')
 _HEAD = ("id", "object", "created", "model")
 
 
@@ -34,7 +37,13 @@ class StreamShaper:
         self._entry = entry
         self._settler = settler
         self._head: Json = {}
+        self._tells_usage = admitted.continuous_usage
+        """Every chunk has the usage of its choice so far."""
+        self._usage: dict[int, Json] = {}
         self._held: dict[int, list[Json]] = {}
+        self._known: set[int] = set()
+        """Choices that the scheduler has given an account of."""
+        self._lost = False
         self._ended: set[int] = set()
         self._failed = False
         self._plain = admitted.asked_model is None and not admitted.exposure.buffers
@@ -54,7 +63,9 @@ class StreamShaper:
             return [*self._end_missing(), DONE]
         if self._plain and self._head and data.count(_FINISH) == 1 and _UNFINISHED in data:
             # Inside a JSON string the quotes would be escaped: this is one unfinished choice.
-            return [event]
+            found = _INDEX.search(data)
+            if found is not None and int(found[1]) in self._known:
+                return [event]
         try:
             chunk = json.loads(data)
         except ValueError:
@@ -72,6 +83,8 @@ class StreamShaper:
         if self._admitted.asked_model is not None:
             chunk["model"] = self._head["model"] = self._admitted.asked_model
         if not chunk["choices"]:
+            # Usage that nobody asked for is the operator's setting, and then every chunk has it.
+            self._tells_usage = self._tells_usage or not self._admitted.include_usage
             return [*self._end_missing(), event_of(chunk)]
         if first:
             self._mark(chunk)
@@ -84,6 +97,11 @@ class StreamShaper:
         index = choice["index"]
         if index in self._ended:
             return []
+        if "usage" in chunk:
+            self._tells_usage = True
+            self._usage[index] = chunk["usage"]
+        if not self._accounted(index) and not self._family.is_opening(choice):
+            return self._finish(index, chunk, choice)
         if choice.get("finish_reason") is None:
             if not self._admitted.exposure.buffers:
                 return [event_of(chunk)]
@@ -91,8 +109,20 @@ class StreamShaper:
             return []
         return self._finish(index, chunk, choice)
 
+    def _accounted(self, index: int) -> bool:
+        """The scheduler has told of this choice; or nothing could end it, and it need not."""
+        if index in self._known:
+            return True
+        if self._admitted.exposure.ends:
+            self._lost = self._lost or index >= self._admitted.num_choices
+            key = self._family.key(index, self._admitted)
+            if self._lost or key not in self._entry.choices:
+                return False
+        self._known.add(index)
+        return True
+
     def _finish(self, index: int, chunk: Json, choice: Json) -> list[bytes]:
-        """The chunk with vLLM's finish reason is here."""
+        """The chunk with vLLM's finish reason is here, or one of a choice that has no account."""
         settlement = self._settle(index)
         held = self._held.pop(index, [])
         if settlement.ending is None:
@@ -105,38 +135,62 @@ class StreamShaper:
             cleared = self._family.cleared_part(choice)
             if cleared is not None:
                 sent.append(event_of({**chunk, "choices": [cleared]}))
-        return sent + self._ending(index, settlement.ending, settlement.visible, chunk)
+        return sent + self._ending(index, settlement.ending, settlement.visible)
 
     def _end_missing(self) -> list[bytes]:
         """vLLM sends no finishing chunk for a choice that never had a token: make it."""
         sent: list[bytes] = []
         if self._failed:
             return sent
-        for index in range(self._admitted.num_prompts * self._admitted.num_per_prompt):
+        for index in range(self._admitted.num_choices):
             log = self._entry.choices.get(self._family.key(index, self._admitted))
-            if index in self._ended or log is None or log.verdict is None:
+            if index in self._ended or (log is not None and log.verdict is None):
+                continue
+            if log is None and not self._admitted.exposure.ends:
                 continue
             settlement = self._settle(index)
             sent += map(event_of, self._openings(self._held.pop(index, [])))
             if settlement.ending is not None:
-                sent += self._ending(index, settlement.ending, settlement.visible, self._head)
+                sent += self._ending(index, settlement.ending, settlement.visible)
         return sent
 
-    def _settle(self, index: int) -> Any:
+    def _settle(self, index: int) -> Settlement:
         self._ended.add(index)
-        key = self._family.key(index, self._admitted)
-        settlement = self._settler.settle(self._admitted, self._entry, key)
+        if self._lost:
+            settlement = self._settler.unaccounted(self._admitted)
+        else:
+            key = self._family.key(index, self._admitted)
+            settlement = self._settler.settle(self._admitted, self._entry, key)
         self.deeds.append(settlement.deed)
         return settlement
 
-    def _ending(self, index: int, ending: Ending, visible: Json, chunk: Json) -> list[bytes]:
+    def _ending(self, index: int, ending: Ending, visible: Json) -> list[bytes]:
+        """Chunks of ours, each with every key that a chunk of vLLM's has in its place."""
         parts = self._family.ending_parts(index, ending)
         parts[-1]["pilothouse"] = visible
-        chunks: list[Json] = [{**self._head, "choices": [part]} for part in parts]
-        if "usage" in chunk:
-            chunks[-1]["usage"] = chunk["usage"]
+        head = self._head or self._own_head()
+        chunks: list[Json] = [{**head, "choices": [part]} for part in parts]
+        if self._tells_usage:
+            for each in chunks:
+                each["usage"] = self._usage.get(index) or self._usage_before_any(index)
+        elif self._admitted.system_fingerprint is not None:
+            chunks[-1]["system_fingerprint"] = self._admitted.system_fingerprint
         self._mark(chunks[-1])
         return [event_of(each) for each in chunks]
+
+    def _own_head(self) -> Json:
+        """vLLM has sent nothing: completions open no choice before its first token."""
+        return {
+            "id": self._family.id_prefix + self._admitted.decision_id,
+            "object": self._family.object_name,
+            "created": int(time.time()),
+            "model": self._admitted.model_label,
+        }
+
+    def _usage_before_any(self, index: int) -> Json:
+        log = self._entry.choices.get(self._family.key(index, self._admitted))
+        prompt = log.newest.num_prompt_tokens if log is not None else 0
+        return {"prompt_tokens": prompt, "total_tokens": prompt, "completion_tokens": 0}
 
     def _openings(self, held: Iterable[Json]) -> Iterable[Json]:
         return (each for each in held if self._family.is_opening(each["choices"][0]))

@@ -15,9 +15,17 @@ def shape_whole(
 ) -> list[Deed]:
     """Shape a body in place and say what was done to each choice."""
     deeds: list[Deed] = []
+    expected = list(range(admitted.num_choices))
+    # Another number of choices means that what an index stands for is not known either.
+    lost = admitted.exposure.ends and expected != sorted(
+        choice["index"] for choice in body["choices"]
+    )
     for choice in body["choices"]:
-        key = family.key(choice["index"], admitted)
-        settlement = settler.settle(admitted, entry, key)
+        if lost:
+            settlement = settler.unaccounted(admitted)
+        else:
+            key = family.key(choice["index"], admitted)
+            settlement = settler.settle(admitted, entry, key)
         if settlement.ending is not None:
             family.end_whole(choice, settlement.ending)
             blocked_body(body)

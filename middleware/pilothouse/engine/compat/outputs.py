@@ -119,6 +119,23 @@ def verdict_output(output: Any) -> EngineCoreOutput:
     return last
 
 
+def complete_prompt_logprobs(state: Any, output: Any) -> None:
+    """Give a request that ends early the prompt logprobs that vLLM's answers count on.
+
+    Where they were asked for, its formatters take one entry for each token of the prompt for
+    granted. An entry without a value is known to them: the first token never has one.
+
+    Args:
+        state: the output processor's, of the request that `output` is for.
+    """
+    processor = state.logprobs_processor
+    given = processor.prompt_logprobs if processor is not None else None
+    if output.finish_reason is None or output.new_prompt_logprobs_tensors is not None or not given:
+        return
+    for _ in range(state.prompt_len - len(given)):
+        given.append(None)
+
+
 def add_outputs(
     outputs: dict[int, EngineCoreOutputs], pending: dict[int, list[EngineCoreOutput]]
 ) -> None:
