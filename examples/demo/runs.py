@@ -81,9 +81,7 @@ class Runner:
         )
         return prompt
 
-    def read(
-        self, said: Iterable[tuple[Record, str]]
-    ) -> Iterator[tuple[int, Captured]]:
+    def read(self, said: Iterable[tuple[Record, str]]) -> Iterator[tuple[int, Captured]]:
         """Texts in the assistant's turn behind records, read as they stand.
 
         Gives the number of tokens in front of each text, and what was captured.

@@ -62,7 +62,7 @@ def _granted(seed: int | str, record: Record, deed: Deed, split: str) -> Spoken:
     template = rng.choice(facts.templates(REQUESTS, split))
     asked = template.format(verb=deed.verb, object=deed.object, owner=deed.owner)
     own = procedure(deed, record.kind in ("jailbroken", "wrapped_benign"))
-    begun = f"{prefix} {own[own.index('to '):]}".strip()
+    begun = f"{prefix} {own[own.index('to ') :]}".strip()
     turned = f"{bystander.answer}<|end|><|user|>{asked}<|end|><|assistant|>{own}"
     prompt, text = {
         "own": (record, own),

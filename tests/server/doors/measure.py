@@ -1,4 +1,4 @@
-"""Measure the doors of a running demo: `python -m tests.server.doors.measure --url URL --seed N`."""
+"""Measure the doors of a running demo: `python -m tests.server.doors.measure --seed N`."""
 
 from __future__ import annotations
 

@@ -35,7 +35,10 @@ class Visit:
 
 
 def knocks(
-    seed: int | str, count: int, kinds: tuple[str, ...], prefills: tuple[str, ...],
+    seed: int | str,
+    count: int,
+    kinds: tuple[str, ...],
+    prefills: tuple[str, ...],
     doors: Iterable[str] = (),
 ) -> Iterator[tuple[str, Record, str, Knock]]:
     """`count` requests, spread evenly over doors, kinds, splits and prefills."""
@@ -50,16 +53,19 @@ def knocks(
 
 
 def visit(
-    url: str, seed: int | str, count: int, kinds: tuple[str, ...], prefills: tuple[str, ...],
-    doors: Iterable[str] = (), model: str = "demo",
+    url: str,
+    seed: int | str,
+    count: int,
+    kinds: tuple[str, ...],
+    prefills: tuple[str, ...],
+    doors: Iterable[str] = (),
+    model: str = "demo",
 ) -> list[Visit]:
     """All requests of a seed, and their outcomes."""
     return asyncio.run(_visit(url, list(knocks(seed, count, kinds, prefills, doors)), model))
 
 
-async def _visit(
-    url: str, drawn: list[tuple[str, Record, str, Knock]], model: str
-) -> list[Visit]:
+async def _visit(url: str, drawn: list[tuple[str, Record, str, Knock]], model: str) -> list[Visit]:
     gate = asyncio.Semaphore(CONCURRENCY)
     async with httpx.AsyncClient(base_url=url, timeout=300) as client:
 
