@@ -14,6 +14,7 @@ from pilothouse.engine.plan import Plan
 from pilothouse.errors import RequestError
 from pilothouse.policy.endpoint import Endpoint
 from pilothouse.policy.matching import RequestFacts, applied_policies
+from pilothouse.record import Verdict
 from pilothouse.sealed import SEALED_KEY, AppliedPolicy, SealedRequest, seal
 from pilothouse.server.bypass import Guard, refuse_bypass, refuse_crowd
 from pilothouse.server.exposure import Exposure, Exposures
@@ -52,6 +53,8 @@ class Admitted:
     continuous_usage: bool
     system_fingerprint: str | None
     """What vLLM writes on the last chunk of a choice."""
+    fields: RequestFields
+    """What vLLM reads in the body."""
 
     @property
     def num_choices(self) -> int:
@@ -129,7 +132,42 @@ class Admission:
             include_usage=fields.include_usage,
             continuous_usage=fields.continuous_usage,
             system_fingerprint=None if fields.include_usage else self._system_fingerprint,
+            fields=fields,
         )
+
+    def as_user_turn(self, admitted: Admitted, text: str) -> tuple[str, Body]:
+        """A request under the same policies that has a text scored as a user's turn.
+
+        Its front is cut off where it is too long for the model: what was in the prompt of the
+        request itself has been scored there.
+
+        Returns:
+            Its decision id, and its body for the chat endpoint, sealed.
+        """
+        sealed = SealedRequest(
+            decision_id=uuid.uuid4().hex,
+            revision=self._plan.revision,
+            policies=admitted.exposure.applied,
+        )
+        model = admitted.fields.model if admitted.asked_model is None else None
+        body = {
+            "model": model or self._served[0],
+            "messages": [{"role": "user", "content": text}],
+            "max_tokens": 1,
+            "temperature": 0,
+            "truncate_prompt_tokens": -1,
+            "truncation_side": "left",
+            "vllm_xargs": {SEALED_KEY: seal(sealed, self._key)},
+        }
+        return sealed.decision_id, body
+
+    def unscored_verdict(self, admitted: Admitted) -> Verdict | None:
+        """What the enforced rules that end a prompt conclude of a text that cannot be scored."""
+        enforced = {each.name for each in admitted.exposure.applied if each.enforced}
+        for rule in self._plan.rulebook.rules_of("prompt"):
+            if rule.ends and rule.policy in enforced and rule.on_error == "closed":
+                return Verdict(rule.kind, rule.policy, rule.rule, "prompt", "error_blocked")
+        return None
 
     def _profile(self, name: str | None) -> str | None:
         return name if name in self._plan.body.profiles else None

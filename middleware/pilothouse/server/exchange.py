@@ -11,6 +11,7 @@ from pilothouse.server.admission import Admitted
 from pilothouse.server.answer import encode, error_body, is_encoded, send_json
 from pilothouse.server.family import Family
 from pilothouse.server.ledger import Entry
+from pilothouse.server.rescoring import ForcedAnswer
 from pilothouse.server.settlement import DEEDS, Deed, Ending, Settler
 from pilothouse.server.sse import EventSplitter
 from pilothouse.server.stream import StreamShaper
@@ -37,9 +38,16 @@ class Exchange:
     """The answer to one admitted request."""
 
     def __init__(
-        self, family: Family, admitted: Admitted, entry: Entry, settler: Settler, send: Send
+        self,
+        family: Family,
+        admitted: Admitted,
+        entry: Entry,
+        settler: Settler,
+        send: Send,
+        forced: ForcedAnswer | None = None,
     ) -> None:
         self._family = family
+        self._forced = forced
         self._admitted = admitted
         self._entry = entry
         self._settler = settler
@@ -94,6 +102,8 @@ class Exchange:
 
     async def _stream(self, piece: bytes, more: bool) -> None:
         for event in self._events.feed(piece):
+            if self._forced is not None:
+                await self._forced.event(event)
             self._pending += self._shaper.feed(event)
         if not self._started:
             if more and not self._may_start():
@@ -122,6 +132,8 @@ class Exchange:
             body = json.loads(raw) if raw else None
             if not isinstance(body, dict):
                 return  # vLLM's `null`, or nothing, for a client that has gone away
+            if self._forced is not None:
+                await self._forced.body(body)
             self._deeds = shape_whole(
                 body, self._family, self._admitted, self._entry, self._settler
             )

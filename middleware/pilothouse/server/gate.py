@@ -28,6 +28,7 @@ from pilothouse.server.family import Family
 from pilothouse.server.models import with_profiles
 from pilothouse.server.request_id import refuse_request_id_header
 from pilothouse.server.request_schema import Unreadable
+from pilothouse.server.rescoring import Rescorer, rescored
 from pilothouse.server.routes import OWN_OPEN, RouteVerdict
 from pilothouse.server.state import GateState, state_of
 from pilothouse.telemetry.log_text import log_text
@@ -141,13 +142,16 @@ class Gate:
                     # Without a seal: should vLLM take it after all, the scheduler does not.
                     await self._app(*_sent_on(scope, _encoded(body), receive), send)
                     return
-                raw = _encoded(body)
                 model = admitted.model_label
-                exchange = Exchange(
-                    family, admitted, state.ledger.open(admitted.decision_id), state.settler, send
-                )
+                entry = state.ledger.open(admitted.decision_id)
                 outcome = "error"
                 try:
+                    scorer = Rescorer(self._app, scope, edition.admission, state.ledger, admitted)
+                    governed = await rescored(scorer, body, family, admitted, entry)
+                    exchange = Exchange(
+                        family, governed.admitted, entry, state.settler, send, governed.forced
+                    )
+                    raw = _encoded(body)
                     await self._app(*_sent_on(plainly(scope), raw, receive), exchange.send)
                     outcome = exchange.outcome
                 finally:

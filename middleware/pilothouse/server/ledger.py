@@ -32,6 +32,8 @@ class Entry:
 
     choices: dict[ChoiceKey, ChoiceLog] = field(default_factory=dict)
     error: str | None = None
+    prompt_verdicts: dict[int, Verdict] = field(default_factory=dict)
+    """By prompt: what was concluded of text that the engine's own record of it does not cover."""
 
     def add(self, record: Record) -> None:
         """Take in a record of any choice; of a choice that nobody waits for, its error alone."""
@@ -40,8 +42,15 @@ class Entry:
             return  # Its choice has been answered already, or never was one.
         log = self.choices.get(record.choice)
         if log is None:
-            log = self.choices[record.choice] = ChoiceLog(record)
+            imposed = self.prompt_verdicts.get(record.choice[0])
+            log = self.choices[record.choice] = ChoiceLog(record, imposed)
         log.add(record)
+
+    def impose(self, key: ChoiceKey, verdict: Verdict) -> None:
+        """End a choice by a verdict that did not come from the engine, unless it has one."""
+        log = self.choices.get(key)
+        if log is not None and log.verdict is None:
+            log.verdict = verdict
 
     def verdicts(self) -> Iterator[Verdict]:
         """Verdicts so far."""
