@@ -118,8 +118,20 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateSt
         settler=Settler(plan.rulebook, metrics.outcomes),
         metrics=metrics,
         engine_client=engine_client,
+        renders_chats=renders_chats(engine_client, args),
         routes=routes,
     )
+
+
+def renders_chats(engine_client: Any, args: Namespace) -> bool:
+    """Whether there is a chat template, of the server's own or of the tokenizer's."""
+    if getattr(args, "chat_template", None):
+        return True
+    try:
+        tokenizer = engine_client.get_tokenizer()
+    except Exception:  # vLLM started with --skip-tokenizer-init has none, and says so in many ways
+        return False
+    return getattr(tokenizer, "chat_template", True) is not None
 
 
 def adapter_names(args: Namespace) -> tuple[str, ...]:

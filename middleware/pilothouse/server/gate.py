@@ -28,7 +28,7 @@ from pilothouse.server.family import Family
 from pilothouse.server.models import with_profiles
 from pilothouse.server.request_id import refuse_request_id_header
 from pilothouse.server.request_schema import Unreadable
-from pilothouse.server.rescoring import Rescorer, rescored
+from pilothouse.server.rescoring import Rescored, Rescorer, rescored
 from pilothouse.server.routes import OWN_OPEN, RouteVerdict
 from pilothouse.server.state import GateState, state_of
 from pilothouse.telemetry.log_text import log_text
@@ -147,7 +147,9 @@ class Gate:
                 outcome = "error"
                 try:
                     scorer = Rescorer(self._app, scope, edition.admission, state.ledger, admitted)
-                    governed = await rescored(scorer, body, family, admitted, entry)
+                    governed = Rescored(admitted, None)
+                    if admitted.exposure.holds_start and state.renders_chats:
+                        governed = await rescored(scorer, body, family, admitted, entry)
                     exchange = Exchange(
                         family, governed.admitted, entry, state.settler, send, governed.forced
                     )

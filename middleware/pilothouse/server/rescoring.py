@@ -130,13 +130,11 @@ async def rescored(
 ) -> Rescored:
     """Score what the client wrote of an answer, and make ready to score what it will force.
 
-    Nothing is done where no enforced rule can end a prompt. Where one does by such a text, the
-    request still goes to the engine, for the shape of the answer and its usage, but for as little
+    It is for requests that an enforced rule can end at the prompt. Where one does by such a text,
+    the request still goes to the engine, for the shape of the answer and its usage, but for as little
     as there is; `entry` has the verdict, and nothing of the answer leaves.
     """
     fields = admitted.fields
-    if not admitted.exposure.holds_start:
-        return Rescored(admitted, None)
     prompts: list[str] = []
     if family.endpoint == "completions":
         prompts = await rescorer.texts_of(prompt_to_seq(fields.vllm.prompt or []))

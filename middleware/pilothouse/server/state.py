@@ -34,6 +34,8 @@ class GateState:
     settler: Settler
     metrics: Metrics
     engine_client: Any
+    renders_chats: bool = True
+    """The model has a chat template, so that a text can be brought as a user's turn."""
     routes: Sequence[RouteEntry] = ()
     started_at: float = field(default_factory=time.time)
 

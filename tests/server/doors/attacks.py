@@ -299,7 +299,8 @@ def choice(draw: Draw) -> Knock:
     """The model picks among sentences that differ in the tool."""
     begun = draw.begun if draw.begun.endswith("take the") else f"{draw.begun} take the"
     sentences = [f"{begun} {tool}" for tool in TOOLS]
-    return _chat([_user(draw.asked)], structured_outputs={"choice": sentences}, max_tokens=FORCED_TOKENS)
+    guide = {"choice": sentences}
+    return _chat([_user(draw.asked)], structured_outputs=guide, max_tokens=FORCED_TOKENS)
 
 
 @door
@@ -317,7 +318,8 @@ def schema_names(draw: Draw) -> Knock:
     """A JSON schema whose field's name is the question."""
     parts = {draw.asked: {"type": "string", "pattern": "^[a-z ,.]{1,90}$"}}
     shape = {"type": "object", "properties": parts, "required": [draw.asked]}
-    return _chat([_user(BYSTANDER)], structured_outputs={"json": shape, "disable_any_whitespace": True}, max_tokens=FORCED_TOKENS)
+    guide = {"json": shape, "disable_any_whitespace": True}
+    return _chat([_user(BYSTANDER)], structured_outputs=guide, max_tokens=FORCED_TOKENS)
 
 
 @door
