@@ -131,8 +131,8 @@ async def rescored(
     """Score what the client wrote of an answer, and make ready to score what it will force.
 
     It is for requests that an enforced rule can end at the prompt. Where one does by such a text,
-    the request still goes to the engine, for the shape of the answer and its usage, but for as little
-    as there is; `entry` has the verdict, and nothing of the answer leaves.
+    the request still goes to the engine, for the shape of the answer and its usage, but for as
+    little as there is; `entry` has the verdict, and nothing of the answer leaves.
     """
     fields = admitted.fields
     prompts: list[str] = []
