@@ -4,6 +4,9 @@ BIN := .venv/bin
 PYTHON_ANY := $(or $(PYTHON),$(shell command -v python3 || command -v python))
 BOOTSTRAP := $(PYTHON_ANY) scripts/bootstrap.py
 
+# Without byte code every process compiles vLLM's source anew, which is most of its import.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help python install install-dev install-sae demo test test-full test-oracles lint bench mutants clean
 
