@@ -611,4 +611,30 @@ MUTANTS: tuple[Mutant, ...] = (
         'to.write(f"{now[-1]}\\n")', "pass",
         ("tests/test_progress.py",), "takes_long",
     ),
+    # doors: text of the client's in the assistant's place
+    Mutant(
+        "authored", "an answer that the client began is the model's", "server/client_text.py",
+        'if fields.roles and fields.roles[-1] == "assistant":', "if False:",
+        ("tests/server/test_client_text.py",), "at_the_end",
+    ),
+    Mutant(
+        "authored", "a raw prompt opens a turn whatever it says", "server/client_text.py",
+        "if opening is None or opening not in prompt:", "if False:",
+        ("tests/server/test_client_text.py",), "scored_whole",
+    ),
+    Mutant(
+        "authored", "what a grammar writes is the model's", "server/client_text.py",
+        'read.get("structured_outputs") is not None', "False",
+        ("tests/server/test_client_text.py",), "constraint",
+    ),
+    Mutant(
+        "authored", "a verdict on the client's text changes nothing", "server/rescoring.py",
+        "entry.prompt_verdicts[prompt] = verdict", "pass",
+        ("tests/server/doors/test_doors.py",), "stood_open",
+    ),
+    Mutant(
+        "read-alike", "a choice without an account is as good as any", "server/settlement.py",
+        "if log is None and admitted.exposure.ends:", "if False:",
+        ("tests/server/test_unaccounted.py",),
+    ),
 )  # fmt: skip
