@@ -14,7 +14,9 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parent.parent
 PACKAGE = CHECKOUT / "middleware" / "pilothouse"
 
-GROUND = frozenset({"types", "errors", "term", "record", "sealed", "config", "library", "progress"})
+GROUND = frozenset(
+    {"types", "errors", "term", "record", "sealed", "config", "library", "progress", "log_text"}
+)
 ROOMS = frozenset({"model", "edit", "probe", "policy", "capture", "contrast"})
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "types": frozenset(),
@@ -25,6 +27,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "config": frozenset({"types", "errors", "term"}),
     "library": frozenset({"errors"}),
     "progress": frozenset(),
+    "log_text": frozenset(),
     "model": GROUND,
     "edit": GROUND | {"model"},  # a program is made of the catalogue's vectors
     "bake": GROUND | {"model", "edit"},  # programs into weights, offline

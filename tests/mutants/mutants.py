@@ -398,22 +398,22 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/engine/test_opaque_plan.py",), "dumps",
     ),
     Mutant(
-        "own-lines", "words of others are printed as they are", "telemetry/log_text.py",
+        "own-lines", "words of others are printed as they are", "log_text.py",
         "return ascii(told[:MOST_CHARACTERS]) + _left_out",
         "return told[:MOST_CHARACTERS] + _left_out",
-        ("tests/telemetry/test_log_text.py",),
+        ("tests/test_log_text.py",),
     ),
     Mutant(
-        "own-lines", "a longer text begins lines of the log", "telemetry/log_text.py",
+        "own-lines", "a longer text begins lines of the log", "log_text.py",
         "return INDENT.join(",
         "return \"\\n\".join(",
-        ("tests/telemetry/test_log_text.py",),
+        ("tests/test_log_text.py",),
     ),
     Mutant(
         "own-lines", "a path is logged as it came", "server/gate.py",
         "log_text(method), log_text(path))",
         "log_text(method), path)",
-        ("tests/telemetry/test_log_text.py",),
+        ("tests/test_log_text.py",),
     ),
     Mutant(
         "own-lines", "lines of ours go past vLLM's logger", "telemetry/logs.py",

@@ -27,9 +27,9 @@ from pilothouse.engine.shaping import Shaping
 from pilothouse.engine.speculation import NOTHING, Verified, settled, verify, waves
 from pilothouse.engine.step import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, Emissions, StepPlan
 from pilothouse.errors import EngineError, RequestError
+from pilothouse.log_text import log_text
 from pilothouse.record import Record
 from pilothouse.sealed import SEALED_KEY, seal_key, unseal
-from pilothouse.telemetry.log_text import log_text
 from pilothouse.telemetry.logs import log_with_vllm
 
 logger = logging.getLogger(__name__)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pilothouse.engine.compat.prompts import begins_twice, check_template_kwargs
+from pilothouse.log_text import log_text
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +41,9 @@ def warn_of_doubled(renderer: Any, prompts: Sequence[Any], options: Mapping[str,
     ]
     if doubled:
         logger.warning(
-            "prompts: number %d and %d more begin with %r, which the tokenizer puts in front "
+            "prompts: number %d and %d more begin with %s, which the tokenizer puts in front "
             "anyway: the model reads it twice, here as over /v1/completions; take it out",
-            doubled[0], len(doubled) - 1, tokenizer.bos_token,
+            doubled[0], len(doubled) - 1, log_text(tokenizer.bos_token),
         )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from pilothouse.engine.launch import CONFIG_VARIABLE, GUARDED_VARIABLE
 from pilothouse.engine.pickup import follow, install, subscribe
 from pilothouse.engine.plan import Plan
 from pilothouse.errors import ConfigError
+from pilothouse.log_text import log_lines, log_text
 from pilothouse.record import Record
 from pilothouse.sealed import seal_key
 from pilothouse.server.admission import Admission, label_names
@@ -34,7 +35,6 @@ from pilothouse.server.settlement import Settler
 from pilothouse.server.start_report import log_start
 from pilothouse.server.state import STATE_NAME, GateState
 from pilothouse.server.status import make_router
-from pilothouse.telemetry.log_text import log_lines, log_text
 from pilothouse.telemetry.logs import escape_server_lines, log_with_vllm
 from pilothouse.telemetry.metrics import LabelSources, Metrics
 

@@ -15,8 +15,8 @@ from pilothouse.edit.program import forget_programs
 from pilothouse.engine.compat.control import ask_engines, client_index
 from pilothouse.engine.plan import Plan, Wire
 from pilothouse.errors import ConfigError
+from pilothouse.log_text import log_lines
 from pilothouse.server.edition import Edition, Editions
-from pilothouse.telemetry.log_text import log_lines
 from pilothouse.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)

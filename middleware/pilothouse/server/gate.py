@@ -12,6 +12,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pilothouse.errors import RequestError
+from pilothouse.log_text import log_text
 from pilothouse.server.admin import admin_refusal
 from pilothouse.server.answer import (
     encode,
@@ -31,7 +32,6 @@ from pilothouse.server.request_schema import Unreadable
 from pilothouse.server.rescoring import Rescored, Rescorer, rescored
 from pilothouse.server.routes import OWN_OPEN, RouteVerdict
 from pilothouse.server.state import GateState, state_of
-from pilothouse.telemetry.log_text import log_text
 from pilothouse.telemetry.metrics import RequestAction
 
 logger = logging.getLogger(__name__)

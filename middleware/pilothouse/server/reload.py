@@ -19,10 +19,10 @@ from pilothouse.config import ArtefactRef, HubPlace, PilothouseConfig, SaeRef, l
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.succession import Changes, changes, following_plan
 from pilothouse.errors import ConfigError, EngineError, PilothouseError
+from pilothouse.log_text import log_lines
 from pilothouse.server.follower import Follower
 from pilothouse.server.load_change import Section, with_loaded, without_loaded
 from pilothouse.server.readiness import ask_workers
-from pilothouse.telemetry.log_text import log_lines
 from pilothouse.telemetry.metrics import ReloadResult
 
 logger = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ from importlib.metadata import version
 
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.table_size import MIB, planned_memory
+from pilothouse.log_text import log_lines
 from pilothouse.server.routes import GENERATING, RouteEntry
-from pilothouse.telemetry.log_text import log_lines
 from pilothouse.telemetry.logs import log_with_vllm
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from pilothouse.telemetry.log_text import unprintable_escaped
+from pilothouse.log_text import unprintable_escaped
 
 TREE: Final = "pilothouse"
 SERVER_LOGGERS: Final = ("uvicorn.access", "uvicorn.error")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pilothouse
-from pilothouse.telemetry.log_text import (
+from pilothouse.log_text import (
     INDENT,
     MOST_CHARACTERS,
     MOST_LINE_CHARACTERS,
