@@ -67,7 +67,7 @@ def test_the_terms_of_the_page_can_be_compiled(term: dict[str, Any], tmp_path: P
     assert count > FEATURES
     place = files.saelens(tmp_path / "sae", wide, d_in=D_MODEL, d_sae=count)
     files.save(place / "features.safetensors", {"max_act": np.full(count, 5.0)})
-    files.write_json(place / "labels.json", {"512": "the coast"})
+    files.write_json(place / "labels.json", {"512": "the tide"})
     sae = load_sae("topics", place, None, Told(average_norm=7.0))
     terms = [SteerTerm.model_validate(term)]
     assert compile_program(terms, Sources({}, saes={"topics": sae})) is not None
