@@ -14,7 +14,7 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parent.parent
 PACKAGE = CHECKOUT / "middleware" / "pilothouse"
 
-GROUND = frozenset({"types", "errors", "term", "record", "sealed", "config", "library"})
+GROUND = frozenset({"types", "errors", "term", "record", "sealed", "limits", "config", "library"})
 ROOMS = frozenset({"model", "edit", "probe", "policy", "capture", "contrast"})
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "types": frozenset(),
@@ -22,7 +22,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "term": frozenset({"types"}),
     "record": frozenset({"types"}),
     "sealed": frozenset({"types", "errors", "term"}),
-    "config": frozenset({"types", "errors", "term"}),
+    "limits": frozenset({"errors"}),
+    "config": frozenset({"types", "errors", "term", "limits"}),
     "library": frozenset({"errors"}),
     "model": GROUND,
     "edit": GROUND | {"model"},  # a program is made of the catalogue's vectors

@@ -47,11 +47,11 @@ def test_a_gap_between_edits_matters() -> None:
 
 
 def test_lengthening_replaces_even_when_another_target_came_between() -> None:
-    timeline = Timeline()
     other = replace(A, digest="b", start=3)
-    for edit in (A, other, replace(A, stop=50)):
-        timeline.impose(edit)
-    assert timeline.imposed == [replace(A, stop=50), other]
+    timeline = of(A, other, replace(A, stop=50))
+    for start in range(0, 64, 16):
+        wanted = of(replace(A, stop=50), other).key(start, start + 16)
+        assert timeline.key(start, start + 16) == wanted
 
 
 edits = st.builds(
@@ -94,3 +94,45 @@ def test_a_requests_own_edits_are_found_wherever_they_lie(
     timeline = Timeline()
     timeline.request(own)
     assert timeline.key(start, start + count) == of(*own).key(start, start + count)
+
+
+@given(st.lists(edits, max_size=12), st.integers(0, 60), st.integers(1, 20))
+def test_policies_edits_are_kept_as_the_positions_they_cover(
+    imposed: list[Edit], start: int, count: int
+) -> None:
+    apart = [
+        replace(each, start=position, stop=position + 1)
+        for each in imposed
+        for position in range(each.start, each.stop)
+    ]
+    assert of(*imposed).key(start, start + count) == of(*apart).key(start, start + count)
+
+
+class Counted(float):
+    """A strength that knows how often it was written into a key."""
+
+    times = 0
+
+    def hex(self) -> str:
+        Counted.times += 1
+        return super().hex()
+
+
+def test_a_blocks_key_costs_the_edits_in_it_however_many_lie_before() -> None:
+    timeline = Timeline()
+    timeline.request(Edit(2 * i, 2 * i + 1, "a", Counted(1.0), "request") for i in range(5000))
+    for i in range(5000):
+        timeline.impose(Edit(2 * i, 2 * i + 1, "b", 1.0, "policy"))
+    Counted.times = 0
+    timeline.key(9000, 9016)
+    assert Counted.times <= 8
+
+
+def test_a_requests_edits_can_change_from_a_position_on() -> None:
+    timeline, whole = Timeline(), Timeline()
+    timeline.request([replace(A, stop=FOREVER)])
+    timeline.request([Edit(20, 30, "b", 2.0, "request")], since=20)
+    whole.request([replace(A, stop=20), Edit(20, 30, "b", 2.0, "request")])
+    assert [timeline.key(s, s + 8) for s in range(0, 48, 8)] == [
+        whole.key(s, s + 8) for s in range(0, 48, 8)
+    ]

@@ -12,6 +12,7 @@ from pilothouse.engine.excess import refuse_excess, refuse_unreserved
 from pilothouse.engine.facts import SaeFacts, VectorFacts
 from pilothouse.engine.plan import Plan
 from pilothouse.errors import RequestError
+from pilothouse.limits import EngineSize, ServedLimits, refuse_count
 from pilothouse.policy.endpoint import Endpoint
 from pilothouse.policy.matching import RequestFacts, applied_policies
 from pilothouse.sealed import SEALED_KEY, AppliedPolicy, SealedRequest, seal
@@ -22,14 +23,6 @@ from pilothouse.server.identity import Caller
 from pilothouse.term import SteerTerm
 
 Body = dict[str, Any]
-
-_GRANT_STEERING = (
-    "this server does not let clients steer; pick a profile as the model name, or ask the operator "
-    "for auth.client_steering"
-)
-_GRANT_SCORES = (
-    "this server does not show scores to clients; ask the operator for auth.client_scores"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +46,18 @@ class Admission:
 
     Args:
         served_names: what vLLM serves the model as; the first is its own answer to no name.
+        engine: what bounds are made of that pilothouse.yaml leaves open.
     """
 
-    def __init__(self, plan: Plan, served_names: Sequence[str], key: bytes) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        served_names: Sequence[str],
+        key: bytes,
+        engine: EngineSize | None = None,
+    ) -> None:
         self._plan = plan
+        self.limits = plan.body.limits.served(engine)
         _ = plan.sources  # made here, and not by the first request
         self._served = tuple(served_names)
         self._key = key
@@ -70,19 +71,20 @@ class Admission:
         Raises:
             RequestError: refused; nothing has reached the engine.
         """
-        field = parse_field(body.get(FIELD))
+        field = parse_field(body.get(FIELD), caller, self.limits)
         profile = self._profile(body.get("model"))
         exposure = self._exposures.of(self._applied(body.get("model"), profile, endpoint, caller))
         refuse_bypass(body, Guard(self._enforced, exposure.ends_output))
         num_prompts, num_per_prompt = _num_prompts(body, endpoint), _num_per_prompt(body)
         refuse_crowd(num_prompts, num_per_prompt)
-        steer = self._steering(field, profile, caller)
+        refuse_choices(num_prompts, num_per_prompt, self.limits)
+        steer = self._steering(field, profile)
         sealed = SealedRequest(
             decision_id=uuid.uuid4().hex,
             revision=self._plan.revision,
             steer=steer,
             policies=exposure.applied,
-            probes=self._probes(field, caller),
+            probes=self._probes(field),
             scores=self._scores(field, caller),
         )
         asked = body.get("model")
@@ -117,11 +119,7 @@ class Admission:
                 enforced[each.name] = enforced.get(each.name, False) or each.enforced
         return tuple(AppliedPolicy(name=name, enforced=on) for name, on in enforced.items())
 
-    def _steering(
-        self, field: RequestField, profile: str | None, caller: Caller
-    ) -> tuple[SteerTerm, ...]:
-        if field.steer and not caller.may_steer:
-            raise RequestError(f"{FIELD}.steer: {_GRANT_STEERING}", param="steer", status=403)
+    def _steering(self, field: RequestField, profile: str | None) -> tuple[SteerTerm, ...]:
         own = self._plan.body.profiles[profile].steer if profile is not None else ()
         terms = (*own, *field.steer)
         if field.steer:
@@ -149,9 +147,7 @@ class Admission:
                 )
         refuse_unreserved(term, self._plan, place)
 
-    def _probes(self, field: RequestField, caller: Caller) -> tuple[str, ...]:
-        if field.probes and not caller.may_see_scores:
-            raise RequestError(f"{FIELD}.probes: {_GRANT_SCORES}", param="probes", status=403)
+    def _probes(self, field: RequestField) -> tuple[str, ...]:
         loaded = self._plan.body.probes
         for index, name in enumerate(field.probes):
             if name not in loaded:
@@ -164,8 +160,6 @@ class Admission:
     def _scores(self, field: RequestField, caller: Caller) -> Any:
         if field.scores is None:
             return "summary" if caller.may_see_scores else "none"
-        if field.scores != "none" and not caller.may_see_scores:
-            raise RequestError(f"{FIELD}.scores: {_GRANT_SCORES}", param="scores", status=403)
         return field.scores
 
     def _rewrite(self, body: Body, sealed: SealedRequest, profile: str | None) -> None:
@@ -182,6 +176,18 @@ class Admission:
 def label_names(plan: Plan, served_names: Iterable[str]) -> frozenset[str]:
     """Every name a model can be asked by: the closed set of the `model_name` label."""
     return frozenset(served_names) | frozenset(plan.body.profiles)
+
+
+def refuse_choices(num_prompts: int, num_per_prompt: int, limits: ServedLimits) -> None:
+    """Leave a part of the engine to others: choices of a request run at the same time.
+
+    Raises:
+        RequestError: more prompts times `n` than `limits.max_choices`.
+    """
+    refuse_count(
+        f"n: {num_prompts} prompts with {num_per_prompt} choices each",
+        num_prompts * num_per_prompt, "max_choices", limits, "n",
+    )  # fmt: skip
 
 
 def _num_prompts(body: Body, endpoint: Endpoint) -> int:

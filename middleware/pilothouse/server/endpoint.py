@@ -18,6 +18,7 @@ from pilothouse.engine.launch import CONFIG_VARIABLE, GUARDED_VARIABLE
 from pilothouse.engine.pickup import follow, install, subscribe
 from pilothouse.engine.plan import Plan
 from pilothouse.errors import ConfigError
+from pilothouse.limits import EngineSize
 from pilothouse.record import Record
 from pilothouse.sealed import seal_key
 from pilothouse.server.admission import Admission, label_names
@@ -79,11 +80,15 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateSt
     served = tuple(args.served_model_name or [args.model])
     adapters = adapter_names(args)
     keys = _api_keys(args)
+    vllm_config = engine_client.vllm_config
+    size = EngineSize(
+        vllm_config.model_config.max_model_len, vllm_config.scheduler_config.max_num_seqs
+    )
 
     def edition(plan: Plan) -> Edition:
         refuse_shadowed_profiles(plan, served, adapters)
         doorkeeper = Doorkeeper(plan.body.auth, keys, demo=plan.body.demo)
-        return Edition(plan, doorkeeper, Admission(plan, served, seal_key()))
+        return Edition(plan, doorkeeper, Admission(plan, served, seal_key(), size))
 
     editions = Editions(edition(plan))
     table = RouteTable(plan.body.gate.allow)

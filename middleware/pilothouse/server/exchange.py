@@ -21,8 +21,13 @@ _OVERLOADED = (
     "every steering program slot is in use; try again, or ask the operator to raise "
     "limits.max_programs"
 )
+_SCATTERED = (
+    "pilothouse.steer: positions.after: its tokens cut the prompt into more stretches than "
+    "limits.max_segments; name rarer tokens, a longer span, or ask the operator to raise the limit"
+)
 _REFUSED = {
     "capacity": (503, _OVERLOADED),
+    "segments": (400, _SCATTERED),
     "silent": (503, "the engine answered without telling what the policies concluded"),
     "seal": (403, "the engine refused a request that the gate had not sealed"),
 }
