@@ -207,6 +207,13 @@ class PilothouseConfig(_Closed):
 class _Yaml12Loader(yaml.SafeLoader):
     """Booleans are `true` and `false` alone, as in YAML 1.2: `on` is a field of ours."""
 
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        text = super().construct_scalar(node)
+        if isinstance(text, str) and text != sendable(text):
+            problem = f"got {ascii(text)[:80]}, want valid Unicode"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return text
+
 
 _BOOLEAN = "tag:yaml.org,2002:bool"
 _Yaml12Loader.yaml_implicit_resolvers = {

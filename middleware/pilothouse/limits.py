@@ -15,7 +15,7 @@ from pilothouse.errors import RequestError
 
 BYTES_PER_TOKEN = 16
 """Of a body: more than any tokenizer makes of ordinary text, escaped as JSON escapes it."""
-SMALLEST_BODY_KIB = 64
+SMALLEST_BODY_KIB = 32
 SMALLEST_TOKEN_IDS = 4096
 PROMPTS_OF_TOKENS = 2
 MOST_CHOICES = 128
@@ -29,7 +29,7 @@ class RequestLimits(_Closed):
     """Bounds on one request. None: made of what vLLM serves, see `RequestLimits.served`."""
 
     max_body_kib: int | None = Field(default=None, ge=1)
-    """Of any request's body; by default 16 bytes a token of the context, and at least 64 KiB."""
+    """Of any request's body; by default 16 bytes a token of the context, and at least 32 KiB."""
     max_json_depth: int = Field(default=64, ge=4)
     """Lists and objects inside each other."""
     max_json_values: int = Field(default=8192, ge=64)
@@ -38,11 +38,12 @@ class RequestLimits(_Closed):
     """In one list or object of the body that has no bound of its own."""
     max_token_ids: int | None = Field(default=None, ge=1)
     """Numbers in lists of numbers, all together; by default two contexts, and at least 4096."""
-    max_messages: int = Field(default=1024, ge=1)
+    max_messages: int | None = Field(default=None, ge=1)
+    """By default one for 64 tokens of the context, between 256 and 1024."""
     max_content_parts: int = Field(default=1024, ge=1)
     """Of all messages together."""
     max_tools: int = Field(default=128, ge=0)
-    max_stop_strings: int = Field(default=64, ge=0)
+    max_stop_strings: int = Field(default=16, ge=0)
     """Each is looked for in every token of every choice."""
     max_bad_words: int = Field(default=64, ge=0)
     max_logit_bias: int = Field(default=1024, ge=0)
@@ -60,6 +61,8 @@ class RequestLimits(_Closed):
     """Of one object in a JSON schema."""
     max_choices: int | None = Field(default=None, ge=1)
     """Prompts times `n`; by default half of --max-num-seqs, and at most 128."""
+    max_prompt_logprobs: int = Field(default=1, ge=0)
+    """`prompt_logprobs`, or `logprobs` with `echo`: of every token of the prompt."""
     max_probes: int = Field(default=64, ge=0)
     """Names under `pilothouse.probes`."""
     max_terms: int = Field(default=16, ge=1)
@@ -80,6 +83,7 @@ class RequestLimits(_Closed):
         derived = {
             "max_body_kib": max(SMALLEST_BODY_KIB, size.max_model_len * BYTES_PER_TOKEN // 1024),
             "max_token_ids": max(SMALLEST_TOKEN_IDS, PROMPTS_OF_TOKENS * size.max_model_len),
+            "max_messages": max(256, min(1024, size.max_model_len // 64)),
             "max_choices": max(1, min(MOST_CHOICES, size.max_num_seqs // 2)),
         }
         own = {name: getattr(self, name) for name in RequestLimits.model_fields}
@@ -93,6 +97,7 @@ class ServedLimits(RequestLimits):
 
     max_body_kib: int
     max_token_ids: int
+    max_messages: int
     max_choices: int
 
     @property

@@ -123,6 +123,7 @@ def refuse_oversize(body: Body, limits: ServedLimits) -> None:
         if num_tokens > limits.max_token_ids:
             raise _over(name, f"{num_tokens} numbers", "max_token_ids", limits)
     _refuse_parts(body.get("messages"), limits)
+    _refuse_prompt_logprobs(body, limits)
     refuse_large_guides(body, limits)
 
 
@@ -164,6 +165,21 @@ def _refuse_crowded(text: str, limits: ServedLimits) -> None:
         raise _over("body", f"{containers} lists and objects", "max_json_values", limits)
     if bare.count(",") > separators:
         raise _over("body", f"{bare.count(',')} entries", "max_token_ids", limits)
+
+
+def _refuse_prompt_logprobs(body: Body, limits: ServedLimits) -> None:
+    for name in ("prompt_logprobs", "logprobs") if body.get("echo") else ("prompt_logprobs",):
+        asked = _number(body.get(name))
+        if asked < 0 or asked > limits.max_prompt_logprobs:
+            raise _over(name, "all" if asked < 0 else f"{asked:g}", "max_prompt_logprobs", limits)
+
+
+def _number(value: object) -> float:
+    """What a field is as a number, as far as that is plain; what is none is vLLM's to refuse."""
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return 0.0
 
 
 def _refuse_long(value: list[Any] | Body, place: str, limit: str, limits: ServedLimits) -> None:

@@ -1,0 +1,280 @@
+"""Every bound on a request: refused one above, taken at it, and none without a case here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.types import Message
+
+from pilothouse.config import load_config
+from pilothouse.errors import ConfigError, RequestError
+from pilothouse.limits import (
+    MOST_CHOICES,
+    SMALLEST_BODY_KIB,
+    EngineSize,
+    Limits,
+    RequestLimits,
+    ServedLimits,
+)
+from pilothouse.policy.endpoint import Endpoint
+from pilothouse.server import fields
+from pilothouse.server.body import parsed, read_body
+from pilothouse.server.fields import parse_field
+from pilothouse.server.guide import Cost, cost
+from tests.server.builders import admission, body_of, caller, tiny_plan
+from tests.support.tiny_model import D_MODEL
+
+Made = Callable[[int], dict[str, Any]]
+CONTEXT = 512
+
+
+def steer(count: int, **more: Any) -> dict[str, Any]:
+    terms = [{"vector": "nudge", "scale": 0.001 * (i + 1)} | more for i in range(count)]
+    return {"pilothouse": {"steer": terms}}
+
+
+def nested(depth: int) -> Any:
+    return "a" if depth == 0 else [nested(depth - 1)]
+
+
+def guide(**fields: Any) -> dict[str, Any]:
+    return {"structured_outputs": fields}
+
+
+def padded(kib: int, size: int) -> str:
+    """JSON text of a guide that is `size` bytes more than so many KiB."""
+    return "a" * (kib * 1024 + size - len(json.dumps({"regex": ""})))
+
+
+CASES: dict[str, tuple[int, Endpoint, Made]] = {
+    # a bound, and a body that has as many as it is asked for
+    "max_json_depth": (5, "chat", lambda n: {"zz": nested(n - 1)}),
+    "max_json_values": (80, "chat", lambda n: {"zz": [*["a"] * 20], "yy": ["a"] * (n - 27)}),
+    "max_entries": (40, "chat", lambda n: {"zz": ["a"] * n}),
+    "max_token_ids": (32, "completions", lambda n: {"prompt": [1] * n}),
+    "max_messages": (3, "chat", lambda n: {"messages": body_of("chat")["messages"] * n}),
+    "max_content_parts": (
+        3, "chat",
+        lambda n: {"messages": [{"role": "user", "content": [{"type": "text"}] * n}]},
+    ),
+    "max_tools": (2, "chat", lambda n: {"tools": [{}] * n}),
+    "max_stop_strings": (2, "chat", lambda n: {"stop": ["a"] * n}),
+    "max_bad_words": (2, "chat", lambda n: {"bad_words": ["a"] * n}),
+    "max_logit_bias": (2, "chat", lambda n: {"logit_bias": {str(i): 1 for i in range(n)}}),
+    "max_vllm_xargs": (2, "chat", lambda n: {"vllm_xargs": {str(i): 1 for i in range(n)}}),
+    "max_template_kwargs": (
+        2, "chat", lambda n: {"chat_template_kwargs": {str(i): 1 for i in range(n)}},
+    ),
+    "max_guide_repeats": (3, "chat", lambda n: guide(regex="a*" * n)),
+    "max_guide_states": (9, "chat", lambda n: guide(json={"pattern": f"a{{0,{n + 1}}}"})),
+    "max_guide_depth": (3, "chat", lambda n: guide(grammar="(" * n + "a" + ")" * n)),
+    "max_guide_properties": (
+        2, "chat", lambda n: guide(json=json.dumps({"properties": {str(i): {} for i in range(n)}})),
+    ),
+    "max_choices": (3, "completions", lambda n: {"n": n}),
+    "max_probes": (1, "chat", lambda n: {"pilothouse": {"probes": ["vary", "never"][:n]}}),
+    "max_terms": (2, "chat", steer),
+    "max_positions": (
+        5, "chat", lambda n: steer(1, on="all", positions={"indices": list(range(n))}),
+    ),
+    "max_request_programs": (
+        5, "chat", lambda n: steer(n - 1, on="prompt", positions={"last": 2}),
+    ),
+    "max_prompt_logprobs": (2, "completions", lambda n: {"prompt_logprobs": n}),
+    "max_edit_values": (2 * D_MODEL, "chat", lambda n: steer(-(-n // D_MODEL))),
+}  # fmt: skip
+ELSEWHERE = {"max_body_kib", "max_guide_kib", "max_segments"}
+"""A body's and a guide's size have tests of their own here, stretches one beside the programs."""
+
+
+def take(limits: ServedLimits | Limits, endpoint: Endpoint, body: dict[str, Any]) -> None:
+    """Everything the gate does with a body before it hands it on."""
+    plan = tiny_plan()
+    own = Limits.model_validate(
+        {"max_norm_ratio": 2.0} | limits.model_dump(exclude_unset=True, exclude_none=True)
+    )
+    door = admission(replace(plan, body=plan.body.model_copy(update={"limits": own})))
+    raw = json.dumps(body_of(endpoint) | body).encode()
+    door.admit(parsed(raw, door.limits), endpoint, caller())
+
+
+def test_every_bound_has_a_case() -> None:
+    assert set(CASES) | ELSEWHERE == set(RequestLimits.model_fields)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_a_bound_is_taken_at_and_refused_one_above(name: str) -> None:
+    most, endpoint, made = CASES[name]
+    limits = Limits.model_validate({name: most})
+    take(limits, endpoint, made(most))
+    with pytest.raises(RequestError) as refused:
+        take(limits, endpoint, made(most + 1))
+    error = refused.value
+    assert error.status == 400
+    assert error.param
+    for word in ("got", f"want at most {most}", f"(limits.{name})", "ask the operator"):
+        assert word in str(error)
+    if name != "max_edit_values":  # which is counted in whole vectors
+        take(Limits.model_validate({name: most + 1}), endpoint, made(most + 1))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"echo": True, "logprobs": 2}, {"prompt_logprobs": -1}, {"prompt_logprobs": "2"},
+        {"prompt_logprobs": 2.0}, {"echo": 1, "logprobs": "20"},
+    ],
+)  # fmt: skip
+def test_the_prompts_logprobs_are_bounded_however_they_are_asked_for(body: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match=r"limits\.max_prompt_logprobs"):
+        take(Limits(), "completions", body)
+    take(Limits(), "completions", {"logprobs": 5})
+
+
+def test_a_guide_is_bounded_by_its_text() -> None:
+    limits = Limits(max_guide_kib=1)
+    take(limits, "chat", guide(regex=padded(1, 0)))
+    with pytest.raises(RequestError, match=r"got 2 KiB, want at most 1 KiB \(limits.max_guide_kib"):
+        take(limits, "chat", guide(regex=padded(1, 1)))
+    forced = {"tools": [{"parameters": {"pattern": "a" * 1024}}], "tool_choice": "required"}
+    with pytest.raises(RequestError, match=r"^tools: "):
+        take(limits, "chat", forced)
+    take(limits, "chat", forced | {"tool_choice": "auto"})
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["announced", "in pieces"])
+def test_a_body_is_bounded_however_it_comes(told: bool) -> None:
+    limits = Limits(max_body_kib=1).served()
+
+    def read(size: int) -> bytes | None:
+        pieces = [b"a" * size] if told else [b"a"] * size
+        sent: Iterator[Message] = iter(
+            {"type": "http.request", "body": each, "more_body": i + 1 < len(pieces)}
+            for i, each in enumerate(pieces)
+        )
+        headers = [(b"content-length", str(size).encode())] if told else []
+
+        async def receive() -> Message:
+            return next(sent)
+
+        return asyncio.run(read_body({"type": "http", "headers": headers}, receive, limits))
+
+    assert read(1024) == b"a" * 1024
+    with pytest.raises(RequestError, match=r"limits\.max_body_kib") as refused:
+        read(1025)
+    assert refused.value.status == 413
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"zz": [' + "[]," * 9000 + "[]]}",
+        '{"zz": "\\"[", "yy": [' + "{}," * 9000 + "{}]}",
+        '{"zz": [' + "1," * 20_000 + "1]}",
+    ],
+    ids=["lists", "behind a string", "numbers"],
+)
+def test_what_is_crowded_is_refused_before_it_is_parsed(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(_: str) -> Any:
+        raise AssertionError("it was parsed")
+
+    monkeypatch.setattr(json, "loads", never)
+    with pytest.raises(RequestError, match=r"limits\.max_"):
+        parsed(text.encode(), Limits().served())
+
+
+def test_brackets_in_a_text_are_no_lists() -> None:
+    content = "[{," * 9000 + '\\"' * 5 + "\\\\"
+    raw = f'{{"messages": [{{"role": "user", "content": "{content}"}}]}}'
+    assert parsed(raw.encode(), Limits().served())["messages"][0]["content"].startswith("[{,")
+
+
+def test_bounds_follow_from_what_is_served() -> None:
+    small, large = (Limits().served(EngineSize(*each)) for each in ((1024, 16), (1 << 17, 1024)))
+    assert small.max_body_kib == SMALLEST_BODY_KIB
+    assert large.max_body_kib == 2048
+    assert (small.max_choices, large.max_choices) == (8, MOST_CHOICES)
+    assert (small.max_messages, large.max_messages) == (256, 1024)
+    assert large.max_token_ids == 1 << 18
+    assert Limits(max_body_kib=7, max_choices=3).served(EngineSize(1024, 16)).max_body_kib == 7
+
+
+def test_a_prompt_of_token_ids_that_fills_the_context_is_taken() -> None:
+    for context in (CONTEXT, 1 << 17):
+        limits = Limits().served(EngineSize(context, 16))
+        raw = json.dumps({"prompt": [100_000] * context}).encode()
+        assert len(raw) <= limits.max_body_bytes
+        assert parsed(raw, limits)
+
+
+@pytest.mark.parametrize("field", ["steer", "probes", "scores"])
+def test_a_field_is_not_looked_into_for_who_has_no_grant(
+    field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(_: Any) -> Any:
+        raise AssertionError("it was parsed")
+
+    monkeypatch.setattr(fields.RequestField, "model_validate", never)
+    raw = {field: [[]] * 100_000}
+    with pytest.raises(RequestError, match=r"auth\.client_") as refused:
+        parse_field(raw, caller(may_steer=False, may_see_scores=False), Limits())
+    assert refused.value.status == 403
+
+
+@pytest.mark.parametrize(
+    ("pattern", "wanted"),
+    [
+        ("abc", (0, 0, 0)),
+        ("(ab{3}){5}", (2, 18, 1)),
+        ("a{2,4}", (1, 3, 0)),
+        ("a{3,}", (1, 2, 0)),
+        ("a*b+c?", (3, 0, 0)),
+        ("((a))", (0, 0, 2)),
+        (r"\(\*\{9\}", (0, 0, 0)),
+        ("[*(){9}]", (0, 0, 0)),
+        ("[]*]x", (0, 0, 0)),
+        ("a{x}", (0, 0, 0)),
+        ("((a{100}){100}){100}", (3, 999_999, 2)),
+        (")))(", (0, 0, 1)),
+    ],
+)
+def test_a_regex_costs_its_repetitions(pattern: str, wanted: tuple[int, int, int]) -> None:
+    assert cost(pattern) == Cost(*wanted)
+
+
+DEEP = 3000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "version: 1\npolicies: " + "[" * DEEP + "]" * DEEP,
+        "\n".join(" " * i + "a:" for i in range(DEEP)),
+        'version: 1\npolicies: ["a\\0b"]',
+        'version: 1\nvectors: {x: {path: "a\\0b"}}',
+        'version: 1\nsaes: {x: {path: "a\\0b"}}',
+        'version: 1\nmodel_id: "\\ud800"',
+        "version: 1\nlimits: {max_term: 3}",
+    ],
+    ids=["lists", "mappings", "NUL in policies", "NUL in a vector", "NUL in an SAE", "surrogate",
+         "unknown"],
+)  # fmt: skip
+def test_a_file_that_nobody_writes_is_refused_like_any_other(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "pilothouse.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"pilothouse\.yaml") as refused:
+        load_config(file)
+    str(refused.value).encode()
+
+
+def test_a_path_with_nul_is_refused_like_any_other() -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(Path("a\0b"))
