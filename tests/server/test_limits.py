@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from pilothouse.limits import (
 )
 from pilothouse.policy.endpoint import Endpoint
 from pilothouse.server import fields
+from pilothouse.server.answer import encode, error_body, request_error_body
 from pilothouse.server.body import parsed, read_body
 from pilothouse.server.fields import parse_field
 from pilothouse.server.guide import Cost, cost
@@ -248,6 +250,30 @@ def test_a_field_is_not_looked_into_for_who_has_no_grant(
 )
 def test_a_regex_costs_its_repetitions(pattern: str, wanted: tuple[int, int, int]) -> None:
     assert cost(pattern) == Cost(*wanted)
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "limits.md"
+
+
+def test_the_page_has_a_row_for_every_bound_with_its_default() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", PAGE.read_text(), re.MULTILINE))
+    assert rows.keys() == RequestLimits.model_fields.keys()
+    for name, told in rows.items():
+        default = RequestLimits.model_fields[name].default
+        assert default is None or told == str(default), name
+
+
+@pytest.mark.parametrize("raw", [rb'{"a": "\ud800"}', rb'{"\udfff": 1}', b'{"a": NaN}'])
+def test_a_body_that_cannot_be_sent_on_is_refused_in_words_that_can_be(raw: bytes) -> None:
+    with pytest.raises(RequestError) as refused:
+        parsed(raw, Limits().served())
+    encode(request_error_body(refused.value))
+
+
+def test_an_error_that_quotes_a_clients_words_can_be_sent() -> None:
+    told = error_body("got \ud800 and \u65e5", status=400, param="x.\udfff")["error"]
+    assert json.loads(encode(told))["message"] == "got \\ud800 and \u65e5"
+    assert told["param"] == "x.\\udfff"
 
 
 DEEP = 3000
