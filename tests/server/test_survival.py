@@ -38,8 +38,8 @@ def alive(server: ServerProcess) -> bool:
 
 
 BROKEN = [
-    b"", b"{", b"null", b"[]", b"7", b'"text"', b"\xff\xfe\x00", b"{" * 100_000,
-    b"[" * 200_000, b'{"a":' * 50_000, b'{"temperature": NaN}', b'{"max_tokens": 1e999}',
+    b"", b"{", b"null", b"[]", b"7", b'"text"', b"\xff\xfe\x00", b"{" * 8_000,
+    b"[" * 30_000, b'{"a":' * 6_000, b'{"temperature": NaN}', b'{"max_tokens": 1e999}',
     b'{"messages": "\\ud800"}', b'{"max_tokens": ' + b"9" * 5000 + b"}",
     b'{"model": 1, "model": "small"}', b'{"vllm_xargs": {"pilothouse\\ud800": 1}}',
     b'{"pilothouse": {"\\ud800": 1}}', b'{"pilothouse": {"steer": "\\ud800"}}',

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pilothouse.cli.quiet import quieten
-from pilothouse.config import Limits, PilothouseConfig, Taps
+from pilothouse.config import PilothouseConfig, Taps
 from pilothouse.contrast.line import Line, Said
 from pilothouse.contrast.pair import Asked
 from pilothouse.contrast.sample import Floats
 from pilothouse.errors import ConfigError
+from pilothouse.limits import Limits
 from pilothouse.term import SteerTerm
 from pilothouse.types import Site
 

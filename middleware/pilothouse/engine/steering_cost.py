@@ -72,4 +72,5 @@ def _num_sets(terms: Sequence[SteerTerm], clause: Clause) -> int:
 def _num_values(term: SteerTerm, sources: Sources) -> int:
     places = places_of(term, sources)
     features = len(term.feature) if isinstance(term.feature, tuple) else 1
-    return len(places) * sources.of(term).width * features
+    width: int = sources.of(term).width
+    return len(places) * width * features

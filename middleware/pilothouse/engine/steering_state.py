@@ -30,7 +30,11 @@ class Segments(NamedTuple):
 
     def followed_by(self, later: Segments) -> Segments:
         """Both, one behind the other."""
-        return Segments(*(np.concatenate(pair) for pair in zip(self, later, strict=True)))
+        return Segments(
+            np.concatenate((self.starts_G, later.starts_G)),
+            np.concatenate((self.slots_G, later.slots_G)),
+            np.concatenate((self.coefficients_G, later.coefficients_G)),
+        )
 
 
 class SteeringState:
