@@ -49,7 +49,7 @@ def num_programs(terms: Sequence[SteerTerm]) -> int:
     if all(term.on == "all" for term in terms):
         # The same sets in both clauses.
         num_placed = sum(term.positions is not None for term in terms)
-        whole = min(whole, 2**num_placed - (num_placed == len(terms)))
+        whole = min(whole, (1 << num_placed) - (num_placed == len(terms)))
     return whole
 
 
@@ -62,11 +62,11 @@ def _num_sets(terms: Sequence[SteerTerm], clause: Clause) -> int:
     singles = {index for each in placed for index in each.indices or ()}
     cuts = sum(2 if each.window else bool(each.first or each.last) for each in placed)
     num_after = sum(each.after is not None for each in placed)
-    subsets = 2 ** (len(placed) - num_after)
+    subsets = 1 << (len(placed) - num_after)
     if subsets > 1 + cuts + len(singles):
-        return (1 + cuts + len(singles)) * int(2**num_after)
+        return (1 + cuts + len(singles)) << num_after
     # Every subset is counted: the one in which nothing holds needs no program.
-    return subsets * int(2**num_after) - (len(holding) == len(placed))
+    return (subsets << num_after) - (len(holding) == len(placed))
 
 
 def _num_values(term: SteerTerm, sources: Sources) -> int:

@@ -95,7 +95,11 @@ class SteeringState:
             self._starts_RG[row], self._slots_RG[row], self._coefficients_RG[row]
         )
         stop = int(np.searchsorted(known.starts_G, position))
-        return Segments(*(each[:stop].copy() for each in known))
+        return Segments(
+            known.starts_G[:stop].copy(),
+            known.slots_G[:stop].copy(),
+            known.coefficients_G[:stop].copy(),
+        )
 
     def _grow(self) -> int:
         old = len(self._starts_RG)
