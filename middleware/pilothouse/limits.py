@@ -74,7 +74,7 @@ class RequestLimits(_Closed):
     than `max_programs`. A term with `after` doubles them."""
     max_segments: int = Field(default=4096, ge=1)
     """Stretches that `after` cuts a prompt into; counted when its tokens are known."""
-    max_edit_values: int = Field(default=4_194_304, ge=1)
+    max_edit_values: int = Field(default=2_097_152, ge=1)
     """Numbers that compiling touches: programs times the sizes of the vectors that each is of."""
 
     def served(self, engine: EngineSize | None = None) -> ServedLimits:
