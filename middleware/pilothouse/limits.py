@@ -51,12 +51,12 @@ class RequestLimits(_Closed):
     max_template_kwargs: int = Field(default=64, ge=0)
     max_guide_kib: int = Field(default=16, ge=1)
     """A grammar, regex, list of choices or JSON schema that the answer must follow."""
-    max_guide_repeats: int = Field(default=128, ge=0)
+    max_guide_repeats: int = Field(default=64, ge=0)
     """Of its regexes and grammars: `*`, `+`, `?` and `{m,n}`, all together."""
     max_guide_states: int = Field(default=256, ge=1)
     """What counted repetitions add when they are written out: `(ab{3}){5}` adds 18."""
     max_guide_depth: int = Field(default=16, ge=1)
-    """Groups inside each other."""
+    """Groups of a regex inside each other."""
     max_guide_properties: int = Field(default=256, ge=1)
     """Of one object in a JSON schema."""
     max_choices: int | None = Field(default=None, ge=1)

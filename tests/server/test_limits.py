@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -75,7 +76,7 @@ CASES: dict[str, tuple[int, Endpoint, Made]] = {
     ),
     "max_guide_repeats": (3, "chat", lambda n: guide(regex="a*" * n)),
     "max_guide_states": (9, "chat", lambda n: guide(json={"pattern": f"a{{0,{n + 1}}}"})),
-    "max_guide_depth": (3, "chat", lambda n: guide(grammar="(" * n + "a" + ")" * n)),
+    "max_guide_depth": (3, "chat", lambda n: guide(regex="(" * n + "a" + ")" * n)),
     "max_guide_properties": (
         2, "chat", lambda n: guide(json=json.dumps({"properties": {str(i): {} for i in range(n)}})),
     ),
@@ -242,7 +243,8 @@ def test_a_field_is_not_looked_into_for_who_has_no_grant(
         ("((a))", (0, 0, 2)),
         (r"\(\*\{9\}", (0, 0, 0)),
         ("[*(){9}]", (0, 0, 0)),
-        ("[]*]x", (0, 0, 0)),
+        ("[]*]x", (1, 0, 0)),
+        ("[[[*", (0, 0, 0)),
         ("a{x}", (0, 0, 0)),
         ("((a{100}){100}){100}", (3, 999_999, 2)),
         (")))(", (0, 0, 1)),
@@ -250,6 +252,39 @@ def test_a_field_is_not_looked_into_for_who_has_no_grant(
 )
 def test_a_regex_costs_its_repetitions(pattern: str, wanted: tuple[int, int, int]) -> None:
     assert cost(pattern) == Cost(*wanted)
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        'root ::= "[" a* b+ "]"',
+        "# [ \\\nroot ::= a* b+",
+        '// "\nroot: a* b+',
+        "root ::= [[] a* b+",
+    ],
+)
+def test_nothing_in_a_grammar_is_hidden(grammar: str) -> None:
+    assert cost(grammar, is_grammar=True).repeats == 2
+    limits = Limits(max_guide_repeats=1)
+    with pytest.raises(RequestError, match=r"limits\.max_guide_repeats"):
+        take(limits, "chat", guide(grammar=grammar))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"a' + '\\"' * 12_000 + "[" * 9000, '{"a":"' + "\\\\" * 9000 + "[" * 9000 + "\\"],
+    ids=["escaped quotes", "backslashes"],
+)
+def test_counting_takes_time_in_step_with_the_text(text: str) -> None:
+    began = time.perf_counter()
+    with pytest.raises(RequestError):
+        parsed(text.encode(), Limits().served())
+    cost("[" * 16_000)
+    cost("(" * 16_000 + ")" * 16_000)
+    cost("{" * 16_000, is_grammar=True)
+    for unclosed in ("{" + " " * 16_000, "{ " * 8000, "{1," * 6000):
+        cost(unclosed)
+    assert time.perf_counter() - began < 0.5, "a square would take seconds"
 
 
 PAGE = Path(__file__).parents[2] / "docs" / "limits.md"

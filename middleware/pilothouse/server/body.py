@@ -17,7 +17,8 @@ from pilothouse.server.guide import refuse_large_guides
 
 Body = dict[str, Any]
 
-STRING: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+STRING: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
+"""One that nobody closes goes to the end: else each of its escaped quotes would be tried anew."""
 OWN_BOUND: Final = {
     "messages": "max_messages",
     "tools": "max_tools",

@@ -13,19 +13,21 @@ from typing import Any, Final, NamedTuple
 
 from pilothouse.limits import ServedLimits, exceeded
 
-PATTERNS: Final = frozenset({"regex", "pattern", "grammar", "definition", "whitespace_pattern"})
-"""Keys, wherever in a guide, whose text is a regex or a grammar."""
+REGEXES: Final = frozenset({"regex", "pattern", "whitespace_pattern"})
+GRAMMARS: Final = frozenset({"grammar", "definition"})
+"""Keys, wherever in a guide, whose text is one."""
 KEYED: Final = "patternProperties"
 """The one whose own keys are."""
 PROPERTIES: Final = "properties"
 TOKEN: Final = re.compile(
     r"""\\.                              # an escaped character
-    |\[\^?\]?[^\]\\]*(?:\\.[^\]\\]*)*\]  # a class
-    |\{\s*(\d*)\s*,?\s*(\d*)\s*\}        # a counted repetition
+    |\[[^\]\\]*(?:\\.[^\]\\]*)*\]?    # a class; one that is not closed goes to the end
+    |\{\s*+(\d*+)\s*+,?+\s*+(\d*+)\s*+\}        # a counted repetition
     |.                                # a group's bracket, another repetition, or a character
     """,
     re.DOTALL | re.VERBOSE,
 )
+IN_GRAMMAR: Final = re.compile(r"\{\s*+(\d*+)\s*+,?+\s*+(\d*+)\s*+\}|.", re.DOTALL)
 LARGEST: Final = 1 << 40
 
 
@@ -38,11 +40,15 @@ class Cost(NamedTuple):
     depth: int
 
 
-def cost(pattern: str) -> Cost:
-    """Counted in one pass; what stands between quotes in a grammar is counted too."""
+def cost(pattern: str, *, is_grammar: bool = False) -> Cost:
+    """Counted in one pass.
+
+    Grammars come in more than one syntax, so in theirs everything counts, wherever it stands:
+    quotes, comments and classes hide nothing. Groups do not, since rules can stand for them.
+    """
     repeats = deepest = written = 0
     sizes, last = [0], 0
-    for found in TOKEN.finditer(pattern):
+    for found in (IN_GRAMMAR if is_grammar else TOKEN).finditer(pattern):
         kind = found[0][0]
         if kind == "(":
             sizes.append(0)
@@ -62,7 +68,7 @@ def cost(pattern: str) -> Cost:
             written += 1
             sizes[-1] += 1
             last = 1
-    return Cost(repeats, sum(sizes) - written, deepest)
+    return Cost(repeats, sum(sizes) - written, 0 if is_grammar else deepest)
 
 
 def refuse_large_guides(body: Mapping[str, Any], limits: ServedLimits) -> None:
@@ -77,7 +83,7 @@ def refuse_large_guides(body: Mapping[str, Any], limits: ServedLimits) -> None:
             raise exceeded(
                 field, -(-size // 1024), "max_guide_kib", limits, unit=" KiB", param=field
             )
-        found = [cost(pattern) for pattern in _patterns(guide)]
+        found = list(_costs(guide))
         for got, limit in (
             (sum(each.repeats for each in found), "max_guide_repeats"),
             (sum(each.states for each in found), "max_guide_states"),
@@ -96,13 +102,13 @@ def _guides(body: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield "tools", body["tools"]
 
 
-def _patterns(guide: Any) -> Iterator[str]:
-    """Every text in a guide that is a regex or grammar."""
+def _costs(guide: Any) -> Iterator[Cost]:
+    """Of every text in a guide that is a regex or grammar."""
     for key, value in _entries(guide):
-        if isinstance(value, str) and key in PATTERNS:
-            yield value
+        if isinstance(value, str) and key in REGEXES | GRAMMARS:
+            yield cost(value, is_grammar=key in GRAMMARS)
         elif key == KEYED and isinstance(value, Mapping):
-            yield from value
+            yield from map(cost, value)
 
 
 def _most_properties(guide: Any) -> int:
