@@ -25,6 +25,7 @@ from pilothouse.config import Auth, Gate, Limits, PilothouseConfig, Profile
 from pilothouse.edit.sources import ReadRow, Sources
 from pilothouse.engine.facts import Frozen, LoggedSae, ModelFacts, ProbeFacts, SaeFacts, VectorFacts
 from pilothouse.engine.tap_plan import TapPlan
+from pilothouse.engine.turn_markers import TurnMarkers
 from pilothouse.errors import EngineError
 from pilothouse.model.catalogue import Source
 from pilothouse.model.manifest import TransformForm
@@ -69,6 +70,7 @@ class PlanBody(Frozen):
     config_digest: str
     demo: bool
     model: ModelFacts
+    turns: TurnMarkers
     taps: tuple[TapPlan, ...]
     num_columns: int
     probes: dict[str, ProbeFacts]
