@@ -73,10 +73,11 @@ def find_markers(
     openings = [*_assistant_openings(answers, finder, user)]
     if user is not None:
         openings.append(user)
-    heading = _shared_start([each.token_ids[: each.core] for each in openings])
+    cores = [each.token_ids[: each.core] for each in openings]
+    heading = _shared_start(cores)
     if user is None or not heading or heading[0] not in own_tokens:
         heading = ()
-    ending = _shared_end([each.token_ids for each in openings]) if heading else ()
+    ending = _shared_end(cores) or _shared_end([each.token_ids for each in openings])
     for other in (finder.system(heading, ending), finder.tool()):
         taken = {each.token_ids[: each.core] for each in openings}
         if other is not None and other.token_ids[: other.core] not in taken:

@@ -26,7 +26,7 @@ from pilothouse.engine.feature_pool import FeaturePool
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.step import Emissions
 from pilothouse.probe.aggregator import Floats, make_aggregator
-from pilothouse.types import Aggregate, BoolArray, FloatArray, IntArray, Scope, SignalSpec
+from pilothouse.types import Aggregate, FloatArray, IntArray, Scope, SignalSpec
 
 ANCHOR, FORCED, RUN_END = 1, 2, 4
 """Marks of an output position: an assistant's turn opens with it; the client chose it; and it was
@@ -99,8 +99,6 @@ class Watches:
         ]
         self._slope_K = np.array([spec.slope for spec in self.signals])
         self._offset_K = np.array([spec.offset for spec in self.signals])
-        self._sign_K = np.where(self._slope_K < 0, -1.0, 1.0)
-        """The largest value of an anchored signal is that of the least logit where it falls."""
         late = [k for k, spec in enumerate(self.signals) if spec.scope != "prompt"]
         self._late_L = np.array(late, np.int64)
         self._prompt_P = [k for k, spec in enumerate(self.signals) if spec.scope == "prompt"]
@@ -253,11 +251,10 @@ class Watches:
 
     def _added(self, k: int, rows_R: IntArray, counts_R: IntArray, logits_S: Floats) -> Floats:
         """Values of a signal after runs of several positions, which are added to its states."""
-        sign = self._sign_K[k] if self._anchored_K[k] else 1.0
         state_RW = self._states[k][rows_R]
-        self._aggregators[k].fold_runs(state_RW, sign * logits_S, counts_R.astype(np.int64))
+        self._aggregators[k].fold_runs(state_RW, logits_S, counts_R.astype(np.int64))
         self._states[k][rows_R] = state_RW
-        return self._calibrated(sign * self._aggregators[k].value(state_RW), k)
+        return self._calibrated(self._aggregators[k].value(state_RW), k)
 
     def _at_anchors(self, runs: Runs) -> tuple[IntArray, NDArray[np.int64], IntArray]:
         """(rows, counts, tokens end to end) of the prompt's anchors in the runs, where some are."""
@@ -299,8 +296,7 @@ class Watches:
                 logits_S = logits_MQ[mine_M, self._probe_of_K[k]]
                 self._added(k, rows_R, counts_R, logits_S)
         for k in self._prompt_P if len(ends) else ():
-            sign = self._sign_K[k] if self._anchored_K[k] else 1.0
-            values = self._calibrated(sign * self._aggregators[k].value(self._states[k][ends]), k)
+            values = self._calibrated(self._aggregators[k].value(self._states[k][ends]), k)
             self.values_CK[ends, k] = np.maximum(self.values_CK[ends, k], values)
         return np.unique(ends)
 
