@@ -71,10 +71,16 @@ class Authorship:
 
     def add_forced(self, position: int) -> None:
         """The next position of the output was forced."""
+        if self.forced and position < self.forced[-1][1]:
+            return  # of a step whose outcome vLLM threw away
         if self.forced and self.forced[-1][1] == position:
             self.forced[-1] = self.forced[-1][0], position + 1
         else:
             self.forced.append((position, position + 1))
+
+    def ends_forced(self, position: int) -> bool:
+        """Whether a run of forced positions ends before this one."""
+        return bool(self.forced) and self.forced[-1][1] == position
 
     def runs(self, num_tokens: int) -> list[Run]:
         """Who wrote which of the first positions, in order."""

@@ -16,9 +16,9 @@ from pilothouse.engine.policy_stage import policy_steering
 from pilothouse.engine.ruling import Ruling, SteerOrder, Watched
 from pilothouse.engine.step import Emissions
 from pilothouse.engine.token_scores import TokenScorer
-from pilothouse.engine.watches import Folded, Watches
+from pilothouse.engine.watches import Folded, Supplied, Watches
 from pilothouse.policy.decide import outcome_result, strongest
-from pilothouse.policy.rulebook import CompiledRule, advance_streaks
+from pilothouse.policy.rulebook import CompiledRule, advance_streaks, running_streaks
 from pilothouse.policy.schema import Steer
 from pilothouse.record import FeatureCode, RuleOutcome, Verdict
 from pilothouse.sealed import SealedRequest
@@ -27,6 +27,8 @@ from pilothouse.types import BoolArray, IntArray, Mode, Phase
 ENDING = ("blocked", "error_blocked", "responded")
 BEFORE_OUTPUT = -1
 EVERYTHING = 1 << 60
+JUDGED_AT_ONCE = 1024
+"""Positions of a prompt, so that what one evaluation takes of memory is bounded."""
 
 
 class Governor:
@@ -53,6 +55,8 @@ class Governor:
         self._holding_CR = np.zeros((0, len(output)), bool)
         self._streaks_CR = np.zeros((0, len(output)), np.int64)
         self._cleared: list[int] = []
+        self._met: dict[int, tuple[BoolArray, BoolArray]] = {}
+        """row -> output rules that fired, or could not be told, in what a client wrote."""
         self._num_wanting = 0
         self._watched: dict[str, Watched] = {}
         self._row_of: dict[str, int] = {}
@@ -63,6 +67,11 @@ class Governor:
             rule.index
             for rule in self._rulebook.rules
             if any(scopes[key] == "prompt" for key in rule.signals)
+        }
+        self._answer_readers = {
+            rule.index
+            for rule in self._rulebook.rules
+            if any(scopes[key] != "prompt" for key in rule.signals)
         }
         self._targets = policy_steering(plan)
         self._logging = logging_rules(plan)
@@ -110,6 +119,7 @@ class Governor:
             self._num_wanting -= watched.wants_token_scores
             self._row_of.pop(request_id, None)
             del self._name_of[watched.row]
+            self._met.pop(watched.row, None)
             self.watches.close(watched.row)
         return watched
 
@@ -122,6 +132,16 @@ class Governor:
         return not self._logging_policies.isdisjoint(watched.enforced) or any(
             mode == "enforce" and index in self._prompt_readers
             for index, mode in watched.modes.items()
+        )
+
+    def reads_answer(self, watched: Watched) -> bool:
+        """Whether an enforced rule sees the answer, so that none of it may be skipped."""
+        return any(
+            mode == "enforce" and index in self._answer_readers
+            for index, mode in watched.modes.items()
+        ) or any(
+            rule.policy in watched.enforced and rule.index in self._answer_readers
+            for rule in self._rulebook.rules_of("final")
         )
 
     def scored(self, watched: Watched) -> int:
@@ -155,6 +175,12 @@ class Governor:
             ruling.changed.add(self._name_of[row])
         self._evaluate("prompt", folded.prompt_done, ruling)
         self._evaluate("prompt", folded.again, ruling, again=True)
+        for each in folded.supplied:
+            self._follow(each)
+        for row in folded.prompt_done.tolist() if self._met else ():
+            met = self._met.pop(row, None)
+            if met is not None:
+                self._conclude("output", row, *met, ruling, False)
         self._evaluate("output", folded.answered, ruling)
         self._cleared = self._clear()
         return ruling
@@ -220,6 +246,26 @@ class Governor:
             missing_BR &= self._again_R
         for b in np.flatnonzero((fired_BR | missing_BR).any(axis=1)):
             self._conclude(phase, int(rows_B[b]), fired_BR[b], missing_BR[b], ruling, again)
+
+    def _follow(self, supplied: Supplied) -> None:
+        """Output rules over what a client wrote of an answer, token by token; what they come to is
+        carried out when the prompt is whole, since before there is no output to end."""
+        row, rules = supplied.row, self._rules["output"]
+        if not rules:
+            return
+        fired_R, missing_R = self._met.setdefault(
+            row, (np.zeros(len(rules), bool), np.zeros(len(rules), bool))
+        )
+        active_R, answer = self._active["output"][row], int(self.watches.answer_C[row])
+        for first in range(0, len(supplied.values_SK), JUDGED_AT_ONCE):
+            values_SK = supplied.values_SK[first : first + JUDGED_AT_ONCE, : self._num_signals]
+            holds_SR, lacks_SR = self._rulebook.outcomes("output", values_SK)
+            begun_S = supplied.begin + first + np.arange(len(values_SK)) >= answer
+            streaks_SR = running_streaks(self._streaks_CR[row], holds_SR)
+            self._streaks_CR[row] = streaks_SR[-1]
+            fired_R |= (streaks_SR >= self._needed_R).any(axis=0) & active_R
+            missing_R |= (lacks_SR & begun_S[:, None]).any(axis=0) & active_R
+        missing_R &= ~fired_R
 
     def _conclude(
         self, phase: Phase, row: int, fired_R: BoolArray, missing_R: BoolArray, ruling: Ruling,

@@ -17,6 +17,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from pilothouse.engine.authorship import TurnReader
 from pilothouse.engine.cache_identity import EditedBlockHasher
 from pilothouse.engine.compat import outputs as wire
+from pilothouse.engine.compat.constraints import narrowed, params_narrow
 from pilothouse.engine.compat.control import offer_control
 from pilothouse.engine.governor import Governor
 from pilothouse.engine.orders import Orders
@@ -27,7 +28,7 @@ from pilothouse.engine.ruling import Ruling
 from pilothouse.engine.shaping import Shaping
 from pilothouse.engine.speculation import NOTHING, Verified, sampled_ids, settled, verify, waves
 from pilothouse.engine.step import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, Emissions, StepPlan
-from pilothouse.engine.watches import ANCHOR, is_anchored
+from pilothouse.engine.watches import ANCHOR, FORCED, RUN_END, is_anchored
 from pilothouse.errors import EngineError, RequestError
 from pilothouse.record import Record
 from pilothouse.sealed import SEALED_KEY, seal_key, unseal
@@ -62,6 +63,10 @@ class Guarded(Base):
         self._refused: list[str] = []
         self._looking: set[str] = set()
         """Requests whose own tokens decide where they are steered."""
+        self._vocab_size = self.vllm_config.model_config.get_vocab_size()
+        self._narrow: dict[str, list[bool]] = {}
+        """Of the positions that a step samples under a grammar: which the client chose."""
+        self._always_narrow: set[str] = set()
         self._headed: set[str] = set()
         """Requests whose output began a turn of a role not known yet."""
         self._pending: dict[int, list[Any]] = {}
@@ -107,6 +112,7 @@ class Guarded(Base):
         ruling = Ruling()
         if emissions is not None and self._governor.busy:
             self._find_drafted_openings(model_runner_output, verified)
+            self._find_forced(model_runner_output)
         if emissions is not None:
             emissions = settled(emissions, verified)
             for listen in self.listeners:
@@ -136,6 +142,13 @@ class Guarded(Base):
                 record.aborted = True
                 self._queue(request.client_index, wire.orphan(record, request.request_id))
         return finished
+
+    def get_grammar_bitmask(self, scheduler_output: Any) -> Any:
+        """vLLM's masks of a step; where they leave next to no choice is kept in mind."""
+        grammar = super().get_grammar_bitmask(scheduler_output)
+        if grammar is not None and self._governor.busy:
+            self._narrow = narrowed(grammar, scheduler_output, self._vocab_size)
+        return grammar
 
     def has_requests(self) -> bool:
         """Also while outputs of ours wait for a step to ride on."""
@@ -175,7 +188,10 @@ class Guarded(Base):
         authorship = self._turns.read(request.prompt_token_ids, request.num_prompt_tokens)
         watched = self._governor.open(request.request_id, passenger.sealed, authorship)
         passenger.watched, passenger.authorship = watched, authorship
-        if self._governor.reads_whole_prompt(watched):
+        if params_narrow(request.sampling_params, self._vocab_size):
+            self._always_narrow.add(request.request_id)
+        in_answer = authorship.num_supplied > 0 and self._governor.reads_answer(watched)
+        if in_answer or self._governor.reads_whole_prompt(watched):
             request.skip_reading_prefix_cache = True
         if self._governor.holds_output(watched):
             # One token more than the client asked for, so that its last one is fed and scored.
@@ -226,6 +242,28 @@ class Guarded(Base):
                 if token_id in telling or output.request_id in headed:
                     self._look_back(output.request_id, i - count, ())
 
+    def _find_forced(self, runner_output: Any) -> None:
+        """Mark what is sampled in this step where the client chose it, and where that ends.
+
+        A run ends with the position before one that the model chooses, which is fed in this step.
+        Where every position is narrow each counts as an end.
+        """
+        narrow, self._narrow = self._narrow, {}
+        for request_id in {*narrow, *self._always_narrow}:
+            passenger, request = self._passengers.get(request_id), self.requests.get(request_id)
+            if passenger is None or passenger.authorship is None or request is None:
+                continue
+            always = request_id in self._always_narrow
+            is_forced = narrow.get(request_id, ())
+            for i, _ in enumerate(sampled_ids(runner_output, request_id)):
+                position = request.num_tokens + i
+                if always or is_forced[i]:
+                    passenger.authorship.add_forced(position)
+                    marks = FORCED | RUN_END if always else FORCED
+                    self._governor.mark(request_id, position, marks)
+                elif passenger.authorship.ends_forced(position):
+                    self._governor.mark(request_id, position - 1, RUN_END)
+
     def _find_drafted_openings(
         self, runner_output: Any, verified: Mapping[str, Verified]
     ) -> None:
@@ -269,6 +307,7 @@ class Guarded(Base):
         request = self._passengers.pop(request_id).request
         self._looking.discard(request_id)
         self._headed.discard(request_id)
+        self._always_narrow.discard(request_id)
         record = passenger.closing(self._governor, wire.num_fed_tokens(request))
         self._orders.release(passenger)
         self._revisions.leave(passenger.sealed.revision)

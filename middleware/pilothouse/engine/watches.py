@@ -68,13 +68,24 @@ class Runs:
 
 
 @dataclass(frozen=True, slots=True)
+class Supplied:
+    """Positions of an answer that the client wrote, with what rules see after each of them."""
+
+    row: int
+    begin: int
+    values_SK: Floats
+
+
+@dataclass(frozen=True, slots=True)
 class Folded:
     """What a step brought: rows whose prompt is now whole, rows with a new answer position, rows
-    whose values over the prompt are to be judged again."""
+    whose values over the prompt are to be judged again, and what is judged position by position.
+    """
 
     prompt_done: IntArray
     answered: IntArray
     again: IntArray
+    supplied: tuple[Supplied, ...]
     logits_TQ: Floats
     spans: dict[int, tuple[int, int, int]]
     """row -> (first token in the step, first position, count) of what was newly folded."""
@@ -172,6 +183,7 @@ class Watches:
             spans[int(rows_B[b])] = (int(firsts_B[b]), int(starts_B[b]), 1)
         runs_B = known_B & ~single_B
         runs = self._fresh(rows_B[runs_B], starts_B[runs_B], counts_B[runs_B], firsts_B[runs_B])
+        supplied = self._supplied(runs, logits_TQ)
         self._fold_runs(runs, logits_TQ)
         again = singles_B[:0]
         if self._num_marks:
@@ -188,8 +200,14 @@ class Watches:
         last_prompt_R = self.prompt_C[runs.rows_R] - 1
         reaches_R = runs.stops_R > last_prompt_R
         done_R = reaches_R & (runs.begins_R <= last_prompt_R)
-        answered = np.concatenate([rows_B[single_B], runs.rows_R[reaches_R]])
-        return Folded(runs.rows_R[done_R], answered, again, logits_TQ, spans)
+        for each in supplied:
+            each.values_SK[:, self._prompt_P] = self.values_CK[each.row, self._prompt_P]
+        # What the client wrote of an answer is judged by itself, its last position included.
+        judged_R = (runs.stops_R == last_prompt_R + 1) & (
+            self.answer_C[runs.rows_R] <= last_prompt_R
+        )
+        answered = np.concatenate([singles_B, runs.rows_R[reaches_R & ~judged_R]])
+        return Folded(runs.rows_R[done_R], answered, again, supplied, logits_TQ, spans)
 
     def _logits(self, scores_TE: FloatArray) -> Floats:
         """Sums of each probe's columns only: an overflow in one probe stays its own."""
@@ -248,6 +266,28 @@ class Watches:
                 self.values_CK[rows_R, k] = self._added(k, rows_R, counts_R, logits_S)
         self.cursor_C[runs.rows_R] = runs.stops_R
         self.scored_C[runs.rows_R] += runs.stops_R - runs.begins_R
+
+    def _supplied(self, runs: Runs, logits_TQ: Floats) -> tuple[Supplied, ...]:
+        """Before the runs are folded: values over the answer as they grow in what a client wrote.
+
+        The answer's first position is judged with the one before it, as it is where nothing is
+        supplied.
+        """
+        answer_R, prompt_R = self.answer_C[runs.rows_R], self.prompt_C[runs.rows_R]
+        begins_R = np.maximum(runs.begins_R, answer_R - 1)
+        stops_R = np.minimum(runs.stops_R, prompt_R)
+        found = []
+        for r in np.flatnonzero((answer_R < prompt_R) & (begins_R < stops_R)).tolist():
+            row, begin, stop = int(runs.rows_R[r]), int(begins_R[r]), int(stops_R[r])
+            token = int(runs.tokens_R[r] - runs.begins_R[r])
+            values_SK = np.full((stop - begin, len(self.signals)), np.nan)
+            for k in self._late_L.tolist():
+                low = max(begin, int(answer_R[r]) - (self.signals[k].scope == "answer"))
+                logits_S = logits_TQ[token + low : token + stop, self._probe_of_K[k]]
+                running_S = self._aggregators[k].running(self._states[k][row], logits_S)
+                values_SK[low - begin :, k] = self._calibrated(running_S, k)
+            found.append(Supplied(row, begin, values_SK))
+        return tuple(found)
 
     def _added(self, k: int, rows_R: IntArray, counts_R: IntArray, logits_S: Floats) -> Floats:
         """Values of a signal after runs of several positions, which are added to its states."""
