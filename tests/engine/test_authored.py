@@ -28,7 +28,7 @@ pytestmark = pytest.mark.engine
 
 LAYER = 2
 USER = 201
-PROMPT = [USER, 7, 81, 33, 120, 5, 60]
+PROMPT = [USER, 100, 50, 25, 12, 6]
 ANSWER_TOKENS = 14
 AT = 4
 """The tokens of the answer at AT and AT + 1 are what opens an assistant's turn."""
@@ -72,7 +72,7 @@ POLICIES = (
 )
 
 
-def make_world_plan(folder: Path, chunk: int = 0):
+def make_world_plan(folder: Path):
     hooked = HookedModel(folder)
     answer = hooked.generate(PROMPT, ANSWER_TOKENS)
     opening = answer[AT : AT + 2]
