@@ -4,6 +4,9 @@ BIN := .venv/bin
 PYTHON_ANY := $(or $(PYTHON),$(shell command -v python3 || command -v python))
 BOOTSTRAP := $(PYTHON_ANY) scripts/bootstrap.py
 
+# Without byte code every process compiles vLLM's source anew, which is two thirds of its import.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help python install install-dev install-sae demo test test-full test-oracles lint bench mutants clean
 
@@ -26,10 +29,10 @@ demo: install  ## serve the demo model on 127.0.0.1:8000 (ARGS="--port 8001", AR
 	@$(BIN)/pilothouse demo $(ARGS)
 
 test: install-dev  ## the quick suite (ARGS="-k house")
-	@$(BIN)/python -m pytest -m "not full" $(ARGS)
+	@scripts/run_tests.sh -m "not full" $(ARGS)
 
 test-full: install-dev  ## every test
-	@$(BIN)/python -m pytest $(ARGS)
+	@scripts/run_tests.sh -m "full or not full" $(ARGS)
 
 test-oracles: install-sae  ## compare with sae-lens, repeng, steering-vectors and peft themselves
 	@PILOTHOUSE_REQUIRE_TOOLS=1 $(BIN)/python -m pytest tests/model/sae/test_against_saelens.py tests/oracles $(ARGS)

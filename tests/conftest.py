@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+
+# Models are tiny, and processes run side by side: one thread each. Native code reads it once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
@@ -38,3 +42,27 @@ def demo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProc
     """`pilothouse demo` as a user starts it, on a free port."""
     with demo_process(tmp_path_factory.mktemp("demo") / "server.txt") as server:
         yield server
+
+
+SHARED_SERVERS = ("small_server", "demo_server")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes run tests: what shares a server or a file goes to one of them.
+
+    Long groups come first, so that no process is left with one at the end.
+    """
+    if not (config.getoption("dist", "no") == "loadgroup" or hasattr(config, "workerinput")):
+        return
+    for item in items:
+        shared = [name for name in SHARED_SERVERS if name in getattr(item, "fixturenames", ())]
+        item.add_marker(pytest.mark.xdist_group(shared[0] if shared else item.path.as_posix()))
+    items.sort(key=_weight)
+
+
+def _weight(item: pytest.Item) -> int:
+    """0 for what needs a server of the run, 1 for a server or an engine of a file, 2 for all else."""
+    if any(name in getattr(item, "fixturenames", ()) for name in SHARED_SERVERS):
+        return 0
+    return 1 if any(item.get_closest_marker(name) for name in ("server", "engine")) else 2

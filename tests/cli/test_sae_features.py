@@ -71,7 +71,7 @@ def place(folder: Path, *words: str) -> tuple[str, ...]:
 def test_features_are_those_of_the_served_activations(folder: Path, made: Book) -> None:
     asked = place(folder, "--json", "--top", "6", "--answer-tokens", "4", "--dtype", "float32")
     verb = "from pilothouse.cli.main import main; main()"
-    result = subprocess.run(
+    result = run(
         [sys.executable, "-c", verb, "sae", "features", *asked],
         capture_output=True, text=True, timeout=240,
     )  # fmt: skip

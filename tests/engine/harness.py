@@ -28,12 +28,14 @@ from pilothouse.policy.schema import Policy
 from pilothouse.record import Record
 from pilothouse.sealed import SEALED_KEY, AppliedPolicy, SealedRequest, seal, seal_key
 from pilothouse.term import SteerTerm
+from tests.support.forking.client import fork_inspections
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_PLUGINS": "",
 }
+fork_inspections()
 KV_BYTES = 32 << 20
 BLOCK = 32
 """The CPU attention kernels take multiples of 32."""

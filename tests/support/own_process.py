@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pilothouse
+from tests.support.forking.client import run
 
 CHECKOUT = Path(__file__).parents[2]
 PACKAGES = Path(pilothouse.__file__).parents[1]
-"""Where the package under test lies: in a mutant's run, another place than the checkout's."""
+"""Where the package under test lies: in a mutant's run, another place than the checkout's, and on
+PYTHONPATH already."""
 TRITON_STAND_IN = CHECKOUT / "tests" / "support" / "triton_cpu"
 
 
@@ -31,15 +32,13 @@ def said_by(program: str, cache: Path, *arguments: str) -> str:
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_PLUGINS": "",
     }
-    path = [str(PACKAGES), str(CHECKOUT)]
     if "--v2" in arguments:
         changes |= {"PILOTHOUSE_TRITON_INTERPRET": "1", "VLLM_USE_V2_MODEL_RUNNER": "1"}
-        path.insert(0, str(TRITON_STAND_IN))
-    inherited = os.environ.get("PYTHONPATH")
-    changes["PYTHONPATH"] = os.pathsep.join([*path, inherited] if inherited else path)
-    ran = subprocess.run(
+        path = [str(TRITON_STAND_IN), str(PACKAGES), os.environ.get("PYTHONPATH", "")]
+        changes["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+    ran = run(
         [sys.executable, "-m", program, *arguments],
-        cwd=CHECKOUT, env=os.environ | changes, capture_output=True, text=True, check=False,
+        cwd=CHECKOUT, env=os.environ | changes, capture_output=True, text=True,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr[-4000:]
-    return ran.stdout
+    return str(ran.stdout)

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import httpx
 
+from tests.support.forking.client import ForkedProgram
+
 START_SECONDS = 420
 STOP_SECONDS = 60
 COMMAND = (sys.executable, "-c", "from pilothouse.cli import main; main()")
@@ -69,31 +71,42 @@ def free_port() -> int:
 
 @contextmanager
 def serve_process(
-    config: Path, served_name: str, log: Path, *flags: str, **environment: str
+    config: Path,
+    served_name: str,
+    log: Path,
+    *flags: str,
+    fresh: bool = False,
+    **environment: str,
 ) -> Iterator[ServerProcess]:
     """`pilothouse serve` on the model beside a configuration."""
     port = free_port()
     words = ["serve", str(config.parent / "model"), f"--pilothouse-config={config}"]
     words += ["--served-model-name", served_name, "--port", str(port), *TINY_FLAGS, *flags]
-    with started(words, port, log, environment) as server:
+    with started(words, port, log, environment, fresh=fresh) as server:
         yield server
 
 
 @contextmanager
 def demo_process(log: Path) -> Iterator[ServerProcess]:
-    """`pilothouse demo`."""
+    """`pilothouse demo`, from nothing, as a user starts it."""
     port = free_port()
-    with started(["demo", "--port", str(port)], port, log, {}) as server:
+    with started(["demo", "--port", str(port)], port, log, {}, fresh=True) as server:
         yield server
 
 
 @contextmanager
 def started(
-    words: Sequence[str], port: int, log: Path, environment: dict[str, str]
+    words: Sequence[str], port: int, log: Path, environment: dict[str, str], *, fresh: bool = False
 ) -> Iterator[ServerProcess]:
-    """A process of ours from readiness to its end by Ctrl-C; fails with its log otherwise."""
+    """A process of ours from readiness to its end by Ctrl-C; fails with its log otherwise.
+
+    Args:
+        fresh: start interpreters for it and for what it spawns, whose command lines are then what
+            an operator sees, and do not fork it from a parent that has imported vLLM.
+    """
+    start: type[subprocess.Popen[bytes]] = subprocess.Popen if fresh else ForkedProgram
     with log.open("wb") as sink:
-        process = subprocess.Popen(
+        process = start(
             [*COMMAND, *words],
             stdout=sink,
             stderr=subprocess.STDOUT,
