@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+from tests.support.forking.client import run_folder
 from tests.support.server_process import ServerProcess, demo_process, serve_process
 from tests.support.tiny_house import KNOWN_ORIGIN, SERVED_NAME, make_tiny_house
 
@@ -44,6 +45,11 @@ def demo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProc
         yield server
 
 
+def pytest_configure() -> None:
+    """Name the run's folder before processes that share it start."""
+    run_folder()
+
+
 SHARED_SERVERS = ("small_server", "demo_server")
 
 
@@ -62,7 +68,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _weight(item: pytest.Item) -> int:
-    """0 for what needs a server of the run, 1 for a server or an engine of a file, 2 for all else."""
+    """0 for what needs a server of the run, 1 for another server or an engine, 2 for the rest."""
     if any(name in getattr(item, "fixturenames", ()) for name in SHARED_SERVERS):
         return 0
     return 1 if any(item.get_closest_marker(name) for name in ("server", "engine")) else 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from pilothouse.cli import sae as sae_verb
 from pilothouse.library import library_path
 from tests.model.sae import files
 from tests.reference.sae import Book
+from tests.support.forking.client import run
 
 RUN = CliRunner()
 MODEL = library_path("examples/demo") / "model"

@@ -7,9 +7,11 @@ PILOTHOUSE_TESTS_FORK is 0.
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -156,7 +158,7 @@ def fork(
 
 def python_command(*arguments: str) -> list[str]:
     """A command that runs Python with these arguments, forked where that can be."""
-    return [sys.executable, "-I", "-S", __file__, _run_folder(), *arguments]
+    return [sys.executable, "-I", "-S", __file__, run_folder(), *arguments]
 
 
 def fork_inspections() -> None:
@@ -169,26 +171,31 @@ def fork_inspections() -> None:
 _MEMBERSHIPS: dict[int, socket.socket] = {}
 
 
-def _run_folder() -> str:
+def run_folder() -> str:
     """The folder of this run; made, and named to all that this process starts, when first asked."""
     folder = os.environ.get(RUN_VARIABLE)
     if folder is None:
         folder = tempfile.mkdtemp(prefix="pilothouse-forking-")
         os.environ[RUN_VARIABLE] = folder
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
 def _parent(number: int, environment: Mapping[str, str]) -> socket.socket:
     """A new link to a parent, which is started under this environment if there is none yet."""
-    address = Path(_run_folder()) / str(number)
+    address = Path(run_folder()) / str(number)
     with (address.parent / f"{number}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         link = _connected(address)
         if link is None:
             link = _started(address, environment)
-    if number not in _MEMBERSHIPS:
-        _MEMBERSHIPS[number] = _connected(address) or link
-        send_request(_MEMBERSHIPS[number], {"member": True}, [])
+            _MEMBERSHIPS.pop(number, None)
+        if number not in _MEMBERSHIPS:
+            member = _connected(address)
+            if member is None:
+                raise RuntimeError(f"the parent of tests' programs has died; see {_log(number)}")
+            send_request(member, {"member": True}, [])
+            _MEMBERSHIPS[number] = member
     return link
 
 
@@ -210,7 +217,8 @@ def _started(address: Path, environment: Mapping[str, str]) -> socket.socket:
     with log.open("wb") as sink:
         process = subprocess.Popen(
             [sys.executable, "-c", code], cwd=CHECKOUT,
-            env=own | {RUN_VARIABLE: str(address.parent)}, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT,
+            env=own | {RUN_VARIABLE: str(address.parent)}, stdin=subprocess.DEVNULL,
+            stdout=sink, stderr=subprocess.STDOUT,
         )  # fmt: skip
     deadline = time.monotonic() + IMPORT_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
@@ -226,7 +234,7 @@ def _started(address: Path, environment: Mapping[str, str]) -> socket.socket:
 
 
 def _log(number: int) -> Path:
-    return Path(_run_folder()) / f"{number}.txt"
+    return Path(run_folder()) / f"{number}.txt"
 
 
 def main() -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import builtins
+import contextlib
 import os
 import runpy
 import signal
 import sys
+import threading
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from tests.support.forking import spawning
 from tests.support.forking.environment import Imported, follow, follow_what_is_set
@@ -91,6 +94,41 @@ def become(arguments: Sequence[str]) -> None:
         with open(first, "rb") as file:
             code_object = compile(file.read(), first, "exec")
         exec(code_object, main.__dict__)
+
+
+def run_to_the_end(arguments: Sequence[str]) -> NoReturn:
+    """Run the program and end the process as the interpreter does, but for tearing modules down.
+
+    That would copy the parent's every page, and objects that the parent has set aside for good
+    would be reported as leaked.
+    """
+    code, interrupted = 0, False
+    try:
+        become(arguments)
+    except SystemExit as ended:
+        code = _exit_code(ended)
+    except BaseException as error:
+        code, interrupted = 1, isinstance(error, KeyboardInterrupt)
+        sys.excepthook(type(error), error, error.__traceback__)
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        # A reader that has gone away is no more than a lost line.
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    if interrupted:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    os._exit(code)
+
+
+def _exit_code(ended: SystemExit) -> int:
+    if ended.code is None:
+        return 0
+    if isinstance(ended.code, int):
+        return ended.code & 0xFF
+    print(ended.code, file=sys.stderr)  # noqa: T201
+    return 1
 
 
 def can_become(arguments: Sequence[str]) -> bool:

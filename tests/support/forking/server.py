@@ -13,14 +13,13 @@ import selectors
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.support.forking.client import fork_inspections
 from tests.support.forking.environment import Imported, recorded_reads
-from tests.support.forking.program import Request, become, enter
+from tests.support.forking.program import Request, enter, run_to_the_end
 from tests.support.forking.wire import REFUSED, receive_request, send_number
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -46,8 +45,8 @@ class Server:
     running: dict[int, socket.socket] = field(default_factory=dict)
     tethered: set[int] = field(default_factory=set)
 
-    def serve(self) -> Callable[[], None]:
-        """Fork until nobody is left; returns in each child, with what that is to run."""
+    def serve(self) -> Request:
+        """Fork until nobody is left; returns in each child, with what it is to run."""
         woken, wake = os.pipe()
         for end in (woken, wake):
             os.set_blocking(end, False)
@@ -68,14 +67,14 @@ class Server:
                     self.selector.register(link, selectors.EVENT_READ)
                 else:
                     assert isinstance(key.fileobj, socket.socket)
-                    program = self._hear(key.fileobj, before, [woken, wake])
-                    if program is not None:
-                        return program
+                    request = self._hear(key.fileobj, before, [woken, wake])
+                    if request is not None:
+                        return request
 
     def _hear(
         self, link: socket.socket, handlers: dict[Any, Any], own: list[int]
-    ) -> Callable[[], None] | None:
-        """Read what came from a link; what to run, in a child that it had forked."""
+    ) -> Request | None:
+        """Read what came from a link; its request, in a child that was forked for it."""
         try:
             heard = receive_request(link)
         except OSError:
@@ -101,7 +100,7 @@ class Server:
             for fd in own:
                 os.close(fd)
             enter(request, self.imported, stdio, handlers)
-            return lambda: become(request.arguments)
+            return request
         for fd in stdio:
             os.close(fd)
         self.running[pid] = link
@@ -159,5 +158,5 @@ def main(address: str) -> None:
         listener.listen()
         sys.stdout.flush()
         sys.stderr.flush()
-        program = Server(listener, imported).serve()
-    program()
+        request = Server(listener, imported).serve()
+    run_to_the_end(request.arguments)
