@@ -202,6 +202,7 @@ def test_a_request_waits_for_a_slot_and_is_served_when_one_frees(narrow: Engine)
     assert narrow.closing("second").error is None
 
 
+@pytest.mark.alone
 @pytest.mark.engine
 def test_a_request_that_waits_too_long_is_refused_for_capacity(narrow: Engine) -> None:
     narrow.add("long", PROMPT, steered(narrow, "a", "long", max_tokens=200))

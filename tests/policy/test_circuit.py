@@ -123,6 +123,7 @@ def test_values_of_another_width_are_refused() -> None:
         circuit(np.zeros((2, 4)))
 
 
+@pytest.mark.alone
 def test_a_step_of_256_requests_and_250_rules_takes_under_a_millisecond() -> None:
     text = "a >= 0.5 and not (b >= 0.3 or 0.2 < c <= 0.7)"
     circuit = Circuit([parse_condition(text).root] * 250, [COLUMNS] * 250, 3)

@@ -169,6 +169,7 @@ def test_reading_the_value_changes_nothing(aggregate: Aggregate) -> None:
     assert np.array_equal(states, before)
 
 
+@pytest.mark.alone
 @each_aggregate
 def test_a_step_of_256_requests_is_a_few_array_operations(aggregate: Aggregate) -> None:
     aggregator = make_aggregator(aggregate)

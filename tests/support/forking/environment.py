@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import CodeType, FrameType
@@ -20,9 +20,15 @@ NATIVE = (
 )  # fmt: skip
 """Of variables that native code reads when it is loaded, or that are searched for by prefix."""
 
-NO_MATTER = frozenset({"COLUMNS", "LINES", "OLDPWD", "PWD", "SHLVL", "TERM", "VLLM_PLUGINS", "_"})
-"""Read by an import, which comes out the same. vLLM looks VLLM_PLUGINS up again whenever it loads
-plugins; at import it asks for those of a platform, and the locked set has none."""
+NO_MATTER = frozenset(
+    {
+        "COLUMNS", "LINES", "OLDPWD", "PWD", "SHLVL", "TERM", "VLLM_LOGGING_LEVEL", "VLLM_PLUGINS",
+        "_",
+    }
+)  # fmt: skip
+"""Read by an import, which comes out the same. vLLM looks its two up again, the level when it
+configures its logger and the list whenever it loads plugins: at import it asks for those of a
+platform, of which the locked set has none."""
 
 TESTS_OWN = ("PYTEST_", "PILOTHOUSE_TESTS_")
 """Begin the variables that are about the tests which are running."""
@@ -32,26 +38,6 @@ SET_FOR_WORKERS = frozenset(
 )
 """What vLLM sets for a worker on a CPU: which allocator it has and which core its threads keep to.
 A forked worker does without; its arithmetic is the same."""
-
-
-def _follow_logging_level() -> None:
-    from vllm import logger
-
-    logger._configure_vllm_root_logger()
-
-
-def _follow_verbosity() -> None:
-    from transformers.utils import logging
-
-    logging.set_verbosity(logging._get_default_logging_level())
-
-
-FOLLOWED: Mapping[str, Callable[[], None]] = {
-    "VLLM_LOGGING_LEVEL": _follow_logging_level,
-    "TRANSFORMERS_VERBOSITY": _follow_verbosity,
-}
-"""Read by an import too, and applied anew where a program has, or sets, another value: verbs set
-these before they import vLLM, which in a forked program has happened."""
 
 
 @contextmanager
@@ -127,7 +113,6 @@ class Imported:
         names = (
             {name for name in self.read | native if not name.startswith(TESTS_OWN)}
             - NO_MATTER
-            - FOLLOWED.keys()
             - ignored
         )
         return sorted(
@@ -135,23 +120,3 @@ class Imported:
             for name in names
             if wanted.get(name) not in (self.before.get(name), self.after.get(name))
         )
-
-
-def follow(names: set[str]) -> None:
-    """Apply what is `FOLLOWED` and among the names."""
-    for name in names & FOLLOWED.keys():
-        FOLLOWED[name]()
-
-
-def follow_what_is_set() -> None:
-    """From here on, apply what is `FOLLOWED` as soon as it is set."""
-    kind = type(os.environ)
-    set_item = kind.__setitem__
-
-    def __setitem__(self: os._Environ[str], name: str, value: str) -> None:
-        changed = self.get(name) != value
-        set_item(self, name, value)
-        if changed:
-            follow({name})
-
-    kind.__setitem__ = __setitem__  # type: ignore[method-assign]

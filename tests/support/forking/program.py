@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from tests.support.forking import spawning
-from tests.support.forking.environment import Imported, follow, follow_what_is_set
+from tests.support.forking.environment import Imported
 
 Handlers = Mapping[signal.Signals, Any]
 
@@ -51,17 +51,13 @@ def enter(request: Request, imported: Imported, stdio: Sequence[int], handlers: 
     adopt(request.environment | imported.changed())
     draw_anew()
     spawning.serve_spawns(imported)
-    follow_what_is_set()
 
 
 def adopt(environment: Mapping[str, str]) -> None:
-    """Make that the whole environment, and apply what follows it."""
-    other = {name for name in environment if environment[name] != os.environ.get(name)}
-    gone = os.environ.keys() - environment.keys()
-    for name in gone:
+    """Make that the whole environment."""
+    for name in os.environ.keys() - environment.keys():
         del os.environ[name]
     os.environ.update(environment)
-    follow(other | gone)
 
 
 def draw_anew() -> None:
