@@ -204,8 +204,8 @@ def test_ctrl_c_reaches_what_it_spawned_and_leaves_nothing(
     spawns: Path, started: list[ForkedProgram]
 ) -> None:
     program = ForkedProgram(
-        [sys.executable, spawns, "stay"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True,
+        [sys.executable, spawns, "stay"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, start_new_session=True,
     )  # fmt: skip
     started.append(program)
     pid, session, *_ = program.stdout.readline().split()
