@@ -18,7 +18,6 @@ import pilothouse
 from tests.support.forking.client import AT_FIRST, ForkedProgram, _parent, python_command, run
 from tests.support.forking.environment import Imported, recorded_reads
 from tests.support.forking.wire import REFUSED, receive_number, send_request
-from tests.support.server_process import ServerProcess
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
 
@@ -222,15 +221,6 @@ def test_ctrl_c_reaches_what_it_spawned_and_leaves_nothing(
     assert not [
         each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE
     ]
-
-
-@pytest.mark.server
-def test_a_servers_engine_core_and_worker_are_forked(small_server: ServerProcess) -> None:
-    family = psutil.Process(small_server.pid).children(recursive=True)
-    vllms = [each for each in family if each.name().startswith("VLLM::")]
-    assert len(vllms) == 2
-    # What it spawns as an interpreter of its own is its child; what is forked, that of a copy.
-    assert small_server.pid not in [each.ppid() for each in vllms]
 
 
 def test_a_program_that_is_waited_for_in_vain_can_be_ended(started: list[ForkedProgram]) -> None:

@@ -34,22 +34,10 @@ TESTS_OWN = ("PYTEST_", "PILOTHOUSE_TESTS_")
 """Begin the variables that are about the tests which are running."""
 
 SET_FOR_WORKERS = frozenset(
-    {
-        "GOMP_CPU_AFFINITY", "LD_PRELOAD", "OMP_NUM_THREADS", "OMP_PLACES", "OMP_PROC_BIND",
-        "TORCHINDUCTOR_CPP_DYNAMIC_THREADS",
-    }
-)  # fmt: skip
-"""What vLLM sets for a worker on a CPU: which allocator it has and which core its threads keep to,
-which a forked worker does without and computes the same; and a setting of Inductor, which
-`apply_workers` hands on."""
-
-
-def apply_workers() -> None:
-    """Tell Inductor what it would have read, had it been imported in this environment."""
-    inductor = sys.modules.get("torch._inductor.config")
-    if inductor is not None:
-        dynamic = os.environ.get("TORCHINDUCTOR_CPP_DYNAMIC_THREADS", "0") == "1"
-        inductor.cpp.dynamic_threads = dynamic
+    {"GOMP_CPU_AFFINITY", "LD_PRELOAD", "OMP_NUM_THREADS", "OMP_PLACES", "OMP_PROC_BIND"}
+)
+"""What vLLM sets for a worker on a CPU: which allocator it has and which core its threads keep to.
+A forked worker does without; its arithmetic is the same."""
 
 
 @contextmanager

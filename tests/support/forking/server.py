@@ -24,7 +24,7 @@ from tests.support.forking.wire import REFUSED, receive_request, send_number
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 PRELOADED = (
-    "torch", "transformers", "transformers.models.auto.tokenization_auto", "scipy.stats",
+    "torch", "transformers", "transformers.models.auto.tokenization_auto", "numba", "scipy.stats",
     "vllm.entrypoints.cli.serve", "vllm.entrypoints.llm", "vllm.v1.engine.core",
     "vllm.v1.engine.async_llm", "vllm.v1.worker.cpu_worker", "vllm.v1.executor.uniproc_executor",
     "vllm.v1.executor.multiproc_executor", "vllm.model_executor.models.qwen3",

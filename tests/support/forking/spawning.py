@@ -18,7 +18,7 @@ from multiprocessing import connection, forkserver, resource_tracker, spawn
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from tests.support.forking.environment import SET_FOR_WORKERS, Imported, apply_workers
+from tests.support.forking.environment import SET_FOR_WORKERS, Imported
 
 ENVIRONMENT = "tests_environment"
 
@@ -44,7 +44,6 @@ def serve_spawns(imported: Imported) -> None:
 
         adopt(data.pop(ENVIRONMENT))
         draw_anew()
-        apply_workers()
         prepared(data)
 
     def ensure_running() -> None:
