@@ -1,9 +1,9 @@
 """Processes that a forked program spawns are forked too, from a copy of it made before it ran.
 
-vLLM spawns its engine core and its workers, each of which would import everything once more. A
-program made by `enter` therefore starts with a child that only waits: Python's own fork server,
-on modules that are imported already. `multiprocessing` asks it wherever it would spawn, and hands
-the environment of that moment over, as an interpreter started anew would inherit it.
+A program made by `enter` starts with a child that only waits: Python's own fork server, on modules
+that are imported already. `multiprocessing` asks it where it would spawn, and hands the environment
+of that moment over, as an interpreter started anew would inherit it. vLLM's engine core and workers
+are not among them: vLLM sets a variable that Inductor's import looks up before it spawns them.
 """
 
 from __future__ import annotations
