@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from argparse import Namespace
 from collections.abc import Sequence
@@ -22,6 +23,10 @@ from pilothouse.engine.resolve import resolve_plan
 from pilothouse.errors import ConfigError
 from pilothouse.model.catalogue import load_catalogue
 from pilothouse.policy.loader import load_policies
+from pilothouse.server.listening import api_keys, check_auth, listening_of, why_closed
+from pilothouse.server.peer import refuse_forwarding
+
+logger = logging.getLogger(__name__)
 
 PLUGIN_GROUPS = (
     "vllm.general_plugins", "vllm.platform_plugins", "vllm.io_processor_plugins",
@@ -78,12 +83,21 @@ def serve(command: Any, args: Namespace, plan: Plan, file: Path | None = None) -
 
     Args:
         file: what API processes read again on a reload.
+
+    Raises:
+        ConfigError: a flag, a variable or `auth` cannot take effect; vLLM refuses a flag.
     """
     from vllm.logger import configure_logging_from_args
 
     os.environ.pop(CONFIG_VARIABLE, None)
     if file is not None:
         os.environ[CONFIG_VARIABLE] = str(file)
+    refuse_forwarding()
+    listening = listening_of(args)
+    check_auth(plan.body.auth, listening)
+    closed = why_closed(plan.body.auth, listening, keyed=bool(api_keys(args)))
+    if closed is not None:
+        logger.warning("reload, status and catalogue answer nobody: %s", closed)
     guarded_args(args, plan)
     args.additional_config = Unprinted(args.additional_config)
     configure_logging_from_args(args)

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from starlette.datastructures import State
 
 from pilothouse.engine.launch import CONFIG_VARIABLE, GUARDED_VARIABLE
-from pilothouse.engine.pickup import follow, install, subscribe
+from pilothouse.engine.pickup import follow, install, subscribe, watch_programs
 from pilothouse.engine.plan import Plan
 from pilothouse.errors import ConfigError
 from pilothouse.record import Record
@@ -25,6 +25,8 @@ from pilothouse.server.edition import Edition, Editions
 from pilothouse.server.follower import Follower
 from pilothouse.server.identity import Doorkeeper
 from pilothouse.server.ledger import Ledger
+from pilothouse.server.listening import api_keys, listening_of
+from pilothouse.server.peer import check_forwarding_is_off
 from pilothouse.server.reload import Reloader
 from pilothouse.server.routes import RouteTable, inventory, refuse_unknown
 from pilothouse.server.settlement import Settler
@@ -56,9 +58,11 @@ class EndpointPlugin:
         The inventory is taken here and not in `attach_router`: routes are still added after that.
 
         Raises:
-            ConfigError: as `make_gate_state`; it stops the start.
+            ConfigError: as `make_gate_state`, or uvicorn would rewrite the peer; it stops the
+                start.
         """
         if self._app is not None:
+            check_forwarding_is_off()
             made = make_gate_state(engine_client, args, self._app)
             follow(made.follower.follow)
             await made.follower.start()
@@ -78,11 +82,11 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateSt
     plan = Plan.from_additional_config(engine_client.vllm_config.additional_config)
     served = tuple(args.served_model_name or [args.model])
     adapters = adapter_names(args)
-    keys = _api_keys(args)
+    keys, listening = api_keys(args), listening_of(args)
 
     def edition(plan: Plan) -> Edition:
         refuse_shadowed_profiles(plan, served, adapters)
-        doorkeeper = Doorkeeper(plan.body.auth, keys, demo=plan.body.demo)
+        doorkeeper = Doorkeeper(plan.body.auth, keys, demo=plan.body.demo, listening=listening)
         return Edition(plan, doorkeeper, Admission(plan, served, seal_key()))
 
     editions = Editions(edition(plan))
@@ -97,6 +101,7 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateSt
     install()
     subscribe(_guarded(metrics.record))
     subscribe(_guarded(ledger.receive))
+    watch_programs(metrics.programs)
     return GateState(
         editions=editions,
         served_names=served,
@@ -149,11 +154,6 @@ def _label_sources(plan: Plan, served: tuple[str, ...]) -> LabelSources:
         vectors=(*plan.body.vectors, *plan.body.saes),
         tenants=[name for policy in plan.policies for name in policy.spec.match.tenants],
     )
-
-
-def _api_keys(args: Namespace) -> list[str]:
-    keys = args.api_key or [os.environ.get("VLLM_API_KEY")]
-    return [key for key in keys if key]
 
 
 def _guarded(receive: Callable[[Record], None]) -> Callable[[Record], None]:
