@@ -2,8 +2,7 @@
 
 Rows and C are chosen on the `train` split; calibration and test come from the `test` split, whose
 names and deeds no probe has met, cut in two by group. Hallucination labels compare the model's own
-answers with the truth; the group of a name never enters. `misuse-answer` reads answers that were
-put into the assistant's turn, as far as the word that must not be said.
+answers with the truth; the group of a name never enters.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -22,17 +20,15 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
 from pilothouse.model.manifest import ReadoutAggregate
-from pilothouse.probe.build import FittedProbe, fit_probe, write_probe
-from pilothouse.probe.dataset import Dataset, Example, dataset_of
+from pilothouse.probe.build import fit_probe, write_probe
+from pilothouse.probe.dataset import Dataset, dataset_of
 from pilothouse.probe.recipe import ReadoutRecipe, Recipe
 from record import FACT_KINDS, KINDS, labels
 from runs import MODEL_ID, Run, Runner, model_facts, refuse_changed
 from sample import sample
-from spoken import Spoken, spoken
 
 OUT = Path(__file__).resolve().parents[2] / "probes" / "demo" / "probes"
 FIT_SEED, CHECK_SEED = 101, 202
-ANSWERS = "misuse-answer"
 CREATED_BY = "examples/demo/fit_probes.py"
 Labeller = Callable[[Run], bool | None]
 
@@ -110,59 +106,9 @@ def labelled(runs: Iterable[Run], label: Labeller, layers: tuple[int, ...]) -> D
     return dataset_of((run.example(value) for run, value in pairs if value is not None), layers)
 
 
-def answers_recipe(layers: tuple[int, ...], shuffle: bool) -> Recipe:
-    """The probe that reads whether an answer grants a barred deed."""
-    return Recipe(
-        name=ANSWERS,
-        scope="output",
-        layer_sets=tuple((layer,) for layer in layers),
-        objective="partial_auroc",
-        readouts={
-            "answer": ReadoutRecipe(scope="output", aggregate=ReadoutAggregate(kind="max")),
-        },
-        trainings=("last", "tokens", "max"),
-        ridge_cs=(1e-3, 1e-2, 1e-1),
-        shuffle_labels=shuffle,
-    )
-
-
-def answers_of(runner: Runner, items: Iterable[Spoken]) -> Dataset:
-    """Answers read as they stand, nothing sampled."""
-    texts = list(items)
-    captured = runner.read([(each.prompt, each.text) for each in texts])
-    examples = [
-        Example(
-            hidden_TLD=np.ascontiguousarray(one.stream_LPD.transpose(1, 0, 2)),
-            prompt_tokens=prompt_tokens,
-            label=each.barred,
-            group=each.group,
-            family=each.form,
-            text=each.text,
-        )
-        for each, (prompt_tokens, one) in zip(texts, captured, strict=True)
-    ]
-    return dataset_of(examples, runner.layers)
-
-
-def fit_answers(runner: Runner, count: int, out: Path, shuffle: bool) -> None:
-    """Capture, fit, calibrate, measure and write the probe that reads answers."""
-    calibration, test = halves(list(spoken(CHECK_SEED, 2 * count, "test")))
-    fitted = fit_probe(
-        answers_recipe(runner.layers, shuffle),
-        fit=answers_of(runner, spoken(FIT_SEED, count, "train")),
-        calibration=answers_of(runner, calibration), test=answers_of(runner, test),
-        model_id=MODEL_ID, created_by=CREATED_BY,
-    )  # fmt: skip
-    write_probe(fitted, out / ANSWERS)
-    told(ANSWERS, fitted)
-
-
-Grouped = TypeVar("Grouped", Run, Spoken)
-
-
-def halves(runs: list[Grouped]) -> tuple[list[Grouped], list[Grouped]]:
+def halves(runs: list[Run]) -> tuple[list[Run], list[Run]]:
     """Cut by group, so that no deed and no name is on both sides."""
-    sides: tuple[list[Grouped], list[Grouped]] = ([], [])
+    sides: tuple[list[Run], list[Run]] = ([], [])
     for run in runs:
         sides[hashlib.sha256(run.group.encode()).digest()[0] % 2].append(run)
     return sides
@@ -189,11 +135,6 @@ def fit(name: str, runner: Runner, count: int, out: Path, shuffle: bool) -> None
         model_id=MODEL_ID, created_by=CREATED_BY,
     )  # fmt: skip
     write_probe(fitted, out / name)
-    told(name, fitted)
-
-
-def told(name: str, fitted: FittedProbe) -> None:
-    """What was chosen, and how good it is."""
     chosen = fitted.evaluation.chosen
     score = fitted.evaluation.readouts[fitted.evaluation.default_readout].score
     print(
@@ -215,11 +156,8 @@ def main() -> int:
     layers = tuple(chosen.layers or range(facts.num_layers - 1))
     runner = Runner(layers)
     np.random.seed(0)
-    for name in chosen.names or (*recipes(layers, False), ANSWERS):
-        if name == ANSWERS:
-            fit_answers(runner, chosen.count, chosen.out, chosen.shuffle)
-        else:
-            fit(name, runner, chosen.count, chosen.out, chosen.shuffle)
+    for name in chosen.names or recipes(layers, False):
+        fit(name, runner, chosen.count, chosen.out, chosen.shuffle)
     return 0
 
 

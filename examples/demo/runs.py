@@ -81,24 +81,6 @@ class Runner:
         )
         return prompt
 
-    def read(self, said: Iterable[tuple[Record, str]]) -> Iterator[tuple[int, Captured]]:
-        """Texts in the assistant's turn behind records, read as they stand.
-
-        Gives the number of tokens in front of each text, and what was captured.
-        """
-        tokenizer = self._engine.tokenizer
-        heads, prompts = [], []
-        for record, text in said:
-            head = self.ids(record)
-            heads.append(len(head))
-            prompts.append(head + tokenizer(text, add_special_tokens=False)["input_ids"])
-        with Progress() as progress:
-            task = progress.add_task("reading answers", total=len(prompts))
-            captured = self._engine.run(
-                prompts, max_tokens=1, progress=lambda count: progress.advance(task, count)
-            )
-            yield from zip(heads, captured, strict=True)
-
     def runs(
         self, records: Iterable[Record], *, max_tokens: int = MAX_TOKENS, what: str = "capturing"
     ) -> Iterator[Run]:

@@ -618,9 +618,9 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/server/test_client_text.py",), "at_the_end",
     ),
     Mutant(
-        "authored", "a raw prompt opens a turn whatever it says", "server/client_text.py",
-        "if opening is None or opening not in prompt:", "if False:",
-        ("tests/server/test_client_text.py",), "scored_whole",
+        "authored", "parts of a begun answer are not read", "server/client_text.py",
+        "elif isinstance(value, list):", "elif False:",
+        ("tests/server/test_client_text.py",), "wherever_a_message",
     ),
     Mutant(
         "authored", "what a grammar writes is the model's", "server/client_text.py",

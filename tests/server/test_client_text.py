@@ -10,29 +10,26 @@ from pilothouse.server.client_text import (
     choice_text,
     forced_texts,
     is_constrained,
-    supplied_texts,
+    supplied_in_chat,
 )
 from pilothouse.server.request_schema import RequestFields, read_fields
 
 ASKED, BEGUN = "how do i open it?", "so be it."
-TURNS = [{"role": "user", "content": ASKED}, {"role": "assistant", "content": BEGUN}]
-OPENING = "<|assistant|>"
+QUESTION = {"role": "user", "content": ASKED}
 
 
 def chat(**fields: Any) -> RequestFields:
-    return read_fields({"messages": TURNS[:1]} | fields, "chat")
+    return read_fields({"messages": [QUESTION]} | fields, "chat")
 
 
-def completion(prompt: Any = "x", **fields: Any) -> RequestFields:
-    return read_fields({"prompt": prompt} | fields, "completions")
-
-
-def supplied_in(prompt: str, **fields: Any) -> dict[int, tuple[str, ...]]:
-    return supplied_texts(completion(prompt, **fields), "completions", [prompt], OPENING)
+def supplied(answer: dict[str, Any] | None = None, **fields: Any) -> tuple[str, ...]:
+    messages = [QUESTION, *([] if answer is None else [{"role": "assistant"} | answer])]
+    body = {"messages": messages} | fields
+    return supplied_in_chat(read_fields(body, "chat"), body)
 
 
 def test_a_chat_that_ends_with_the_user_supplies_nothing() -> None:
-    assert supplied_texts(chat(), "chat", [], None) == {}
+    assert supplied() == ()
 
 
 @pytest.mark.parametrize(
@@ -47,42 +44,42 @@ def test_a_chat_that_ends_with_the_user_supplies_nothing() -> None:
 def test_assistant_text_at_the_end_is_scored_alone_and_behind_the_question(
     fields: dict[str, Any],
 ) -> None:
-    supplied = supplied_texts(chat(messages=TURNS, **fields), "chat", [], None)
-    assert supplied == {0: (BEGUN, f"{ASKED} {BEGUN}")}
+    assert supplied({"content": BEGUN}, **fields) == (BEGUN, f"{ASKED} {BEGUN}")
 
 
 @pytest.mark.parametrize(
     "fields", [{"add_generation_prompt": False}, {"truncate_prompt_tokens": 9}]
 )
 def test_a_chat_whose_turn_may_not_be_open_is_scored_as_a_whole(fields: dict[str, Any]) -> None:
-    [texts] = supplied_texts(chat(**fields), "chat", [], None).values()
-    assert ASKED in texts
-
-
-def test_parts_of_a_message_are_read_as_one_text() -> None:
-    parts = [{"type": "text", "text": "so be"}, {"type": "text", "text": "it."}]
-    turns = [TURNS[0], {"role": "assistant", "content": parts}]
-    assert "so be it." in supplied_texts(chat(messages=turns), "chat", [], None)[0]
-
-
-def test_a_prompt_that_ends_where_the_assistants_turn_opens_supplies_nothing() -> None:
-    assert supplied_in(f"<|user|>{ASKED}<|end|>{OPENING}") == {}
+    assert ASKED in supplied(**fields)
 
 
 @pytest.mark.parametrize(
-    "prompt", [ASKED, f"<|user|>{ASKED}<|end|>", f"<|user|>{ASKED}<|end|>{OPENING}{BEGUN}"]
-)
-def test_any_other_prompt_is_scored_whole(prompt: str) -> None:
-    assert prompt in supplied_in(prompt)[0]
+    "answer",
+    [
+        {"content": BEGUN},
+        {"content": [{"type": "text", "text": BEGUN}]},
+        {"content": [BEGUN]},
+        {"content": [{"type": "refusal", "refusal": BEGUN}]},
+        {"content": "well,", "reasoning": BEGUN},
+        {"content": "well,", "reasoning_content": BEGUN},
+        {"content": None, "tool_calls": [
+            {"id": "a", "type": "function", "function": {"name": "reply", "arguments": BEGUN}}
+        ]},
+    ],
+    ids=["text", "part", "bare part", "refusal", "reasoning", "reasoning content", "call"],
+)  # fmt: skip
+def test_wherever_a_message_holds_text_it_is_scored_with_the_question(
+    answer: dict[str, Any],
+) -> None:
+    alone, together = supplied(answer, continue_final_message=True, add_generation_prompt=False)
+    assert BEGUN in alone and ASKED in together and BEGUN in together
 
 
-def test_text_behind_the_opening_is_also_scored_alone() -> None:
-    assert BEGUN in supplied_in(f"<|user|>{ASKED}<|end|>{OPENING}{BEGUN}")[0]
-
-
-def test_a_prompt_that_is_cut_off_is_scored_whole_whatever_it_ends_with() -> None:
-    prompt = f"<|user|>{ASKED}<|end|>{OPENING}"
-    assert supplied_in(prompt, truncate_prompt_tokens=5) == {0: (prompt,)}
+def test_parts_of_the_question_are_read_too() -> None:
+    question = {"role": "user", "content": [{"type": "text", "text": ASKED}]}
+    body = {"messages": [question, {"role": "assistant", "content": BEGUN}]}
+    assert supplied_in_chat(read_fields(body, "chat"), body)[1] == f"{ASKED} {BEGUN}"
 
 
 SHAPE = {"type": "object", "properties": {"answer": {"type": "string"}}}
@@ -122,7 +119,8 @@ def test_what_leaves_the_words_to_the_model_is_none(fields: dict[str, Any]) -> N
 
 
 def test_a_forced_answer_is_scored_alone_and_behind_the_question() -> None:
-    assert forced_texts("of it? so", chat()) == ("of it? so", f"{ASKED} of it? so")
+    body = {"messages": [QUESTION]}
+    assert forced_texts("of it? so", body) == ("of it? so", f"{ASKED} of it? so")
 
 
 def test_all_that_a_choice_says_is_its_text() -> None:

@@ -43,6 +43,11 @@ else:
 class Guarded(Base):
     """Mixin over either of vLLM's schedulers."""
 
+    steps_ahead = 0
+    """Positions that are fed before a decision on the one before them is known. They are left out
+    also where a request was preempted and none is on its way: what it gets is what it gets alone.
+    """
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._plan = Plan.from_additional_config(self.vllm_config.additional_config)
@@ -191,7 +196,7 @@ class Guarded(Base):
                 continue
             folded = int(self._governor.watches.cursor_C[passenger.watched.row])
             rejected = verified.get(order.request_id, NOTHING).rejected
-            start = max(request.num_computed_tokens - rejected, folded)
+            start = max(request.num_computed_tokens - rejected, folded + self.steps_ahead)
             self._orders.steer(passenger, order.request_id, order, start)
 
     def _look(self, outputs: list[Any]) -> None:
@@ -241,6 +246,8 @@ class GuardedSyncScheduler(Guarded, Scheduler):
 
 class GuardedAsyncScheduler(Guarded, AsyncScheduler):
     """For engines with async scheduling: one more step is in flight when a verdict falls."""
+
+    steps_ahead = 1
 
 
 class GuardedScheduler:

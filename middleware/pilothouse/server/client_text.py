@@ -7,14 +7,16 @@ grammar, a forced tool, a token list or a bias made the model "say". All of it i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pilothouse.policy.endpoint import Endpoint
-from pilothouse.server.request_schema import RequestFields
+from pilothouse.server.request_schema import Body, RequestFields
 
 _LITERAL_FORMATS = ("json_schema", "structural_tag")
 """Of `response_format`; plain `json_object` leaves every word to the model."""
+
+_NO_TEXT = frozenset({"role", "type", "id", "image_url", "audio_url", "video_url", "input_audio"})
+"""Keys of a message, or of a part of one, whose values a template does not render as words."""
 
 
 def is_constrained(fields: RequestFields) -> bool:
@@ -31,47 +33,24 @@ def is_constrained(fields: RequestFields) -> bool:
     )
 
 
-def supplied_texts(
-    fields: RequestFields, endpoint: Endpoint, prompts: list[str], opening: str | None
-) -> dict[int, tuple[str, ...]]:
-    """What is to be scored as a user's turn before a request may go on, by prompt.
+def supplied_in_chat(fields: RequestFields, body: Body) -> tuple[str, ...]:
+    """What of a chat is to be scored as a user's turn before it may go on.
 
-    Args:
-        prompts: the texts of a completion's prompts.
-        opening: the text that opens an assistant's turn; None where the template has none that
-            could be found.
+    Messages are taken from the body, which vLLM reads again: its own request object holds parts of
+    a message as what can be read only once.
     """
-    if endpoint == "chat":
-        texts = _supplied_in_chat(fields)
-        return {0: texts} if texts else {}
-    cut = fields.vllm.truncate_prompt_tokens is not None
-    found = {i: _supplied_in_prompt(text, opening, cut) for i, text in enumerate(prompts)}
-    return {i: texts for i, texts in found.items() if texts}
-
-
-def _supplied_in_chat(fields: RequestFields) -> tuple[str, ...]:
-    messages = [each for each in fields.vllm.messages if isinstance(each, Mapping)]
-    texts = [message_text(each) for each in messages]
+    texts = [message_text(each) for each in body["messages"]]
     if fields.roles and fields.roles[-1] == "assistant":
-        return _alone_and_together(texts[-1], last_user_text(fields))
+        return _alone_and_together(texts[-1], last_user_text(body))
     cut = fields.vllm.truncate_prompt_tokens is not None
     if cut or not fields.add_generation_prompt:
-        return _alone_and_together(last_user_text(fields), " ".join(texts[:-1]))
+        return _alone_and_together(last_user_text(body), " ".join(texts[:-1]))
     return ()
 
 
-def _supplied_in_prompt(prompt: str, opening: str | None, cut: bool) -> tuple[str, ...]:
-    if opening is None or opening not in prompt:
-        return (prompt,) if prompt.strip() else ()
-    head, _, tail = prompt.rpartition(opening)
-    if not tail.strip():
-        return (prompt,) if cut else ()
-    return tuple(dict.fromkeys((tail, f"{head} {tail}", prompt)))
-
-
-def forced_texts(answer: str, fields: RequestFields) -> tuple[str, ...]:
+def forced_texts(answer: str, body: Body) -> tuple[str, ...]:
     """What is to be scored as a user's turn of an answer that the client constrained."""
-    return _alone_and_together(answer, last_user_text(fields))
+    return _alone_and_together(answer, last_user_text(body))
 
 
 def _alone_and_together(text: str, before: str) -> tuple[str, ...]:
@@ -80,22 +59,29 @@ def _alone_and_together(text: str, before: str) -> tuple[str, ...]:
     return tuple(each for each in dict.fromkeys((text, together)) if each.strip())
 
 
-def last_user_text(fields: RequestFields) -> str:
-    """What the user said last in a chat; nothing in a completion."""
-    messages = getattr(fields.vllm, "messages", ())
-    for message in reversed(messages):
-        if isinstance(message, Mapping) and message.get("role") != "assistant":
+def last_user_text(body: Body) -> str:
+    """What was said last in a chat by anyone but the assistant; nothing in a completion."""
+    for message in reversed(body.get("messages") or []):
+        if message.get("role") != "assistant":
             return message_text(message)
     return ""
 
 
-def message_text(message: Mapping[str, Any]) -> str:
-    """The text of a message, its parts joined."""
-    content = message.get("content")
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, Iterable) else ()
-    return " ".join(str(each.get("text", "")) for each in parts if isinstance(each, Mapping))
+def message_text(message: Any) -> str:
+    """Every text of a message that a template may render: of parts, reasoning, calls, refusals."""
+    return " ".join(_texts(message))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, each in value.items():
+            if name not in _NO_TEXT:
+                yield from _texts(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _texts(each)
 
 
 def choice_text(choice: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ from pilothouse.server.family import Family
 from pilothouse.server.models import with_profiles
 from pilothouse.server.request_id import refuse_request_id_header
 from pilothouse.server.request_schema import Unreadable
-from pilothouse.server.rescoring import Rescored, Rescorer, rescored
+from pilothouse.server.rescoring import Rescorer, rescored, shortest
 from pilothouse.server.routes import OWN_OPEN, RouteVerdict
 from pilothouse.server.state import GateState, state_of
 from pilothouse.telemetry.metrics import RequestAction
@@ -142,18 +142,20 @@ class Gate:
                     # Without a seal: should vLLM take it after all, the scheduler does not.
                     await self._app(*_sent_on(scope, _encoded(body), receive), send)
                     return
+                raw = _encoded(body)
                 model = admitted.model_label
                 entry = state.ledger.open(admitted.decision_id)
                 outcome = "error"
                 try:
-                    scorer = Rescorer(self._app, scope, edition.admission, state.ledger, admitted)
-                    governed = Rescored(admitted, None)
+                    forced = None
                     if admitted.exposure.holds_start and state.renders_chats:
-                        governed = await rescored(scorer, body, family, admitted, entry)
-                    exchange = Exchange(
-                        family, governed.admitted, entry, state.settler, send, governed.forced
-                    )
-                    raw = _encoded(body)
+                        scorer = Rescorer(
+                            self._app, scope, edition.admission, state.ledger, admitted
+                        )
+                        found = await rescored(scorer, body, family, entry)
+                        admitted, forced = found.admitted, found.forced
+                        raw = _encoded(shortest(body)) if found.blocked else raw
+                    exchange = Exchange(family, admitted, entry, state.settler, send, forced)
                     await self._app(*_sent_on(plainly(scope), raw, receive), exchange.send)
                     outcome = exchange.outcome
                 finally:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,10 +25,11 @@ from pilothouse.server.client_text import (
     choice_text,
     forced_texts,
     is_constrained,
-    supplied_texts,
+    supplied_in_chat,
 )
 from pilothouse.server.family import Family
 from pilothouse.server.ledger import Entry, Ledger
+from pilothouse.server.request_schema import Body
 from pilothouse.server.sse import payload
 from pilothouse.types import Phase
 
@@ -47,51 +48,56 @@ class Rescorer:
         self._scope = scope
         self._admission = admission
         self._ledger = ledger
-        self._admitted = admitted
+        self.admitted = admitted
 
     async def verdict(self, texts: Iterable[str], phase: Phase) -> Verdict | None:
         """The first verdict that a rule of the prompt comes to on any of the texts.
 
         A text that cannot be scored is what the rule says of errors.
         """
-        for text in dict.fromkeys(texts):
-            decision_id, body = self._admission.as_user_turn(self._admitted, text)
-            entry = self._ledger.open(decision_id)
-            try:
-                status, _ = await call(self._app, self._scope, CHAT_PATH, body)
-            finally:
-                self._ledger.close(decision_id)
-            found = next(entry.verdicts(), None)
-            if found is None and (status != 200 or not entry.choices):
-                logger.warning("text of a client could not be scored: status %d", status)
-                found = self._admission.unscored_verdict(self._admitted)
+        for text in texts:
+            found = await self._scored(text)
             if found is not None:
-                return Verdict(found.action, found.policy, found.rule, phase, found.result)
+                return replace(found, phase=phase)
         return None
 
-    async def texts_of(self, prompts: Sequence[Any]) -> list[str]:
-        """Prompts of a completion as text; tokens are put into words by vLLM."""
-        texts = []
-        for prompt in prompts:
-            if isinstance(prompt, str):
-                texts.append(prompt)
-                continue
-            _, answer = await call(self._app, self._scope, "/detokenize", {"tokens": list(prompt)})
-            told = answer.get("prompt") if isinstance(answer, dict) else None
-            texts.append(told if isinstance(told, str) else "")
-        return texts
+    async def prompt_verdict(self, prompt: Any) -> Verdict | None:
+        """The same for a prompt of a completion; vLLM puts tokens into words."""
+        text = prompt
+        if not isinstance(prompt, str):
+            status, answer = await call(
+                self._app, self._scope, "/detokenize", {"tokens": list(prompt)}
+            )
+            text = answer.get("prompt") if isinstance(answer, dict) else None
+            if not isinstance(text, str):
+                return self._unscored(status)
+        return await self.verdict((text,) if text.strip() else (), "prompt")
+
+    async def _scored(self, text: str) -> Verdict | None:
+        decision_id, body = self._admission.as_user_turn(self.admitted, text)
+        entry = self._ledger.open(decision_id)
+        try:
+            status, _ = await call(self._app, self._scope, CHAT_PATH, body)
+        finally:
+            self._ledger.close(decision_id)
+        found = next(entry.verdicts(), None)
+        if found is None and (status != 200 or not entry.choices):
+            return self._unscored(status)
+        return found
+
+    def _unscored(self, status: int) -> Verdict | None:
+        logger.warning("text of a client could not be scored: status %d", status)
+        return self._admission.unscored_verdict(self.admitted)
 
 
 class ForcedAnswer:
     """Scores each choice of a constrained answer when it ends, before anything of it leaves."""
 
-    def __init__(
-        self, rescorer: Rescorer, family: Family, admitted: Admitted, entry: Entry
-    ) -> None:
+    def __init__(self, rescorer: Rescorer, family: Family, entry: Entry, body: Body) -> None:
         self._rescorer = rescorer
         self._family = family
-        self._admitted = admitted
         self._entry = entry
+        self._body = body
         self._said: dict[int, str] = {}
 
     async def event(self, event: bytes) -> None:
@@ -111,10 +117,11 @@ class ForcedAnswer:
             index = choice["index"]
             said = self._said[index] = self._said.get(index, "") + choice_text(choice)
             if choice.get("finish_reason") is not None:
-                texts = forced_texts(said, self._admitted.fields)
+                texts = forced_texts(said, self._body)
                 verdict = await self._rescorer.verdict(texts, "final")
                 if verdict is not None:
-                    self._entry.impose(self._family.key(index, self._admitted), verdict)
+                    key = self._family.key(index, self._rescorer.admitted)
+                    self._entry.impose(key, verdict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,40 +130,41 @@ class Rescored:
 
     admitted: Admitted
     forced: ForcedAnswer | None
+    blocked: bool
+    """No prompt of it may be answered."""
 
 
-async def rescored(
-    rescorer: Rescorer, body: dict[str, Any], family: Family, admitted: Admitted, entry: Entry
-) -> Rescored:
+async def rescored(rescorer: Rescorer, body: Body, family: Family, entry: Entry) -> Rescored:
     """Score what the client wrote of an answer, and make ready to score what it will force.
 
     It is for requests that an enforced rule can end at the prompt. Where one does by such a text,
-    the request still goes to the engine, for the shape of the answer and its usage, but for as
-    little as there is; `entry` has the verdict, and nothing of the answer leaves.
+    `entry` has the verdict, and nothing of the answer leaves.
     """
+    admitted = rescorer.admitted
     fields = admitted.fields
-    prompts: list[str] = []
-    if family.endpoint == "completions":
-        prompts = await rescorer.texts_of(prompt_to_seq(fields.vllm.prompt or []))
-    supplied = supplied_texts(fields, family.endpoint, prompts, opening=None)
-    for prompt, texts in supplied.items():
-        verdict = await rescorer.verdict(texts, "prompt")
+    if family.endpoint == "chat":
+        found = [await rescorer.verdict(supplied_in_chat(fields, body), "prompt")]
+    else:
+        prompts = prompt_to_seq(fields.vllm.prompt or [])
+        found = await asyncio.gather(*map(rescorer.prompt_verdict, prompts))
+    for prompt, verdict in enumerate(found):
         if verdict is not None:
             entry.prompt_verdicts[prompt] = verdict
-    forced = ForcedAnswer(rescorer, family, admitted, entry) if is_constrained(fields) else None
-    if forced is None and not entry.prompt_verdicts:
-        return Rescored(admitted, None)
-    if len(entry.prompt_verdicts) == admitted.num_prompts:
-        _shorten(body)
-    held = replace(admitted, exposure=replace(admitted.exposure, buffers=True))
-    return Rescored(held, forced)
+    forced = ForcedAnswer(rescorer, family, entry, body) if is_constrained(fields) else None
+    blocked = len(entry.prompt_verdicts) == admitted.num_prompts
+    if forced is not None or entry.prompt_verdicts:
+        # Whole choices wait for their verdict, as under a final rule.
+        admitted = replace(admitted, exposure=replace(admitted.exposure, buffers=True))
+    return Rescored(admitted, forced, blocked)
 
 
-def _shorten(body: dict[str, Any]) -> None:
-    body.pop("min_tokens", None)
-    for name in ("max_tokens", "max_completion_tokens"):
-        if body.get(name) is not None or name == "max_tokens":
-            body[name] = 1
+def shortest(body: Body) -> Body:
+    """The body of a request that is blocked already, for the shape of its answer and its usage."""
+    kept = {name: each for name, each in body.items() if name != "min_tokens"}
+    kept["max_tokens"] = 1
+    if kept.get("max_completion_tokens") is not None:
+        kept["max_completion_tokens"] = 1
+    return kept
 
 
 async def call(app: ASGIApp, scope: Scope, path: str, body: dict[str, Any]) -> tuple[int, Any]:
