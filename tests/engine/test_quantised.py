@@ -75,6 +75,29 @@ def _round(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return (rounded_activations(args[0]), *args[1:])
 
 
+def _skip_where_plain_vllm_is_further(
+    quantised: Path, exact: HookedModel, rounded: HookedModel, name: str
+) -> None:
+    """The bound is about our edits, and needs a CPU whose kernels multiply as the scheme says.
+
+    Those of CPUs with AVX2 alone saturate sums of int8 products, in plain vLLM without us too.
+    """
+    with engine(quantised, None, dtype=DTYPES[name]) as plain:
+        prompts = [prompt_of(case) for case in CASES]
+        outputs = plain.run(prompts, plain.params(logprobs=-1, max_tokens=OUTPUT_TOKENS))
+    far, near = [], []
+    for prompt, output in zip(prompts, outputs, strict=True):
+        tokens, at = prompt + list(output.outputs[0].token_ids), slice(len(prompt) - 1, -1)
+        want_TV = exact.run(tokens).logprobs_TV[at]
+        far.append(np.abs(all_logprobs(output) - want_TV).mean())
+        near.append(np.abs(rounded.run(tokens).logprobs_TV[at] - want_TV).mean())
+    if np.mean(far) > 2 * np.mean(near):
+        pytest.skip(
+            f"plain vLLM's {name} kernels on this CPU are {np.mean(far):.1e} from the weights read "
+            f"back, the coarser reference {np.mean(near):.1e}"
+        )
+
+
 @EACH_SCHEME
 def test_a_quantised_model_that_nobody_touches_answers_as_plain_vllm(
     name: str, models: dict[str, tuple[Path, Path]]
@@ -96,6 +119,7 @@ def test_steering_is_as_close_to_the_weights_read_back_as_a_hooked_reference(
 ) -> None:
     quantised, read_back = models[name]
     exact, rounded = (reference(read_back, name, dtype) for dtype in PRECISIONS[name])
+    _skip_where_plain_vllm_is_further(quantised, exact, rounded, name)
     with engine(quantised, make_plan(CATALOGUE), dtype=DTYPES[name]) as started:
         for case in CASES:
             params = started.params(
