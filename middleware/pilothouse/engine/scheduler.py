@@ -27,7 +27,7 @@ from pilothouse.engine.shaping import Shaping
 from pilothouse.engine.speculation import NOTHING, Verified, settled, verify, waves
 from pilothouse.engine.step import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, Emissions, StepPlan
 from pilothouse.errors import EngineError, RequestError
-from pilothouse.log_text import log_text
+from pilothouse.log_text import log_lines, log_text
 from pilothouse.record import Record
 from pilothouse.sealed import SEALED_KEY, seal_key, unseal
 from pilothouse.telemetry.logs import log_with_vllm
@@ -160,7 +160,7 @@ class Guarded(Base):
                 ends_on_text=bool(request.sampling_params.stop),
             )
         except RequestError as error:
-            logger.warning("refused request %s: %s", log_text(request.request_id), log_text(error))
+            logger.warning("refused request %s: %s", log_text(request.request_id), log_lines(error))
             return Passenger.refused("seal", self._revisions.newest, decision_id)
         if sealed.policies or sealed.probes or sealed.scores != "none":
             self._watch(request, passenger)

@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 
 from pilothouse.config import SaeRef
 from pilothouse.errors import EngineError
-from pilothouse.log_text import log_text
+from pilothouse.log_text import log_lines
 from pilothouse.model.hub import folder_of
 from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.model.sae.detect import files_of
@@ -33,7 +33,7 @@ def open_sae(name: str, ref: SaeRef) -> Sae:
     sae = load_sae(name, folder_of(ref.path, names), ref.format, told)
     if sae.digest not in _OPEN:
         for note in sae.notes:
-            logger.warning("saes.%s: %s", log_text(name), log_text(note))
+            logger.warning("%s", log_lines(f"saes.{name}: {note}"))
     return _kept(sae)
 
 
