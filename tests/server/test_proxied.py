@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -82,10 +83,10 @@ def test_a_proxy_on_this_machine_makes_nobody_the_operator(
     of_tenant: str, plain_proxy: str, method: str, path: str
 ) -> None:
     asked = {"host": "inference.example"}
-    for url, told in ((of_tenant, "x-forwarded-for"), (plain_proxy, "host")):
+    for url, told in ((of_tenant, "proxies|x-forwarded-for"), (plain_proxy, "header host")):
         answer = httpx.request(method, f"{url}/pilothouse/v1/{path}", headers=asked, timeout=60)
         assert (answer.status_code, answer.json()["error"]["code"]) == (403, "not_authorized")
-        assert f"header {told}" in answer.json()["error"]["message"]
+        assert re.search(told, answer.json()["error"]["message"])
 
 
 def test_what_a_load_balancer_asks_is_answered(of_tenant: str, plain_proxy: str) -> None:
