@@ -639,6 +639,24 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # identity: the peer on the wire
     Mutant(
+        "identity", "an API key is left to how vLLM reads a path", "server/gate.py",
+        "await send_json(send, 401, UNAUTHORIZED)",
+        "await self._app(scope, receive, send)",
+        ("tests/server/test_not_served.py",), "shows_no_key",
+    ),
+    Mutant(
+        "never-silent", "a root path that vLLM cannot route is taken", "engine/refusals.py",
+        'v.endswith("/"),',
+        "False,",
+        ("tests/engine/test_refusals_page.py",), "root_path",
+    ),
+    Mutant(
+        "never-silent", "a proxy that is not on the list is not told of", "server/identity.py",
+        "            self._told.add(address)\n",
+        "            return\n",
+        ("tests/server/test_identity.py",), "in_vain",
+    ),
+    Mutant(
         "identity", "uvicorn takes the peer from a header", "server/peer.py",
         'os.environ[FORWARDING_VARIABLE] = ""',
         "os.environ.pop(FORWARDING_VARIABLE, None)",
@@ -754,7 +772,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "identity", "every address is a private one", "server/listening.py",
-        "return Listening(loopback_only=unmapped(address).is_loopback",
+        "return Listening(loopback_only=address.is_loopback",
         "return Listening(loopback_only=True",
         ("tests/server/test_listening.py",), "private",
     ),

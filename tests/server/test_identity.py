@@ -8,7 +8,7 @@ import pytest
 
 from pilothouse.config import Auth, TrustedProxies
 from pilothouse.errors import ConfigError, RequestError
-from pilothouse.server.identity import Doorkeeper
+from pilothouse.server.identity import MAX_TOLD_PEERS, Doorkeeper
 from pilothouse.server.listening import ANYWHERE, NOT_PRIVATE, PROXY_IS_NOBODY, Listening
 
 LOOPBACK = Listening(loopback_only=True)
@@ -104,6 +104,24 @@ def test_the_demo_grants_to_this_machine_alone(asked: dict[str, Any], granted: b
     found = keeper(demo=True).caller(asked)
     assert (found.loopback, found.may_steer, found.may_see_scores) == (granted, granted, granted)
     assert keeper().caller(asked).may_steer
+
+
+def test_an_address_that_names_tenants_in_vain_is_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asked = keeper("10.0.0.0/8")
+    for host in ("127.0.0.1", "127.0.0.1", "10.1.2.3", *(f"192.0.2.{i}" for i in range(99))):
+        asked.caller(scope(host, x_team="acme"))
+        asked.caller(scope(host))
+    told = [each.getMessage() for each in caplog.records]
+    assert "127.0.0.1" in told[0] and "x-team" in told[0] and "auth.trusted_proxies" in told[0]
+    assert len(told) == MAX_TOLD_PEERS == len(set(told))
+    assert not [line for line in told if "10.1.2.3" in line]
+
+
+def test_a_header_that_nobody_is_to_set_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    keeper().caller(scope("127.0.0.1", x_team="acme"))
+    assert not caplog.records
 
 
 def test_a_key_authenticates_and_nothing_else_does() -> None:

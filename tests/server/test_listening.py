@@ -22,7 +22,8 @@ from pilothouse.server.listening import (
     why_closed,
 )
 
-LOOPBACK = Listening(loopback_only=True, ipv6=False)
+V4, V6 = frozenset({4}), frozenset({6})
+LOOPBACK = Listening(loopback_only=True, versions=V4)
 UNIX = Listening(unix=True)
 
 
@@ -33,17 +34,20 @@ def auth(*cidrs: str) -> Auth:
 @pytest.mark.parametrize(
     ("host", "expected"),
     [
-        (None, Listening(ipv6=False)),
-        ("", Listening(ipv6=False)),
-        ("0.0.0.0", Listening(ipv6=False)),
-        ("192.0.2.7", Listening(ipv6=False)),
+        (None, Listening(versions=V4)),
+        ("", Listening(versions=V4)),
+        ("0.0.0.0", Listening(versions=V4)),
+        ("192.0.2.7", Listening(versions=V4)),
         ("::", Listening()),
-        ("::1", Listening(loopback_only=True)),
+        ("::1", Listening(loopback_only=True, versions=V6)),
+        ("fd00::7", Listening(versions=V6)),
+        ("::ffff:192.0.2.7", Listening(versions=V4)),
+        ("fe80::1%eth0", Listening(versions=V6)),
         ("127.0.0.1", LOOPBACK),
         ("127.3.2.1", LOOPBACK),
-        ("::ffff:127.0.0.1", Listening(loopback_only=True)),
+        ("::ffff:127.0.0.1", LOOPBACK),
         ("localhost", LOOPBACK),
-        ("no.such.host.invalid", Listening(ipv6=False)),
+        ("no.such.host.invalid", Listening(versions=V4)),
     ],
 )
 def test_only_a_loopback_address_is_private(host: str | None, expected: Listening) -> None:
@@ -64,7 +68,9 @@ def test_a_unix_socket_takes_the_place_of_a_host() -> None:
         (LOOPBACK, ("unix",), "--uds PATH"),
         (ANYWHERE, ("10.0.0.0/8", "unix"), "--uds PATH"),
         (LOOPBACK, ("10.0.0.0/8", "::1/128"), "127.0.0.1/32"),
-        (Listening(ipv6=False), ("fd00::/8",), "--host"),
+        (Listening(versions=V4), ("fd00::/8",), "--host"),
+        (Listening(versions=V6), ("10.0.0.0/8",), "the proxy's IPv6 network"),
+        (Listening(loopback_only=True, versions=V6), ("127.0.0.1/32",), "want ::1/128"),
     ],
 )
 def test_proxies_that_no_peer_can_be_are_refused(

@@ -20,10 +20,12 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.types import Message, Scope
 from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
 
+from pilothouse.config import Auth
 from pilothouse.server import gate as gate_module
 from pilothouse.server.gate import Gate
+from pilothouse.server.identity import Doorkeeper
 from pilothouse.server.routes import DENIED, GOVERNED, HARMLESS, RouteTable
-from pilothouse.server.state import STATE_NAME, GateState
+from pilothouse.server.state import STATE_NAME, GateState, state_of
 
 TRICKS = (
     "/v1/chat/completions/", "//v1/chat/completions", "/v1//chat/completions",
@@ -232,6 +234,20 @@ async def test_a_redirect_under_a_root_path_keeps_it_and_names_no_host() -> None
     assert (await House("/llm").ask("/llm/v1/models/"))[1]["location"] == "/llm/v1/models"
     status, headers, _ = await House("/").ask("//v1/models/")
     assert status == 404 or headers["location"] == "/v1/models"
+
+
+@pytest.mark.parametrize("root_path", ["", "/", "/root", "/root/"])
+async def test_whoever_shows_no_key_reaches_no_handler(root_path: str) -> None:
+    house = House(root_path)
+    state = state_of(house.app.state)
+    assert state is not None
+    doorkeeper = Doorkeeper(Auth(), ("secret",), demo=False)
+    state.editions = SimpleNamespace(newest=SimpleNamespace(doorkeeper=doorkeeper))  # type: ignore[assignment]
+    for path in GOVERNED:
+        status, _, body = await house.ask(path)
+        assert (status, json.loads(body)) == (401, {"error": "Unauthorized"})
+    assert house.ran == []
+    assert [each[3] for each in house.counted] == ["reject"] * len(GOVERNED)
 
 
 @pytest.mark.parametrize("path", ["/v1/realtime", "/v1/chat/completions", "/nowhere"])

@@ -43,6 +43,8 @@ from pilothouse.telemetry.metrics import RequestAction
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 OTHER_ENDPOINT = "other"
+UNAUTHORIZED = {"error": "Unauthorized"}
+"""vLLM's own words; whether a path wants a key is not left to how it reads the path."""
 
 FAMILIES: dict[str, Family] = {
     "/v1/chat/completions": Chat(),
@@ -130,7 +132,7 @@ class Gate:
             caller = doorkeeper.caller(scope)
             tenant = caller.tenant
             if doorkeeper.keyed and not caller.authenticated:
-                await self._app(scope, receive, send)  # vLLM's own 401
+                await send_json(send, 401, UNAUTHORIZED)
                 return
             _refuse_other_content(scope)
             raw = await _read_body(scope, receive)

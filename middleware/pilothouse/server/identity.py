@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from starlette.types import Scope
 
 from pilothouse.config import Auth
 from pilothouse.errors import RequestError
+from pilothouse.log_text import log_text
 from pilothouse.server.listening import (
     ANYWHERE,
     NOT_PRIVATE,
@@ -20,10 +22,14 @@ from pilothouse.server.listening import (
     check_auth,
     trusts,
 )
-from pilothouse.server.peer import passed_on, peer_of
+from pilothouse.server.peer import Peer, passed_on, peer_of
+
+logger = logging.getLogger(__name__)
 
 NO_TENANT = ""
 MAX_TENANT_CHARACTERS = 128
+MAX_TOLD_PEERS = 16
+"""Addresses that are told to name a tenant without being trusted; any client can be one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,7 @@ class Doorkeeper:
         self._keys = tuple(hashlib.sha256(key.encode()).digest() for key in api_keys)
         self._tenant_header = auth.trusted_proxies.tenant_header.lower()
         self._is_private = listening.is_private
+        self._told: set[str] = set()
 
     @property
     def keyed(self) -> bool:
@@ -106,6 +113,8 @@ class Doorkeeper:
         peer = peer_of(scope)
         proxy = trusts(self._auth, peer)
         local = peer.on_this_machine and not proxy and passed_on(scope) is None
+        if not proxy:
+            self._tell_ignored(headers, peer)
         key = self._shown_key(headers)
         reach = local or not self._demo
         return Caller(
@@ -127,6 +136,21 @@ class Doorkeeper:
             if hmac.compare_digest(digest, known):
                 found = known
         return found
+
+    def _tell_ignored(self, headers: Headers, peer: Peer) -> None:
+        """Say once of each address that its tenants count for nothing: it may be meant as a proxy.
+
+        A proxy that is missing on the list would lose its tenants' policies in silence.
+        """
+        address = peer.rollout_key
+        named = self._auth.trusted_proxies.cidrs and self._tenant_header in headers
+        if named and address not in self._told and len(self._told) < MAX_TOLD_PEERS:
+            self._told.add(address)
+            logger.warning(
+                "a request from %s names a tenant in the header %s, which counts for nothing: the "
+                "address is not under auth.trusted_proxies.cidrs",
+                log_text(address), log_text(self._tenant_header),
+            )  # fmt: skip
 
     def _tenant(self, headers: Headers) -> str:
         """The one tenant that a proxy named: one it only added to a client's own is none."""

@@ -27,8 +27,8 @@ class Listening:
 
     unix: bool = False
     loopback_only: bool = False
-    ipv6: bool = True
-    """Peers can have IPv6 addresses, beside IPv4 ones."""
+    versions: frozenset[int] = frozenset({4, 6})
+    """Of IP, that peers can have addresses of."""
 
     @property
     def is_private(self) -> bool:
@@ -37,7 +37,7 @@ class Listening:
 
     def can_reach(self, network: Network) -> bool:
         """Whether any peer can have an address of a network."""
-        if self.unix or (network.version == 6 and not self.ipv6):
+        if self.unix or network.version not in self.versions:
             return False
         return not self.loopback_only or any(
             network.version == each.version and network.overlaps(each)
@@ -66,10 +66,12 @@ def listening_of(args: Namespace) -> Listening:
         return Listening(unix=True)
     host = getattr(args, "host", None) or ""
     try:
-        address = ipaddress.ip_address(host)
+        address = unmapped(ipaddress.ip_address(host))
     except ValueError:
-        return Listening(loopback_only=_is_loopback_name(host), ipv6=False)
-    return Listening(loopback_only=unmapped(address).is_loopback, ipv6=address.version == 6)
+        return Listening(loopback_only=_is_loopback_name(host), versions=frozenset({4}))
+    both = address.version == 6 and address.is_unspecified
+    versions = frozenset({4, 6}) if both else frozenset({address.version})
+    return Listening(loopback_only=address.is_loopback, versions=versions)
 
 
 def api_keys(args: Namespace) -> list[str]:
@@ -98,8 +100,10 @@ def check_auth(auth: Auth, listening: Listening) -> None:
         )
     networks = networks_of(auth)
     if networks and not any(listening.can_reach(each) for each in networks):
-        where = "loopback" if listening.loopback_only else "IPv4"
-        want = "127.0.0.1/32" if listening.loopback_only else "the proxy's IPv4 network"
+        version = max(listening.versions)
+        where = f"IPv{version}'s loopback" if listening.loopback_only else f"IPv{version}"
+        own = "::1/128" if version == 6 else "127.0.0.1/32"
+        want = own if listening.loopback_only else f"the proxy's IPv{version} network"
         raise ConfigError(
             f"{place}: got {', '.join(cidrs)}, but the server listens on {where} alone, where no "
             f"peer has such an address: want {want}, or another --host"
