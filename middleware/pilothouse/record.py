@@ -14,6 +14,8 @@ from pilothouse.types import ActionName, Mode, Phase, Result
 RECORD_KEY = "pilothouse"
 REVISION_KEY = "pilothouse_revision"
 """Beside a record's key: an output under it names the newest revision, and carries no record."""
+PROGRAMS_KEY = "pilothouse_programs"
+"""In the place of a record's key: how many steering programs live requests use from now on."""
 ORPHAN_PREFIX = "pilothouse-orphan-"
 """Request ids with this prefix carry closing records of choices that have no live request."""
 
@@ -83,8 +85,6 @@ class Record:
     hold_back_seconds: float = 0.0
     policy_seconds: float = 0.0
     waited: bool = False
-    programs_active: int = 0
-    """Programs in use on the engine when this record was written."""
     closing: bool = False
     aborted: bool = False
     error: str | None = None

@@ -46,6 +46,14 @@ def test_a_pair_is_refused_and_each_alone_is_not(pair: tuple[str, str]) -> None:
         refuse_settings(Namespace(**settings[pair[0]], **settings[pair[1]]))
 
 
+@pytest.mark.parametrize("root_path", ["/", "/llm/"])
+def test_a_root_path_is_refused_with_a_slash_at_its_end_alone(root_path: str) -> None:
+    for fine in (None, "", "/llm"):
+        refuse_settings(Namespace(root_path=fine))
+    with pytest.raises(UnsupportedError, match="--root-path"):
+        refuse_settings(Namespace(root_path=root_path))
+
+
 def test_the_page_lists_every_refused_variable() -> None:
     missing = [
         name for name, reason in REFUSED_VARIABLES.items() if f"| `{name}` | {reason} |" not in PAGE

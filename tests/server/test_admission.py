@@ -10,14 +10,12 @@ from typing import Any
 import pytest
 from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 
-from pilothouse.config import Auth, TrustedProxies
 from pilothouse.errors import ConfigError, RequestError
 from pilothouse.policy.endpoint import Endpoint
 from pilothouse.sealed import SEALED_KEY, unseal
 from pilothouse.server.admission import Admission
 from pilothouse.server.bypass import Guard, refuse_bypass
 from pilothouse.server.endpoint import adapter_names, refuse_shadowed_profiles
-from pilothouse.server.identity import Doorkeeper
 from pilothouse.server.request_schema import RequestFields, Unreadable, read_fields
 from pilothouse.term import SteerTerm
 from tests.server.builders import KEY, admission, body_of, caller, tiny_plan
@@ -329,47 +327,6 @@ def test_prompts_times_choices_are_bounded() -> None:
 def test_prompts_are_counted_as_vllm_counts_them(prompt: Any, expected: int) -> None:
     body = body_of("completions") | {"prompt": prompt}
     assert admission().admit(body, "completions", caller()).num_prompts == expected
-
-
-def scope(host: str | None, **headers: str) -> dict[str, Any]:
-    pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    client = (host, 1) if host is not None else None
-    return {"type": "http", "headers": pairs, "client": client}
-
-
-def test_only_a_trusted_proxy_names_the_tenant() -> None:
-    proxies = TrustedProxies(cidrs=("10.0.0.0/8",), tenant_header="x-team")
-    keeper = Doorkeeper(Auth(trusted_proxies=proxies), (), demo=False)
-    assert keeper.caller(scope("10.1.2.3", x_team="acme")).tenant == "acme"
-    assert keeper.caller(scope("11.1.2.3", x_team="acme")).tenant == ""
-    assert keeper.caller(scope(None, x_team="acme")).tenant == ""
-    with pytest.raises(RequestError):
-        keeper.caller(scope("10.1.2.3", x_team="a" * 200))
-
-
-def test_the_demo_grants_to_this_machine_alone() -> None:
-    auth = Auth(client_steering=True, client_scores=True)
-    for host, granted in (
-        ("127.0.0.1", True),
-        ("::1", True),
-        ("192.168.0.9", False),
-        (None, False),
-    ):
-        found = Doorkeeper(auth, (), demo=True).caller(scope(host))
-        assert (found.may_steer, found.may_see_scores) == (granted, granted), host
-    assert Doorkeeper(auth, (), demo=False).caller(scope("192.168.0.9")).may_steer
-
-
-def test_a_key_authenticates_and_nothing_else_does() -> None:
-    keeper = Doorkeeper(Auth(), ("secret",), demo=False)
-    assert keeper.caller(scope("1.1.1.1", authorization="Bearer secret")).authenticated
-    for shown in ("Bearer wrong", "Basic secret", "secret", ""):
-        assert not keeper.caller(scope("1.1.1.1", authorization=shown)).authenticated
-
-
-def test_networks_that_are_none_stop_the_start() -> None:
-    with pytest.raises(ConfigError, match="cidrs"):
-        Doorkeeper(Auth(trusted_proxies=TrustedProxies(cidrs=("10.0.0.1/8",))), (), demo=False)
 
 
 def test_the_rewritten_body_is_json() -> None:

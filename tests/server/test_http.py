@@ -385,10 +385,25 @@ def test_every_route_the_server_really_has_is_known_and_the_denied_ones_are_deni
 
 
 @pytest.mark.parametrize(
-    "path", ["/nowhere", "/v1/chat/completions/", "//v1/responses", "/V1/models"]
+    ("path", "status"),
+    [
+        ("/nowhere", 404),
+        ("/v1/models/small", 404),
+        ("/v1/chat/completions/", 307),
+        ("/v1/responses/", 404),
+        ("//v1/responses", 404),
+        ("/V1/models", 404),
+        ("/metrics/deep", 403),
+    ],
 )
-def test_paths_that_nobody_listed_are_denied(small_server: ServerProcess, path: str) -> None:
-    assert post(small_server, path, {}).status_code == 403
+def test_paths_that_nobody_listed_are_denied(
+    small_server: ServerProcess, path: str, status: int
+) -> None:
+    assert post(small_server, path, {}).status_code == status
+    answer = httpx.get(f"{small_server.url}{path}")
+    assert answer.status_code == status
+    if status == 404:
+        assert answer.json() == {"detail": "Not Found"}
 
 
 def test_a_websocket_is_refused(small_server: ServerProcess) -> None:

@@ -22,6 +22,10 @@ from tests.support.tiny_model import D_MODEL, make_tiny_model
 from tests.support.tiny_sae import FEATURES, LABEL, LOUD, save_topics
 
 SERVED_NAME = "small"
+TENANT = "acme"
+TENANT_HEADER = "x-team"
+PROXY_ADDRESS = "127.7.7.7"
+"""Whoever connects from here may name the tenant."""
 KNOWN_ORIGIN = "https://page.example"
 MODEL_ID = "tiny"
 PROBE_LAYER = 1
@@ -81,6 +85,7 @@ def make_tiny_house(folder: Path, *, grants: bool = True, **gate: Any) -> Path:
     for name, rule in RULES.items():
         _policy(folder, name, rule)
     _shadow(folder)
+    _of_tenant(folder)
     return _config(folder, topics, grants, gate)
 
 
@@ -166,6 +171,18 @@ def _shadow(folder: Path) -> None:
     _write_policy(folder, "watch", spec)
 
 
+def _of_tenant(folder: Path) -> None:
+    spec = {
+        "mode": "enforce",
+        "match": {"tenants": [TENANT]},
+        "signals": {"seen": {"probe": "always", "readout": "prompt"}},
+        "rules": [
+            {"id": "rule", "phase": "prompt", "when": "seen >= 0.5", "then": _BLOCK},
+        ],
+    }
+    _write_policy(folder, "of-tenant", spec)
+
+
 def _write_policy(folder: Path, name: str, spec: dict[str, Any]) -> None:
     policy = {
         "apiVersion": "pilothouse/v1",
@@ -195,7 +212,14 @@ def _config(folder: Path, topics: Any, grants: bool, gate: dict[str, Any]) -> Pa
         | {FEATURE_PROFILE: {"steer": tide}},
         "taps": {"operators": ["add", "feature"]},
         "limits": {"max_programs": 4, "max_norm_ratio": 2.0},
-        "auth": {"client_steering": grants, "client_scores": grants},
+        "auth": {
+            "client_steering": grants,
+            "client_scores": grants,
+            "trusted_proxies": {
+                "cidrs": [f"{PROXY_ADDRESS}/32"],
+                "tenant_header": TENANT_HEADER,
+            },
+        },
         "gate": gate,
     }
     path = folder / "pilothouse.yaml"

@@ -59,7 +59,7 @@ def test_a_closing_record_counts_everything_once(
     metrics: Metrics, registry: CollectorRegistry
 ) -> None:
     metrics.record(closing(closing=False))
-    metrics.record(closing(waited=True, programs_active=3))
+    metrics.record(closing(waited=True))
     would = {"policy": "watch", "rule": "would", "mode": "shadow", "result": "would_block"}
     assert count(registry, "decisions_total", **would) == 1
     assert count(registry, "probe_score_count", probe="vary", readout="output") == 1
@@ -67,7 +67,15 @@ def test_a_closing_record_counts_everything_once(
     assert count(registry, "unscored_tokens_total", reason="prefix_cache") == 3
     assert count(registry, "steered_tokens_total", name="nudge") == 5
     assert count(registry, "program_waits_total") == 1
-    assert count(registry, "programs_active") == 3
+
+
+def test_the_gauge_of_programs_is_what_was_told_last(
+    metrics: Metrics, registry: CollectorRegistry
+) -> None:
+    assert count(registry, "programs_active") == 0
+    for told in (3, 1, 0):
+        metrics.programs(told)
+        assert count(registry, "programs_active") == told
 
 
 def test_requests_are_counted_by_what_became_of_them(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import socket
+import struct
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ import httpx
 import pytest
 
 from tests.support.server_process import ServerProcess, serve_process
-from tests.support.tiny_house import SERVED_NAME
+from tests.support.tiny_house import FEATURE_PROFILE, KNOWN_ORIGIN, PLAIN_PROFILE, SERVED_NAME
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
@@ -66,6 +70,102 @@ def test_each_request_is_counted_once_by_what_became_of_it(small_server: ServerP
         ("requests_total", {"model_name": "small:steers", "endpoint": "chat"}, 1),
         ("requests_total", {"endpoint": "other"}, 1),
     )
+
+
+def test_what_asks_by_another_method_or_runs_nothing_is_counted_once(
+    small_server: ServerProcess,
+) -> None:
+    url = small_server.url
+    upgrade = {
+        "connection": "Upgrade", "upgrade": "websocket", "sec-websocket-version": "13",
+        "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }  # fmt: skip
+    preflight = {"origin": KNOWN_ORIGIN, "access-control-request-method": "POST"}
+
+    def act() -> None:
+        for path in ("/v1/realtime", "/v1/chat/completions", "/nowhere"):
+            assert httpx.get(f"{url}{path}", headers=upgrade).status_code == 403
+        for method in ("GET", "HEAD", "DELETE"):
+            assert httpx.request(method, f"{url}/v1/completions").status_code == 405
+        assert httpx.options(f"{url}/v1/completions").status_code == 405
+        assert httpx.options(f"{url}/v1/completions", headers=preflight).status_code == 200
+        assert httpx.get(f"{url}/v1/models/{SERVED_NAME}").status_code == 404
+        assert httpx.options(f"{url}/v1/responses").status_code == 403
+        assert httpx.post(f"{url}/v1/completions/").status_code == 307
+        assert httpx.post(f"{url}/health").status_code == 405
+
+    check(
+        small_server,
+        act,
+        ("requests_total", {"endpoint": "other", "action": "deny"}, 5),
+        ("requests_total", {"endpoint": "completions", "action": "reject"}, 4),
+        ("requests_total", {"endpoint": "completions", "action": "allow"}, 1),
+        ("requests_total", {}, 10),
+    )
+
+
+def hang_up(
+    server: ServerProcess, seconds: float, *, reset: bool, whole: bool, **more: Any
+) -> None:
+    """Ask for a long answer and go away; `reset` without a farewell, `whole` with all of a body."""
+    body = json.dumps(
+        {"model": PLAIN_PROFILE, "messages": MESSAGES, "max_tokens": 450, "ignore_eos": True} | more
+    ).encode()
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        if reset:
+            linger = struct.pack("ii", 1, 0)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        connection.sendall(head.encode() + (body if whole else body[:20]))
+        time.sleep(seconds)
+
+
+def test_a_client_that_hangs_up_is_an_abort_every_time_and_leaves_no_gauge_up(
+    small_server: ServerProcess,
+) -> None:
+    cases = [
+        (seconds, reset, more)
+        for seconds in (0.0, 0.02, 0.1, 0.3)
+        for reset in (False, True)
+        for more in ({}, {"stream": True}, {"n": 3, "temperature": 1})
+    ]
+
+    def act() -> None:
+        for seconds, reset, more in cases:
+            hang_up(small_server, seconds, reset=reset, whole=True, **more)
+            hang_up(small_server, 0.0, reset=reset, whole=False)
+
+    check(
+        small_server,
+        act,
+        ("requests_total", {"action": "abort", "endpoint": "chat"}, 2 * len(cases)),
+        ("requests_total", {}, 2 * len(cases)),
+    )
+    deadline = time.monotonic() + 20
+    while small_server.metric("pilothouse_programs_active") and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert small_server.metric("pilothouse_programs_active") == 0
+
+
+def test_the_gauge_of_programs_rises_and_falls_without_another_request(
+    small_server: ServerProcess,
+) -> None:
+    seen = set()
+    with ThreadPoolExecutor(2) as pool:
+        asked = [
+            pool.submit(chat, small_server, model, max_tokens=450, ignore_eos=True)
+            for model in (PLAIN_PROFILE, FEATURE_PROFILE)
+        ]
+        while not all(each.done() for each in asked):
+            seen.add(small_server.metric("pilothouse_programs_active"))
+    assert max(seen) in (1, 2)
+    deadline = time.monotonic() + 20
+    while small_server.metric("pilothouse_programs_active") and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert small_server.metric("pilothouse_programs_active") == 0
 
 
 def test_each_rule_is_counted_once_per_choice(small_server: ServerProcess) -> None:

@@ -71,6 +71,7 @@ def examine(config_path: Path | None, model: str | None) -> dict[str, Any]:
         "memory_gib": _memory_gib(problems),
         "disk_free_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
         "library": _library(problems),
+        "operator": _operator(),
         "routes": routes_report(config_path),
     }
     if config_path is not None:
@@ -152,6 +153,16 @@ def _config(path: Path, model: str | None, problems: list[str]) -> dict[str, Any
     except PilothouseError as error:
         problems.append(str(error))
         return {"error": str(error)}
+
+
+def _operator() -> str:
+    """Who will be let to reload and to read the status; where it listens `serve` alone is told."""
+    if os.environ.get("VLLM_API_KEY"):
+        return "callers on the server's machine who show the key in VLLM_API_KEY"
+    return (
+        "without --api-key callers on the server's machine, and nobody unless it listens on "
+        "loopback (--host 127.0.0.1) or a Unix socket (--uds PATH) alone"
+    )
 
 
 def _version(name: str) -> str | None:

@@ -22,6 +22,8 @@ from pilothouse.engine.resolve import resolve_plan
 from pilothouse.errors import ConfigError
 from pilothouse.model.catalogue import load_catalogue
 from pilothouse.policy.loader import load_policies
+from pilothouse.server.listening import check_auth, listening_of
+from pilothouse.server.peer import refuse_forwarding
 
 PLUGIN_GROUPS = (
     "vllm.general_plugins", "vllm.platform_plugins", "vllm.io_processor_plugins",
@@ -70,12 +72,17 @@ def serve(command: Any, args: Namespace, plan: Plan, file: Path | None = None) -
 
     Args:
         file: what API processes read again on a reload.
+
+    Raises:
+        ConfigError: a flag, a variable or `auth` cannot take effect; vLLM refuses a flag.
     """
     from vllm.logger import configure_logging_from_args
 
     os.environ.pop(CONFIG_VARIABLE, None)
     if file is not None:
         os.environ[CONFIG_VARIABLE] = str(file)
+    refuse_forwarding()
+    check_auth(plan.body.auth, listening_of(args))
     guarded_args(args, plan)
     configure_logging_from_args(args)
     try:

@@ -21,24 +21,30 @@ def reload(
     url: Annotated[
         str, typer.Option(help="Where the server listens; a loopback address.")
     ] = "http://127.0.0.1:8000",
+    uds: Annotated[
+        str | None,
+        typer.Option(help="The Unix socket that the server listens on, in the place of --url."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
 ) -> None:
     """Load and unload what has changed, without a restart. A key is taken from VLLM_API_KEY."""
-    answer = _ask(url)
+    answer = _ask(url, uds)
     typer.echo(json.dumps(answer, indent=2) if as_json else _text(answer))
 
 
-def _ask(url: str) -> dict[str, Any]:
+def _ask(url: str, uds: str | None) -> dict[str, Any]:
     key = os.environ.get("VLLM_API_KEY")
     headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
-        answer = httpx.post(
-            f"{url.rstrip('/')}/pilothouse/v1/reload", headers=headers, timeout=RELOAD_SECONDS
-        )
+        # A proxy of the environment would make the call one that was passed on.
+        transport = httpx.HTTPTransport(uds=uds)
+        with httpx.Client(transport=transport, timeout=RELOAD_SECONDS) as client:
+            answer = client.post(f"{url.rstrip('/')}/pilothouse/v1/reload", headers=headers)
         body: dict[str, Any] = answer.json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise ConfigError(
-            f"reload --url: got {url!r}, where no Pilothouse server answers: {error}"
+            f"reload {'--url' if uds is None else '--uds'}: got {uds or url!r}, where no "
+            f"Pilothouse server answers: {error}"
         ) from error
     if answer.status_code != 200:
         told = body.get("error")

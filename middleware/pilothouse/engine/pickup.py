@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from pilothouse.engine.compat.outputs import complete_prompt_logprobs
-from pilothouse.record import RECORD_KEY, REVISION_KEY, Record
+from pilothouse.record import PROGRAMS_KEY, RECORD_KEY, REVISION_KEY, Record
 
 Subscriber = Callable[[Record], None]
 
 _subscribers: list[Subscriber] = []
 _followers: list[Callable[[str], None]] = []
+_program_watchers: list[Callable[[int], None]] = []
 
 
 def subscribe(call: Subscriber) -> Callable[[], None]:
@@ -24,6 +25,12 @@ def follow(call: Callable[[str], None]) -> Callable[[], None]:
     """Have `call(revision)` run when the scheduler has a newer plan; returns what ends it."""
     _followers.append(call)
     return lambda: _followers.remove(call)
+
+
+def watch_programs(call: Callable[[int], None]) -> Callable[[], None]:
+    """Have `call(count)` run when the number of programs in use changes; returns what ends it."""
+    _program_watchers.append(call)
+    return lambda: _program_watchers.remove(call)
 
 
 def install() -> None:
@@ -49,6 +56,10 @@ def _take(processor: Any, output: Any) -> None:
     if revision is not None:
         for tell in _followers:
             tell(revision)
+    programs = output.kv_transfer_params.pop(PROGRAMS_KEY, None)
+    if programs is not None:
+        for count in _program_watchers:
+            count(programs)
     wire = output.kv_transfer_params.pop(RECORD_KEY, None)
     if not output.kv_transfer_params:
         output.kv_transfer_params = None

@@ -116,6 +116,8 @@ REFUSALS: tuple[Refusal, ...] = (
             "model_config.return_sampling_mask"),
     Refusal("--trust-request-chat-template", "trust_request_chat_template", _set,
             "a client's template could dress up any text as another role's"),
+    Refusal("--root-path", "root_path", lambda v: isinstance(v, str) and v.endswith("/"),
+            "a slash at its end makes vLLM ask no API key or find no route; want /llm, not /llm/"),
     Refusal("--enable-sleep-mode", "enable_sleep_mode", _set, "not tested",
             "model_config.enable_sleep_mode"),
     Refusal("--diffusion-config", "diffusion_config", _set,

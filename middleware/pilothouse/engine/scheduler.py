@@ -34,6 +34,9 @@ from pilothouse.telemetry.logs import log_with_vllm
 
 logger = logging.getLogger(__name__)
 
+FIRST_CLIENT = 0
+"""The API process that is always there."""
+
 if TYPE_CHECKING:
     from vllm.v1.core.sched.scheduler import Scheduler as Base
 else:
@@ -66,6 +69,7 @@ class Guarded(Base):
         self._looking: set[str] = set()
         """Requests whose own tokens decide where they are steered."""
         self._pending: dict[int, list[Any]] = {}
+        self._programs_told = 0
         self.listeners: list[Callable[[Emissions], None]] = []
 
     def add_request(self, request: Any) -> None:
@@ -119,6 +123,7 @@ class Guarded(Base):
             if self._looking:
                 self._look(client_outputs.outputs)
             client_outputs.outputs = self._shaping.shape(client_outputs.outputs, ruling, seconds)
+        self._tell_programs()
         pending, self._pending = self._pending, {}
         wire.add_outputs(outputs, pending)
         return outputs
@@ -219,7 +224,6 @@ class Guarded(Base):
         record = passenger.closing(self._governor, wire.num_fed_tokens(request))
         self._orders.release(passenger)
         self._revisions.leave(passenger.sealed.revision)
-        record.programs_active = self._orders.programs_active
         if passenger.watched is not None:
             self._governor.close(request_id)
         return record
@@ -235,6 +239,16 @@ class Guarded(Base):
             output = wire.final_output(passenger.request, wire.ERROR, None)
             wire.carry(record, output)
             self._queue(passenger.request.client_index, output)
+
+    def _tell_programs(self) -> None:
+        """Tell one process of a change, by itself: with the last request no answer comes after it.
+
+        One process and one order, so that an older number never overwrites a newer one.
+        """
+        active = self._orders.programs_active
+        if active != self._programs_told:
+            self._programs_told = active
+            self._queue(FIRST_CLIENT, wire.programs_notice(active))
 
     def _queue(self, client_index: int, output: Any) -> None:
         self._pending.setdefault(client_index, []).append(output)

@@ -13,11 +13,10 @@ from starlette.types import Scope
 from pilothouse.config import ArtefactRef, SaeRef
 from pilothouse.errors import ConfigError, EngineError
 from pilothouse.server.answer import error_body
-from pilothouse.server.identity import on_this_machine
+from pilothouse.server.peer import passed_on, peer_of
 from pilothouse.server.reload import Reloaded
 from pilothouse.server.state import GateState, required_state
 
-FORWARDED = ("forwarded", "via", "x-real-ip")
 UNTIL_RESTART = (
     "in memory: it lasts until the server is restarted or reads its file again; write it into "
     "pilothouse.yaml to keep it"
@@ -28,15 +27,15 @@ def admin_refusal(scope: Scope) -> str | None:
     """Why a caller may not change what is loaded; None for one who may.
 
     A proxy on this machine makes any caller look local, and a page in a browser here speaks for
-    whoever wrote the page: both give themselves away by headers.
+    whoever wrote the page: both give themselves away by headers, and a proxy that does not is why
+    a key is asked for beside this wherever others can connect.
     """
-    if not on_this_machine(scope):
+    if not peer_of(scope).on_this_machine:
         return "it is for callers on the server's own machine"
-    headers = Headers(scope=scope)
-    for name in headers:
-        if name.startswith("x-forwarded") or name in FORWARDED:
-            return f"it is not for requests that were forwarded (header {name})"
-    if "origin" in headers:
+    sign = passed_on(scope)
+    if sign is not None:
+        return f"it is not for requests that were forwarded ({sign})"
+    if "origin" in Headers(scope=scope):
         return "it is not for pages in a browser (header origin)"
     return None
 

@@ -18,7 +18,7 @@ from vllm.entrypoints.serve.utils.fingerprint import get_system_fingerprint
 
 from pilothouse.engine.compat.control import client_index
 from pilothouse.engine.launch import CONFIG_VARIABLE, GUARDED_VARIABLE
-from pilothouse.engine.pickup import follow, install, subscribe
+from pilothouse.engine.pickup import follow, install, subscribe, watch_programs
 from pilothouse.engine.plan import Plan
 from pilothouse.errors import ConfigError
 from pilothouse.log_text import log_lines, log_text
@@ -29,6 +29,8 @@ from pilothouse.server.edition import Edition, Editions
 from pilothouse.server.follower import Follower
 from pilothouse.server.identity import Doorkeeper
 from pilothouse.server.ledger import Ledger
+from pilothouse.server.listening import api_keys, listening_of, operators
+from pilothouse.server.peer import check_forwarding_is_off
 from pilothouse.server.reload import Reloader
 from pilothouse.server.routes import RouteTable, inventory, refuse_unknown
 from pilothouse.server.settlement import Settler
@@ -62,11 +64,13 @@ class EndpointPlugin:
         The inventory is taken here and not in `attach_router`: routes are still added after that.
 
         Raises:
-            ConfigError: as `make_gate_state`; it stops the start.
+            ConfigError: as `make_gate_state`, or uvicorn would rewrite the peer; it stops the
+                start.
         """
         if self._app is not None:
             log_with_vllm()
             escape_server_lines()
+            check_forwarding_is_off()
             made = make_gate_state(engine_client, args, self._app)
             follow(made.follower.follow)
             await made.follower.start()
@@ -76,7 +80,9 @@ class EndpointPlugin:
                 )
             setattr(state, STATE_NAME, made)
             if client_index(engine_client) == 0:  # told once, not by each API process
-                log_start(made.plan, made.routes)
+                keyed = made.editions.newest.doorkeeper.keyed
+                told = operators(made.plan.body.auth, listening_of(args), keyed=keyed)
+                log_start(made.plan, made.routes, told)
 
 
 def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateState:
@@ -88,12 +94,12 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateSt
     plan = Plan.from_additional_config(engine_client.vllm_config.additional_config)
     served = tuple(args.served_model_name or [args.model])
     adapters = adapter_names(args)
-    keys = _api_keys(args)
+    keys, listening = api_keys(args), listening_of(args)
     fingerprint = get_system_fingerprint(engine_client.vllm_config)
 
     def edition(plan: Plan) -> Edition:
         refuse_shadowed_profiles(plan, served, adapters)
-        doorkeeper = Doorkeeper(plan.body.auth, keys, demo=plan.body.demo)
+        doorkeeper = Doorkeeper(plan.body.auth, keys, demo=plan.body.demo, listening=listening)
         return Edition(plan, doorkeeper, Admission(plan, served, seal_key(), fingerprint))
 
     editions = Editions(edition(plan))
@@ -108,6 +114,7 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateSt
     install()
     subscribe(_guarded(metrics.record))
     subscribe(_guarded(ledger.receive))
+    watch_programs(metrics.programs)
     return GateState(
         editions=editions,
         served_names=served,
@@ -172,11 +179,6 @@ def _label_sources(plan: Plan, served: tuple[str, ...]) -> LabelSources:
         vectors=(*plan.body.vectors, *plan.body.saes),
         tenants=[name for policy in plan.policies for name in policy.spec.match.tenants],
     )
-
-
-def _api_keys(args: Namespace) -> list[str]:
-    keys = args.api_key or [os.environ.get("VLLM_API_KEY")]
-    return [key for key in keys if key]
 
 
 def _guarded(receive: Callable[[Record], None]) -> Callable[[Record], None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -12,7 +11,6 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pilothouse.errors import RequestError
-from pilothouse.log_text import log_text
 from pilothouse.server.admin import admin_refusal
 from pilothouse.server.answer import (
     encode,
@@ -24,9 +22,18 @@ from pilothouse.server.answer import (
 from pilothouse.server.chat import Chat
 from pilothouse.server.completions import Completions
 from pilothouse.server.cross_origin import readable
+from pilothouse.server.disconnect import Disconnect
 from pilothouse.server.exchange import Exchange
 from pilothouse.server.family import Family
+from pilothouse.server.identity import Refused
 from pilothouse.server.models import with_profiles
+from pilothouse.server.not_served import (
+    MAX_SHOWN_PATH,
+    answer_denied,
+    answer_moved,
+    answer_wrong_method,
+    moved_to,
+)
 from pilothouse.server.request_id import refuse_request_id_header
 from pilothouse.server.request_schema import Unreadable
 from pilothouse.server.rescoring import Rescorer, rescored, shortest
@@ -34,11 +41,10 @@ from pilothouse.server.routes import OWN_OPEN, RouteVerdict
 from pilothouse.server.state import GateState, state_of
 from pilothouse.telemetry.metrics import RequestAction
 
-logger = logging.getLogger(__name__)
-
 MAX_BODY_BYTES = 16 * 1024 * 1024
-MAX_SHOWN_PATH = 200
 OTHER_ENDPOINT = "other"
+UNAUTHORIZED = {"error": "Unauthorized"}
+"""vLLM's own words; whether a path wants a key is not left to how it reads the path."""
 
 FAMILIES: dict[str, Family] = {
     "/v1/chat/completions": Chat(),
@@ -59,6 +65,9 @@ class Gate:
         elif scope["type"] == "http":
             await self._http(scope, receive, readable(scope, send))
         elif scope["type"] == "websocket":
+            state = state_of(scope["app"].state)
+            if state is not None:
+                state.metrics.request(None, OTHER_ENDPOINT, "", "deny")
             await receive()
             await send({"type": "websocket.close", "code": 1008, "reason": "not governed"})
 
@@ -76,13 +85,14 @@ class Gate:
             return
         path, method = get_route_path(scope), scope["method"]
         verdict = state.table.judge(method, path)
-        if verdict.allowed_methods:
-            await _wrong_method(send, method, path, verdict)
-        elif verdict.kind == "denied":
-            state.metrics.request(None, OTHER_ENDPOINT, "", "deny")
-            await _deny(send, method, path, verdict)
-        elif verdict.kind == "governed" and method == "POST":
+        if verdict.kind == "governed" and method == "POST":
             await self._governed(state, FAMILIES[path], _clean(scope), receive, send)
+        elif verdict.kind == "governed":
+            await self._ungoverned_method(state, FAMILIES[path], verdict, scope, receive, send)
+        elif verdict.allowed_methods:
+            await answer_wrong_method(send, scope, verdict)
+        elif verdict.kind == "denied":
+            await _not_served(state, verdict, scope, send)
         elif verdict.kind in ("own", "admin") and method != "OPTIONS":
             await self._own(state, path, verdict, scope, receive, send)
         elif path == "/v1/models" and method == "GET":
@@ -99,26 +109,22 @@ class Gate:
         receive: Receive,
         send: Send,
     ) -> None:
-        doorkeeper = state.editions.newest.doorkeeper
         refusal = admin_refusal(scope) if verdict.kind == "admin" else None
-        if refusal is not None:
-            text = f"{ascii(path)[1:-1]} changes what is loaded: {refusal}"
-            body = error_body(text, status=403, code="not_authorized")
-            await send_json(send, 403, body)
-            return
-        if path in OWN_OPEN or doorkeeper.is_operator(scope):
+        refused = None if refusal is None else Refused(403, f"it changes what is loaded: {refusal}")
+        if refused is None and path not in OWN_OPEN:
+            refused = state.editions.newest.doorkeeper.refused_as_operator(scope)
+        if refused is None:
             await self._app(scope, receive, send)
             return
-        text = (
-            f"{path} is for callers with an API key" if doorkeeper.keyed
-            else f"{path} is for this machine only while the server has no --api-key"
-        )  # fmt: skip
-        status = 401 if doorkeeper.keyed else 403
-        await send_json(send, status, error_body(text, status=status, code="not_authorized"))
+        text = f"{ascii(path[:MAX_SHOWN_PATH])[1:-1]} is refused: {refused.reason}"
+        body = error_body(text, status=refused.status, code="not_authorized")
+        await send_json(send, refused.status, body)
 
     async def _governed(
         self, state: GateState, family: Family, scope: Scope, receive: Receive, send: Send
     ) -> None:
+        client = Disconnect(receive, send)
+        receive, send = client.receive, client.send
         tenant, model = "", None
         outcome: RequestAction = "reject"
         try:
@@ -126,12 +132,11 @@ class Gate:
             caller = doorkeeper.caller(scope)
             tenant = caller.tenant
             if doorkeeper.keyed and not caller.authenticated:
-                await self._app(scope, receive, send)  # vLLM's own 401
+                await send_json(send, 401, UNAUTHORIZED)
                 return
             _refuse_other_content(scope)
             raw = await _read_body(scope, receive)
             if raw is None:
-                outcome = "abort"
                 return
             body = _parsed(raw)
             with state.editions.admitting() as edition:
@@ -163,7 +168,27 @@ class Gate:
         except RequestError as error:
             await send_json(send, error.status, request_error_body(error))
         finally:
-            state.metrics.request(model, family.endpoint, tenant, outcome)
+            state.metrics.request(model, family.endpoint, tenant, client.outcome_or(outcome))
+
+    async def _ungoverned_method(
+        self,
+        state: GateState,
+        family: Family,
+        verdict: RouteVerdict,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """A governed route asked by another method than POST: counted, and nothing runs."""
+        client = Disconnect(receive, send)
+        try:
+            if verdict.allowed_methods:
+                await answer_wrong_method(client.send, scope, verdict)
+            else:  # OPTIONS, which a browser asks before it posts to another origin
+                await self._app(scope, client.receive, client.send)
+        finally:
+            outcome: RequestAction = "allow" if 200 <= client.status < 300 else "reject"
+            state.metrics.request(None, family.endpoint, "", client.outcome_or(outcome))
 
 
 def _refuse_other_content(scope: Scope) -> None:
@@ -257,18 +282,10 @@ def _with_length(scope: Scope, length: int) -> Scope:
     return {**scope, "headers": [*headers, (b"content-length", str(length).encode())]}
 
 
-async def _deny(send: Send, method: str, path: str, verdict: RouteVerdict) -> None:
-    shown = path[:MAX_SHOWN_PATH].encode("utf-8", "replace").decode()
-    text = (
-        f"{method} {shown} is not served: {verdict.reason}. If it runs no model, the operator can "
-        "list it under gate.allow"
-    )
-    logger.warning("denied %s %s", log_text(method), log_text(path))
-    await send_json(send, 403, error_body(text, status=403, code="route_denied"))
-
-
-async def _wrong_method(send: Send, method: str, path: str, verdict: RouteVerdict) -> None:
-    allowed = ", ".join(verdict.allowed_methods)
-    text = f"{method} {path}: want {allowed}"
-    body = error_body(text, status=405, code="method_not_allowed")
-    await send_json(send, 405, body, {"allow": allowed})
+async def _not_served(state: GateState, verdict: RouteVerdict, scope: Scope, send: Send) -> None:
+    location = moved_to(scope, state.table)
+    if location is not None:
+        await answer_moved(send, location)
+        return
+    state.metrics.request(None, OTHER_ENDPOINT, "", "deny")
+    await answer_denied(send, scope, verdict)

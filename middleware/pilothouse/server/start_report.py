@@ -18,16 +18,22 @@ MOST_NAMES = 12
 """Of each kind; the catalogue has all."""
 
 
-def log_start(plan: Plan, routes: Sequence[RouteEntry] = ()) -> None:
-    """Log what runs, in one record; for the one process of a server or engine that tells it."""
+def log_start(plan: Plan, routes: Sequence[RouteEntry] = (), operators: str = "") -> None:
+    """Log what runs, in one record; for the one process of a server or engine that tells it.
+
+    Args:
+        operators: whom the operator's routes answer, where there is a server.
+    """
     log_with_vllm()
     logger.info(
         "Pilothouse %s runs revision %s\n  | %s", version("pilothouse"), plan.revision,
-        log_lines("\n".join(start_lines(plan, routes))),
+        log_lines("\n".join(start_lines(plan, routes, operators))),
     )  # fmt: skip
 
 
-def start_lines(plan: Plan, routes: Sequence[RouteEntry] = ()) -> Iterator[str]:
+def start_lines(
+    plan: Plan, routes: Sequence[RouteEntry] = (), operators: str = ""
+) -> Iterator[str]:
     """A line for each kind of thing; doors where there is a server."""
     body = plan.body
     yield f"model: {body.model.model_id}"
@@ -42,6 +48,8 @@ def start_lines(plan: Plan, routes: Sequence[RouteEntry] = ()) -> Iterator[str]:
         name for name in ("client_steering", "client_scores") if getattr(body.auth, name)
     ]  # fmt: skip
     yield _counted("grants to every client", granted)
+    if operators:
+        yield f"reload, status and catalogue are for {operators}"
     if routes:
         yield from _doors(routes)
 

@@ -71,7 +71,7 @@ METRICS: Final[Mapping[str, MetricSpec]] = {
     "pilothouse_steered_tokens_total": MetricSpec(
         "counter", ("name",), "Tokens computed under a vector, asked for or by policy"),
     "pilothouse_programs_active": MetricSpec(
-        "gauge", (), "Steering programs in the engine's tables, as last told with an answer"),
+        "gauge", (), "Steering programs that live requests use, told by the engine at each change"),
     "pilothouse_program_waits_total": MetricSpec(
         "counter", (), "Choices that waited for a program slot"),
     "pilothouse_policy_seconds": MetricSpec(
@@ -163,11 +163,14 @@ class Metrics:
         self._add("pilothouse_probe_tokens_total", self._probes, record.scored_tokens)
         self._add("pilothouse_unscored_tokens_total", self._reasons, record.unscored_tokens)
         self._add("pilothouse_steered_tokens_total", self._vectors, record.steered_tokens)
-        self._all["pilothouse_programs_active"].set(record.programs_active)
         if record.waited:
             self._all["pilothouse_program_waits_total"].inc()
         self._all["pilothouse_policy_seconds"].observe(record.policy_seconds)
         self._all["pilothouse_hold_back_seconds"].observe(record.hold_back_seconds)
+
+    def programs(self, count: int) -> None:
+        """So many steering programs are in use from now on."""
+        self._all["pilothouse_programs_active"].set(count)
 
     def _score(self, key: str, value: float) -> None:
         name = self._closed(self._readouts, key)

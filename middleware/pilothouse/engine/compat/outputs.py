@@ -9,7 +9,7 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.outputs import LogprobsLists
 from vllm.v1.request import RequestStatus
 
-from pilothouse.record import ORPHAN_PREFIX, RECORD_KEY, REVISION_KEY, Record
+from pilothouse.record import ORPHAN_PREFIX, PROGRAMS_KEY, RECORD_KEY, REVISION_KEY, Record
 
 STOP = FinishReason.STOP
 LENGTH = FinishReason.LENGTH
@@ -77,6 +77,13 @@ def notice(revision: str) -> EngineCoreOutput:
     """An output for no request that tells an API process of a newer revision."""
     output = EngineCoreOutput(request_id=ORPHAN_PREFIX + revision, new_token_ids=[])
     output.kv_transfer_params = {REVISION_KEY: revision}
+    return output
+
+
+def programs_notice(count: int) -> EngineCoreOutput:
+    """An output for no request that tells an API process how many programs are in use."""
+    output = EngineCoreOutput(request_id=f"{ORPHAN_PREFIX}programs", new_token_ids=[])
+    output.kv_transfer_params = {PROGRAMS_KEY: count}
     return output
 
 
