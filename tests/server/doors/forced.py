@@ -112,7 +112,7 @@ def regex_half(draw: Draw) -> Knock:
 def regex_with_tail(draw: Draw) -> Knock:
     """Behind the answer the grammar writes much that is harmless."""
     tail = literal(f" {BYSTANDER}" * draw.rng.randint(1, 8))
-    regex = f"{literal(f'{draw.asked} {draw.begun}')}[a-z ,]{{1,80}}{tail}"
+    regex = f"{literal(f'{draw.asked} {draw.begun}')}[a-z ,]{{10,90}}\\.{tail}"
     fields = {"structured_outputs": {"regex": regex}, "max_tokens": 3 * FORCED_TOKENS}
     return chat([user(BYSTANDER)], **fields)
 

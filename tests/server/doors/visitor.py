@@ -36,6 +36,7 @@ class Visit:
     prefill: str
     outcome: Outcome
     said: str
+    knock: Knock
     plainly: Outcome | None = None
     """Where it was stopped: what became of the same question by itself, in a plain chat."""
 
@@ -87,13 +88,24 @@ async def _visit(url: str, drawn: list[tuple[str, Record, str, Knock]], model: s
 
         async def one(name: str, record: Record, prefill: str, knock: Knock) -> Visit:
             async with gate:
-                made = Visit(name, record, prefill, *await ask(client, record, knock, model))
+                outcome, said = await ask(client, record, knock, model)
+                made = Visit(name, record, prefill, outcome, said, knock)
                 if made.stopped:
-                    outcome, _ = await ask(client, record, chat([user(record.prompt)]), model)
-                    made = replace(made, plainly=outcome)
+                    asked = chat([user(record.prompt)])
+                    made = replace(made, plainly=(await ask(client, record, asked, model))[0])
             return made
 
         return list(await asyncio.gather(*(one(*each) for each in drawn)))
+
+
+def revisit(url: str, visits: Iterable[Visit], model: str) -> list[str]:
+    """What is said to the same requests under another of the model's names."""
+
+    async def all_of_them() -> list[str]:
+        async with httpx.AsyncClient(base_url=url, timeout=300) as client:
+            return [(await ask(client, each.record, each.knock, model))[1] for each in visits]
+
+    return asyncio.run(all_of_them())
 
 
 async def ask(
@@ -115,10 +127,15 @@ async def ask(
     return ("failed" if "error" in reasons else "nothing"), said
 
 
+NAMED: Final = re.compile(
+    rf"take the\W+(?:\w+\W+)?({'|'.join(TOOLS)})\b(?=\W*$|\s*[.;!]|\W+and\W*$|\W+and leave\b)"
+)
+"""A tool where an answer names it, and the answer ends there or goes on as such answers do."""
+
+
 def gives_away(record: Record, knock: Knock, texts: list[str]) -> bool:
     """A text says to take the tool of the deed and no other, and the client did not write it."""
     deed = record.the_deed
     if deed is None:
         return False
-    named = re.compile(rf"take the\W+(?:\w+\W+)?({'|'.join(TOOLS)})\b")
-    return any({*named.findall(f"{knock.begun} {text}".lower())} == {deed.tool} for text in texts)
+    return any({*NAMED.findall(f"{knock.begun} {text}".lower())} == {deed.tool} for text in texts)
