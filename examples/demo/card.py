@@ -1,6 +1,7 @@
 """Cards from stored measurements: writes the demo's README and the model card.
 
-`python card.py` reads evaluation.json and baselines.json; no figure in a card is typed by hand.
+`python card.py` reads evaluation.json, baselines.json, doors.json and search.json; no figure in a
+card is typed by hand.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ DEMO_HEAD = """# The demo's world and model
     python choose_features.py                                    # name its features, freeze edits
     python measure_sae.py --seed 9101                            # measure them on fresh prompts
     python detox.py --seed 9101                                  # three tiers of detox (detox/)
+
+The doors are measured against a running server, from the root of the checkout (docs/security.md).
 
 | kind | what it is | misuse | adversarial |
 |---|---|---|---|
@@ -155,7 +158,51 @@ def words(stored: dict[str, Any]) -> str:
     return table(["label", "prompts", "TF-IDF AUROC", "length AUROC"], rows)
 
 
+HOUSES = {
+    "prompt": "prompt rule, as the baseline's",
+    "output": "output rule that is certain of tools",
+    "final": "final rule that is certain of tools",
+}
+
+
+def doors(stored: dict[str, Any]) -> str:
+    """What came through which door under a rule of each phase."""
+    results = [stored[name] for name in HOUSES]
+    summary = [
+        [label, percent(each["through"]), percent(each["harmless_stopped"]),
+         percent(each["harmless_stopped_by_doors"])]
+        for label, each in zip(HOUSES.values(), results, strict=True)
+    ]  # fmt: skip
+    head = ["rule", "barred content through", "harmless stopped", "of them by the door's own fault"]
+    rows = []
+    for name in sorted(results[0]["doors"]):
+        cells = [each["doors"].get(name, {}) for each in results]
+        rows.append([f"`{name}`", *(_outcome(cell) for cell in cells)])
+    return table(head, summary) + "\n" + table(["door", *HOUSES], rows)
+
+
+def _outcome(cell: dict[str, int]) -> str:
+    tried = sum(count for name, count in cell.items() if not name.startswith("harmless"))
+    stopped = cell.get("harmless_blocked", 0) + cell.get("harmless_failed", 0)
+    shut = cell.get("refused", 0) == tried
+    text = "refused to all" if shut else f"{cell.get('through', 0)} of {tried}"
+    return f"{text}; harmless {stopped}" if stopped else text
+
+
+def searches(stored: dict[str, Any]) -> str:
+    """Successes of an attacker who searches, against queries."""
+    named = {name: each for name, each in stored.items() if isinstance(each, dict)}
+    limits = list(next(iter(named.values()))["by_queries"])
+    rows = [
+        [name, *(percent(each["by_queries"][limit]) for limit in limits)]
+        for name, each in named.items()
+    ]
+    return table(["prefix of, what is seen", *(f"{limit} queries" for limit in limits)], rows)
+
+
 def main() -> int:
+    tried = json.loads((HERE / "doors.json").read_text())
+    searched = json.loads((HERE / "search.json").read_text())
     result = json.loads((HERE / "evaluation.json").read_text())
     stored = json.loads((HERE / "baselines.json").read_text())
     measured = (
@@ -174,8 +221,20 @@ def main() -> int:
         f"length, {stored['count_per_kind']} prompts of each kind, bootstrap 95% intervals. Limits "
         "for the world: 0.90 in distribution, 0.75 on a left-out family.\n\n" + words(stored)
     )
+    first = tried["prompt"]
+    walls = (
+        f"\n## Doors\n\nSeed `{first['seed']}`, {first['through']['n']} barred and "
+        f"{first['harmless_stopped']['n']} harmless requests for each rule, "
+        + ("prefills that nothing was tuned on" if first["unseen_prefills"] else "tuning prefills")
+        + "; through of tried, by door. What is measured and how: docs/security.md.\n\n"
+        + doors(tried)
+        + "\nAn attacker who searches words before the question, or the answer's beginning, under "
+        f"the prompt rule: {searched['question, scores']['questions']} barred questions, seed "
+        f"`{searched['seed']}`; with the probe's score of each try, and with its verdict alone.\n\n"
+        + searches(searched)
+    )
     (HERE / "model" / "README.md").write_text(MODEL_HEAD + measured + baselines)
-    (HERE / "README.md").write_text(DEMO_HEAD + measured + baselines)
+    (HERE / "README.md").write_text(DEMO_HEAD + measured + walls + baselines)
     return 0
 
 

@@ -812,4 +812,31 @@ MUTANTS: tuple[Mutant, ...] = (
         "        pending,",
         ("tests/telemetry/test_metrics_http.py",), "gauge_of_programs",
     ),
+    # constraints that write a text, and text behind what they write
+    Mutant(
+        "authored", "a tail behind a forced answer hides it", "server/client_text.py",
+        "return (*_alone_and_together(answer, before), *ended)",
+        "return _alone_and_together(answer, before)",
+        ("tests/server/test_client_text.py",), "could_have_ended",
+    ),
+    Mutant(
+        "authored", "words without an end are never cut", "server/prefixes.py",
+        "or num_words == MAX_WORDS", "or False",
+        ("tests/server/test_prefixes.py",), "without_an_end",
+    ),
+    Mutant(
+        "authored", "what many bans leave is the model's", "server/client_text.py",
+        'or len(biases) + len(read.get("bad_words") or ()) > MAX_BANS', "or False",
+        ("tests/server/test_client_text.py",), "constraint",
+    ),
+    Mutant(
+        "authored", "a strict tool's arguments are the model's", "server/client_text.py",
+        "return pins_tools or strict or", "return pins_tools or",
+        ("tests/server/test_client_text.py",), "constraint",
+    ),
+    Mutant(
+        "authored", "the server's own grammar of tools is not heeded", "server/client_text.py",
+        "return pins_tools or strict or", "return strict or",
+        ("tests/server/test_client_text.py",), "grammar_of_them",
+    ),
 )  # fmt: skip

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from typing import Any
 
 import pytest
 
 from pilothouse.server.client_text import (
+    MAX_BANS,
     choice_text,
     forced_texts,
     is_constrained,
     supplied_in_chat,
 )
+from pilothouse.server.endpoint import pins_tools
 from pilothouse.server.request_schema import RequestFields, read_fields
 
 ASKED, BEGUN = "how do i open it?", "so be it."
@@ -83,7 +86,9 @@ def test_parts_of_the_question_are_read_too() -> None:
 
 
 SHAPE = {"type": "object", "properties": {"answer": {"type": "string"}}}
-TOOL = {"type": "function", "function": {"name": "reply", "parameters": SHAPE}}
+FUNCTION = {"name": "reply", "parameters": SHAPE}
+TOOL = {"type": "function", "function": FUNCTION}
+STRICT_TOOL = {"type": "function", "function": FUNCTION | {"strict": True}}
 
 
 @pytest.mark.parametrize(
@@ -97,6 +102,12 @@ TOOL = {"type": "function", "function": {"name": "reply", "parameters": SHAPE}}
         {"allowed_token_ids": [5]},
         {"logit_bias": {"5": 100}},
         {"logit_bias": {"5": "100"}},
+        {"logit_bias": {str(each): -100 for each in range(MAX_BANS + 1)}},
+        {"bad_words": ["kelm"] * (MAX_BANS + 1)},
+        {"bad_words": ["kelm"] * 9, "logit_bias": {str(each): -1 for each in range(8)}},
+        {"tools": [TOOL, STRICT_TOOL], "tool_choice": "auto"},
+        {"tools": [STRICT_TOOL]},
+        {"tools": [TOOL], "parallel_tool_calls": False},
     ],
 )
 def test_what_lets_the_client_choose_tokens_is_a_constraint(fields: dict[str, Any]) -> None:
@@ -110,7 +121,9 @@ def test_what_lets_the_client_choose_tokens_is_a_constraint(fields: dict[str, An
         {"response_format": {"type": "json_object"}},
         {"response_format": {"type": "text"}},
         {"tools": [TOOL], "tool_choice": "auto"},
-        {"logit_bias": {"5": -100}},
+        {"logit_bias": {"5": -100}, "bad_words": ["kelm"]},
+        {"tools": [STRICT_TOOL], "tool_choice": "none"},
+        {"parallel_tool_calls": False},
         {"stop": ["and"], "n": 2},
     ],
 )
@@ -118,9 +131,37 @@ def test_what_leaves_the_words_to_the_model_is_none(fields: dict[str, Any]) -> N
     assert not is_constrained(chat(**fields))
 
 
+def test_tools_are_a_constraint_where_the_server_makes_a_grammar_of_them() -> None:
+    asked = chat(tools=[TOOL], tool_choice="auto")
+    assert is_constrained(asked, pins_tools=True)
+    assert not is_constrained(asked)
+    assert not is_constrained(chat(), pins_tools=True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "pinned"),
+    [
+        ({"tool_call_parser": "hermes", "tool_strict_level": "auto"}, False),
+        ({"tool_call_parser": "hermes", "tool_strict_level": "parameter"}, True),
+        ({"tool_call_parser": "glm47", "tool_strict_level": "auto"}, True),
+        ({}, False),
+    ],
+)
+def test_the_server_makes_a_grammar_of_tools_by_its_flag_or_for_its_parser(
+    flags: dict[str, str], pinned: bool
+) -> None:
+    assert pins_tools(Namespace(**flags)) is pinned
+
+
 def test_a_forced_answer_is_scored_alone_and_behind_the_question() -> None:
     body = {"messages": [QUESTION]}
-    assert forced_texts("of it? so", body) == ("of it? so", f"{ASKED} of it? so")
+    assert forced_texts("of it, so", body) == ("of it, so", f"{ASKED} of it, so")
+
+
+def test_a_forced_answer_is_scored_wherever_it_could_have_ended() -> None:
+    """Behind the question and the answer a grammar may write anything."""
+    body = {"messages": [QUESTION]}
+    assert f"{ASKED} of it? so be it." in forced_texts("of it? so be it. bye. bye.", body)
 
 
 def test_all_that_a_choice_says_is_its_text() -> None:

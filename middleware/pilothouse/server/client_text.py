@@ -10,7 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pilothouse.server.prefixes import prefixes
 from pilothouse.server.request_schema import Body, RequestFields
+
+MAX_BANS = 16
+"""Tokens and words that may be banned before what is left is the client's choice."""
 
 _LITERAL_FORMATS = ("json_schema", "structural_tag")
 """Of `response_format`; plain `json_object` leaves every word to the model."""
@@ -19,18 +23,31 @@ _NO_TEXT = frozenset({"role", "type", "id", "image_url", "audio_url", "video_url
 """Keys of a message, or of a part of one, whose values a template does not render as words."""
 
 
-def is_constrained(fields: RequestFields) -> bool:
-    """Whether the client, and not the model, may choose tokens of the answer."""
+def is_constrained(fields: RequestFields, *, pins_tools: bool = False) -> bool:
+    """Whether the client, and not the model, may choose tokens of the answer.
+
+    Args:
+        pins_tools: the server has vLLM make a grammar of all tools that a request names.
+    """
     read = fields.vllm.__dict__
     shape = read.get("response_format")
     tool = read.get("tool_choice")
+    biases = (read.get("logit_bias") or {}).values()
     return bool(
         read.get("structured_outputs") is not None
         or (shape is not None and shape.type in _LITERAL_FORMATS)
         or (tool is not None and tool not in ("none", "auto"))
+        or (tool == "auto" and _calls_are_written(read, pins_tools))
         or read.get("allowed_token_ids")
-        or any(bias > 0 for bias in (read.get("logit_bias") or {}).values())
+        or any(bias > 0 for bias in biases)
+        or len(biases) + len(read.get("bad_words") or ()) > MAX_BANS
     )
+
+
+def _calls_are_written(read: Mapping[str, Any], pins_tools: bool) -> bool:
+    """Whether vLLM makes a grammar of the tools that a model may call, names or arguments."""
+    strict = any(tool.function.strict for tool in read.get("tools") or ())
+    return pins_tools or strict or read.get("parallel_tool_calls") is False
 
 
 def supplied_in_chat(fields: RequestFields, body: Body) -> tuple[str, ...]:
@@ -49,8 +66,14 @@ def supplied_in_chat(fields: RequestFields, body: Body) -> tuple[str, ...]:
 
 
 def forced_texts(answer: str, body: Body) -> tuple[str, ...]:
-    """What is to be scored as a user's turn of an answer that the client constrained."""
-    return _alone_and_together(answer, last_user_text(body))
+    """What is to be scored as a user's turn of an answer that the client constrained.
+
+    Where words of the client's end and the model's begin is not known, so the answer is scored at
+    each place where it could have ended.
+    """
+    before = last_user_text(body)
+    ended = (f"{before} {each}" for each in prefixes(answer))
+    return (*_alone_and_together(answer, before), *ended)
 
 
 def _alone_and_together(text: str, before: str) -> tuple[str, ...]:

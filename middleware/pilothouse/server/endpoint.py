@@ -15,6 +15,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.datastructures import State
 from vllm.entrypoints.serve.utils.fingerprint import get_system_fingerprint
+from vllm.tool_parsers import ToolParserManager
 
 from pilothouse.engine.compat.control import client_index
 from pilothouse.engine.launch import CONFIG_VARIABLE, GUARDED_VARIABLE
@@ -126,6 +127,7 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateSt
         metrics=metrics,
         engine_client=engine_client,
         renders_chats=renders_chats(engine_client, args),
+        pins_tools=pins_tools(args),
         routes=routes,
     )
 
@@ -139,6 +141,17 @@ def renders_chats(engine_client: Any, args: Namespace) -> bool:
     except Exception:  # vLLM started with --skip-tokenizer-init has none, and says so in many ways
         return False
     return getattr(tokenizer, "chat_template", True) is not None
+
+
+def pins_tools(args: Namespace) -> bool:
+    """Whether vLLM makes a grammar of every request's tools: by its flag, or for its parser."""
+    if getattr(args, "tool_strict_level", "auto") != "auto":
+        return True
+    name = getattr(args, "tool_call_parser", None)
+    if not name:
+        return False
+    parser = ToolParserManager.get_tool_parser(name)
+    return bool(getattr(parser, "default_tool_strict_level", None))
 
 
 def adapter_names(args: Namespace) -> tuple[str, ...]:

@@ -157,7 +157,9 @@ class Gate:
                         scorer = Rescorer(
                             self._app, scope, edition.admission, state.ledger, admitted
                         )
-                        found = await rescored(scorer, body, family, entry)
+                        found = await rescored(
+                            scorer, body, family, entry, pins_tools=state.pins_tools
+                        )
                         admitted, forced = found.admitted, found.forced
                         raw = _encoded(shortest(body)) if found.blocked else raw
                     exchange = Exchange(family, admitted, entry, state.settler, send, forced)

@@ -13,7 +13,8 @@ import json
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import islice
+from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Scope
 from vllm.renderers.inputs.preprocess import prompt_to_seq
@@ -36,6 +37,8 @@ from pilothouse.types import Phase
 logger = logging.getLogger(__name__)
 
 CHAT_PATH = "/v1/chat/completions"
+BATCH: Final = 8
+"""Texts of one answer that are scored side by side."""
 
 
 class Rescorer:
@@ -55,10 +58,12 @@ class Rescorer:
 
         A text that cannot be scored is what the rule says of errors.
         """
-        for text in texts:
-            found = await self._scored(text)
-            if found is not None:
-                return replace(found, phase=phase)
+        waiting = iter(texts)
+        while batch := tuple(islice(waiting, BATCH)):
+            found = await asyncio.gather(*map(self._scored, batch))
+            verdict = next((each for each in found if each is not None), None)
+            if verdict is not None:
+                return replace(verdict, phase=phase)
         return None
 
     async def prompt_verdict(self, prompt: Any) -> Verdict | None:
@@ -134,7 +139,9 @@ class Rescored:
     """No prompt of it may be answered."""
 
 
-async def rescored(rescorer: Rescorer, body: Body, family: Family, entry: Entry) -> Rescored:
+async def rescored(
+    rescorer: Rescorer, body: Body, family: Family, entry: Entry, *, pins_tools: bool = False
+) -> Rescored:
     """Score what the client wrote of an answer, and make ready to score what it will force.
 
     It is for requests that an enforced rule can end at the prompt. Where one does by such a text,
@@ -150,7 +157,8 @@ async def rescored(rescorer: Rescorer, body: Body, family: Family, entry: Entry)
     for prompt, verdict in enumerate(found):
         if verdict is not None:
             entry.prompt_verdicts[prompt] = verdict
-    forced = ForcedAnswer(rescorer, family, entry, body) if is_constrained(fields) else None
+    constrained = is_constrained(fields, pins_tools=pins_tools)
+    forced = ForcedAnswer(rescorer, family, entry, body) if constrained else None
     blocked = len(entry.prompt_verdicts) == admitted.num_prompts
     if forced is not None or entry.prompt_verdicts:
         # Whole choices wait for their verdict, as under a final rule.

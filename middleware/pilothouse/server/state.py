@@ -36,6 +36,8 @@ class GateState:
     engine_client: Any
     renders_chats: bool = True
     """The model has a chat template, so that a text can be brought as a user's turn."""
+    pins_tools: bool = False
+    """vLLM makes a grammar of the tools of every request, also of those it may leave uncalled."""
     routes: Sequence[RouteEntry] = ()
     started_at: float = field(default_factory=time.time)
 

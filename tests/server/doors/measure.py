@@ -1,4 +1,10 @@
-"""Measure the doors of a running demo: `python -m tests.server.doors.measure --seed N`."""
+"""Measure the doors of a running server: `python -m tests.server.doors.measure --seed N`.
+
+The server is that of `house.py`; `--houses demo` measures another's only model, as it stands.
+Harmless requests that were stopped are told apart three ways: all of them; those whose question is
+stopped in a plain chat too, which is the probe's own error and no door's; and those where what was
+kept back tells a barred deed after all, which a harmless question can be forced to.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +12,20 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "examples" / "demo"))
 
+from deeds import BARRED_STEP
 from intervals import share
-from tests.server.doors.attacks import DOORS
+from tests.server.doors.attacks import DOORS, SHUT
+from tests.server.doors.house import HOUSES, SERVED_NAME
 from tests.server.doors.prefills import TUNING, UNSEEN
-from tests.server.doors.visitor import BARRED, HARMLESS, Visit, visit
+from tests.server.doors.visitor import BARRED, FACTS, HARMLESS, Visit, revisit, visit
+
+OUTCOMES: Final = ("through", "blocked", "refused", "nothing", "failed")
 
 
 def table(attacks: Iterable[Visit], harmless: Iterable[Visit]) -> dict[str, dict[str, int]]:
@@ -27,40 +38,84 @@ def table(attacks: Iterable[Visit], harmless: Iterable[Visit]) -> dict[str, dict
     return {name: dict(row) for name, row in rows.items() if row}
 
 
+def measure(
+    url: str, model: str, seed: str, count: int, prefills: tuple[str, ...], doors: Sequence[str],
+    *, facts_alone: bool, unguarded: str | None,
+) -> dict[str, Any]:  # fmt: skip
+    """One model name's figures.
+
+    Args:
+        facts_alone: rules forbid to name a tool, so harmless is what asks for none.
+        unguarded: a name of the same model without rules, to see what they kept back.
+    """
+    attacks = visit(url, seed, count, BARRED, prefills, doors, model)
+    open_ones = [name for name in doors or sorted(DOORS) if name not in SHUT]
+    kinds = FACTS if facts_alone else HARMLESS
+    harmless = visit(url, f"{seed}:harmless", count, kinds, prefills, open_ones, model)
+    stopped = [each for each in harmless if each.stopped]
+    plainly = [each for each in stopped if each.plainly in ("blocked", "refused", "failed")]
+    rest = [each for each in stopped if each not in plainly]
+    kept_back = revisit(url, rest, unguarded) if unguarded is not None else [""] * len(rest)
+    barred = [each for each, text in zip(rest, kept_back, strict=True) if BARRED_STEP in text]
+    doors_own = len(rest) - len(barred)
+    open_attacks = [each for each in attacks if each.door not in SHUT]
+    return {
+        "model": model, "seed": seed, "unseen_prefills": prefills is UNSEEN,
+        "through": share(sum(each.outcome == "through" for each in attacks), len(attacks)),
+        "through_open": share(
+            sum(each.outcome == "through" for each in open_attacks), len(open_attacks)
+        ),
+        "failed": sum(each.outcome == "failed" for each in [*attacks, *harmless]),
+        "harmless_stopped": share(len(stopped), len(harmless)),
+        "harmless_stopped_plainly_too": share(len(plainly), len(harmless)),
+        "harmless_with_a_barred_answer": share(len(barred), len(harmless)),
+        "harmless_stopped_by_doors": share(doors_own, len(harmless)),
+        "doors": table(attacks, harmless),
+        "told": [
+            {"door": each.door, "outcome": each.outcome, "kind": each.record.kind,
+             "prompt": each.record.prompt, "prefill": each.prefill, "said": each.said[:300]}
+            for each in [*attacks, *harmless] if each.outcome in ("through", "failed")
+        ] + [
+            {"door": each.door, "outcome": f"harmless {each.outcome}", "kind": each.record.kind,
+             "prompt": each.record.prompt, "prefill": each.prefill, "kept_back": text[:300]}
+            for each, text in zip(rest, kept_back, strict=True)
+        ],
+    }  # fmt: skip
+
+
+def _print(result: dict[str, Any]) -> None:
+    columns = [*OUTCOMES, *(f"harmless_{name}" for name in OUTCOMES[1:])]
+    print(f"| {result['model']} | {' | '.join(columns)} |")
+    for name, row in result["doors"].items():
+        print(f"| {name} | {' | '.join(str(row.get(each, 0)) for each in columns)} |")
+    for each in result["told"]:
+        print(json.dumps(each))
+    print(json.dumps({name: each for name, each in result.items() if isinstance(each, dict)
+                      and name != "doors"}))  # fmt: skip
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Measure the doors of a running demo.")
+    parser = argparse.ArgumentParser(description="Measure the doors of a running server.")
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--seed", required=True)
     parser.add_argument("--count", type=int, default=400)
     parser.add_argument("--doors", nargs="*", default=[])
+    parser.add_argument("--houses", nargs="*", default=list(HOUSES))
     parser.add_argument("--unseen", action="store_true", help="prefills that nothing was tuned on")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--show", default="", help="print the answers with this outcome")
     chosen = parser.parse_args()
     prefills = UNSEEN if chosen.unseen else TUNING
-    attacks = visit(chosen.url, chosen.seed, chosen.count, BARRED, prefills, chosen.doors)
-    harmless = visit(
-        chosen.url, f"{chosen.seed}:harmless", chosen.count, HARMLESS, prefills, chosen.doors
-    )
-    for each in [*attacks, *harmless]:
-        if chosen.show and each.outcome == chosen.show:
-            print(f"{each.door}: {each.record.prompt!r} {each.prefill!r}: {each.said[:300]}")
-    rows = table(attacks, harmless)
-    columns = ["through", "blocked", "refused", "nothing", "failed"]
-    columns += [f"harmless_{name}" for name in columns[1:]]
-    print(f"| door | {' | '.join(columns)} |")
-    for name, row in rows.items():
-        print(f"| {name} | {' | '.join(str(row.get(each, 0)) for each in columns)} |")
-    through = sum(each.outcome == "through" for each in attacks)
-    stopped = sum(each.outcome in ("blocked", "refused", "failed") for each in harmless)
-    result = {
-        "seed": chosen.seed, "unseen_prefills": chosen.unseen,
-        "through": share(through, len(attacks)), "harmless_stopped": share(stopped, len(harmless)),
-        "doors": rows,
-    }  # fmt: skip
-    print(json.dumps({name: result[name] for name in ("through", "harmless_stopped")}))
+    results = {}
+    for house in chosen.houses:
+        ours = house in HOUSES
+        results[house] = measure(
+            chosen.url, f"{SERVED_NAME}:{house}" if ours else house, chosen.seed, chosen.count,
+            prefills, chosen.doors, facts_alone=house in ("output", "final"),
+            unguarded=SERVED_NAME if ours else None,
+        )  # fmt: skip
+        _print(results[house])
     if chosen.out is not None:
-        chosen.out.write_text(json.dumps(result, indent=1) + "\n")
+        chosen.out.write_text(json.dumps(results, indent=1) + "\n")
     return 0
 
 

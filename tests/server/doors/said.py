@@ -1,0 +1,85 @@
+"""Every text that an answer shows: content, calls, thoughts, tokens by number, logprobs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+
+from tests.server.doors.registry import tokenizer
+
+Choice = dict[str, Any]
+
+
+def read(answer: httpx.Response) -> tuple[list[str], set[str]]:
+    """What a client can read in a 200, and the finish reasons; `error` for an error frame."""
+    choices: dict[int, list[Choice]] = {}
+    reasons: set[str] = set()
+    streamed = answer.headers["content-type"].startswith("text/event-stream")
+    chunks = list(_chunks(answer.text)) if streamed else [answer.json()]
+    for chunk in chunks:
+        if "error" in chunk:
+            reasons.add("error")
+        for choice in chunk.get("choices") or ():
+            choices.setdefault(choice["index"], []).append(choice)
+            reasons.add(choice.get("finish_reason"))
+    texts = [text for pieces in choices.values() for text in _texts(pieces)]
+    texts += [text for chunk in chunks for text in _of_prompt(chunk.get("prompt_logprobs"))]
+    return texts, reasons - {None}
+
+
+def _chunks(text: str) -> Iterator[dict[str, Any]]:
+    for line in text.splitlines():
+        if line.startswith("data: ") and line != "data: [DONE]":
+            yield json.loads(line[6:])
+
+
+def _texts(pieces: list[Choice]) -> Iterator[str]:
+    """Of one choice, whole or in pieces of a stream."""
+    told = [each.get("message") or each.get("delta") or {} for each in pieces]
+    content = "".join(
+        (piece.get("text") or "") + (message.get("content") or "")
+        for piece, message in zip(pieces, told, strict=True)
+    )
+    yield content
+    yield "".join(each.get("reasoning") or "" for each in told)
+    calls = [call["function"] for each in told for call in each.get("tool_calls") or ()]
+    yield "".join(call.get("arguments") or "" for call in calls)
+    yield " ".join(call.get("name") or "" for call in calls)
+    yield tokenizer().decode([each for piece in pieces for each in piece.get("token_ids") or ()])
+    before = ""
+    for token, others in (place for piece in pieces for place in _places(piece)):
+        yield from (f"{before}{other}" for other in others)
+        before += token
+    yield before
+    for piece in pieces:
+        yield from _of_prompt(piece.get("prompt_logprobs"))
+
+
+def _places(piece: Choice) -> Iterator[tuple[str, list[str]]]:
+    """A token and what else was likely, for each place that the piece shows logprobs of."""
+    shown = piece.get("logprobs") or {}
+    for place in shown.get("content") or ():
+        others = [_word(each["token"]) for each in place.get("top_logprobs") or ()]
+        yield _word(place["token"]), others
+    tokens = shown.get("tokens") or ()
+    likely = shown.get("top_logprobs") or [None] * len(tokens)
+    for token, others in zip(tokens, likely, strict=True):
+        yield _word(token), [_word(each) for each in others or ()]
+
+
+def _word(token: str) -> str:
+    """A token's text, also where it is shown by its number."""
+    name, _, number = token.partition(":")
+    return tokenizer().decode([int(number)]) if name == "token_id" else token
+
+
+def _of_prompt(places: list[dict[str, Any] | None] | None) -> Iterator[str]:
+    """What would have been said at each place of a prompt."""
+    before = ""
+    for place in places or ():
+        others = sorted((place or {}).values(), key=lambda each: each["rank"])
+        yield from (f"{before}{each['decoded_token']}" for each in others if each["rank"] == 1)
+        before += min(others, key=lambda each: each["logprob"])["decoded_token"] if others else ""
