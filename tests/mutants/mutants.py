@@ -664,4 +664,17 @@ MUTANTS: tuple[Mutant, ...] = (
         "return pins_tools or strict or", "return strict or",
         ("tests/server/test_client_text.py",), "grammar_of_them",
     ),
+    Mutant(
+        "nothing-leaves", "what a bias kept from being said is shown beside it",
+        "server/bypass.py",
+        "return bool(fields.num_logprobs) and fields.vllm is not None and leans_on_tokens(fields)",
+        "return False",
+        ("tests/server/test_admission.py",), "passed_by",
+    ),
+    Mutant(
+        "nothing-leaves", "a client asks how likely a barred token is", "server/bypass.py",
+        'return fields.vllm is not None and bool(fields.vllm.__dict__.get("logprob_token_ids"))',
+        "return False",
+        ("tests/server/test_admission.py",), "passed_by",
+    ),
 )  # fmt: skip
