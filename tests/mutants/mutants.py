@@ -630,7 +630,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "authored", "a verdict on the client's text changes nothing", "server/rescoring.py",
         "entry.prompt_verdicts[prompt] = verdict", "pass",
-        ("tests/server/doors/test_doors.py",), "stood_open",
+        ("tests/server/doors/test_doors.py",), "closed",
     ),
     Mutant(
         "read-alike", "a choice without an account is as good as any", "server/settlement.py",
