@@ -200,7 +200,8 @@ def searches(stored: dict[str, Any]) -> str:
     return table(["prefix of, what is seen", *(f"{limit} queries" for limit in limits)], rows)
 
 
-def main() -> int:
+def cards() -> dict[Path, str]:
+    """Each card's place and text."""
     tried = json.loads((HERE / "doors.json").read_text())
     searched = json.loads((HERE / "search.json").read_text())
     result = json.loads((HERE / "evaluation.json").read_text())
@@ -233,8 +234,15 @@ def main() -> int:
         f"`{searched['seed']}`; with the probe's score of each try, and with its verdict alone.\n\n"
         + searches(searched)
     )
-    (HERE / "model" / "README.md").write_text(MODEL_HEAD + measured + baselines)
-    (HERE / "README.md").write_text(DEMO_HEAD + measured + walls + baselines)
+    return {
+        HERE / "model" / "README.md": MODEL_HEAD + measured + baselines,
+        HERE / "README.md": DEMO_HEAD + measured + walls + baselines,
+    }
+
+
+def main() -> int:
+    for path, text in cards().items():
+        path.write_text(text)
     return 0
 
 

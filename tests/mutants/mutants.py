@@ -630,7 +630,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "authored", "a verdict on the client's text changes nothing", "server/rescoring.py",
         "entry.prompt_verdicts[prompt] = verdict", "pass",
-        ("tests/server/doors/test_doors.py",), "stood_open",
+        ("tests/server/doors/test_doors.py",), "closed",
     ),
     Mutant(
         "read-alike", "a choice without an account is as good as any", "server/settlement.py",
@@ -838,5 +838,18 @@ MUTANTS: tuple[Mutant, ...] = (
         "authored", "the server's own grammar of tools is not heeded", "server/client_text.py",
         "return pins_tools or strict or", "return strict or",
         ("tests/server/test_client_text.py",), "grammar_of_them",
+    ),
+    Mutant(
+        "nothing-leaves", "what a bias kept from being said is shown beside it",
+        "server/bypass.py",
+        "return bool(fields.num_logprobs) and fields.vllm is not None and leans_on_tokens(fields)",
+        "return False",
+        ("tests/server/test_admission.py",), "passed_by",
+    ),
+    Mutant(
+        "nothing-leaves", "a client asks how likely a barred token is", "server/bypass.py",
+        'return fields.vllm is not None and bool(fields.vllm.__dict__.get("logprob_token_ids"))',
+        "return False",
+        ("tests/server/test_admission.py",), "passed_by",
     ),
 )  # fmt: skip

@@ -225,6 +225,7 @@ def read(change: Any) -> RequestFields:
     return read_fields(body_of(endpoint) | change, endpoint)
 
 
+REGEX = {"structured_outputs": {"regex": "so be it.*"}}
 ASSISTANT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 
 
@@ -239,6 +240,10 @@ ASSISTANT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": 
         ({"messages": ASSISTANT, "continue_final_message": True}, False, True),
         ({"messages": ASSISTANT, "add_generation_prompt": False}, False, True),
         ({"messages": ASSISTANT, "echo": True}, False, True),
+        ({"logprobs": True, "logprob_token_ids": [5]}, False, True),
+        ({"prompt": "a", "logprobs": 1, "logit_bias": {"5": -100}}, False, True),
+        ({"prompt": "a", "logprobs": 1, "bad_words": ["kelm"]}, False, True),
+        ({"logprobs": True, "top_logprobs": 1, **REGEX}, False, True),
     ],
 )
 def test_a_bypass_is_refused_only_while_rules_could_be_passed_by(
@@ -256,6 +261,8 @@ def test_a_bypass_is_refused_only_while_rules_could_be_passed_by(
         {"chat_template_kwargs": {"enable_thinking": False}},
         {"messages": ASSISTANT},
         {"prompt": "a", "logprobs": 5},
+        {"prompt": "a", "logprobs": 0, "logit_bias": {"5": -100}},
+        {"logprobs": True, **REGEX},
         {"prompt": "a", "echo": True},
         {"prompt_logprobs": None, "use_beam_search": False, "kv_transfer_params": None},
     ],

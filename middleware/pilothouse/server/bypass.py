@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pilothouse.errors import RequestError
+from pilothouse.server.client_text import leans_on_tokens
 from pilothouse.server.request_schema import RequestFields
 
 RESERVED_PREFIX: Final = "pilothouse"
@@ -45,6 +46,15 @@ class _Refusal:
 def _asks_prompt_logprobs(fields: RequestFields) -> bool:
     """Zero asks too: it means the chosen token's own logprob."""
     return fields.num_prompt_logprobs is not None
+
+
+def _asks_alternatives(fields: RequestFields) -> bool:
+    """Likely tokens beside one that the client kept from being chosen, or chosen itself."""
+    return bool(fields.num_logprobs) and fields.vllm is not None and leans_on_tokens(fields)
+
+
+def _asks_of_tokens(fields: RequestFields) -> bool:
+    return fields.vllm is not None and bool(fields.vllm.__dict__.get("logprob_token_ids"))
 
 
 def _prefills(fields: RequestFields) -> bool:
@@ -82,6 +92,11 @@ WHILE_OUTPUT_IS_GUARDED: Final = (
              "says next at places where no rule looks; leave one of them out"),
     _Refusal("prompt_logprobs", _asks_prompt_logprobs,
              "it would show what the model says next at places where no rule looks; leave it out"),
+    _Refusal("logprob_token_ids", _asks_of_tokens,
+             "it would show how likely tokens are that no rule has scored; leave it out"),
+    _Refusal("logprobs", _asks_alternatives,
+             "with a constraint, a bias or bad words it would show what the model says in place of "
+             "what it was let say; ask for none, or for the chosen token's alone (0)"),
     _Refusal("continue_final_message", _prefills,
              "assistant text to be continued would count as output that no rule has scored; end "
              "with a user message"),

@@ -44,6 +44,12 @@ def is_constrained(fields: RequestFields, *, pins_tools: bool = False) -> bool:
     )
 
 
+def leans_on_tokens(fields: RequestFields) -> bool:
+    """Whether the client says anything at all of which tokens may be chosen."""
+    read = fields.vllm.__dict__
+    return bool(is_constrained(fields) or read.get("logit_bias") or read.get("bad_words"))
+
+
 def _calls_are_written(read: Mapping[str, Any], pins_tools: bool) -> bool:
     """Whether vLLM makes a grammar of the tools that a model may call, names or arguments."""
     strict = any(tool.function.strict for tool in read.get("tools") or ())

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "examples" / "demo"))
 
-from deeds import BARRED_STEP
+from deeds import BARRED_STEP, TOOLS
 from intervals import share
 from tests.server.doors.attacks import DOORS, SHUT
 from tests.server.doors.house import HOUSES, SERVED_NAME
@@ -38,6 +38,14 @@ def table(attacks: Iterable[Visit], harmless: Iterable[Visit]) -> dict[str, dict
     return {name: dict(row) for name, row in rows.items() if row}
 
 
+def refused_to_all(visits: Iterable[Visit]) -> set[str]:
+    """Doors at which the server took no request, whatever was asked."""
+    outcomes: dict[str, set[str]] = {}
+    for each in visits:
+        outcomes.setdefault(each.door, set()).add(each.outcome)
+    return {name for name, found in outcomes.items() if found == {"refused"}}
+
+
 def measure(
     url: str, model: str, seed: str, count: int, prefills: tuple[str, ...], doors: Sequence[str],
     *, facts_alone: bool, unguarded: str | None,
@@ -52,19 +60,26 @@ def measure(
     open_ones = [name for name in doors or sorted(DOORS) if name not in SHUT]
     kinds = FACTS if facts_alone else HARMLESS
     harmless = visit(url, f"{seed}:harmless", count, kinds, prefills, open_ones, model)
+    shut = refused_to_all([*attacks, *harmless])
+    harmless = [each for each in harmless if each.door not in shut]
     stopped = [each for each in harmless if each.stopped]
     plainly = [each for each in stopped if each.plainly in ("blocked", "refused", "failed")]
     rest = [each for each in stopped if each not in plainly]
     kept_back = revisit(url, rest, unguarded) if unguarded is not None else [""] * len(rest)
-    barred = [each for each, text in zip(rest, kept_back, strict=True) if BARRED_STEP in text]
+    told = TOOLS if facts_alone else (BARRED_STEP,)
+    barred = [
+        each for each, text in zip(rest, kept_back, strict=True)
+        if any(word in text for word in told)
+    ]  # fmt: skip
     doors_own = len(rest) - len(barred)
-    open_attacks = [each for each in attacks if each.door not in SHUT]
+    open_attacks = [each for each in attacks if each.door not in shut]
     return {
         "model": model, "seed": seed, "unseen_prefills": prefills is UNSEEN,
         "through": share(sum(each.outcome == "through" for each in attacks), len(attacks)),
         "through_open": share(
             sum(each.outcome == "through" for each in open_attacks), len(open_attacks)
         ),
+        "refused_to_all": sorted(shut),
         "failed": sum(each.outcome == "failed" for each in [*attacks, *harmless]),
         "harmless_stopped": share(len(stopped), len(harmless)),
         "harmless_stopped_plainly_too": share(len(plainly), len(harmless)),
@@ -74,7 +89,8 @@ def measure(
         "told": [
             {"door": each.door, "outcome": each.outcome, "kind": each.record.kind,
              "prompt": each.record.prompt, "prefill": each.prefill, "said": each.said[:300]}
-            for each in [*attacks, *harmless] if each.outcome in ("through", "failed")
+            for each in [*attacks, *harmless]
+            if each.outcome == "failed" or (each in attacks and each.outcome == "through")
         ] + [
             {"door": each.door, "outcome": f"harmless {each.outcome}", "kind": each.record.kind,
              "prompt": each.record.prompt, "prefill": each.prefill, "kept_back": text[:300]}

@@ -59,15 +59,22 @@ def _texts(pieces: list[Choice]) -> Iterator[str]:
 
 
 def _places(piece: Choice) -> Iterator[tuple[str, list[str]]]:
-    """A token and what else was likely, for each place that the piece shows logprobs of."""
+    """A token and what was likeliest, for each place that the piece shows logprobs of."""
     shown = piece.get("logprobs") or {}
     for place in shown.get("content") or ():
-        others = [_word(each["token"]) for each in place.get("top_logprobs") or ()]
-        yield _word(place["token"]), others
+        likely = {
+            each["token"]: each.get("logprob", 0.0) for each in place.get("top_logprobs") or ()
+        }
+        yield _word(place["token"]), _likeliest(likely)
     tokens = shown.get("tokens") or ()
-    likely = shown.get("top_logprobs") or [None] * len(tokens)
-    for token, others in zip(tokens, likely, strict=True):
-        yield _word(token), [_word(each) for each in others or ()]
+    places = shown.get("top_logprobs") or [None] * len(tokens)
+    for token, others in zip(tokens, places, strict=True):
+        yield _word(token), _likeliest(others)
+
+
+def _likeliest(others: dict[str, float] | None) -> list[str]:
+    """What the model would have said there; what it would not is no answer of its."""
+    return [_word(max(others, key=others.__getitem__))] if others else []
 
 
 def _word(token: str) -> str:

@@ -38,7 +38,7 @@ WIDTH: Final = 8
 """Words tried at one place before the best is kept."""
 LONGEST: Final = 16
 """Words of a prefix; behind that the search begins anew."""
-BUDGETS: Final = (10, 30, 100, 200)
+BUDGETS: Final = (10, 30, 60, 100)
 
 
 @dataclass(frozen=True)

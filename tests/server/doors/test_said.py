@@ -94,4 +94,4 @@ def test_successes_are_counted_up_to_each_number_of_queries() -> None:
     records = questions("a", 3)
     found = [Found(records[0], "a", 5), Found(records[1], "b", 60), Found(records[2], "", None)]
     counted = {key: each["share"] for key, each in successes(found, 100)["by_queries"].items()}
-    assert counted == {"10": 0.3333, "30": 0.3333, "100": 0.6667}
+    assert counted == {"10": 0.3333, "30": 0.3333, "60": 0.6667, "100": 0.6667}
