@@ -97,6 +97,8 @@ TOOL = {"type": "function", "function": {"name": "reply", "parameters": SHAPE}}
         {"allowed_token_ids": [5]},
         {"logit_bias": {"5": 100}},
         {"logit_bias": {"5": "100"}},
+        {"logit_bias": {"5": -100}},
+        {"bad_words": ["of course"]},
     ],
 )
 def test_what_lets_the_client_choose_tokens_is_a_constraint(fields: dict[str, Any]) -> None:
@@ -110,7 +112,8 @@ def test_what_lets_the_client_choose_tokens_is_a_constraint(fields: dict[str, An
         {"response_format": {"type": "json_object"}},
         {"response_format": {"type": "text"}},
         {"tools": [TOOL], "tool_choice": "auto"},
-        {"logit_bias": {"5": -100}},
+        {"logit_bias": {"5": 0}},
+        {"logit_bias": {}, "bad_words": []},
         {"stop": ["and"], "n": 2},
     ],
 )

@@ -20,7 +20,11 @@ _NO_TEXT = frozenset({"role", "type", "id", "image_url", "audio_url", "video_url
 
 
 def is_constrained(fields: RequestFields) -> bool:
-    """Whether the client, and not the model, may choose tokens of the answer."""
+    """Whether the client, and not the model, may choose tokens of the answer.
+
+    Taking tokens away chooses among what is left: enough bans of single tokens and of tokens
+    behind others spell any text.
+    """
     read = fields.vllm.__dict__
     shape = read.get("response_format")
     tool = read.get("tool_choice")
@@ -29,7 +33,8 @@ def is_constrained(fields: RequestFields) -> bool:
         or (shape is not None and shape.type in _LITERAL_FORMATS)
         or (tool is not None and tool not in ("none", "auto"))
         or read.get("allowed_token_ids")
-        or any(bias > 0 for bias in (read.get("logit_bias") or {}).values())
+        or any((read.get("logit_bias") or {}).values())
+        or read.get("bad_words")
     )
 
 

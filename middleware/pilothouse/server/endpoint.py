@@ -22,6 +22,7 @@ from pilothouse.engine.pickup import follow, install, subscribe
 from pilothouse.engine.plan import Plan
 from pilothouse.errors import ConfigError
 from pilothouse.log_text import log_lines, log_text
+from pilothouse.policy.ending_rules import Surroundings
 from pilothouse.record import Record
 from pilothouse.sealed import seal_key
 from pilothouse.server.admission import Admission, label_names
@@ -29,6 +30,7 @@ from pilothouse.server.edition import Edition, Editions
 from pilothouse.server.follower import Follower
 from pilothouse.server.identity import Doorkeeper
 from pilothouse.server.ledger import Ledger
+from pilothouse.server.open_doors import takes_pictures
 from pilothouse.server.reload import Reloader
 from pilothouse.server.routes import RouteTable, inventory, refuse_unknown
 from pilothouse.server.settlement import Settler
@@ -76,7 +78,7 @@ class EndpointPlugin:
                 )
             setattr(state, STATE_NAME, made)
             if client_index(engine_client) == 0:  # told once, not by each API process
-                log_start(made.plan, made.routes)
+                log_start(made.plan, made.routes, made.surroundings)
 
 
 def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateState:
@@ -118,7 +120,13 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateSt
         settler=Settler(plan.rulebook, metrics.outcomes),
         metrics=metrics,
         engine_client=engine_client,
-        renders_chats=renders_chats(engine_client, args),
+        surroundings=Surroundings(
+            served_names=served,
+            adapters=adapters,
+            has_keys=bool(keys),
+            renders_chats=renders_chats(engine_client, args),
+            takes_pictures=takes_pictures(engine_client.vllm_config.model_config),
+        ),
         routes=routes,
     )
 
