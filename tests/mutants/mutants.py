@@ -743,7 +743,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "authored", "a client's text that cannot be scored passes", "server/rescoring.py",
-        "return self._admission.unscored_verdict(self.admitted)", "return None",
+        "return self._admission.unscored_verdict(policies)", "return None",
         ("tests/server/test_rescoring.py",), "cannot_be_scored",
     ),
     Mutant(
@@ -764,8 +764,30 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "authored", "a forced answer leaves before its verdict", "server/rescoring.py",
-        "exposure=replace(admitted.exposure, buffers=True)", "exposure=admitted.exposure",
+        "exposure=replace(exposure, buffers=True)", "exposure=exposure",
         ("tests/server/test_rescoring.py",), "constrained or several_prompts",
+    ),
+    Mutant(
+        "authored", "a policy that scores answers scores none", "server/rescoring.py",
+        "judging = exposure.applied if is_constrained(fields) else exposure.scores_answers",
+        "judging = exposure.applied if is_constrained(fields) else ()",
+        ("tests/server/test_rescoring.py",), "scores_answers",
+    ),
+    Mutant(
+        "authored", "every policy scores answers", "server/rescoring.py",
+        "judging = self.admitted.exposure.applied if policies is None else policies",
+        "judging = self.admitted.exposure.applied",
+        ("tests/server/test_rescoring.py",), "scores_answers",
+    ),
+    Mutant(
+        "never-silent", "answers that nobody can score start a server", "server/exposure.py",
+        "    if asking:\n", "    if False:\n",
+        ("tests/server/test_rescoring.py",), "stop_the_start",
+    ),
+    Mutant(
+        "never-silent", "scored answers in shadow are taken", "policy/check.py",
+        "        elif spec.mode == \"shadow\":\n", "        elif False:\n",
+        ("tests/policy/test_loader.py",), "malformed",
     ),
     Mutant(
         "authored", "one barred prompt blocks its neighbours", "server/rescoring.py",

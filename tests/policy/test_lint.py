@@ -63,6 +63,13 @@ def test_what_can_leave_is_a_note_and_no_finding(tmp_path: Path, rule: str, held
     assert not has_findings([note])
 
 
+def test_a_policy_that_scores_answers_tells_that_it_keeps_them_back(tmp_path: Path) -> None:
+    write(tmp_path, policy_text(rule_text(then=BLOCK), spec=(*ENFORCED, "score_answers: true")))
+    (note,) = lint([tmp_path], ARTEFACTS)
+    assert (note.severity, note.line) == ("note", 12)
+    assert "keeps every answer back until it ends" in note.text
+
+
 @pytest.mark.parametrize(
     ("text", "line", "warning"),
     [

@@ -168,6 +168,11 @@ def test_what_reaches_behind_the_prompt_is_closed_by_a_rule_over_answers(
     assert names(policy(), renders_chats=True) == set()
 
 
+def test_a_policy_that_scores_answers_is_its_own_other_half() -> None:
+    scoring = policy(more=("score_answers: true",))
+    assert doors(scoring, auth=Auth(client_steering=True)) == ()
+
+
 def test_what_the_model_says_of_itself_is_read_or_told_to_be_unread() -> None:
     [door] = doors(policy())
     assert (door.name, door.severity) == ("own-words", "note")

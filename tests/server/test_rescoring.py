@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from pilothouse.errors import ConfigError
 from pilothouse.policy.endpoint import Endpoint
+from pilothouse.policy.rulebook import Rulebook
 from pilothouse.record import Verdict
-from pilothouse.sealed import SEALED_KEY, unseal
+from pilothouse.sealed import SEALED_KEY, AppliedPolicy, unseal
+from pilothouse.server.exposure import Exposures, refuse_scored_answers
 from pilothouse.server.ledger import Entry, Ledger
 from pilothouse.server.rescoring import (
     CHAT_PATH,
@@ -24,7 +28,17 @@ from pilothouse.server.rescoring import (
     rescored,
     shortest,
 )
-from tests.server.builders import FAMILIES, KEY, admission, admitted, body_of, record, verdict
+from tests.policy.samples import SPECS, rule_text, sample_policy
+from tests.server.builders import (
+    FAMILIES,
+    KEY,
+    admission,
+    admitted,
+    body_of,
+    record,
+    tiny_plan,
+    verdict,
+)
 
 BARRED = "gloamwork"
 POLICY = "prompt-refusal"
@@ -218,6 +232,47 @@ def test_our_own_request_is_under_the_policies_of_the_clients_and_steers_nothing
     sealed = unseal(body["vllm_xargs"][SEALED_KEY], KEY)
     assert sealed.steer == () and POLICY in {each.name for each in sealed.policies if each.enforced}
     assert len(inside.ledger) == 0
+
+
+ON = AppliedPolicy(name="sample", enforced=True)
+
+
+def scoring(spec: tuple[str, ...] = ()) -> tuple[AppliedPolicy, ...]:
+    policy = sample_policy(rule_text(then="{action: block}"), spec=(*spec, "score_answers: true"))
+    shadow = AppliedPolicy(name="sample", enforced=False)
+    exposures = Exposures(Rulebook([policy], SPECS))
+    assert exposures.of([shadow]).scores_answers == ()
+    return exposures.of([ON]).scores_answers
+
+
+def test_a_policy_that_scores_answers_has_free_ones_scored_by_itself_alone() -> None:
+    assert scoring(("mode: enforce", "on_error: closed")) == (ON,)
+    inside = Inside()
+    made = scorer(inside, "prompt-respond", "chat")
+    mine = AppliedPolicy(name=POLICY, enforced=True)
+    exposure = replace(made.admitted.exposure, scores_answers=(mine,))
+    made.admitted = replace(made.admitted, exposure=exposure)
+    entry, told = Entry(), record()
+    found = asyncio.run(rescored(made, body_of("chat"), FAMILIES["chat"], entry))
+    assert found.forced is not None and found.admitted.exposure.buffers and not found.blocked
+    told.choice = (0, 0)
+    entry.add(told)
+    choice = {"index": 0, "message": {"content": f"do {BARRED}"}, "finish_reason": "stop"}
+    asyncio.run(found.forced.body({"choices": [choice]}))
+    verdict_0 = ended(entry)[(0, 0)]
+    assert verdict_0 is not None and verdict_0.phase == "final"
+    [(_, body)] = inside.asked
+    assert unseal(body["vllm_xargs"][SEALED_KEY], KEY).policies == (mine,)
+
+
+def test_scored_answers_that_cannot_be_stop_the_start() -> None:
+    policy = sample_policy(
+        rule_text(then="{action: block}"),
+        spec=("mode: enforce", "on_error: closed", "score_answers: true"),
+    )
+    refuse_scored_answers(tiny_plan(), "no template")
+    with pytest.raises(ConfigError, match=r"sample: spec.score_answers .* no template"):
+        refuse_scored_answers(replace(tiny_plan(), policies=(policy,)), "no template")
 
 
 def test_a_blocked_request_makes_one_token_for_the_shape_of_its_answer() -> None:

@@ -155,8 +155,8 @@ class EndingRules:
         )
 
     def has_output_half(self, mine: EndingRule) -> bool:
-        """A rule of the same category ends answers by what they say."""
-        return self.stands_in(
+        """It reads answers too, or a rule of the same category ends them by what they say."""
+        return mine.policy.spec.score_answers or self.stands_in(
             mine,
             lambda other: (
                 other.rule.phase != "prompt"

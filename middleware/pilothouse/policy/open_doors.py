@@ -110,17 +110,18 @@ def _lowered_by(node: Node, wanted: bool) -> Iterator[str]:
 
 
 def _unread(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor]:
-    around, is_half = house.around, not house.has_output_half(mine)
-    if mine.rule.phase == "prompt" and is_half and around.renders_chats is False:
+    around, is_alone = house.around, not house.has_output_half(mine)
+    if mine.rule.phase == "prompt" and is_alone and around.renders_chats is False:
         yield mine.door(
             "no-template", (), "the model has no chat template, so what a client writes of an "
             "answer (a begun one, a grammar) cannot be scored as a user's turn",
             "give one with --chat-template, or add an output or final rule that ends",
         )  # fmt: skip
-    if mine.rule.phase == "prompt" and is_half:
+    if mine.rule.phase == "prompt" and is_alone:
         yield mine.door(
             "own-words", (), "no rule reads what the model says of itself: a request that it does "
-            "not know for one is answered", "add an output or final rule that ends", "note",
+            "not know for one is answered",
+            "set score_answers, or add an output or final rule that ends", "note",
         )  # fmt: skip
     if around.adapters:
         yield mine.door(

@@ -27,6 +27,7 @@ from pilothouse.record import Record
 from pilothouse.sealed import seal_key
 from pilothouse.server.admission import Admission, label_names
 from pilothouse.server.edition import Edition, Editions
+from pilothouse.server.exposure import refuse_scored_answers
 from pilothouse.server.follower import Follower
 from pilothouse.server.identity import Doorkeeper
 from pilothouse.server.ledger import Ledger
@@ -99,6 +100,9 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateSt
         return Edition(plan, doorkeeper, Admission(plan, served, seal_key(), fingerprint))
 
     editions = Editions(edition(plan))
+    can_score = renders_chats(engine_client, args)
+    if not can_score:
+        refuse_scored_answers(plan, "the model has no chat template: give one with --chat-template")
     table = RouteTable(plan.body.gate.allow)
     routes = inventory(app.routes, table)
     if plan.body.gate.unknown_routes == "refuse_start":
@@ -124,7 +128,7 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateSt
             served_names=served,
             adapters=adapters,
             has_keys=bool(keys),
-            renders_chats=renders_chats(engine_client, args),
+            renders_chats=can_score,
             takes_pictures=takes_pictures(engine_client.vllm_config.model_config),
         ),
         routes=routes,

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Scope
 from vllm.renderers.inputs.preprocess import prompt_to_seq
 
 from pilothouse.record import Verdict
+from pilothouse.sealed import AppliedPolicy
 from pilothouse.server.admission import Admission, Admitted
 from pilothouse.server.answer import encode
 from pilothouse.server.client_text import (
@@ -50,13 +51,22 @@ class Rescorer:
         self._ledger = ledger
         self.admitted = admitted
 
-    async def verdict(self, texts: Iterable[str], phase: Phase) -> Verdict | None:
+    async def verdict(
+        self,
+        texts: Iterable[str],
+        phase: Phase,
+        policies: tuple[AppliedPolicy, ...] | None = None,
+    ) -> Verdict | None:
         """The first verdict that a rule of the prompt comes to on any of the texts.
 
         A text that cannot be scored is what the rule says of errors.
+
+        Args:
+            policies: those that count; by default all that hold for the request.
         """
+        judging = self.admitted.exposure.applied if policies is None else policies
         for text in texts:
-            found = await self._scored(text)
+            found = await self._scored(text, judging)
             if found is not None:
                 return replace(found, phase=phase)
         return None
@@ -70,11 +80,11 @@ class Rescorer:
             )
             text = answer.get("prompt") if isinstance(answer, dict) else None
             if not isinstance(text, str):
-                return self._unscored(status)
+                return self._unscored(status, self.admitted.exposure.applied)
         return await self.verdict((text,) if text.strip() else (), "prompt")
 
-    async def _scored(self, text: str) -> Verdict | None:
-        decision_id, body = self._admission.as_user_turn(self.admitted, text)
+    async def _scored(self, text: str, policies: tuple[AppliedPolicy, ...]) -> Verdict | None:
+        decision_id, body = self._admission.as_user_turn(self.admitted, text, policies)
         entry = self._ledger.open(decision_id)
         try:
             status, _ = await call(self._app, self._scope, CHAT_PATH, body)
@@ -82,18 +92,31 @@ class Rescorer:
             self._ledger.close(decision_id)
         found = next(entry.verdicts(), None)
         if found is None and (status != 200 or not entry.choices):
-            return self._unscored(status)
+            return self._unscored(status, policies)
         return found
 
-    def _unscored(self, status: int) -> Verdict | None:
-        logger.warning("text of a client could not be scored: status %d", status)
-        return self._admission.unscored_verdict(self.admitted)
+    def _unscored(self, status: int, policies: tuple[AppliedPolicy, ...]) -> Verdict | None:
+        logger.warning("a text could not be scored as a user's turn: status %d", status)
+        return self._admission.unscored_verdict(policies)
 
 
 class ForcedAnswer:
-    """Scores each choice of a constrained answer when it ends, before anything of it leaves."""
+    """Scores each choice of an answer when it ends, before anything of it leaves.
 
-    def __init__(self, rescorer: Rescorer, family: Family, entry: Entry, body: Body) -> None:
+    Args:
+        policies: those that judge it: all where the client constrained it, else those that score
+            answers.
+    """
+
+    def __init__(
+        self,
+        rescorer: Rescorer,
+        family: Family,
+        entry: Entry,
+        body: Body,
+        policies: tuple[AppliedPolicy, ...],
+    ) -> None:
+        self._policies = policies
         self._rescorer = rescorer
         self._family = family
         self._entry = entry
@@ -118,7 +141,7 @@ class ForcedAnswer:
             said = self._said[index] = self._said.get(index, "") + choice_text(choice)
             if choice.get("finish_reason") is not None:
                 texts = forced_texts(said, self._body)
-                verdict = await self._rescorer.verdict(texts, "final")
+                verdict = await self._rescorer.verdict(texts, "final", self._policies)
                 if verdict is not None:
                     key = self._family.key(index, self._rescorer.admitted)
                     self._entry.impose(key, verdict)
@@ -150,11 +173,13 @@ async def rescored(rescorer: Rescorer, body: Body, family: Family, entry: Entry)
     for prompt, verdict in enumerate(found):
         if verdict is not None:
             entry.prompt_verdicts[prompt] = verdict
-    forced = ForcedAnswer(rescorer, family, entry, body) if is_constrained(fields) else None
+    exposure = admitted.exposure
+    judging = exposure.applied if is_constrained(fields) else exposure.scores_answers
+    forced = ForcedAnswer(rescorer, family, entry, body, judging) if judging else None
     blocked = len(entry.prompt_verdicts) == admitted.num_prompts
     if forced is not None or entry.prompt_verdicts:
         # Whole choices wait for their verdict, as under a final rule.
-        admitted = replace(admitted, exposure=replace(admitted.exposure, buffers=True))
+        admitted = replace(admitted, exposure=replace(exposure, buffers=True))
     return Rescored(admitted, forced, blocked)
 
 
