@@ -125,6 +125,7 @@ def test_a_policy_for_a_name_that_is_not_served_holds_for_nobody() -> None:
     assert names(for_one, served_names=("demo",)) == {"nobody"}
     found = names(for_one, served_names=("demo",), adapters=("llama",))
     assert found == {"model", "adapters"}
+    assert names(for_one, EVERYONE, served_names=("demo",)) == set()
 
 
 @pytest.mark.parametrize(("keys", "severity"), [(False, "warning"), (True, "note"), (None, "note")])

@@ -44,7 +44,10 @@ def outside_the_scope(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor
                 'write `profiles: ["*"]`, unless it is about that steering alone', "note",
             )  # fmt: skip
     served = around.served_names
-    if served is not None and not any(holds_for(mine.patterns("models"), each) for each in served):
+    if served is not None and not any(
+        holds_for(mine.patterns("models"), each) or house.same_elsewhere(mine, "models", each)
+        for each in served
+    ):
         names = [each for each in around.adapters if holds_for(mine.patterns("models"), each)]
         yield mine.door(
             "model" if names else "nobody", ("spec", "match", "models"),
