@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 import time
@@ -127,6 +129,38 @@ def test_doctor_tells_versions_routes_and_the_config(tiny_house: Path) -> None:
     assert verdicts["/v1/completions"] == "governed" and verdicts["/invocations"] == "denied"
     assert report["config"]["policies"]["watch"] == "shadow"
     assert report["config"]["vectors"] == {"nudge": [3]}
+
+
+def test_doctor_lists_the_doors_that_stay_open_with_reason_and_remedy(
+    tiny_house: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "LOW_MEMORY_GIB", 0)
+    told = {each["door"]: each for each in doctor.examine(tiny_house, None)["config"]["open_doors"]}
+    assert "prompt-refusal/rule" in told["own-words"]["rules"]
+    assert "output-refusal/rule" not in told["own-words"]["rules"]
+    assert {"metrics", "client-scores", "client-steering", "profile"} <= told.keys()
+    done = CliRunner().invoke(doctor.app, ["--config", str(tiny_house)])
+    assert done.exit_code == 0
+    scores = told["client-scores"]
+    assert f"client-scores (warning), past {', '.join(scores['rules'])}" in done.stdout
+    assert f"{scores['reason']}; {scores['remedy']}" in done.stdout
+
+
+def test_doctor_knows_from_the_model_whether_a_text_can_be_scored_as_a_users_turn(
+    tiny_house: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(tiny_house.parent / "model", tmp_path / "model")
+    assert "no-template" not in doors_told(tiny_house, model)
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    settings.pop("chat_template", None)
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    (model / "chat_template.jinja").unlink(missing_ok=True)
+    assert "no-template" in doors_told(tiny_house, model)
+
+
+def doors_told(config: Path, model: Path) -> set[str]:
+    found = doctor.examine(config, str(model))["config"]["open_doors"]
+    return {each["door"] for each in found}
 
 
 def test_doctor_prints_what_each_tap_is_reserved_for_and_what_it_takes(

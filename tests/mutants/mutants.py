@@ -852,4 +852,263 @@ MUTANTS: tuple[Mutant, ...] = (
         "return False",
         ("tests/server/test_admission.py",), "passed_by",
     ),
+    # lint: doors that stay open, what the gate reads, and text that no model chose
+    Mutant(
+        "authored", "an endpoint left out is no door", "policy/open_scopes.py",
+        "    if missing:\n", "    if False:\n",
+        ("tests/policy/test_open_doors.py",), "scope_that_callers",
+    ),
+    Mutant(
+        "authored", "a policy in shadow closes doors", "policy/ending_rules.py",
+        'if policy.spec.mode == "enforce" and policy.spec.rollout_percent > 0',
+        "if policy.spec.rollout_percent > 0",
+        ("tests/policy/test_open_doors.py",), "shadow or ends_nothing",
+    ),
+    Mutant(
+        "authored", "a rule for some callers closes doors for all", "policy/ending_rules.py",
+        "and other.policy.spec.rollout_percent == 100\n", "and True\n",
+        ("tests/policy/test_open_doors.py",), "in_shadow_or_for_some",
+    ),
+    Mutant(
+        "authored", "proxies that are everyone are trusted", "policy/open_scopes.py",
+        "ipaddress.ip_network(cidr).prefixlen == 0", "ipaddress.ip_network(cidr).prefixlen < 0",
+        ("tests/policy/test_open_doors.py",), "scope_that_callers",
+    ),
+    Mutant(
+        "authored", "scores that clients see are no door", "policy/open_doors.py",
+        "if auth is not None and auth.client_scores:", "if False:",
+        ("tests/policy/test_open_doors.py",), "scores_that_clients or grant_of_the_server",
+    ),
+    Mutant(
+        "authored", "steering behind the verdict is no door", "policy/open_doors.py",
+        "if steered and not house.has_output_half(mine):", "if False:",
+        ("tests/policy/test_open_doors.py",), "behind_the_prompt",
+    ),
+    Mutant(
+        "authored", "any rule over answers is the other half", "policy/ending_rules.py",
+        "and other.policy.metadata.category == mine.policy.metadata.category", "and True",
+        ("tests/policy/test_open_doors.py",), "says_of_itself",
+    ),
+    Mutant(
+        "authored", "a late look at the prompt counts as one in time", "policy/open_doors.py",
+        'if phase != "prompt" and reads_prompt and not', "if False and not",
+        ("tests/policy/test_open_doors.py",), "later_phase",
+    ),
+    Mutant(
+        "authored", "a rule that something high switches off is told of by nobody",
+        "policy/open_doors.py", "yield from _lowered_by(node.operand, not wanted)",
+        "yield from _lowered_by(node.operand, wanted)",
+        ("tests/policy/test_open_doors.py",), "keeps_from_firing",
+    ),
+    Mutant(
+        "never-silent", "lint tells of no door", "policy/lint.py",
+        "for door in open_doors(policies, specs, around):", "for door in ():",
+        ("tests/policy/test_open_doors.py",), "lint",
+    ),
+    Mutant(
+        "never-silent", "doctor takes every model to have a template", "cli/doors_report.py",
+        'return getattr(tokenizer, "chat_template", None) is not None', "return True",
+        ("tests/cli/test_main.py",), "doctor_knows_from_the_model",
+    ),
+    Mutant(
+        "authored", "a chat cut off may open no turn", "server/client_text.py",
+        "cut = fields.vllm.truncate_prompt_tokens is not None", "cut = False",
+        ("tests/server/test_client_text.py",), "may_not_be_open",
+    ),
+    Mutant(
+        "authored", "a chat without a generation prompt may open no turn", "server/client_text.py",
+        "if cut or not fields.add_generation_prompt:", "if cut:",
+        ("tests/server/test_client_text.py",), "may_not_be_open",
+    ),
+    Mutant(
+        "authored", "a sentence cut in two is read in halves", "server/client_text.py",
+        'together = f"{before} {text}"', "together = text",
+        ("tests/server/test_client_text.py",), "forced_answer or at_the_end",
+    ),
+    Mutant(
+        "authored", "a schema leaves the words to the model", "server/client_text.py",
+        "or (shape is not None and shape.type in _LITERAL_FORMATS)", "",
+        ("tests/server/test_client_text.py",), "constraint",
+    ),
+    Mutant(
+        "authored", "a forced tool leaves the words to the model", "server/client_text.py",
+        'or (tool is not None and tool not in ("none", "auto"))', "",
+        ("tests/server/test_client_text.py",), "constraint",
+    ),
+    Mutant(
+        "authored", "a list of tokens leaves the words to the model", "server/client_text.py",
+        'or read.get("allowed_token_ids")', "",
+        ("tests/server/test_client_text.py",), "constraint",
+    ),
+    Mutant(
+        "authored", "what a forced call says is not read", "server/client_text.py",
+        'texts += [function.get("name"), function.get("arguments")]', "pass",
+        ("tests/server/test_client_text.py",), "choice_says",
+    ),
+    Mutant(
+        "authored", "a client's text that cannot be scored passes", "server/rescoring.py",
+        "return self._admission.unscored_verdict(policies)", "return None",
+        ("tests/server/test_rescoring.py",), "cannot_be_scored",
+    ),
+    Mutant(
+        "authored", "an answer nobody told of counts as scored", "server/rescoring.py",
+        "if found is None and (status != 200 or not entry.choices):",
+        "if found is None and status != 200:",
+        ("tests/server/test_rescoring.py",), "cannot_be_scored",
+    ),
+    Mutant(
+        "authored", "a verdict on a forced answer changes nothing", "server/rescoring.py",
+        "                    self._entry.impose(key, verdict)\n", "                    pass\n",
+        ("tests/server/test_rescoring.py",), "constrained",
+    ),
+    Mutant(
+        "authored", "a forced answer is scored by its last part", "server/rescoring.py",
+        'self._said.get(index, "") + choice_text(choice)', "choice_text(choice)",
+        ("tests/server/test_rescoring.py",), "streamed",
+    ),
+    Mutant(
+        "authored", "a forced answer leaves before its verdict", "server/rescoring.py",
+        "exposure=replace(exposure, buffers=True)", "exposure=exposure",
+        ("tests/server/test_rescoring.py",), "constrained or several_prompts",
+    ),
+    Mutant(
+        "authored", "a policy that scores answers scores none", "server/rescoring.py",
+        "judging = exposure.applied if constrained else exposure.scores_answers",
+        "judging = exposure.applied if constrained else ()",
+        ("tests/server/test_rescoring.py",), "scores_answers",
+    ),
+    Mutant(
+        "authored", "every policy scores answers", "server/rescoring.py",
+        "judging = self.admitted.exposure.applied if policies is None else policies",
+        "judging = self.admitted.exposure.applied",
+        ("tests/server/test_rescoring.py",), "scores_answers",
+    ),
+    Mutant(
+        "never-silent", "answers that nobody can score start a server", "server/exposure.py",
+        "    if asking:\n", "    if False:\n",
+        ("tests/server/test_rescoring.py",), "stop_the_start",
+    ),
+    Mutant(
+        "never-silent", "scored answers in shadow are taken", "policy/check.py",
+        "        elif spec.mode == \"shadow\":\n", "        elif False:\n",
+        ("tests/policy/test_loader.py",), "malformed",
+    ),
+    Mutant(
+        "authored", "one barred prompt blocks its neighbours", "server/rescoring.py",
+        "blocked = len(entry.prompt_verdicts) == admitted.num_prompts",
+        "blocked = bool(entry.prompt_verdicts)",
+        ("tests/server/test_rescoring.py",), "several_prompts or put_into_words",
+    ),
+    Mutant(
+        "authored", "our own request carries the client's headers", "server/rescoring.py",
+        'headers = [each for each in scope["headers"] if each[0] in kept]',
+        'headers = [each for each in scope["headers"] if each[0] != b"content-length"]',
+        ("tests/server/test_rescoring.py",), "clients_key",
+    ),
+    Mutant(
+        "authored", "a choice told of later goes free", "server/ledger.py",
+        "imposed = self.prompt_verdicts.get(record.choice[0])", "imposed = None",
+        ("tests/server/test_rescoring.py",), "several_prompts",
+    ),
+    Mutant(
+        "read-alike", "the body goes on as it came", "server/request_schema.py",
+        "    _write_back(body, asked)\n", "    pass\n",
+        ("tests/server/test_request_schema.py",), "sent_on",
+    ),
+    Mutant(
+        "read-alike", "choices are counted as they are written", "server/request_schema.py",
+        '"num_per_prompt": n if n is not None and n > 0 else 1,', '"num_per_prompt": 1,',
+        ("tests/server/test_request_schema.py", "tests/server/test_admission.py"),
+        "reads_every_field or bound_on_choices",
+    ),
+    Mutant(
+        "read-alike", "an echo asks for no logprobs", "server/request_schema.py",
+        'return echoed if asked is None and read["echo"] else asked', "return asked",
+        ("tests/server/test_request_schema.py",), "by_itself or reads_every_field",
+    ),
+    Mutant(
+        "read-alike", "prompts of a list are one", "server/request_schema.py",
+        "return 0 if prompt is None else len(prompt_to_seq(prompt))",
+        "return 0 if prompt is None else 1",
+        ("tests/server/test_request_schema.py",), "counted",
+    ),
+    Mutant(
+        "read-alike", "a value that trips vLLM up is a fault of ours", "server/request_schema.py",
+        '        raise RequestError(\n            f"body: cannot be read',
+        '        raise ValueError(\n            f"body: cannot be read',
+        ("tests/server/test_request_schema.py",), "trips_over",
+    ),
+    Mutant(
+        "read-alike", "an empty template is one", "server/request_schema.py",
+        'EMPTY_MEANS_NONE: Final = ("chat_template", "prompt_embeds")',
+        "EMPTY_MEANS_NONE: Final = ()",
+        ("tests/server/test_admission.py",), "reads_as_off",
+    ),
+    Mutant(
+        "read-alike", "transfers among the arguments pass", "server/bypass.py",
+        "if name in TRANSFER_KEYS and value:", "if False:",
+        ("tests/server/test_admission.py",), "reads_as_on",
+    ),
+    Mutant(
+        "read-alike", "a refusal that comes back is an empty turn", "server/history.py",
+        '            message["content"] = text\n', "            pass\n",
+        ("tests/server/test_request_schema.py",), "history",
+    ),
+    Mutant(
+        "read-alike", "another number of choices is as good as any", "server/whole.py",
+        "lost = admitted.exposure.ends and expected != sorted(",
+        "lost = False and expected != sorted(",
+        ("tests/server/test_unaccounted.py",), "another_number",
+    ),
+    Mutant(
+        "read-alike", "one streamed choice too many says what it likes", "server/stream.py",
+        "if self._lost or key not in self._entry.choices:", "if False:",
+        ("tests/server/test_unaccounted.py",), "streamed",
+    ),
+    Mutant(
+        "read-alike", "a record of no choice is an account", "server/ledger.py",
+        "        if record.choice is None:\n", "        if False:\n",
+        ("tests/server/test_unaccounted.py",), "nobodys_account",
+    ),
+    Mutant(
+        "read-alike", "an encoded answer leaves unread", "server/answer.py",
+        'Headers(raw=list(headers)).get("content-encoding", "identity") != "identity"', "False",
+        ("tests/server/test_unaccounted.py",), "encoded_unasked",
+    ),
+    Mutant(
+        "read-alike", "a client's wish for compression goes on", "server/answer.py",
+        'if each[0] != b"accept-encoding"]', "]",
+        ("tests/server/test_early_end.py",), "compresses",
+    ),
+    Mutant(
+        "read-alike", "any content type is read", "server/gate.py",
+        'if kind != "application/json":', "if False:",
+        ("tests/server/test_early_end.py",), "content_type",
+    ),
+    Mutant(
+        "read-alike", "chunks of ours lack the usage of vLLM's", "server/stream.py",
+        "        if self._tells_usage:\n", "        if False:\n",
+        ("tests/server/test_early_end.py",), "chunks_of_ours",
+    ),
+    Mutant(
+        "never-silent", "what vLLM resolves is not looked at", "engine/refusals.py",
+        "found = resolved_value(config, refusal.resolved) if refusal.resolved else None",
+        "found = None",
+        ("tests/engine/test_never_silent.py",), "wherever_it_came_from",
+    ),
+    Mutant(
+        "never-silent", "a pair that was resolved is not looked at", "engine/refusals.py",
+        "    problems += _untested_together({name for name, used in kinds.items() if used})\n", "",
+        ("tests/engine/test_never_silent.py",), "pair_is_refused_wherever",
+    ),
+    Mutant(
+        "never-silent", "routed experts under another flag pass", "engine/refusals.py",
+        'lambda v: bool(_within(v, "enable_return_routed_experts"))', "lambda v: False",
+        ("tests/engine/test_never_silent.py",), "however_it_is_written or stops_the_start",
+    ),
+    Mutant(
+        "never-printed", "an offline engine prints its plan", "engine/opaque_plan.py",
+        "HEAD + hashlib.sha256(told).hexdigest())", "HEAD + told.decode())",
+        ("tests/engine/test_plan_stays_hidden.py",), "steered_and_captured",
+    ),
 )  # fmt: skip

@@ -63,6 +63,13 @@ def test_what_can_leave_is_a_note_and_no_finding(tmp_path: Path, rule: str, held
     assert not has_findings([note])
 
 
+def test_a_policy_that_scores_answers_tells_that_it_keeps_them_back(tmp_path: Path) -> None:
+    write(tmp_path, policy_text(rule_text(then=BLOCK), spec=(*ENFORCED, "score_answers: true")))
+    (note,) = lint([tmp_path], ARTEFACTS)
+    assert (note.severity, note.line) == ("note", 12)
+    assert "keeps every answer back until it ends" in note.text
+
+
 @pytest.mark.parametrize(
     ("text", "line", "warning"),
     [
@@ -81,8 +88,9 @@ def test_what_is_risky_is_a_warning_at_its_line(
 ) -> None:
     write(tmp_path, text)
     problems = lint([tmp_path], ARTEFACTS)
-    assert [(each.severity, each.line) for each in problems] == [("warning", line)]
-    assert warning in problems[0].text
+    found = [each for each in problems if each.severity != "note"]
+    assert [(each.severity, each.line) for each in found] == [("warning", line)]
+    assert warning in found[0].text
     assert has_findings(problems)
 
 

@@ -122,6 +122,8 @@ def test_what_lets_the_client_choose_tokens_is_a_constraint(fields: dict[str, An
         {"response_format": {"type": "text"}},
         {"tools": [TOOL], "tool_choice": "auto"},
         {"logit_bias": {"5": -100}, "bad_words": ["kelm"]},
+        {"logit_bias": {"5": 0}},
+        {"logit_bias": {}, "bad_words": []},
         {"tools": [STRICT_TOOL], "tool_choice": "none"},
         {"parallel_tool_calls": False},
         {"stop": ["and"], "n": 2},

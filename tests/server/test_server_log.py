@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -39,12 +40,30 @@ def test_the_start_says_once_what_runs_in_vllms_format(
         "model", "vectors", "SAEs", "probes", "profiles", "policies enforced",
         "policies in shadow", "taps", "grants to every client", "doors governed",
         "doors open that run no model", "doors denied",
+        *["door left open, " + each["door"] for each in doors_of_status(small_server)],
     ]  # fmt: skip
     text = "\n".join(told)
     assert "  | vectors: 1 (nudge)" in text and "  | policies in shadow: 1 (watch)" in text
     assert "/v1/chat/completions, /v1/completions" in text
     assert re.search(r"doors denied: \d+; that would run the model: \d+ \(.*/v1/responses", text)
     assert re.search(r"tables \d+\.\d MiB of \d+ for \d+ programs", text)
+
+
+def doors_of_status(server: ServerProcess) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = httpx.get(f"{server.url}/pilothouse/v1/status").json()[
+        "open_doors"
+    ]
+    return found
+
+
+def test_the_doors_that_stay_open_are_those_of_the_server_as_it_runs(
+    small_server: ServerProcess,
+) -> None:
+    told = {each["door"]: each for each in doors_of_status(small_server)}
+    # Grants and profiles of this server; its model has a chat template and takes text alone.
+    assert {"client-scores", "client-steering", "profile", "own-words", "metrics"} <= told.keys()
+    assert not {"no-template", "pictures", "adapters", "gate-allow", "nobody"} & told.keys()
+    assert "prompt-refusal/rule" in told["own-words"]["rules"]
 
 
 def test_nothing_of_the_plan_but_its_digest_is_in_the_log(

@@ -13,7 +13,7 @@ from pilothouse.engine.plan import Plan
 from pilothouse.engine.resolve import resolve_plan
 from pilothouse.model.catalogue import Catalogue
 from pilothouse.server.routes import RouteEntry, RouteTable
-from pilothouse.server.start_report import MOST_NAMES, log_start, start_lines
+from pilothouse.server.start_report import MOST_NAMES, door_line, log_start, start_lines
 
 NOTHING = Catalogue()
 FACTS = ModelFacts(model_id="tiny\n\x1b[2J", num_layers=9, d_model=64)
@@ -67,6 +67,14 @@ def test_doors_are_counted_and_those_worth_knowing_named() -> None:
         "doors denied: 3; that would run the model: 1 (/v1/responses); that nothing is known of: "
         "1 (/new)"
     )
+
+
+def test_a_door_that_stays_open_is_told_with_rules_reason_and_remedy() -> None:
+    names = [f"one/r{number}" for number in range(MOST_NAMES + 1)]
+    door = {"door": "metrics", "rules": names, "reason": "it tells", "remedy": "hide it"}
+    told = door_line(door)
+    assert told.startswith(f"door left open, metrics: past: {MOST_NAMES + 1} (one/r0, ")
+    assert told.endswith(" and 1 more): it tells; hide it") and "one/r12" not in told
 
 
 def test_many_names_are_counted_and_not_all_printed() -> None:

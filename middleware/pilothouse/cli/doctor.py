@@ -47,7 +47,11 @@ def doctor(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what is installed here and what a configuration would do; exit 1 on a problem."""
+    """Say what is installed here and what a configuration would do.
+
+    Exit 0: no problem. Ways round enforced rules that stay open are listed and are none; `policy
+    lint` warns of those that a setting closes. 1: a problem. 2: wrong use.
+    """
     if model is not None and pilothouse_config is None:
         raise typer.BadParameter("goes with --pilothouse-config FILE", param_hint="--model")
     report = examine(pilothouse_config, model)
@@ -129,6 +133,7 @@ def _library(problems: list[str]) -> dict[str, str | None]:
 
 def _config(path: Path, model: str | None, problems: list[str]) -> dict[str, Any]:
     """What a configuration loads; with a model, the whole plan it leads to."""
+    from pilothouse.cli.doors_report import doors_report
     from pilothouse.cli.table_report import plan_report
     from pilothouse.config import load_config
     from pilothouse.model.catalogue import load_catalogue
@@ -148,6 +153,7 @@ def _config(path: Path, model: str | None, problems: list[str]) -> dict[str, Any
             "probes": {name: list(each.layers) for name, each in catalogue.probes.items()},
             "policies": {each.name: each.spec.mode for each in policies},
             "profiles": sorted(config.profiles),
+            "open_doors": doors_report(config, catalogue, policies, model),
         }
         return told | ({"plan": plan_report(config, model, problems)} if model else {})
     except PilothouseError as error:
@@ -178,7 +184,7 @@ def _text(report: dict[str, Any]) -> str:
         if name in ("problems", "routes"):
             continue
         if isinstance(value, dict):
-            shown = {key: each for key, each in value.items() if key != "plan"}
+            shown = {key: each for key, each in value.items() if key not in ("plan", "open_doors")}
             lines += [f"{name}:", *(f"  {key}: {each}" for key, each in shown.items())]
         else:
             lines.append(f"{name}: {value}")
@@ -186,6 +192,10 @@ def _text(report: dict[str, Any]) -> str:
         from pilothouse.cli.table_report import plan_lines
 
         lines += plan_lines(report["config"]["plan"])
+    if "open_doors" in report.get("config", {}):
+        from pilothouse.cli.doors_report import door_lines
+
+        lines += door_lines(report["config"]["open_doors"])
     lines.append("routes:")
     lines += [
         f"  {each['verdict']:<9} {each['path']}  {each['reason']}" for each in report["routes"]

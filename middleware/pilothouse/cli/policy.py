@@ -12,10 +12,11 @@ import typer
 
 from pilothouse.config import load_config
 from pilothouse.errors import ConfigError
-from pilothouse.model.catalogue import load_catalogue, signals_of
+from pilothouse.model.catalogue import Catalogue, load_catalogue, signals_of
 from pilothouse.policy.lint import has_findings, lint
 from pilothouse.policy.resolve import Artefacts
 from pilothouse.policy.source import Problem
+from pilothouse.server.open_doors import surroundings_of
 
 app = typer.Typer(pretty_exceptions_enable=False, no_args_is_help=True, help="Look at policies.")
 
@@ -36,7 +37,8 @@ def lint_command(
         typer.Option(
             exists=True,
             dir_okay=False,
-            help="pilothouse.yaml: check probes, readouts, thresholds and vectors against it.",
+            help="pilothouse.yaml: check probes, readouts, thresholds and vectors against it, and "
+            "warn of ways round enforced rules that its settings leave open.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
@@ -46,8 +48,10 @@ def lint_command(
     Exit 0: good, perhaps with notes. 1: an error or a warning. 2: wrong use.
     """
     try:
-        artefacts = None if config is None else _artefacts(config)
-        problems: Sequence[Problem] = lint(paths, artefacts)
+        loaded = None if config is None else load_config(config)
+        artefacts = None if loaded is None else artefacts_of(load_catalogue(loaded))
+        around = None if loaded is None else surroundings_of(loaded)
+        problems: Sequence[Problem] = lint(paths, artefacts, around)
     except ConfigError as error:
         problems = [Problem(str(config), 0, "", str(error))]
     if as_json:
@@ -59,8 +63,8 @@ def lint_command(
     raise typer.Exit(1 if has_findings(problems) else 0)
 
 
-def _artefacts(config_path: Path) -> Artefacts:
-    catalogue = load_catalogue(load_config(config_path))
+def artefacts_of(catalogue: Catalogue) -> Artefacts:
+    """What policies can name of it."""
     return Artefacts(
         {spec.key: spec for probe in catalogue.probes.values() for spec in signals_of(probe)},
         {name: probe.default_readout for name, probe in catalogue.probes.items()},

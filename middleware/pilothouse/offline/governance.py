@@ -13,6 +13,7 @@ from pilothouse.engine.plan import Plan
 from pilothouse.policy.endpoint import Endpoint
 from pilothouse.sealed import SEALED_KEY, seal_key
 from pilothouse.server.admission import Admission, Admitted
+from pilothouse.server.exposure import refuse_scored_answers
 from pilothouse.server.identity import Caller
 from pilothouse.server.ledger import Entry, Ledger
 from pilothouse.server.request_schema import RequestFields
@@ -41,7 +42,12 @@ class Governance:
         self.follow(plan)
 
     def follow(self, plan: Plan) -> None:
-        """Govern what comes next by `plan`."""
+        """Govern what comes next by `plan`.
+
+        Raises:
+            ConfigError: a policy that needs a server.
+        """
+        refuse_scored_answers(plan, "there is no server here that could score them: use one")
         self._model_id = plan.body.model.model_id
         self._admission = Admission(plan, [self._model_id], seal_key())
         self._settler = Settler(plan.rulebook, lambda _: None)

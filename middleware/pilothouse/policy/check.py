@@ -53,6 +53,15 @@ def _spec(policy: Policy) -> Iterator[Fault]:
     if spec.mode == "shadow" and spec.rollout_percent != 100:
         text = "has no effect in shadow: remove it, or use `mode: enforce`"
         yield ("spec", "rollout_percent"), text
+    if spec.score_answers:
+        at_prompt = any(
+            isinstance(rule.then, Block | Respond) and rule.phase == "prompt" for rule in spec.rules
+        )
+        if not at_prompt:
+            text = "has no effect: no rule of `phase: prompt` here blocks or responds; remove it"
+            yield ("spec", "score_answers"), text
+        elif spec.mode == "shadow":
+            yield ("spec", "score_answers"), "has no effect in shadow: use `mode: enforce`"
     for index, pattern in enumerate(spec.match.endpoints):
         if not any(fnmatchcase(endpoint, pattern) for endpoint in ENDPOINTS):
             text = f"got `{pattern}`, which matches no endpoint: {closest(pattern, ENDPOINTS)}"

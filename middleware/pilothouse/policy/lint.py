@@ -9,20 +9,28 @@ from pathlib import Path
 from pilothouse.policy.case_file import CASES_FILE, load_cases
 from pilothouse.policy.check import condition_of
 from pilothouse.policy.discovery import POLICY_FILE, find_policies
+from pilothouse.policy.ending_rules import Surroundings
 from pilothouse.policy.expression import leaves
 from pilothouse.policy.loader import load_policy, repeated_names
+from pilothouse.policy.open_doors import open_doors
 from pilothouse.policy.resolve import Artefacts, Resolved, resolve_policy
 from pilothouse.policy.schema import Block, Policy, Respond, Rule, Steer
 from pilothouse.policy.source import Location, PolicyFileError, Problem, problem_at
 
 
-def lint(paths: Iterable[Path], artefacts: Artefacts | None = None) -> tuple[Problem, ...]:
+def lint(
+    paths: Iterable[Path],
+    artefacts: Artefacts | None = None,
+    around: Surroundings | None = None,
+) -> tuple[Problem, ...]:
     """Everything to say about the policies under some paths, sorted by file and line.
 
     Args:
         paths: as for `load_policies`.
         artefacts: what the server loads; None leaves probes, readouts, thresholds and vectors
             unchecked.
+        around: what of the server's settings is known, for the ways that they leave open round
+            enforced rules.
 
     Returns:
         Errors (the policy cannot be served), warnings (it can, but look), notes (what it costs).
@@ -40,6 +48,7 @@ def lint(paths: Iterable[Path], artefacts: Artefacts | None = None) -> tuple[Pro
     problems += _double_steering(policies)
     for policy in policies:
         problems += _of_policy(policy, artefacts)
+    problems += _open_doors(policies, artefacts, around or Surroundings())
     return tuple(sorted(dict.fromkeys(problems)))
 
 
@@ -50,8 +59,27 @@ def _of_policy(policy: Policy, artefacts: Artefacts | None) -> Iterator[Problem]
         yield from _constant_streams(policy, resolved)
     yield from _surroundings(policy)
     yield from _certainty(policy)
+    if policy.spec.score_answers:
+        yield problem_at(
+            policy.source, ("spec", "score_answers"),
+            "keeps every answer back until it ends, and scores it as a user's turn, alone and "
+            "behind the question", "note",
+        )  # fmt: skip
     for index, rule in enumerate(policy.spec.rules):
         yield from _what_can_leave(policy, rule, ("spec", "rules", index))
+
+
+def _open_doors(
+    policies: Sequence[Policy], artefacts: Artefacts | None, around: Surroundings
+) -> Iterator[Problem]:
+    sources = {policy.name: policy.source for policy in policies}
+    specs = {
+        policy.name: resolve_policy(policy, artefacts).signals if artefacts else {}
+        for policy in policies
+    }
+    for door in open_doors(policies, specs, around):
+        text = f"can be walked round ({door.name}): {door.reason}; {door.remedy}"
+        yield problem_at(sources[door.rule.split("/")[0]], door.at, text, door.severity)
 
 
 def _surroundings(policy: Policy) -> Iterator[Problem]:

@@ -46,14 +46,15 @@ def applied_policies(policies: Iterable[Policy], facts: RequestFacts) -> tuple[A
 def _matches(policy: Policy, facts: RequestFacts) -> bool:
     match = policy.spec.match
     return (
-        _any(match.tenants, facts.tenant)
-        and _any(match.models, facts.model)
-        and _any(match.profiles, facts.profile or "")
-        and _any(match.endpoints, facts.endpoint)
+        holds_for(match.tenants, facts.tenant)
+        and holds_for(match.models, facts.model)
+        and holds_for(match.profiles, facts.profile or "")
+        and holds_for(match.endpoints, facts.endpoint)
     )
 
 
-def _any(patterns: tuple[str, ...], value: str) -> bool:
+def holds_for(patterns: tuple[str, ...], value: str) -> bool:
+    """One of the globs matches."""
     return any(fnmatchcase(value, pattern) for pattern in patterns)
 
 

@@ -151,6 +151,11 @@ class Rulebook:
         """The key of a signal that a policy calls by its own name."""
         return self._keys[policy, signal]
 
+    def specs_of(self, policy: str) -> dict[str, SignalSpec]:
+        """What a policy's own names for signals stand for."""
+        by_key = {spec.key: spec for spec in self.signals}
+        return {name: by_key[key] for (owner, name), key in self._keys.items() if owner == policy}
+
     def mask_of(self, phase: Phase, policies: Collection[str]) -> BoolArray:
         """mask_R: which of `rules_of(phase)` belong to the named policies."""
         return np.array([rule.policy in policies for rule in self._phases[phase]], dtype=np.bool_)

@@ -174,6 +174,8 @@ class Spec(_Closed):
     mode: Mode = "shadow"
     rollout_percent: float = Field(default=100, ge=0, le=100)
     on_error: OnError | None = None
+    score_answers: bool = False
+    """Rules of the prompt that end requests are judged again over each answer, when it ends."""
     match: Match = Match()
     signals: dict[SignalName, SignalRef] = Field(min_length=1, max_length=32)
     rules: tuple[Rule, ...] = Field(min_length=1, max_length=64)

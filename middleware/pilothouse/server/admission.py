@@ -135,8 +135,10 @@ class Admission:
             fields=fields,
         )
 
-    def as_user_turn(self, admitted: Admitted, text: str) -> tuple[str, Body]:
-        """A request under the same policies that has a text scored as a user's turn.
+    def as_user_turn(
+        self, admitted: Admitted, text: str, policies: tuple[AppliedPolicy, ...]
+    ) -> tuple[str, Body]:
+        """A request under some of the same policies that has a text scored as a user's turn.
 
         Its front is cut off where it is too long for the model: what was in the prompt of the
         request itself has been scored there.
@@ -147,7 +149,7 @@ class Admission:
         sealed = SealedRequest(
             decision_id=uuid.uuid4().hex,
             revision=self._plan.revision,
-            policies=admitted.exposure.applied,
+            policies=policies,
         )
         model = admitted.fields.model if admitted.asked_model is None else None
         body = {
@@ -161,9 +163,9 @@ class Admission:
         }
         return sealed.decision_id, body
 
-    def unscored_verdict(self, admitted: Admitted) -> Verdict | None:
+    def unscored_verdict(self, policies: Iterable[AppliedPolicy]) -> Verdict | None:
         """What the enforced rules that end a prompt conclude of a text that cannot be scored."""
-        enforced = {each.name for each in admitted.exposure.applied if each.enforced}
+        enforced = {each.name for each in policies if each.enforced}
         for rule in self._plan.rulebook.rules_of("prompt"):
             if rule.ends and rule.policy in enforced and rule.on_error == "closed":
                 return Verdict(rule.kind, rule.policy, rule.rule, "prompt", "error_blocked")

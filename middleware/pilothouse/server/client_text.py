@@ -82,6 +82,11 @@ def forced_texts(answer: str, body: Body) -> tuple[str, ...]:
     return (*_alone_and_together(answer, before), *ended)
 
 
+def answer_texts(answer: str, body: Body) -> tuple[str, ...]:
+    """What is to be scored of an answer whose words the model chose."""
+    return _alone_and_together(answer, last_user_text(body))
+
+
 def _alone_and_together(text: str, before: str) -> tuple[str, ...]:
     """A sentence may be cut in two, one half on each side of the border."""
     together = f"{before} {text}"

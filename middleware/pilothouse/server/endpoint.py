@@ -23,14 +23,17 @@ from pilothouse.engine.pickup import follow, install, subscribe, watch_programs
 from pilothouse.engine.plan import Plan
 from pilothouse.errors import ConfigError
 from pilothouse.log_text import log_lines, log_text
+from pilothouse.policy.ending_rules import Surroundings
 from pilothouse.record import Record
 from pilothouse.sealed import seal_key
 from pilothouse.server.admission import Admission, label_names
 from pilothouse.server.edition import Edition, Editions
+from pilothouse.server.exposure import refuse_scored_answers
 from pilothouse.server.follower import Follower
 from pilothouse.server.identity import Doorkeeper
 from pilothouse.server.ledger import Ledger
 from pilothouse.server.listening import api_keys, listening_of, operators
+from pilothouse.server.open_doors import takes_pictures
 from pilothouse.server.peer import check_forwarding_is_off
 from pilothouse.server.reload import Reloader
 from pilothouse.server.routes import RouteTable, inventory, refuse_unknown
@@ -83,7 +86,7 @@ class EndpointPlugin:
             if client_index(engine_client) == 0:  # told once, not by each API process
                 keyed = made.editions.newest.doorkeeper.keyed
                 told = operators(made.plan.body.auth, listening_of(args), keyed=keyed)
-                log_start(made.plan, made.routes, told)
+                log_start(made.plan, made.routes, made.surroundings, told)
 
 
 def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateState:
@@ -104,6 +107,9 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateSt
         return Edition(plan, doorkeeper, Admission(plan, served, seal_key(), fingerprint))
 
     editions = Editions(edition(plan))
+    can_score = renders_chats(engine_client, args)
+    if not can_score:
+        refuse_scored_answers(plan, "the model has no chat template: give one with --chat-template")
     table = RouteTable(plan.body.gate.allow)
     routes = inventory(app.routes, table)
     if plan.body.gate.unknown_routes == "refuse_start":
@@ -126,8 +132,14 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateSt
         settler=Settler(plan.rulebook, metrics.outcomes),
         metrics=metrics,
         engine_client=engine_client,
-        renders_chats=renders_chats(engine_client, args),
         pins_tools=pins_tools(args),
+        surroundings=Surroundings(
+            served_names=served,
+            adapters=adapters,
+            has_keys=bool(keys),
+            renders_chats=can_score,
+            takes_pictures=takes_pictures(engine_client.vllm_config.model_config),
+        ),
         routes=routes,
     )
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from pilothouse.errors import ConfigError
 from pilothouse.policy.rulebook import Rulebook
 from pilothouse.sealed import AppliedPolicy
+
+if TYPE_CHECKING:
+    from pilothouse.engine.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +26,9 @@ class Exposure:
     ends_output: bool
     """Some rule may end the answer after generation began."""
 
+    scores_answers: tuple[AppliedPolicy, ...] = ()
+    """Policies whose prompt rules are judged again over each answer."""
+
     @property
     def ends(self) -> bool:
         """Some rule may end the answer, at one time or another."""
@@ -32,6 +40,7 @@ class Exposures:
 
     def __init__(self, rulebook: Rulebook) -> None:
         self._rules = rulebook.rules
+        self._scoring = {each.name for each in rulebook.policies if each.spec.score_answers}
         self._known: dict[tuple[AppliedPolicy, ...], Exposure] = {}
 
     def of(self, applied: Iterable[AppliedPolicy]) -> Exposure:
@@ -50,4 +59,20 @@ class Exposures:
             holds_start="prompt" in phases,
             buffers="final" in phases,
             ends_output=not phases.isdisjoint(("output", "final")),
+            scores_answers=tuple(
+                each for each in applied if each.enforced and each.name in self._scoring
+            ),
+        )
+
+
+def refuse_scored_answers(plan: Plan, reason: str) -> None:
+    """Stop a start where answers cannot be brought as a user's turn.
+
+    Raises:
+        ConfigError: an enforced policy asks for it.
+    """
+    asking = [each.name for each in plan.policies if each.spec.score_answers]
+    if asking:
+        raise ConfigError(
+            f"policy {asking[0]}: spec.score_answers cannot take effect: {reason}, or remove it"
         )

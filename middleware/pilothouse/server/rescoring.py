@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
@@ -20,9 +20,11 @@ from starlette.types import ASGIApp, Message, Scope
 from vllm.renderers.inputs.preprocess import prompt_to_seq
 
 from pilothouse.record import Verdict
+from pilothouse.sealed import AppliedPolicy
 from pilothouse.server.admission import Admission, Admitted
 from pilothouse.server.answer import encode
 from pilothouse.server.client_text import (
+    answer_texts,
     choice_text,
     forced_texts,
     is_constrained,
@@ -53,14 +55,23 @@ class Rescorer:
         self._ledger = ledger
         self.admitted = admitted
 
-    async def verdict(self, texts: Iterable[str], phase: Phase) -> Verdict | None:
+    async def verdict(
+        self,
+        texts: Iterable[str],
+        phase: Phase,
+        policies: tuple[AppliedPolicy, ...] | None = None,
+    ) -> Verdict | None:
         """The first verdict that a rule of the prompt comes to on any of the texts.
 
         A text that cannot be scored is what the rule says of errors.
+
+        Args:
+            policies: those that count; by default all that hold for the request.
         """
+        judging = self.admitted.exposure.applied if policies is None else policies
         waiting = iter(texts)
         while batch := tuple(islice(waiting, BATCH)):
-            found = await asyncio.gather(*map(self._scored, batch))
+            found = await asyncio.gather(*(self._scored(each, judging) for each in batch))
             verdict = next((each for each in found if each is not None), None)
             if verdict is not None:
                 return replace(verdict, phase=phase)
@@ -75,11 +86,11 @@ class Rescorer:
             )
             text = answer.get("prompt") if isinstance(answer, dict) else None
             if not isinstance(text, str):
-                return self._unscored(status)
+                return self._unscored(status, self.admitted.exposure.applied)
         return await self.verdict((text,) if text.strip() else (), "prompt")
 
-    async def _scored(self, text: str) -> Verdict | None:
-        decision_id, body = self._admission.as_user_turn(self.admitted, text)
+    async def _scored(self, text: str, policies: tuple[AppliedPolicy, ...]) -> Verdict | None:
+        decision_id, body = self._admission.as_user_turn(self.admitted, text, policies)
         entry = self._ledger.open(decision_id)
         try:
             status, _ = await call(self._app, self._scope, CHAT_PATH, body)
@@ -87,18 +98,34 @@ class Rescorer:
             self._ledger.close(decision_id)
         found = next(entry.verdicts(), None)
         if found is None and (status != 200 or not entry.choices):
-            return self._unscored(status)
+            return self._unscored(status, policies)
         return found
 
-    def _unscored(self, status: int) -> Verdict | None:
-        logger.warning("text of a client could not be scored: status %d", status)
-        return self._admission.unscored_verdict(self.admitted)
+    def _unscored(self, status: int, policies: tuple[AppliedPolicy, ...]) -> Verdict | None:
+        logger.warning("a text could not be scored as a user's turn: status %d", status)
+        return self._admission.unscored_verdict(policies)
 
 
 class ForcedAnswer:
-    """Scores each choice of a constrained answer when it ends, before anything of it leaves."""
+    """Scores each choice of an answer when it ends, before anything of it leaves.
 
-    def __init__(self, rescorer: Rescorer, family: Family, entry: Entry, body: Body) -> None:
+    Args:
+        policies: those that judge it: all where the client constrained it, else those that score
+            answers.
+        texts: what of an answer is scored, given the request's body.
+    """
+
+    def __init__(
+        self,
+        rescorer: Rescorer,
+        family: Family,
+        entry: Entry,
+        body: Body,
+        policies: tuple[AppliedPolicy, ...],
+        texts: Callable[[str, Body], tuple[str, ...]],
+    ) -> None:
+        self._policies = policies
+        self._texts = texts
         self._rescorer = rescorer
         self._family = family
         self._entry = entry
@@ -122,8 +149,8 @@ class ForcedAnswer:
             index = choice["index"]
             said = self._said[index] = self._said.get(index, "") + choice_text(choice)
             if choice.get("finish_reason") is not None:
-                texts = forced_texts(said, self._body)
-                verdict = await self._rescorer.verdict(texts, "final")
+                texts = self._texts(said, self._body)
+                verdict = await self._rescorer.verdict(texts, "final", self._policies)
                 if verdict is not None:
                     key = self._family.key(index, self._rescorer.admitted)
                     self._entry.impose(key, verdict)
@@ -157,12 +184,15 @@ async def rescored(
     for prompt, verdict in enumerate(found):
         if verdict is not None:
             entry.prompt_verdicts[prompt] = verdict
+    exposure = admitted.exposure
     constrained = is_constrained(fields, pins_tools=pins_tools)
-    forced = ForcedAnswer(rescorer, family, entry, body) if constrained else None
+    judging = exposure.applied if constrained else exposure.scores_answers
+    texts = forced_texts if constrained else answer_texts
+    forced = ForcedAnswer(rescorer, family, entry, body, judging, texts) if judging else None
     blocked = len(entry.prompt_verdicts) == admitted.num_prompts
     if forced is not None or entry.prompt_verdicts:
         # Whole choices wait for their verdict, as under a final rule.
-        admitted = replace(admitted, exposure=replace(admitted.exposure, buffers=True))
+        admitted = replace(admitted, exposure=replace(exposure, buffers=True))
     return Rescored(admitted, forced, blocked)
 
 

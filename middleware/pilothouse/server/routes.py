@@ -117,6 +117,9 @@ GENERATING: Final = frozenset(
 )
 """Not to be allowed by configuration: the scheduler refuses what comes from there unsealed."""
 
+CONTROLLING: Final = frozenset(path for path, reason in DENIED.items() if reason == _CONTROL)
+"""What changes the running server; the operator may open these, for every caller."""
+
 _UNKNOWN = "it is not on the list of routes known to be harmless"
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
+from typing import Any
 
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.table_size import MIB, planned_memory
 from pilothouse.log_text import log_lines
+from pilothouse.policy.ending_rules import Surroundings
+from pilothouse.server.open_doors import doors_of
 from pilothouse.server.routes import GENERATING, RouteEntry
 from pilothouse.telemetry.logs import log_with_vllm
 
@@ -18,21 +21,30 @@ MOST_NAMES = 12
 """Of each kind; the catalogue has all."""
 
 
-def log_start(plan: Plan, routes: Sequence[RouteEntry] = (), operators: str = "") -> None:
+def log_start(
+    plan: Plan,
+    routes: Sequence[RouteEntry] = (),
+    around: Surroundings | None = None,
+    operators: str = "",
+) -> None:
     """Log what runs, in one record; for the one process of a server or engine that tells it.
 
     Args:
+        around: what stands around the policies of a server; None where there is no server.
         operators: whom the operator's routes answer, where there is a server.
     """
     log_with_vllm()
     logger.info(
         "Pilothouse %s runs revision %s\n  | %s", version("pilothouse"), plan.revision,
-        log_lines("\n".join(start_lines(plan, routes, operators))),
+        log_lines("\n".join(start_lines(plan, routes, around, operators))),
     )  # fmt: skip
 
 
 def start_lines(
-    plan: Plan, routes: Sequence[RouteEntry] = (), operators: str = ""
+    plan: Plan,
+    routes: Sequence[RouteEntry] = (),
+    around: Surroundings | None = None,
+    operators: str = "",
 ) -> Iterator[str]:
     """A line for each kind of thing; doors where there is a server."""
     body = plan.body
@@ -52,6 +64,15 @@ def start_lines(
         yield f"reload, status and catalogue are for {operators}"
     if routes:
         yield from _doors(routes)
+    if around is not None:
+        for each in doors_of(plan, around):
+            yield door_line(each)
+
+
+def door_line(door: Mapping[str, Any]) -> str:
+    """A door that stays open, the rules that it leads round, why, and what closes it."""
+    past = _counted("past", door["rules"])
+    return f"door left open, {door['door']}: {past}: {door['reason']}; {door['remedy']}"
 
 
 def _taps(plan: Plan) -> str:

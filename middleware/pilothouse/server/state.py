@@ -10,6 +10,7 @@ from typing import Any
 from starlette.datastructures import State
 
 from pilothouse.engine.plan import Plan
+from pilothouse.policy.ending_rules import Surroundings
 from pilothouse.server.edition import Editions
 from pilothouse.server.follower import Follower
 from pilothouse.server.ledger import Ledger
@@ -34,12 +35,17 @@ class GateState:
     settler: Settler
     metrics: Metrics
     engine_client: Any
-    renders_chats: bool = True
-    """The model has a chat template, so that a text can be brought as a user's turn."""
+    surroundings: Surroundings
+    """What of the server itself decides which doors are open."""
     pins_tools: bool = False
     """vLLM makes a grammar of the tools of every request, also of those it may leave uncalled."""
     routes: Sequence[RouteEntry] = ()
     started_at: float = field(default_factory=time.time)
+
+    @property
+    def renders_chats(self) -> bool:
+        """The model has a chat template, so that a text can be brought as a user's turn."""
+        return bool(self.surroundings.renders_chats)
 
     @property
     def plan(self) -> Plan:

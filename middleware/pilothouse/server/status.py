@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 
 from pilothouse.errors import EngineError
 from pilothouse.server.admin import add_admin_routes
+from pilothouse.server.open_doors import doors_of
 from pilothouse.server.readiness import ask_workers
 from pilothouse.server.state import GateState, required_state
 
@@ -74,6 +75,7 @@ def _status(state: GateState) -> dict[str, Any]:
              "reason": each.reason}
             for each in state.routes
         ],
+        "open_doors": doors_of(state.plan, state.surroundings),
     }  # fmt: skip
 
 
