@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+
+# Models are tiny, and processes run side by side: one thread each. Native code reads it once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
 from tests.support.server_process import ServerProcess, demo_process, serve_process
 from tests.support.tiny_house import KNOWN_ORIGIN, SERVED_NAME, make_tiny_house
+
+pytest_plugins = ("tests.support.processes", "tests.support.progress_lines")
 
 # A shell starts what is to run in the background deaf to Ctrl-C, and so is what that starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
