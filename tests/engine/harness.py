@@ -28,7 +28,6 @@ from pilothouse.policy.schema import Policy
 from pilothouse.record import Record
 from pilothouse.sealed import SEALED_KEY, AppliedPolicy, SealedRequest, seal, seal_key
 from pilothouse.term import SteerTerm
-from tests.support.frozen_imports import frozen_imports
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -222,7 +221,7 @@ def engine(
         "enable_prefix_caching": False, "max_logprobs": -1, "kv_cache_memory_bytes": KV_BYTES,
         "block_size": BLOCK,
     }  # fmt: skip
-    with frozen_imports(), environment(ENVIRONMENT), _watched_outputs() as listeners:
+    with environment(ENVIRONMENT), _watched_outputs() as listeners:
         if plan is not None:
             guard_environment()
             settings |= {

@@ -14,7 +14,6 @@ from vllm.distributed import cleanup_dist_env_and_memory
 from pilothouse import LLM
 from pilothouse.config import PilothouseConfig
 from tests.engine.harness import BLOCK, ENVIRONMENT, KV_BYTES, environment
-from tests.support.frozen_imports import frozen_imports
 
 
 @contextmanager
@@ -27,7 +26,7 @@ def offline_llm(
         "max_model_len": 256, "distributed_executor_backend": "uni", "seed": 0,
         "kv_cache_memory_bytes": KV_BYTES, "block_size": BLOCK,
     }  # fmt: skip
-    with frozen_imports(), environment(ENVIRONMENT):
+    with environment(ENVIRONMENT):
         torch.set_num_threads(1)
         made = LLM(str(model), pilothouse_config=config, **(settings | overrides))
         try:

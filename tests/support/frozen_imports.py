@@ -2,7 +2,7 @@
 
 vLLM collects several times when an engine starts and when it ends, and thaws whatever is frozen
 before. The modules of a test process are millions of objects, which takes it seconds of each
-engine's life. So what is there before an engine is frozen, and stays so while the engine lives.
+engine's life. So what is there before a file's tests is frozen, and stays so for them.
 """
 
 from __future__ import annotations
@@ -12,22 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
 
-_alive = 0
-
 
 @contextmanager
 def frozen_imports() -> Iterator[None]:
-    """Do not look through what exists now; what is made meanwhile is collected as ever.
-
-    Only the outermost of several freezes: an engine that another is started beside will be garbage.
-    """
-    global _alive
-    if not _alive:
-        gc.collect()
-        gc.freeze()
-    _alive += 1
-    try:
-        with patch("gc.freeze"), patch("gc.unfreeze"):
-            yield
-    finally:
-        _alive -= 1
+    """Do not look through what exists now; what is made meanwhile is collected as ever."""
+    gc.collect()
+    gc.freeze()
+    with patch("gc.freeze"), patch("gc.unfreeze"):
+        yield
