@@ -14,15 +14,11 @@ from typing import Any
 import psutil
 import pytest
 from xdist.scheduler import LoadFileScheduling
-from xdist.workermanage import NodeManager
 
 SHARED_SERVERS = ("small_server", "demo_server")
 """Fixtures of the session that start a server, which every process that asks would start anew."""
 PROCESS_BYTES = 4 << 30
 """What a process may come to hold: its engine, and servers with their cores and workers."""
-
-END_SECONDS = 75
-"""How long an interrupted process has to end what it started, before it is killed."""
 
 
 def process_count(cores: int, free_bytes: int) -> int:
@@ -52,11 +48,6 @@ class GroupScheduling(LoadFileScheduling):  # type: ignore[misc]
 
     def _split_scope(self, nodeid: str) -> str:
         return group_of(self.config.rootpath / nodeid.split("::")[0])
-
-
-def pytest_configure() -> None:
-    """Give processes the time their servers take to end; nobody ends those of a killed one."""
-    NodeManager.EXIT_TIMEOUT = END_SECONDS
 
 
 @pytest.hookimpl(optionalhook=True)

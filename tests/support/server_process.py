@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
@@ -28,6 +29,17 @@ ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "INFO",
     "OMP_NUM_THREADS": "1",
 }
+
+_PRCTL = ctypes.CDLL(None).prctl
+_PR_SET_PDEATHSIG = 1
+
+
+def interrupt_with_parent() -> None:
+    """Have this process interrupted when its parent ends, however that ends.
+
+    Of a run of several processes that is interrupted or loses one, nobody else would end it.
+    """
+    _PRCTL(_PR_SET_PDEATHSIG, signal.SIGINT)
 
 
 @dataclass(frozen=True)
@@ -99,6 +111,7 @@ def started(
             stderr=subprocess.STDOUT,
             env={**os.environ, **ENVIRONMENT, **environment},
             start_new_session=True,
+            preexec_fn=interrupt_with_parent,
         )
     try:
         _wait(process, port, log)
