@@ -88,10 +88,17 @@ def test_what_was_imported_stays_frozen_and_what_is_made_is_collected() -> None:
 
 
 STARTS = """
-import subprocess, sys, time
+import subprocess, sys
 from tests.support.server_process import interrupt_with_parent
 
-CODE = "import time\\ntry:\\n print('ready', flush=True)\\n time.sleep(300)\\nexcept KeyboardInterrupt:\\n print('interrupted')"
+CODE = '''
+import time
+try:
+    print("ready", flush=True)
+    time.sleep(300)
+except KeyboardInterrupt:
+    print("interrupted")
+'''
 started = subprocess.Popen(
     [sys.executable, "-c", CODE], start_new_session=True, preexec_fn=interrupt_with_parent
 )
@@ -107,13 +114,8 @@ def test_a_server_ends_with_the_process_that_started_it() -> None:
         [sys.executable, "-c", STARTS], stdout=subprocess.PIPE, text=True,
         env=os.environ | {"PYTHONPATH": path},
     )  # fmt: skip
-    pid = int(
-        max(
-            parent.stdout.readline(),
-            parent.stdout.readline(),
-            key=lambda line: line.strip().isdigit(),
-        )
-    )
+    lines = {parent.stdout.readline().strip() for _ in range(2)}
+    [pid] = lines - {"ready"}
     try:
         parent.kill()
         assert parent.stdout.read() == "interrupted\n"
@@ -121,4 +123,4 @@ def test_a_server_ends_with_the_process_that_started_it() -> None:
         parent.kill()
         parent.wait()
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(int(pid), signal.SIGKILL)
