@@ -28,6 +28,8 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "INFO",
     "OMP_NUM_THREADS": "1",
+    # vLLM would tie the worker of every server to the same core.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }
 
 _PRCTL = ctypes.CDLL(None).prctl
