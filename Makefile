@@ -4,6 +4,9 @@ BIN := .venv/bin
 PYTHON_ANY := $(or $(PYTHON),$(shell command -v python3 || command -v python))
 BOOTSTRAP := $(PYTHON_ANY) scripts/bootstrap.py
 
+# One process per core; tests/support/processes.py says which tests stay together.
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=25
+
 # Without byte code every process compiles vLLM's source anew, which is most of its import.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -29,10 +32,10 @@ demo: install  ## serve the demo model on 127.0.0.1:8000 (ARGS="--port 8001", AR
 	@$(BIN)/pilothouse demo $(ARGS)
 
 test: install-dev  ## the quick suite (ARGS="-k house")
-	@$(BIN)/python -m pytest -m "not full" $(ARGS)
+	@$(PYTEST) -m "not full" $(ARGS)
 
 test-full: install-dev  ## every test
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 test-oracles: install-sae  ## compare with sae-lens, repeng, steering-vectors and peft themselves
 	@PILOTHOUSE_REQUIRE_TOOLS=1 $(BIN)/python -m pytest tests/model/sae/test_against_saelens.py tests/oracles $(ARGS)

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+# Models are tiny, and processes run side by side: one thread each. Native code reads it once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
+from tests.support.frozen_imports import frozen_imports
 from tests.support.server_process import ServerProcess, demo_process, serve_process
 from tests.support.tiny_house import KNOWN_ORIGIN, SERVED_NAME, make_tiny_house
+
+pytest_plugins = ("tests.support.processes", "tests.support.progress_lines")
 
 # A shell starts what is to run in the background deaf to Ctrl-C, and so is what that starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports_are_frozen() -> Iterator[None]:
+    """Engines of a module's tests do not look for garbage among all that was imported."""
+    with frozen_imports():
+        yield
 
 
 @pytest.fixture

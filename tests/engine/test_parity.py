@@ -13,7 +13,7 @@ from tests.support.tiny_architectures import architectures
 PROGRAM = "tests.engine.parity"
 NAMES = sorted(architectures())
 QUICK = ("gemma3", "gpt2", "llama", "mixtral", "opt", "qwen3", "falcon", "olmo2", "granite")
-COMPILED_QUICK = ("qwen3", "gpt2")
+COMPILED_QUICK = ("qwen3",)  # every operator on a compiled gpt2: test_operator_parity.py
 V2_QUICK = "llama"
 
 
