@@ -15,7 +15,6 @@ from pilothouse.errors import RequestError
 from pilothouse.server.request_schema import RequestFields
 
 RESERVED_PREFIX: Final = "pilothouse"
-MAX_CHOICES: Final = 128
 TEMPLATE_KEYS: Final = frozenset(
     {"chat_template", "tokenize", "add_generation_prompt", "continue_final_message", "messages",
      "conversation", "tools", "documents"}
@@ -103,20 +102,6 @@ def refuse_bypass(fields: RequestFields, guard: Guard) -> None:
     for check in checks:
         if check.offends(fields):
             raise RequestError(f"{check.param}: {check.reason}", param=check.param)
-
-
-def refuse_crowd(num_prompts: int, num_per_prompt: int) -> None:
-    """Bound the number of choices one request may ask for.
-
-    Raises:
-        RequestError: too many.
-    """
-    if num_prompts * num_per_prompt > MAX_CHOICES:
-        raise RequestError(
-            f"n: got {num_prompts} prompts with {num_per_prompt} choices each, want at most "
-            f"{MAX_CHOICES} choices in one request",
-            param="n",
-        )
 
 
 def _refuse_xargs(xargs: Mapping[str, Any]) -> None:
