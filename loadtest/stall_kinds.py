@@ -150,6 +150,8 @@ def _guides(target: Target) -> Iterator[Made]:
     nested = "(" * depth + "a" + ")*" * depth
     yield "regex depth", CHAT, guide(regex=nested), "max_guide_depth"
     yield "regex length", CHAT, guide(regex="ab" * (kib // 2 - 64)), "max_guide_kib"
+    every = {"n": limit("max_choices")} | guide(regex="[a-z ]{1,60}")
+    yield "guided choices at once", COMPLETIONS, every, "max_choices"
     choices = [f"choice {i}" for i in range(min(limit("max_entries"), kib // 16))]
     yield "choices", CHAT, guide(choice=choices), "max_entries"
     properties = {f"p{i}": {"type": "string"} for i in range(limit("max_guide_properties"))}

@@ -659,6 +659,11 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/server/test_limits.py",), "one_above or guide",
     ),
     Mutant(
+        "bounded", "the event loop waits for every parser", "server/body.py",
+        "if len(raw) <= LONG_BODY:", "if True:",
+        ("tests/server/test_limits.py",), "beside_the_event_loop",
+    ),
+    Mutant(
         "bounded", "texts are as long as the body", "server/body.py",
         "    _refuse_texts(body, limits)\n", "",
         ("tests/server/test_limits.py",), "prompts_in_a_list",
@@ -736,7 +741,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "engine-survives", "text that is no Unicode goes on", "server/gate.py",
-        "encoded(parsed(raw, limits))", "parsed(raw, limits)",
+        "encoded(await parsed_aside(raw, limits))", "await parsed_aside(raw, limits)",
         ("tests/server/test_survival.py",), "no_model_runs",
     ),
     Mutant(

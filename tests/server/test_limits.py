@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -25,9 +26,10 @@ from pilothouse.limits import (
     ServedLimits,
 )
 from pilothouse.policy.endpoint import Endpoint
+from pilothouse.server import body as body_module
 from pilothouse.server import fields
 from pilothouse.server.answer import encode, error_body, request_error_body
-from pilothouse.server.body import encoded, parsed, read_body
+from pilothouse.server.body import LONG_BODY, encoded, parsed, read_body
 from pilothouse.server.fields import parse_field
 from pilothouse.server.guide import Cost, cost
 from tests.server.builders import admission, body_of, caller, tiny_plan
@@ -236,6 +238,23 @@ def test_what_is_crowded_is_refused_before_it_is_parsed(
     monkeypatch.setattr(json, "loads", never)
     with pytest.raises(RequestError, match=r"limits\.max_"):
         parsed(text.encode(), Limits().served())
+
+
+@pytest.mark.parametrize(("size", "aside"), [(1000, False), (LONG_BODY, True)])
+def test_a_long_body_is_parsed_beside_the_event_loop(
+    size: int, aside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+
+    def watched(raw: bytes, limits: ServedLimits) -> dict[str, Any]:
+        threads.append(threading.current_thread())
+        return parsed(raw, limits)
+
+    monkeypatch.setattr(body_module, "parsed", watched)
+    raw = json.dumps({"messages": "a" * size}).encode()
+    limits = Limits(max_text_kib=128).served()
+    assert asyncio.run(body_module.parsed_aside(raw, limits)) == {"messages": "a" * size}
+    assert [each is not threading.main_thread() for each in threads] == [aside]
 
 
 def test_brackets_in_a_text_are_no_lists() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -19,6 +20,7 @@ Body = dict[str, Any]
 
 STRING: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 """One that nobody closes goes to the end: else each of its escaped quotes would be tried anew."""
+LONG_BODY: Final = 1 << 16
 OWN_BOUND: Final = {
     "messages": "max_messages",
     "tools": "max_tools",
@@ -76,6 +78,13 @@ def parsed(raw: bytes, limits: ServedLimits) -> Body:
         raise RequestError(f"body: got {type(body).__name__}, want an object")
     refuse_oversize(body, limits)
     return body
+
+
+async def parsed_aside(raw: bytes, limits: ServedLimits) -> Body:
+    """As `parsed`, in a thread of its own where that can take more than some milliseconds."""
+    if len(raw) <= LONG_BODY:
+        return parsed(raw, limits)
+    return await asyncio.to_thread(parsed, raw, limits)
 
 
 def encoded(body: Body) -> bytes:

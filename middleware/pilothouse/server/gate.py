@@ -12,7 +12,7 @@ from pilothouse.errors import RequestError
 from pilothouse.log_text import log_text
 from pilothouse.server.admin import admin_refusal
 from pilothouse.server.answer import error_body, plainly, request_error_body, send_json
-from pilothouse.server.body import encoded, parsed, read_body, sent_on
+from pilothouse.server.body import encoded, parsed_aside, read_body, sent_on
 from pilothouse.server.chat import Chat
 from pilothouse.server.completions import Completions
 from pilothouse.server.cross_origin import readable
@@ -123,7 +123,7 @@ class Gate:
             if raw is None:
                 return
             if raw and _may_be_json(scope):
-                encoded(parsed(raw, limits))  # or an answer that quotes it could not be sent
+                encoded(await parsed_aside(raw, limits))  # what it quotes can be sent
         except RequestError as error:
             await send_json(send, error.status, request_error_body(error))
             return
@@ -147,7 +147,7 @@ class Gate:
             if raw is None:
                 outcome = "abort"
                 return
-            body = parsed(raw, limits)
+            body = await parsed_aside(raw, limits)
             with state.editions.admitting() as edition:
                 caller = edition.doorkeeper.caller(scope)
                 try:
