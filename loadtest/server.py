@@ -99,6 +99,12 @@ class Server:
         assert self._process is not None
         return float(sum(sum(each.cpu_times()[:2]) for each in _family(self._process.pid)))
 
+    @property
+    def pid(self) -> int:
+        """Of the process that was started."""
+        assert self._process is not None
+        return self._process.pid
+
     def resident_mib(self) -> float:
         """Memory of all its processes; shared pages count in each."""
         assert self._process is not None

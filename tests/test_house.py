@@ -15,8 +15,11 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 PACKAGE = CHECKOUT / "middleware" / "pilothouse"
 
 GROUND = frozenset(
-    {"types", "errors", "term", "record", "sealed", "config", "library", "progress", "log_text"}
-)
+    {
+        "types", "errors", "term", "record", "sealed", "limits", "config", "library", "progress",
+        "log_text",
+    }
+)  # fmt: skip
 ROOMS = frozenset({"model", "edit", "probe", "policy", "capture", "contrast"})
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "types": frozenset(),
@@ -24,7 +27,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "term": frozenset({"types"}),
     "record": frozenset({"types"}),
     "sealed": frozenset({"types", "errors", "term"}),
-    "config": frozenset({"types", "errors", "term"}),
+    "limits": frozenset({"errors"}),
+    "config": frozenset({"types", "errors", "term", "limits"}),
     "library": frozenset({"errors"}),
     "progress": frozenset(),
     "log_text": frozenset(),

@@ -18,7 +18,8 @@ from pydantic import (
     model_validator,
 )
 
-from pilothouse.errors import ConfigError
+from pilothouse.errors import ConfigError, sendable
+from pilothouse.limits import Limits
 from pilothouse.term import SteerTerm
 from pilothouse.types import Reserved, Site, Tap
 
@@ -73,7 +74,16 @@ def _place(given: Any) -> Any:
     return parse_place(given).model_dump() if is_hub else given  # type: ignore[union-attr]
 
 
-Place = Annotated[Path | HubPlace, BeforeValidator(_place)]
+def _on_a_disk(path: Any) -> Any:
+    """No file system can have it, and what looks for it would say so in its own way."""
+    text = str(path) if isinstance(path, str | Path) else ""
+    if "\0" in text or text != sendable(text):
+        raise ValueError(f"got {text!a}, want a path without NUL, in valid Unicode")
+    return path
+
+
+FilePath = Annotated[Path, BeforeValidator(_on_a_disk)]
+Place = Annotated[Path | HubPlace, BeforeValidator(_place), BeforeValidator(_on_a_disk)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -134,17 +144,6 @@ class Taps(_Closed):
         """Layers by site, sites without any left out."""
         asked = {site: getattr(self, site, ()) for site in get_args(Site)}
         return {site: layers for site, layers in asked.items() if layers}
-
-
-class Limits(_Closed):
-    """Bounds that hold for every request."""
-
-    max_programs: int = Field(default=64, ge=1, le=4096)
-    max_rank: int = Field(default=8, ge=1, le=64)
-    max_norm_ratio: float = Field(default=0.5, gt=0)
-    """Largest edit, as a fraction of the mean residual norm at the tap."""
-    table_mib: int = Field(default=1024, ge=1)
-    max_wait_ms: int = Field(default=2000, ge=0)
 
 
 UNIX_PEERS = "unix"
@@ -213,7 +212,7 @@ class PilothouseConfig(_Closed):
     vectors: dict[Name, ArtefactRef] = {}
     saes: dict[Name, SaeRef] = {}
     probes: dict[Name, ArtefactRef] = {}
-    policies: tuple[Path, ...] = ()
+    policies: tuple[FilePath, ...] = ()
     profiles: dict[ProfileName, Profile] = {}
     taps: Taps = Taps()
     limits: Limits = Limits()
@@ -247,6 +246,13 @@ class PilothouseConfig(_Closed):
 class _Yaml12Loader(yaml.SafeLoader):
     """Booleans are `true` and `false` alone, as in YAML 1.2: `on` is a field of ours."""
 
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        text = super().construct_scalar(node)
+        if isinstance(text, str) and text != sendable(text):
+            problem = f"got {ascii(text)[:80]}, want valid Unicode"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return text
+
 
 _BOOLEAN = "tag:yaml.org,2002:bool"
 _Yaml12Loader.yaml_implicit_resolvers = {
@@ -266,8 +272,15 @@ def load_config(path: Path) -> PilothouseConfig:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Yaml12Loader)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{str(path)!a}: cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(
+            f"{path}: got lists and mappings nested too deeply to be read, want at most a few "
+            "levels: the file is not what this program takes"
+        ) from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: got {type(raw).__name__}, want a mapping with `version: 1`")
     return parse_config(raw, folder=path.parent, origin=str(path))

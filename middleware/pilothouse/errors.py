@@ -43,3 +43,8 @@ class RequestError(PilothouseError, ValueError):
 
 class EngineError(PilothouseError, RuntimeError):
     """The engine did not install what the plan says."""
+
+
+def sendable(text: str) -> str:
+    """The text with what is not Unicode (a lone surrogate) as an escape."""
+    return text.encode("utf-8", "backslashreplace").decode()

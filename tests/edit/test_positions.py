@@ -97,12 +97,13 @@ drawn = st.lists(
 def test_segments_say_at_every_position_which_terms_hold(
     terms: list[SteerTerm], prompt: int
 ) -> None:
-    found = segments(terms, TOKENS, prompt)
+    places = [intervals(each, TOKENS, prompt) for each in terms]
+    found = segments(places)
     for position in range(15):
         wanted = tuple(
-            each
-            for each in terms
-            if any(low <= position < high for low, high in intervals(each, TOKENS, prompt))
+            index
+            for index, each in enumerate(places)
+            if any(low <= position < high for low, high in each)
         )
         got = [held for (low, high), held in found if low <= position < high]
         assert got == ([wanted] if wanted else [])

@@ -147,6 +147,25 @@ def test_a_rule_that_fires_at_the_last_token_leaves_nothing_behind() -> None:
     assert list(state._spans) == ["b"]
 
 
+@given(st.data())
+def test_what_is_told_of_later_positions_leaves_the_earlier_ones(data: st.DataObject) -> None:
+    state, buffers = make_state()
+    wanted: list[tuple[int, float]] = [(0, 0.0)] * 12
+    since = 0
+    while since < 12:
+        starts = [since, *sorted(data.draw(st.sets(st.integers(since + 1, 40), max_size=12)))]
+        slots = data.draw(st.lists(st.integers(0, 3), min_size=len(starts), max_size=len(starts)))
+        told = Steering(tuple(starts), tuple(slots), tuple(map(float, slots)), since)
+        state.apply(StepPlan(steering={"a": told}), set())
+        for position in range(since, 12):
+            at = max(i for i, start in enumerate(starts) if start <= position)
+            wanted[position] = slots[at], float(slots[at])
+        state.write(["a"], np.array([0]), np.array([12]))
+        assert buffers.slot_N.device_tensor.tolist()[:12] == [slot for slot, _ in wanted]
+        assert buffers.coefficient_N.device_tensor.tolist()[:12] == [each for _, each in wanted]
+        since = data.draw(st.integers(since + 1, 12))
+
+
 def test_positions_run_on_from_each_start() -> None:
     assert positions(np.array([5, 0, 9]), np.array([2, 3, 1])).tolist() == [5, 6, 0, 1, 2, 9]
 

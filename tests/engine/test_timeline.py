@@ -21,7 +21,9 @@ STRENGTHS = (1.0, 2.0, -2.0, 0.5)
 
 def of(*edits: Edit) -> Timeline:
     """The request's own edits: ascending and apart."""
-    return Timeline(requested=edits)
+    timeline = Timeline()
+    timeline.request(edits)
+    return timeline
 
 
 def imposed(*told: tuple[str, PolicySpan]) -> Timeline:
@@ -130,3 +132,33 @@ def test_a_requests_own_edits_are_found_wherever_they_lie(
 def _plainly(edits: list[Edit], start: int, stop: int) -> bytes | None:
     """The key of those edits alone that reach into the block."""
     return of(*(each for each in edits if each.start < stop and each.stop > start)).key(start, stop)
+
+
+class Counted(float):
+    """A strength that knows how often it was written into a key."""
+
+    times = 0
+
+    def hex(self) -> str:
+        Counted.times += 1
+        return super().hex()
+
+
+def test_a_blocks_key_costs_the_edits_in_it_however_many_lie_before() -> None:
+    timeline = Timeline()
+    timeline.request(Edit(2 * i, 2 * i + 1, "a", Counted(1.0), "request") for i in range(5000))
+    for i in range(5000):
+        timeline.impose("b", PolicySpan("r", 0, 2 * i, 2 * i + 1, Counted(1.0), 0))
+    Counted.times = 0
+    timeline.key(9000, 9016)
+    assert Counted.times <= 16  # eight of each, not ten thousand
+
+
+def test_a_requests_edits_can_change_from_a_position_on() -> None:
+    timeline, whole = Timeline(), Timeline()
+    timeline.request([replace(A, stop=FOREVER)])
+    timeline.request([Edit(20, 30, "b", 2.0, "request")], since=20)
+    whole.request([replace(A, stop=20), Edit(20, 30, "b", 2.0, "request")])
+    assert [timeline.key(s, s + 8) for s in range(0, 48, 8)] == [
+        whole.key(s, s + 8) for s in range(0, 48, 8)
+    ]

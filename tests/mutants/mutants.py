@@ -198,8 +198,8 @@ MUTANTS: tuple[Mutant, ...] = (
     _mutant(
         "reload-atomic", "a request's later tokens are steered by the newest plan",
         "engine/orders.py",
-        "if (program := _program(holding, passenger.plan)) is not None",
-        "if (program := _program(holding, self._plan)) is not None",
+        "RequestPrograms(terms, passenger.plan)",
+        "RequestPrograms(terms, self._plan)",
         "reload_atomic", "in_flight",
     ),
     _mutant(
@@ -1082,7 +1082,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "read-alike", "any content type is read", "server/gate.py",
-        'if kind != "application/json":', "if False:",
+        'if kind != JSON:', "if False:",
         ("tests/server/test_early_end.py",), "content_type",
     ),
     Mutant(
@@ -1110,5 +1110,122 @@ MUTANTS: tuple[Mutant, ...] = (
         "never-printed", "an offline engine prints its plan", "engine/opaque_plan.py",
         "HEAD + hashlib.sha256(told).hexdigest())", "HEAD + told.decode())",
         ("tests/engine/test_plan_stays_hidden.py",), "steered_and_captured",
+    ),
+    # stall: no request holds up others
+    Mutant(
+        "bounded", "a body is read however long it is", "server/body.py",
+        "refused = len(read) > most", "refused = False",
+        ("tests/server/test_limits.py",), "is_bounded_however",
+    ),
+    Mutant(
+        "bounded", "a body is parsed before it is counted", "server/body.py",
+        "        _refuse_crowded(text, limits)\n", "",
+        ("tests/server/test_limits.py",), "crowded",
+    ),
+    Mutant(
+        "bounded", "what a body asks for is not counted", "server/body.py",
+        "    refuse_oversize(body, limits)\n", "",
+        ("tests/server/test_limits.py",), "one_above",
+    ),
+    Mutant(
+        "bounded", "guides are not counted", "server/body.py",
+        "    refuse_large_guides(body, limits)\n", "",
+        ("tests/server/test_limits.py",), "one_above or guide",
+    ),
+    Mutant(
+        "bounded", "the event loop waits for every parser", "server/body.py",
+        "if len(raw) <= LONG_BODY:", "if True:",
+        ("tests/server/test_limits.py",), "beside_the_event_loop",
+    ),
+    Mutant(
+        "bounded", "texts are as long as the body", "server/body.py",
+        "    _refuse_texts(body, limits)\n", "",
+        ("tests/server/test_limits.py",), "prompts_in_a_list",
+    ),
+    Mutant(
+        "bounded", "an automaton for each length in a schema", "server/guide.py",
+        '(_num_lengths(entries), "max_guide_lengths"),', "",
+        ("tests/server/test_limits.py",), "max_guide_lengths",
+    ),
+    Mutant(
+        "bounded", "logprobs of a prompt are not counted", "server/admission.py",
+        "        refuse_prompt_logprobs(fields, body, self.limits)\n", "",
+        ("tests/server/test_limits.py",), "prompts_logprobs",
+    ),
+    Mutant(
+        "bounded", "one request takes every seat", "limits.py",
+        "size.max_num_seqs - 1)", "size.max_num_seqs)",
+        ("tests/server/test_limits.py",), "what_is_served",
+    ),
+    Mutant(
+        "bounded", "only governed bodies are bounded", "server/gate.py",
+        'if scope["method"] in BODILESS:', "if True:",
+        ("tests/server/test_survival.py",), "every_door",
+    ),
+    Mutant(
+        "bounded", "whoever asks is tokenized for", "server/routes.py",
+        "return replace(verdict, needs_key=harmless.needs_key)", "return verdict",
+        ("tests/server/test_routes.py",), "needs_a_key",
+    ),
+    Mutant(
+        "bounded", "a field is parsed for who has no grant", "server/fields.py",
+        "    _refuse_ungranted(raw, caller)\n", "",
+        ("tests/server/test_limits.py",), "no_grant",
+    ),
+    Mutant(
+        "bounded", "steering is compiled before it is counted", "engine/excess.py",
+        "    refuse_cost(terms, plan.sources, plan.body.limits, origin=origin)\n", "",
+        ("tests/server/test_limits.py",), "one_above",
+    ),
+    _mutant(
+        "bounded", "a set of terms is compiled wherever it holds", "engine/request_programs.py",
+        "if held not in self._known:", "if True:",
+        "request_programs", "share",
+    ),
+    _mutant(
+        "bounded", "each choice compiles its own programs", "engine/orders.py",
+        "compiled = self._programs.get(known)", "compiled = None",
+        "request_programs", "share",
+    ),
+    _mutant(
+        "bounded", "a mark tells the workers everything anew", "engine/orders.py",
+        "passenger.steering = _steering(passenger, unheard)",
+        "passenger.steering = _steering(passenger)",
+        "request_programs", "behind_it_alone",
+    ),
+    _mutant(
+        "bounded", "a prompt is cut as often as its marks say", "engine/orders.py",
+        "if sum(map(len, places)) > passenger.plan.body.limits.max_segments:", "if False:",
+        "request_programs", "cut_too_often",
+    ),
+    _mutant(
+        "bounded", "a block's key looks at all that lies before", "engine/timeline.py",
+        'first = bisect_right(self.requested, position, key=attrgetter("stop"))', "first = 0",
+        "timeline", "however_many",
+    ),
+    _mutant(
+        "bounded", "compiled programs are kept for ever", "edit/program.py",
+        "while self._bytes > self._max_bytes:", "while False:",
+        "request_programs", "within_bytes",
+    ),
+    Mutant(
+        "engine-survives", "an error quotes what cannot be sent", "server/answer.py",
+        '"message": sendable(message)', '"message": message',
+        ("tests/server/test_limits.py",), "quotes",
+    ),
+    Mutant(
+        "engine-survives", "text that is no Unicode goes on", "server/gate.py",
+        "encoded(await parsed_aside(raw, limits))", "await parsed_aside(raw, limits)",
+        ("tests/server/test_survival.py",), "no_model_runs",
+    ),
+    Mutant(
+        "never-silent", "a path may hold NUL", "config.py",
+        'if "\\0" in text or text != sendable(text):', "if False:",
+        ("tests/server/test_limits.py",), "nobody_writes",
+    ),
+    Mutant(
+        "never-silent", "a file nested too deep ends in a traceback", "config.py",
+        "except RecursionError as error:", "except ZeroDivisionError as error:",
+        ("tests/server/test_limits.py",), "nobody_writes",
     ),
 )  # fmt: skip

@@ -189,7 +189,10 @@ def test_the_card_follows_the_evaluation(tmp_path: Path) -> None:
     assert "0.500 [0.123, 0.600]" in card_of(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"probe": 1}'])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", '{"probe": 1}', "[" * 100_000],
+    ids=["empty", "no field", "a list", "another file", "nested"],
+)  # fmt: skip
 def test_a_card_without_a_sound_evaluation_is_refused(text: str, tmp_path: Path) -> None:
     write_probe(fitted(), tmp_path)
     (tmp_path / "evaluation.json").write_text(text)

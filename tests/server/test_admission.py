@@ -139,7 +139,7 @@ def test_scores_come_by_themselves_only_to_those_who_may_see_them() -> None:
         ({"steer": [{"scale": 1}]}, "pilothouse.steer.0", "vector: missing"),
         ({"steer": [NUDGE | {"on": "prompt", "scale": 60}]}, "pilothouse.steer", "max_norm_ratio"),
         ({"steer": [NUDGE | {"scale": 1e308}]}, "pilothouse.steer", "lower the scale"),
-        ({"steer": [NUDGE] * 65}, "pilothouse.steer", "at most 64 items"),
+        ({"steer": [NUDGE] * 65}, "pilothouse.steer", "limits.max_terms"),
         ({"steer": NUDGE}, "pilothouse.steer", "got {"),
         ({"steer": [TIDE | {"sae": "x"}]}, "pilothouse.steer.0.sae", "are ['topics']"),
         ({"steer": [TIDE | {"layers": [1]}]}, "pilothouse.steer.0.layers", "[3]"),

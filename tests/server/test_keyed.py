@@ -47,6 +47,10 @@ def test_without_a_key_nothing_is_said(server: ServerProcess) -> None:
     for path in ("status", "catalogue"):
         assert httpx.get(f"{server.url}/pilothouse/v1/{path}").status_code == 401
     assert httpx.get(f"{server.url}/pilothouse/v1/ready").status_code == 200
+    text, ids = {"prompt": "hello"}, {"tokens": [5]}
+    for path, body in (("/tokenize", text), ("/detokenize", ids)):
+        assert httpx.post(f"{server.url}{path}", json=body).status_code == 401
+        assert httpx.post(f"{server.url}{path}", json=body, headers=KEY).status_code == 200
 
 
 def test_with_a_key_there_are_answers_without_scores(server: ServerProcess) -> None:

@@ -75,3 +75,9 @@ def test_an_unknown_route_stops_the_start_when_asked_to() -> None:
     with pytest.raises(ConfigError, match="/surprise"):
         refuse_unknown(inventory(app.routes, RouteTable()))
     refuse_unknown(inventory(app.routes, RouteTable(["/surprise"])))
+
+
+def test_what_works_for_whoever_asks_needs_a_key() -> None:
+    table = RouteTable()
+    posts = [path for path, each in HARMLESS.items() if "POST" in each.methods]
+    assert {path for path in posts if not table.judge("POST", path).needs_key} == {"/ping"}

@@ -6,12 +6,13 @@ import json
 import os
 import random
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from typing import Any
 
 import httpx
 import pytest
 
-from pilothouse.server.gate import MAX_BODY_BYTES
+from pilothouse.limits import BYTES_PER_ID, SMALLEST_TOKEN_IDS
 from tests.support.server_process import ServerProcess
 from tests.support.tiny_house import PROFILES, SERVED_NAME
 
@@ -19,6 +20,8 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 
 JSON = {"content-type": "application/json"}
 PATHS = ("/v1/chat/completions", "/v1/completions")
+MAX_BODY_BYTES = SMALLEST_TOKEN_IDS * BYTES_PER_ID
+"""Of a server whose context is short."""
 GOOD = {
     "model": SERVED_NAME, "messages": [{"role": "user", "content": "the tide"}],
     "prompt": "the tide", "max_tokens": 3,
@@ -36,10 +39,12 @@ def alive(server: ServerProcess) -> bool:
 
 
 BROKEN = [
-    b"", b"{", b"null", b"[]", b"7", b'"text"', b"\xff\xfe\x00", b"{" * 100_000,
-    b"[" * 200_000, b'{"a":' * 50_000, b'{"temperature": NaN}', b'{"max_tokens": 1e999}',
+    b"", b"{", b"null", b"[]", b"7", b'"text"', b"\xff\xfe\x00", b"{" * 8_000,
+    b"[" * 30_000, b'{"a":' * 6_000, b'{"temperature": NaN}', b'{"max_tokens": 1e999}',
     b'{"messages": "\\ud800"}', b'{"max_tokens": ' + b"9" * 5000 + b"}",
-    b'{"model": 1, "model": "small"}',
+    b'{"model": 1, "model": "small"}', b'{"vllm_xargs": {"pilothouse\\ud800": 1}}',
+    b'{"pilothouse": {"\\ud800": 1}}', b'{"pilothouse": {"steer": "\\ud800"}}',
+    b'{"\\udfff": 1}', b'{"n": "\\ud83d"}',
 ]  # fmt: skip
 
 
@@ -51,16 +56,56 @@ def test_a_broken_body_is_a_400(small_server: ServerProcess, path: str, content:
     assert answer.json()["error"]["message"]
 
 
-def test_a_body_too_long_is_a_413_however_it_is_announced(small_server: ServerProcess) -> None:
+def test_a_broken_body_is_a_400_where_no_model_runs(small_server: ServerProcess) -> None:
+    for path, content in product(("/tokenize", "/detokenize"), BROKEN[1:]):
+        answer = send(small_server, path, content)
+        assert answer.status_code == 400, (path, content[:40], answer.text[:300])
+        assert answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        *(("POST", path) for path in PATHS), ("POST", "/tokenize"), ("POST", "/detokenize"),
+        ("POST", "/ping"), ("POST", "/pilothouse/v1/reload"),
+        ("PUT", "/pilothouse/v1/vectors/calm"), ("PUT", "/pilothouse/v1/saes/calm"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["application/json", "text/plain", ""])
+def test_a_body_too_long_is_refused_at_every_door_however_it_is_announced(
+    small_server: ServerProcess, method: str, path: str, kind: str
+) -> None:
     content = json.dumps(GOOD | {"prompt": "a" * MAX_BODY_BYTES}).encode()
-    assert send(small_server, PATHS[1], content).status_code == 413
+    headers = {"content-type": kind} if kind else {}
+    url = f"{small_server.url}{path}"
 
     def pieces() -> Any:
-        for start in range(0, len(content), 1 << 20):
-            yield content[start : start + (1 << 20)]
+        for start in range(0, len(content), 1 << 14):
+            yield content[start : start + (1 << 14)]
 
-    url = f"{small_server.url}{PATHS[1]}"
-    assert httpx.post(url, content=pieces(), headers=JSON, timeout=60).status_code == 413
+    for body in (content, pieces()):
+        answer = httpx.request(method, url, content=body, headers=headers, timeout=60)
+        message = answer.json()["error"]["message"]
+        if path in PATHS and kind != JSON["content-type"]:  # refused before it is read
+            assert answer.status_code == 415
+            assert "content-type" in message
+        else:
+            assert answer.status_code == 413
+            assert "limits.max_body_kib" in message
+
+
+@pytest.mark.parametrize("section", ["vectors", "saes"])
+def test_a_path_that_is_no_path_is_refused_as_any_other_mistake(
+    small_server: ServerProcess, section: str
+) -> None:
+    for path in (rb"\ud800", rb"a\u0000b"):
+        answer = httpx.put(
+            f"{small_server.url}/pilothouse/v1/{section}/calm",
+            content=b'{"path": "%s"}' % path, headers=JSON, timeout=60,
+        )  # fmt: skip
+        assert answer.status_code == 400, answer.text
+        assert answer.json()["error"]["message"]
+    assert "Traceback" not in small_server.log.read_text(errors="replace")
 
 
 def mangled(dice: random.Random) -> dict[str, Any]:

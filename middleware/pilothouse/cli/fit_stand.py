@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pilothouse.cli.quiet import quieten
-from pilothouse.config import Limits, PilothouseConfig, Taps
+from pilothouse.config import PilothouseConfig, Taps
 from pilothouse.contrast.line import Line, Said
 from pilothouse.contrast.sample import Floats
 from pilothouse.errors import ConfigError
+from pilothouse.limits import Limits
 from pilothouse.progress import Advance
 from pilothouse.term import SteerTerm
 from pilothouse.types import Site

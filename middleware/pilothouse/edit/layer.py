@@ -78,6 +78,15 @@ class LayerEdit:
         """Digests of the SAEs whose codes it reads, in order."""
         return tuple(sorted({each.sae for each in self.latents_R if each is not None}))
 
+    @property
+    def num_bytes(self) -> int:
+        """Of its arrays."""
+        arrays = (
+            self.addition_D, self.reads_RD, self.writes_RD, self.gates_RG, self.sees_RR,
+            self.diagonal_4D, self.relative_D, self.slerp_D,
+        )  # fmt: skip
+        return sum(each.nbytes for each in arrays if each is not None)
+
     def part(self, part: slice) -> LayerEdit:
         """The elements of D that one rank has; `sees_RR` is of the whole."""
         return replace(

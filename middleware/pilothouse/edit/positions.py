@@ -13,6 +13,8 @@ from pilothouse.term import SteerTerm
 
 FOREVER = 1 << 60
 Interval = tuple[int, int]
+Held = tuple[int, ...]
+"""Which of a request's terms hold: their places in its list, ascending."""
 
 
 def intervals(term: SteerTerm, tokens: Sequence[int], num_prompt_tokens: int) -> list[Interval]:
@@ -30,24 +32,25 @@ def looks_at_output(term: SteerTerm) -> bool:
     return term.on != "prompt" and where is not None and where.after is not None
 
 
-def segments(
-    terms: Sequence[SteerTerm], tokens: Sequence[int], num_prompt_tokens: int
-) -> list[tuple[Interval, tuple[SteerTerm, ...]]]:
-    """Positions cut where the set of terms that hold changes; stretches without any left out."""
+def segments(places: Sequence[Sequence[Interval]]) -> list[tuple[Interval, Held]]:
+    """Positions cut where the set of terms that hold changes; stretches without any left out.
+
+    Args:
+        places: the intervals of each term.
+    """
     turns: dict[int, list[tuple[int, bool]]] = defaultdict(list)
-    for index, term in enumerate(terms):
-        for start, stop in intervals(term, tokens, num_prompt_tokens):
+    for index, each in enumerate(places):
+        for start, stop in each:
             turns[start].append((index, True))
             turns[stop].append((index, False))
     cuts = sorted(turns)
-    holds = [False] * len(terms)
+    holds: set[int] = set()
     found = []
     for start, stop in pairwise(cuts):
         for index, on in turns[start]:
-            holds[index] = on
-        active = tuple(term for term, held in zip(terms, holds, strict=True) if held)
-        if active:
-            found.append(((start, stop), active))
+            (holds.add if on else holds.discard)(index)
+        if holds:
+            found.append(((start, stop), tuple(sorted(holds))))
     return found
 
 

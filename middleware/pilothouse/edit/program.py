@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from threading import Lock
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ from pilothouse.term import SteerTerm
 from pilothouse.types import Tap
 
 DIGEST_DOMAIN = b"pilothouse program 3\n"
-CACHED_PROGRAMS = 256
+CACHED_BYTES = 64 << 20
 
 Layers = Mapping[Tap, LayerEdit]
 
@@ -119,11 +120,55 @@ def _stripped(term: SteerTerm, sources: Sources) -> SteerTerm:
 
 def forget_programs() -> None:
     """Let go of every compiled program that nobody holds, and of the sources they came from."""
-    _program.cache_clear()
+    _CACHE.clear()
 
 
-@lru_cache(maxsize=CACHED_PROGRAMS)
+class _Cache:
+    """The programs that were asked for last, as many as fit into a number of bytes."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._held: OrderedDict[_Key, tuple[int, tuple[str, Layers]]] = OrderedDict()
+        self._bytes = 0
+        self._lock = Lock()
+
+    def get(self, key: _Key) -> tuple[str, Layers] | None:
+        with self._lock:
+            if key not in self._held:
+                return None
+            self._held.move_to_end(key)
+            return self._held[key][1]
+
+    def put(self, key: _Key, program: tuple[str, Layers]) -> None:
+        size = sum(each.num_bytes for each in program[1].values())
+        with self._lock:
+            if key in self._held or size > self._max_bytes:
+                return
+            self._held[key] = size, program
+            self._bytes += size
+            while self._bytes > self._max_bytes:
+                self._bytes -= self._held.popitem(last=False)[1][0]
+
+    def clear(self) -> None:
+        with self._lock:
+            self._held.clear()
+            self._bytes = 0
+
+
+_Key = tuple[Sources, tuple[_Share, ...]]
+_CACHE = _Cache(CACHED_BYTES)
+
+
 def _program(sources: Sources, shares: tuple[_Share, ...]) -> tuple[str, Layers]:
+    key = sources, shares
+    program = _CACHE.get(key)
+    if program is None:
+        program = _compiled(sources, shares)
+        _CACHE.put(key, program)
+    return program
+
+
+def _compiled(sources: Sources, shares: tuple[_Share, ...]) -> tuple[str, Layers]:
     built: dict[Tap, Assembly] = {}
     widths: dict[Tap, int] = {}
     features: dict[str, list[_Share]] = {}

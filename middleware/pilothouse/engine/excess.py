@@ -13,20 +13,19 @@ from pilothouse.edit.program import compile_program, growth
 from pilothouse.engine.fit import unfit
 from pilothouse.engine.overflow import overflow_problem
 from pilothouse.engine.plan import Plan
+from pilothouse.engine.steering_cost import CLAUSES, refuse_cost
 from pilothouse.errors import RequestError
 from pilothouse.term import SteerTerm
-from pilothouse.types import Clause
-
-CLAUSES: tuple[Clause, ...] = ("prompt", "output")
 
 
 def refuse_excess(terms: Sequence[SteerTerm], plan: Plan, *, origin: str) -> None:
     """Check a request's or a profile's steering as a whole.
 
     Raises:
-        RequestError: terms that do not fit together, need what no tap has, overflow, or are over
-            `limits.max_norm_ratio`; the message begins with `origin`.
+        RequestError: terms that cost too much, do not fit together, need what no tap has, overflow,
+            or are over `limits.max_norm_ratio`; the message begins with `origin`.
     """
+    refuse_cost(terms, plan.sources, plan.body.limits, origin=origin)
     limit = plan.body.limits.max_norm_ratio
     for clause in CLAUSES:
         holding = tuple(term for term in terms if term.on in (clause, "all"))

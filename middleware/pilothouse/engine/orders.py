@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
-from pilothouse.edit.positions import looks_at_output, segments
-from pilothouse.edit.program import Program, compile_program
-from pilothouse.engine.fit import unfit
-from pilothouse.engine.overflow import overflow_problem
-from pilothouse.engine.passenger import Passenger, Segment
+from pilothouse.edit.positions import FOREVER, Interval, intervals, merged, segments
+from pilothouse.engine.passenger import Passenger
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.programs import EMPTY_SLOT, ProgramSlots
+from pilothouse.engine.request_programs import RequestPrograms
 from pilothouse.engine.step import PolicySpan, Steering, Upload
 from pilothouse.engine.timeline import Edit
-from pilothouse.errors import RequestError
 from pilothouse.sealed import SealedRequest
 from pilothouse.term import SteerTerm
 
 if TYPE_CHECKING:
     from pilothouse.engine.ruling import SteerOrder
-
-
-MOST_WAITING = 4
-"""Terms that wait for tokens: each doubles the programs that a request may need."""
 
 
 class Orders:
@@ -36,6 +31,10 @@ class Orders:
         self._slots = ProgramSlots(plan.body.limits.max_programs)
         self._waiters: deque[Passenger] = deque()
         self._spans: list[PolicySpan] = []
+        self._programs: WeakValueDictionary[tuple[str, tuple[SteerTerm, ...]], RequestPrograms] = (
+            WeakValueDictionary()
+        )
+        """Of live requests, by revision and terms: choices of one request have them in common."""
         self._final_policies = {
             rule.policy for rule in plan.rulebook.rules if rule.phase == "final"
         }
@@ -66,7 +65,7 @@ class Orders:
         """
         passenger = Passenger(sealed, plan or self._plan, len(prompt))
         if sealed.steer:
-            self._cut(passenger, prompt)
+            self._place(passenger, prompt)
         final = any(each.name in self._final_policies for each in sealed.policies)
         asked = final or sealed.scores == "summary"
         passenger.tells_always = sealed.scores == "tokens" or (asked and ends_on_text)
@@ -100,12 +99,36 @@ class Orders:
         return True
 
     def look_at_output(self, passenger: Passenger, tokens: Sequence[int]) -> None:
-        """Cut a request's positions anew, now that more of its tokens are known."""
-        before = passenger.segments
-        self._cut(passenger, tokens)
-        if passenger.segments != before:
-            passenger.steering = _steering(passenger)
-            passenger.announced = False
+        """Cut a request's positions anew behind tokens that were just sampled and are marks.
+
+        What lies before them stays as it was, so that a step costs its own tokens.
+        """
+        assert passenger.compiled is not None
+        first = passenger.num_looked_at
+        passenger.num_looked_at = len(tokens)
+        opened: dict[int, list[Interval]] = {}
+        for place, token in enumerate(islice(tokens, first, None), start=first):
+            for index in passenger.compiled.waiting:
+                where = passenger.compiled.terms[index].positions
+                assert where is not None
+                if token in (where.after or ()):
+                    stop = FOREVER if where.span is None else place + 1 + where.span
+                    opened.setdefault(index, []).append((place + 1, stop))
+        if not opened:
+            return
+        since = min(each[0][0] for each in opened.values())
+        before = _behind(passenger.places, since)
+        for index, fresh in opened.items():
+            # Of what came before only the last stretch can reach behind these tokens.
+            passenger.places[index] = merged([*passenger.places[index][-1:], *fresh])
+        after = _behind(passenger.places, since)
+        if after == before:
+            return
+        self._cut(passenger, after, since)
+        told = passenger.steering
+        unheard = since if passenger.announced or told is None else min(since, told.since)
+        passenger.steering = _steering(passenger, unheard)
+        passenger.announced = False
 
     def release(self, passenger: Passenger) -> None:
         """The request has ended."""
@@ -129,29 +152,34 @@ class Orders:
         spans, self._spans = self._spans, []
         return spans
 
-    def _cut(self, passenger: Passenger, tokens: Sequence[int]) -> None:
+    def _place(self, passenger: Passenger, prompt: Sequence[int]) -> None:
         terms, count = passenger.sealed.steer, passenger.num_prompt_tokens
-        passenger.segments = tuple(
-            Segment(start, stop, program)
-            for (start, stop), holding in segments(terms, tokens, count)
-            if (program := _program(holding, passenger.plan)) is not None
-        )
-        if not passenger.programs:
-            passenger.watches_output = any(looks_at_output(term) for term in terms)
-            if sum(looks_at_output(term) for term in terms) > MOST_WAITING:
-                raise RequestError(
-                    f"steer: positions.after: got it on output in more than {MOST_WAITING} terms: "
-                    "want at most that many",
-                    param="steer",
-                )
-            reachable = _reachable(terms, tokens, count)
-            compiled = (_program(holding, passenger.plan) for holding in reachable)
-            passenger.programs = tuple(
-                {each.digest: each for each in compiled if each is not None}.values()
-            )
+        places = [intervals(term, prompt, count) for term in terms]
+        if sum(map(len, places)) > passenger.plan.body.limits.max_segments:
+            passenger.error = "segments"
+            return
+        known = passenger.sealed.revision, terms
+        compiled = self._programs.get(known)
+        if compiled is None:
+            compiled = self._programs[known] = RequestPrograms(terms, passenger.plan)
+        passenger.compiled = compiled
+        passenger.places, passenger.num_looked_at = places, count
+        passenger.programs = compiled.reachable(places, count)
+        passenger.watches_output = bool(compiled.waiting)
+        self._cut(passenger, places, 0)
+
+    def _cut(self, passenger: Passenger, places: Sequence[Sequence[Interval]], since: int) -> None:
+        """What a request gets from position `since` on."""
+        compiled = passenger.compiled
+        assert compiled is not None
+        found = ((where, compiled.of(held)) for where, held in segments(places))
         passenger.timeline.request(
-            Edit(each.start, each.stop, each.program.digest, each.program.coefficient, "request")
-            for each in passenger.segments
+            (
+                Edit(start, stop, program.digest, program.coefficient, "request")
+                for (start, stop), program in found
+                if program is not None
+            ),
+            since,
         )
 
     def _must_queue(self, passenger: Passenger, now: float) -> bool:
@@ -174,37 +202,15 @@ class Orders:
             self._waiters.remove(passenger)
 
 
-def _program(terms: tuple[SteerTerm, ...], plan: Plan) -> Program | None:
-    program = compile_program(terms, plan.sources)
-    if program is None:
-        return None
-    problem = unfit(program, plan.taps()) or overflow_problem(program)
-    if problem is not None:
-        raise RequestError(f"steer: {problem}", param="steer")
-    return program
+def _behind(places: Sequence[Sequence[Interval]], since: int) -> list[list[Interval]]:
+    return [[(max(low, since), high) for low, high in each if high > since] for each in places]
 
 
-def _steering(passenger: Passenger) -> Steering:
+def _steering(passenger: Passenger, since: int = 0) -> Steering:
     """Segments without gaps: stretches where nothing holds get the empty slot."""
-    starts, slots, coefficients = [0], [EMPTY_SLOT], [0.0]
-    for each in passenger.segments:
-        starts += [each.start, each.stop]
-        slots += [passenger.slots[each.program.digest], EMPTY_SLOT]
-        coefficients += [each.program.coefficient, 0.0]
-    return Steering(tuple(starts), tuple(slots), tuple(coefficients))
-
-
-def _reachable(
-    terms: Sequence[SteerTerm], tokens: Sequence[int], count: int
-) -> Iterator[tuple[SteerTerm, ...]]:
-    """Every set of terms that can hold together, whatever is sampled."""
-    waiting = [term for term in terms if looks_at_output(term)]
-    for number in range(1 << len(waiting)):
-        held = {id(term) for i, term in enumerate(waiting) if number >> i & 1}
-        imagined = [
-            term.model_copy(update={"positions": None}) if id(term) in held else term
-            for term in terms
-            if id(term) in held or not looks_at_output(term)
-        ]
-        for _, holding in segments(imagined, tokens, count):
-            yield holding
+    starts, slots, coefficients = [since], [EMPTY_SLOT], [0.0]
+    for each in passenger.timeline.requested_from(since):
+        starts += [max(each.start, since), each.stop]
+        slots += [passenger.slots[each.digest], EMPTY_SLOT]
+        coefficients += [each.coefficient, 0.0]
+    return Steering(tuple(starts), tuple(slots), tuple(coefficients), since)

@@ -10,6 +10,7 @@ from pilothouse.edit.program import Program
 from pilothouse.engine.compat import outputs as wire
 from pilothouse.engine.holdback import HoldBack
 from pilothouse.engine.plan import Plan
+from pilothouse.engine.request_programs import RequestPrograms
 from pilothouse.engine.step import Steering
 from pilothouse.engine.timeline import Timeline
 from pilothouse.record import Record
@@ -18,15 +19,6 @@ from pilothouse.sealed import SealedRequest
 if TYPE_CHECKING:
     from pilothouse.engine.governor import Governor
     from pilothouse.engine.ruling import Watched
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Positions [start, stop) get a program; its coefficient is the strength."""
-
-    start: int
-    stop: int
-    program: Program
 
 
 @dataclass(slots=True, eq=False)
@@ -39,7 +31,11 @@ class Passenger:
     num_prompt_tokens: int
     request: Any = None
     tells_always: bool = False
-    segments: tuple[Segment, ...] = ()
+    compiled: RequestPrograms | None = None
+    places: list[list[Interval]] = field(default_factory=list)
+    """Where each of its terms holds, as far as is known; of those that wait, the end of it."""
+    num_looked_at: int = 0
+    """Tokens that were searched for the marks of terms that wait."""
     programs: tuple[Program, ...] = ()
     """The distinct programs it needs slots for, at some position or another."""
     watches_output: bool = False

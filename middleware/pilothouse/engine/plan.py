@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from safetensors.numpy import load, save
 
-from pilothouse.config import Auth, Gate, Limits, PilothouseConfig, Profile
+from pilothouse.config import Auth, Gate, PilothouseConfig, Profile
 from pilothouse.edit.sources import ReadRow, Sources
 from pilothouse.engine.facts import Frozen, LoggedSae, ModelFacts, ProbeFacts, SaeFacts, VectorFacts
 from pilothouse.engine.opaque_plan import OpaquePlan
 from pilothouse.engine.tap_plan import TapPlan
 from pilothouse.errors import EngineError
+from pilothouse.limits import Limits, RequestLimits
 from pilothouse.model.catalogue import Source
 from pilothouse.model.manifest import TransformForm
 from pilothouse.model.sae.opened import opened_sae
@@ -52,7 +53,7 @@ Wire = dict[str, str]
 AT_RUN_TIME: Mapping[str, Any] = {
     "revision": True, "config_digest": True, "vectors": True, "saes": True,
     "profiles": True, "auth": True,
-    "limits": {"max_norm_ratio", "max_wait_ms"},
+    "limits": {"max_norm_ratio", "max_wait_ms", *RequestLimits.model_fields},
 }  # fmt: skip
 """Fields of a body that a plan can have otherwise than the one it follows."""
 

@@ -7,18 +7,35 @@ request, M tokens of one request, P policy targets.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from pilothouse.engine.buffers import TapBuffers
 from pilothouse.engine.policy_spans import PolicySpans
 from pilothouse.engine.step import Steering, StepPlan
-from pilothouse.types import IntArray
+from pilothouse.types import FloatArray, IntArray
 
 NOBODY = 0
 NEVER = 1 << 62
 FEW_SEGMENTS = 8
 """As many as are looked up for the whole batch at once; requests with more have a search each."""
+
+
+class Segments(NamedTuple):
+    """A request's edits by where they begin."""
+
+    starts_G: IntArray
+    slots_G: IntArray
+    coefficients_G: FloatArray
+
+    def followed_by(self, later: Segments) -> Segments:
+        """Both, one behind the other."""
+        return Segments(
+            np.concatenate((self.starts_G, later.starts_G)),
+            np.concatenate((self.slots_G, later.slots_G)),
+            np.concatenate((self.coefficients_G, later.coefficients_G)),
+        )
 
 
 class SteeringState:
@@ -32,7 +49,7 @@ class SteeringState:
         self._starts_RG = np.full((1, FEW_SEGMENTS), NEVER, np.int64)
         self._slots_RG = np.zeros((1, FEW_SEGMENTS), np.int64)
         self._coefficients_RG = np.zeros((1, FEW_SEGMENTS), np.float32)
-        self._crowded: dict[int, Steering] = {}
+        self._crowded: dict[int, Segments] = {}
         self._spans: dict[str, dict[int, PolicySpans]] = {}
         """Of each request, by target."""
 
@@ -64,15 +81,30 @@ class SteeringState:
         row = self._row_of.get(request_id)
         if row is None:
             row = self._row_of[request_id] = self._free.pop() if self._free else self._grow()
-        count = len(steering.starts)
+        told = _segments(steering)
+        if steering.since:
+            told = self._before(row, steering.since).followed_by(told)
         self._starts_RG[row], self._slots_RG[row], self._coefficients_RG[row] = NEVER, 0, 0.0
         self._crowded.pop(row, None)
+        count = len(told.starts_G)
         if count > FEW_SEGMENTS:
-            self._crowded[row] = steering
+            self._crowded[row] = told
             return
-        self._starts_RG[row, :count] = steering.starts
-        self._slots_RG[row, :count] = steering.slots
-        self._coefficients_RG[row, :count] = steering.coefficients
+        self._starts_RG[row, :count] = told.starts_G
+        self._slots_RG[row, :count] = told.slots_G
+        self._coefficients_RG[row, :count] = told.coefficients_G
+
+    def _before(self, row: int, position: int) -> Segments:
+        """What was said of positions before this one."""
+        known = self._crowded.get(row) or Segments(
+            self._starts_RG[row], self._slots_RG[row], self._coefficients_RG[row]
+        )
+        stop = int(np.searchsorted(known.starts_G, position))
+        return Segments(
+            known.starts_G[:stop].copy(),
+            known.slots_G[:stop].copy(),
+            known.coefficients_G[:stop].copy(),
+        )
 
     def _grow(self) -> int:
         old = len(self._starts_RG)
@@ -101,10 +133,10 @@ class SteeringState:
         slots_T = self._slots_RG[rows_T, segment_T]
         coefficients_T = self._coefficients_RG[rows_T, segment_T]
         for row in self._crowded.keys() & set(rows_B.tolist()):
-            steering, mine_T = self._crowded[row], rows_T == row
-            segment_M = np.searchsorted(steering.starts, positions_T[mine_T], side="right") - 1
-            slots_T[mine_T] = np.asarray(steering.slots)[segment_M]
-            coefficients_T[mine_T] = np.asarray(steering.coefficients)[segment_M]
+            told, mine_T = self._crowded[row], rows_T == row
+            segment_M = np.searchsorted(told.starts_G, positions_T[mine_T], side="right") - 1
+            slots_T[mine_T] = told.slots_G[segment_M]
+            coefficients_T[mine_T] = told.coefficients_G[segment_M]
         self._buffers.slot_N.write(slots_T)
         self._buffers.coefficient_N.write(coefficients_T)
 
@@ -136,3 +168,11 @@ def positions(starts_B: IntArray, counts_B: IntArray) -> IntArray:
         starts_B - firsts_B, counts_B
     )
     return positions_T
+
+
+def _segments(steering: Steering) -> Segments:
+    return Segments(
+        np.array(steering.starts, np.int64),
+        np.array(steering.slots, np.int64),
+        np.array(steering.coefficients, np.float32),
+    )

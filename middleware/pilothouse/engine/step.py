@@ -17,11 +17,13 @@ EMISSIONS_ATTRIBUTE = "pilothouse_emissions"
 
 @dataclass(frozen=True, slots=True)
 class Steering:
-    """A request's own edits: segment i has positions [starts[i], starts[i + 1]); starts[0] is 0."""
+    """A request's own edits: segment i has positions [starts[i], starts[i + 1])."""
 
     starts: tuple[int, ...]
     slots: tuple[int, ...]
     coefficients: tuple[float, ...]
+    since: int = 0
+    """Equal to starts[0]; for positions before it, what was said earlier still holds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pilothouse.config import Limits
 from pilothouse.edit.gate import GATE_WIDTH
 from pilothouse.edit.layer import DIAGONAL_ROWS
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.tap_plan import EditPlan, LatentPlan, TapPlan
+from pilothouse.limits import Limits
 from pilothouse.types import Tap
 
 FLOAT32_BYTES = 4

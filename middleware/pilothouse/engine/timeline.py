@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from itertools import chain, islice, takewhile
+from dataclasses import dataclass, replace
+from itertools import chain, takewhile
+from operator import attrgetter
 
 from pilothouse.engine.policy_spans import PolicySpans
 from pilothouse.engine.step import PolicySpan
@@ -29,16 +30,29 @@ Part = tuple[str, str, str, int, int]
 """Stage, program digest, coefficient, first and one past the last place inside a block."""
 
 
-@dataclass(slots=True)
 class Timeline:
-    """Edits of one request: its own, which do not overlap, and the policies' by program digest."""
+    """Edits of one request: its own, which do not overlap, and the policies' by program digest.
 
-    requested: tuple[Edit, ...] = ()
-    imposed: dict[str, PolicySpans] = field(default_factory=dict)
+    A key costs the edits that touch its block, whatever came before.
+    """
 
-    def request(self, edits: Iterable[Edit]) -> None:
-        """The request's own edits from now on, ascending and apart from each other."""
-        self.requested = tuple(edits)
+    def __init__(self) -> None:
+        self.requested: list[Edit] = []
+        self.imposed: dict[str, PolicySpans] = {}
+
+    def request(self, edits: Iterable[Edit], since: int = 0) -> None:
+        """The request's own edits from position `since` on, ascending and apart from each other."""
+        own = self.requested
+        while own and own[-1].start >= since:
+            own.pop()
+        if own and own[-1].stop > since:
+            own[-1] = replace(own[-1], stop=since)
+        own.extend(edits)
+
+    def requested_from(self, position: int) -> Iterator[Edit]:
+        """The request's own edits that reach behind a position."""
+        first = bisect_right(self.requested, position, key=attrgetter("stop"))
+        return (self.requested[index] for index in range(first, len(self.requested)))
 
     def impose(self, digest: str, span: PolicySpan) -> None:
         """A policy steers with a program; where several do with the same, the strongest counts."""
@@ -58,16 +72,15 @@ class Timeline:
             (edit.stage, edit.digest, edit.coefficient.hex(),
              max(edit.start, start) - start, min(edit.stop, stop) - start)
             for edit in self._touching(start, stop)
-            if edit.start < stop and edit.stop > start and edit.coefficient != 0.0
+            if edit.coefficient != 0.0
         )  # fmt: skip
         if not parts:
             return None
         return hashlib.sha256(repr(_joined(parts)).encode()).digest()
 
     def _touching(self, start: int, stop: int) -> Iterator[Edit]:
-        """At least the edits that reach into [start, stop)."""
-        first = max(0, bisect_right(self.requested, start, key=lambda edit: edit.start) - 1)
-        yield from takewhile(lambda edit: edit.start < stop, islice(self.requested, first, None))
+        """The edits that reach into [start, stop), not cut."""
+        yield from takewhile(lambda edit: edit.start < stop, self.requested_from(start))
         for digest, spans in self.imposed.items():
             for span in spans.within(start, stop):
                 yield Edit(span.start, span.stop, digest, span.coefficient, "policy")

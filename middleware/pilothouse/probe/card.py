@@ -26,7 +26,7 @@ def card_of(folder: Path) -> str:
     place = folder / "evaluation.json"
     try:
         evaluation = Evaluation.model_validate(json.loads(place.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise ArtefactError(
             complaint(place, "content", first, "an evaluation", "evaluate the probe again")

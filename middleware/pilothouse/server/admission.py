@@ -12,11 +12,13 @@ from pilothouse.engine.excess import refuse_excess, refuse_unreserved
 from pilothouse.engine.facts import SaeFacts, VectorFacts
 from pilothouse.engine.plan import Plan
 from pilothouse.errors import RequestError
+from pilothouse.limits import EngineSize
 from pilothouse.policy.endpoint import Endpoint
 from pilothouse.policy.matching import RequestFacts, applied_policies
 from pilothouse.record import Verdict
 from pilothouse.sealed import SEALED_KEY, AppliedPolicy, SealedRequest, seal
-from pilothouse.server.bypass import Guard, refuse_bypass, refuse_crowd
+from pilothouse.server.answer_size import refuse_choices, refuse_prompt_logprobs
+from pilothouse.server.bypass import Guard, refuse_bypass
 from pilothouse.server.exposure import Exposure, Exposures
 from pilothouse.server.fields import FIELD, RequestField, parse_field
 from pilothouse.server.identity import Caller
@@ -25,14 +27,6 @@ from pilothouse.server.request_schema import RequestFields, read_fields
 from pilothouse.term import SteerTerm
 
 Body = dict[str, Any]
-
-_GRANT_STEERING = (
-    "this server does not let clients steer; pick a profile as the model name, or ask the operator "
-    "for auth.client_steering"
-)
-_GRANT_SCORES = (
-    "this server does not show scores to clients; ask the operator for auth.client_scores"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +62,7 @@ class Admission:
     Args:
         served_names: what vLLM serves the model as; the first is its own answer to no name.
         system_fingerprint: vLLM's, of this server.
+        engine: what bounds are made of that pilothouse.yaml leaves open.
     """
 
     def __init__(
@@ -76,8 +71,10 @@ class Admission:
         served_names: Sequence[str],
         key: bytes,
         system_fingerprint: str | None = None,
+        engine: EngineSize | None = None,
     ) -> None:
         self._plan = plan
+        self.limits = plan.body.limits.served(engine)
         _ = plan.sources  # made here, and not by the first request
         self._served = tuple(served_names)
         self._key = key
@@ -103,19 +100,20 @@ class Admission:
             Unreadable: vLLM refuses the body itself; it is not sealed.
         """
         refuse_request_id_field(body)
-        field = parse_field(body.pop(FIELD, None))
+        field = parse_field(body.pop(FIELD, None), caller, self.limits)
         fields = fields or read_fields(body, endpoint)
         profile = self._profile(fields.model)
         exposure = self._exposures.of(self._applied(fields.model, profile, endpoint, caller))
         refuse_bypass(fields, Guard(self._enforced, exposure.ends_output))
-        refuse_crowd(fields.num_prompts, fields.num_per_prompt)
-        steer = self._steering(field, profile, caller)
+        refuse_choices(fields, self.limits)
+        refuse_prompt_logprobs(fields, body, self.limits)
+        steer = self._steering(field, profile)
         sealed = SealedRequest(
             decision_id=uuid.uuid4().hex,
             revision=self._plan.revision,
             steer=steer,
             policies=exposure.applied,
-            probes=self._probes(field, caller),
+            probes=self._probes(field),
             scores=self._scores(field, caller),
         )
         self._rewrite(body, sealed, profile)
@@ -189,11 +187,7 @@ class Admission:
                 enforced[each.name] = enforced.get(each.name, False) or each.enforced
         return tuple(AppliedPolicy(name=name, enforced=on) for name, on in enforced.items())
 
-    def _steering(
-        self, field: RequestField, profile: str | None, caller: Caller
-    ) -> tuple[SteerTerm, ...]:
-        if field.steer and not caller.may_steer:
-            raise RequestError(f"{FIELD}.steer: {_GRANT_STEERING}", param="steer", status=403)
+    def _steering(self, field: RequestField, profile: str | None) -> tuple[SteerTerm, ...]:
         own = self._plan.body.profiles[profile].steer if profile is not None else ()
         terms = (*own, *field.steer)
         if field.steer:
@@ -221,9 +215,7 @@ class Admission:
                 )
         refuse_unreserved(term, self._plan, place)
 
-    def _probes(self, field: RequestField, caller: Caller) -> tuple[str, ...]:
-        if field.probes and not caller.may_see_scores:
-            raise RequestError(f"{FIELD}.probes: {_GRANT_SCORES}", param="probes", status=403)
+    def _probes(self, field: RequestField) -> tuple[str, ...]:
         loaded = self._plan.body.probes
         for index, name in enumerate(field.probes):
             if name not in loaded:
@@ -236,8 +228,6 @@ class Admission:
     def _scores(self, field: RequestField, caller: Caller) -> Any:
         if field.scores is None:
             return "summary" if caller.may_see_scores else "none"
-        if field.scores != "none" and not caller.may_see_scores:
-            raise RequestError(f"{FIELD}.scores: {_GRANT_SCORES}", param="scores", status=403)
         return field.scores
 
     def _rewrite(self, body: Body, sealed: SealedRequest, profile: str | None) -> None:

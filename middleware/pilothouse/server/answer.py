@@ -9,7 +9,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import Scope, Send
 
-from pilothouse.errors import RequestError
+from pilothouse.errors import RequestError, sendable
 
 DOCS_HINT = "see docs/http.md"
 _TYPES = {401: "authentication_error", 403: "permission_error", 503: "service_unavailable_error"}
@@ -27,9 +27,10 @@ def encode(value: object) -> bytes:
 def error_body(
     message: str, *, status: int, param: str | None = None, code: str | None = None
 ) -> dict[str, Any]:
-    """The body of an error answer."""
+    """The body of an error answer; words of a client in it are made text that can be sent."""
     kind = _TYPES.get(status, "invalid_request_error")
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    told = None if param is None else sendable(param)
+    return {"error": {"message": sendable(message), "type": kind, "param": told, "code": code}}
 
 
 def request_error_body(error: RequestError) -> dict[str, Any]:

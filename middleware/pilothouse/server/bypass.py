@@ -16,7 +16,6 @@ from pilothouse.server.client_text import leans_on_tokens
 from pilothouse.server.request_schema import RequestFields
 
 RESERVED_PREFIX: Final = "pilothouse"
-MAX_CHOICES: Final = 128
 TEMPLATE_KEYS: Final = frozenset(
     {"chat_template", "tokenize", "add_generation_prompt", "continue_final_message", "messages",
      "conversation", "tools", "documents"}
@@ -118,20 +117,6 @@ def refuse_bypass(fields: RequestFields, guard: Guard) -> None:
     for check in checks:
         if check.offends(fields):
             raise RequestError(f"{check.param}: {check.reason}", param=check.param)
-
-
-def refuse_crowd(num_prompts: int, num_per_prompt: int) -> None:
-    """Bound the number of choices one request may ask for.
-
-    Raises:
-        RequestError: too many.
-    """
-    if num_prompts * num_per_prompt > MAX_CHOICES:
-        raise RequestError(
-            f"n: got {num_prompts} prompts with {num_per_prompt} choices each, want at most "
-            f"{MAX_CHOICES} choices in one request",
-            param="n",
-        )
 
 
 def _refuse_xargs(xargs: Mapping[str, Any]) -> None:

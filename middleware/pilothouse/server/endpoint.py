@@ -22,6 +22,7 @@ from pilothouse.engine.launch import CONFIG_VARIABLE, GUARDED_VARIABLE
 from pilothouse.engine.pickup import follow, install, subscribe, watch_programs
 from pilothouse.engine.plan import Plan
 from pilothouse.errors import ConfigError
+from pilothouse.limits import EngineSize
 from pilothouse.log_text import log_lines, log_text
 from pilothouse.policy.ending_rules import Surroundings
 from pilothouse.record import Record
@@ -99,12 +100,17 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateSt
     served = tuple(args.served_model_name or [args.model])
     adapters = adapter_names(args)
     keys, listening = api_keys(args), listening_of(args)
-    fingerprint = get_system_fingerprint(engine_client.vllm_config)
+    vllm_config = engine_client.vllm_config
+    fingerprint = get_system_fingerprint(vllm_config)
+    model = vllm_config.model_config
+    size = EngineSize(
+        model.max_model_len, vllm_config.scheduler_config.max_num_seqs, model.is_multimodal_model
+    )
 
     def edition(plan: Plan) -> Edition:
         refuse_shadowed_profiles(plan, served, adapters)
         doorkeeper = Doorkeeper(plan.body.auth, keys, demo=plan.body.demo, listening=listening)
-        return Edition(plan, doorkeeper, Admission(plan, served, seal_key(), fingerprint))
+        return Edition(plan, doorkeeper, Admission(plan, served, seal_key(), fingerprint, size))
 
     editions = Editions(edition(plan))
     can_score = renders_chats(engine_client, args)

@@ -26,9 +26,14 @@ _ENCODED = (
     "the answer was encoded before the policies saw it; a --middleware of the operator's must not "
     "compress answers, the proxy in front may"
 )
+_SCATTERED = (
+    "pilothouse.steer: positions.after: its tokens cut the prompt into more stretches than "
+    "limits.max_segments; name rarer tokens, a longer span, or ask the operator to raise the limit"
+)
 _REFUSED = {
     "encoded": (503, _ENCODED),
     "capacity": (503, _OVERLOADED),
+    "segments": (400, _SCATTERED),
     "silent": (503, "the engine answered without telling what the policies concluded"),
     "seal": (403, "the engine refused a request that the gate had not sealed"),
 }

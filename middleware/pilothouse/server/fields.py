@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pilothouse.errors import RequestError
+from pilothouse.limits import RequestLimits, refuse_count
+from pilothouse.server.identity import Caller
 from pilothouse.term import SteerTerm
 from pilothouse.types import ScoreDetail
 
@@ -22,16 +25,28 @@ class _Closed(BaseModel):
 class RequestField(_Closed):
     """What a client may ask of Pilothouse in the body of a request."""
 
-    steer: Annotated[tuple[SteerTerm, ...], Field(max_length=64)] = ()
-    probes: Annotated[tuple[Named, ...], Field(max_length=64)] = ()
+    steer: tuple[SteerTerm, ...] = ()
+    probes: tuple[Named, ...] = ()
     scores: ScoreDetail | None = None
 
 
-def parse_field(raw: Any) -> RequestField:
+_GRANT_STEERING = (
+    "this server does not let clients steer; pick a profile as the model name, or ask the operator "
+    "for auth.client_steering"
+)
+_GRANT_SCORES = (
+    "this server does not show scores to clients; ask the operator for auth.client_scores"
+)
+
+
+def parse_field(raw: Any, caller: Caller, limits: RequestLimits) -> RequestField:
     """The field of a body; an empty one if there is none.
 
+    What needs a grant is refused for who has none before it is looked into.
+
     Raises:
-        RequestError: not an object, an unknown key, or a value of another kind.
+        RequestError: not an object, an unknown key, no grant (403), more than `limits` allow, or a
+            value of another kind.
     """
     if raw is None:
         return RequestField()
@@ -40,12 +55,39 @@ def parse_field(raw: Any) -> RequestField:
             f"{FIELD}: got {type(raw).__name__}, want an object with any of steer, probes, scores",
             param=FIELD,
         )
+    _refuse_ungranted(raw, caller)
+    _refuse_many(raw, limits)
     try:
         return RequestField.model_validate(raw)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         place = ".".join([FIELD, *(str(part) for part in first["loc"])])
         raise RequestError(f"{place}: {_complaint(first)}", param=place) from error
+
+
+def _refuse_ungranted(raw: Mapping[str, Any], caller: Caller) -> None:
+    shows = (raw.get("scores") not in (None, "none"), "scores"), (bool(raw.get("probes")), "probes")
+    if raw.get("steer") and not caller.may_steer:
+        raise RequestError(f"{FIELD}.steer: {_GRANT_STEERING}", param="steer", status=403)
+    for asked, name in shows:
+        if asked and not caller.may_see_scores:
+            raise RequestError(f"{FIELD}.{name}: {_GRANT_SCORES}", param=name, status=403)
+
+
+def _refuse_many(raw: Mapping[str, Any], limits: RequestLimits) -> None:
+    steer = raw.get("steer")
+    terms = steer if isinstance(steer, list | tuple) else ()
+    refuse_count(f"{FIELD}.steer", len(terms), "max_terms", limits, f"{FIELD}.steer")
+    probes = raw.get("probes")
+    num_probes = len(probes) if isinstance(probes, list | tuple) else 0
+    refuse_count(f"{FIELD}.probes", num_probes, "max_probes", limits, f"{FIELD}.probes")
+    unknown = raw.keys() - RequestField.model_fields.keys()
+    if unknown:
+        name = ascii(min(unknown))[1:-1][:60]
+        raise RequestError(
+            f"{FIELD}.{name}: unknown field; want any of {', '.join(RequestField.model_fields)}",
+            param=f"{FIELD}.{name}",
+        )
 
 
 def _complaint(problem: Any) -> str:

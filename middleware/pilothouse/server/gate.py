@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Awaitable, Callable
-from typing import Any
-
 from starlette._utils import get_route_path
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pilothouse.errors import RequestError
 from pilothouse.server.admin import admin_refusal
-from pilothouse.server.answer import (
-    encode,
-    error_body,
-    plainly,
-    request_error_body,
-    send_json,
-)
+from pilothouse.server.answer import error_body, plainly, request_error_body, send_json
+from pilothouse.server.body import encoded, parsed_aside, read_body, sent_on
 from pilothouse.server.chat import Chat
 from pilothouse.server.completions import Completions
 from pilothouse.server.cross_origin import readable
@@ -41,8 +32,9 @@ from pilothouse.server.routes import OWN_OPEN, RouteVerdict
 from pilothouse.server.state import GateState, state_of
 from pilothouse.telemetry.metrics import RequestAction
 
-MAX_BODY_BYTES = 16 * 1024 * 1024
 OTHER_ENDPOINT = "other"
+BODILESS = ("GET", "HEAD", "OPTIONS")
+JSON = "application/json"
 UNAUTHORIZED = {"error": "Unauthorized"}
 """vLLM's own words; whether a path wants a key is not left to how it reads the path."""
 
@@ -97,8 +89,11 @@ class Gate:
             await self._own(state, path, verdict, scope, receive, send)
         elif path == "/v1/models" and method == "GET":
             await with_profiles(self._app, state, scope, receive, send)
+        elif verdict.needs_key and not _has_key(state, scope) and method != "OPTIONS":
+            text = f"{path} is for callers with an API key"
+            await send_json(send, 401, error_body(text, status=401, code="not_authorized"))
         else:
-            await self._app(scope, receive, send)
+            await self._bounded(state, scope, receive, send)
 
     async def _own(
         self,
@@ -114,11 +109,28 @@ class Gate:
         if refused is None and path not in OWN_OPEN:
             refused = state.editions.newest.doorkeeper.refused_as_operator(scope)
         if refused is None:
-            await self._app(scope, receive, send)
+            await self._bounded(state, scope, receive, send)
             return
         text = f"{ascii(path[:MAX_SHOWN_PATH])[1:-1]} is refused: {refused.reason}"
         body = error_body(text, status=refused.status, code="not_authorized")
         await send_json(send, refused.status, body)
+
+    async def _bounded(self, state: GateState, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand on what is not governed: its body is within bounds all the same."""
+        if scope["method"] in BODILESS:
+            await self._app(scope, receive, send)
+            return
+        limits = state.editions.newest.admission.limits
+        try:
+            raw = await read_body(scope, receive, limits)
+            if raw is None:
+                return
+            if raw and _may_be_json(scope):
+                encoded(await parsed_aside(raw, limits))  # what it quotes can be sent
+        except RequestError as error:
+            await send_json(send, error.status, request_error_body(error))
+            return
+        await self._app(*sent_on(scope, raw, receive), send)
 
     async def _governed(
         self, state: GateState, family: Family, scope: Scope, receive: Receive, send: Send
@@ -135,19 +147,20 @@ class Gate:
                 await send_json(send, 401, UNAUTHORIZED)
                 return
             _refuse_other_content(scope)
-            raw = await _read_body(scope, receive)
+            limits = state.editions.newest.admission.limits
+            raw = await read_body(scope, receive, limits)
             if raw is None:
                 return
-            body = _parsed(raw)
+            body = await parsed_aside(raw, limits)
             with state.editions.admitting() as edition:
                 caller = edition.doorkeeper.caller(scope)
                 try:
                     admitted = edition.admission.admit(body, family.endpoint, caller)
                 except Unreadable:
                     # Without a seal: should vLLM take it after all, the scheduler does not.
-                    await self._app(*_sent_on(scope, _encoded(body), receive), send)
+                    await self._app(*sent_on(scope, encoded(body), receive), send)
                     return
-                raw = _encoded(body)
+                raw = encoded(body)
                 model = admitted.model_label
                 entry = state.ledger.open(admitted.decision_id)
                 outcome = "error"
@@ -161,9 +174,9 @@ class Gate:
                             scorer, body, family, entry, pins_tools=state.pins_tools
                         )
                         admitted, forced = found.admitted, found.forced
-                        raw = _encoded(shortest(body)) if found.blocked else raw
+                        raw = encoded(shortest(body)) if found.blocked else raw
                     exchange = Exchange(family, admitted, entry, state.settler, send, forced)
-                    await self._app(*_sent_on(plainly(scope), raw, receive), exchange.send)
+                    await self._app(*sent_on(plainly(scope), raw, receive), exchange.send)
                     outcome = exchange.outcome
                 finally:
                     state.ledger.close(admitted.decision_id)
@@ -199,89 +212,33 @@ def _refuse_other_content(scope: Scope) -> None:
     Raises:
         RequestError: another one, or none.
     """
-    kind = Headers(scope=scope).get("content-type", "").lower().split(";", maxsplit=1)[0]
-    if kind != "application/json":
+    kind = _content_type(scope)
+    if kind != JSON:
         raise RequestError(
-            f"content-type: got {kind[:MAX_SHOWN_PATH]!a}, want 'application/json'", status=415
+            f"content-type: got {kind[:MAX_SHOWN_PATH]!a}, want {JSON!r}", status=415
         )
 
 
-def _sent_on(scope: Scope, raw: bytes, receive: Receive) -> tuple[Scope, Receive]:
-    """What the app inside is called with in place of the client's own."""
-    return _with_length(scope, len(raw)), _replayed(raw, receive)
+def _content_type(scope: Scope) -> str:
+    """Without its parameters."""
+    return Headers(scope=scope).get("content-type", "").lower().split(";", maxsplit=1)[0]
 
 
-async def _read_body(scope: Scope, receive: Receive) -> bytes | None:
-    """The whole body, or None when the client went away.
-
-    Raises:
-        RequestError: longer than `MAX_BODY_BYTES`.
-    """
-    told = Headers(scope=scope).get("content-length", "")
-    pieces: list[bytes] = []
-    more = not told.isdigit() or int(told) <= MAX_BODY_BYTES
-    size = 0
-    while more and size <= MAX_BODY_BYTES:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        pieces.append(message.get("body", b""))
-        size += len(pieces[-1])
-        more = message.get("more_body", False)
-    if pieces and size <= MAX_BODY_BYTES:
-        return b"".join(pieces)
-    raise RequestError(
-        f"body: got more than {MAX_BODY_BYTES // 2**20} MiB; send a shorter one", status=413
-    )
+def _may_be_json(scope: Scope) -> bool:
+    """FastAPI takes a body of no stated kind, and any kind of JSON, for JSON."""
+    kind = _content_type(scope).strip()
+    return not kind or kind.endswith("json")
 
 
-def _parsed(raw: bytes) -> dict[str, Any]:
-    try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"body: not JSON: {_short(error)}") from error
-    if not isinstance(body, dict):
-        raise RequestError(f"body: got {type(body).__name__}, want an object")
-    return body
-
-
-def _encoded(body: dict[str, Any]) -> bytes:
-    try:
-        return encode(body)
-    except (ValueError, RecursionError) as error:
-        raise RequestError(
-            f"body: {_short(error)}; want finite numbers and valid Unicode"
-        ) from error
-
-
-def _short(error: Exception) -> str:
-    return str(error)[:120]
-
-
-def _replayed(raw: bytes, receive: Receive) -> Callable[[], Awaitable[Message]]:
-    """A `receive` that gives the rewritten body first, then whatever comes (the disconnect)."""
-    given = False
-
-    async def replay() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": raw, "more_body": False}
-
-    return replay
+def _has_key(state: GateState, scope: Scope) -> bool:
+    doorkeeper = state.editions.newest.doorkeeper
+    return not doorkeeper.keyed or doorkeeper.caller(scope).authenticated
 
 
 def _clean(scope: Scope) -> Scope:
     """Our own header names are ours: a client's are dropped."""
     headers = [each for each in scope["headers"] if not each[0].startswith(b"x-pilothouse-")]
     return {**scope, "headers": headers}
-
-
-def _with_length(scope: Scope, length: int) -> Scope:
-    dropped = (b"content-length", b"transfer-encoding")
-    headers = [each for each in scope["headers"] if each[0] not in dropped]
-    return {**scope, "headers": [*headers, (b"content-length", str(length).encode())]}
 
 
 async def _not_served(state: GateState, verdict: RouteVerdict, scope: Scope, send: Send) -> None:

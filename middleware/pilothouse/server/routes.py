@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from pilothouse.errors import ConfigError
@@ -36,6 +36,8 @@ class Harmless:
 
     methods: tuple[str, ...]
     reason: str
+    needs_key: bool = False
+    """It works for whoever asks, so where the server has keys the caller shows one."""
 
 
 HARMLESS: Final[Mapping[str, Harmless]] = {
@@ -46,9 +48,9 @@ HARMLESS: Final[Mapping[str, Harmless]] = {
     "/metrics": Harmless(("GET",), "Prometheus"),
     "/metrics/": Harmless(("GET",), "Prometheus"),
     "/v1/models": Harmless(("GET",), "served names, with the profiles added"),
-    "/tokenize": Harmless(("POST",), "text to token ids; runs no model"),
-    "/detokenize": Harmless(("POST",), "token ids to text; runs no model"),
-    "/tokenizer_info": Harmless(("GET",), "there only with vLLM's own flag for it"),
+    "/tokenize": Harmless(("POST",), "text to token ids; runs no model", True),
+    "/detokenize": Harmless(("POST",), "token ids to text; runs no model", True),
+    "/tokenizer_info": Harmless(("GET",), "there only with vLLM's own flag for it", True),
     "/docs": Harmless(("GET",), "API documentation"),
     "/docs/oauth2-redirect": Harmless(("GET",), "API documentation"),
     "/redoc": Harmless(("GET",), "API documentation"),
@@ -131,6 +133,8 @@ class RouteVerdict:
     reason: str = ""
     allowed_methods: tuple[str, ...] = ()
     """Not empty when the path is fine and the method is not (405)."""
+    needs_key: bool = False
+    """Where the server has keys, the gate asks for one: vLLM itself does not."""
 
 
 class RouteTable:
@@ -157,7 +161,9 @@ class RouteTable:
         if template is not None:
             return _of_methods("admin", ADMIN[template], method)
         if path in HARMLESS:
-            return _of_methods("harmless", HARMLESS[path].methods, method)
+            harmless = HARMLESS[path]
+            verdict = _of_methods("harmless", harmless.methods, method)
+            return replace(verdict, needs_key=harmless.needs_key)
         if path in self.allow:
             return RouteVerdict("harmless", "gate.allow")
         return RouteVerdict("denied", DENIED.get(path, _UNKNOWN))

@@ -70,6 +70,7 @@ def _status(state: GateState) -> dict[str, Any]:
         "live_requests": len(state.ledger),
         "client_steering": body.auth.client_steering,
         "client_scores": body.auth.client_scores,
+        "limits": state.editions.newest.admission.limits.model_dump(),
         "routes": [
             {"path": each.path, "methods": list(each.methods), "verdict": each.kind,
              "reason": each.reason}

@@ -1,0 +1,43 @@
+"""How much a request may ask for in its answer: choices, and logprobs of its prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pilothouse.limits import ServedLimits, exceeded, refuse_count
+from pilothouse.server.body import encoded
+from pilothouse.server.request_schema import RequestFields
+
+
+def refuse_choices(fields: RequestFields, limits: ServedLimits) -> None:
+    """Leave a part of the engine to others: choices of a request run at the same time.
+
+    Raises:
+        RequestError: more prompts times `n` than `limits.max_choices`.
+    """
+    refuse_count(
+        f"n: {fields.num_prompts} prompts with {fields.num_per_prompt} choices each",
+        fields.num_prompts * fields.num_per_prompt, "max_choices", limits, "n",
+    )  # fmt: skip
+
+
+def refuse_prompt_logprobs(
+    fields: RequestFields, body: Mapping[str, Any], limits: ServedLimits
+) -> None:
+    """Bound the logprobs of prompts, each of which vLLM makes an object of in its event loop.
+
+    One of each token is always taken: it is what evaluation harnesses ask for.
+
+    Raises:
+        RequestError: more than `limits.max_prompt_logprobs` of prompts of that length.
+    """
+    asked = fields.num_prompt_logprobs
+    if asked is None or 0 <= asked <= 1:
+        return
+    size = len(encoded(dict(body)))
+    if asked < 0 or asked * size > limits.max_prompt_logprobs:
+        got = f"{'all' if asked < 0 else asked} of each token in {size} bytes"
+        raise exceeded(
+            "prompt_logprobs", got, "max_prompt_logprobs", limits, param="prompt_logprobs"
+        )
