@@ -22,6 +22,7 @@ from pilothouse.capture.prompts import prompts_of
 from pilothouse.capture.reader import CaptureReader
 from pilothouse.config import PilothouseConfig, load_config
 from pilothouse.engine.collection import capture_index
+from pilothouse.engine.compat.chat import turn_markers
 from pilothouse.engine.compat.control import ask_engine
 from pilothouse.engine.launch import SCHEDULER, WORKER, guard_environment, settle_speculation
 from pilothouse.engine.model_facts import model_facts
@@ -246,8 +247,9 @@ class LLM(VllmLLM):  # type: ignore[misc]
 def _plan(config: str | Path | PilothouseConfig | None, args: Namespace) -> Plan:
     known = _granted(config or PilothouseConfig(version=1))
     return resolve_plan(
-        known, load_catalogue(known), load_policies(known.policies), model_facts(args)
-    )
+        known, load_catalogue(known), load_policies(known.policies), model_facts(args),
+        turns=turn_markers(args),
+    )  # fmt: skip
 
 
 def _granted(config: str | Path | PilothouseConfig) -> PilothouseConfig:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pilothouse.config import PilothouseConfig, load_config
+from pilothouse.engine.compat.chat import turn_markers
 from pilothouse.engine.launch import (
     CONFIG_VARIABLE,
     ENDPOINT_PLUGIN,
@@ -62,7 +63,9 @@ def plan_for(config: PilothouseConfig, args: Namespace, *, demo: bool = False) -
     """
     catalogue = load_catalogue(config)
     policies = load_policies(config.policies)
-    return resolve_plan(config, catalogue, policies, model_facts(args), demo=demo)
+    return resolve_plan(
+        config, catalogue, policies, model_facts(args), turns=turn_markers(args), demo=demo
+    )
 
 
 def serve(command: Any, args: Namespace, plan: Plan, file: Path | None = None) -> None:

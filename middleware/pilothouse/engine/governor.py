@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pilothouse.engine.authorship import Authorship
 from pilothouse.engine.feature_log import logging_rules
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.policy_stage import policy_steering
@@ -40,6 +41,7 @@ class Governor:
             "output": self._rulebook.rules_of("output"),
         }
         output = self._rules["output"]
+        self._again_R = np.array([rule.kind != "steer" for rule in self._rules["prompt"]], bool)
         self._needed_R = np.array([rule.streak_tokens for rule in output], np.int64)
         self._leak_R = np.array([rule.leak_tokens for rule in output], np.int64)
         self._active: dict[Phase, BoolArray] = {
@@ -69,9 +71,13 @@ class Governor:
         """Somebody's scores are wanted."""
         return bool(self._watched)
 
-    def open(self, request_id: str, sealed: SealedRequest, num_prompt_tokens: int) -> Watched:
-        """Start watching a request under the policies its seal names."""
-        row = self.watches.open(num_prompt_tokens)
+    def open(self, request_id: str, sealed: SealedRequest, prompt: int | Authorship) -> Watched:
+        """Start watching a request under the policies its seal names.
+
+        Args:
+            prompt: who wrote it, or of how many tokens one is that shows no turns.
+        """
+        row = self.watches.open(prompt)
         self._fit_masks()
         modes: dict[int, Mode] = {}
         enforced = {each.name: each.enforced for each in sealed.policies}
@@ -144,6 +150,7 @@ class Governor:
             self._watched[self._name_of[row]].prompt_done = True
             ruling.changed.add(self._name_of[row])
         self._evaluate("prompt", folded.prompt_done, ruling)
+        self._evaluate("prompt", folded.again, ruling, again=True)
         self._evaluate("output", folded.answered, ruling)
         self._cleared = self._clear()
         return ruling
@@ -180,7 +187,17 @@ class Governor:
                 found[f"{rule.policy}/{rule.rule}"] = codes
         return found
 
-    def _evaluate(self, phase: Phase, rows_B: IntArray, ruling: Ruling) -> None:
+    def mark(self, request_id: str, position: int, marks: int) -> None:
+        """Mark an output position that is not scored yet (`engine.watches`)."""
+        row = self._row_of.get(request_id)
+        if row is not None:
+            self.watches.mark(row, position, marks)
+
+    def _evaluate(
+        self, phase: Phase, rows_B: IntArray, ruling: Ruling, *, again: bool = False
+    ) -> None:
+        """Args: `again`: rules on the prompt, over what came behind it; those that steer have
+        done so where the answer began."""
         if not len(rows_B) or not self._rules[phase]:
             return
         values_BK = self.watches.values_CK[rows_B, : self._num_signals]
@@ -188,23 +205,28 @@ class Governor:
         fired_BR, missing_BR = self._rulebook.outcomes(phase, values_BK)
         missing_BR &= active_BR
         if phase == "output":
-            started_B = self.watches.cursor_C[rows_B] > self.watches.prompt_C[rows_B]
+            started_B = self.watches.cursor_C[rows_B] > self.watches.answer_C[rows_B]
             missing_BR &= started_B[:, None]
             streaks_BR = self._streaks_CR[rows_B]
             fired_BR = advance_streaks(streaks_BR, fired_BR, self._needed_R)
             self._streaks_CR[rows_B] = streaks_BR
         fired_BR &= active_BR
+        if again:
+            fired_BR &= self._again_R
+            missing_BR &= self._again_R
         for b in np.flatnonzero((fired_BR | missing_BR).any(axis=1)):
-            self._conclude(phase, int(rows_B[b]), fired_BR[b], missing_BR[b], ruling)
+            self._conclude(phase, int(rows_B[b]), fired_BR[b], missing_BR[b], ruling, again)
 
     def _conclude(
-        self, phase: Phase, row: int, fired_R: BoolArray, missing_R: BoolArray, ruling: Ruling
-    ) -> None:
+        self, phase: Phase, row: int, fired_R: BoolArray, missing_R: BoolArray, ruling: Ruling,
+        again: bool,
+    ) -> None:  # fmt: skip
         request_id = self._name_of[row]
         watched = self._watched[request_id]
         if watched.verdict is not None:
             return
-        at_token = self._at_token(phase, row)
+        at: Phase = "output" if again else phase
+        at_token = self._at_token(at, row)
         ending: list[CompiledRule] = []
         for r in np.flatnonzero(fired_R | missing_R):
             rule = self._rules[phase][int(r)]
@@ -226,13 +248,11 @@ class Governor:
         winner = strongest(ending)
         if winner is not None:
             result = watched.outcomes[winner.index].result
-            watched.verdict = Verdict(
-                winner.action.action, winner.policy, winner.rule, phase, result
-            )
+            watched.verdict = Verdict(winner.action.action, winner.policy, winner.rule, at, result)
             # Tokens accepted behind this one come with the same step and are no longer read.
             del self._row_of[request_id]
             cleared = self._clear()[row]
-            if phase == "output":
+            if at == "output":
                 watched.ended_at = int(self.watches.cursor_C[row])
             watched.cleared_at_end = max(0, min(cleared, self.scored(watched) - 1))
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
+from pilothouse.engine.authorship import TurnReader
 from pilothouse.engine.cache_identity import EditedBlockHasher
 from pilothouse.engine.compat import outputs as wire
 from pilothouse.engine.compat.control import offer_control
@@ -24,8 +25,9 @@ from pilothouse.engine.plan import Plan
 from pilothouse.engine.revisions import Revisions
 from pilothouse.engine.ruling import Ruling
 from pilothouse.engine.shaping import Shaping
-from pilothouse.engine.speculation import NOTHING, Verified, settled, verify, waves
+from pilothouse.engine.speculation import NOTHING, Verified, sampled_ids, settled, verify, waves
 from pilothouse.engine.step import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, Emissions, StepPlan
+from pilothouse.engine.watches import ANCHOR, is_anchored
 from pilothouse.errors import EngineError, RequestError
 from pilothouse.log_text import log_lines, log_text
 from pilothouse.record import Record
@@ -54,6 +56,8 @@ class Guarded(Base):
         _ = self._plan.sources  # made here, and not by the first request
         self._key = seal_key()
         self._governor = Governor(self._plan)
+        self._turns = TurnReader(self._plan.body.turns)
+        self._say_what_is_not_anchored()
         self._orders = Orders(self._plan)
         self._revisions = Revisions(
             self._plan, lambda client, revision: self._queue(client, wire.notice(revision))
@@ -65,6 +69,8 @@ class Guarded(Base):
         self._refused: list[str] = []
         self._looking: set[str] = set()
         """Requests whose own tokens decide where they are steered."""
+        self._headed: set[str] = set()
+        """Requests whose output began a turn of a role not known yet."""
         self._pending: dict[int, list[Any]] = {}
         self.listeners: list[Callable[[Emissions], None]] = []
 
@@ -106,6 +112,8 @@ class Guarded(Base):
         emissions: Emissions | None = getattr(model_runner_output, EMISSIONS_ATTRIBUTE, None)
         verified = verify(scheduler_output, model_runner_output, self.requests, self.max_model_len)
         ruling = Ruling()
+        if emissions is not None and self._governor.busy:
+            self._find_drafted_openings(model_runner_output, verified)
         if emissions is not None:
             emissions = settled(emissions, verified)
             for listen in self.listeners:
@@ -118,6 +126,8 @@ class Guarded(Base):
         for client_outputs in outputs.values():
             if self._looking:
                 self._look(client_outputs.outputs)
+            if self._governor.busy:
+                self._find_openings(client_outputs.outputs)
             client_outputs.outputs = self._shaping.shape(client_outputs.outputs, ruling, seconds)
         pending, self._pending = self._pending, {}
         wire.add_outputs(outputs, pending)
@@ -169,10 +179,9 @@ class Guarded(Base):
         return passenger
 
     def _watch(self, request: Any, passenger: Passenger) -> None:
-        watched = self._governor.open(
-            request.request_id, passenger.sealed, request.num_prompt_tokens
-        )
-        passenger.watched = watched
+        authorship = self._turns.read(request.prompt_token_ids, request.num_prompt_tokens)
+        watched = self._governor.open(request.request_id, passenger.sealed, authorship)
+        passenger.watched, passenger.authorship = watched, authorship
         if self._governor.reads_whole_prompt(watched):
             request.skip_reading_prefix_cache = True
         if self._governor.holds_output(watched):
@@ -206,6 +215,54 @@ class Guarded(Base):
                 passenger = self._passengers[output.request_id]
                 self._orders.look_at_output(passenger, passenger.request.all_token_ids)
 
+    def _say_what_is_not_anchored(self) -> None:
+        names = [each.key for each in self._plan.signals if is_anchored(each)]
+        if names and not self._plan.body.turns.anchors:
+            logger.warning(
+                "Pilothouse: where an assistant's turn opens is not known (%s): %s read the last "
+                "token of a prompt, which a client can choose",
+                self._plan.body.turns.missing, ", ".join(names),
+            )  # fmt: skip
+
+    def _find_openings(self, outputs: list[Any]) -> None:
+        """Mark tokens of this step with which an assistant's turn opens; they are fed next."""
+        telling, headed = self._turns.telling, self._headed
+        for output in outputs:
+            count = len(output.new_token_ids)
+            for i, token_id in enumerate(output.new_token_ids):
+                if token_id in telling or output.request_id in headed:
+                    self._look_back(output.request_id, i - count, ())
+
+    def _find_drafted_openings(self, runner_output: Any, verified: Mapping[str, Verified]) -> None:
+        """The same of drafts: those accepted are fed in the very step that tells of them."""
+        for request_id in verified:
+            request = self.requests.get(request_id)
+            sampled = sampled_ids(runner_output, request_id)
+            for i, token_id in enumerate(sampled if request is not None else ()):
+                if token_id in self._turns.telling or request_id in self._headed:
+                    self._look_back(request_id, i, sampled[: i + 1])
+
+    def _look_back(self, request_id: str, offset: int, unappended: Sequence[int]) -> None:
+        """Mark a position of a request if it is an anchor.
+
+        Args:
+            offset: where it stands, from the first position that vLLM has not taken down yet.
+            unappended: tokens up to it that are not taken down.
+        """
+        passenger = self._passengers.get(request_id)
+        if passenger is None or passenger.authorship is None:
+            return
+        position = passenger.request.num_tokens + offset
+        stop = position + 1 - len(unappended)
+        start = max(0, stop - self._turns.reach)
+        ids = [*passenger.request.all_token_ids[start:stop], *unappended]
+        if self._turns.is_anchor(passenger.authorship, ids, position):
+            self._governor.mark(request_id, position, ANCHOR)
+        if position < passenger.authorship.heading_until:
+            self._headed.add(request_id)
+        else:
+            self._headed.discard(request_id)
+
     def _stop(self, request_id: str) -> None:
         """A verdict ended a request that vLLM may still be at."""
         request = self.requests.get(request_id)
@@ -216,6 +273,7 @@ class Guarded(Base):
         """Let go of all that a request held; its last record."""
         request = self._passengers.pop(request_id).request
         self._looking.discard(request_id)
+        self._headed.discard(request_id)
         record = passenger.closing(self._governor, wire.num_fed_tokens(request))
         self._orders.release(passenger)
         self._revisions.leave(passenger.sealed.revision)
