@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
-from pilothouse.engine.authorship import TurnReader
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "demo"))
+
+from pilothouse.cli.launch import plan_for
+from pilothouse.config import load_config
+from pilothouse.engine.authorship import Authorship, TurnReader
 from pilothouse.engine.compat.chat import turn_markers
+from pilothouse.engine.refused_turns import policy_messages, with_refused
 from pilothouse.engine.turn_markers import ASSISTANT, TurnMarkers, find_markers
 from pilothouse.library import library_path
+from pilothouse.policy.loader import load_policies
+from sample import sample
 from tests.support.chat_templates import FAMILIES, rendered, tokenizer_of
 
 USER = {"role": "user", "content": "What is it?"}
 SAID = {"role": "assistant", "content": "So be it."}
+MESSAGES = ("I cannot help with that.", " No! ")
+REFUSED = tuple({"role": "assistant", "content": each} for each in MESSAGES)
 
 
 class Made:
@@ -25,11 +37,15 @@ class Made:
         self.tokenizer = tokenizer_of(self.family)
         special = {*self.tokenizer.get_added_vocab().values()}
         self.markers = find_markers(
-            lambda messages, generate: rendered(self.tokenizer, messages, generate),
+            self.render,
             blank=lambda each: each not in special and not self.tokenizer.decode([each]).strip(),
             own_tokens=special,
         )
+        self.markers = with_refused(self.markers, self.render, MESSAGES)
         self.reader = TurnReader(self.markers)
+
+    def render(self, messages, generate: bool) -> list[int]:
+        return rendered(self.tokenizer, messages, generate)
 
     def ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
@@ -39,6 +55,11 @@ class Made:
 
     def read(self, ids: list[int]):
         return self.reader.read(ids, len(ids))
+
+
+def turns_read(read: Authorship) -> int:
+    """How many openings are read; positions of one stand close together."""
+    return 1 + int(np.count_nonzero(np.diff(read.anchors_A) > 5))
 
 
 @pytest.fixture(params=FAMILIES)
@@ -63,18 +84,54 @@ def test_a_chat_prompt_is_anchored_at_its_last_token(made: Made) -> None:
     assert (read.anchors_A.tolist(), read.num_supplied) == ([len(ids) - 1], 0)
 
 
-def test_an_earlier_answer_is_an_anchor_too_and_the_turn_behind_it_is_the_users(
+def test_where_an_earlier_answer_opens_is_an_anchor_too(
     made: Made,
 ) -> None:
     ids = rendered(made.tokenizer, [USER, SAID, USER], True)
     first = len(rendered(made.tokenizer, [USER], True))
     read = made.read(ids)
-    assert len(read.anchors_A) == 2 and read.anchors_A[-1] == len(ids) - 1
-    # The generation prompt may hold more than an earlier answer's opening.
-    assert first - 6 < read.anchors_A[0] < first + 6
-    assert [run.author for run in read.runs(len(ids))][-4:] == [
-        "user", "supplied", "user", "supplied",
-    ]  # fmt: skip
+    assert read.anchors_A[-1] == len(ids) - 1
+    # An earlier answer's opening may hold more or less than the generation prompt.
+    assert all(first - 6 < each < first + 6 for each in read.anchors_A[:-1])
+    if ids[:first] == rendered(made.tokenizer, [USER], True):
+        assert first - 1 in read.anchors_A, "what was read when it was asked is not read again"
+
+
+@pytest.mark.parametrize("refused", REFUSED)
+def test_a_question_that_a_policy_refused_is_not_asked_again(made: Made, refused) -> None:
+    """The same number of tokens in both, so that the later openings stand alike."""
+    for before in ([], [USER, SAID]):
+        conversation = [*before, USER, refused, USER]
+        read = made.read(rendered(made.tokenizer, conversation, True))
+        opened = made.read(rendered(made.tokenizer, [*before, USER], True)).anchors_A[-1]
+        whole = made.read(rendered(made.tokenizer, [*conversation, SAID, USER], True))
+        assert (turns_read(read), turns_read(whole)) == (len(before) // 2 + 1, len(before) // 2 + 2)
+        assert not {*range(opened - 5, opened + 1)} & {*read.anchors_A.tolist()}
+
+
+@pytest.mark.parametrize("refused", REFUSED)
+def test_a_refusal_with_anything_more_or_less_in_its_turn_is_an_answer(made: Made, refused) -> None:
+    text = refused["content"].strip()
+    for other in (f"{text} But:", f"But: {text}", text[:-1], text[:-1] + "x", f"{text}{text}"):
+        said = refused | {"content": other}
+        read = made.read(rendered(made.tokenizer, [USER, said, USER], True))
+        assert turns_read(read) == 2, other
+
+
+def test_a_refusal_that_nobody_asked_past_is_no_end_of_the_question(made: Made) -> None:
+    """At the prompt's end, or before another turn of the assistant: the question still stands."""
+    conversation = [USER, REFUSED[0]]
+    opened = made.read(rendered(made.tokenizer, [USER], True)).anchors_A[-1]
+    begun_ids = rendered(made.tokenizer, conversation, False)
+    begun = made.read(begun_ids)
+    assert begun.anchors_A[0] <= opened + 5 < len(begun_ids) - 5
+    raw = begun_ids + list(made.ids(made.family.opening))
+    assert made.read(raw).anchors_A[0] <= opened + 5
+
+
+def test_messages_of_enforced_rules_that_end_are_what_policies_say() -> None:
+    found = policy_messages(load_policies([library_path("policies")]))
+    assert found == ("I cannot help with that request.",)
 
 
 def test_assistant_text_at_the_end_is_supplied_and_is_no_anchor(made: Made) -> None:
@@ -134,6 +191,28 @@ def test_the_demos_own_template_and_tokenizer_are_read_from_disk() -> None:
     ]  # fmt: skip
 
 
+def test_the_demos_plan_knows_what_its_policies_say_in_the_models_tokens() -> None:
+    args = Namespace(model=str(library_path("examples/demo") / "model"))
+    config = load_config(library_path("probes/demo/pilothouse.yaml"))
+    turns = plan_for(config, args).body.turns
+    [refused] = turns.refused
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    assert tokenizer.decode(refused) == "I cannot help with that request.<|end|>"
+
+
+@pytest.mark.parametrize(
+    "kind", ["benign", "forbidden", "jailbroken", "near_miss", "wrapped_benign"]
+)
+def test_a_single_question_to_the_demo_is_read_where_its_probes_were_fitted(kind: str) -> None:
+    """At the last token alone, so that every figure of their cards stands."""
+    folder = library_path("examples/demo") / "model"
+    reader = TurnReader(turn_markers(Namespace(model=str(folder))))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for record in sample("anchors", 100, kind, "test"):
+        ids = rendered(tokenizer, [{"role": "user", "content": record.prompt}], True)
+        assert reader.read(ids, len(ids)).anchors_A.tolist() == [len(ids) - 1]
+
+
 def test_another_template_on_the_command_line_is_the_one_that_counts(tmp_path: Path) -> None:
     file = tmp_path / "other.jinja"
     file.write_text(FAMILIES["demo"].template.replace("'<|assistant|>'", "'<|system|>!'"))
@@ -146,13 +225,13 @@ def test_another_template_on_the_command_line_is_the_one_that_counts(tmp_path: P
 @pytest.mark.parametrize(
     ("render", "words"),
     [
-        (lambda messages, generate: (_ for _ in ()).throw(ValueError("no")), "refuses a user's"),
-        (lambda messages, generate: [1, 2], "shows nothing of"),
-        (lambda messages, generate: [len(messages[0]["content"])], "puts nothing between"),
+        (lambda *_: (_ for _ in ()).throw(ValueError("no")), "refuses a user's"),
+        (lambda *_: [1, 2], "shows nothing of"),
+        (lambda messages, _: [len(messages[0]["content"])], "puts nothing between"),
     ],
 )
 def test_where_no_opening_is_found_the_reason_is_said(render, words: str) -> None:
-    markers = find_markers(render, blank=lambda each: False, own_tokens=())
+    markers = find_markers(render, blank=lambda _: False, own_tokens=())
     assert not markers.anchors and words in markers.missing
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pilothouse.engine.authorship import Authorship
 from pilothouse.engine.step import Emissions
-from pilothouse.engine.watches import ANCHOR, FORCED, RUN_END, Watches
+from pilothouse.engine.watches import Watches
 from pilothouse.model.catalogue import Catalogue
 from tests.engine.harness import make_plan, random_rows
 from tests.engine.worlds import probe, readout
@@ -201,55 +201,76 @@ def sigmoid(logit: float) -> float:
 
 
 def authorship(anchors: list[int], answer_start: int, prompt: int = PROMPT) -> Authorship:
-    nothing = np.zeros(0, np.int64)
-    return Authorship(prompt, np.array(anchors, np.int64), answer_start, nothing, nothing)
+    return Authorship(prompt, np.array(anchors, np.int64), answer_start)
 
 
 def anchored_after(
-    cuts: list[int], anchors: list[int], marks: dict[int, int], answer_start: int = PROMPT
-) -> tuple[dict[str, float], list[int]]:
-    """Values of a run cut at `cuts`, and the ends of the steps after which rows rose."""
+    cuts: list[int], anchors: list[int], marked: list[int], answer_start: int = PROMPT
+) -> tuple[dict[str, float], list[int], float]:
+    """Values of a run cut at `cuts`, the ends of the steps after which rows rose, and what is read
+    at the newest anchor of the prompt."""
     watches = Watches(ANCHORED)
     row = watches.open(authorship(anchors, answer_start))
     bounds, rose = [0, *sorted(set(cuts)), TOTAL], []
     for start, stop in itertools.pairwise(bounds):
-        for position, mark in marks.items():
+        for position in marked:
             if start <= position < stop:
-                watches.mark(row, position, mark)
+                watches.mark(row, position)
         emissions = Emissions(("r",), (start,), (stop - start,), SCORES_TE[start:stop, :1])
         if watches.fold(emissions, {"r": row}).again.tolist() == [row]:
             rose.append(stop)
-    return watches.values_of(row), rose
+    newest = watches.values_for_answer(np.array([row]))[0]
+    names = [each.key for each in watches.signals]
+    return watches.values_of(row), rose, float(newest[names.index("p/last")])
 
 
 @given(
     st.lists(st.integers(1, TOTAL - 1), max_size=TOTAL),
     st.lists(st.integers(0, PROMPT - 1), min_size=1, max_size=4, unique=True),
-    st.dictionaries(st.integers(PROMPT, TOTAL - 1), st.sampled_from([1, 2, 6]), max_size=5),
+    st.lists(st.integers(PROMPT, TOTAL - 1), max_size=5, unique=True),
 )
 def test_a_readout_of_one_position_has_the_largest_value_of_all_its_anchors(
-    cuts: list[int], anchors: list[int], marks: dict[int, int]
+    cuts: list[int], anchors: list[int], marked: list[int]
 ) -> None:
-    got, rose = anchored_after(cuts, sorted(anchors), marks)
+    got, rose, newest = anchored_after(cuts, sorted(anchors), marked)
     logits_T = SCORES_TE[:, 0].astype(float)
-    read = [*anchors, *(position for position, mark in marks.items() if mark & ANCHOR)]
-    assert abs(got["p/last"] - max(map(sigmoid, logits_T[read]))) < 1e-7
-    judged = [position for position, mark in marks.items() if mark & (ANCHOR | RUN_END)]
-    last = max(judged, default=-1)
-    forced = [p for p, mark in marks.items() if mark & FORCED and p <= last]
-    assert got["p/max"] >= sigmoid(max(logits_T[[*range(PROMPT), *forced]])) - 1e-7
-    every = [p for p, mark in marks.items() if mark & FORCED]
-    assert got["p/max"] <= sigmoid(max(logits_T[[*range(PROMPT), *every]])) + 1e-7
+    assert abs(got["p/last"] - max(map(sigmoid, logits_T[[*anchors, *marked]]))) < 1e-7
+    assert abs(newest - sigmoid(logits_T[max(anchors)])) < 1e-7
+    assert abs(got["p/max"] - sigmoid(logits_T[:PROMPT].max())) < 1e-7
     stops = [*sorted({*cuts, TOTAL})]
     assert rose == [stop for start, stop in itertools.pairwise([0, *stops])
-                    if any(start <= position < stop for position in judged)]  # fmt: skip
+                    if any(start <= position < stop for position in marked)]  # fmt: skip
 
 
 def test_what_a_client_wrote_of_the_answer_belongs_to_it() -> None:
-    got, _ = anchored_after([5, 9, 10], [3], {}, answer_start=4)
+    got, *_ = anchored_after([5, 9, 10], [3], [], answer_start=4)
     logits_T = SCORES_TE[:, 0].astype(float)
     assert abs(got["p/output"] - sigmoid(logits_T[4:].max())) < 1e-7
     assert abs(got["p/answer"] - sigmoid(logits_T[3:].mean())) < 1e-7
+
+
+@given(st.lists(st.integers(1, TOTAL - 1), max_size=TOTAL), st.integers(1, PROMPT))
+def test_what_a_client_wrote_of_the_answer_is_shown_position_by_position(
+    cuts: list[int], answer_start: int
+) -> None:
+    """As if the prompt ended at each of them: values of the whole so far, whatever the cuts."""
+    watches = Watches(ANCHORED)
+    row = watches.open(authorship([answer_start - 1], answer_start))
+    shown: dict[int, np.ndarray] = {}
+    for start, stop in itertools.pairwise([0, *sorted(set(cuts)), TOTAL]):
+        emissions = Emissions(("r",), (start,), (stop - start,), SCORES_TE[start:stop, :1])
+        for each in watches.fold(emissions, {"r": row}).supplied:
+            shown |= {each.begin + i: values_K for i, values_K in enumerate(each.values_SK)}
+    expected = range(answer_start - 1, PROMPT) if answer_start < PROMPT else ()
+    assert sorted(shown) == list(expected)
+    names = [each.key for each in watches.signals]
+    logits_T = SCORES_TE[:, 0].astype(float)
+    for position, values_K in shown.items():
+        mean = logits_T[answer_start - 1 : position + 1].mean()
+        assert abs(values_K[names.index("p/answer")] - sigmoid(mean)) < 1e-7
+        if position >= answer_start:
+            top = logits_T[answer_start : position + 1].max()
+            assert abs(values_K[names.index("p/output")] - sigmoid(top)) < 1e-7
 
 
 def test_marks_of_one_request_are_nobody_elses_and_go_with_it() -> None:
@@ -258,17 +279,17 @@ def test_marks_of_one_request_are_nobody_elses_and_go_with_it() -> None:
     for name in rows:
         whole = Emissions((name,), (0,), (PROMPT,), SCORES_TE[:PROMPT, :1])
         watches.fold(whole, rows)
-    watches.mark(rows["a"], PROMPT, ANCHOR)
-    watches.mark(rows["a"], PROMPT - 1, ANCHOR)
+    watches.mark(rows["a"], PROMPT)
+    watches.mark(rows["a"], PROMPT - 1)
     both = Emissions(("a", "b"), (PROMPT,) * 2, (1, 1), np.full((2, 1), 9.0, np.float32))
     assert watches.fold(both, rows).again.tolist() == [rows["a"]]
     assert watches.values_of(rows["a"])["p/last"] > 0.99
     assert watches.values_of(rows["b"])["p/last"] == WHOLE_PROMPT
-    watches.mark(rows["a"], PROMPT + 1, ANCHOR)
+    watches.mark(rows["a"], PROMPT + 1)
     watches.close(rows["a"])
     again = watches.open(PROMPT)
     whole = Emissions(("c",), (0,), (TOTAL,), SCORES_TE[:, :1])
     assert watches.fold(whole, {"c": again}).again.tolist() == []
 
 
-WHOLE_PROMPT = anchored_after([], [PROMPT - 1], {})[0]["p/last"]
+WHOLE_PROMPT = anchored_after([], [PROMPT - 1], [])[0]["p/last"]

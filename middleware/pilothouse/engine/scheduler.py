@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -19,15 +19,16 @@ from pilothouse.engine.cache_identity import EditedBlockHasher
 from pilothouse.engine.compat import outputs as wire
 from pilothouse.engine.compat.control import offer_control
 from pilothouse.engine.governor import Governor
+from pilothouse.engine.openings import OutputOpenings
 from pilothouse.engine.orders import Orders
 from pilothouse.engine.passenger import Passenger
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.revisions import Revisions
 from pilothouse.engine.ruling import Ruling
+from pilothouse.engine.runs import is_anchored
 from pilothouse.engine.shaping import Shaping
-from pilothouse.engine.speculation import NOTHING, Verified, sampled_ids, settled, verify, waves
+from pilothouse.engine.speculation import NOTHING, Verified, settled, verify, waves
 from pilothouse.engine.step import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, Emissions, StepPlan
-from pilothouse.engine.watches import ANCHOR, is_anchored
 from pilothouse.errors import EngineError, RequestError
 from pilothouse.log_text import log_lines, log_text
 from pilothouse.record import Record
@@ -65,12 +66,11 @@ class Guarded(Base):
         self.control = self._revisions.obey
         offer_control()
         self._passengers: dict[str, Passenger] = {}
+        self._openings = OutputOpenings(self._turns, self._passengers, self._governor.mark)
         self._shaping = Shaping(self._passengers, self._governor, self._leave, self._stop)
         self._refused: list[str] = []
         self._looking: set[str] = set()
         """Requests whose own tokens decide where they are steered."""
-        self._headed: set[str] = set()
-        """Requests whose output began a turn of a role not known yet."""
         self._pending: dict[int, list[Any]] = {}
         self.listeners: list[Callable[[Emissions], None]] = []
 
@@ -113,7 +113,7 @@ class Guarded(Base):
         verified = verify(scheduler_output, model_runner_output, self.requests, self.max_model_len)
         ruling = Ruling()
         if emissions is not None and self._governor.busy:
-            self._find_drafted_openings(model_runner_output, verified)
+            self._openings.find_drafted(model_runner_output, verified)
         if emissions is not None:
             emissions = settled(emissions, verified)
             for listen in self.listeners:
@@ -127,7 +127,7 @@ class Guarded(Base):
             if self._looking:
                 self._look(client_outputs.outputs)
             if self._governor.busy:
-                self._find_openings(client_outputs.outputs)
+                self._openings.find(client_outputs.outputs)
             client_outputs.outputs = self._shaping.shape(client_outputs.outputs, ruling, seconds)
         pending, self._pending = self._pending, {}
         wire.add_outputs(outputs, pending)
@@ -182,7 +182,8 @@ class Guarded(Base):
         authorship = self._turns.read(request.prompt_token_ids, request.num_prompt_tokens)
         watched = self._governor.open(request.request_id, passenger.sealed, authorship)
         passenger.watched, passenger.authorship = watched, authorship
-        if self._governor.reads_whole_prompt(watched):
+        in_answer = authorship.num_supplied > 0 and self._governor.reads_answer(watched)
+        if in_answer or self._governor.reads_whole_prompt(watched):
             request.skip_reading_prefix_cache = True
         if self._governor.holds_output(watched):
             # One token more than the client asked for, so that its last one is fed and scored.
@@ -219,49 +220,11 @@ class Guarded(Base):
         names = [each.key for each in self._plan.signals if is_anchored(each)]
         if names and not self._plan.body.turns.anchors:
             logger.warning(
-                "Pilothouse: where an assistant's turn opens is not known (%s): %s read the last "
-                "token of a prompt, which a client can choose",
-                self._plan.body.turns.missing, ", ".join(names),
-            )  # fmt: skip
-
-    def _find_openings(self, outputs: list[Any]) -> None:
-        """Mark tokens of this step with which an assistant's turn opens; they are fed next."""
-        telling, headed = self._turns.telling, self._headed
-        for output in outputs:
-            count = len(output.new_token_ids)
-            for i, token_id in enumerate(output.new_token_ids):
-                if token_id in telling or output.request_id in headed:
-                    self._look_back(output.request_id, i - count, ())
-
-    def _find_drafted_openings(self, runner_output: Any, verified: Mapping[str, Verified]) -> None:
-        """The same of drafts: those accepted are fed in the very step that tells of them."""
-        for request_id in verified:
-            request = self.requests.get(request_id)
-            sampled = sampled_ids(runner_output, request_id)
-            for i, token_id in enumerate(sampled if request is not None else ()):
-                if token_id in self._turns.telling or request_id in self._headed:
-                    self._look_back(request_id, i, sampled[: i + 1])
-
-    def _look_back(self, request_id: str, offset: int, unappended: Sequence[int]) -> None:
-        """Mark a position of a request if it is an anchor.
-
-        Args:
-            offset: where it stands, from the first position that vLLM has not taken down yet.
-            unappended: tokens up to it that are not taken down.
-        """
-        passenger = self._passengers.get(request_id)
-        if passenger is None or passenger.authorship is None:
-            return
-        position = passenger.request.num_tokens + offset
-        stop = position + 1 - len(unappended)
-        start = max(0, stop - self._turns.reach)
-        ids = [*passenger.request.all_token_ids[start:stop], *unappended]
-        if self._turns.is_anchor(passenger.authorship, ids, position):
-            self._governor.mark(request_id, position, ANCHOR)
-        if position < passenger.authorship.heading_until:
-            self._headed.add(request_id)
-        else:
-            self._headed.discard(request_id)
+                "where an assistant's turn opens is not known (%s): %s read the last token of a "
+                "prompt, which a client can choose",
+                log_text(self._plan.body.turns.missing),
+                log_text(", ".join(names)),
+            )
 
     def _stop(self, request_id: str) -> None:
         """A verdict ended a request that vLLM may still be at."""
@@ -273,7 +236,7 @@ class Guarded(Base):
         """Let go of all that a request held; its last record."""
         request = self._passengers.pop(request_id).request
         self._looking.discard(request_id)
-        self._headed.discard(request_id)
+        self._openings.forget(request_id)
         record = passenger.closing(self._governor, wire.num_fed_tokens(request))
         self._orders.release(passenger)
         self._revisions.leave(passenger.sealed.revision)

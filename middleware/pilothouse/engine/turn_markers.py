@@ -31,17 +31,22 @@ class Opening(Frozen):
     role: str
     token_ids: Ids
     core: int
+    asks: bool = False
+    """It is the template's generation prompt: what stands before every new answer."""
 
 
 class TurnMarkers(Frozen):
     """How turns are told apart in token ids.
 
     `heading` is what the openings of all roles begin with, where that is a token of its own: a
-    turn of a role that nobody knows is told by it. `missing` says why there is no opening.
+    turn of a role that nobody knows is told by it. `refused` are whole turns of an assistant,
+    behind the core of their opening, that say a message of the policies and nothing else. `missing`
+    says why there is no opening.
     """
 
     openings: tuple[Opening, ...] = ()
     heading: Ids = ()
+    refused: tuple[Ids, ...] = ()
     missing: str = "no tokenizer was looked at"
 
     @property
@@ -78,7 +83,12 @@ def find_markers(
     if user is None or not heading or heading[0] not in own_tokens:
         heading = ()
     ending = _shared_end(cores) or _shared_end([each.token_ids for each in openings])
-    for other in (finder.system(heading, ending), finder.tool()):
+    others = (
+        finder.system("system", heading, ending),
+        finder.system("developer", heading, ending),
+        finder.tool(),
+    )
+    for other in others:
         taken = {each.token_ids[: each.core] for each in openings}
         if other is not None and other.token_ids[: other.core] not in taken:
             openings.append(other)
@@ -96,7 +106,11 @@ def _assistant_openings(
     found = {}
     for ids, core in zip(answers, cores, strict=True):
         found[finder.core(ids)[1]] = len(shared or core)
-    return tuple(Opening(role=ASSISTANT, token_ids=ids, core=n) for ids, n in found.items())
+    asking = finder.core(finder.generation)[1]
+    return tuple(
+        Opening(role=ASSISTANT, token_ids=ids, core=n, asks=ids == asking)
+        for ids, n in found.items()
+    )
 
 
 class _Refused(Exception):
@@ -116,16 +130,15 @@ class _Finder:
             raise _Refused("the chat template shows nothing of a user's message")
         self._tail = _shared_end(plain)
         """What stands behind a user's text."""
-        self._asked = _shared_end(asked)
+        self.generation = _without_start(_shared_end(asked), self._tail)
 
     def assistant(self) -> list[Ids]:
         """By the generation prompt, and as earlier answers of a conversation have it."""
-        generation = _without_start(self._asked, self._tail)
         last = self._between(lambda a, b: [_user(a), _assistant(b)], lambda a: [_user(a)])
         middle = self._between(
             lambda a, b: [_user(a), _assistant(b), _user("one")], lambda a: [_user(a)]
         )
-        found = [each for each in (generation, last, middle) if self.core(each)[0]]
+        found = [each for each in (self.generation, last, middle) if self.core(each)[0]]
         if not found and self.core(self._tail)[0]:
             found = [self._tail]
         return list(dict.fromkeys(found))
@@ -138,22 +151,22 @@ class _Finder:
         )
         return self._opening("user", between)
 
-    def system(self, heading: Ids, ending: Ids) -> Opening | None:
+    def system(self, role: str, heading: Ids, ending: Ids) -> Opening | None:
         """As a conversation begins with it; dates and the like may stand behind the role's name."""
         try:
             asked = _shared_start([self._ids([_user(word)]) for word in WORDS])
             head = _shared_start(
-                [self._ids([{"role": "system", "content": a}, _user("one")]) for a in WORDS]
+                [self._ids([{"role": role, "content": a}, _user("one")]) for a in WORDS]
             )
         except _Refused:
             return None
         if not heading:
-            return self._opening("system", _without_start(head, asked))
+            return self._opening(role, _without_start(head, asked))
         start = _place(head, heading, 0)
         stop = _place(head, ending, start + len(heading)) if ending else -1
         if start < 0 or stop < 0:
             return None
-        return self._opening("system", head[start : stop + len(ending)])
+        return self._opening(role, head[start : stop + len(ending)])
 
     def tool(self) -> Opening | None:
         """A tool's result behind the assistant's call."""

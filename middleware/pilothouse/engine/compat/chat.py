@@ -9,24 +9,30 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
+from pilothouse.engine.refused_turns import with_refused
 from pilothouse.engine.turn_markers import Message, Render, TurnMarkers, find_markers
 
 OWN_TEMPLATE_MODES = ("mistral", "deepseek_v32", "deepseek_v4", "deepseek_v41", "kimi_audio")
 """Tokenizers that render conversations themselves; all others do it by a Jinja template."""
 
 
-def turn_markers(args: Namespace) -> TurnMarkers:
-    """What opens turns for the model that vLLM's arguments name; the reason where none is found."""
+def turn_markers(args: Namespace, messages: Sequence[str] = ()) -> TurnMarkers:
+    """What opens turns for the model that vLLM's arguments name; the reason where none is found.
+
+    Args:
+        messages: what policies say in place of an answer (`engine.refused_turns`).
+    """
     if getattr(args, "skip_tokenizer_init", False):
         return TurnMarkers(missing="--skip-tokenizer-init leaves no tokenizer to look at")
     try:
         tokenizer, mode = _tokenizer(args)
+        special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
         render = _renderer(args, tokenizer, mode)
+        with _unreported_refusals():
+            found = find_markers(render, blank=_blank(tokenizer, special), own_tokens=special)
+            return with_refused(found, render, messages)
     except Exception as error:  # whatever a repository's own code and files raise
         return TurnMarkers(missing=f"the tokenizer cannot be read: {_first_line(error)}")
-    special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
-    with _unreported_refusals():
-        return find_markers(render, blank=_blank(tokenizer, special), own_tokens=special)
 
 
 def _tokenizer(args: Namespace) -> tuple[Any, str]:
@@ -45,7 +51,7 @@ def _tokenizer(args: Namespace) -> tuple[Any, str]:
 
 def _renderer(args: Namespace, tokenizer: Any, mode: str) -> Render:
     from vllm.renderers.chat_utils import load_chat_template
-    from vllm.renderers.hf import safe_apply_chat_template
+    from vllm.renderers.hf import resolve_chat_template_content_format, safe_apply_chat_template
 
     kwargs = dict(getattr(args, "default_chat_template_kwargs", None) or {})
     if mode in OWN_TEMPLATE_MODES:
@@ -54,17 +60,36 @@ def _renderer(args: Namespace, tokenizer: Any, mode: str) -> Render:
         )
     model_config: Any = _ModelConfig(args)
     template = load_chat_template(getattr(args, "chat_template", None))
+    given = getattr(args, "chat_template_content_format", None) or "auto"
+    in_parts = (
+        resolve_chat_template_content_format(
+            template, None, given, tokenizer, model_config=model_config
+        )
+        == "openai"
+    )
 
     def render(messages: Sequence[Message], generate: bool) -> list[int]:
         # As vLLM does it: text first, then its tokens without any that the template did not write.
+        conversation: list[Any] = [_in_parts(each) if in_parts else dict(each) for each in messages]
         text = safe_apply_chat_template(
-            model_config, tokenizer, [dict(each) for each in messages], tools=None,  # type: ignore[misc]
-            chat_template=template, tokenize=False, add_generation_prompt=generate, **kwargs,
-        )  # fmt: skip
+            model_config,
+            tokenizer,
+            conversation,
+            tools=None,
+            chat_template=template,
+            tokenize=False,
+            add_generation_prompt=generate,
+            **kwargs,
+        )
         ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
         return ids
 
     return render
+
+
+def _in_parts(message: Message) -> dict[str, Any]:
+    """A message for a template that goes through the parts of a content."""
+    return {**message, "content": [{"type": "text", "text": message["content"]}]}
 
 
 class _ModelConfig(SimpleNamespace):
@@ -74,6 +99,7 @@ class _ModelConfig(SimpleNamespace):
         super().__init__(
             model=args.model,
             tokenizer=getattr(args, "tokenizer", None) or args.model,
+            revision=getattr(args, "revision", None),
             tokenizer_revision=getattr(args, "tokenizer_revision", None),
             code_revision=getattr(args, "code_revision", None),
             trust_remote_code=bool(getattr(args, "trust_remote_code", False)),
