@@ -171,7 +171,13 @@ class EmaLast:
         return np.where(state_BW[:, 1] < 1.0, state_BW[:, 0], np.nan)
 
     def running(self, state_W: Floats, logits_T: Floats) -> Floats:
-        return self._averages_T(state_W, _scored(logits_T)) if logits_T.size else logits_T
+        scored_T = _scored(logits_T)
+        lost = np.flatnonzero(np.isnan(scored_T))
+        count = int(lost[0]) if len(lost) else len(scored_T)
+        values_T = np.full(len(scored_T), np.nan)
+        if count:
+            values_T[:count] = self._averages_T(state_W, scored_T[:count])
+        return values_T
 
     def _blocks(
         self, state_BW: Floats, logits_S: Floats, counts_B: Counts
