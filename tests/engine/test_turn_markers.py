@@ -193,7 +193,7 @@ def test_the_demos_own_template_and_tokenizer_are_read_from_disk() -> None:
 
 def test_the_demos_plan_knows_what_its_policies_say_in_the_models_tokens() -> None:
     args = Namespace(model=str(library_path("examples/demo") / "model"))
-    config = load_config(library_path("probes/demo/pilothouse.yaml"))
+    config = load_config(library_path("probes/demo") / "pilothouse.yaml")
     turns = plan_for(config, args).body.turns
     [refused] = turns.refused
     tokenizer = AutoTokenizer.from_pretrained(args.model)
