@@ -197,7 +197,7 @@ def test_the_demos_plan_knows_what_its_policies_say_in_the_models_tokens() -> No
     turns = plan_for(config, args).body.turns
     [refused] = turns.refused
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    assert tokenizer.decode(refused) == "I cannot help with that request.<|end|>"
+    assert tokenizer.decode(refused) == "i cannot help with that request.<|end|>"
 
 
 @pytest.mark.parametrize(
