@@ -22,11 +22,13 @@ from pilothouse.capture.prompts import prompts_of
 from pilothouse.capture.reader import CaptureReader
 from pilothouse.config import PilothouseConfig, load_config
 from pilothouse.engine.collection import capture_index
+from pilothouse.engine.compat.chat import turn_markers
 from pilothouse.engine.compat.control import ask_engine
 from pilothouse.engine.launch import SCHEDULER, WORKER, guard_environment, settle_speculation
 from pilothouse.engine.model_facts import model_facts
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.refusals import refuse_settings
+from pilothouse.engine.refused_turns import policy_messages
 from pilothouse.engine.resolve import resolve_plan
 from pilothouse.engine.succession import following_plan
 from pilothouse.errors import ConfigError, EngineError
@@ -245,9 +247,9 @@ class LLM(VllmLLM):  # type: ignore[misc]
 
 def _plan(config: str | Path | PilothouseConfig | None, args: Namespace) -> Plan:
     known = _granted(config or PilothouseConfig(version=1))
-    return resolve_plan(
-        known, load_catalogue(known), load_policies(known.policies), model_facts(args)
-    )
+    policies = load_policies(known.policies)
+    turns = turn_markers(args, policy_messages(policies))
+    return resolve_plan(known, load_catalogue(known), policies, model_facts(args), turns=turns)
 
 
 def _granted(config: str | Path | PilothouseConfig) -> PilothouseConfig:

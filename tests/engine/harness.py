@@ -23,6 +23,7 @@ from pilothouse.engine.launch import SCHEDULER, WORKER, guard_environment
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.resolve import resolve_plan
 from pilothouse.engine.step import Emissions
+from pilothouse.engine.turn_markers import TurnMarkers
 from pilothouse.model.catalogue import Catalogue
 from pilothouse.policy.schema import Policy
 from pilothouse.record import Record
@@ -45,13 +46,14 @@ def make_plan(
     *,
     d_model: int = 64,
     num_layers: int = 4,
+    turns: TurnMarkers | None = None,
     **config: Any,
 ) -> Plan:
     """A plan for a tiny model with generous limits; `config` replaces whole sections."""
     raw = {"version": 1, "limits": {"max_norm_ratio": 1e6}} | config
     parsed: PilothouseConfig = parse_config(raw, folder=Path(), origin="test")
     facts = ModelFacts(model_id="tiny", num_layers=num_layers, d_model=d_model)
-    return resolve_plan(parsed, catalogue, policies, facts)
+    return resolve_plan(parsed, catalogue, policies, facts, turns=turns)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pilothouse.engine.authorship import Authorship
 from pilothouse.engine.step import Emissions
 from pilothouse.engine.watches import Watches
 from pilothouse.model.catalogue import Catalogue
@@ -175,3 +176,120 @@ def test_requests_nobody_watches_are_passed_over() -> None:
     watches = Watches(PLAN)
     folded = watches.fold(step("r", 0, 4), {})
     assert (len(folded.prompt_done), len(folded.answered), folded.spans) == (0, 0, {})
+
+
+ANCHORED = make_plan(
+    Catalogue(
+        probes={
+            "p": probe(
+                "p",
+                {0: random_rows(1, 1)[0]},
+                {
+                    "last": readout("prompt", "last"),
+                    "max": readout("prompt", "max"),
+                    "output": readout("output", "max"),
+                    "answer": readout("answer", "mean"),
+                },
+            ),
+        }
+    )
+)
+
+
+def sigmoid(logit: float) -> float:
+    return float(1 / (1 + np.exp(-logit)))
+
+
+def authorship(anchors: list[int], answer_start: int, prompt: int = PROMPT) -> Authorship:
+    return Authorship(prompt, np.array(anchors, np.int64), answer_start)
+
+
+def anchored_after(
+    cuts: list[int], anchors: list[int], marked: list[int], answer_start: int = PROMPT
+) -> tuple[dict[str, float], list[int], float]:
+    """Values of a run cut at `cuts`, the ends of the steps after which rows rose, and what is read
+    at the newest anchor of the prompt."""
+    watches = Watches(ANCHORED)
+    row = watches.open(authorship(anchors, answer_start))
+    bounds, rose = [0, *sorted(set(cuts)), TOTAL], []
+    for start, stop in itertools.pairwise(bounds):
+        for position in marked:
+            if start <= position < stop:
+                watches.mark(row, position)
+        emissions = Emissions(("r",), (start,), (stop - start,), SCORES_TE[start:stop, :1])
+        if watches.fold(emissions, {"r": row}).again.tolist() == [row]:
+            rose.append(stop)
+    newest = watches.values_for_answer(np.array([row]))[0]
+    names = [each.key for each in watches.signals]
+    return watches.values_of(row), rose, float(newest[names.index("p/last")])
+
+
+@given(
+    st.lists(st.integers(1, TOTAL - 1), max_size=TOTAL),
+    st.lists(st.integers(0, PROMPT - 1), min_size=1, max_size=4, unique=True),
+    st.lists(st.integers(PROMPT, TOTAL - 1), max_size=5, unique=True),
+)
+def test_a_readout_of_one_position_has_the_largest_value_of_all_its_anchors(
+    cuts: list[int], anchors: list[int], marked: list[int]
+) -> None:
+    got, rose, newest = anchored_after(cuts, sorted(anchors), marked)
+    logits_T = SCORES_TE[:, 0].astype(float)
+    assert abs(got["p/last"] - max(map(sigmoid, logits_T[[*anchors, *marked]]))) < 1e-7
+    assert abs(newest - sigmoid(logits_T[max(anchors)])) < 1e-7
+    assert abs(got["p/max"] - sigmoid(logits_T[:PROMPT].max())) < 1e-7
+    stops = [*sorted({*cuts, TOTAL})]
+    assert rose == [stop for start, stop in itertools.pairwise([0, *stops])
+                    if any(start <= position < stop for position in marked)]  # fmt: skip
+
+
+def test_what_a_client_wrote_of_the_answer_belongs_to_it() -> None:
+    got, *_ = anchored_after([5, 9, 10], [3], [], answer_start=4)
+    logits_T = SCORES_TE[:, 0].astype(float)
+    assert abs(got["p/output"] - sigmoid(logits_T[4:].max())) < 1e-7
+    assert abs(got["p/answer"] - sigmoid(logits_T[3:].mean())) < 1e-7
+
+
+@given(st.lists(st.integers(1, TOTAL - 1), max_size=TOTAL), st.integers(1, PROMPT))
+def test_what_a_client_wrote_of_the_answer_is_shown_position_by_position(
+    cuts: list[int], answer_start: int
+) -> None:
+    """As if the prompt ended at each of them: values of the whole so far, whatever the cuts."""
+    watches = Watches(ANCHORED)
+    row = watches.open(authorship([answer_start - 1], answer_start))
+    shown: dict[int, np.ndarray] = {}
+    for start, stop in itertools.pairwise([0, *sorted(set(cuts)), TOTAL]):
+        emissions = Emissions(("r",), (start,), (stop - start,), SCORES_TE[start:stop, :1])
+        for each in watches.fold(emissions, {"r": row}).supplied:
+            shown |= {each.begin + i: values_K for i, values_K in enumerate(each.values_SK)}
+    expected = range(answer_start - 1, PROMPT) if answer_start < PROMPT else ()
+    assert sorted(shown) == list(expected)
+    names = [each.key for each in watches.signals]
+    logits_T = SCORES_TE[:, 0].astype(float)
+    for position, values_K in shown.items():
+        mean = logits_T[answer_start - 1 : position + 1].mean()
+        assert abs(values_K[names.index("p/answer")] - sigmoid(mean)) < 1e-7
+        if position >= answer_start:
+            top = logits_T[answer_start : position + 1].max()
+            assert abs(values_K[names.index("p/output")] - sigmoid(top)) < 1e-7
+
+
+def test_marks_of_one_request_are_nobody_elses_and_go_with_it() -> None:
+    watches = Watches(ANCHORED)
+    rows = {name: watches.open(PROMPT) for name in "ab"}
+    for name in rows:
+        whole = Emissions((name,), (0,), (PROMPT,), SCORES_TE[:PROMPT, :1])
+        watches.fold(whole, rows)
+    watches.mark(rows["a"], PROMPT)
+    watches.mark(rows["a"], PROMPT - 1)
+    both = Emissions(("a", "b"), (PROMPT,) * 2, (1, 1), np.full((2, 1), 9.0, np.float32))
+    assert watches.fold(both, rows).again.tolist() == [rows["a"]]
+    assert watches.values_of(rows["a"])["p/last"] > 0.99
+    assert watches.values_of(rows["b"])["p/last"] == WHOLE_PROMPT
+    watches.mark(rows["a"], PROMPT + 1)
+    watches.close(rows["a"])
+    again = watches.open(PROMPT)
+    whole = Emissions(("c",), (0,), (TOTAL,), SCORES_TE[:, :1])
+    assert watches.fold(whole, {"c": again}).again.tolist() == []
+
+
+WHOLE_PROMPT = anchored_after([], [PROMPT - 1], [])[0]["p/last"]

@@ -1228,4 +1228,81 @@ MUTANTS: tuple[Mutant, ...] = (
         "except RecursionError as error:", "except ZeroDivisionError as error:",
         ("tests/server/test_limits.py",), "nobody_writes",
     ),
+    # authored: where an assistant's turn opens
+    _mutant(
+        "authored", "the prompt's last token is read, whatever it is", "engine/runs.py",
+        'return spec.scope == "prompt" and spec.aggregate.kind == "last"', "return False",
+        "watches", "largest_value",
+    ),
+    _mutant(
+        "authored", "only the last opening of a prompt is read", "engine/authorship.py",
+        "turns.stops_H[turns.is_ours_H & ~refused_H] - 1,",
+        "turns.stops_H[turns.is_ours_H & ~refused_H][-1:] - 1,",
+        "turn_markers", "more_or_less",
+    ),
+    _mutant(
+        "authored", "what was read when it was asked is not read again", "engine/authorship.py",
+        "if each.asks:", "if False:",
+        "turn_markers", "earlier_answer_opens",
+    ),
+    _mutant(
+        "authored", "a turn of an unknown role is nobody's", "engine/authorship.py",
+        "        if self._heading:\n            heads", "        if False:\n            heads",
+        "turn_markers", "role_nobody_knows",
+    ),
+    _mutant(
+        "authored", "a refused question bars the rest of a conversation", "engine/authorship.py",
+        "refused_H[h] = ids_T[begins[h] : ends[h]].tobytes() in self._refused",
+        "refused_H[h] = False",
+        "turn_markers", "policy_refused",
+    ),
+    _mutant(
+        "authored", "any answer of a refusal's length is one", "engine/authorship.py",
+        "refused_H[h] = ids_T[begins[h] : ends[h]].tobytes() in self._refused",
+        "refused_H[h] = True",
+        "turn_markers", "more_or_less",
+    ),
+    _mutant(
+        "authored", "a refusal before another turn of the assistant ends the question",
+        "engine/authorship.py",
+        "ours_H[:-1] & ~turns.is_unknown_H[:-1] & ~ours_H[1:]",
+        "ours_H[:-1] & ~turns.is_unknown_H[:-1]",
+        "turn_markers", "asked_past",
+    ),
+    _mutant(
+        "authored", "nobody looks for openings in the output", "engine/scheduler.py",
+        "self._openings.find(client_outputs.outputs)", "pass",
+        "authored", "opening_in_the_output",
+    ),
+    _mutant(
+        "authored", "nobody looks for openings in drafts", "engine/scheduler.py",
+        "self._openings.find_drafted(model_runner_output, verified)", "pass",
+        "authored", "opening_in_the_output",
+    ),
+    _mutant(
+        "authored", "an opening in the output is read and not judged", "engine/governor.py",
+        'self._evaluate("prompt", folded.again, ruling, again=True)', "pass",
+        "authored", "opening_in_the_output",
+    ),
+    _mutant(
+        "authored", "output rules do not see what a client began", "engine/governor.py",
+        "self._judge_supplied(folded, ruling)", "pass",
+        "authored", "client_wrote_of_an_answer",
+    ),
+    _mutant(
+        "authored", "what a client began is skipped where it is cached", "engine/scheduler.py",
+        "in_answer = authorship.num_supplied > 0 and self._governor.reads_answer(watched)",
+        "in_answer = False",
+        "authored", "cached_prompt",
+    ),
+    _mutant(
+        "authored", "an earlier question steers every later answer", "engine/governor.py",
+        'if phase == "prompt" and not again and not self._again_R.all():', "if False:",
+        "authored", "steers_asks",
+    ),
+    Mutant(
+        "authored", "the plan does not know what policies say", "cli/launch.py",
+        "turn_markers(args, policy_messages(policies))", "turn_markers(args)",
+        ("tests/engine/test_turn_markers.py",), "policies_say",
+    ),
 )  # fmt: skip

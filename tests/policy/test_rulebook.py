@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pilothouse.errors import PolicyError
 from pilothouse.policy.loader import policy_from_json, policy_to_json
-from pilothouse.policy.rulebook import Rulebook, advance_streaks
+from pilothouse.policy.rulebook import Rulebook, advance_streaks, running_streaks
 from pilothouse.policy.schema import Policy
 from pilothouse.types import Aggregate, Phase, SignalSpec
 from tests.policy.samples import DOUBT, MISUSE, SPECS, rule_text, sample_policy, spec_of
@@ -237,3 +237,18 @@ def test_a_streak_fires_while_the_last_n_tokens_all_hold(
         for r, n in enumerate(needed):
             run = [raw[t][r] for t in range(max(0, token - n + 1), token + 1)]
             assert fired_BR[0, r] == (len(run) == n and all(run))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    before=st.lists(st.integers(0, 4), min_size=3, max_size=3),
+    raw=st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=20),
+)
+def test_streaks_of_many_tokens_at_once_are_those_of_one_by_one(
+    before: list[int], raw: list[list[bool]]
+) -> None:
+    got_SR = running_streaks(np.array(before), np.array(raw))
+    streaks_BR = np.array([before])
+    for row, got_R in zip(raw, got_SR, strict=True):
+        advance_streaks(streaks_BR, np.array([row]), np.ones(3, np.int64))
+        assert streaks_BR[0].tolist() == got_R.tolist()

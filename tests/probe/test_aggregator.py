@@ -109,6 +109,25 @@ def test_a_batch_of_runs_gives_what_each_run_gives_alone(
 
 
 @each_aggregate
+@given(batch=ragged_batches())
+def test_values_after_each_token_of_a_run_are_those_of_the_run_so_far(
+    aggregate: Aggregate, batch: tuple[list[np.ndarray], list[np.ndarray]]
+) -> None:
+    aggregator = make_aggregator(aggregate)
+    for earlier, run in zip(*batch, strict=True):
+        states = aggregator.start(1)
+        aggregator.fold(states[0], earlier)
+        untouched = states.copy()
+        got_T = aggregator.running(states[0], run)
+        assert np.array_equal(states, untouched, equal_nan=True)
+        wanted = []
+        for logit in run:
+            aggregator.step(states, np.array([logit]))
+            wanted.append(float(aggregator.value(states)[0]))
+        assert got_T == pytest.approx(np.array(wanted), rel=1e-9, abs=1e-12, nan_ok=True)
+
+
+@each_aggregate
 def test_a_long_prompt_equals_the_definition(aggregate: Aggregate) -> None:
     logits = np.random.default_rng(3).normal(size=20_000)
     aggregator = make_aggregator(aggregate)

@@ -12,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from pilothouse.errors import ArtefactError, ConfigError
+from pilothouse.library import library_path
 from pilothouse.model.catalogue import signals_of
 from pilothouse.model.probe import load_probe
 from pilothouse.probe.build import FittedProbe, fit_probe, write_probe
@@ -178,6 +179,21 @@ def test_the_card_has_every_figure_of_the_evaluation(tmp_path: Path) -> None:
         assert name in card
     assert fitted().probe.digest in card
     assert "Too few negatives for: prompt_max at 0.001" in card
+
+
+@pytest.mark.parametrize(
+    "folder", sorted((library_path("probes/demo") / "probes").iterdir()), ids=lambda each: each.name
+)
+def test_a_shipped_card_is_written_from_its_files_and_says_where_a_prompt_is_read(
+    folder: Path,
+) -> None:
+    card = (folder / "README.md").read_text()
+    assert card == card_of(folder)
+    reads_one = any(
+        each.scope == "prompt" and each.aggregate.kind == "last"
+        for each in load_probe(folder.name, folder).manifest.readouts.values()
+    )
+    assert ("where an assistant's turn opens" in card) == reads_one
 
 
 def test_the_card_follows_the_evaluation(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pilothouse.config import PilothouseConfig, load_config
+from pilothouse.engine.compat.chat import turn_markers
 from pilothouse.engine.launch import (
     CONFIG_VARIABLE,
     ENDPOINT_PLUGIN,
@@ -18,6 +19,7 @@ from pilothouse.engine.launch import (
 )
 from pilothouse.engine.model_facts import model_facts
 from pilothouse.engine.plan import Plan
+from pilothouse.engine.refused_turns import policy_messages
 from pilothouse.engine.resolve import resolve_plan
 from pilothouse.errors import ConfigError
 from pilothouse.model.catalogue import load_catalogue
@@ -64,7 +66,8 @@ def plan_for(config: PilothouseConfig, args: Namespace, *, demo: bool = False) -
     """
     catalogue = load_catalogue(config)
     policies = load_policies(config.policies)
-    return resolve_plan(config, catalogue, policies, model_facts(args), demo=demo)
+    turns = turn_markers(args, policy_messages(policies))
+    return resolve_plan(config, catalogue, policies, model_facts(args), turns=turns, demo=demo)
 
 
 def serve(command: Any, args: Namespace, plan: Plan, file: Path | None = None) -> None:

@@ -21,6 +21,7 @@ from pilothouse.engine.offline import OfflineEngine
 from pilothouse.engine.plan import Plan, PlanBody
 from pilothouse.engine.step import Emissions
 from pilothouse.engine.tap_plan import TapPlan
+from pilothouse.engine.turn_markers import TurnMarkers
 from pilothouse.errors import ConfigError
 from pilothouse.limits import Limits
 from pilothouse.sealed import SealedRequest
@@ -131,7 +132,8 @@ def capture_plan(facts: ModelFacts, layers: Sequence[int]) -> Plan:
         for i, layer in enumerate(layers)
     )  # fmt: skip
     body = PlanBody(
-        revision="capture", config_digest="capture", demo=False, model=facts, taps=taps,
+        revision="capture", config_digest="capture", demo=False, model=facts,
+        turns=TurnMarkers(), taps=taps,
         num_columns=width * len(layers), probes={}, probe_signals=(), vectors={}, saes={},
         policy_targets=(), policies=(), profiles={}, operators=(), limits=Limits(max_programs=1),
         auth=Auth(), gate=Gate(),

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from pilothouse.engine.authorship import Authorship
 from pilothouse.engine.feature_log import logging_rules
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.policy_stage import policy_steering
 from pilothouse.engine.ruling import Ruling, SteerOrder, Watched
 from pilothouse.engine.step import Emissions
+from pilothouse.engine.supplied import SuppliedRules
 from pilothouse.engine.token_scores import TokenScorer
 from pilothouse.engine.watches import Folded, Watches
 from pilothouse.policy.decide import outcome_result, strongest
@@ -40,7 +42,10 @@ class Governor:
             "output": self._rulebook.rules_of("output"),
         }
         output = self._rules["output"]
-        self._needed_R = np.array([rule.streak_tokens for rule in output], np.int64)
+        self._again_R = np.array([rule.kind != "steer" for rule in self._rules["prompt"]], bool)
+        """Rules on the prompt that read every opening of an assistant's turn, in the output too;
+        one that steers is about the answer that begins, and reads the newest of the prompt."""
+        self._needed_R = self._rulebook.streaks_of("output")
         self._leak_R = np.array([rule.leak_tokens for rule in output], np.int64)
         self._active: dict[Phase, BoolArray] = {
             phase: np.zeros((0, len(rules)), bool) for phase, rules in self._rules.items()
@@ -48,6 +53,7 @@ class Governor:
         self._holding_CR = np.zeros((0, len(output)), bool)
         self._streaks_CR = np.zeros((0, len(output)), np.int64)
         self._cleared: list[int] = []
+        self._supplied = SuppliedRules(self._rulebook)
         self._num_wanting = 0
         self._watched: dict[str, Watched] = {}
         self._row_of: dict[str, int] = {}
@@ -59,6 +65,11 @@ class Governor:
             for rule in self._rulebook.rules
             if any(scopes[key] == "prompt" for key in rule.signals)
         }
+        self._answer_readers = {
+            rule.index
+            for rule in self._rulebook.rules
+            if any(scopes[key] != "prompt" for key in rule.signals)
+        }
         self._steering = policy_steering(plan)
         self._steered_names = [each.name for each in self._steering.values()]
         self._logging = logging_rules(plan)
@@ -69,9 +80,13 @@ class Governor:
         """Somebody's scores are wanted."""
         return bool(self._watched)
 
-    def open(self, request_id: str, sealed: SealedRequest, num_prompt_tokens: int) -> Watched:
-        """Start watching a request under the policies its seal names."""
-        row = self.watches.open(num_prompt_tokens)
+    def open(self, request_id: str, sealed: SealedRequest, prompt: int | Authorship) -> Watched:
+        """Start watching a request under the policies its seal names.
+
+        Args:
+            prompt: who wrote it, or of how many tokens one is that shows no turns.
+        """
+        row = self.watches.open(prompt)
         self._fit_masks()
         modes: dict[int, Mode] = {}
         enforced = {each.name: each.enforced for each in sealed.policies}
@@ -100,6 +115,7 @@ class Governor:
             self._num_wanting -= watched.wants_token_scores
             self._row_of.pop(request_id, None)
             del self._name_of[watched.row]
+            self._supplied.take(watched.row)
             self.watches.close(watched.row)
         return watched
 
@@ -112,6 +128,16 @@ class Governor:
         return not self._logging_policies.isdisjoint(watched.enforced) or any(
             mode == "enforce" and index in self._prompt_readers
             for index, mode in watched.modes.items()
+        )
+
+    def reads_answer(self, watched: Watched) -> bool:
+        """Whether an enforced rule sees the answer, so that none of it may be skipped."""
+        return any(
+            mode == "enforce" and index in self._answer_readers
+            for index, mode in watched.modes.items()
+        ) or any(
+            rule.policy in watched.enforced and rule.index in self._answer_readers
+            for rule in self._rulebook.rules_of("final")
         )
 
     def scored(self, watched: Watched) -> int:
@@ -144,9 +170,22 @@ class Governor:
             self._watched[self._name_of[row]].prompt_done = True
             ruling.changed.add(self._name_of[row])
         self._evaluate("prompt", folded.prompt_done, ruling)
+        self._evaluate("prompt", folded.again, ruling, again=True)
+        self._judge_supplied(folded, ruling)
         self._evaluate("output", folded.answered, ruling)
         self._cleared = self._clear()
         return ruling
+
+    def _judge_supplied(self, folded: Folded, ruling: Ruling) -> None:
+        """Output rules over what clients wrote of answers; carried out when a prompt is whole."""
+        for each in folded.supplied:
+            row = each.row
+            active_R, streaks_R = self._active["output"][row], self._streaks_CR[row]
+            self._supplied.follow(each, int(self.watches.answer_C[row]), active_R, streaks_R)
+        for row in folded.prompt_done.tolist():
+            met = self._supplied.take(row)
+            if met is not None:
+                self._conclude("output", row, *met, ruling)
 
     def prompt_unscored(self, request_id: str) -> Ruling:
         """The prompt was computed and no scores came: `on_error` of each prompt rule decides."""
@@ -180,31 +219,62 @@ class Governor:
                 found[f"{rule.policy}/{rule.rule}"] = codes
         return found
 
-    def _evaluate(self, phase: Phase, rows_B: IntArray, ruling: Ruling) -> None:
+    def mark(self, request_id: str, position: int) -> None:
+        """Mark an output position, not scored yet, with which an assistant's turn opens."""
+        row = self._row_of.get(request_id)
+        if row is not None:
+            self.watches.mark(row, position)
+
+    def _evaluate(
+        self, phase: Phase, rows_B: IntArray, ruling: Ruling, *, again: bool = False
+    ) -> None:
+        """Evaluate the rules of a phase for some rows.
+
+        Args:
+            again: rules on the prompt, where a turn opened in the output; those that steer have
+                done so where the answer began.
+        """
         if not len(rows_B) or not self._rules[phase]:
             return
         values_BK = self.watches.values_CK[rows_B, : self._num_signals]
         active_BR = self._active[phase][rows_B]
         fired_BR, missing_BR = self._rulebook.outcomes(phase, values_BK)
+        if phase == "prompt" and not again and not self._again_R.all():
+            newest_BK = self.watches.values_for_answer(rows_B)[:, : self._num_signals]
+            found = self._rulebook.outcomes(phase, newest_BK)
+            fired_BR, missing_BR = (
+                np.where(self._again_R, every, newest)
+                for every, newest in zip((fired_BR, missing_BR), found, strict=True)
+            )
         missing_BR &= active_BR
         if phase == "output":
-            started_B = self.watches.cursor_C[rows_B] > self.watches.prompt_C[rows_B]
+            started_B = self.watches.cursor_C[rows_B] > self.watches.answer_C[rows_B]
             missing_BR &= started_B[:, None]
             streaks_BR = self._streaks_CR[rows_B]
             fired_BR = advance_streaks(streaks_BR, fired_BR, self._needed_R)
             self._streaks_CR[rows_B] = streaks_BR
         fired_BR &= active_BR
+        if again:
+            fired_BR &= self._again_R
+            missing_BR &= self._again_R
         for b in np.flatnonzero((fired_BR | missing_BR).any(axis=1)):
-            self._conclude(phase, int(rows_B[b]), fired_BR[b], missing_BR[b], ruling)
+            self._conclude(phase, int(rows_B[b]), fired_BR[b], missing_BR[b], ruling, again)
 
     def _conclude(
-        self, phase: Phase, row: int, fired_R: BoolArray, missing_R: BoolArray, ruling: Ruling
+        self,
+        phase: Phase,
+        row: int,
+        fired_R: BoolArray,
+        missing_R: BoolArray,
+        ruling: Ruling,
+        again: bool = False,
     ) -> None:
         request_id = self._name_of[row]
         watched = self._watched[request_id]
         if watched.verdict is not None:
             return
-        at_token = self._at_token(phase, row)
+        at: Phase = "output" if again else phase
+        at_token = self._at_token(at, row)
         ending: list[CompiledRule] = []
         for r in np.flatnonzero(fired_R | missing_R):
             rule = self._rules[phase][int(r)]
@@ -226,13 +296,11 @@ class Governor:
         winner = strongest(ending)
         if winner is not None:
             result = watched.outcomes[winner.index].result
-            watched.verdict = Verdict(
-                winner.action.action, winner.policy, winner.rule, phase, result
-            )
+            watched.verdict = Verdict(winner.action.action, winner.policy, winner.rule, at, result)
             # Tokens accepted behind this one come with the same step and are no longer read.
             del self._row_of[request_id]
             cleared = self._clear()[row]
-            if phase == "output":
+            if at == "output":
                 watched.ended_at = int(self.watches.cursor_C[row])
             watched.cleared_at_end = max(0, min(cleared, self.scored(watched) - 1))
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pilothouse.edit.positions import Interval, intervals, merged
 from pilothouse.edit.program import Program
+from pilothouse.engine.authorship import Authorship
 from pilothouse.engine.compat import outputs as wire
 from pilothouse.engine.holdback import HoldBack
 from pilothouse.engine.plan import Plan
@@ -48,6 +49,7 @@ class Passenger:
     waiting_since: float | None = None
     waited: bool = False
     watched: Watched | None = None
+    authorship: Authorship | None = None
     held: HoldBack | None = None
     error: str | None = None
     policy_seconds: float = 0.0

@@ -27,6 +27,7 @@ from pilothouse.edit.sources import ReadRow, Sources
 from pilothouse.engine.facts import Frozen, LoggedSae, ModelFacts, ProbeFacts, SaeFacts, VectorFacts
 from pilothouse.engine.opaque_plan import OpaquePlan
 from pilothouse.engine.tap_plan import TapPlan
+from pilothouse.engine.turn_markers import TurnMarkers
 from pilothouse.errors import EngineError
 from pilothouse.limits import Limits, RequestLimits
 from pilothouse.model.catalogue import Source
@@ -72,6 +73,7 @@ class PlanBody(Frozen):
     config_digest: str
     demo: bool
     model: ModelFacts
+    turns: TurnMarkers
     taps: tuple[TapPlan, ...]
     num_columns: int
     probes: dict[str, ProbeFacts]

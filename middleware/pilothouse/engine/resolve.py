@@ -30,6 +30,7 @@ from pilothouse.engine.read_rows import laid_out, probe_rows
 from pilothouse.engine.reserve import plan_edits, running_edits
 from pilothouse.engine.table_size import memory_problem, table_memory
 from pilothouse.engine.tap_plan import EditPlan, TapPlan
+from pilothouse.engine.turn_markers import TurnMarkers
 from pilothouse.engine.widths import tap_widths
 from pilothouse.errors import ConfigError, RequestError, UnsupportedError
 from pilothouse.model.catalogue import Catalogue, signals_of
@@ -48,10 +49,11 @@ def resolve_plan(
     policies: Sequence[Policy],
     model: ModelFacts,
     *,
+    turns: TurnMarkers | None = None,
     demo: bool = False,
     running: Plan | None = None,
 ) -> Plan:
-    """The plan for one model; one that follows a running plan has that one's taps.
+    """The plan for one model; one that follows a running plan has that one's taps and turns.
 
     Raises:
         ConfigError: an artefact of another width or with layers the model lacks, tables over
@@ -90,6 +92,7 @@ def resolve_plan(
         config_digest=config_digest,
         demo=demo,
         model=model,
+        turns=running.body.turns if running is not None else turns or TurnMarkers(),
         taps=taps,
         num_columns=sum(tap.read_stop - tap.read_start for tap in taps),
         probes={name: probe_facts(each, columns[name]) for name, each in catalogue.probes.items()},

@@ -14,15 +14,18 @@ from typing import TYPE_CHECKING, Any
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
+from pilothouse.engine.authorship import TurnReader
 from pilothouse.engine.cache_identity import EditedBlockHasher
 from pilothouse.engine.compat import outputs as wire
 from pilothouse.engine.compat.control import offer_control
 from pilothouse.engine.governor import Governor
+from pilothouse.engine.openings import OutputOpenings
 from pilothouse.engine.orders import Orders
 from pilothouse.engine.passenger import Passenger
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.revisions import Revisions
 from pilothouse.engine.ruling import Ruling
+from pilothouse.engine.runs import is_anchored
 from pilothouse.engine.shaping import Shaping
 from pilothouse.engine.speculation import NOTHING, Verified, settled, verify, waves
 from pilothouse.engine.step import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, Emissions, StepPlan
@@ -57,6 +60,8 @@ class Guarded(Base):
         _ = self._plan.sources  # made here, and not by the first request
         self._key = seal_key()
         self._governor = Governor(self._plan)
+        self._turns = TurnReader(self._plan.body.turns)
+        self._say_what_is_not_anchored()
         self._orders = Orders(self._plan)
         self._revisions = Revisions(
             self._plan, lambda client, revision: self._queue(client, wire.notice(revision))
@@ -64,6 +69,7 @@ class Guarded(Base):
         self.control = self._revisions.obey
         offer_control()
         self._passengers: dict[str, Passenger] = {}
+        self._openings = OutputOpenings(self._turns, self._passengers, self._governor.mark)
         self._shaping = Shaping(self._passengers, self._governor, self._leave, self._stop)
         self._refused: list[str] = []
         self._looking: set[str] = set()
@@ -110,6 +116,8 @@ class Guarded(Base):
         emissions: Emissions | None = getattr(model_runner_output, EMISSIONS_ATTRIBUTE, None)
         verified = verify(scheduler_output, model_runner_output, self.requests, self.max_model_len)
         ruling = Ruling()
+        if emissions is not None and self._governor.busy:
+            self._openings.find_drafted(model_runner_output, verified)
         if emissions is not None:
             emissions = settled(emissions, verified)
             for listen in self.listeners:
@@ -122,6 +130,8 @@ class Guarded(Base):
         for client_outputs in outputs.values():
             if self._looking:
                 self._look(client_outputs.outputs)
+            if self._governor.busy:
+                self._openings.find(client_outputs.outputs)
             client_outputs.outputs = self._shaping.shape(client_outputs.outputs, ruling, seconds)
         self._tell_programs()
         pending, self._pending = self._pending, {}
@@ -174,11 +184,11 @@ class Guarded(Base):
         return passenger
 
     def _watch(self, request: Any, passenger: Passenger) -> None:
-        watched = self._governor.open(
-            request.request_id, passenger.sealed, request.num_prompt_tokens
-        )
-        passenger.watched = watched
-        if self._governor.reads_whole_prompt(watched):
+        authorship = self._turns.read(request.prompt_token_ids, request.num_prompt_tokens)
+        watched = self._governor.open(request.request_id, passenger.sealed, authorship)
+        passenger.watched, passenger.authorship = watched, authorship
+        in_answer = authorship.num_supplied > 0 and self._governor.reads_answer(watched)
+        if in_answer or self._governor.reads_whole_prompt(watched):
             request.skip_reading_prefix_cache = True
         if self._governor.holds_output(watched):
             # One token more than the client asked for, so that its last one is fed and scored.
@@ -211,6 +221,16 @@ class Guarded(Base):
                 passenger = self._passengers[output.request_id]
                 self._orders.look_at_output(passenger, passenger.request.all_token_ids)
 
+    def _say_what_is_not_anchored(self) -> None:
+        names = [each.key for each in self._plan.signals if is_anchored(each)]
+        if names and not self._plan.body.turns.anchors:
+            logger.warning(
+                "where an assistant's turn opens is not known (%s): %s read the last token of a "
+                "prompt, which a client can choose",
+                log_text(self._plan.body.turns.missing),
+                log_text(", ".join(names)),
+            )
+
     def _stop(self, request_id: str) -> None:
         """A verdict ended a request that vLLM may still be at."""
         request = self.requests.get(request_id)
@@ -221,6 +241,7 @@ class Guarded(Base):
         """Let go of all that a request held; its last record."""
         request = self._passengers.pop(request_id).request
         self._looking.discard(request_id)
+        self._openings.forget(request_id)
         record = passenger.closing(self._governor, wire.num_fed_tokens(request))
         self._orders.release(passenger)
         self._revisions.leave(passenger.sealed.revision)

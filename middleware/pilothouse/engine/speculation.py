@@ -44,7 +44,7 @@ def verify(
     found = {}
     for request_id, drafts in drafted.items():
         fed = scheduler_output.num_scheduled_tokens[request_id]
-        sampled = _sampled(runner_output, request_id)
+        sampled = sampled_ids(runner_output, request_id)
         request = requests.get(request_id)
         if not sampled or request is None:
             found[request_id] = Verified(fed - len(drafts), 0)
@@ -84,7 +84,8 @@ def waves(emissions: Emissions, verified: Mapping[str, Verified]) -> Iterator[Em
         yield _rows(emissions, wave_B, (drafted_B & (counts_B > wave)).astype(np.int64))
 
 
-def _sampled(runner_output: Any, request_id: str) -> list[int]:
+def sampled_ids(runner_output: Any, request_id: str) -> list[int]:
+    """What a step sampled for a request, drafts that were accepted first."""
     index = runner_output.req_id_to_index.get(request_id)
     if index is None or not runner_output.sampled_token_ids:
         return []

@@ -4,64 +4,42 @@ A request's row holds its aggregator states, the values its rules see, and a cur
 position not folded yet. Positions that come again after a preemption are folded once; positions
 that a cache hit skipped are counted as unscored.
 
+A readout of one position over the prompt reads every anchor (`engine.authorship`), the largest
+counting. Anchors of the output are marked before they are fed, and raise that value again. What it
+reads at the newest anchor of the prompt alone is kept beside it.
+
 Shape suffixes: C rows of the table, B requests of the step, R runs in it that are not a single
 answer token, T tokens, S tokens of runs end to end, E read columns, Q probes, K signals, L signals
-of the answer.
+of the answer, P signals of the prompt, A anchors, M marked positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pilothouse.engine.anchor_marks import AnchorMarks
+from pilothouse.engine.authorship import Authorship
 from pilothouse.engine.feature_pool import FeaturePool
 from pilothouse.engine.plan import Plan
+from pilothouse.engine.runs import Runs, counted, is_anchored, scope_bounds
 from pilothouse.engine.step import Emissions
+from pilothouse.engine.supplied import Supplied
 from pilothouse.probe.aggregator import Floats, make_aggregator
-from pilothouse.types import FloatArray, IntArray, Scope
-
-
-@dataclass(frozen=True, slots=True)
-class Runs:
-    """Positions [begins, stops) of rows, none empty; `tokens_R` is where each lies in the step."""
-
-    rows_R: IntArray
-    begins_R: IntArray
-    stops_R: IntArray
-    tokens_R: IntArray
-
-    def lines(self) -> Iterator[tuple[int, int, int, int]]:
-        """(row, first token in the step, first position, end) of each."""
-        columns = (self.rows_R, self.tokens_R, self.begins_R, self.stops_R)
-        return zip(*(each.tolist() for each in columns), strict=True)
-
-    def whole(self) -> tuple[IntArray, NDArray[np.int64], IntArray]:
-        """As `within`, of all positions."""
-        return self.within(self.begins_R, self.stops_R)
-
-    def within(
-        self, lows_R: IntArray, highs_R: IntArray
-    ) -> tuple[IntArray, NDArray[np.int64], IntArray]:
-        """(rows, counts, tokens end to end) of what lies in [lows, highs), where something does."""
-        begins_R = np.maximum(self.begins_R, lows_R)
-        counts_R = np.minimum(self.stops_R, highs_R) - begins_R
-        some_R = counts_R > 0
-        counts = counts_R[some_R].astype(np.int64)
-        starts = (self.tokens_R + begins_R - self.begins_R)[some_R]
-        before = np.cumsum(counts) - counts
-        tokens_S = np.repeat(starts - before, counts) + np.arange(counts.sum())
-        return self.rows_R[some_R], counts, tokens_S
+from pilothouse.types import Aggregate, FloatArray, IntArray
 
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """What a step brought: rows whose prompt is now whole, rows with a new answer position."""
+    """What a step brought: rows whose prompt is now whole, rows with a new answer position, rows
+    whose values over the prompt are to be judged again, and what is judged position by position.
+    """
 
     prompt_done: IntArray
     answered: IntArray
+    again: IntArray
+    supplied: tuple[Supplied, ...]
     logits_TQ: Floats
     spans: dict[int, tuple[int, int, int]]
     """row -> (first token in the step, first position, count) of what was newly folded."""
@@ -79,36 +57,55 @@ class Watches:
         self._firsts_Q = np.cumsum([0, *(len(each) for each in columns)])[:-1]
         self._bias_Q = np.array([facts[name].bias for name in self.probes])
         self._probe_of_K = [self.probes.index(spec.probe) for spec in self.signals]
-        self._aggregators = [make_aggregator(spec.aggregate) for spec in self.signals]
+        self._anchored_K = [is_anchored(spec) for spec in self.signals]
+        self._aggregators = [
+            make_aggregator(Aggregate("max") if anchored else spec.aggregate)
+            for spec, anchored in zip(self.signals, self._anchored_K, strict=True)
+        ]
         self._slope_K = np.array([spec.slope for spec in self.signals])
         self._offset_K = np.array([spec.offset for spec in self.signals])
         late = [k for k, spec in enumerate(self.signals) if spec.scope != "prompt"]
         self._late_L = np.array(late, np.int64)
+        self._prompt_P = [k for k, spec in enumerate(self.signals) if spec.scope == "prompt"]
         self.features = FeaturePool(plan.body.logged)
         self._free: list[int] = []
         self._states = [aggregator.start(0) for aggregator in self._aggregators]
         self.values_CK = np.zeros((0, len(self.signals)))
+        self._newest_CK = np.zeros((0, len(self.signals)))
         self.cursor_C = np.zeros(0, np.int64)
         self.prompt_C = np.zeros(0, np.int64)
+        self.answer_C = np.zeros(0, np.int64)
+        """Where the answer begins: before the output if the client wrote its beginning."""
         self.unscored_C = np.zeros(0, np.int64)
         self.scored_C = np.zeros(0, np.int64)
+        self._marks = AnchorMarks()
+        self._anchors: dict[int, IntArray] = {}
 
-    def open(self, num_prompt_tokens: int) -> int:
-        """A fresh row."""
+    def open(self, prompt: int | Authorship) -> int:
+        """A fresh row for a prompt, or for one of so many tokens that shows no turns."""
+        authorship = Authorship.unmarked(prompt) if isinstance(prompt, int) else prompt
         if not self._free:
             self._grow()
         row = self._free.pop()
         for state, aggregator in zip(self._states, self._aggregators, strict=True):
             state[row] = aggregator.start(1)[0]
-        self.values_CK[row] = np.nan
+        self.values_CK[row] = self._newest_CK[row] = np.nan
         self.features.open(row)
         self.cursor_C[row] = self.unscored_C[row] = self.scored_C[row] = 0
-        self.prompt_C[row] = num_prompt_tokens
+        self.prompt_C[row] = authorship.num_prompt_tokens
+        self.answer_C[row] = authorship.answer_start
+        self._anchors[row] = authorship.anchors_A
         return row
 
     def close(self, row: int) -> None:
         """Give a row back."""
         self._free.append(row)
+        self._marks.clear(row)
+
+    def mark(self, row: int, position: int) -> None:
+        """Mark an output position, not folded yet, with which an assistant's turn opens."""
+        if position >= self.cursor_C[row]:
+            self._marks.add(row, position)
 
     def fold(
         self, emissions: Emissions, row_of: dict[str, int], *, wants_spans: bool = True
@@ -130,13 +127,23 @@ class Watches:
             starts_B[single_B] >= self.prompt_C[rows_B[single_B]]
         )
         spans: dict[int, tuple[int, int, int]] = {}
-        self._fold_singles(rows_B[single_B], logits_TQ[firsts_B[single_B]])
+        singles_B, at_B = rows_B[single_B], starts_B[single_B]
+        self._fold_singles(singles_B, logits_TQ[firsts_B[single_B]])
         self.features.take(rows_B[single_B], firsts_B[single_B], emissions.scores_TE)
         for b in np.flatnonzero(single_B) if wants_spans else ():
             spans[int(rows_B[b])] = (int(firsts_B[b]), int(starts_B[b]), 1)
         runs_B = known_B & ~single_B
         runs = self._fresh(rows_B[runs_B], starts_B[runs_B], counts_B[runs_B], firsts_B[runs_B])
+        supplied = self._supplied(runs, logits_TQ)
         self._fold_runs(runs, logits_TQ)
+        again = singles_B[:0]
+        if self._marks:
+            again = np.concatenate(
+                [
+                    self._fold_marked(singles_B, at_B, logits_TQ[firsts_B[single_B]]),
+                    self._fold_marked_runs(runs, logits_TQ),
+                ]
+            )
         if self.features.busy:
             self.features.take_runs(*runs.whole(), emissions.scores_TE)
         for row, first, begin, stop in runs.lines() if wants_spans else ():
@@ -144,8 +151,14 @@ class Watches:
         last_prompt_R = self.prompt_C[runs.rows_R] - 1
         reaches_R = runs.stops_R > last_prompt_R
         done_R = reaches_R & (runs.begins_R <= last_prompt_R)
-        answered = np.concatenate([rows_B[single_B], runs.rows_R[reaches_R]])
-        return Folded(runs.rows_R[done_R], answered, logits_TQ, spans)
+        for each in supplied:
+            each.values_SK[:, self._prompt_P] = self.values_CK[each.row, self._prompt_P]
+        # What the client wrote of an answer is judged by itself, its last position included.
+        judged_R = (runs.stops_R == last_prompt_R + 1) & (
+            self.answer_C[runs.rows_R] <= last_prompt_R
+        )
+        answered = np.concatenate([singles_B, runs.rows_R[reaches_R & ~judged_R]])
+        return Folded(runs.rows_R[done_R], answered, again, supplied, logits_TQ, spans)
 
     def _logits(self, scores_TE: FloatArray) -> Floats:
         """Sums of each probe's columns only: an overflow in one probe stays its own."""
@@ -159,6 +172,13 @@ class Watches:
         """Signal key -> value, of the signals that have one."""
         pairs = zip(self.signals, self.values_CK[row].tolist(), strict=True)
         return {spec.key: value for spec, value in pairs if value == value}
+
+    def values_for_answer(self, rows_B: IntArray) -> Floats:
+        """values_BK of the answer that begins now: what is read at anchors is of the newest."""
+        values_BK: Floats = self.values_CK[rows_B]
+        anchored_K = np.array(self._anchored_K, bool)
+        values_BK[:, anchored_K] = self._newest_CK[np.ix_(rows_B, anchored_K)]
+        return values_BK
 
     def _fold_singles(self, rows_B: IntArray, logits_BQ: Floats) -> None:
         if not len(rows_B):
@@ -189,21 +209,74 @@ class Watches:
         """Add runs of several positions: each signal once for all requests of the batch."""
         if not len(runs.rows_R):
             return
+        prompt_R, answer_R = self.prompt_C[runs.rows_R], self.answer_C[runs.rows_R]
         scoped = {
-            scope: runs.within(*_scope_bounds(scope, self.prompt_C[runs.rows_R]))
+            scope: runs.within(*scope_bounds(scope, prompt_R, answer_R))
             for scope in {spec.scope for spec in self.signals}
         }
+        at_anchors = runs.at(self._anchors, prompt_R)
         for k, spec in enumerate(self.signals):
-            rows_R, counts_R, tokens_S = scoped[spec.scope]
+            rows_R, counts_R, tokens_S = at_anchors if self._anchored_K[k] else scoped[spec.scope]
             if len(rows_R):
-                state_RW = self._states[k][rows_R]
                 logits_S = logits_TQ[tokens_S, self._probe_of_K[k]]
-                self._aggregators[k].fold_runs(state_RW, logits_S, counts_R)
-                self._states[k][rows_R] = state_RW
-                values_R = self._aggregators[k].value(state_RW)
-                self.values_CK[rows_R, k] = self._calibrated(values_R, k)
+                self.values_CK[rows_R, k] = self._added(k, rows_R, counts_R, logits_S)
+                if self._anchored_K[k]:
+                    newest_R = logits_S[np.cumsum(counts_R) - 1]
+                    self._newest_CK[rows_R, k] = self._calibrated(newest_R, k)
         self.cursor_C[runs.rows_R] = runs.stops_R
         self.scored_C[runs.rows_R] += runs.stops_R - runs.begins_R
+
+    def _added(self, k: int, rows_R: IntArray, counts_R: IntArray, logits_S: Floats) -> Floats:
+        """Values of a signal after runs of several positions, which are added to its states."""
+        state_RW = self._states[k][rows_R]
+        self._aggregators[k].fold_runs(state_RW, logits_S, counts_R.astype(np.int64))
+        self._states[k][rows_R] = state_RW
+        return self._calibrated(self._aggregators[k].value(state_RW), k)
+
+    def _supplied(self, runs: Runs, logits_TQ: Floats) -> tuple[Supplied, ...]:
+        """Before the runs are folded: values over the answer as they grow in what a client wrote.
+
+        The answer's first position is judged with the one before it, as it is where nothing is
+        supplied.
+        """
+        answer_R, prompt_R = self.answer_C[runs.rows_R], self.prompt_C[runs.rows_R]
+        begins_R = np.maximum(runs.begins_R, answer_R - 1)
+        stops_R = np.minimum(runs.stops_R, prompt_R)
+        found = []
+        for r in np.flatnonzero((answer_R < prompt_R) & (begins_R < stops_R)).tolist():
+            row, begin, stop = int(runs.rows_R[r]), int(begins_R[r]), int(stops_R[r])
+            token = int(runs.tokens_R[r] - runs.begins_R[r])
+            values_SK = np.full((stop - begin, len(self.signals)), np.nan)
+            for k in self._late_L.tolist():
+                low = max(begin, int(answer_R[r]) - (self.signals[k].scope == "answer"))
+                logits_S = logits_TQ[token + low : token + stop, self._probe_of_K[k]]
+                running_S = self._aggregators[k].running(self._states[k][row], logits_S)
+                values_SK[low - begin :, k] = self._calibrated(running_S, k)
+            found.append(Supplied(row, begin, values_SK))
+        return tuple(found)
+
+    def _fold_marked_runs(self, runs: Runs, logits_TQ: Floats) -> IntArray:
+        """As `_fold_marked`, of the output's positions in runs of several."""
+        rows_R, counts_R, tokens_S = runs.within(self.prompt_C[runs.rows_R], runs.stops_R)
+        if not len(rows_R):
+            return rows_R
+        # Of each request the run ends where its cursor now stands.
+        behind_S = np.repeat(np.cumsum(counts_R), counts_R) - np.arange(len(tokens_S))
+        rows_S = np.repeat(rows_R, counts_R)
+        return self._fold_marked(rows_S, self.cursor_C[rows_S] - behind_S, logits_TQ[tokens_S])
+
+    def _fold_marked(self, rows_S: IntArray, at_S: IntArray, logits_SQ: Floats) -> IntArray:
+        """Raise values read at anchors where output positions are; rows to judge again.
+
+        Positions of one row stand together, in their order.
+        """
+        marked_S = self._marks.take(rows_S, at_S)
+        logits_MQ = logits_SQ[marked_S]
+        rows_R, counts_R = counted(rows_S[marked_S])
+        for k in np.flatnonzero(self._anchored_K).tolist() if len(rows_R) else ():
+            logits_M = logits_MQ[:, self._probe_of_K[k]]
+            self.values_CK[rows_R, k] = self._added(k, rows_R, counts_R, logits_M)
+        return rows_R
 
     def _calibrated(self, logits: Floats, signals: int | IntArray) -> Floats:
         scaled = self._slope_K[signals] * logits + self._offset_K[signals]
@@ -218,18 +291,11 @@ class Watches:
             np.concatenate([state, aggregator.start(more)])
             for state, aggregator in zip(self._states, self._aggregators, strict=True)
         ]
-        self.values_CK = np.concatenate(
-            [self.values_CK, np.full((more, len(self.signals)), np.nan)]
-        )
-        for name in ("cursor_C", "prompt_C", "unscored_C", "scored_C"):
+        unknown = np.full((more, len(self.signals)), np.nan)
+        self.values_CK = np.concatenate([self.values_CK, unknown])
+        self._newest_CK = np.concatenate([self._newest_CK, unknown])
+        self._marks.grow(more)
+        for name in ("cursor_C", "prompt_C", "answer_C", "unscored_C", "scored_C"):
             setattr(self, name, np.concatenate([getattr(self, name), np.zeros(more, np.int64)]))
         self.features.grow(new)
         self._free.extend(range(new - 1, old - 1, -1))
-
-
-def _scope_bounds(scope: Scope, prompt_R: IntArray) -> tuple[IntArray, IntArray]:
-    """Positions [low, high) of each request that a scope covers."""
-    if scope == "prompt":
-        return np.zeros_like(prompt_R), prompt_R
-    first_R = prompt_R - 1 if scope == "answer" else prompt_R
-    return first_R, np.full_like(prompt_R, 1 << 60)

@@ -221,6 +221,19 @@ def advance_streaks(
     return streaks_BR >= needed_R
 
 
+def running_streaks(streaks_R: NDArray[np.int64], raw_SR: BoolArray) -> NDArray[np.int64]:
+    """The streaks of one request after each of several tokens: as `advance_streaks` counts them.
+
+    Args:
+        streaks_R: before the first of them.
+        raw_SR: bool, whether each condition holds at each token.
+    """
+    count_S1 = np.arange(1, len(raw_SR) + 1)[:, None]
+    broken_SR = np.maximum.accumulate(np.where(raw_SR, 0, count_S1), axis=0)
+    counted_SR: NDArray[np.int64] = count_S1 - broken_SR + np.where(broken_SR == 0, streaks_R, 0)
+    return counted_SR
+
+
 def _union(resolved: Sequence[Resolved]) -> tuple[SignalSpec, ...]:
     specs: dict[str, SignalSpec] = {}
     for result in resolved:

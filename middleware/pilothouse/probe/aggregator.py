@@ -52,6 +52,9 @@ class Aggregator(Protocol):
     def value(self, state_BW: Floats) -> Floats:
         """values_B in logits; NaN where no token was seen or one could not be scored."""
 
+    def running(self, state_W: Floats, logits_T: Floats) -> Floats:
+        """values_T after each token of one request's run; the state stays as it is."""
+
 
 class Max:
     """The largest logit."""
@@ -74,6 +77,9 @@ class Max:
 
     def value(self, state_BW: Floats) -> Floats:
         return _scored(state_BW[:, 0])
+
+    def running(self, state_W: Floats, logits_T: Floats) -> Floats:
+        return _highest(state_W[0], _scored(logits_T))
 
 
 class Mean:
@@ -100,6 +106,11 @@ class Mean:
         sums_B, counts_B = state_BW[:, 0], state_BW[:, 1]
         return np.where(counts_B > 0, sums_B / np.maximum(counts_B, 1.0), np.nan)
 
+    def running(self, state_W: Floats, logits_T: Floats) -> Floats:
+        sums_T = state_W[0] + np.cumsum(_scored(logits_T))
+        means_T: Floats = sums_T / (state_W[1] + np.arange(1, logits_T.size + 1))
+        return means_T
+
 
 class Last:
     """The newest logit."""
@@ -121,6 +132,9 @@ class Last:
 
     def value(self, state_BW: Floats) -> Floats:
         return state_BW[:, 0].copy()
+
+    def running(self, state_W: Floats, logits_T: Floats) -> Floats:  # noqa: ARG002
+        return _scored(logits_T)
 
 
 class EmaLast:
@@ -155,6 +169,15 @@ class EmaLast:
 
     def value(self, state_BW: Floats) -> Floats:
         return np.where(state_BW[:, 1] < 1.0, state_BW[:, 0], np.nan)
+
+    def running(self, state_W: Floats, logits_T: Floats) -> Floats:
+        scored_T = _scored(logits_T)
+        lost = np.flatnonzero(np.isnan(scored_T))
+        count = int(lost[0]) if len(lost) else len(scored_T)
+        values_T = np.full(len(scored_T), np.nan)
+        if count:
+            values_T[:count] = self._averages_T(state_W, scored_T[:count])
+        return values_T
 
     def _blocks(
         self, state_BW: Floats, logits_S: Floats, counts_B: Counts
@@ -222,6 +245,9 @@ class EmaMax(EmaLast):
     def value(self, state_BW: Floats) -> Floats:
         return _scored(state_BW[:, 2])
 
+    def running(self, state_W: Floats, logits_T: Floats) -> Floats:
+        return _highest(state_W[2], super().running(state_W, logits_T))
+
 
 AGGREGATORS: dict[AggregateKind, Callable[[Aggregate], Aggregator]] = {}
 
@@ -284,6 +310,11 @@ register("ema_last", _with_half_life(EmaLast))
 
 def _scored(logits: Floats) -> Floats:
     return np.where(np.isfinite(logits), logits, np.nan)
+
+
+def _highest(before: float, values_T: Floats) -> Floats:
+    highest_T: Floats = np.maximum.accumulate(np.append(before, values_T))[1:]
+    return highest_T
 
 
 def _firsts(counts_B: Counts) -> Counts:

@@ -39,6 +39,7 @@ def render_card(manifest: ProbeManifest, evaluation: Evaluation) -> str:
     parts = [
         _head(manifest, evaluation),
         _readouts(manifest, evaluation),
+        _where(manifest),
         _comparison(evaluation),
         _families(evaluation),
         _thresholds(evaluation),
@@ -74,6 +75,25 @@ def _readouts(manifest: ProbeManifest, evaluation: Evaluation) -> str:
     head = ["readout", "scope", "aggregate", "AUROC", "TPR at 1% FPR", "n+ / n-", "unscored"]
     note = "The default is bold. Test data, 95% intervals by bootstrap over groups."
     return f"## Readouts\n\n{note}\n\n{_table(head, rows)}"
+
+
+def _where(manifest: ProbeManifest) -> str:
+    """Where readouts of one position stand in a prompt, and what they do where none is given."""
+    anchored = [
+        f"`{name}`"
+        for name, each in manifest.readouts.items()
+        if each.scope == "prompt" and each.aggregate.kind == "last"
+    ]
+    if not anchored:
+        return ""
+    return (
+        f"## Where it reads\n\n{', '.join(anchored)}: where an assistant's turn opens, at every "
+        "such place of the prompt and of the output, the largest value counting. Text behind an "
+        "opening is not read, and a turn that a policy refused is left out. Where a prompt ends "
+        "without an open turn of the assistant (raw text, a prompt that was cut) its last token is "
+        "read too; the figures here are of prompts that end with the opening, and say nothing of "
+        "that case."
+    )
 
 
 def _comparison(evaluation: Evaluation) -> str:
