@@ -367,7 +367,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "fold", "over_preemption",
     ),
     _mutant(
-        "streaming", "a prompt readout folds answers too", "engine/watches.py",
+        "streaming", "a prompt readout folds answers too", "engine/runs.py",
         "return np.zeros_like(prompt_R), prompt_R",
         "return np.zeros_like(prompt_R), np.full_like(prompt_R, 1 << 60)",
         "watches",
