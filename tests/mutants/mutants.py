@@ -1214,11 +1214,6 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/server/test_limits.py",), "quotes",
     ),
     Mutant(
-        "engine-survives", "text that is no Unicode goes on", "server/gate.py",
-        "encoded(await parsed_aside(raw, limits))", "await parsed_aside(raw, limits)",
-        ("tests/server/test_survival.py",), "no_model_runs",
-    ),
-    Mutant(
         "never-silent", "a path may hold NUL", "config.py",
         'if "\\0" in text or text != sendable(text):', "if False:",
         ("tests/server/test_limits.py",), "nobody_writes",

@@ -56,8 +56,11 @@ def test_a_broken_body_is_a_400(small_server: ServerProcess, path: str, content:
     assert answer.json()["error"]["message"]
 
 
+NAMELESS = b'{"model": "\\ud800", "prompt": "a", "tokens": [5]}'
+
+
 def test_a_broken_body_is_a_400_where_no_model_runs(small_server: ServerProcess) -> None:
-    for path, content in product(("/tokenize", "/detokenize"), BROKEN[1:]):
+    for path, content in product(("/tokenize", "/detokenize"), [*BROKEN[1:], NAMELESS]):
         answer = send(small_server, path, content)
         assert answer.status_code == 400, (path, content[:40], answer.text[:300])
         assert answer.json()["error"]["message"]
