@@ -304,7 +304,7 @@ def test_a_cached_prompt_is_judged_where_it_opens_turns_and_begins_answers(world
     for name, phase in (("opening", "prompt"), ("supplied", "output")):
         _, sent, record = ask(world, prompt, name)
         assert (sent, verdict_of(record)) == ([], (name, phase))
-        assert record.verdict.result == "blocked"
+        assert (record.verdict.result, sum(record.unscored_tokens.values())) == ("blocked", 0)
 
 
 def test_openings_are_read_all_the_same_where_requests_are_preempted(qwen3: Path) -> None:
