@@ -36,7 +36,7 @@ from pilothouse.engine.refusals import (
 from pilothouse.errors import ConfigError, UnsupportedError
 from pilothouse.model.catalogue import Catalogue
 from pilothouse.sealed import SEALED_KEY, SealedRequest, seal, seal_key
-from pilothouse.term import Positions, SteerTerm
+from pilothouse.term import SteerTerm
 from tests.engine.harness import Engine, engine, make_plan
 from tests.engine.worlds import vector
 
@@ -261,10 +261,7 @@ def sealed_by_another_start(started: Engine) -> str:
     return seal(request, b"another key of thirty-two bytes!")
 
 
-WAITS = SteerTerm(vector="a", scale=1.0, positions=Positions(after=(9,)))
-SEALED_WELL = (
-    "unknown vector", "unknown layer", "overflow", "no table", "no value", "too many waits",
-)  # fmt: skip
+SEALED_WELL = ("unknown vector", "unknown layer", "overflow", "no table", "no value")
 """The seal holds; what it asks for cannot be done."""
 
 
@@ -287,7 +284,6 @@ def broken_seals(started: Engine) -> dict[str, object]:
         "unknown layer": layers,
         "no table": started.sealed(steer=[SteerTerm(vector="a", op="ablate")]),
         "no value": started.sealed(steer=[SteerTerm(vector="a", op="set")]),
-        "too many waits": started.sealed(steer=[WAITS] * 5),
         "overflow": started.sealed(steer=[SteerTerm(vector="a", scale=1e300)]),
     }
 
