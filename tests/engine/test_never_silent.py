@@ -59,6 +59,7 @@ VALUES: dict[str, str | None] = {
     "--attention-config": '{"hisparse_config": {}}',
     "--aux-output-config": '{"enable_return_routed_experts": true}',
     "--diffusion-config": '{"canvas_length": 4}',
+    "--root-path": "/llm/",
 }
 """What is typed after a flag; switches take nothing."""
 
