@@ -22,9 +22,11 @@ import yaml
 from tests.support.mounts import mount_folder
 from tests.support.server_process import COMMAND, ServerProcess, serve_process
 from tests.support.tiny_house import (
+    PROXY_ADDRESS,
     RESIDUAL_NORM,
     SERVED_NAME,
     STRONG,
+    TENANT_HEADER,
     VECTOR_LAYER,
     make_tiny_house,
     save_nudge,
@@ -250,7 +252,8 @@ def test_a_mount_that_was_swapped_takes_effect_with_the_next_reload(house: House
 
 
 def test_grants_follow_the_file(house: House) -> None:
-    house.write(auth={"client_steering": False, "client_scores": True})
+    proxies = {"cidrs": [f"{PROXY_ADDRESS}/32"], "tenant_header": TENANT_HEADER}
+    house.write(auth={"client_steering": False, "client_scores": True, "trusted_proxies": proxies})
     assert house.post("reload").json()["changed"] == ["auth.client_steering"]
     assert house.ask("nudge").status_code == 403
 
