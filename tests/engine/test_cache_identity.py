@@ -29,7 +29,9 @@ def chained(request: SimpleNamespace) -> list[bytes]:
 
 def hashes(tokens: list[int], edits: list[Edit], cuts: list[int], salt: bytes = b"") -> list[bytes]:
     """All hashes, asked for whenever the request has grown to one of the lengths in `cuts`."""
-    hasher = EditedBlockHasher(chained, Timeline(list(edits)), SIZE)
+    timeline = Timeline()
+    timeline.request(edits)
+    hasher = EditedBlockHasher(chained, timeline, SIZE)
     request = SimpleNamespace(tokens=[], block_hashes=[], salt=salt)
     for cut in [*sorted(cuts), len(tokens)]:
         request.tokens = tokens[:cut]

@@ -79,7 +79,7 @@ def test_what_follows_is_what_a_start_would_have_made(house: House) -> None:
         profiles=house.raw["profiles"]
         | {"small:new": {"steer": [{"vector": "other", "scale": 1}]}},
         limits=house.raw["limits"] | {"max_norm_ratio": 3.0, "max_wait_ms": 7},
-        auth={"client_steering": False, "client_scores": True},
+        auth=house.raw["auth"] | {"client_steering": False},
     )
     plan = house.follow()
     assert plan.revision == house.plan().revision != house.running.revision

@@ -9,6 +9,8 @@ any time, so `--log-level`, VLLM_LOGGING_LEVEL, VLLM_CONFIGURE_LOGGING and VLLM_
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from pilothouse.log_text import unprintable_escaped
@@ -31,6 +33,18 @@ def log_with_vllm() -> None:
     for name in list(logging.Logger.manager.loggerDict):
         if name == TREE or name.startswith(f"{TREE}."):
             logging.getLogger(name).disabled = False
+
+
+@contextmanager
+def errors_alone(name: str) -> Iterator[None]:
+    """Have a logger of vLLM's say nothing below an error meanwhile."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def escape_server_lines() -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 from pilothouse.engine.refused_turns import with_refused
 from pilothouse.engine.turn_markers import Message, Render, TurnMarkers, find_markers
+from pilothouse.telemetry.logs import errors_alone
 
 OWN_TEMPLATE_MODES = ("mistral", "deepseek_v32", "deepseek_v4", "deepseek_v41", "kimi_audio")
 """Tokenizers that render conversations themselves; all others do it by a Jinja template."""
@@ -28,7 +27,8 @@ def turn_markers(args: Namespace, messages: Sequence[str] = ()) -> TurnMarkers:
         tokenizer, mode = _tokenizer(args)
         special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
         render = _renderer(args, tokenizer, mode)
-        with _unreported_refusals():
+        # It warns of each conversation that a template refuses; here some are only tried.
+        with errors_alone("vllm.renderers.hf"):
             found = find_markers(render, blank=_blank(tokenizer, special), own_tokens=special)
             return with_refused(found, render, messages)
     except Exception as error:  # whatever a repository's own code and files raise
@@ -120,18 +120,6 @@ class _ModelConfig(SimpleNamespace):
 
 def _blank(tokenizer: Any, special: set[int]) -> Callable[[int], bool]:
     return lambda token_id: token_id not in special and not tokenizer.decode([token_id]).strip()
-
-
-@contextmanager
-def _unreported_refusals() -> Iterator[None]:
-    """vLLM warns of each conversation that a template refuses; here some are only tried."""
-    reports = logging.getLogger("vllm.renderers.hf")
-    before = reports.level
-    reports.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        reports.setLevel(before)
 
 
 def _first_line(error: Exception) -> str:
