@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from vllm.platforms import current_platform
 
 from pilothouse.engine.refusals import refuse_settings
 from pilothouse.term import SteerTerm
@@ -59,6 +60,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Pa
     folder = tmp_path_factory.mktemp("quantised")
     plain = make_architecture(folder / "plain", "qwen3", dtype=torch.bfloat16)
     return {name: quantise(plain, folder / name, scheme) for name, scheme in SCHEMES.items()}
+
+
+@pytest.fixture(autouse=True)
+def _the_kernel_is_in_this_build(request: pytest.FixtureRequest) -> None:
+    """vLLM's build for CPUs with AVX2 alone has no kernel of four bits."""
+    name = getattr(request.node, "callspec", None)
+    if name is not None and name.params.get("name") == "w4a16":
+        current_platform.import_kernels()
+        if not hasattr(torch.ops._C, "cpu_gemm_wna16"):
+            pytest.skip("plain vLLM's build for this CPU has no cpu_gemm_wna16")
 
 
 def reference(folder: Path, name: str, dtype: torch.dtype) -> HookedModel:
