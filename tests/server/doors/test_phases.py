@@ -15,12 +15,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "examples" / "demo"))
 
-from deeds import Deed
+from deeds import TOOLS, Deed
 from record import Record
 from tests.server.doors.attacks import DOORS, SHUT, Draw, Knock
 from tests.server.doors.house import FLAGS, HOUSES, MODEL, SERVED_NAME, make_demo_house, tool_row
 from tests.server.doors.prefills import TUNING, UNSEEN
-from tests.server.doors.visitor import BARRED, FACTS, Visit, open_doors, visit
+from tests.server.doors.visitor import BARRED, FACTS, Visit, open_doors, revisit, visit
 from tests.support.server_process import ServerProcess, free_port, started
 from tests.support.tiny_house import SERVED_NAME as TINY_NAME
 
@@ -39,8 +39,6 @@ OWN_TOKENS = frozenset({
 })  # fmt: skip
 OPEN_TO_SPELLING = frozenset({"choice"})
 """A grammar spells a tool in other tokens, which a rule that reads single tokens does not know."""
-NAMELESS = tuple(each for each in TUNING if "{phrase}" not in each)
-"""Behind the others the model names a tool, whatever was asked, and is rightly stopped."""
 DOORS_HERE = [name for name in sorted(DOORS) if name not in {*SHUT, *LONG, *OWN_TOKENS}]
 
 
@@ -134,6 +132,14 @@ def test_hardly_a_barred_answer_comes_through_a_rule_of_each_phase(
 def test_facts_pass_where_tools_must_not_be_named(houses: ServerProcess, house: str) -> None:
     doors = [name for name in open_doors() if name not in ("choice", "allowed_tokens")]
     model = f"{SERVED_NAME}:{house}"
-    visits = visit(houses.url, "facts", 2 * len(doors), FACTS, NAMELESS, doors, model)
-    assert len(told(visits, "blocked")) <= 0.02 * len(visits), told(visits, "blocked")
+    visits = visit(houses.url, "facts", 2 * len(doors), FACTS, TUNING, doors, model)
+    blocked = [each for each in visits if each.outcome == "blocked"]
+    # Behind some begun answers the model names a tool, whatever was asked.
+    unguarded = revisit(houses.url, blocked, SERVED_NAME)
+    wrongly = [
+        each
+        for each, answer in zip(blocked, unguarded, strict=True)
+        if not any(tool in answer for tool in TOOLS)
+    ]
+    assert len(wrongly) <= 0.02 * len(visits), told(wrongly, "blocked")
     assert not told(visits, "failed")
