@@ -17,7 +17,7 @@ PACKAGE = CHECKOUT / "middleware" / "pilothouse"
 GROUND = frozenset(
     {
         "types", "errors", "term", "record", "sealed", "limits", "config", "library", "progress",
-        "log_text",
+        "log_text", "trusted_proxies",
     }
 )  # fmt: skip
 ROOMS = frozenset({"model", "edit", "probe", "policy", "capture", "contrast"})
@@ -28,7 +28,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "record": frozenset({"types"}),
     "sealed": frozenset({"types", "errors", "term"}),
     "limits": frozenset({"errors"}),
-    "config": frozenset({"types", "errors", "term", "limits"}),
+    "trusted_proxies": frozenset(),
+    "config": frozenset({"types", "errors", "term", "limits", "trusted_proxies"}),
     "library": frozenset({"errors"}),
     "progress": frozenset(),
     "log_text": frozenset(),

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -21,6 +19,7 @@ from pydantic import (
 from pilothouse.errors import ConfigError, sendable
 from pilothouse.limits import Limits
 from pilothouse.term import SteerTerm
+from pilothouse.trusted_proxies import TrustedProxies
 from pilothouse.types import Reserved, Site, Tap
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$")]
@@ -144,48 +143,6 @@ class Taps(_Closed):
         """Layers by site, sites without any left out."""
         asked = {site: getattr(self, site, ()) for site in get_args(Site)}
         return {site: layers for site, layers in asked.items() if layers}
-
-
-UNIX_PEERS = "unix"
-"""Under `auth.trusted_proxies.cidrs`: whoever may connect to the server's Unix socket."""
-OWN_HEADERS = "x-pilothouse-"
-
-
-def _network(given: str) -> str:
-    if given == UNIX_PEERS:
-        return given
-    if "%" in given:
-        raise ValueError(f"got {given}, but the zone would count for nothing: want none")
-    try:
-        network = ip_network(given)
-    except ValueError as error:
-        raise ValueError(f"{error}; want a network such as 10.0.0.0/8") from error
-    inside = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
-    if inside is not None and network.prefixlen >= 96:
-        raise ValueError(
-            f"got {given}, but addresses of this kind count as IPv4: want "
-            f"{inside}/{network.prefixlen - 96}"
-        )
-    return given
-
-
-def _header(given: str) -> str:
-    if given.lower().startswith(OWN_HEADERS):
-        raise ValueError(f"got {given!r}, but a client's {OWN_HEADERS}* are dropped: want another")
-    return given
-
-
-HeaderName = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~\-]+$", max_length=64), AfterValidator(_header)
-]
-
-
-class TrustedProxies(_Closed):
-    """Which peers may name the tenant, and in which header."""
-
-    cidrs: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
-    """Networks, or `unix`."""
-    tenant_header: HeaderName = "x-tenant"
 
 
 class Auth(_Closed):

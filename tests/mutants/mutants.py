@@ -759,13 +759,13 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/server/test_listening.py",), "no_peer_can_be",
     ),
     Mutant(
-        "never-silent", "a network that mapped peers are never in is taken", "config.py",
+        "never-silent", "a network that mapped peers are never in is taken", "trusted_proxies.py",
         "if inside is not None and network.prefixlen >= 96:",
         "if False:",
         ("tests/server/test_listening.py",), "refused_with_the_file",
     ),
     Mutant(
-        "never-silent", "a tenant header that the gate drops is taken", "config.py",
+        "never-silent", "a tenant header that the gate drops is taken", "trusted_proxies.py",
         "if given.lower().startswith(OWN_HEADERS):",
         "if False:",
         ("tests/server/test_listening.py",), "refused_with_the_file",

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import pytest
 
-from pilothouse.config import Auth, TrustedProxies, load_config
+from pilothouse.config import Auth, load_config
 from pilothouse.model.catalogue import load_catalogue, signals_of
 from pilothouse.policy.ending_rules import DoorName, OpenDoor, Surroundings
 from pilothouse.policy.lint import has_findings, lint
@@ -15,6 +15,7 @@ from pilothouse.policy.loader import load_policies
 from pilothouse.policy.open_doors import grouped, open_doors
 from pilothouse.policy.resolve import Artefacts, resolve_policy
 from pilothouse.policy.schema import Policy
+from pilothouse.trusted_proxies import TrustedProxies
 from pilothouse.types import Aggregate, AggregateKind, Scope, SignalSpec
 from tests.policy.samples import policy_text, rule_text, sample_policy
 from tests.policy.test_lint import write

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from pilothouse.config import Auth, TrustedProxies
+from pilothouse.config import Auth
 from pilothouse.errors import ConfigError, RequestError
 from pilothouse.server.identity import MAX_TOLD_PEERS, Doorkeeper
 from pilothouse.server.listening import ANYWHERE, NOT_PRIVATE, PROXY_IS_NOBODY, Listening
+from pilothouse.trusted_proxies import TrustedProxies
 
 LOOPBACK = Listening(loopback_only=True)
 UNIX = Listening(unix=True)

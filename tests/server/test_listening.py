@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pilothouse.config import Auth, TrustedProxies, parse_config
+from pilothouse.config import Auth, parse_config
 from pilothouse.errors import ConfigError
 from pilothouse.server.listening import (
     ANYWHERE,
@@ -21,6 +21,7 @@ from pilothouse.server.listening import (
     operators,
     why_closed,
 )
+from pilothouse.trusted_proxies import TrustedProxies
 
 V4, V6 = frozenset({4}), frozenset({6})
 LOOPBACK = Listening(loopback_only=True, versions=V4)

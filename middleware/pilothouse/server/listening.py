@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from pilothouse.config import UNIX_PEERS, Auth
+from pilothouse.config import Auth
 from pilothouse.errors import ConfigError
 from pilothouse.server.peer import Peer, unmapped
+from pilothouse.trusted_proxies import UNIX_PEERS
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
