@@ -33,6 +33,9 @@ GOAL_MS = 100.0
 GOAL_MEMORY = 0.05
 LEAD_S, TAIL_S, IDLE_S = 0.3, 0.2, 1.0
 TIMEOUT_S = 600.0
+KEPT_ALIVE_S = 2.0
+"""Less than the 5 s after which the server closes a quiet connection: a client that keeps one for
+just as long sends into a closing one now and then."""
 DEMO = (sys.executable, "-c", "from pilothouse.cli import main; main()", "demo", "--quiet")
 JSON = {"content-type": "application/json"}
 
@@ -125,7 +128,7 @@ async def measured(
 
             async def attacked(attack: Attack = attack) -> tuple[int, float]:
                 began = time.perf_counter()
-                answer = await client.post(attack.path, content=attack.body, headers=JSON)
+                answer = await client.post(attack.path, content=attack.salted(), headers=JSON)
                 return answer.status_code, time.perf_counter() - began
 
             wait, (status, seconds) = await neighbour.beside(attacked)
@@ -149,15 +152,16 @@ async def run(
     """Measure a running server."""
     repeats, every_s = asked.repeats, asked.every_s
     async with httpx.AsyncClient(
-        base_url=url, timeout=TIMEOUT_S, limits=httpx.Limits(max_connections=None)
-    ) as client:
+        base_url=url, timeout=TIMEOUT_S,
+        limits=httpx.Limits(max_connections=None, keepalive_expiry=KEPT_ALIVE_S),
+    ) as client:  # fmt: skip
         target = await told(client, like)
         neighbour = Neighbour(client, target.model, every_s)
         found = [each for each in attacks(target) if any(word in each.kind for word in asked.only)]
         for _ in range(3):
             await neighbour.beside(lambda: asyncio.sleep(IDLE_S))
         for attack in found:  # once unmeasured: what is loaded at first use stays
-            await client.post(attack.path, content=attack.body, headers=JSON)
+            await client.post(attack.path, content=attack.salted(), headers=JSON)
         before = resident_mib(pid)
         print(
             "| kind | at the bound of | body KiB | status | its own time ms | neighbour ms "

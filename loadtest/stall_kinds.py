@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -12,6 +13,9 @@ CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 TOKENIZE, DETOKENIZE = "/tokenize", "/detokenize"
 TEXT = "the tide is out and so it goes "
 LONGEST_ANSWER = 64
+SALT = "salt-of-one-request"
+"""Stands in each body for one that is new with each request: no attacker sends a prompt twice, of
+which the prefix cache would know the second."""
 VLLMS_LOGPROBS = 20
 VLLMS_STOPS = 4
 
@@ -25,6 +29,10 @@ class Attack:
     body: bytes
     bound: str
     """The limit that it is at; empty where the work is vLLM's own and in bounds of the context."""
+
+    def salted(self) -> bytes:
+        """The body with a salt of its own for the prefix cache."""
+        return self.body.replace(SALT.encode(), f"{secrets.randbits(64):019d}"[-19:].encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +69,11 @@ Made = tuple[str, str, dict[str, Any] | bytes, str]
 
 
 def _base(target: Target, path: str) -> dict[str, Any]:
+    short = {"model": target.model, "max_tokens": 1, "temperature": 1.0, "cache_salt": SALT}
     if path == CHAT:
-        messages = [{"role": "user", "content": "hi"}]
-        return {"model": target.model, "messages": messages, "max_tokens": 1, "temperature": 1.0}
+        return short | {"messages": [{"role": "user", "content": "hi"}]}
     if path == COMPLETIONS:
-        return {"model": target.model, "prompt": "hi", "max_tokens": 1, "temperature": 1.0}
+        return short | {"prompt": "hi"}
     return {"model": target.model}
 
 
@@ -127,11 +135,14 @@ def _structures(target: Target) -> Iterator[Made]:
     yield "stop strings", COMPLETIONS, long | {"stop": stops}, "max_stop_strings"
     words = [f"zq{i} ab" for i in range(limit("max_bad_words"))]
     yield "bad words", COMPLETIONS, long | {"bad_words": words}, "max_bad_words"
-    bias = {str(i): 1 for i in range(limit("max_logit_bias"))}
-    yield "logit bias", COMPLETIONS, long | {"logit_bias": bias}, "max_logit_bias"
-    ids = [5 + i % 64 for i in range(limit("max_token_ids"))]
-    yield "stop token ids", COMPLETIONS, long | {"stop_token_ids": ids}, "max_token_ids"
-    yield "allowed token ids", COMPLETIONS, long | {"allowed_token_ids": ids}, "max_token_ids"
+    each = limit("max_choice_token_ids") // limit("max_choices")
+    bias = {str(i): 1 for i in range(min(each, limit("max_logit_bias")))}
+    yield "logit bias", COMPLETIONS, long | {"logit_bias": bias}, "max_choice_token_ids"
+    ids = [5 + i % 64 for i in range(min(each, limit("max_token_ids")))]
+    yield "stop token ids", COMPLETIONS, long | {"stop_token_ids": ids}, "max_choice_token_ids"
+    yield "allowed ids", COMPLETIONS, long | {"allowed_token_ids": ids}, "max_choice_token_ids"
+    whole = {"n": 1, "allowed_token_ids": [5 + i % 64 for i in range(limit("max_token_ids"))]}
+    yield "allowed ids of one choice", COMPLETIONS, long | whole, "max_token_ids"
 
 
 def _guides(target: Target) -> Iterator[Made]:
@@ -198,8 +209,9 @@ def _answers(target: Target) -> Iterator[Made]:
     yield "prompt logprobs", COMPLETIONS, logprobs, "max_prompt_logprobs"
     long = {"max_tokens": LONGEST_ANSWER, "ignore_eos": True, "n": limit("max_choices")}
     yield "choices at once", COMPLETIONS, long, "max_choices"
-    most = long | {"logprobs": VLLMS_LOGPROBS}
-    yield "choices with logprobs", COMPLETIONS, most, "max_choices"
+    wide = min(VLLMS_LOGPROBS, limit("max_choice_logprobs"))
+    few = long | {"logprobs": wide, "n": limit("max_choice_logprobs") // wide}
+    yield "choices with logprobs", COMPLETIONS, few, "max_choice_logprobs"
     short = target.limits["max_token_ids"] // limit("max_choices") - 1
     prompts = [
         [7 + (i * (j + 3)) % 90 for i in range(min(short, target.max_model_len - 2))]

@@ -18,6 +18,7 @@ BYTES_PER_TOKEN = 16
 BYTES_PER_ID = 8
 SMALLEST_TEXT_KIB = 32
 SMALLEST_TOKEN_IDS = 8192
+SMALLEST_CHOICE_TOKEN_IDS = 16_384
 BATCHED_CONTEXTS = 16
 BATCHED_TOKEN_IDS = 1 << 18
 """Prompts come in lists, from evaluation harnesses above all: 64 of 2048 tokens and more."""
@@ -55,11 +56,18 @@ class RequestLimits(_Closed):
     max_tools: int = Field(default=128, ge=0)
     max_stop_strings: int = Field(default=16, ge=0)
     """Each is looked for in every token of every choice."""
-    max_bad_words: int = Field(default=64, ge=0)
+    max_bad_words: int = Field(default=32, ge=0)
+    """Each is looked for at every token of every choice."""
     max_logit_bias: int = Field(default=1024, ge=0)
+    max_choice_token_ids: int | None = Field(default=None, ge=1)
+    """Under `logit_bias`, `allowed_token_ids` and `stop_token_ids`, times the choices, each of
+    which the engine gets its own of; by default `max_token_ids`, at least 16384."""
+    max_choice_logprobs: int = Field(default=128, ge=1)
+    """`logprobs` of a token of the answer, times the choices: vLLM makes the objects of a whole
+    answer at once, in its event loop."""
     max_vllm_xargs: int = Field(default=64, ge=0)
     max_template_kwargs: int = Field(default=64, ge=0)
-    max_schema_kib: int = Field(default=64, ge=1)
+    max_schema_kib: int = Field(default=48, ge=1)
     """What the answer must follow as a whole: JSON schemas, tools that are forced."""
     max_guide_kib: int = Field(default=16, ge=1)
     """One regex, grammar or list of choices in it."""
@@ -75,7 +83,7 @@ class RequestLimits(_Closed):
     """Different values of `minLength` and `maxLength` in JSON schemas: each is an automaton."""
     max_choices: int | None = Field(default=None, ge=1)
     """Prompts times `n`; by default all but one of --max-num-seqs, and at most 128."""
-    max_prompt_logprobs: int = Field(default=32_768, ge=0)
+    max_prompt_logprobs: int = Field(default=8192, ge=0)
     """`prompt_logprobs`, or `logprobs` with `echo`, where that is above 1: times the bytes of the
     body, which are more than the tokens of its prompts."""
     max_probes: int = Field(default=64, ge=0)
@@ -94,7 +102,7 @@ class RequestLimits(_Closed):
 
     def served(self, engine: EngineSize | None = None) -> ServedLimits:
         """The bounds as numbers, for what vLLM serves; by default for nothing in particular."""
-        size = engine or EngineSize(SMALLEST_TEXT_KIB * 1024 // BYTES_PER_TOKEN, 2 * MOST_CHOICES)
+        size = engine or EngineSize()
         own = {name: getattr(self, name) for name in RequestLimits.model_fields}
         context = size.max_model_len
         batch = min(BATCHED_CONTEXTS * context, BATCHED_TOKEN_IDS)
@@ -109,6 +117,7 @@ class RequestLimits(_Closed):
             "max_body_kib": body_kib,
             "max_text_kib": body_kib if size.multimodal else min(body_kib, text_kib),
             "max_token_ids": num_ids,
+            "max_choice_token_ids": max(SMALLEST_CHOICE_TOKEN_IDS, num_ids),
             "max_messages": max(256, min(1024, context // 64)),
             "max_choices": max(1, min(MOST_CHOICES, size.max_num_seqs - 1)),
         }
@@ -123,6 +132,7 @@ class ServedLimits(RequestLimits):
     max_body_kib: int
     max_text_kib: int
     max_token_ids: int
+    max_choice_token_ids: int
     max_messages: int
     max_choices: int
 
@@ -135,8 +145,8 @@ class ServedLimits(RequestLimits):
 class EngineSize(NamedTuple):
     """What derived bounds are made of."""
 
-    max_model_len: int
-    max_num_seqs: int
+    max_model_len: int = SMALLEST_TEXT_KIB * 1024 // BYTES_PER_TOKEN
+    max_num_seqs: int = 2 * MOST_CHOICES
     multimodal: bool = False
 
 

@@ -1300,4 +1300,20 @@ MUTANTS: tuple[Mutant, ...] = (
         "turn_markers(args, policy_messages(policies))", "turn_markers(args)",
         ("tests/engine/test_turn_markers.py",), "policies_say",
     ),
+    Mutant(
+        "bounded", "a prompt that is too long is read in vain", "server/rescoring.py",
+        "        return size > context\n", "        return False\n",
+        ("tests/server/test_rescoring.py",), "in_vain",
+    ),
+    Mutant(
+        "bounded", "every prompt of a list is scored at once", "server/rescoring.py",
+        "if batch and sum(map(len, batch)) + len(prompt) > self._admission.max_model_len:",
+        "if False:",
+        ("tests/server/test_rescoring.py",), "in_turn",
+    ),
+    Mutant(
+        "bounded", "what each choice carries is not counted", "server/admission.py",
+        "        refuse_heavy_choices(fields, self.limits)\n", "",
+        ("tests/server/test_limits.py",), "max_choice_",
+    ),
 )  # fmt: skip

@@ -1,11 +1,13 @@
 """Take each protection out of a copy of the package and show that its test notices.
 
 `python tests/mutants/run.py [NAME ...]` runs all mutants, or those whose names contain one of the
-words. Exit 1 if a mutant survives or a snippet no longer fits the code.
+words, as many at a time as there are cores unless `--jobs` says otherwise. Exit 1 if a mutant
+survives or a snippet no longer fits the code.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mutants import MUTANTS, Mutant  # the folder of this script is on the path
@@ -70,29 +73,37 @@ def _pytest(mutant: Mutant, folder: Path, *words: str) -> subprocess.CompletedPr
     )  # fmt: skip
 
 
+def shown(mutant: Mutant) -> tuple[str, str]:
+    """The outcome, and the row that is printed of it."""
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        mutated(mutant, Path(folder) / "middleware")
+        outcome, last = run_tests(mutant, Path(folder) / "middleware")
+    seconds = time.monotonic() - started
+    tests = " ".join(Path(each).name for each in mutant.tests)
+    row = (
+        f"{mutant.invariant:<16} {mutant.name:<44} {outcome:<9} {seconds:5.0f}  "
+        f"{tests} {mutant.only}"
+    ).rstrip()
+    return outcome, row if outcome == "killed" else f"{row}\n    {last}"
+
+
 def main() -> int:
     """Run, print a row for each, count survivors."""
-    wanted = sys.argv[1:]
-    chosen = [each for each in MUTANTS if not wanted or any(word in each.name for word in wanted)]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="part of a mutant's name")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="mutants at a time")
+    asked = parser.parse_args()
+    words = asked.names or [""]
+    chosen = [each for each in MUTANTS if any(word in each.name for word in words)]
     print(f"{'invariant':<16} {'mutant':<44} {'outcome':<9} {'s':>5}  test")
-    failures = 0
-    for mutant in chosen:
-        started = time.monotonic()
-        with tempfile.TemporaryDirectory() as folder:
-            mutated(mutant, Path(folder) / "middleware")
-            outcome, last = run_tests(mutant, Path(folder) / "middleware")
-        failures += outcome != "killed"
-        seconds = time.monotonic() - started
-        tests = " ".join(Path(each).name for each in mutant.tests)
-        print(
-            f"{mutant.invariant:<16} {mutant.name:<44} {outcome:<9} {seconds:5.0f}  "
-            f"{tests} {mutant.only}".rstrip(),
-            flush=True,
-        )
-        if outcome != "killed":
-            print(f"    {last}")
-    print(f"{len(chosen) - failures} of {len(chosen)} mutants killed")
-    return 1 if failures else 0
+    killed = 0
+    with ThreadPoolExecutor(max(1, asked.jobs)) as pool:
+        for outcome, row in pool.map(shown, chosen):
+            killed += outcome == "killed"
+            print(row, flush=True)
+    print(f"{killed} of {len(chosen)} mutants killed")
+    return 0 if killed == len(chosen) else 1
 
 
 if __name__ == "__main__":

@@ -68,6 +68,14 @@ CASES: dict[str, tuple[int, Endpoint, Made]] = {
     "max_stop_strings": (2, "chat", lambda n: {"stop": ["a"] * n}),
     "max_bad_words": (2, "chat", lambda n: {"bad_words": ["a"] * n}),
     "max_logit_bias": (2, "chat", lambda n: {"logit_bias": {str(i): 1 for i in range(n)}}),
+    "max_choice_token_ids": (
+        12, "completions",
+        lambda n: {"n": 2, "allowed_token_ids": [3] * (n // 4), "stop_token_ids": [4] * (n // 4)}
+        if n % 4 == 0 else {"logit_bias": {str(i): 1 for i in range(n)}},
+    ),
+    "max_choice_logprobs": (
+        6, "completions", lambda n: {"logprobs": n // 2, "n": 2} if n % 2 == 0 else {"logprobs": n},
+    ),
     "max_vllm_xargs": (2, "chat", lambda n: {"vllm_xargs": {str(i): 1 for i in range(n)}}),
     "max_template_kwargs": (
         2, "chat", lambda n: {"chat_template_kwargs": {str(i): 1 for i in range(n)}},

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pilothouse.errors import ConfigError
+from pilothouse.limits import EngineSize
 from pilothouse.policy.endpoint import Endpoint
 from pilothouse.policy.rulebook import Rulebook
 from pilothouse.record import Verdict
@@ -42,6 +43,7 @@ from tests.server.builders import (
 
 BARRED = "gloamwork"
 POLICY = "prompt-refusal"
+MAX_MODEL_LEN = EngineSize().max_model_len
 WORDS = {5: "the", 6: BARRED, 7: "tide"}
 SCOPE = {
     "type": "http", "path": "/v1/completions", "query_string": b"a=1", "root_path": "",
@@ -67,7 +69,9 @@ class Inside:
         self.asked.append((scope["path"], body))
         self.scopes.append(scope)
         answer: dict[str, Any] = {}
-        if scope["path"] == "/detokenize":
+        if scope["path"] == "/tokenize":
+            answer = {"count": len(body["prompt"].split())}
+        elif scope["path"] == "/detokenize":
             answer = {"prompt": " ".join(WORDS[each] for each in body["tokens"])}
         elif self._tells:
             self._tell(body)
@@ -126,6 +130,37 @@ def test_tokens_are_put_into_words_by_vllm() -> None:
     assert inside.texts == ["the tide", f"the {BARRED}"] and not found.blocked
     assert found.admitted.exposure.buffers
     assert run(Inside(), prompt=[5, 6])[0].blocked
+
+
+@pytest.mark.parametrize("prompt", [[5] * (MAX_MODEL_LEN + 1), "tide " * (MAX_MODEL_LEN + 1)])
+def test_a_prompt_that_vllm_refuses_for_its_length_is_not_read_in_vain(prompt: Any) -> None:
+    found, entry = run(inside := Inside(), prompt=prompt)
+    assert inside.texts == [] and found.blocked
+    assert entry.prompt_verdicts[0].result == "error_blocked"
+    found, _ = run(inside := Inside(), prompt=prompt, truncate_prompt_tokens=5)
+    assert len(inside.texts) == 1 and not found.blocked
+    fits = prompt[: -len(prompt) // 2]
+    assert len(fits) < len(prompt)
+    found, _ = run(inside := Inside(), prompt=fits)
+    assert len(inside.texts) == 1 and not found.blocked
+
+
+def test_long_prompts_are_scored_in_turn_and_short_ones_side_by_side() -> None:
+    class Counting(Inside):
+        running = most = 0
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            if scope["path"] == CHAT_PATH:
+                self.running += 1
+                self.most = max(self.most, self.running)
+                await asyncio.sleep(0.01)
+                self.running -= 1
+            await super().__call__(scope, receive, send)
+
+    run(inside := Counting(), prompt=[[5] * (MAX_MODEL_LEN - 1)] * 3)
+    assert len(inside.texts) == 3 and inside.most == 1
+    run(inside := Counting(), prompt=[[5, 7]] * 3)
+    assert len(inside.texts) == 3 and inside.most == 3
 
 
 @pytest.mark.parametrize("inside", [

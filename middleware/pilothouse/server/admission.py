@@ -17,7 +17,11 @@ from pilothouse.policy.endpoint import Endpoint
 from pilothouse.policy.matching import RequestFacts, applied_policies
 from pilothouse.record import Verdict
 from pilothouse.sealed import SEALED_KEY, AppliedPolicy, SealedRequest, seal
-from pilothouse.server.answer_size import refuse_choices, refuse_prompt_logprobs
+from pilothouse.server.answer_size import (
+    refuse_choices,
+    refuse_heavy_choices,
+    refuse_prompt_logprobs,
+)
 from pilothouse.server.bypass import Guard, refuse_bypass
 from pilothouse.server.exposure import Exposure, Exposures
 from pilothouse.server.fields import FIELD, RequestField, parse_field
@@ -74,6 +78,7 @@ class Admission:
         engine: EngineSize | None = None,
     ) -> None:
         self._plan = plan
+        self.max_model_len = (engine or EngineSize()).max_model_len
         self.limits = plan.body.limits.served(engine)
         _ = plan.sources  # made here, and not by the first request
         self._served = tuple(served_names)
@@ -106,6 +111,7 @@ class Admission:
         exposure = self._exposures.of(self._applied(fields.model, profile, endpoint, caller))
         refuse_bypass(fields, Guard(self._enforced, exposure.ends_output))
         refuse_choices(fields, self.limits)
+        refuse_heavy_choices(fields, self.limits)
         refuse_prompt_logprobs(fields, body, self.limits)
         steer = self._steering(field, profile)
         sealed = SealedRequest(

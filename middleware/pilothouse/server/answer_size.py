@@ -1,13 +1,15 @@
-"""How much a request may ask for in its answer: choices, and logprobs of its prompts."""
+"""How much a request may ask for in its answer: choices, what each carries, and logprobs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from pilothouse.limits import ServedLimits, exceeded, refuse_count
 from pilothouse.server.body import encoded
 from pilothouse.server.request_schema import RequestFields
+
+TOKEN_FIELDS: Final = ("logit_bias", "allowed_token_ids", "stop_token_ids")
 
 
 def refuse_choices(fields: RequestFields, limits: ServedLimits) -> None:
@@ -20,6 +22,29 @@ def refuse_choices(fields: RequestFields, limits: ServedLimits) -> None:
         f"n: {fields.num_prompts} prompts with {fields.num_per_prompt} choices each",
         fields.num_prompts * fields.num_per_prompt, "max_choices", limits, "n",
     )  # fmt: skip
+
+
+def refuse_heavy_choices(fields: RequestFields, limits: ServedLimits) -> None:
+    """Bound what every choice of a request has a copy of.
+
+    Raises:
+        RequestError: more tokens that are biased, allowed or stopped at than
+            `limits.max_choice_token_ids`, or more logprobs than `limits.max_choice_logprobs`.
+    """
+    choices = fields.num_prompts * fields.num_per_prompt
+    read = fields.vllm.__dict__
+    sizes = {name: len(read.get(name) or ()) for name in TOKEN_FIELDS}
+    most = max(sizes, key=sizes.__getitem__)
+    got = sum(sizes.values())
+    refuse_count(
+        f"{most}: {got} tokens for each of {choices} choices",
+        got * choices, "max_choice_token_ids", limits, most,
+    )  # fmt: skip
+    asked = fields.num_logprobs or 0
+    if asked < 0 or asked * choices > limits.max_choice_logprobs:
+        each = "all" if asked < 0 else asked
+        got_logprobs = f"{each} of each token of {choices} choices"
+        raise exceeded("logprobs", got_logprobs, "max_choice_logprobs", limits, param="logprobs")
 
 
 def refuse_prompt_logprobs(

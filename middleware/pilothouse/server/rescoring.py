@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
@@ -39,7 +39,7 @@ from pilothouse.types import Phase
 logger = logging.getLogger(__name__)
 
 CHAT_PATH = "/v1/chat/completions"
-BATCH: Final = 8
+BATCH: Final = 4
 """Texts of one answer that are scored side by side."""
 
 
@@ -77,8 +77,25 @@ class Rescorer:
                 return replace(verdict, phase=phase)
         return None
 
-    async def prompt_verdict(self, prompt: Any) -> Verdict | None:
-        """The same for a prompt of a completion; vLLM puts tokens into words."""
+    async def prompt_verdicts(self, prompts: Sequence[Any]) -> list[Verdict | None]:
+        """The same for each prompt of a completion, in turn.
+
+        As many are scored side by side as fill the context once, so that requests of others come
+        between them.
+        """
+        found: list[Verdict | None] = []
+        batch: list[Any] = []
+        for prompt in prompts:
+            if batch and sum(map(len, batch)) + len(prompt) > self._admission.max_model_len:
+                found += await asyncio.gather(*map(self._prompt_verdict, batch))
+                batch = []
+            batch.append(prompt)
+        return found + await asyncio.gather(*map(self._prompt_verdict, batch))
+
+    async def _prompt_verdict(self, prompt: Any) -> Verdict | None:
+        """vLLM puts tokens into words."""
+        if await self._is_too_long(prompt):
+            return self._admission.unscored_verdict(self.admitted.exposure.applied)
         text = prompt
         if not isinstance(prompt, str):
             status, answer = await call(
@@ -88,6 +105,16 @@ class Rescorer:
             if not isinstance(text, str):
                 return self._unscored(status, self.admitted.exposure.applied)
         return await self.verdict((text,) if text.strip() else (), "prompt")
+
+    async def _is_too_long(self, prompt: Any) -> bool:
+        """Whether vLLM will refuse the prompt for its length, so that it is read in vain."""
+        if self.admitted.fields.vllm.truncate_prompt_tokens is not None:
+            return False
+        context, size = self._admission.max_model_len, len(prompt)
+        if isinstance(prompt, str) and size > context:
+            _, answer = await call(self._app, self._scope, "/tokenize", {"prompt": prompt})
+            size = answer.get("count", 0) if isinstance(answer, dict) else 0
+        return size > context
 
     async def _scored(self, text: str, policies: tuple[AppliedPolicy, ...]) -> Verdict | None:
         decision_id, body = self._admission.as_user_turn(self.admitted, text, policies)
@@ -180,7 +207,7 @@ async def rescored(
         found = [await rescorer.verdict(supplied_in_chat(fields, body), "prompt")]
     else:
         prompts = prompt_to_seq(fields.vllm.prompt or [])
-        found = await asyncio.gather(*map(rescorer.prompt_verdict, prompts))
+        found = await rescorer.prompt_verdicts(prompts)
     for prompt, verdict in enumerate(found):
         if verdict is not None:
             entry.prompt_verdicts[prompt] = verdict

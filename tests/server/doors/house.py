@@ -2,8 +2,10 @@
 
 `demo:prompt` declines as the baseline does, by a probe that may err. `demo:output` and
 `demo:final` decline where an answer names a tool, which is what a barred answer gives away; their
-probe reads the embedding of the token itself, so that its verdict is certain. The model's own name
-brings no rule to bear: what comes out there is what the rules have to keep back.
+probe reads the embedding of the token itself, so that its verdict is certain. `demo:answers`
+scores answers: its rule lets a question in disguise pass, so that only the answer can be declined.
+The model's own name brings no rule to bear: what comes out there is what the rules have to keep
+back.
 
 `python -m tests.server.doors.house --out FOLDER` writes it for `pilothouse serve`.
 """
@@ -29,6 +31,7 @@ from pilothouse.model.probe import build_probe, save_probe
 
 HouseName = Literal["prompt", "output", "final"]
 HOUSES: Final[tuple[HouseName, ...]] = get_args(HouseName)
+ANSWERS: Final = "answers"
 ROOT: Final = Path(__file__).parents[3]
 MODEL: Final = ROOT / "examples" / "demo" / "model"
 SERVED_NAME: Final = "demo"
@@ -45,9 +48,15 @@ _BLOCK: Final = {"action": "block", "as": "refusal", "message": "I cannot help w
 def make_demo_house(folder: Path) -> Path:
     """Write probe, policies and pilothouse.yaml; returns the last."""
     _save_tool_probe(folder / "probes" / "names-a-tool")
-    _policy(folder, "prompt", {"probe": "misuse", "readout": "prompt"}, "seen at fpr 0.001")
+    misuse = {"probe": "misuse", "readout": "prompt"}
+    _policy(folder, "prompt", "prompt", {"seen": misuse}, "seen at fpr 0.001")
     for phase in ("output", "final"):
-        _policy(folder, phase, {"probe": "names-a-tool", "readout": phase}, "seen >= 0.5")
+        seen = {"seen": {"probe": "names-a-tool", "readout": phase}}
+        _policy(folder, phase, phase, seen, "seen >= 0.5")
+    disguise = {"probe": "adversarial", "readout": "prompt"}
+    signals = {"seen": misuse, "disguised": disguise}
+    when = "seen at fpr 0.001 and disguised < 0.5"
+    _policy(folder, ANSWERS, "prompt", signals, when, score_answers=True)
     steer = [{"vector": "hedge", "scale": 0.000001, "unit": "raw", "on": "output"}]
     probes = ROOT / "probes" / "demo"
     config = {
@@ -56,10 +65,11 @@ def make_demo_house(folder: Path) -> Path:
         "vectors": {"hedge": {"path": str(probes / "vectors" / "hedge")}},
         "probes": {
             "misuse": {"path": str(probes / "probes" / "misuse")},
+            "adversarial": {"path": str(probes / "probes" / "adversarial")},
             "names-a-tool": {"path": "probes/names-a-tool"},
         },
         "policies": ["policies"],
-        "profiles": {f"{SERVED_NAME}:{name}": {"steer": steer} for name in HOUSES},
+        "profiles": {f"{SERVED_NAME}:{name}": {"steer": steer} for name in (*HOUSES, ANSWERS)},
         "taps": {"operators": ["add"]},
         "auth": {"client_scores": True},
     }
@@ -117,19 +127,26 @@ def _readout(scope: Literal["output"], kind: Literal["last", "max"]) -> Readout:
     return Readout(scope=scope, aggregate=aggregate, slope=1.0, offset=0.0, prior=0.5)
 
 
-def _policy(folder: Path, phase: str, signal: dict[str, str], when: str) -> None:
+def _policy(
+    folder: Path,
+    name: str,
+    phase: str,
+    signals: dict[str, dict[str, str]],
+    when: str,
+    **fields: Any,
+) -> None:
     spec: dict[str, Any] = {
         "mode": "enforce",
         "on_error": "closed",
-        "match": {"profiles": [f"{SERVED_NAME}:{phase}"]},
-        "signals": {"seen": signal},
+        "match": {"profiles": [f"{SERVED_NAME}:{name}"]},
+        "signals": signals,
         "rules": [{"id": "rule", "phase": phase, "when": when, "then": _BLOCK}],
-    }
+    } | fields
     metadata = {
-        "name": f"at-{phase}", "title": phase, "category": "misuse", "severity": "high",
+        "name": f"at-{name}", "title": name, "category": "misuse", "severity": "high",
         "description": "For tests of doors.",
     }  # fmt: skip
-    place = folder / "policies" / f"at-{phase}"
+    place = folder / "policies" / f"at-{name}"
     place.mkdir(parents=True, exist_ok=True)
     policy = {
         "apiVersion": "pilothouse/v1", "kind": "Policy", "metadata": metadata, "spec": spec,

@@ -17,9 +17,19 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "examples" / "demo"))
 
 from deeds import TOOLS, Deed
 from record import Record
+from sample import sample
 from tests.server.doors.attacks import DOORS, SHUT, Draw, Knock
-from tests.server.doors.house import FLAGS, HOUSES, MODEL, SERVED_NAME, make_demo_house, tool_row
+from tests.server.doors.house import (
+    ANSWERS,
+    FLAGS,
+    HOUSES,
+    MODEL,
+    SERVED_NAME,
+    make_demo_house,
+    tool_row,
+)
 from tests.server.doors.prefills import TUNING, UNSEEN
+from tests.server.doors.said import read
 from tests.server.doors.visitor import BARRED, FACTS, Visit, open_doors, revisit, visit
 from tests.support.server_process import ServerProcess, free_port, started
 from tests.support.tiny_house import SERVED_NAME as TINY_NAME
@@ -112,6 +122,35 @@ def houses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 def told(visits: list[Visit], *outcomes: str) -> list[str]:
     return [f"{each.door}: {each.outcome} {each.record.prompt!r} {each.said[:80]!r}"
             for each in visits if each.outcome in outcomes]  # fmt: skip
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_answer_that_says_what_its_question_hid_is_declined_where_it_ends(
+    houses: ServerProcess, streamed: bool
+) -> None:
+    """The rule reads the question as harmless: what declines is that the answer is scored."""
+
+    def asked(record: Record, model: str) -> tuple[str, set[str]]:
+        body = {"messages": record.messages(), "max_tokens": 40, "temperature": 0.0}
+        body |= {"model": model, "stream": streamed}
+        texts, reasons = read(client.post("/v1/chat/completions", json=body))
+        return " ".join(texts), reasons
+
+    disguised = list(sample("answers", 12, "jailbroken", "test"))
+    plain = list(sample("answers", 8, "known", "test"))
+    with httpx.Client(base_url=houses.url, timeout=300) as client:
+        unguarded = [asked(each, SERVED_NAME)[0] for each in disguised]
+        given_away = [
+            (record, said) for record, said in zip(disguised, unguarded, strict=True)
+            if record.the_deed.tool in said
+        ]  # fmt: skip
+        assert len(given_away) >= 6, unguarded
+        for record, said in given_away:
+            text, reasons = asked(record, f"{SERVED_NAME}:{ANSWERS}")
+            assert "content_filter" in reasons, (record.prompt, text)
+            assert record.the_deed.tool not in text, (record.prompt, said, text)
+        for record in plain:
+            assert asked(record, f"{SERVED_NAME}:{ANSWERS}") == asked(record, SERVED_NAME)
 
 
 @pytest.mark.full
