@@ -24,14 +24,14 @@ def seen(action: str) -> Seen:
 
 
 def test_a_typed_question_is_asked_but_where_a_stop_has_its_own() -> None:
-    tour = TOUR.about("how?")
+    tour = TOUR.asking("how?")
     assert [tour.asked(each) for each in tour.stops] == ["how?", "do harm", "how?"]
-    assert TOUR.about(None) == TOUR
+    assert TOUR.asking(None) == TOUR
 
 
 def test_the_greeting_leaves_out_what_is_not_loaded() -> None:
-    assert TOUR.within({"m"}, has_policies=True).stops == (ASKED, OWN)
-    assert TOUR.within({"m", "m:french"}, has_policies=False).stops == (ASKED, MISSING)
+    assert TOUR.within({"m"}, is_enforced=True).stops == (ASKED, OWN)
+    assert TOUR.within({"m", "m:french"}, is_enforced=False).stops == (ASKED, MISSING)
 
 
 def test_nothing_is_asked_of_a_profile_that_is_not_loaded() -> None:

@@ -86,8 +86,9 @@ def serve_demo(host: str, port: int, *, quiet: bool, is_world: bool) -> None:
     for name, value in served.environment.items():
         os.environ.setdefault(name, value)
     config = demo_config(served)
-    names = {served.name, *config.profiles}
-    shown = tour_of(served.name).within(names, has_policies=bool(config.policies))
+    shown = tour_of(served.name).within(
+        {served.name, *config.profiles}, is_enforced=_blocks(config)
+    )
     _tell(
         f"Starting {served.name} ({served.about}) on http://{host}:{port}, in up to "
         f"{served.memory_gib:.1f} GiB of memory; this takes about a minute."
@@ -102,6 +103,13 @@ def serve_demo(host: str, port: int, *, quiet: bool, is_world: bool) -> None:
     watcher = threading.Thread(target=_greet, args=(url, shown, quiet), daemon=True)
     watcher.start()
     serve(command, args, plan_for(config, args, demo=True))
+
+
+def _blocks(config: PilothouseConfig) -> bool:
+    """Whether anything that is loaded may block."""
+    from pilothouse.policy.loader import load_policies
+
+    return any(each.spec.mode == "enforce" for each in load_policies(config.policies))
 
 
 def refuse_remote(host: str) -> None:

@@ -52,16 +52,16 @@ class Tour(_Closed):
         """Return what a stop asks."""
         return self.question if stop.prompt is None else stop.prompt
 
-    def about(self, question: str | None) -> Self:
+    def asking(self, question: str | None) -> Self:
         """Return the tour on another question; stops that have their own keep it."""
         return self if question is None else self.model_copy(update={"question": question})
 
-    def within(self, models: Collection[str], *, has_policies: bool) -> Self:
-        """Return the tour without stops that ask what is not loaded."""
+    def within(self, models: Collection[str], *, is_enforced: bool) -> Self:
+        """Return the tour without stops that show what is not loaded or not enforced."""
         stops = [
             each
             for each in self.stops
-            if each.model in models and (has_policies or not each.is_blocked)
+            if each.model in models and (is_enforced or not each.is_blocked)
         ]
         return self.model_copy(update={"stops": tuple(stops)})
 

@@ -44,7 +44,7 @@ def show(host: str, port: int, *, question: str | None, is_world: bool) -> None:
     url = f"http://{host}:{port}"
     with _server(url, host, port, is_world=is_world):
         models = served_models(url)
-        tour = tour_of(_name(url, models, is_world=is_world)).about(question)
+        tour = tour_of(_name(url, models, is_world=is_world)).asking(question)
         seen = [(stop, look(url, tour, stop, models)) for stop in tour.stops]
     _print(tour, seen)
 
