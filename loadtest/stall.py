@@ -33,7 +33,8 @@ GOAL_MS = 100.0
 GOAL_MEMORY = 0.05
 LEAD_S, TAIL_S, IDLE_S = 0.3, 0.2, 1.0
 TIMEOUT_S = 600.0
-DEMO = (sys.executable, "-c", "from pilothouse.cli import main; main()", "demo", "--world", "--quiet")
+START = "from pilothouse.cli import main; main()"
+DEMO = (sys.executable, "-c", START, "demo", "--world", "--quiet")
 JSON = {"content-type": "application/json"}
 
 Work = Callable[[], Awaitable[Any]]

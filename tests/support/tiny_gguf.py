@@ -16,8 +16,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEMPLATE = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] "
-    "+ '<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n'"
-    " }}{% endif %}"
+    "+ '<|im_end|>' + '\\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 CORPUS = "it was 1984 and the 12 clocks were striking 13 when the boats came in, isn't it so? "
 NAMES = {

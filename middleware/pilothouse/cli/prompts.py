@@ -97,7 +97,7 @@ def world_tour() -> Tour:
             Stop(
                 title="blocked",
                 model="demo",
-                about="a disguised request for something forbidden: declined before the first token",
+                about="a disguised request for something forbidden, declined before any token",
                 prompt=prompts.blocked,
                 is_blocked=True,
             ),
