@@ -60,10 +60,23 @@ def test_both_models_come_with_a_configuration(
         ({"memory.max": "max\n", "memory.current": "5\n"}, 8000),
         ({"memory.max": "4096000\n", "memory.current": "2048000\n"}, 2000),
         ({"memory.max": "1024\n", "memory.current": "2048\n"}, 0),
-        ({"memory/memory.limit_in_bytes": "3072000\n",
-          "memory/memory.usage_in_bytes": "1024000\n"}, 2000),
+        (
+            {
+                "memory.max": "4096000\n",
+                "memory.current": "3072000\n",
+                "memory.stat": "anon 5\ninactive_file 1024000\n",
+            },
+            2000,
+        ),
+        (
+            {
+                "memory/memory.limit_in_bytes": "3072000\n",
+                "memory/memory.usage_in_bytes": "1024000\n",
+            },
+            2000,
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_containers_limit_counts_where_it_is_less(
     tmp_path: Path, files: dict[str, str], kib: int
 ) -> None:

@@ -7,23 +7,28 @@ from typing import Final
 
 GIB: Final = 2**30
 CGROUPS: Final = (
-    ("memory.max", "memory.current"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    (
+        "memory/memory.limit_in_bytes",
+        "memory/memory.usage_in_bytes",
+        "memory/memory.stat",
+        "total_inactive_file",
+    ),
 )
-"""A container's limit and what it uses, in both editions of the kernel's interface."""
+"""A container's limit, what it uses, and which of its figures says how much of that are files that
+can be dropped: in both editions of the kernel's interface."""
 
 
 def available_bytes(
     meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")
 ) -> int:
     """Return what can be had without swapping; free pages alone would leave out file caches."""
-    lines = meminfo.read_text(encoding="ascii").splitlines()
-    [line] = [each for each in lines if each.startswith("MemAvailable:")]
-    found = [int(line.split()[1]) * 1024]
-    for limit_name, used_name in CGROUPS:
+    found = [_figure(meminfo, "MemAvailable:") * 1024]
+    for limit_name, used_name, stat_name, files_name in CGROUPS:
         limit, used = _number(cgroup / limit_name), _number(cgroup / used_name)
         if limit is not None and used is not None:
-            found.append(max(0, limit - used))
+            held = used - _figure(cgroup / stat_name, files_name)
+            found.append(max(0, limit - held))
     return min(found)
 
 
@@ -33,3 +38,12 @@ def _number(path: Path) -> int | None:
         return int(path.read_text(encoding="ascii"))
     except (OSError, ValueError):
         return None
+
+
+def _figure(path: Path, name: str) -> int:
+    """Return a figure of a file of names and figures, 0 where it has none of that name."""
+    try:
+        lines = [each.split() for each in path.read_text(encoding="ascii").splitlines()]
+    except OSError:
+        return 0
+    return next((int(line[1]) for line in lines if line and line[0] == name), 0)
