@@ -178,7 +178,12 @@ def _curl(url: str, model: str, prompt: str) -> str:
     import json
     import shlex
 
-    body = {"model": model, "messages": [{"role": "user", "content": prompt}], "temperature": 0}
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": prompt}],
+        "temperature": 0,
+        "max_tokens": 128,
+    }
     return (
         f"curl -s {url}/v1/chat/completions -H 'content-type: application/json' \\\n"
         f"  -d {shlex.quote(json.dumps(body, ensure_ascii=False))}"
