@@ -28,7 +28,7 @@ install-dev: python
 install-sae: python  ## the same with sae-lens, which trains SAEs
 	@$(BOOTSTRAP) --with sae
 
-demo: install  ## serve the demo model on 127.0.0.1:8000 (ARGS="--port 8001", ARGS=--tour)
+demo: install  ## serve a small real model on 127.0.0.1:8000 (ARGS="--port 8001", ARGS=--tour, ARGS=--world)
 	@$(BIN)/pilothouse demo $(ARGS)
 
 test: install-dev  ## the quick suite (ARGS="-k house")

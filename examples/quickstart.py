@@ -1,6 +1,6 @@
 """Plain, steered, scored and blocked, with the openai client.
 
-Start `pilothouse demo` (or `make demo`) in another terminal, then run
+Start `pilothouse demo --world` (or `make demo ARGS=--world`) in another terminal, then run
 `python examples/quickstart.py`; --url names another server.
 """
 

@@ -1,10 +1,10 @@
 """How long does the worst request hold up others? `python loadtest/stall.py` says for each kind.
 
-A neighbour sends one-token chat requests at a steady rate to a `pilothouse demo` that this starts
-(or to a server on this machine that `--url` names). For each kind of request, at the bound that
-the limits set, the longest wait while it is served is compared with the longest wait in windows
-without it. Medians over repetitions, with the least and the most; memory before and after all.
-`--plain REPORT` sends what another report was made with to plain vLLM with the demo's model.
+A neighbour sends one-token chat requests at a steady rate to a `pilothouse demo --world` that
+this starts (or to a server on this machine that `--url` names). For each kind of request, at the
+bound that the limits set, the longest wait while it is served is compared with the longest wait in
+windows without it. Medians over repetitions, with the least and the most; memory before and after
+all. `--plain REPORT` sends what another report was made with to plain vLLM with the demo's model.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import httpx
 import psutil
 
 from environment import environment
-from pilothouse.cli.demo import ENVIRONMENT, FLAGS, SERVED_NAME, model_folder
+from pilothouse.demo.served import world
 from server import Server, plain_server
 from stall_kinds import CHAT, Attack, Target, attacks
 
@@ -36,7 +36,8 @@ TIMEOUT_S = 600.0
 KEPT_ALIVE_S = 2.0
 """Less than the 5 s after which the server closes a quiet connection: a client that keeps one for
 just as long sends into a closing one now and then."""
-DEMO = (sys.executable, "-c", "from pilothouse.cli import main; main()", "demo", "--quiet")
+START = "from pilothouse.cli import main; main()"
+DEMO = (sys.executable, "-c", START, "demo", "--world", "--quiet")
 JSON = {"content-type": "application/json"}
 
 Work = Callable[[], Awaitable[Any]]
@@ -198,8 +199,10 @@ def _server(port: int, *, plain: bool) -> Server:
     log = Path(tempfile.mkdtemp(prefix="pilothouse-stall-")) / "server.txt"
     if not plain:
         return Server("pilothouse demo", [*DEMO, "--port", str(port)], port, log)
-    server = plain_server(model_folder(), port, [*FLAGS, "--served-model-name", SERVED_NAME], log)
-    server.environment |= ENVIRONMENT
+    like = world()
+    flags = [*like.flags, "--served-model-name", like.name]
+    server = plain_server(like.model, port, flags, log)
+    server.environment |= like.environment
     return server
 
 

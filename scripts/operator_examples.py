@@ -1,8 +1,8 @@
 """The examples of docs/operators: `python scripts/operator_examples.py URL` writes their answers.
 
-URL is a running `pilothouse demo`. A page's JSON block holds one term a line; where a text block
-follows, it holds the question and the greedy answers, plain and for each term. The tests ask the
-same and compare.
+URL is a running `pilothouse demo --world`. A page's JSON block holds one term a line; where a text
+block follows, it holds the question and the greedy answers, plain and for each term. The tests ask
+the same and compare.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _blocks(terms: tuple[dict[str, Any], ...], text: str) -> str:
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description="Write the answers into docs/operators.")
-    parser.add_argument("url", help="of a running `pilothouse demo`")
+    parser.add_argument("url", help="of a running `pilothouse demo --world`")
     ask = asker(parser.parse_args().url)
     for path in sorted(PAGES.glob("*.md")):
         path.write_text(rewritten(path.read_text(encoding="utf-8"), ask), encoding="utf-8")

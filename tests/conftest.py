@@ -67,6 +67,6 @@ def small_server(
 
 @pytest.fixture(scope="session")
 def demo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """`pilothouse demo` as a user starts it, on a free port."""
+    """`pilothouse demo --world` as a user starts it, on a free port."""
     with demo_process(tmp_path_factory.mktemp("demo") / "server.txt") as server:
         yield server

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
-from pilothouse.cli.prompts import load_prompts
-from pilothouse.cli.tour import ask, stops
+from pilothouse.cli.prompts import load_prompts, world_tour
+from pilothouse.cli.tour import look, served_models
 from tests.support.server_process import COMMAND, ServerProcess
 
 pytestmark = [pytest.mark.full, pytest.mark.server, pytest.mark.timeout(900)]
@@ -50,7 +50,8 @@ def test_what_the_demo_prints_works_when_pasted(demo_server: ServerProcess, tmp_
 
 
 def test_the_tours_stops_are_what_they_are_called(demo_server: ServerProcess) -> None:
-    plain, steered, blocked = (ask(demo_server.url, stop) for stop in stops(load_prompts()))
+    tour, models = world_tour(), served_models(demo_server.url)
+    plain, steered, blocked = (look(demo_server.url, tour, stop, models) for stop in tour.stops)
     assert plain.action in ("allow", "steer") and plain.text
     assert steered.text and steered.text != plain.text
     assert blocked.action == "block" and blocked.scores["misuse/prompt"] > 0.5
@@ -88,3 +89,13 @@ def test_the_demo_lets_this_machine_steer_and_see(demo_server: ServerProcess) ->
     )
     told = answer.choices[0].model_extra["pilothouse"]  # type: ignore[index]
     assert told["steered"]["cheerful"] > 0 and told["token_scores"]
+
+
+def test_the_tour_asks_what_the_user_types(demo_server: ServerProcess) -> None:
+    question = load_prompts().unknown
+    done = subprocess.run(
+        [*COMMAND, "demo", "--tour", "--ask", question, "--port", str(demo_server.port)],
+        capture_output=True, text=True, timeout=120, env={**os.environ, "COLUMNS": "300"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(question) == 2 and load_prompts().known not in done.stdout

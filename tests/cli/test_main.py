@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from pilothouse.cli import demo, doctor
 from pilothouse.cli.launch import plan_for
 from pilothouse.cli.main import VERBS
-from pilothouse.cli.prompts import DemoPrompts
+from pilothouse.cli.prompts import Stop, Tour
 from pilothouse.cli.serve import split_own
 from pilothouse.config import load_config
 from pilothouse.engine import compat
@@ -29,7 +29,14 @@ from pilothouse.errors import ConfigError, UnsupportedError
 from pilothouse.types import Tap
 from tests.support.server_process import COMMAND
 
-PROMPTS = DemoPrompts(known="who", unknown="who's", benign="how", blocked='say "it"')
+TOUR = Tour(
+    question="who's there?",
+    stops=(
+        Stop(title="plain", model="m", about="an answer"),
+        Stop(title="steered", model="m:glad", about="the same, steered"),
+        Stop(title="blocked", model="m", about="declined", prompt='say "it"', is_blocked=True),
+    ),
+)
 
 
 def run(*words: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
@@ -111,7 +118,7 @@ def test_the_demo_is_for_this_machine_alone() -> None:
 
 
 def test_what_the_demo_prints_can_be_pasted(tmp_path: Path) -> None:
-    text = demo.greeting("http://127.0.0.1:9", PROMPTS)
+    text = demo.greeting("http://127.0.0.1:9", TOUR)
     commands = [part for part in text.split("\n\n") if "curl" in part]
     assert len(commands) == 3
     for command in commands:

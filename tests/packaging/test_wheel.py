@@ -20,7 +20,7 @@ import httpx
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-SHELVES = ["policies", "probes/demo", "examples/demo"]
+SHELVES = ["policies", "probes/demo", "probes/smol", "examples/demo"]
 START_SECONDS = 300
 
 
@@ -106,7 +106,7 @@ def demo(installed: Path, tmp_path: Path) -> Iterator[str]:
     empty.mkdir()
     port = free_port()
     process = subprocess.Popen(
-        [str(installed / "bin" / "pilothouse"), "demo", "--port", str(port)],
+        [str(installed / "bin" / "pilothouse"), "demo", "--world", "--port", str(port)],
         cwd=empty,
         env=clean_environment(),
         stdout=subprocess.PIPE,

@@ -95,9 +95,9 @@ def serve_process(
 
 @contextmanager
 def demo_process(log: Path) -> Iterator[ServerProcess]:
-    """`pilothouse demo`."""
+    """`pilothouse demo --world`."""
     port = free_port()
-    with started(["demo", "--port", str(port)], port, log, {}) as server:
+    with started(["demo", "--world", "--port", str(port)], port, log, {}) as server:
         yield server
 
 

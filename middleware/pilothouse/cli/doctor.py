@@ -8,15 +8,16 @@ import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from pilothouse.demo.memory import GIB, available_bytes
 from pilothouse.engine.compat import SUPPORTED, check_version, vllm_version
 from pilothouse.errors import PilothouseError, UnsupportedError
-from pilothouse.library import library_path
+from pilothouse.library import Shelf, library_path
 
 PACKAGES = ("pilothouse", "torch", "transformers", "fastapi", "prometheus-client", "openai")
 LOW_MEMORY_GIB = 4
@@ -107,22 +108,15 @@ def _supported_range() -> str:
 
 
 def _memory_gib(problems: list[str]) -> float:
-    gib = _available_kib() / 2**20
+    gib = available_bytes() / GIB
     if gib < LOW_MEMORY_GIB:
         problems.append(f"{gib:.1f} GiB of memory free; the demo needs about {LOW_MEMORY_GIB}")
     return round(gib, 1)
 
 
-def _available_kib() -> int:
-    """What can be had without swapping: free pages alone would leave out the file cache."""
-    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    [line] = [each for each in lines if each.startswith("MemAvailable:")]
-    return int(line.split()[1])
-
-
 def _library(problems: list[str]) -> dict[str, str | None]:
     shelves: dict[str, str | None] = {}
-    for shelf in ("policies", "probes/demo", "examples/demo"):
+    for shelf in get_args(Shelf):
         try:
             shelves[shelf] = str(library_path(shelf))
         except PilothouseError as error:

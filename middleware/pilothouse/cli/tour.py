@@ -12,21 +12,13 @@ from typing import Any, Final
 
 import httpx
 
-from pilothouse.cli.demo import SERVED_NAME, STYLED, wait_until_ready
-from pilothouse.cli.prompts import DemoPrompts, load_prompts
+from pilothouse.cli.demo import tour_of, wait_until_ready
+from pilothouse.cli.prompts import Stop, Tour
+from pilothouse.demo.served import SMOL_NAME, WORLD_NAME
 from pilothouse.errors import ConfigError
 
 STOP_SECONDS: Final = 60
 MAX_TOKENS: Final = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """One thing the tour shows."""
-
-    title: str
-    model: str
-    prompt: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,38 +32,55 @@ class Seen:
     steered: dict[str, int]
 
 
-def show(host: str, port: int) -> None:
-    """Ask a running demo server, or one started for the purpose, and print what it says."""
+NOT_LOADED: Final = Seen("", "not loaded here", {}, (), {})
+
+
+def show(host: str, port: int, *, question: str | None, is_world: bool) -> None:
+    """Ask a running demo server, or one started for the purpose, and print what it says.
+
+    Raises:
+        ConfigError: what runs there is no demo, or not the one that was asked for.
+    """
     url = f"http://{host}:{port}"
-    with _server(url, host, port):
-        seen = [(stop, ask(url, stop)) for stop in stops(load_prompts())]
-    _print(seen)
+    with _server(url, host, port, is_world=is_world):
+        models = served_models(url)
+        tour = tour_of(_name(url, models, is_world=is_world)).asking(question)
+        seen = [(stop, look(url, tour, stop, models)) for stop in tour.stops]
+    _print(tour, seen)
 
 
-def stops(prompts: DemoPrompts) -> tuple[Stop, ...]:
-    """The tour's stops."""
-    return (
-        Stop("plain", SERVED_NAME, prompts.known),
-        Stop("steered", STYLED, prompts.known),
-        Stop("blocked", SERVED_NAME, prompts.blocked),
-    )
+def served_models(url: str) -> list[str]:
+    """Return the names that the server answers to, profiles among them.
+
+    Raises:
+        ConfigError: it does not answer as the demo does.
+    """
+    answer = httpx.get(f"{url}/v1/models", timeout=30)
+    if answer.status_code != httpx.codes.OK:
+        raise ConfigError(f"{url} answered {answer.status_code}: {answer.text[:300]}")
+    return [str(each["id"]) for each in answer.json()["data"]]
 
 
-def ask(url: str, stop: Stop) -> Seen:
+def look(url: str, tour: Tour, stop: Stop, models: list[str]) -> Seen:
+    """Return what one stop shows; nothing is asked of a profile that is not loaded."""
+    return ask(url, stop.model, tour.asked(stop)) if stop.model in models else NOT_LOADED
+
+
+def ask(url: str, model: str, prompt: str) -> Seen:
     """One question.
 
     Raises:
         ConfigError: the server does not answer as the demo does.
     """
     body = {
-        "model": stop.model,
-        "messages": [{"role": "user", "content": stop.prompt}],
+        "model": model,
+        "messages": [{"role": "user", "content": prompt}],
         "max_tokens": MAX_TOKENS,
         "temperature": 0,
         "pilothouse": {"scores": "summary"},
     }
     answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=120)
-    if answer.status_code != 200:
+    if answer.status_code != httpx.codes.OK:
         raise ConfigError(f"{url} answered {answer.status_code}: {answer.text[:300]}")
     choice: dict[str, Any] = answer.json()["choices"][0]
     said = choice["message"]["content"] or choice["message"]["refusal"] or ""
@@ -80,15 +89,34 @@ def ask(url: str, stop: Stop) -> Seen:
     return Seen(said.strip(), told["action"], told.get("scores", {}), rules, told["steered"])
 
 
+def action_of(stop: Stop, seen: Seen) -> str:
+    """Return the action, and that a policy did not block where one was meant to."""
+    missed = stop.is_blocked and seen is not NOT_LOADED and seen.action != "block"
+    return f"{seen.action} (NOT blocked)" if missed else seen.action
+
+
+def _name(url: str, models: list[str], *, is_world: bool) -> str:
+    """Return which of the two models is served there."""
+    found = [each for each in (SMOL_NAME, WORLD_NAME) if each in models]
+    wanted = [WORLD_NAME] if is_world else [SMOL_NAME, WORLD_NAME]
+    if not found or found[0] not in wanted:
+        raise ConfigError(
+            f"{url}: got a server of {', '.join(models)[:200]}, want one of {' or '.join(wanted)}: "
+            "stop it, or name another --port"
+        )
+    return found[0]
+
+
 @contextmanager
-def _server(url: str, host: str, port: int) -> Iterator[None]:
+def _server(url: str, host: str, port: int, *, is_world: bool) -> Iterator[None]:
     """The demo at this address: the one that runs, or a new one that ends with the tour."""
     if wait_until_ready(url, seconds=1):
         yield
         return
     start = "from pilothouse.cli import main; main()"
-    command = [sys.executable, "-c", start, "demo", "--quiet", "--host", host]
-    process = subprocess.Popen([*command, "--port", str(port)], start_new_session=True)
+    command = [sys.executable, "-c", start, "demo", "--quiet", "--host", host, "--port", str(port)]
+    command += ["--world"] if is_world else []
+    process = subprocess.Popen(command, start_new_session=True)
     try:
         if not _comes_up(process, url):
             raise ConfigError(f"the demo server on {url} did not start; see its output above")
@@ -105,20 +133,26 @@ def _comes_up(process: subprocess.Popen[bytes], url: str) -> bool:
     return False
 
 
-def _print(seen: list[tuple[Stop, Seen]]) -> None:
+def _print(tour: Tour, seen: list[tuple[Stop, Seen]]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(show_lines=True, title="One model, one server: live answers")
     for title in ("", *(stop.title for stop, _ in seen)):
         table.add_column(title, overflow="fold")
-    table.add_row("model", *(stop.model for stop, _ in seen))
-    table.add_row("prompt", *(stop.prompt for stop, _ in seen))
-    table.add_row("answer", *(answer.text for _, answer in seen))
-    table.add_row("action", *(answer.action for _, answer in seen))
-    table.add_row("steered", *(_tokens(answer) for _, answer in seen))
-    table.add_row("rules", *("\n".join(answer.rules) or "-" for _, answer in seen))
-    table.add_row("scores", *(_scores(answer) for _, answer in seen))
+
+    def row(name: str, *cells: str) -> None:
+        # A model may write what rich would take for a colour.
+        table.add_row(name, *(escape(each) for each in cells))
+
+    row("model", *(stop.model for stop, _ in seen))
+    row("prompt", *(tour.asked(stop) for stop, _ in seen))
+    row("answer", *(answer.text for _, answer in seen))
+    row("action", *(action_of(stop, answer) for stop, answer in seen))
+    row("steered", *(_tokens(answer) for _, answer in seen))
+    row("rules", *("\n".join(answer.rules) or "-" for _, answer in seen))
+    row("scores", *(_scores(answer) for _, answer in seen))
     Console().print(table)
 
 

@@ -1,0 +1,118 @@
+"""What `pilothouse demo` serves: a real model, or the invented world."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pilothouse.demo.cache import Tell
+from pilothouse.demo.memory import GIB, available_bytes
+from pilothouse.demo.smol import smol_folder
+from pilothouse.demo.wheels import IndexUnreachable
+from pilothouse.errors import ConfigError
+from pilothouse.library import Shelf, library_path
+
+WORLD_NAME: Final = "demo"
+SMOL_NAME: Final = "smol"
+
+COMMON_FLAGS: Final = (
+    "--dtype", "float32", "--enforce-eager", "--disable-uvicorn-access-log",
+    "--uvicorn-log-level", "warning", "--distributed-executor-backend", "uni",
+    "--no-use-tqdm-on-load",
+)  # fmt: skip
+"""Float32 because CPUs without bf16 arithmetic emulate it; eager because compiling takes longer
+than most demos last; one process for engine and worker because each costs memory and an import."""
+ENVIRONMENT: Final[Mapping[str, str]] = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "PYTHONWARNINGS": "ignore",
+    "VLLM_NO_USAGE_STATS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+"""Set where the user has not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model with all that is loaded for it."""
+
+    name: str
+    """The model's name at the server."""
+    about: str
+    shelf: Shelf
+    """Of the library: what holds its pilothouse.yaml."""
+    model: Path
+    flags: tuple[str, ...]
+    environment: Mapping[str, str]
+    memory_gib: float
+    """What the server's processes take together, answering as many requests as it takes at once."""
+
+    @property
+    def config(self) -> Path:
+        """Its pilothouse.yaml."""
+        return library_path(self.shelf) / "pilothouse.yaml"
+
+
+def world() -> Served:
+    """The invented world, whose model comes with the package.
+
+    Raises:
+        ConfigError: the library holds no model.
+    """
+    model = library_path("examples/demo") / "model"
+    if not (model / "config.json").is_file():
+        raise ConfigError(f"{model}: holds no model; reinstall pilothouse")
+    return Served(
+        WORLD_NAME, "an invented world of three million parameters", "probes/demo", model,
+        (*COMMON_FLAGS, "--max-num-seqs", "32"), ENVIRONMENT, WORLD_GIB,
+    )  # fmt: skip
+
+
+def smol(tell: Tell) -> Served:
+    """The real model, made ready first where it is not.
+
+    Raises:
+        IndexUnreachable: it is not there and cannot be fetched.
+        ConfigError: it cannot be made.
+    """
+    limits = ("--max-model-len", str(SMOL_CONTEXT), "--max-num-seqs", str(SMOL_REQUESTS))
+    return Served(
+        SMOL_NAME, "SmolLM2-135M-Instruct, Q4_1 weights dequantised", "probes/smol",
+        smol_folder(tell), (*COMMON_FLAGS, *limits), ENVIRONMENT, SMOL_GIB,
+    )  # fmt: skip
+
+
+WORLD_GIB: Final = 3.0
+SMOL_GIB: Final = 4.0
+SMOL_CONTEXT: Final = 4096
+SMOL_REQUESTS: Final = 8
+"""A GiB of KV cache holds 23,000 of its tokens: five answers of full length, or many short ones."""
+
+
+def real_or_world(tell: Tell) -> Served:
+    """The real model where it can be had, else the invented world, and say so.
+
+    Raises:
+        ConfigError: it cannot be made, though it can be had.
+    """
+    try:
+        return smol(tell)
+    except IndexUnreachable as error:
+        tell(f"{error}. Serving the invented world instead, as `--world` does.")
+        return world()
+
+
+def check_memory(served: Served) -> None:
+    """Refuse to start where the server would not fit.
+
+    Raises:
+        ConfigError: less memory can be had than it takes.
+    """
+    found_gib = available_bytes() / GIB
+    if found_gib < served.memory_gib:
+        raise ConfigError(
+            f"memory: got {found_gib:.1f} GiB that can be had, want {served.memory_gib:.1f} GiB "
+            f"for {served.name}: stop other programs, or raise the container's limit"
+        )

@@ -1,0 +1,93 @@
+"""What the tour shows, and what it says where a thing is not loaded or not blocked."""
+
+from __future__ import annotations
+
+import pytest
+
+from pilothouse.cli import tour as tour_module
+from pilothouse.cli.main import main
+from pilothouse.cli.prompts import Stop, Tour, smol_tour, world_tour
+from pilothouse.cli.tour import NOT_LOADED, Seen, action_of, look
+from pilothouse.config import load_config
+from pilothouse.demo.served import SMOL_NAME, WORLD_NAME
+from pilothouse.errors import ConfigError
+from pilothouse.library import library_path
+
+ASKED = Stop(title="plain", model="m", about="an answer")
+OWN = Stop(title="blocked", model="m", about="declined", prompt="do harm", is_blocked=True)
+MISSING = Stop(title="French", model="m:french", about="in French")
+TOUR = Tour(question="why?", stops=(ASKED, OWN, MISSING))
+
+
+def seen(action: str) -> Seen:
+    return Seen("text", action, {}, (), {})
+
+
+def test_a_typed_question_is_asked_but_where_a_stop_has_its_own() -> None:
+    tour = TOUR.asking("how?")
+    assert [tour.asked(each) for each in tour.stops] == ["how?", "do harm", "how?"]
+    assert TOUR.asking(None) == TOUR
+
+
+def test_the_greeting_leaves_out_what_is_not_loaded() -> None:
+    assert TOUR.within({"m"}, is_enforced=True).stops == (ASKED, OWN)
+    assert TOUR.within({"m", "m:french"}, is_enforced=False).stops == (ASKED, MISSING)
+
+
+def test_nothing_is_asked_of_a_profile_that_is_not_loaded() -> None:
+    shown = look("http://127.0.0.1:9", TOUR, MISSING, ["m"])
+    assert shown is NOT_LOADED and action_of(MISSING, shown) == "not loaded here"
+
+
+def test_a_stop_that_no_policy_blocked_is_not_called_blocked() -> None:
+    assert action_of(OWN, seen("block")) == "block"
+    assert action_of(OWN, seen("allow")) == "allow (NOT blocked)"
+    assert action_of(ASKED, seen("allow")) == "allow"
+
+
+def test_text_of_a_model_is_shown_as_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    tour_module._print(TOUR, [(ASKED, Seen("[red]x[/nothing]", "allow", {}, (), {}))])
+    assert "[red]x[/nothing]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("models", "is_world", "name"),
+    [
+        (["smol", "smol:cheerful"], False, SMOL_NAME),
+        (["demo", "demo:cheerful"], False, WORLD_NAME),
+        (["demo"], True, WORLD_NAME),
+    ],
+)
+def test_the_tour_goes_by_what_is_served(models: list[str], is_world: bool, name: str) -> None:
+    assert tour_module._name("http://there", models, is_world=is_world) == name
+
+
+@pytest.mark.parametrize(("models", "is_world"), [(["smol"], True), (["other"], False)])
+def test_a_server_of_something_else_is_refused(models: list[str], is_world: bool) -> None:
+    with pytest.raises(ConfigError, match="name another --port"):
+        tour_module._name("http://there", models, is_world=is_world)
+
+
+@pytest.mark.parametrize(
+    ("tour", "shelf", "name"),
+    [(world_tour, "probes/demo", WORLD_NAME), (smol_tour, "probes/smol", SMOL_NAME)],
+)
+def test_each_tour_asks_the_model_that_it_is_of(tour, shelf, name) -> None:  # type: ignore[no-untyped-def]
+    stops = tour().stops
+    config = load_config(library_path(shelf) / "pilothouse.yaml")
+    assert {each.model.partition(":")[0] for each in stops} == {name}
+    assert stops[0].model == name and stops[0].prompt is None
+    assert any(each.is_blocked for each in stops)
+    assert all(profile.startswith(f"{name}:") for profile in config.profiles)
+
+
+@pytest.mark.parametrize("words", [["--ask", "why?"], ["--tour", "--ask", "  "]])
+def test_a_question_without_a_tour_or_without_words_is_wrong_use(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["demo", *words])
+    assert end.value.code == 2 and "--ask" in capsys.readouterr().err
