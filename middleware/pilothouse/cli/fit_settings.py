@@ -17,6 +17,7 @@ IN_FLIGHT_TOKENS = 16_384
 """Of texts that are with the engine at a time: more would not make two cores faster."""
 MOST_KV_BYTES = 4 * GIB
 """What a whole context may take before it is cut down to what the texts need."""
+CONTEXT_STEP = 1024
 CPU_BLOCK = 32
 """Tokens whose KV is shared or not; the least that vLLM's CPU kernels take. Its own choice is 128,
 which is longer than most prompts of pairs, so that nothing of them would be shared."""
@@ -102,10 +103,11 @@ def with_memory(model: str, settings: dict[str, Any], longest: int) -> Chosen:
 
     size = kv_cache_size(model, settings)
     context, told = size.max_tokens, []
-    if size.bytes_per_token * context > MOST_KV_BYTES and "max_model_len" not in settings:
-        needed = max(longest + 1, size.trained_tokens + 1)
-        context = min(context, -(-needed // 1024) * 1024)
-        chosen["max_model_len"] = context
+    needed = max(longest + 1, size.trained_tokens + 1)
+    enough = -(-needed // CONTEXT_STEP) * CONTEXT_STEP
+    is_large = size.bytes_per_token * context > MOST_KV_BYTES and enough < context
+    if is_large and "max_model_len" not in settings:
+        chosen["max_model_len"] = context = enough
         told.append(
             f"--max-model-len is not given: {context} of the model's {size.max_tokens} tokens, "
             "which is what the texts need"
