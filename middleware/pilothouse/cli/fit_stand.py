@@ -87,6 +87,7 @@ class Stand:
         self.dtype = str(config.model_config.dtype).removeprefix("torch.")
         self.block_size = int(cache.block_size) if cache.enable_prefix_caching else 0
         self.texts = self.tokens = 0
+        self._unsteered: dict[tuple[Line, bool], Said] = {}
 
     def close(self) -> None:
         """Let go of the engine, so that another can be made."""
@@ -176,14 +177,20 @@ class Stand:
         """What the model says of each text under its term.
 
         Texts that begin alike go to the engine together, so that what they share is computed once
-        where no edit reaches it.
+        where no edit reaches it. What it says unsteered is remembered.
 
         Args:
             with_tops: whether the likeliest tokens are told, too.
             advance: told how many texts are done.
         """
-        order = sorted(range(len(lines)), key=lambda n: (lines[n].ids[: lines[n].start], n))
-        found: dict[int, Said] = {}
+        found: dict[int, Said] = {
+            n: self._unsteered[line, tops]
+            for n, (line, term, tops) in enumerate(zip(lines, terms, with_tops, strict=True))
+            if term is None and (line, tops) in self._unsteered
+        }
+        advance(len(found))
+        left = [n for n in range(len(lines)) if n not in found]
+        order = sorted(left, key=lambda n: (lines[n].ids[: lines[n].start], n))
         for wave in self._waves(order, lines):
             asked = [(lines[n], terms[n], with_tops[n]) for n in wave]
             outputs = self._scored(asked, reads_cache=True)
@@ -193,8 +200,10 @@ class Stand:
             outputs = list(outputs)
             for i, each in zip(short, again, strict=True):
                 outputs[i] = each
-            for n, (line, _, tops), each in zip(wave, asked, outputs, strict=True):
+            for n, (line, term, tops), each in zip(wave, asked, outputs, strict=True):
                 found[n] = _said(line, each, tops)
+                if term is None:
+                    self._unsteered[line, tops] = found[n]
             advance(len(wave))
         return [found[n] for n in range(len(lines))]
 
