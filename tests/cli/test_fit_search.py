@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -68,7 +69,7 @@ def test_the_share_is_even_and_pairs_stay_pairs() -> None:
     found = smaller(part(100, 44, 20), 1000, ENGINE, "output")
     numbers = [line.ids[0] for line in found.positives]
     assert numbers == [line.ids[0] for line in found.negatives] == list(map(int, found.groups))
-    gaps = [after - before for before, after in zip(numbers, numbers[1:], strict=False)]
+    gaps = [after - before for before, after in pairwise(numbers)]
     assert max(gaps) - min(gaps) <= 1
     assert numbers[0] == 0
 

@@ -360,7 +360,8 @@ def test_a_staged_search_does_as_well_as_a_full_sweep(
     staged: FitReport, place: Path, tmp_path: Path
 ) -> None:
     done = run_fit(
-        place / "pairs.jsonl", "--model", place / "echo", "--out", tmp_path / "v", "--search", "full",
+        place / "pairs.jsonl", "--model", place / "echo", "--out", tmp_path / "v",
+        "--search", "full",
         *SMALL,
     )  # fmt: skip
     assert done.exit_code in (0, 1), done.output

@@ -59,7 +59,7 @@ def test_one_measurement_tells_the_limit_and_the_reach_of_a_layer_that_follows_t
 
 def test_a_limit_lies_within_the_strengths_that_are_tried() -> None:
     assert fluency_limit(layer(1.0, 7.0)(0.1), 0.1, LIMIT, SCALES) == 0.4
-    assert fluency_limit(layer(1.0, 0.001)(0.1), 0.1, LIMIT, SCALES) == 0.05
+    assert fluency_limit(layer(1.0, 0.01)(0.1), 0.1, LIMIT, SCALES) == 0.05
     more_fluent = layer(1.0, 1.0)(0.1).model_copy(update={"perplexity_ratio": 0.9})
     assert fluency_limit(more_fluent, 0.1, LIMIT, SCALES) == 0.4
 

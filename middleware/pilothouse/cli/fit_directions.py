@@ -146,9 +146,7 @@ def collected(
     return stand.states(lines, layers, order.site, reduce, advance)
 
 
-def method_of(
-    order: FitOrder, stand: Stand, sae: Sae | None, tell: Tell
-) -> tuple[Method, Reduce]:
+def method_of(order: FitOrder, stand: Stand, sae: Sae | None, tell: Tell) -> tuple[Method, Reduce]:
     """The order's method, and what makes a state of a text's stream for it."""
     reduce = REDUCE[order.token]
     if sae is None:

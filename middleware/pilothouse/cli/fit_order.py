@@ -104,9 +104,7 @@ def read_files(order: FitOrder) -> Files:
     return Files(pairs, texts, load_questions(order.facts) if order.facts else ())
 
 
-def material(
-    order: FitOrder, files: Files, texts: Texts, stand: Stand, tell: Tell
-) -> Material:
+def material(order: FitOrder, files: Files, texts: Texts, stand: Stand, tell: Tell) -> Material:
     """The texts, divided; where no neutral ones are given, the model's own answers are."""
     stand.check_length(texts.longest)
     fit, *others = divided(order, files, texts)
@@ -176,9 +174,7 @@ def _own_answers(
     """What the unsteered model goes on with, of all parts at once."""
     once = list(dict.fromkeys(ids for part in asked for ids in part))
     answers = stand.answers(once, [None] * len(once), max_tokens, tell(len(once)))
-    return {
-        ids: Line((*ids, *said), len(ids)) for ids, said in zip(once, answers, strict=True)
-    }
+    return {ids: Line((*ids, *said), len(ids)) for ids, said in zip(once, answers, strict=True)}
 
 
 def _share(given: Sequence[Any], which: int, *, chooses: bool) -> list[Any]:

@@ -264,6 +264,4 @@ def _report(
 def _edges(order: FitOrder, found: Chosen) -> Sequence[str]:
     if found.best.scale < max(order.scales) or len(order.scales) == 1:
         return ()
-    return (
-        f"the strongest strength tried, {found.best.scale:g}, was chosen: try stronger ones",
-    )
+    return (f"the strongest strength tried, {found.best.scale:g}, was chosen: try stronger ones",)

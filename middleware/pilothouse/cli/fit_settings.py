@@ -54,9 +54,7 @@ def engine_settings(words: Sequence[str], dtype: str | None = None) -> dict[str,
     if any(word == DTYPE_FLAG or word.startswith(f"{DTYPE_FLAG}=") for word in words):
         settings["dtype"] = given["dtype"]  # also where it says what vLLM would do anyway
     if dtype is not None and settings.setdefault("dtype", dtype) != dtype:
-        raise ConfigError(
-            f"--dtype: got {dtype} and, behind --, {settings['dtype']}: want it once"
-        )
+        raise ConfigError(f"--dtype: got {dtype} and, behind --, {settings['dtype']}: want it once")
     return settings
 
 

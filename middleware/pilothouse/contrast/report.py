@@ -63,7 +63,7 @@ class Trial(Closed):
 
 
 class Stage(Closed):
-    """What a part of the work took. `seconds` is all that differs from one fit to the same again."""
+    """What a part of the work took. `seconds` alone differ from one fit to the same again."""
 
     name: str
     texts: int
