@@ -30,6 +30,7 @@ from pilothouse.cli.fit_stages import (
     SWEEP,
     TEST,
     TUNED,
+    Clock,
     Stages,
 )
 from pilothouse.cli.fit_stand import Stand, States
@@ -57,12 +58,12 @@ class Chosen(NamedTuple):
 
 
 def run_fit(
-    order: FitOrder, files: Files, texts: Texts, sae: Sae | None, phase: Phase, began: float
+    order: FitOrder, files: Files, texts: Texts, sae: Sae | None, phase: Phase, began: Clock
 ) -> tuple[Vector, FitReport]:
     """Fit, search, choose and test; the vector of the chosen layer and the whole report.
 
     Args:
-        began: when the verb was called, by `time.monotonic`.
+        began: when the verb was called.
 
     Raises:
         ConfigError: an order that the model or the files do not go with.

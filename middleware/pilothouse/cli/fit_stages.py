@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pilothouse.contrast.report import Stage
 from pilothouse.progress import Advance, Phase
@@ -27,37 +27,46 @@ class Counts(Protocol):
     tokens: int
 
 
+class Clock(NamedTuple):
+    """Seconds that passed, and those that this process computed, from some beginning on."""
+
+    wall: float
+    cpu: float
+
+    @classmethod
+    def now(cls) -> Clock:
+        """The two of them now."""
+        return cls(time.monotonic(), time.process_time())
+
+    def stage(self, name: str, texts: int = 0, tokens: int = 0) -> Stage:
+        """A stage that began then and ends now."""
+        now = Clock.now()
+        return Stage(
+            name=name, texts=texts, tokens=tokens, seconds=round(now.wall - self.wall, 1),
+            cpu_seconds=round(now.cpu - self.cpu, 1),
+        )  # fmt: skip
+
+
 class Stages:
     """Numbers the stages, and keeps their cost.
 
     Args:
         names: of those to come.
-        began: when the verb was called, by `time.monotonic`; up to now it read files.
+        began: when the verb was called; up to now it read files.
     """
 
-    def __init__(self, phase: Phase, names: Sequence[str], began: float) -> None:
+    def __init__(self, phase: Phase, names: Sequence[str], began: Clock) -> None:
         self._phase, self._names = phase, tuple(names)
-        self.done = [
-            Stage(name=READING, texts=0, tokens=0, seconds=_rounded(time.monotonic() - began))
-        ]
+        self.done = [began.stage(READING)]
 
     @contextmanager
     def stage(self, name: str, counts: Counts | None = None) -> Iterator[Tell]:
         """One of the stages, while it lasts; its tokens are those that `counts` goes up by."""
         place = self._names.index(name) + 1
         title = f"{name} (stage {place} of {len(self._names)})"
-        began = time.monotonic()
+        began = Clock.now()
         texts, tokens = (counts.texts, counts.tokens) if counts else (0, 0)
         yield lambda total: self._phase(title, total)
-        self.done.append(
-            Stage(
-                name=name,
-                texts=counts.texts - texts if counts else 0,
-                tokens=counts.tokens - tokens if counts else 0,
-                seconds=_rounded(time.monotonic() - began),
-            )
-        )
-
-
-def _rounded(seconds: float) -> float:
-    return round(seconds, 1)
+        if counts:
+            texts, tokens = counts.texts - texts, counts.tokens - tokens
+        self.done.append(began.stage(name, texts, tokens))

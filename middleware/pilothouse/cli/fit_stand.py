@@ -31,7 +31,7 @@ TOP = 20
 """Likeliest tokens that are compared; vLLM gives no more unless told to."""
 CAPTURE_BYTES = 256 << 20
 """About this much of states is on disk at a time."""
-WAVE_TOKENS = 4096
+WAVE_TOKENS = 1024
 """About so many are computed between two signs of progress. What is told of them is held."""
 ANSWERS = 256
 """Texts that are continued at a time."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -13,6 +12,7 @@ import typer
 
 from pilothouse.cli.exits import exits
 from pilothouse.cli.fit_output import show, write
+from pilothouse.cli.fit_stages import Clock
 from pilothouse.cli.landing import check_out
 from pilothouse.cli.quiet import quieten
 from pilothouse.cli.sae_option import noted
@@ -127,7 +127,7 @@ def fit_vector(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Fit a vector to pairs, search layer and strength, and test the best beside controls."""
-    began = time.monotonic()
+    began = Clock.now()
     with exits():
         from pilothouse.cli.fit_order import FitOrder, read_files, tokenized
         from pilothouse.cli.fit_run import run_fit

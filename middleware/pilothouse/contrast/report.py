@@ -63,13 +63,15 @@ class Trial(Closed):
 
 
 class Stage(Closed):
-    """What a part of the work took. `seconds` alone differ from one fit to the same again."""
+    """What a part of the work took. Its seconds differ from one fit to the same again."""
 
     name: str
     texts: int
     tokens: int
     """That were computed: prompts that texts share are counted once."""
     seconds: float
+    cpu_seconds: float
+    """Of all cores together, in this process: a busy machine makes the other one longer."""
 
 
 class LayerSearch(Closed):
