@@ -169,19 +169,26 @@ def smaller(part: Part, tokens: int, stand: Stand, on: str) -> Part:
 
     At least `LEAST_PAIRS` pairs, where there are as many, and one neutral text.
     """
-    whole = replace(part, questions=())
     pairs = len(part.positives)
-    for count in range(pairs, 0, -1):
-        found = replace(
-            whole,
+
+    def share(count: int) -> Part:
+        return replace(
+            part,
+            questions=(),
             groups=_evenly(part.groups, count),
             positives=_evenly(part.positives, count),
             negatives=_evenly(part.negatives, count),
             neutral=_evenly(part.neutral, -(-len(part.neutral) * count // pairs)),
         )
-        if count <= LEAST_PAIRS or fed_tokens(found, stand, on) <= tokens:
-            return found
-    return whole
+
+    low, high = min(LEAST_PAIRS, pairs), pairs + 1
+    while high - low > 1:
+        count = (low + high) // 2
+        if fed_tokens(share(count), stand, on) <= tokens:
+            low = count
+        else:
+            high = count
+    return share(low)
 
 
 def _evenly(given: Sequence[T], count: int) -> tuple[T, ...]:
