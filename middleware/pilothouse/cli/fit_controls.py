@@ -14,7 +14,7 @@ from pilothouse.cli.fit_stand import Stand
 from pilothouse.cli.fit_sweep import PartMeter, Steering, draws
 from pilothouse.contrast.report import ControlChoice
 
-CONTROL_TOKENS = 10_000
+CONTROL_TOKENS = 6_000
 """About what choosing the controls' layers may compute. Pairs are left out first."""
 
 

@@ -25,7 +25,7 @@ from pilothouse.contrast.search import (
     standing,
 )
 
-SCREEN_TOKENS, SEARCH_TOKENS = 12_000, 16_000
+SCREEN_TOKENS, SEARCH_TOKENS = 9_000, 16_000
 """About what a whole stage may compute. Pairs are left out first, then layers."""
 SEARCHED = 4
 """Layers that the screen leaves over."""
