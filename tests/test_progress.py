@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import re
 import sys
 import threading
 import time
@@ -52,6 +53,20 @@ def test_a_step_that_takes_long_is_told_of_while_it_lasts(stderr: Printed) -> No
         assert "sweep: 7 of 28" in until(stderr, "7 of 28")
         phase("test", None)
         assert "test: 0:0" in until(stderr, "test: ")
+
+
+def test_a_line_says_how_long_the_rest_takes_at_this_speed(stderr: Printed) -> None:
+    with progress(every_seconds=0.05) as phase:
+        advance = phase("sweep", 4000)
+        assert "left" not in until(stderr, "0 of 4000")  # nothing is done that would tell
+        time.sleep(0.2)
+        advance(10)
+        said = until(stderr, "left")
+        minutes = re.search(r"sweep: 10 of 4000, 0:0\d, about (\d+):\d\d left", said)
+        assert minutes is not None
+        assert 1 <= int(minutes[1]) <= 20
+        advance(3990)
+        assert until(stderr, "4000 of 4000").splitlines()[-1].count("left") == 0
 
 
 def test_lines_have_nothing_of_a_terminal_in_them(stderr: Printed) -> None:

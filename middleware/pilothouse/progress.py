@@ -21,6 +21,7 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
 )
 
 EVERY_SECONDS = 15.0
@@ -65,7 +66,7 @@ def waiting(title: str, *, every_seconds: float = EVERY_SECONDS) -> Iterator[Non
 @contextmanager
 def _bars(stays: bool) -> Iterator[Phase]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-               TimeElapsedColumn())  # fmt: skip
+               TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())  # fmt: skip
     with Progress(*columns, console=Console(stderr=True), transient=not stays) as bars:
         uncounted: list[TaskID] = []
 
@@ -88,12 +89,22 @@ class _Stretch:
     done: int = 0
 
     def __str__(self) -> str:
-        seconds = int(time.monotonic() - self.started)
+        seconds = time.monotonic() - self.started
         count = "" if self.total is None else f"{self.done} of {self.total}, "
-        return f"{self.title}: {count}{seconds // 60}:{seconds % 60:02}"
+        return f"{self.title}: {count}{_clock(seconds)}{self._left(seconds)}"
+
+    def _left(self, seconds: float) -> str:
+        """About how long the rest takes, if it goes on as it went so far."""
+        if self.total is None or not 0 < self.done < self.total:
+            return ""
+        return f", about {_clock(seconds * (self.total - self.done) / self.done)} left"
 
     def advance(self, count: int) -> None:
         self.done += count
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
 @contextmanager

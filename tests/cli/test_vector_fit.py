@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pilothouse.contrast.division import divide
 from pilothouse.contrast.pair import Asked, Pair, load_pairs
 from pilothouse.contrast.report import FitReport
+from pilothouse.contrast.verdict import choose
 from pilothouse.model.vector import Vector, load_vector
 from tests.cli.fitting import ENGINE, report_of, run_fit
 from tests.contrast.planted import cosine
@@ -259,16 +261,114 @@ def test_features_of_an_sae_are_chosen_by_name_and_common_ones_left_out(place: P
 
 
 @pytest.mark.full
-def test_the_same_order_gives_the_same_files(place: Path) -> None:
-    outs = [place / "one" / "v", place / "two" / "v"]
+@pytest.mark.parametrize("search", [("--scales", "0.1"), ("--search", "staged")])
+def test_the_same_order_gives_the_same_files_but_for_seconds(
+    place: Path, tmp_path: Path, search: tuple[str, str]
+) -> None:
+    outs = [tmp_path / "one" / "v", tmp_path / "two" / "v"]
     for out in outs:
         done = run_fit(
             place / "pairs.jsonl", "--model", place / "echo", "--out", out, "--method", "ridge",
-            "--scales", "0.1", *SMALL,
+            *search, *SMALL,
         )  # fmt: skip
         assert done.exit_code in (0, 1), done.output
-    for name in ("manifest.json", "weights.safetensors", "fit.json", "README.md", "sweep.svg"):
+    for name in ("manifest.json", "weights.safetensors", "README.md", "sweep.svg"):
         assert (outs[0] / name).read_bytes() == (outs[1] / name).read_bytes(), name
+    seconds = re.compile(r'"(cpu_)?seconds": [\d.]+')
+    one, two = (seconds.sub("", (out / "fit.json").read_text()) for out in outs)
+    assert one == two
+
+
+STAGES = [
+    "reading", "engine", "answers", "states", "directions", "screen", "search", "controls", "test",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def staged(place: Path) -> FitReport:
+    """A fit that was told neither layers nor strengths."""
+    return _staged(place / "pairs.jsonl", place, place / "staged")
+
+
+def _staged(pairs: Path, place: Path, out: Path) -> FitReport:
+    done = run_fit(
+        pairs, "--model", place / "echo", "--out", out, "--facts", place / "facts.jsonl", *SMALL
+    )
+    assert done.exit_code in (0, 1), done.output
+    return report_of(out)
+
+
+def test_a_staged_search_tells_what_it_looked_at_and_what_that_cost(staged: FitReport) -> None:
+    search = staged.search
+    assert (search.kind, search.screen_scale) == ("staged", 0.1)
+    assert [each.layer for each in search.layers] == [0, 1, 2]
+    assert all(each.searched and each.why == "searched" for each in search.layers)
+    assert all(each.separation and each.screened and each.reach for each in search.layers)
+    assert search.screen_pairs == search.search_pairs == staged.parts.choose == 5
+    assert len({(each.layer, each.scale) for each in staged.sweep}) == len(staged.sweep) > 3
+    assert {each.kind for each in staged.sweep} == {"fitted"}
+    assert [each.name for each in staged.stages] == STAGES
+    cost = {each.name: each for each in staged.stages}
+    assert cost["screen"].texts == (3 + 1) * (2 * 5 + 5)  # unsteered, too; answers are neutral
+    assert cost["test"].tokens > 0
+
+
+def test_a_staged_search_chooses_the_best_of_what_it_tried(staged: FitReport) -> None:
+    best = choose(staged.sweep, staged.max_perplexity_ratio)
+    assert (best.layer, best.scale) == (staged.chosen_layer, staged.chosen_scale)
+    assert staged.test.effect.low > 0
+    assert staged.test.cells[0].figures.facts_kept is not None
+
+
+def test_controls_choose_their_layer_as_the_vector_did(staged: FitReport) -> None:
+    choices = staged.search.controls
+    assert len(choices) == 2 * 2
+    tested = {(each.kind, each.draw): each for each in staged.test.cells[1:]}
+    for each in choices:
+        assert set(each.effects) == {0, 1, 2}
+        assert each.layer == max(each.effects, key=lambda layer: each.effects[layer])
+        cell = tested[each.kind, each.draw]
+        assert (cell.layer, cell.scale) == (each.layer, staged.chosen_scale)
+
+
+def test_the_card_of_a_staged_search_says_so(staged: FitReport, place: Path) -> None:
+    card = (place / "staged" / "README.md").read_text()
+    assert "## Screen" in card and "No test pair was looked at." in card
+    assert "the one at which it did most on the pairs that chose" in card
+    picture = ElementTree.parse(place / "staged" / "sweep.svg").getroot()
+    dots = picture.findall(".//{http://www.w3.org/2000/svg}circle")
+    assert len(dots) == 2 * (3 + len(staged.sweep))
+
+
+@pytest.mark.full
+def test_a_staged_search_never_looks_at_test_pairs(
+    staged: FitReport, place: Path, tmp_path: Path
+) -> None:
+    pairs = echo_pairs(20)
+    tested = divide(load_pairs(place / "pairs.jsonl"), 0).test
+    for number in tested:
+        pair = pairs[number]
+        pair["positive"], pair["negative"] = pair["negative"], pair["positive"] + " tide"
+    write_lines(tmp_path / "pairs.jsonl", pairs)
+    other = _staged(tmp_path / "pairs.jsonl", place, tmp_path / "v")
+    assert other.test.effect.high < 0 < staged.test.effect.low
+    assert (other.search, other.layers) == (staged.search, staged.layers)
+    assert (other.chosen_layer, other.chosen_scale) == (staged.chosen_layer, staged.chosen_scale)
+
+
+@pytest.mark.full
+def test_a_staged_search_does_as_well_as_a_full_sweep(
+    staged: FitReport, place: Path, tmp_path: Path
+) -> None:
+    done = run_fit(
+        place / "pairs.jsonl", "--model", place / "echo", "--out", tmp_path / "v",
+        "--search", "full",
+        *SMALL,
+    )  # fmt: skip
+    assert done.exit_code in (0, 1), done.output
+    full = report_of(tmp_path / "v")
+    assert len(full.sweep) == 3 * 4 * 5
+    assert staged.test.effect.estimate >= full.test.effect.low
 
 
 @pytest.mark.full
@@ -340,7 +440,7 @@ def test_ctrl_c_leaves_nothing(place: Path, tmp_path: Path) -> None:
         env={**os.environ, **ENVIRONMENT, "TMPDIR": str(scratch)},
     )  # fmt: skip
     deadline = time.monotonic() + 200
-    while not list(scratch.glob("pilothouse-fit-*/fitted-0")):  # the sweep begins
+    while not list(scratch.glob("pilothouse-fit-*/swept/fitted-0")):  # the sweep begins
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
     time.sleep(1.0)
@@ -361,6 +461,8 @@ WRONG = [
     (("--on", "never"), "--on: got 'never', want one of prompt"),
     (("--scales", "0.1,-1"), "--scales: got '0.1,-1', want positive numbers"),
     (("--scales", "much"), "--scales: got 'much'"),
+    (("--search", "quick"), "--search: got 'quick', want one of staged, full"),
+    (("--layers", ""), "--layers: got ''"),
     (("--neutral", "nothing.jsonl"), "nothing.jsonl: cannot be read"),
     (("--out", "."), "want a new or empty folder"),
 ]

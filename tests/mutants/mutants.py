@@ -1296,6 +1296,16 @@ MUTANTS: tuple[Mutant, ...] = (
         "authored", "steers_asks",
     ),
     Mutant(
+        "cache-sound", "scores that a hit left out are taken for some", "cli/fit_stand.py",
+        "if _cached(each) >= asked[i][0].start]", "if False]",
+        ("tests/cli/test_fit_stand.py",), "asked_before",
+    ),
+    Mutant(
+        "cache-sound", "an unsteered text is scored out of the cache", "cli/fit_stand.py",
+        "skips = term is None or not reads_cache", "skips = False",
+        ("tests/cli/test_fit_stand.py",), "asked_before or wrote_itself",
+    ),
+    Mutant(
         "authored", "the plan does not know what policies say", "cli/launch.py",
         "turn_markers(args, policy_messages(policies))", "turn_markers(args)",
         ("tests/engine/test_turn_markers.py",), "policies_say",

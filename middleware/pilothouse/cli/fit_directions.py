@@ -1,30 +1,29 @@
 """Directions and their controls, layer by layer, out of states that the engine gave.
 
-Shape suffixes: L layers, N texts, F numbers of a state, M features, D width of the site.
+Shape suffixes: L layers, N texts, T tokens, F numbers of a state, M features, D width of the site.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
-from pilothouse.cli.fit_order import FitOrder, Material, Part
+from pilothouse.cli.fit_order import FitOrder, Part
+from pilothouse.cli.fit_stages import Tell
 from pilothouse.cli.fit_stand import Reduce, Stand, States
 from pilothouse.contrast.control import bootstrap_cosines, random_direction, shuffled_direction
 from pilothouse.contrast.difference import mean_difference
 from pilothouse.contrast.features import FeatureSelection
-from pilothouse.contrast.method import METHODS, Method
-from pilothouse.contrast.report import (
-    LayerFit,
-)
+from pilothouse.contrast.method import METHODS, Fitted, Method
+from pilothouse.contrast.report import LayerFit
 from pilothouse.contrast.sample import Floats, Sample
+from pilothouse.contrast.separation import separation
 from pilothouse.edit.sae_codes import encode
 from pilothouse.errors import ConfigError
 from pilothouse.model.manifest import Interval
 from pilothouse.model.sae.autoencoder import Sae
-from pilothouse.progress import Phase
+from pilothouse.progress import Advance
 
 RANDOM_LINES, RANDOM_LENGTH = 32, 32
 REDUCE: Mapping[str, Reduce] = {
@@ -34,94 +33,139 @@ REDUCE: Mapping[str, Reduce] = {
 }
 
 
-class Directions(NamedTuple):
-    """Of each layer the fitted direction and its controls, by the name they are loaded under."""
+class Directions:
+    """Of each layer the fitted direction and, where they are asked for, its controls.
 
-    by_name: dict[str, Floats]
-    norms_L: Floats
-    layers: tuple[LayerFit, ...]
-
-
-def collected(
-    order: FitOrder, stand: Stand, part: Part, layers: Sequence[int], reduce: Reduce, phase: Phase
-) -> States:
-    """States of both sides of a part's pairs, positives first."""
-    lines = (*part.positives, *part.negatives)
-    return stand.states(lines, layers, order.site, reduce, phase("states", len(lines)))
-
-
-def directions_of(
-    order: FitOrder,
-    stand: Stand,
-    texts: Material,
-    layers: tuple[int, ...],
-    sae: Sae | None,
-    tuned: States | None,
-    phase: Phase,
-) -> Directions:
-    """Of each layer the fitted direction, its controls and its steadiness.
+    Args:
+        states: of the pairs that fit, positives first, or of both sides where `tuned` is given.
+        tuned: of a tuned model, in the place of the positives.
 
     Raises:
         ConfigError: states that the method cannot be fitted on, or a tuned model of another form.
     """
-    # Of a tuned model the states take the place of the positives.
-    reduce, method = REDUCE[order.token], METHODS.get(order.method, mean_difference)
-    if sae is not None:
-        reduce, method = _by_codes(sae, reduce), _selection(order, stand, sae, phase)
-    states = collected(order, stand, texts.fit, layers, reduce, phase)
-    groups = np.array(texts.fit.groups, np.str_)
-    half = len(groups)
-    if tuned is not None:
-        _check_same(tuned, states)
-        positive_LNF, negative_LNF = tuned.states_LNF, states.states_LNF
-        groups = np.tile(groups, 2)
-    else:
-        positive_LNF, negative_LNF = states.states_LNF[:, :half], states.states_LNF[:, half:]
-    advance = phase("directions", len(layers))
-    by_name: dict[str, list[Floats]] = {}
-    fits = []
-    for index, layer in enumerate(layers):
-        sample = Sample(positive_LNF[index], negative_LNF[index], groups)
-        generator = np.random.default_rng([order.seed, layer])
-        fitted = method(sample)
-        length = float(np.linalg.norm(fitted.direction_D))
-        by_name.setdefault("fitted-0", []).append(fitted.direction_D)
-        for draw in range(order.controls):
-            by_name.setdefault(f"random-{draw}", []).append(
-                random_direction(length, len(fitted.direction_D), generator)
+
+    def __init__(
+        self,
+        order: FitOrder,
+        layers: tuple[int, ...],
+        method: Method,
+        states: States,
+        groups: Sequence[str],
+        tuned: States | None,
+        advance: Advance,
+    ) -> None:
+        self._order, self._method = order, method
+        self.layers, self.norms_L = layers, states.norms_L
+        names = np.array(groups, np.str_)
+        half = len(names)
+        if tuned is not None:
+            _check_same(tuned, states)
+            positive_LNF, negative_LNF = tuned.states_LNF, states.states_LNF
+            names = np.tile(names, 2)
+        else:
+            positive_LNF, negative_LNF = states.states_LNF[:, :half], states.states_LNF[:, half:]
+        self._samples: list[Sample] = []
+        self._fitted: list[Fitted] = []
+        for index in range(len(layers)):
+            self._samples.append(Sample(positive_LNF[index], negative_LNF[index], names))
+            self._fitted.append(method(self._samples[-1]))
+            advance(1)
+
+    @property
+    def fitted_LD(self) -> Floats:
+        """The directions, in the order of `layers`."""
+        return np.array([each.direction_D for each in self._fitted])
+
+    def told(self, layers: Sequence[int]) -> tuple[LayerFit, ...]:
+        """What there is to tell of the directions of some layers, refits among it."""
+        found = []
+        for layer in layers:
+            index = self.layers.index(layer)
+            fitted, sample = self._fitted[index], self._samples[index]
+            cosines = bootstrap_cosines(
+                self._method, sample, self._order.resamples, self._generator(layer, "refits")
             )
-            by_name.setdefault(f"shuffled-{draw}", []).append(
-                shuffled_direction(method, sample, length, generator)
-            )
-        cosines = bootstrap_cosines(method, sample, order.resamples, generator)
-        low, high = np.quantile(cosines, [0.025, 0.975])
-        mean = float(cosines.mean())
-        fits.append(
-            LayerFit(
-                layer=layer, length=length, residual_norm=float(states.norms_L[index]),
-                bootstrap_cosine=Interval(
-                    estimate=mean, low=min(float(low), mean), high=max(float(high), mean)
-                ),
-                facts=dict(fitted.facts),
-            )
-        )  # fmt: skip
-        advance(1)
-    return Directions({k: np.array(v) for k, v in by_name.items()}, states.norms_L, tuple(fits))
+            low, high = np.quantile(cosines, [0.025, 0.975])
+            mean = float(cosines.mean())
+            found.append(
+                LayerFit(
+                    layer=layer, length=float(np.linalg.norm(fitted.direction_D)),
+                    residual_norm=float(self.norms_L[index]),
+                    bootstrap_cosine=Interval(
+                        estimate=mean, low=min(float(low), mean), high=max(float(high), mean)
+                    ),
+                    facts=dict(fitted.facts),
+                )
+            )  # fmt: skip
+        return tuple(found)
+
+    def with_controls(self, layers: Sequence[int]) -> dict[str, Floats]:
+        """The directions [L, D] of some layers and their controls, by the name to load them as."""
+        by_name: dict[str, list[Floats]] = {}
+        for layer in layers:
+            index = self.layers.index(layer)
+            fitted_D = self._fitted[index].direction_D
+            length, generator = float(np.linalg.norm(fitted_D)), self._generator(layer, "controls")
+            by_name.setdefault("fitted-0", []).append(fitted_D)
+            for draw in range(self._order.controls):
+                by_name.setdefault(f"random-{draw}", []).append(
+                    random_direction(length, len(fitted_D), generator)
+                )
+                by_name.setdefault(f"shuffled-{draw}", []).append(
+                    shuffled_direction(self._method, self._samples[index], length, generator)
+                )
+        return {name: np.array(each) for name, each in by_name.items()}
+
+    def _generator(self, layer: int, which: str) -> np.random.Generator:
+        """The same draws at a layer whichever other layers are looked at."""
+        own = [1] if which == "refits" else []
+        return np.random.default_rng([self._order.seed, layer, *own])
+
+
+def separations(directions: Directions, states: States) -> dict[int, float]:
+    """Of each layer how well its direction tells the sides of other pairs, positives first."""
+    half = states.states_LNF.shape[1] // 2
+    return {
+        layer: separation(direction_D, states_NF[:half], states_NF[half:])
+        for layer, direction_D, states_NF in zip(
+            directions.layers, directions.fitted_LD, states.states_LNF, strict=True
+        )
+    }
+
+
+def collected(
+    order: FitOrder,
+    stand: Stand,
+    part: Part,
+    layers: Sequence[int],
+    reduce: Reduce,
+    advance: Advance,
+) -> States:
+    """States of both sides of a part's pairs, positives first."""
+    lines = (*part.positives, *part.negatives)
+    return stand.states(lines, layers, order.site, reduce, advance)
+
+
+def method_of(order: FitOrder, stand: Stand, sae: Sae | None, tell: Tell) -> tuple[Method, Reduce]:
+    """The order's method, and what makes a state of a text's stream for it."""
+    reduce = REDUCE[order.token]
+    if sae is None:
+        return METHODS.get(order.method, mean_difference), reduce
+    return _selection(order, stand, sae, tell), _by_codes(sae, reduce)
 
 
 def _by_codes(sae: Sae, reduce: Reduce) -> Reduce:
     return lambda rows_TD: reduce(encode(sae, rows_TD))
 
 
-def _selection(order: FitOrder, stand: Stand, sae: Sae, phase: Phase) -> Method:
+def _selection(order: FitOrder, stand: Stand, sae: Sae, tell: Tell) -> Method:
     lines = stand.random_lines(RANDOM_LINES, RANDOM_LENGTH, order.seed)
 
     def rate(rows_TD: Floats) -> Floats:
         rate_M: Floats = (encode(sae, rows_TD) != 0).mean(axis=0)
         return rate_M
 
-    advance = phase("random tokens", len(lines))
-    rates = stand.states(lines, [sae.tap.layer], order.site, rate, advance)
+    rates = stand.states(lines, [sae.tap.layer], order.site, rate, tell(len(lines)))
     return FeatureSelection(sae, rates.states_LNF[0].mean(axis=0), order.features)
 
 

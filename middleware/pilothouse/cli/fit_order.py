@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from pilothouse.cli.fit_stages import Tell
 from pilothouse.cli.fit_stand import Stand
 from pilothouse.cli.fit_texts import Texts, read_texts
 from pilothouse.contrast.division import divide
@@ -47,6 +48,9 @@ class FitOrder:
     tuned: str | None
     settings: dict[str, Any]
     chat_template_kwargs: dict[str, Any]
+    search: Literal["staged", "full"]
+    finer: bool
+    """Whether a staged search may try strengths between those of `scales`."""
 
 
 class Asking(NamedTuple):
@@ -100,14 +104,17 @@ def read_files(order: FitOrder) -> Files:
     return Files(pairs, texts, load_questions(order.facts) if order.facts else ())
 
 
-def material(order: FitOrder, files: Files, texts: Texts, stand: Stand) -> Material:
+def material(order: FitOrder, files: Files, texts: Texts, stand: Stand, tell: Tell) -> Material:
     """The texts, divided; where no neutral ones are given, the model's own answers are."""
     stand.check_length(texts.longest)
     fit, *others = divided(order, files, texts)
     if not files.texts:
+        numbers = divide(files.pairs, order.seed)[1:]
+        asked = [_asked(texts, each) for each in numbers]
+        answers = _own_answers(stand, asked, order.answer_tokens, tell)
         others = [
-            replace(part, neutral=tuple(_own_answers(stand, texts, numbers, order.answer_tokens)))
-            for part, numbers in zip(others, divide(files.pairs, order.seed)[1:], strict=True)
+            replace(part, neutral=tuple(answers[each] for each in dict.fromkeys(mine)))
+            for part, mine in zip(others, asked, strict=True)
         ]
     said = "the given texts" if files.texts else "the model's own greedy answers"
     choose, test = others
@@ -124,8 +131,9 @@ def divided(order: FitOrder, files: Files, texts: Texts) -> list[Part]:
             groups=tuple(files.pairs[n].group_name for n in numbers),
             positives=tuple(texts.positives[n] for n in numbers),
             negatives=tuple(texts.negatives[n] for n in numbers),
-            neutral=tuple(_share(texts.neutral, which)),
-            questions=tuple(_share(asked, which)),
+            neutral=tuple(_share(texts.neutral, which, chooses=True)),
+            # A staged search does not ask them, so that all of them can test.
+            questions=tuple(_share(asked, which, chooses=order.search == "full")),
         )
         for which, numbers in enumerate(divide(files.pairs, order.seed))
     ]
@@ -151,22 +159,30 @@ def tokenized(order: FitOrder, files: Files) -> Texts:
     return texts
 
 
-def _own_answers(stand: Stand, texts: Texts, numbers: Sequence[int], max_tokens: int) -> list[Line]:
-    """What the unsteered model goes on with; a text without a prompt is cut in half for one."""
-    asked = [
+def _asked(texts: Texts, numbers: Sequence[int]) -> list[tuple[int, ...]]:
+    """What pairs continue; a text without a prompt is cut in half for one."""
+    return [
         texts.contexts[n] or line.ids[: max(1, len(line.ids) // 2)]
         for n in numbers
         for line in [texts.negatives[n]]
     ]
-    once = list(dict.fromkeys(asked))
-    answers = stand.answers(once, [None] * len(once), max_tokens)
-    return [Line((*ids, *said), len(ids)) for ids, said in zip(once, answers, strict=True)]
 
 
-def _share(given: Sequence[Any], which: int) -> list[Any]:
+def _own_answers(
+    stand: Stand, asked: Sequence[Sequence[tuple[int, ...]]], max_tokens: int, tell: Tell
+) -> dict[tuple[int, ...], Line]:
+    """What the unsteered model goes on with, of all parts at once."""
+    once = list(dict.fromkeys(ids for part in asked for ids in part))
+    answers = stand.answers(once, [None] * len(once), max_tokens, tell(len(once)))
+    return {ids: Line((*ids, *said), len(ids)) for ids, said in zip(once, answers, strict=True)}
+
+
+def _share(given: Sequence[Any], which: int, *, chooses: bool) -> list[Any]:
     """Every other one chooses and the rest tests; a single one does both. None is fitted on."""
-    if which == 0:
+    if which == 0 or (which == 1 and not chooses):
         return []
+    if not chooses:
+        return list(given)
     return list(given) if len(given) < 2 else list(given[which - 1 :: 2])
 
 

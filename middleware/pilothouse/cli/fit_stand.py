@@ -7,7 +7,7 @@ N texts, L layers.
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +18,7 @@ from pilothouse.cli.quiet import quieten
 from pilothouse.config import PilothouseConfig, Taps
 from pilothouse.contrast.line import Line, Said
 from pilothouse.contrast.sample import Floats
-from pilothouse.errors import ConfigError
+from pilothouse.errors import ConfigError, EngineError
 from pilothouse.limits import Limits
 from pilothouse.progress import Advance
 from pilothouse.term import SteerTerm
@@ -31,8 +31,10 @@ TOP = 20
 """Likeliest tokens that are compared; vLLM gives no more unless told to."""
 CAPTURE_BYTES = 256 << 20
 """About this much of states is on disk at a time."""
-WAVE = 1024
-"""Texts that are with the engine at a time."""
+WAVE_TOKENS = 1024
+"""About so many are computed between two signs of progress. What is told of them is held."""
+ANSWERS = 256
+"""Texts that are continued at a time."""
 LIMITS = Limits(max_programs=64, max_norm_ratio=1e6, max_wait_ms=3_600_000)
 """Every strength that is asked for is measured; what waits for a slot gets one."""
 
@@ -66,7 +68,7 @@ class Stand:
         site: Site,
         layers: Sequence[int] | None,
     ) -> None:
-        quieten(in_process=True)
+        quieten(in_process=True, small=False)
         from pilothouse.engine.model_facts import model_facts
         from pilothouse.llm import LLM  # vLLM takes seconds to import
 
@@ -79,7 +81,13 @@ class Stand:
             model, pilothouse_config=self.config, **({"enforce_eager": True} | settings)
         )
         self._tokenizer: Any = self.llm.get_tokenizer()
-        self.max_tokens = int(self.llm.llm_engine.vllm_config.model_config.max_model_len)
+        config = self.llm.llm_engine.vllm_config
+        self.max_tokens = int(config.model_config.max_model_len)
+        cache = config.cache_config
+        self.dtype = str(config.model_config.dtype).removeprefix("torch.")
+        self.block_size = int(cache.block_size) if cache.enable_prefix_caching else 0
+        self.texts = self.tokens = 0
+        self._unsteered: dict[tuple[Line, bool], Said] = {}
 
     def close(self) -> None:
         """Let go of the engine, so that another can be made."""
@@ -153,44 +161,132 @@ class Stand:
                         for line, end in zip(part, ends, strict=True)
                     ])  # fmt: skip
                 parts.append(found)
+            self.texts += len(part)
+            self.tokens += sum(len(line.ids) for line in part)
             advance(len(part))
         states = [[each for part in parts for each in part[index]] for index in range(len(layers))]
         return States(np.array(states), lengths_L / count)
 
-    def say(self, lines: Sequence[Line], terms: Sequence[SteerTerm | None]) -> list[Said]:
-        """What the model says of each text under its term."""
-        from vllm import SamplingParams
+    def say(
+        self,
+        lines: Sequence[Line],
+        terms: Sequence[SteerTerm | None],
+        with_tops: Sequence[bool],
+        advance: Advance,
+    ) -> list[Said]:
+        """What the model says of each text under its term.
 
-        params = SamplingParams(
-            temperature=0.0, max_tokens=1, prompt_logprobs=TOP, detokenize=False
-        )
-        found: list[Said] = []
-        for first in range(0, len(lines), WAVE):
-            wave = lines[first : first + WAVE]
-            outputs = self.llm.generate(
-                [{"prompt_token_ids": list(line.ids)} for line in wave],
-                params,
-                steer=[[each] if each is not None else [] for each in terms[first : first + WAVE]],
-                scores="none",
-                use_tqdm=False,
-            )
-            found += [_said(line, each) for line, each in zip(wave, outputs, strict=True)]
-        return found
+        Texts that begin alike go to the engine together, so that what they share is computed once
+        where no edit reaches it. What it says unsteered is remembered.
+
+        Args:
+            with_tops: whether the likeliest tokens are told, too.
+            advance: told how many texts are done.
+        """
+        found: dict[int, Said] = {
+            n: self._unsteered[line, tops]
+            for n, (line, term, tops) in enumerate(zip(lines, terms, with_tops, strict=True))
+            if term is None and (line, tops) in self._unsteered
+        }
+        advance(len(found))
+        left = [n for n in range(len(lines)) if n not in found]
+        order = sorted(left, key=lambda n: (lines[n].ids[: lines[n].start], n))
+        for wave in self._waves(order, lines):
+            asked = [(lines[n], terms[n], with_tops[n]) for n in wave]
+            outputs = self._scored(asked, reads_cache=True)
+            # A hit that goes further than the prompt leaves out what was asked for.
+            short = [i for i, each in enumerate(outputs) if _cached(each) >= asked[i][0].start]
+            again = self._scored([asked[i] for i in short], reads_cache=False) if short else []
+            outputs = list(outputs)
+            for i, each in zip(short, again, strict=True):
+                outputs[i] = each
+            for n, (line, term, tops), each in zip(wave, asked, outputs, strict=True):
+                found[n] = _said(line, each, tops)
+                if term is None:
+                    self._unsteered[line, tops] = found[n]
+            advance(len(wave))
+        return [found[n] for n in range(len(lines))]
 
     def answers(
-        self, contexts: Sequence[Sequence[int]], terms: Sequence[SteerTerm | None], max_tokens: int
+        self,
+        contexts: Sequence[Sequence[int]],
+        terms: Sequence[SteerTerm | None],
+        max_tokens: int,
+        advance: Advance,
     ) -> list[tuple[int, ...]]:
         """Greedy continuations under each context's term."""
         from vllm import SamplingParams
 
-        outputs = self.llm.generate(
-            [{"prompt_token_ids": list(each)} for each in contexts],
-            SamplingParams(temperature=0.0, max_tokens=max_tokens, detokenize=False),
+        params = SamplingParams(temperature=0.0, max_tokens=max_tokens, detokenize=False)
+        found: list[tuple[int, ...]] = []
+        for first in range(0, len(contexts), ANSWERS):
+            part = slice(first, first + ANSWERS)
+            outputs = self._run(contexts[part], [params] * len(contexts[part]), terms[part])
+            self.tokens += sum(len(each.outputs[0].token_ids) for each in outputs)
+            found += [tuple(each.outputs[0].token_ids) for each in outputs]
+            advance(len(outputs))
+        return found
+
+    def _waves(self, order: Sequence[int], lines: Sequence[Line]) -> Iterator[list[int]]:
+        """Numbers of texts, in this order, in stretches of about `WAVE_TOKENS` to compute."""
+        wave: list[int] = []
+        held = 0
+        before: tuple[int, ...] | None = None
+        for n in order:
+            context = lines[n].ids[: lines[n].start]
+            cost = len(lines[n].ids) - (self.shared_tokens(lines[n]) if context == before else 0)
+            if wave and held + cost > WAVE_TOKENS:
+                yield wave
+                wave, held = [], 0
+            wave.append(n)
+            held, before = held + cost, context
+        if wave:
+            yield wave
+
+    def shared_tokens(self, line: Line) -> int:
+        """Tokens of a text's prompt that another text with the same prompt need not compute."""
+        return (line.start - 1) // self.block_size * self.block_size if self.block_size else 0
+
+    def _scored(
+        self, asked: Sequence[tuple[Line, SteerTerm | None, bool]], *, reads_cache: bool
+    ) -> list[Any]:
+        from vllm import SamplingParams
+
+        def params(term: SteerTerm | None, tops: bool) -> Any:
+            # What is unsteered may lie in the cache with its answer, and then has no scores.
+            skips = term is None or not reads_cache
+            return SamplingParams(
+                temperature=0.0, max_tokens=1, prompt_logprobs=TOP if tops else 0,
+                detokenize=False, flat_logprobs=True, skip_reading_prefix_cache=skips,
+            )  # fmt: skip
+
+        return self._run(
+            [line.ids for line, _, _ in asked],
+            [params(term, tops) for _, term, tops in asked],
+            [term for _, term, _ in asked],
+        )
+
+    def _run(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: Sequence[Any],
+        terms: Sequence[SteerTerm | None],
+    ) -> list[Any]:
+        outputs: list[Any] = self.llm.generate(
+            [{"prompt_token_ids": list(each)} for each in prompts],
+            list(params),
             steer=[[each] if each is not None else [] for each in terms],
             scores="none",
             use_tqdm=False,
         )
-        return [tuple(each.outputs[0].token_ids) for each in outputs]
+        for each in outputs:
+            told = each.outputs[0].pilothouse
+            if told["action"] == "refused":
+                raise ConfigError(f"the engine turned a text away: {told['error']}")
+        self.texts += len(outputs)
+        fed = zip(prompts, outputs, strict=True)
+        self.tokens += sum(len(prompt) - _cached(each) for prompt, each in fed)
+        return outputs
 
 
 def _parts(lines: Sequence[Line], tokens: int) -> list[list[Line]]:
@@ -206,14 +302,24 @@ def _parts(lines: Sequence[Line], tokens: int) -> list[list[Line]]:
     return parts
 
 
-def _said(line: Line, output: Any) -> Said:
-    told = output.outputs[0].pilothouse
-    if told["action"] == "refused":
-        raise ConfigError(f"the engine turned a text away: {told['error']}")
-    entries = output.prompt_logprobs[line.start :]
-    own = [entry[token] for entry, token in zip(entries, line.ids[line.start :], strict=True)]
+def _cached(output: Any) -> int:
+    return int(output.num_cached_tokens or 0)
+
+
+def _said(line: Line, output: Any, tops: bool) -> Said:
+    """The scores of what is behind a text's start; of what is before there may be none."""
+    flat = output.prompt_logprobs
+    spans = [
+        range(flat.start_indices[place], flat.end_indices[place])
+        for place in range(line.start, len(line.ids))
+    ]
+    firsts = [span[0] for span in spans]
+    if [flat.token_ids[each] for each in firsts] != list(line.ids[line.start :]):
+        raise EngineError("vLLM gave scores of other tokens than it was asked for")
     return Said(
-        np.array([each.logprob for each in own], np.float64),
-        np.array([each.rank == 1 for each in own]),
-        [{token: each.logprob for token, each in entry.items()} for entry in entries],
+        np.array([flat.logprobs[each] for each in firsts], np.float64),
+        np.array([flat.ranks[each] == 1 for each in firsts]),
+        [{flat.token_ids[each]: flat.logprobs[each] for each in span} for span in spans]
+        if tops
+        else (),
     )

@@ -1,33 +1,30 @@
-"""Vectors at layers and strengths, measured beside their controls.
+"""Vectors at layers and strengths, measured on a part of the texts.
 
 Shape suffixes: N pairs, Q questions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pilothouse.cli.fit_order import Asking, FitOrder, Material, Part
+from pilothouse.cli.fit_order import Asking, FitOrder, Part
 from pilothouse.cli.fit_stand import Stand
-from pilothouse.contrast.line import Said, forced
+from pilothouse.contrast.line import Line, Said, forced
 from pilothouse.contrast.measure import Heard, effects, figures, mean_interval
-from pilothouse.contrast.report import (
-    CONTROLS,
-    Cell,
-    Control,
-    Kind,
-    Trial,
-)
+from pilothouse.contrast.report import CONTROLS, Cell, Control, Kind, Trial
 from pilothouse.contrast.sample import Floats
 from pilothouse.errors import ConfigError
 from pilothouse.model.manifest import Interval
-from pilothouse.progress import Phase
+from pilothouse.progress import Advance
 from pilothouse.term import SteerTerm
+
+NEUTRAL_TOKENS = 50_000
+"""Tokens of neutral texts, times the steerings they are read under, that are held at a time."""
 
 
 class Steering(NamedTuple):
@@ -44,103 +41,137 @@ class Steering(NamedTuple):
         return f"{self.kind}-{self.draw}"
 
 
-def steerings(order: FitOrder, layers: Sequence[int]) -> list[Steering]:
+class Measured(NamedTuple):
+    """The figures of a steering, and its effect on each pair."""
+
+    cell: Cell
+    effects_N: Floats
+
+
+def fitted(layers_and_scales: Iterable[tuple[int, float]]) -> list[Steering]:
+    """The fitted vector at these places."""
+    return [Steering("fitted", 0, layer, scale) for layer, scale in layers_and_scales]
+
+
+def with_controls(order: FitOrder, layers: Sequence[int]) -> list[Steering]:
     """The vector and its controls at each layer and strength, layer by layer."""
-    kinds: list[tuple[Kind, int]] = [("fitted", 0)]
-    kinds += [(kind, draw) for kind, draw in product(CONTROLS, range(order.controls))]
+    kinds: list[tuple[Kind, int]] = [("fitted", 0), *draws(order)]
     return [
         Steering(kind, draw, layer, scale)
         for layer, (kind, draw), scale in product(layers, kinds, order.scales)
     ]
 
 
-def measured(
-    order: FitOrder,
-    stand: Stand,
-    part: Part,
-    steerings: Sequence[Steering],
-    phase: Phase,
-    name: str,
-) -> tuple[list[Cell], dict[Steering, Floats]]:
-    """A cell for each steering, and its effect on each pair. A layer's go to the engine at once."""
-    phase(f"{name}: unsteered", None)
-    [plain] = _heard(order, stand, part, [None])
-    if part.questions and not plain.right_Q.any():
-        raise ConfigError(
-            f"--facts: the unsteered model answers none of {len(part.questions)} questions right, "
-            "so that nothing can be retained; ask what it knows"
-        )
-    advance = phase(name, len(steerings))
-    cells: list[Cell] = []
-    by_pair: dict[Steering, Floats] = {}
-    for layer in dict.fromkeys(each.layer for each in steerings):
-        batch = [each for each in steerings if each.layer == layer]
-        for each, heard in zip(batch, _heard(order, stand, part, batch), strict=True):
-            by_pair[each] = effects(plain, heard)
-            cells.append(
+def draws(order: FitOrder) -> list[tuple[Control, int]]:
+    """Every control: its kind, and its number among them."""
+    return list(product(CONTROLS, range(order.controls)))
+
+
+class PartMeter:
+    """Measures steerings on a part of the texts, beside no steering.
+
+    Raises:
+        ConfigError: there are questions, and the unsteered model answers none.
+    """
+
+    def __init__(self, order: FitOrder, stand: Stand, part: Part, advance: Advance) -> None:
+        self._order, self._stand, self.part = order, stand, part
+        [self._plain] = self._heard([None], advance)
+        if part.questions and not self._plain.right_Q.any():
+            raise ConfigError(
+                f"--facts: the unsteered model answers none of {len(part.questions)} questions "
+                "right, so that nothing can be retained; ask what it knows"
+            )
+
+    @property
+    def texts(self) -> int:
+        """How many are read under each steering."""
+        return len(self._lines) + len(self.part.questions)
+
+    def cells(self, steerings: Sequence[Steering], advance: Advance) -> dict[Steering, Measured]:
+        """What each steering does. They go to the engine together, as different programs."""
+        return {
+            each: Measured(
                 Cell(kind=each.kind, draw=each.draw, layer=each.layer, scale=each.scale,
-                     figures=figures(plain, heard))
-            )  # fmt: skip
-        advance(len(batch))
-    return cells, by_pair
+                     figures=figures(self._plain, heard)),
+                effects(self._plain, heard),
+            )
+            for each, heard in self._batches(steerings, advance)
+        }  # fmt: skip
+
+    def effects(self, steerings: Sequence[Steering], advance: Advance) -> dict[Steering, Floats]:
+        """As `cells`, but effects alone, so that the part needs no neutral texts."""
+        return {
+            each: effects(self._plain, heard) for each, heard in self._batches(steerings, advance)
+        }
+
+    def _batches(
+        self, steerings: Sequence[Steering], advance: Advance
+    ) -> Iterator[tuple[Steering, Heard]]:
+        neutral = sum(len(line.ids) - line.start for line in self.part.neutral)
+        at_a_time = max(1, NEUTRAL_TOKENS // max(1, neutral))
+        for first in range(0, len(steerings), at_a_time):
+            batch = steerings[first : first + at_a_time]
+            yield from zip(batch, self._heard(batch, advance), strict=True)
+
+    @property
+    def _lines(self) -> tuple[Line, ...]:
+        return (*self.part.positives, *self.part.negatives, *self.part.neutral)
+
+    def _heard(self, steerings: Sequence[Steering | None], advance: Advance) -> list[Heard]:
+        part, lines = self.part, self._lines
+        terms = [
+            each and forced(each.vector, each.layer, each.scale, self._order.on, line)
+            for each in steerings
+            for line in lines
+        ]
+        pairs = len(part.positives)
+        is_neutral = [False] * (2 * pairs) + [True] * len(part.neutral)
+        said = self._stand.say(lines * len(steerings), terms, is_neutral * len(steerings), advance)
+        rights = self._right(steerings, advance)
+        found = []
+        for index, right_Q in enumerate(rights):
+            mine: list[Said] = said[index * len(lines) : (index + 1) * len(lines)]
+            found.append(Heard(mine[:pairs], mine[pairs : 2 * pairs], mine[2 * pairs :], right_Q))
+        return found
+
+    def _right(
+        self, steerings: Sequence[Steering | None], advance: Advance
+    ) -> list[NDArray[np.bool_]]:
+        questions: Sequence[Asking] = self.part.questions
+        if not questions:
+            return [np.zeros(0, np.bool_)] * len(steerings)
+        terms = [
+            each
+            and SteerTerm(
+                vector=each.vector, layers=(each.layer,), scale=each.scale, unit="residual",
+                on=self._order.on,
+            )
+            for each in steerings
+            for _ in questions
+        ]  # fmt: skip
+        contexts = [each.ids for each in questions] * len(steerings)
+        answers = self._stand.answers(contexts, terms, self._order.answer_tokens, advance)
+        right = [
+            question.answer.casefold() in self._stand.text(answer).casefold()
+            for question, answer in zip(list(questions) * len(steerings), answers, strict=True)
+        ]
+        return [
+            np.array(right[first : first + len(questions)])
+            for first in range(0, len(right), len(questions))
+        ]
 
 
-def _heard(
-    order: FitOrder, stand: Stand, part: Part, steerings: Sequence[Steering | None]
-) -> list[Heard]:
-    lines = (*part.positives, *part.negatives, *part.neutral)
-    terms = [
-        each and forced(each.vector, each.layer, each.scale, order.on, line)
-        for each in steerings
-        for line in lines
-    ]
-    said = stand.say(lines * len(steerings), terms)
-    rights = _right(order, stand, part.questions, steerings)
-    pairs = len(part.positives)
-    found = []
-    for index, right_Q in enumerate(rights):
-        mine: list[Said] = said[index * len(lines) : (index + 1) * len(lines)]
-        found.append(Heard(mine[:pairs], mine[pairs : 2 * pairs], mine[2 * pairs :], right_Q))
-    return found
-
-
-def _right(
-    order: FitOrder,
-    stand: Stand,
-    questions: Sequence[Asking],
-    steerings: Sequence[Steering | None],
-) -> list[NDArray[np.bool_]]:
-    if not questions:
-        return [np.zeros(0, np.bool_)] * len(steerings)
-    terms = [
-        each
-        and SteerTerm(
-            vector=each.vector, layers=(each.layer,), scale=each.scale, unit="residual", on=order.on
-        )
-        for each in steerings
-        for _ in questions
-    ]
-    answers = stand.answers(
-        [each.ids for each in questions] * len(steerings), terms, order.answer_tokens
-    )
-    right = [
-        question.answer.casefold() in stand.text(answer).casefold()
-        for question, answer in zip(list(questions) * len(steerings), answers, strict=True)
-    ]
-    return [
-        np.array(right[first : first + len(questions)])
-        for first in range(0, len(right), len(questions))
-    ]
-
-
-def trial(
-    order: FitOrder, cells: list[Cell], by_pair: dict[Steering, Floats], texts: Material
-) -> Trial:
+def trial(order: FitOrder, measured: Mapping[Steering, Measured], groups: Sequence[str]) -> Trial:
     """The effect on test pairs, by itself and over the mean of each kind of control."""
-    groups, seed = texts.test.groups, order.seed
-    fitted_N = next(found for each, found in by_pair.items() if each.kind == "fitted")
-    over: dict[Control, Interval] = {}
-    for control in CONTROLS:
-        draws = [found for each, found in by_pair.items() if each.kind == control]
-        over[control] = mean_interval(fitted_N - np.mean(draws, axis=0), groups, seed)
-    return Trial(cells=tuple(cells), effect=mean_interval(fitted_N, groups, seed), effect_over=over)
+    by_kind: dict[Kind, list[Floats]] = {}
+    for each, (_, effects_N) in measured.items():
+        by_kind.setdefault(each.kind, []).append(effects_N)
+    [fitted_N] = by_kind["fitted"]
+    over: dict[Control, Interval] = {
+        control: mean_interval(fitted_N - np.mean(by_kind[control], axis=0), groups, order.seed)
+        for control in CONTROLS
+    }
+    cells = tuple(each.cell for each in measured.values())
+    effect = mean_interval(fitted_N, groups, order.seed)
+    return Trial(cells=cells, effect=effect, effect_over=over)

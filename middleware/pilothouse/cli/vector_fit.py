@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from pilothouse.cli.exits import exits
-from pilothouse.cli.landing import MADE, check_out, landing
+from pilothouse.cli.fit_output import show, write
+from pilothouse.cli.fit_stages import Clock
+from pilothouse.cli.landing import check_out
 from pilothouse.cli.quiet import quieten
 from pilothouse.cli.sae_option import noted
 from pilothouse.cli.template_option import ChatTemplateKwargs, template_kwargs
 from pilothouse.contrast import difference, principal, ridge
-from pilothouse.contrast.card import card, figures_row, profile_line
 from pilothouse.contrast.method import METHODS
-from pilothouse.contrast.plot import plot
-from pilothouse.contrast.report import CONTROLS, Cell, FitReport
 from pilothouse.errors import ConfigError
 from pilothouse.model.catalogue import SERVED_SITES
 from pilothouse.model.sae.formats import FORMATS, load_sae
 from pilothouse.model.sae.told import Told
-from pilothouse.model.vector import Vector, save_vector
 from pilothouse.progress import progress, waiting
 from pilothouse.types import Clause, Site
 
@@ -40,15 +35,14 @@ ALL_METHODS = (*METHODS, SAE_METHOD, TUNED_METHOD)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
 LAYERS = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
 TOKENS = ("mean", "last", "first")
-SHOWN_ROWS = 40
-SHOWN = ("L", "scale", "effect", "random", "shuffled", "moved", "ppl x", "kept", "KL>=", "facts")
-REPORT_FILE, CARD_FILE, PLOT_FILE = "fit.json", "README.md", "sweep.svg"
+SEARCHES = ("staged", "full")
+ALL_LAYERS, USUAL_SCALES = "all", "0.05,0.1,0.2,0.4"
 EPILOG = """Examples:
 
 pilothouse vector fit pairs.jsonl --model my-model --out vectors/polite
 
 pilothouse vector fit pairs.csv --model my-model --out vectors/polite --method ridge --layers 8-20
---neutral texts.jsonl --facts facts.jsonl -- --dtype float32 --tensor-parallel-size 2
+--neutral texts.jsonl --facts facts.jsonl --dtype bfloat16 -- --tensor-parallel-size 2
 
 pilothouse vector fit pairs.jsonl --model my-model --out vectors/polite --sae saes/layer-12
 --features 4
@@ -64,7 +58,9 @@ def fit_vector(
     model: Annotated[str, typer.Option(help="The model's folder or name, as for `serve`.")],
     out: Annotated[Path, typer.Option(help="Folder to write; new or empty. Names the vector.")],
     method: Annotated[str | None, typer.Option(help=f"One of {', '.join(ALL_METHODS)}.")] = None,
-    layers: Annotated[str, typer.Option(help="all, or numbers and ranges: 4,8-12.")] = "all",
+    layers: Annotated[
+        str | None, typer.Option(help="all, or numbers and ranges: 4,8-12.", show_default="all")
+    ] = None,
     site: Annotated[
         str | None,
         typer.Option(help="Where states are read and edits made: resid_post, if not said."),
@@ -76,8 +72,19 @@ def fit_vector(
         str, typer.Option(help="Where it will steer, and is measured: output, prompt or all.")
     ] = "output",
     scales: Annotated[
-        str, typer.Option(help="Strengths to try, as shares of the stream's mean length.")
-    ] = "0.05,0.1,0.2,0.4",
+        str | None,
+        typer.Option(
+            help="Strengths to try, as shares of the stream's mean length.",
+            show_default=USUAL_SCALES,
+        ),
+    ] = None,
+    search: Annotated[
+        str | None,
+        typer.Option(
+            help="staged: a screen of all layers, then the best few. full: every layer at every "
+            "strength, with controls, which is usual where --layers or --scales are given."
+        ),
+    ] = None,
     controls: Annotated[int, typer.Option(min=1, max=20, help="Controls of each kind.")] = 3,
     resamples: Annotated[int, typer.Option(min=2, help="Refits for the direction's cosine.")] = 50,
     max_perplexity_ratio: Annotated[
@@ -109,6 +116,9 @@ def fit_vector(
     tuned: Annotated[
         str | None, typer.Option(help="A fine-tuned form of the model: fit what it differs in.")
     ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="As for `serve`; if not said, what the processor is fast in.")
+    ] = None,
     chat_template_kwargs: ChatTemplateKwargs = None,
     model_id: Annotated[
         str | None, typer.Option(help="The name artefacts know the model by; else its folder's.")
@@ -116,15 +126,16 @@ def fit_vector(
     seed: Annotated[int, typer.Option(min=0, help="Of the split, controls and resamples.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Fit a vector to pairs, sweep layers and strengths, and test the best beside controls."""
+    """Fit a vector to pairs, search layer and strength, and test the best beside controls."""
+    began = Clock.now()
     with exits():
         from pilothouse.cli.fit_order import FitOrder, read_files, tokenized
         from pilothouse.cli.fit_run import run_fit
-        from pilothouse.cli.fit_settings import engine_settings
+        from pilothouse.cli.fit_settings import engine_settings, with_dtype, with_memory
 
         _check_out(out)
         known_as = model_id or Path(model).resolve().name
-        wanted, where = _layers(layers), _site(site)
+        wanted, where = _layers(ALL_LAYERS if layers is None else layers), _site(site)
         told = Told(model_id, _single(wanted, sae), where, sae_average_norm, sae_centred)
         loaded = _sae(sae, sae_format, told, known_as)
         order = FitOrder(
@@ -133,24 +144,32 @@ def fit_vector(
             layers=wanted if loaded is None else (loaded.tap.layer,),
             site=(where or "resid_post") if loaded is None else loaded.tap.site,
             token=_choice("--token", token, TOKENS), on=_choice("--on", on, get_args(Clause)),
-            scales=_scales(scales), controls=controls, resamples=resamples,
+            scales=_scales(USUAL_SCALES if scales is None else scales), controls=controls,
+            resamples=resamples,
             max_perplexity_ratio=max_perplexity_ratio, seed=seed, neutral=neutral, facts=facts,
             answer_tokens=answer_tokens, features=features, tuned=tuned,
-            settings=engine_settings(context.args),
+            settings=engine_settings(context.args, dtype),
+            search=_search(search, is_grid=(layers, scales) != (None, None)),
+            finer=scales is None,
             chat_template_kwargs=template_kwargs(chat_template_kwargs),
         )  # fmt: skip
         files = read_files(order)
-        quieten(in_process=True)
+        quieten(in_process=True, small=False)
         with waiting("reading the texts with the model's tokenizer"):
+            by_dtype = with_dtype(model, order.settings)
+            order = replace(order, settings=by_dtype.settings)
             texts = tokenized(order, files)
-        for note in texts.notes:
+            longest = texts.longest + answer_tokens
+            by_memory = with_memory(model, order.settings, longest)
+            order = replace(order, settings=by_memory.settings)
+        for note in (*by_dtype.told, *by_memory.told, *texts.notes):
             typer.echo(note, err=True)
         with progress() as phase:
-            vector, report = run_fit(order, files, texts, loaded, phase)
-        _write(vector, report, out)
+            vector, report = run_fit(order, files, texts, loaded, phase, began)
+        write(vector, report, out)
     typer.echo(report.model_dump_json(indent=2) if as_json else "", nl=as_json)
     if not as_json:
-        _show(report, out)
+        show(report, out)
     raise typer.Exit(1 if report.findings else 0)
 
 
@@ -207,6 +226,11 @@ def _site(word: str | None) -> Site | None:
     return site
 
 
+def _search(word: str | None, *, is_grid: bool) -> Any:
+    """A grid that was asked for is measured whole, unless a staged search was asked for, too."""
+    return _choice("--search", word or ("full" if is_grid else "staged"), SEARCHES)
+
+
 def _choice(option: str, word: str, known: Any) -> Any:
     if word not in known:
         raise ConfigError(f"{option}: got {word!r}, want one of {', '.join(known)}")
@@ -227,52 +251,3 @@ def _check_out(out: Path) -> None:
     check_out(out)
     if NAME.fullmatch(out.resolve().name) is None:
         raise ConfigError(f"--out: got {out.name!r}, want a name of letters, digits and . _ -")
-
-
-def _write(vector: Vector, report: FitReport, out: Path) -> None:
-    """The whole folder or nothing."""
-    with landing(out) as room:
-        place = room / MADE
-        save_vector(vector, place)
-        (place / REPORT_FILE).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        (place / CARD_FILE).write_text(card(vector.manifest, report), encoding="utf-8")
-        (place / PLOT_FILE).write_text(plot(report), encoding="utf-8")
-
-
-def _show(report: FitReport, out: Path) -> None:
-    console = Console()
-    for title, cells in (("sweep, by effect", report.sweep), ("test", report.test.cells)):
-        table = Table(*SHOWN, title=title, caption="random, shuffled: mean effect of the controls")
-        ranked = sorted(
-            (each for each in cells if each.kind == "fitted"), key=lambda each: -each.figures.effect
-        )
-        for each in ranked[:SHOWN_ROWS]:
-            table.add_row(*_row(each, cells))
-        console.print(table)
-    lines = [
-        f"wrote     {out}: layer {report.chosen_layer}, strength {report.chosen_scale:g}",
-        *(f"finding   {each}" for each in report.findings),
-        *(f"note      {each}" for each in report.notes),
-        f"use       vectors: {{{report.name}: {{path: {out}}}}} in pilothouse.yaml, and steer by",
-        f"          {profile_line(report)}",
-    ]
-    typer.echo("\n".join(lines))
-
-
-def _row(cell: Cell, cells: Sequence[Cell]) -> list[str]:
-    effect, *others = figures_row(cell.figures)
-    beside = [
-        fmean(
-            each.figures.effect
-            for each in cells
-            if (each.kind, each.layer, each.scale) == (control, cell.layer, cell.scale)
-        )
-        for control in CONTROLS
-    ]
-    return [
-        str(cell.layer),
-        f"{cell.scale:g}",
-        effect,
-        *(f"{each:+.3g}" for each in beside),
-        *others,
-    ]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from pilothouse.contrast.report import CONTROLS, Cell, Figures, FitReport
+from pilothouse.contrast.search import ranks
 from pilothouse.model.manifest import Interval, VectorManifest
 
 HEAD = ("vector", "effect", "moved", "perplexity", "choices kept", "KL >=", "facts kept")
@@ -19,6 +21,7 @@ def card(manifest: VectorManifest, report: FitReport) -> str:
         _test(report),
         _layers(report),
         _features(report),
+        _screen(report),
         _sweep(report),
         _made(report),
     ]
@@ -66,7 +69,9 @@ def _said(title: str, lines: Sequence[str], otherwise: str) -> str:
 
 
 def _test(report: FitReport) -> str:
-    rows = [[_name(each), *figures_row(each.figures)] for each in report.test.cells]
+    rows = [
+        [_name(each), str(each.layer), *figures_row(each.figures)] for each in report.test.cells
+    ]
     over = [
         f"- effect over {control} vectors: {_interval(report.test.effect_over[control])}"
         for control in CONTROLS
@@ -78,14 +83,33 @@ def _test(report: FitReport) -> str:
         f"{report.parts.test} pairs in {report.parts.test_groups} groups that were neither fitted "
         "nor chosen on. Effect: change of the log-probability of a token, positive less negative, "
         "in nats. Perplexity: steered over not, of " + report.neutral + ". Choices kept: of those "
-        "tokens that were the likeliest, the share that still are. KL is a lower bound. Controls "
-        "have the vector's length. Intervals are 95%, by bootstrap over groups.",
+        "tokens that were the likeliest, the share that still are. KL is a lower bound. Intervals "
+        "are 95%, by bootstrap over groups.",
         "",
-        _table(HEAD, rows),
+        _controls(report),
+        "",
+        _table((HEAD[0], "layer", *HEAD[1:]), rows),
         "",
         f"- effect: {_interval(report.test.effect)}",
         *over,
     ])  # fmt: skip
+
+
+def _controls(report: FitReport) -> str:
+    """What the controls are, and what was free in them."""
+    text = (
+        "Controls have the vector's length and strength. Random: a direction that nobody fitted, "
+        "which shows what any edit of this size does. Shuffled: what the method makes of the same "
+        "states dealt out anew, which shows what it makes of nothing. "
+    )
+    if report.search.kind == "full":
+        return text + "All are at the chosen layer."
+    layers = ", ".join(str(each.layer) for each in report.layers)
+    return text + (
+        f"Each took, of the searched layers ({layers}), the one at which it did most on the pairs "
+        "that chose, as the vector did: else a vector that was picked for its effect would stand "
+        "beside controls that were not, and luck would look like content."
+    )
 
 
 def _layers(report: FitReport) -> str:
@@ -100,6 +124,8 @@ def _layers(report: FitReport) -> str:
         for each in report.layers
     ]
     text = "Cosine: refits on resampled groups with the fit; the brackets hold 95% of the refits."
+    if report.search.kind == "staged":
+        text += " Of the layers that were searched."
     head = ("layer", "length", "mean length of the stream", "cosine", "of the method")
     return f"## Directions\n\n{text}\n\n{_table(head, rows)}"
 
@@ -116,15 +142,48 @@ def _features(report: FitReport) -> str:
     return f"## As feature edits\n\n{text}:\n\n```yaml\n" + "\n".join(lines) + "\n```"
 
 
+def _screen(report: FitReport) -> str:
+    search = report.search
+    if search.kind == "full":
+        return ""
+    apart = ranks(-math.inf if each.separation is None else each.separation
+                  for each in search.layers)  # fmt: skip
+    rows = [
+        [
+            str(each.layer),
+            "-" if each.separation is None else f"{each.separation:.3g} ({rank})",
+            "-" if each.screened is None else f"{each.screened.effect:+.3g}",
+            "-" if each.screened is None else f"{each.screened.perplexity_ratio:.3g}",
+            "-" if each.reach is None else f"{each.reach:+.3g}",
+            each.why,
+        ]
+        for each, rank in zip(search.layers, apart, strict=True)
+    ]
+    text = (
+        f"Strength {search.screen_scale:g}, {search.screen_pairs} of the {report.parts.choose} "
+        f"pairs that choose and {search.screen_neutral} neutral texts. Apart: d' of the sides of "
+        "these pairs along the direction (rank), which ranks layers only where not all can be "
+        "screened. Reach: about the effect where fluency ends, if effects grow with the strength "
+        "and the logarithm of perplexity with its square; the largest were searched. No test pair "
+        "was looked at."
+    )
+    head = ("layer", "apart", "effect", "perplexity", "reach", "what became of it")
+    return f"## Screen\n\n{text}\n\n{_table(head, rows)}"
+
+
 def _sweep(report: FitReport) -> str:
     rows = [
         [str(each.layer), f"{each.scale:g}", _name(each), *figures_row(each.figures)]
         for each in report.sweep
     ]
+    search = report.search
+    pairs = report.parts.choose if search.kind == "full" else search.search_pairs
     text = (
-        f"On {report.parts.choose} other pairs. Chosen: the largest effect at a perplexity of at "
-        f"most {report.max_perplexity_ratio:g} times the unsteered."
+        f"On {pairs} of the {report.parts.choose} pairs that choose. Chosen: the largest effect at "
+        f"a perplexity of at most {report.max_perplexity_ratio:g} times the unsteered."
     )
+    if search.kind == "staged":
+        text += " In the order in which places were tried."
     return f"## Sweep\n\n{text}\n\n{_table(('layer', 'strength', *HEAD), rows)}"
 
 
@@ -136,6 +195,8 @@ def _made(report: FitReport) -> str:
         ["that tested", f"{parts.test} ({parts.test_groups})"],
         ["token", report.token],
         ["seed", str(report.seed)],
+        ["dtype", report.dtype or "not taken down"],
+        ["texts and computed tokens", _work(report)],
         *([f"sha256 of {name}", each] for name, each in report.data_sha256.items()),
         *([name, each] for name, each in report.versions.items()),
         *(
@@ -144,6 +205,11 @@ def _made(report: FitReport) -> str:
         ),
     ]
     return "## Made of\n\n" + _table(("", ""), rows)
+
+
+def _work(report: FitReport) -> str:
+    done = [each for each in report.stages if each.texts]
+    return "; ".join(f"{each.name} {each.texts} and {each.tokens}" for each in done) or "-"
 
 
 def _facts(facts: dict[str, object]) -> str:

@@ -62,6 +62,60 @@ class Trial(Closed):
     """Effect less the mean effect of the controls of a kind, pair by pair."""
 
 
+class Stage(Closed):
+    """What a part of the work took. Its seconds differ from one fit to the same again."""
+
+    name: str
+    texts: int
+    tokens: int
+    """That were computed: prompts that texts share are counted once."""
+    seconds: float
+    cpu_seconds: float
+    """Of all cores together, in this process: a busy machine makes the other one longer."""
+
+
+class LayerSearch(Closed):
+    """What was known of a layer when the search chose where to look.
+
+    `separation`: d' of the sides of the pairs that choose, along the direction. `screened`: its
+    figures at the screen's strength. `reach`: about its effect at the fluency limit, by those.
+    """
+
+    layer: Layer
+    separation: float | None
+    screened: Figures | None
+    reach: float | None
+    searched: bool
+    why: str
+
+
+class ControlChoice(Closed):
+    """The layer that a control took, and the effects by which it did, layer by layer."""
+
+    kind: Control
+    draw: int = Field(ge=0)
+    layer: Layer
+    effects: dict[int, float]
+
+
+class Search(Closed):
+    """How layer and strength were found.
+
+    `full`: every layer at every strength, controls too. `staged`: all layers at `screen_scale` on
+    some of the pairs that choose, then the best few at finer strengths on as many as
+    `search_pairs`.
+    """
+
+    kind: Literal["full", "staged"]
+    screen_scale: float | None = None
+    screen_pairs: int = 0
+    screen_neutral: int = 0
+    search_pairs: int = 0
+    search_neutral: int = 0
+    layers: tuple[LayerSearch, ...] = ()
+    controls: tuple[ControlChoice, ...] = ()
+
+
 class Parts(Closed):
     """Pairs in each part, and their groups."""
 
@@ -74,7 +128,7 @@ class Parts(Closed):
 
 
 class FitReport(Closed):
-    """The whole file. The same input on the same machine gives the same file."""
+    """The whole file. The same input on the same machine gives the same file, but for seconds."""
 
     format: Literal["pilothouse-fit/1"] = "pilothouse-fit/1"
     name: str
@@ -93,6 +147,8 @@ class FitReport(Closed):
     max_perplexity_ratio: float
     layers: tuple[LayerFit, ...]
     sweep: tuple[Cell, ...]
+    search: Search = Search(kind="full")
+    """How the cells of `sweep` came to be looked at."""
     chosen_layer: Layer
     chosen_scale: float
     test: Trial
@@ -100,3 +156,6 @@ class FitReport(Closed):
     notes: tuple[str, ...]
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Variables of the chat template, where conversations were put into it with some."""
+    dtype: str = ""
+    """In which the model ran; empty where that was not taken down."""
+    stages: tuple[Stage, ...] = ()

@@ -21,11 +21,31 @@ def model_facts(args: Namespace) -> ModelFacts:
         ConfigError: the configuration cannot be read.
         UnsupportedError: a kind of model that is refused.
     """
+    config = read_configuration(args)
+    refuse_model(config)
+    overrides = getattr(args, "hf_overrides", None)
+    if isinstance(overrides, dict):
+        config.update(overrides)
+    text = config.get_text_config()
+    return ModelFacts(
+        model_id=args.model,
+        num_layers=text.num_hidden_layers,
+        d_model=text.hidden_size,
+        projection_widths=projection_widths(text),
+    )
+
+
+def read_configuration(args: Namespace) -> Any:
+    """The configuration, transformers' own class, of the model that vLLM's arguments name.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     from transformers import AutoConfig
 
     model = args.model
     try:
-        config = AutoConfig.from_pretrained(
+        return AutoConfig.from_pretrained(
             getattr(args, "hf_config_path", None) or model,
             revision=getattr(args, "revision", None),
             trust_remote_code=bool(getattr(args, "trust_remote_code", False)),
@@ -35,17 +55,6 @@ def model_facts(args: Namespace) -> ModelFacts:
             f"{model}: its configuration cannot be read: {str(error).splitlines()[0]} Give a "
             "folder with config.json, or a model name that this machine can reach"
         ) from error
-    refuse_model(config)
-    overrides = getattr(args, "hf_overrides", None)
-    if isinstance(overrides, dict):
-        config.update(overrides)
-    text = config.get_text_config()
-    return ModelFacts(
-        model_id=model,
-        num_layers=text.num_hidden_layers,
-        d_model=text.hidden_size,
-        projection_widths=projection_widths(text),
-    )
 
 
 def projection_widths(text: Any) -> dict[Site, int]:
