@@ -46,10 +46,12 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "server": GROUND | ROOMS | {"telemetry", "engine"},
     "offline": GROUND | ROOMS | {"engine", "server"},
     "llm": GROUND | ROOMS | {"engine", "server", "offline"},
-    "cli": GROUND | ROOMS | {"telemetry", "engine", "server", "llm", "bake"},
+    # The real model, what is read for its cards and how they are made: above the engine, beside cli.
+    "demo": GROUND | ROOMS | {"engine", "llm"},
+    "cli": GROUND | ROOMS | {"telemetry", "engine", "server", "llm", "bake", "demo"},
 }
 HEAVY_STAYS_IN: dict[str, frozenset[str]] = {
-    "vllm": frozenset({"engine", "server", "offline", "llm", "cli"}),
+    "vllm": frozenset({"engine", "server", "offline", "llm", "cli", "demo"}),
     "torch": frozenset({"engine", "cli"}),  # cli: the offline verbs that convert pickled weights
     "triton": frozenset({"engine"}),
     "fastapi": frozenset({"server"}),
