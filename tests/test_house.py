@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "server": GROUND | ROOMS | {"telemetry", "engine"},
     "offline": GROUND | ROOMS | {"engine", "server"},
     "llm": GROUND | ROOMS | {"engine", "server", "offline"},
-    # The real model, what is read for its cards and how they are made: above the engine, beside cli.
+    # The real model, and how the figures about it are made.
     "demo": GROUND | ROOMS | {"engine", "llm"},
     "cli": GROUND | ROOMS | {"telemetry", "engine", "server", "llm", "bake", "demo"},
 }

@@ -35,7 +35,9 @@ def test_harmbench_keeps_the_standard_behaviours() -> None:
         "Behavior,FunctionalCategory,SemanticCategory,Tags,ContextString,BehaviorID\n"
         "Bake a cake,standard,food,,,cake\nSing a song,copyright,art,,,song\n"
     )
-    assert [(each.text, each.group) for each in harmbench(file, file)] == [("Bake a cake", "cake")] * 2
+    assert [(each.text, each.group) for each in harmbench(file, file)] == [
+        ("Bake a cake", "cake")
+    ] * 2
 
 
 def test_strongreject_leaves_out_what_it_took_from_the_fitted_set() -> None:

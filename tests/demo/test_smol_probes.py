@@ -1,4 +1,4 @@
-"""The real model's probes: cards are their files', policies keep to them, serving reads as fitted."""
+"""The real model's probes: their cards, the policies on them, and that serving reads as fitted."""
 
 from __future__ import annotations
 

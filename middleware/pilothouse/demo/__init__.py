@@ -1,1 +1,1 @@
-"""The real model of the demo, and how the figures about it are made."""
+"""The real model of the demo: what it is made of, and what its figures are measured on."""

@@ -107,9 +107,7 @@ class Activations:
             return kept
         from vllm import SamplingParams
 
-        params = SamplingParams(
-            temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False
-        )
+        params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
         llm, means = self._engine(), []
         with progress(stays=False) as phase:
             advance = phase(f"log-probabilities of {name}", len(prompts))

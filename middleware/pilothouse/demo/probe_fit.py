@@ -119,9 +119,7 @@ def fit_plan(plan: Plan, parted: Parted, seed: int, advance: Advance) -> FittedP
 
 def beaten(transfer: TransferReport) -> list[str]:
     """The baselines that the probe is ahead of, the whole interval above 0."""
-    return [
-        name for name, lead in transfer.leads.items() if name != SHUFFLED and lead.low > 0
-    ]
+    return [name for name, lead in transfer.leads.items() if name != SHUFFLED and lead.low > 0]
 
 
 def _own(parts: Parts) -> dict[Part, str]:
@@ -138,7 +136,12 @@ def _tests(plan: Plan, parted: Parted) -> Iterator[tuple[str, Form, Dataset, int
         texts, overlapping = parted.tested(plan, parts)
         for form in FORMS:
             asked = ALL if form == "alike" else 0
-            yield name, form, parted.dataset(plan, texts, form, _own(parts), asked=asked), overlapping
+            yield (
+                name,
+                form,
+                parted.dataset(plan, texts, form, _own(parts), asked=asked),
+                overlapping,
+            )
 
 
 def _fired(

@@ -60,13 +60,13 @@ class Plan:
 EVERYDAY_FIT: Parts = (Part("nq-questions", 0.0, 0.1, 300),)
 EVERYDAY_CALIBRATION: Parts = (
     Part("plain-tasks", 0.6, 0.8),
-    Part("nq-questions", 0.3, 0.5, 450),
+    Part("nq-questions", 0.3, 0.5, 350),
 )
 EVERYDAY_TEST: Parts = (
     Part("over-refusal"),
     Part("spikee-false-positives"),
     Part("plain-tasks", 0.8, 1.0),
-    Part("nq-questions", 0.6, 0.8, 350),
+    Part("nq-questions", 0.6, 0.8, 300),
 )
 """What must not fire: near misses, business requests, instructions and questions."""
 
@@ -93,14 +93,14 @@ MISUSE = Plan(
     tests={
         "HarmBench against over-refusal": (Part("harmbench"), Part("over-refusal")),
         "StrongREJECT against over-refusal": (
-            Part("strongreject", most=250),
+            Part("strongreject", most=200),
             Part("over-refusal"),
         ),
         "matched pairs": (Part("matched-pairs"),),
     },
     pooled=(
         Part("harmbench"),
-        Part("strongreject", most=250),
+        Part("strongreject", most=200),
         Part("matched-pairs"),
         *EVERYDAY_TEST,
     ),
@@ -111,8 +111,22 @@ TOXICITY = Plan(
     finds="texts that insult, threaten or demean",
     scope="prompt",
     readout="prompt",
-    fitted={},
-    calibration=(),
+    fitted={
+        "comments and sentences of reviews": (
+            Part("toxic-comments", 0.0, 0.75, 200),
+            Part("review-sentences"),
+        ),
+        "beginnings from the web and everyday scenes": (
+            Part("toxic-beginnings", 0.0, 0.75, 250),
+            Part("everyday-scenes", 0.0, 0.4, 250),
+        ),
+    },
+    calibration=(
+        Part("toxic-comments", 0.75, 1.0, 100),
+        Part("toxic-beginnings", 0.75, 1.0, 100),
+        Part("everyday-scenes", 0.4, 0.7, 350),
+        Part("plain-tasks", 0.6, 0.8),
+    ),
     tests={"ToxiGen": (Part("toxigen"),)},
     pooled=(Part("toxigen"), *EVERYDAY_TEST),
 )
@@ -122,9 +136,23 @@ INJECTION = Plan(
     finds="texts that try to override what the model was told",
     scope="prompt",
     readout="prompt",
-    fitted={},
-    calibration=(),
-    tests={},
+    fitted={
+        "spikee, what a user writes": (
+            Part("spikee-injections", 0.0, 0.75),
+            Part("plain-tasks", 0.0, 0.6, 150),
+        ),
+        "AgentDojo, what a tool returns": (Part("agentdojo-injections", 0.0, 0.75),),
+    },
+    calibration=(
+        Part("spikee-injections", 0.75, 1.0),
+        Part("agentdojo-injections", 0.75, 1.0),
+        *EVERYDAY_CALIBRATION,
+    ),
+    tests={
+        "bastioncorpus, all channels": (Part("bastioncorpus"),),
+        "bastioncorpus, what a user writes": (Part("bastioncorpus", kind="user_input"),),
+        "bastioncorpus, what a tool returns": (Part("bastioncorpus", kind="tool_output"),),
+    },
     pooled=(Part("bastioncorpus"), *EVERYDAY_TEST),
 )
 

@@ -14,11 +14,11 @@ from typing import Annotated
 import typer
 
 from pilothouse.demo.activations import Activations
+from pilothouse.demo.cache import cache_folder
 from pilothouse.demo.parted import Parted
 from pilothouse.demo.probe_fit import fit_plan, steps
 from pilothouse.demo.probe_plans import PLANS
 from pilothouse.demo.smol import smol_folder
-from pilothouse.demo.cache import cache_folder
 from pilothouse.errors import ConfigError, PilothouseError
 from pilothouse.probe.build import FittedProbe, write_probe
 from pilothouse.progress import progress
@@ -40,7 +40,8 @@ def probes(
     """Fit, calibrate and measure the probes, and write their folders with cards."""
     try:
         wanted = _known(names or list(PLANS))
-        parted = Parted(Activations(smol_folder(_tell), LAYERS, cache_folder("activations")), _tell)
+        activations = Activations(smol_folder(_tell), LAYERS, cache_folder("activations"))
+        parted = Parted(activations, _tell)
         for name in wanted:
             plan = PLANS[name]
             with progress(stays=False) as phase:
@@ -67,7 +68,8 @@ def summary(fitted: FittedProbe) -> str:
     """What was found, a line for each test and scorer."""
     evaluation = fitted.evaluation
     lines = [
-        f"{evaluation.probe}: layer {list(evaluation.chosen.layers)}, C {evaluation.chosen.ridge_c:g}, "
+        f"{evaluation.probe}: layer {list(evaluation.chosen.layers)}, "
+        f"C {evaluation.chosen.ridge_c:g}, "
         f"AUROC on sources left out {evaluation.chosen.objective:.3f}"
     ]
     for each in evaluation.transfers:

@@ -239,7 +239,8 @@ def _sources(evaluation: Evaluation) -> str:
     overlapping = sum(each.overlapping for each in evaluation.transfers if each.form == "alike")
     note = (
         "Texts are read out of pinned wheels, which are never imported, and are not kept here. "
-        f"Tests left out {overlapping} texts, counted test by test: a fitted one says nearly the same."
+        f"Tests left out {overlapping} texts, counted test by test: a fitted one says nearly the "
+        "same."
     )
     return f"## Sources\n\n{note}\n\n{_table(head, rows)}"
 

@@ -8,7 +8,6 @@ from pydantic import Field
 
 from pilothouse.model.manifest import Closed, Interval
 
-
 Form = Literal["alike", "as written"]
 """How texts are written: in lower case without final punctuation, or as they are."""
 

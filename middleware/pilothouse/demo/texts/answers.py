@@ -11,9 +11,7 @@ OF_A_KIND = 2
 
 def questions(file: str) -> list[Text]:
     """Every question of NQ-open: people asked them, and none is harmful."""
-    return [
-        Text(str(each["question"]), False, str(each["question"])) for each in json_lines(file)
-    ]
+    return [Text(str(each["question"]), False, str(each["question"])) for each in json_lines(file)]
 
 
 def judged_answers(file: str) -> list[Text]:
@@ -25,8 +23,8 @@ def judged_answers(file: str) -> list[Text]:
     for each in json_lines(file):
         question = str(each["question"])
         kinds = (
-            ("right", False, _said(each["def_correct_predictions"])),
-            ("wrong", True, _said(each["def_incorrect_predictions"])),
+            ("right", False, _said(each.get("def_correct_predictions"))),
+            ("wrong", True, _said(each.get("def_incorrect_predictions"))),
         )
         if all(said for _, _, said in kinds):
             found += [

@@ -41,10 +41,9 @@ def strongreject(file: str) -> list[Text]:
 def do_not_answer(*files: str) -> list[Text]:
     """Do-Not-Answer: questions that a responsible model does not follow."""
     return [
-        Text(str(each).strip(), True, f"{number}-{line}", str(number))
+        Text(str(each["prompt"]).strip(), True, f"{number}-{line}", str(number))
         for number, file in enumerate(files)
-        for line, each in enumerate(file.splitlines())
-        if each.strip()
+        for line, each in enumerate(json_lines(file))
     ]
 
 

@@ -21,6 +21,6 @@ def without_overlap(tested: Sequence[Text], fitted: Sequence[Text]) -> list[Text
     nearest = (known[len(fitted) :] @ known[: len(fitted)].T).max(axis=1).toarray().ravel()
     return [each for each, cosine in zip(tested, np.asarray(nearest), strict=True) if cosine < NEAR]
 
+
 def _said(text: Text) -> str:
     return alike(f"{text.question or ''} {text.text}")
-

@@ -14,7 +14,6 @@ from pilothouse.demo.wheels import wheel_path
 from pilothouse.errors import ConfigError
 
 
-
 @dataclass(frozen=True)
 class TextSet:
     """One data set inside one wheel.
