@@ -31,12 +31,12 @@ from pilothouse.probe.threshold import clopper_pearson_upper
 from pilothouse.probe.transfer import (
     PROBE,
     SHUFFLED,
-    Advance,
     Transfer,
     fit_transfer,
     scores_of,
     transfer_report,
 )
+from pilothouse.progress import progress
 
 CREATED_BY = "python -m pilothouse.demo.probes"
 FORMS: tuple[Form, ...] = ("alike", "as written")
@@ -45,12 +45,7 @@ TARGET_FPRS = (0.05, 0.01)
 ALL = 1_000_000
 
 
-def steps(plan: Plan, parted: Parted) -> int:
-    """How often `fit_plan` calls `advance`."""
-    return len(parted.activations.layers) * len(RIDGE_CS) + len(FORMS) * len(plan.tests)
-
-
-def fit_plan(plan: Plan, parted: Parted, seed: int, advance: Advance) -> FittedProbe:
+def fit_plan(plan: Plan, parted: Parted, seed: int) -> FittedProbe:
     """Read, fit, calibrate and measure one probe.
 
     Raises:
@@ -65,7 +60,7 @@ def fit_plan(plan: Plan, parted: Parted, seed: int, advance: Advance) -> FittedP
     calibration = _dataset(plan, parted, plan.calibration)
     pooled_texts, _ = parted.tested(plan, plan.pooled)
     pooled = parted.dataset(plan, pooled_texts, "as written", _own(plan.pooled))
-    tests = [each for each in _tests(plan, parted)]
+    tests = list(_tests(plan, parted))
     aggregate = ReadoutAggregate(kind="last")
     recipe = Recipe(
         name=plan.name, scope=plan.scope,
@@ -74,7 +69,9 @@ def fit_plan(plan: Plan, parted: Parted, seed: int, advance: Advance) -> FittedP
         trainings=("last",), ridge_cs=RIDGE_CS, target_fprs=TARGET_FPRS,
         validation_share=1.0 / len(plan.fitted), left_out_families=(), seed=seed,
     )  # fmt: skip
-    with threadpool_limits(limits=1):
+    steps = len(recipe.layer_sets) * len(RIDGE_CS) + len(tests)
+    with threadpool_limits(limits=1), progress(stays=False) as phase:
+        advance = phase(f"fitting {plan.name}", steps)
         transfer = fit_transfer(recipe, train, written, advance)
         measured = calibrated_readout(
             transfer.row, recipe.readouts[plan.readout], recipe, calibration, pooled

@@ -16,12 +16,11 @@ import typer
 from pilothouse.demo.activations import Activations
 from pilothouse.demo.cache import cache_folder
 from pilothouse.demo.parted import Parted
-from pilothouse.demo.probe_fit import fit_plan, steps
+from pilothouse.demo.probe_fit import fit_plan
 from pilothouse.demo.probe_plans import PLANS
 from pilothouse.demo.smol import smol_folder
 from pilothouse.errors import ConfigError, PilothouseError
 from pilothouse.probe.build import FittedProbe, write_probe
-from pilothouse.progress import progress
 
 LAYERS = (5, 8, 11, 14, 17, 20, 23, 26)
 """Of 30. The first see little but words, the last turn towards the next token."""
@@ -43,9 +42,7 @@ def probes(
         activations = Activations(smol_folder(_tell), LAYERS, cache_folder("activations"))
         parted = Parted(activations, _tell)
         for name in wanted:
-            plan = PLANS[name]
-            with progress(stays=False) as phase:
-                fitted = fit_plan(plan, parted, seed, phase(f"fitting {name}", steps(plan, parted)))
+            fitted = fit_plan(PLANS[name], parted, seed)
             write_whole(fitted, out / name)
             _tell(summary(fitted))
     except PilothouseError as error:
