@@ -43,15 +43,15 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "contrast": GROUND | {"model", "edit", "probe"},
     "telemetry": GROUND | ROOMS,
     "engine": GROUND | ROOMS | {"telemetry"},
-    # The real model and its figures: above the engine, and beside the server.
-    "demo": GROUND | ROOMS | {"telemetry", "engine"},
     "server": GROUND | ROOMS | {"telemetry", "engine"},
     "offline": GROUND | ROOMS | {"engine", "server"},
     "llm": GROUND | ROOMS | {"engine", "server", "offline"},
+    # The real model, and how the figures about it are made.
+    "demo": GROUND | ROOMS | {"telemetry", "engine", "llm"},
     "cli": GROUND | ROOMS | {"telemetry", "engine", "server", "llm", "bake", "demo"},
 }
 HEAVY_STAYS_IN: dict[str, frozenset[str]] = {
-    "vllm": frozenset({"engine", "server", "offline", "llm", "cli"}),
+    "vllm": frozenset({"engine", "server", "offline", "llm", "cli", "demo"}),
     "torch": frozenset({"engine", "cli"}),  # cli: the offline verbs that convert pickled weights
     "triton": frozenset({"engine"}),
     "fastapi": frozenset({"server"}),

@@ -115,6 +115,13 @@ WHEELS: Final[Mapping[str, Wheel]] = {
             549872,
             "Apache-2.0",
         ),
+        Wheel(
+            "agentdojo",
+            "0.1.35",
+            "364bea4219716b716bf639f504d195943f7f6a5535d312ca41d7098704a2affd",
+            192363,
+            "MIT",
+        ),
     )
 }
 

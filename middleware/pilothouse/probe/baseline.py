@@ -5,7 +5,8 @@ Shapes: N sequences of the fitting data, M of the test data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ Floats = NDArray[np.float64]
 Scorer = Callable[[Dataset, Dataset, Dataset], Floats]
 
 TFIDF_CS = (0.1, 1.0, 10.0, 100.0)
+BEHIND = "\x1f"
+"""Between a question and the answer that is judged, where a text has both."""
 
 
 def tfidf_scores(train: Dataset, validation: Dataset, test: Dataset) -> Floats:
@@ -67,3 +70,27 @@ def _one_feature(
     model.fit(known_N[:, None], train.labels_N)
     scores_M: Floats = model.decision_function(unseen_M[:, None])
     return scores_M
+
+
+def shape_features(texts_N: Iterable[str]) -> Floats:
+    """features_N8 of how texts are written, whatever they say.
+
+    Length in letters and words, final full stop, question mark and letter or digit, a capital at
+    the start, the shares of capitals and of marks. Of a text with `BEHIND` in it what stands behind
+    that counts.
+    """
+    return np.array([_shape(each.rpartition(BEHIND)[2]) for each in texts_N])
+
+
+def _shape(text: str) -> list[float]:
+    length = max(len(text), 1)
+    return [
+        math.log1p(len(text)),
+        math.log1p(len(text.split())),
+        float(text.endswith(".")),
+        float(text.endswith("?")),
+        float(text[-1:].isalnum()),
+        float(text[:1].isupper()),
+        sum(each.isupper() for each in text) / length,
+        sum(not each.isalnum() and not each.isspace() for each in text) / length,
+    ]

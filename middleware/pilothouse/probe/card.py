@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pilothouse.errors import ArtefactError
 from pilothouse.model.artefact import complaint, read_manifest
 from pilothouse.model.manifest import Interval, ProbeManifest, Readout
-from pilothouse.probe.report import Evaluation, FamilyReport, Score
+from pilothouse.probe.report import Evaluation, FamilyReport, Score, TransferReport
 
 SWEEP_LINES = 10
 
@@ -39,11 +39,15 @@ def render_card(manifest: ProbeManifest, evaluation: Evaluation) -> str:
     parts = [
         _head(manifest, evaluation),
         _readouts(manifest, evaluation),
+        _remarks(evaluation),
         _where(manifest),
         _comparison(evaluation),
+        _transfers(evaluation),
+        _fired(evaluation),
         _families(evaluation),
         _thresholds(evaluation),
         _data(evaluation),
+        _sources(evaluation),
         _sweep(evaluation),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -174,6 +178,71 @@ def _sweep(evaluation: Evaluation) -> str:
     head = ["layers", "training", "C", "readout", evaluation.objective.replace("_", " ")]
     text = f"## Sweep\n\nThe best of {len(evaluation.sweep)} trials on validation groups.\n\n"
     return text + _table(head, rows)
+
+
+def _remarks(evaluation: Evaluation) -> str:
+    if not evaluation.remarks:
+        return ""
+    return "## What to know\n\n" + "\n".join(f"- {each}" for each in evaluation.remarks)
+
+
+def _transfers(evaluation: Evaluation) -> str:
+    """Each test with a line for each scorer, and how far the probe is ahead of it."""
+    if not evaluation.transfers:
+        return ""
+    rows = [row for each in evaluation.transfers for row in _transfer(each)]
+    head = ["test", "texts", "scorer", "AUROC", "TPR at 1% FPR", "n+ / n-", "probe ahead by"]
+    note = (
+        "Fitted on some sources, measured on others. `alike` texts are in lower case and without "
+        "final punctuation on both sides, as the fitted ones are; `as written` ones are what is "
+        "served. The last column is the difference of AUROCs over the same resamples of groups."
+    )
+    return f"## Other sources\n\n{note}\n\n{_table(head, rows)}"
+
+
+def _transfer(report: TransferReport) -> Iterator[list[str]]:
+    for name, score in report.scores.items():
+        lead = report.leads.get(name)
+        ahead = "" if lead is None else f"{lead.estimate:+.3f} [{lead.low:+.3f}, {lead.high:+.3f}]"
+        yield [report.name, report.form, name, *_score(score), ahead]
+
+
+def _fired(evaluation: Evaluation) -> str:
+    if not evaluation.fired:
+        return ""
+    rows = [
+        [
+            each.name, "positive" if each.label else "negative", f"{each.target_fpr:g}",
+            f"{each.fired} of {each.n}", f"{each.fired / each.n:.3f}", f"{each.upper:.3f}",
+        ]
+        for each in evaluation.fired
+    ]  # fmt: skip
+    head = ["set", "label", "at fpr", "fired", "share", "95% bound"]
+    note = (
+        "Test texts as written, by set, at the thresholds of the default readout. The bound is "
+        "one-sided (Clopper-Pearson)."
+    )
+    return f"## What fires\n\n{note}\n\n{_table(head, rows)}"
+
+
+def _sources(evaluation: Evaluation) -> str:
+    if not evaluation.sources:
+        return ""
+    rows = [
+        [
+            each.name, each.use, str(each.texts), str(each.too_long), each.wheel, each.licence,
+            f"`{each.digest[:12]}`",
+        ]
+        for each in evaluation.sources
+    ]  # fmt: skip
+    head = ["set", "use", "texts", "too long", "wheel", "licence", "digest"]
+    overlapping = sum(each.overlapping for each in evaluation.transfers if each.form == "alike")
+    note = (
+        "Texts are read out of pinned wheels, which are never imported, and are not kept here. "
+        f"Tests left out {overlapping} texts, counted test by test: a fitted one says nearly the "
+        "same."
+    )
+    return f"## Sources\n\n{note}\n\n{_table(head, rows)}"
 
 
 def _aggregate(readout: Readout) -> str:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from pilothouse.model.manifest import Closed, Interval
+
+Form = Literal["alike", "as written"]
+"""How texts are written: in lower case without final punctuation, or as they are."""
 
 
 class Score(Closed):
@@ -70,8 +75,57 @@ class TrialReport(Closed):
     objective: float
 
 
+class TransferReport(Closed):
+    """One test of sources that fitting never met, under every scorer.
+
+    `form` says how the texts were written: alike in case and final punctuation, or as they are.
+    `leads` has the probe's AUROC less each baseline's, over the same resamples. `overlapping`
+    counts texts that were left out because a fitted one says nearly the same.
+    """
+
+    name: str
+    form: Form
+    scores: dict[str, Score]
+    leads: dict[str, Interval]
+    overlapping: int = Field(ge=0)
+
+
+class FiredReport(Closed):
+    """How many texts of a set, all of one label, reach a threshold of the default readout.
+
+    `upper` is the one-sided 95% Clopper-Pearson bound on the share.
+    """
+
+    name: str
+    label: bool
+    target_fpr: float
+    fired: int = Field(ge=0)
+    n: int = Field(ge=1)
+    upper: float
+
+
+class SourceReport(Closed):
+    """Where texts came from, what they were used for, and what was read.
+
+    `digest` is of the texts, labels and groups that the set was read as; `texts` of them were
+    taken, and `too_long` more were left out.
+    """
+
+    name: str
+    use: str
+    wheel: str
+    licence: str
+    digest: str
+    texts: int = Field(ge=0)
+    too_long: int = Field(ge=0)
+
+
 class Evaluation(Closed):
-    """The whole evaluation of a probe."""
+    """The whole evaluation of a probe.
+
+    `transfers`, `fired`, `sources` and `remarks` are of probes that were fitted on some sources
+    and measured on others.
+    """
 
     probe: str
     objective: str
@@ -84,3 +138,7 @@ class Evaluation(Closed):
     left_out_families: tuple[FamilyReport, ...]
     undone_families: tuple[str, ...]
     shuffled_labels: bool
+    transfers: tuple[TransferReport, ...] = ()
+    fired: tuple[FiredReport, ...] = ()
+    sources: tuple[SourceReport, ...] = ()
+    remarks: tuple[str, ...] = ()

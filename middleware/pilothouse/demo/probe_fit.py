@@ -1,0 +1,201 @@
+"""A plan carried out: a probe fitted on some sources and measured on others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pilothouse.demo.activations import MAX_TOKENS
+from pilothouse.demo.parted import SAMPLED, Parted
+from pilothouse.demo.probe_plans import Part, Parts, Plan
+from pilothouse.demo.texts.sets import SETS
+from pilothouse.demo.texts.text import Text
+from pilothouse.demo.wheels import WHEELS
+from pilothouse.model.manifest import Readout, ReadoutAggregate
+from pilothouse.model.probe import build_probe
+from pilothouse.probe.build import FittedProbe
+from pilothouse.probe.calibration import apply
+from pilothouse.probe.dataset import Dataset
+from pilothouse.probe.evaluate import split_report
+from pilothouse.probe.readout import calibrated_readout, token_calibration
+from pilothouse.probe.recipe import ReadoutRecipe, Recipe
+from pilothouse.probe.report import (
+    Evaluation,
+    FiredReport,
+    Form,
+    SourceReport,
+    TransferReport,
+    TrialReport,
+)
+from pilothouse.probe.sweep import readout_logits
+from pilothouse.probe.threshold import clopper_pearson_upper
+from pilothouse.probe.transfer import (
+    PROBE,
+    SHUFFLED,
+    Transfer,
+    fit_transfer,
+    scores_of,
+    transfer_report,
+)
+from pilothouse.progress import progress
+
+CREATED_BY = "python -m pilothouse.demo.probes"
+FORMS: tuple[Form, ...] = ("alike", "as written")
+RIDGE_CS = (1e-4, 1e-3, 1e-2, 1e-1)
+TARGET_FPRS = (0.05, 0.01)
+ALL = 1_000_000
+
+
+def fit_plan(plan: Plan, parted: Parted, seed: int) -> FittedProbe:
+    """Read, fit, calibrate and measure one probe.
+
+    Raises:
+        ConfigError: a set that is not what it was, or data that cannot be fitted.
+    """
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    sources = {part: name for name, parts in plan.fitted.items() for part in parts}
+    fitted = {part: parted.texts(part) for part in sources}
+    train = parted.dataset(plan, fitted, "alike", sources, asked=SAMPLED)
+    written = parted.written(fitted)
+    calibration = _dataset(plan, parted, plan.calibration)
+    pooled_texts, _ = parted.tested(plan, plan.pooled)
+    pooled = parted.dataset(plan, pooled_texts, "as written", _own(plan.pooled))
+    tests = list(_tests(plan, parted))
+    aggregate = ReadoutAggregate(kind="last")
+    recipe = Recipe(
+        name=plan.name, scope=plan.scope,
+        layer_sets=tuple((each,) for each in parted.activations.layers),
+        readouts={plan.readout: ReadoutRecipe(scope=plan.scope, aggregate=aggregate)},
+        trainings=("last",), ridge_cs=RIDGE_CS, target_fprs=TARGET_FPRS,
+        validation_share=1.0 / len(plan.fitted), left_out_families=(), seed=seed,
+    )  # fmt: skip
+    steps = len(recipe.layer_sets) * len(RIDGE_CS) + len(tests)
+    with threadpool_limits(limits=1), progress(stays=False) as phase:
+        advance = phase(f"fitting {plan.name}", steps)
+        transfer = fit_transfer(recipe, train, written, advance)
+        measured = calibrated_readout(
+            transfer.row, recipe.readouts[plan.readout], recipe, calibration, pooled
+        )
+        token = token_calibration(transfer.row, calibration)
+        transfers = []
+        for name, form, test, overlapping in tests:
+            transfers.append(
+                transfer_report(transfer, name, form, test, overlapping=overlapping, seed=seed)
+            )
+            advance(1)
+        baselines = scores_of(transfer, "as written", pooled, seed)
+    probe = build_probe(
+        plan.name, model_id=parted.activations.model_id, layers=transfer.row.layers,
+        weights_LD=transfer.row.weights_LD, bias=transfer.row.bias, token_slope=token.slope,
+        token_offset=token.offset, readouts={plan.readout: measured.readout},
+        default_readout=plan.readout, created_by=CREATED_BY,
+    )  # fmt: skip
+    evaluation = Evaluation(
+        probe=plan.name,
+        objective=recipe.objective,
+        chosen=TrialReport.model_validate(transfer.chosen._asdict()),
+        sweep=tuple(TrialReport.model_validate(each._asdict()) for each in transfer.trials),
+        splits={
+            "train": split_report(train),
+            "calibration": split_report(calibration),
+            "test": split_report(pooled),
+        },
+        default_readout=plan.readout,
+        readouts={plan.readout: measured.report},
+        baselines={name: score for name, score in baselines.items() if name != PROBE},
+        left_out_families=(),
+        undone_families=(),
+        shuffled_labels=False,
+        transfers=tuple(transfers),
+        fired=tuple(_fired(plan, parted, pooled_texts, transfer, measured.readout)),
+        sources=tuple(_sources(plan, parted)),
+        remarks=(*_remarks(plan, transfers), *plan.remarks),
+    )
+    return FittedProbe(probe, recipe, evaluation)
+
+
+def beaten(transfer: TransferReport) -> list[str]:
+    """The baselines that the probe is ahead of, the whole interval above 0."""
+    return [name for name, lead in transfer.leads.items() if name != SHUFFLED and lead.low > 0]
+
+
+def _own(parts: Parts) -> dict[Part, str]:
+    return {part: part.name for part in parts}
+
+
+def _dataset(plan: Plan, parted: Parted, parts: Parts) -> Dataset:
+    texts = {part: parted.texts(part) for part in parts}
+    return parted.dataset(plan, texts, "as written", _own(parts))
+
+
+def _tests(plan: Plan, parted: Parted) -> Iterator[tuple[str, Form, Dataset, int]]:
+    for name, parts in plan.tests.items():
+        texts, overlapping = parted.tested(plan, parts)
+        for form in FORMS:
+            asked = ALL if form == "alike" else 0
+            yield (
+                name,
+                form,
+                parted.dataset(plan, texts, form, _own(parts), asked=asked),
+                overlapping,
+            )
+
+
+def _fired(
+    plan: Plan, parted: Parted, texts: dict[Part, list[Text]], transfer: Transfer, readout: Readout
+) -> Iterator[FiredReport]:
+    """What reaches the thresholds, by part and label."""
+    for part, kept in texts.items():
+        for label in (True, False):
+            of_label = [each for each in kept if each.label is label]
+            if not of_label:
+                continue
+            dataset = parted.dataset(plan, {part: of_label}, "as written", _own((part,)))
+            logits_N = readout_logits(transfer.row, dataset, readout.aggregate)
+            values_N = apply(logits_N, readout.slope, readout.offset)
+            for threshold in readout.thresholds:
+                fired = int((values_N >= threshold.value).sum())
+                yield FiredReport(
+                    name=part.name, label=label, target_fpr=threshold.target_fpr, fired=fired,
+                    n=len(of_label), upper=clopper_pearson_upper(fired, len(of_label)),
+                )  # fmt: skip
+
+
+def _sources(plan: Plan, parted: Parted) -> Iterator[SourceReport]:
+    for use, part in plan.uses():
+        entry = SETS[part.name]
+        wheel = WHEELS[entry.wheel]
+        yield SourceReport(
+            name=part.name,
+            use=use,
+            wheel=str(wheel),
+            licence=entry.licence,
+            digest=entry.digest,
+            texts=len(parted.texts(part)),
+            too_long=parted.too_long[part],
+        )
+
+
+def _remarks(plan: Plan, transfers: Sequence[TransferReport]) -> Iterator[str]:
+    yield f"It looks for {plan.finds}."
+    yield "The model is SmolLM2-135M-Instruct with Q4_1 weights, dequantised, run in float32."
+    alike = [each for each in transfers if each.form == "alike"]
+    for each in alike:
+        names = [name for name in each.leads if name != SHUFFLED]
+        won = beaten(each)
+        lost = [name for name in names if name not in won]
+        yield (
+            f"{each.name}, texts alike: ahead of {', '.join(won) or 'nothing'}"
+            + (f"; not of {', '.join(lost)}" if lost else "")
+            + "."
+        )
+    if not all(set(beaten(each)) == set(each.leads) - {SHUFFLED} for each in alike):
+        yield (
+            "Where it is not ahead of every baseline it has found nothing that they do not tell: "
+            "no policy is built on it."
+        )
+    yield (
+        "Fitted on texts in lower case without final punctuation, one chat turn under the "
+        f"template's own system prompt, {MAX_TOKENS} tokens at most with it; longer texts, other "
+        "system prompts and later turns were not measured."
+    )
