@@ -45,11 +45,12 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "engine": GROUND | ROOMS | {"telemetry"},
     "server": GROUND | ROOMS | {"telemetry", "engine"},
     "offline": GROUND | ROOMS | {"engine", "server"},
+    "demo": GROUND | ROOMS | {"engine", "llm"},
     "llm": GROUND | ROOMS | {"engine", "server", "offline"},
-    "cli": GROUND | ROOMS | {"telemetry", "engine", "server", "llm", "bake"},
+    "cli": GROUND | ROOMS | {"telemetry", "engine", "server", "llm", "bake", "demo"},
 }
 HEAVY_STAYS_IN: dict[str, frozenset[str]] = {
-    "vllm": frozenset({"engine", "server", "offline", "llm", "cli"}),
+    "vllm": frozenset({"engine", "server", "offline", "llm", "demo", "cli"}),
     "torch": frozenset({"engine", "cli"}),  # cli: the offline verbs that convert pickled weights
     "triton": frozenset({"engine"}),
     "fastapi": frozenset({"server"}),

@@ -15,7 +15,7 @@ from pilothouse.errors import ConfigError
 
 LIBRARY_ENV: Final = "PILOTHOUSE_LIBRARY"
 
-Shelf = Literal["policies", "probes/demo", "examples/demo"]
+Shelf = Literal["policies", "probes/demo", "examples/demo", "probes/smol", "examples/smol"]
 
 
 def library_path(shelf: Shelf, explicit: Path | None = None) -> Path:
