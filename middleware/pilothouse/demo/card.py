@@ -20,12 +20,13 @@ from pilothouse import __version__
 from pilothouse.contrast.pair import Pair, load_pairs
 from pilothouse.demo.answers import Answerer
 from pilothouse.demo.cache import cache_folder
+from pilothouse.demo.evaluation import Bench
 from pilothouse.demo.directions import METHOD, Directions, fit_directions, vector_of
 from pilothouse.demo.poles import SUBJECTS, Subject
 from pilothouse.demo.questions import load_facts, open_questions
 from pilothouse.demo.smol import smol_folder
 from pilothouse.demo.vector_card import VectorCard
-from pilothouse.demo.vector_figures import Bench, measured
+from pilothouse.demo.vector_figures import measured
 from pilothouse.demo.vector_page import overview, readme
 from pilothouse.engine.compat import vllm_version
 from pilothouse.errors import PilothouseError
