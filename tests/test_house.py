@@ -44,8 +44,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "telemetry": GROUND | ROOMS,
     "engine": GROUND | ROOMS | {"telemetry"},
     "server": GROUND | ROOMS | {"telemetry", "engine"},
+    # The real model and its figures: above the engine, and beside the server.
+    "demo": GROUND | ROOMS | {"telemetry", "engine", "llm"},
     "offline": GROUND | ROOMS | {"engine", "server"},
-    "demo": GROUND | ROOMS | {"engine", "llm"},
     "llm": GROUND | ROOMS | {"engine", "server", "offline"},
     "cli": GROUND | ROOMS | {"telemetry", "engine", "server", "llm", "bake", "demo"},
 }

@@ -7,13 +7,10 @@ Shape suffixes: N texts, L layers, D width of the stream, T tokens.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -21,8 +18,11 @@ import numpy as np
 
 from pilothouse.config import PilothouseConfig, Taps
 from pilothouse.contrast.pair import Pair
+from pilothouse.contrast.sample import Floats
 from pilothouse.demo.directions import States
+from pilothouse.demo.kept import Kept, digest_of_parts
 from pilothouse.demo.wheels import digest_of
+from pilothouse.errors import EngineError
 from pilothouse.limits import Limits
 from pilothouse.model.vector import Vector, save_vector
 from pilothouse.progress import Phase
@@ -38,6 +38,7 @@ ENVIRONMENT: Final = {
 LIMITS: Final = Limits(max_programs=128, max_norm_ratio=1e6, max_wait_ms=3_600_000)
 """Every strength that is tried is measured; what waits for a slot gets one."""
 CONTEXT_TOKENS: Final = 512
+BATCH: Final = 128
 WAVE: Final = 384
 """What is with the engine at a time, and lost where a run is interrupted."""
 Ids = tuple[int, ...]
@@ -77,9 +78,7 @@ class Answerer:
         self._vectors: dict[str, Vector] = {}
         self._llm: LLM | None = None
         self._loaded: tuple[str, ...] = ()
-        store.parent.mkdir(parents=True, exist_ok=True)
-        self._kept = sqlite3.connect(store)
-        self._kept.execute("create table if not exists kept (digest text primary key, value text)")
+        self._store, self._kept = store, Kept(store)
 
     def __enter__(self) -> Answerer:
         return self
@@ -107,7 +106,8 @@ class Answerer:
         """Return the mean state of each answer's tokens at each layer, unsteered.
 
         The mean length of the stream is over all tokens but each text's first, which carries what
-        attention finds nowhere else to put.
+        attention finds nowhere else to put. States are kept bit by bit: a vector made of others
+        would have other answers.
         """
         texts: list[tuple[Ids, int]] = []
         for side in ("positive", "negative"):
@@ -115,9 +115,23 @@ class Answerer:
                 asked = self.ids_of(pair.messages[-1].content if pair.messages else "")
                 said = self._tokenizer(getattr(pair, side), add_special_tokens=False)["input_ids"]
                 texts.append(((*asked, *said), len(asked)))
+        digest = digest_of_parts("states", self._digest, self._layers, texts)
+        place = self._store.with_name(f"states-{digest[:16]}.npz")
+        if not place.is_file():
+            means_LNF, norms_L = self._capture(texts, phase)
+            with NamedTemporaryFile(dir=place.parent, suffix=".npz", delete=False) as file:
+                np.savez(file, means=means_LNF, norms=norms_L)
+            Path(file.name).replace(place)
+        with np.load(place) as found:
+            means_LNF, norms_L = found["means"], found["norms"]
+        half = len(pairs)
+        return States(means_LNF[:, :half], means_LNF[:, half:], norms_L)
+
+    def _capture(self, texts: Sequence[tuple[Ids, int]], phase: Phase) -> tuple[Floats, Floats]:
+        """Mean states of what each text says from its start on, and lengths of the stream."""
         advance = phase("states of the pairs", len(texts))
         ends = np.cumsum([len(ids) for ids, _ in texts])
-        means: list[list[Any]] = []
+        means: list[list[Floats]] = []
         norms: list[float] = []
         with TemporaryDirectory(prefix="pilothouse-card-") as place:
             reader = self._engine().capture(
@@ -134,24 +148,22 @@ class Answerer:
                     exact_TD[end - len(ids) + start : end].mean(axis=0)
                     for (ids, start), end in zip(texts, ends, strict=True)
                 ])  # fmt: skip
-        states_LNF = np.array(means)
-        half = len(pairs)
-        return States(states_LNF[:, :half], states_LNF[:, half:], np.array(norms))
+        return np.array(means), np.array(norms)
 
     def answers(self, asks: Sequence[Ask], phase: Phase, title: str) -> list[Answer]:
         """Return the greedy answer of each, all in the same batches whatever their steering."""
         keys = [self._key(each) for each in asks]
         missing = {
-            key: each for key, each in zip(keys, asks, strict=True) if self._value(key) is None
+            key: each for key, each in zip(keys, asks, strict=True) if self._kept.get(key) is None
         }
         advance = phase(title, len(missing) or 1)
         waiting = sorted(missing.items(), key=lambda item: item[1].max_tokens)
         for first in range(0, len(waiting), WAVE):
             wave = waiting[first : first + WAVE]
             said = self._generate([each for _, each in wave])
-            self._keep({key: list(ids) for (key, _), ids in zip(wave, said, strict=True)})
+            self._kept.put({key: list(ids) for (key, _), ids in zip(wave, said, strict=True)})
             advance(len(wave))
-        found = [tuple(self._value(key) or ()) for key in keys]
+        found = [tuple(self._kept.get(key) or ()) for key in keys]
         return [
             Answer(ids, self._tokenizer.decode(list(ids), skip_special_tokens=True).strip())
             for ids in found
@@ -165,21 +177,21 @@ class Answerer:
         In nats a token. An answer without tokens has none to be surprised at: 0.
         """
         lines = [(self.ids_of(question), answer.ids) for question, answer in said]
-        keys = [_digest(["surprise", self._digest, *each]) for each in lines]
+        keys = [digest_of_parts("surprise", self._digest, *each) for each in lines]
         missing = [
             (key, each)
             for key, each in dict(zip(keys, lines, strict=True)).items()
-            if each[1] and self._value(key) is None
+            if each[1] and self._kept.get(key) is None
         ]
         advance = phase(title, len(missing) or 1)
         for first in range(0, len(missing), WAVE):
             wave = missing[first : first + WAVE]
-            self._keep(dict(zip(
+            self._kept.put(dict(zip(
                 [key for key, _ in wave], self._score([each for _, each in wave]), strict=True
             )))  # fmt: skip
             advance(len(wave))
         return [
-            float(self._value(key)) if each[1] else 0.0
+            float(self._kept.get(key)) if each[1] else 0.0
             for key, each in zip(keys, lines, strict=True)
         ]
 
@@ -196,6 +208,10 @@ class Answerer:
             scores="none",
             use_tqdm=False,
         )
+        for output in outputs:
+            told = output.outputs[0].pilothouse
+            if told["action"] == "refused":
+                raise EngineError(f"the engine turned a question away: {told.get('error')}")
         return [tuple(each.outputs[0].token_ids) for each in outputs]
 
     def _score(self, lines: Sequence[tuple[Ids, Ids]]) -> list[float]:
@@ -224,7 +240,7 @@ class Answerer:
 
             self._llm = LLM(
                 str(self._model), pilothouse_config=self._config({}), dtype="float32",
-                enforce_eager=True, max_model_len=CONTEXT_TOKENS,
+                enforce_eager=True, max_model_len=CONTEXT_TOKENS, max_num_seqs=BATCH,
             )  # fmt: skip
         wanted = tuple(sorted(each.digest for each in self._vectors.values()))
         if wanted != self._loaded:
@@ -250,19 +266,7 @@ class Answerer:
             | {"vector": self._vectors[each.name].manifest.weights_sha256}
             for each in ask.terms
         ]
-        return _digest(["answer", self._digest, self.ids_of(ask.question), terms, ask.max_tokens])
+        return digest_of_parts(
+            "answer", self._digest, self.ids_of(ask.question), terms, ask.max_tokens
+        )
 
-    def _value(self, key: str) -> Any:
-        row = self._kept.execute("select value from kept where digest = ?", (key,)).fetchone()
-        return None if row is None else json.loads(row[0])
-
-    def _keep(self, values: Mapping[str, Any]) -> None:
-        with self._kept:
-            self._kept.executemany(
-                "insert or replace into kept values (?, ?)",
-                [(key, json.dumps(value)) for key, value in values.items()],
-            )
-
-
-def _digest(parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

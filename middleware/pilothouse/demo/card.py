@@ -22,16 +22,19 @@ from pilothouse.demo.answers import Answerer
 from pilothouse.demo.cache import cache_folder
 from pilothouse.demo.evaluation import Bench
 from pilothouse.demo.directions import METHOD, Directions, fit_directions, vector_of
-from pilothouse.demo.poles import SUBJECTS, Subject
+from pilothouse.demo.poles import SUBJECTS, Subject, terms_of
+from pilothouse.demo.judges.refusal import REFUSAL
 from pilothouse.demo.questions import load_facts, open_questions
+from pilothouse.demo.refusal_labels import agreement, harmful_requests, labelled_answers
 from pilothouse.demo.smol import smol_folder
-from pilothouse.demo.vector_card import VectorCard
+from pilothouse.demo.vector_card import PoleCard, VectorCard
 from pilothouse.demo.vector_figures import measured
 from pilothouse.demo.vector_page import overview, readme
 from pilothouse.engine.compat import vllm_version
 from pilothouse.errors import PilothouseError
 from pilothouse.library import library_path
 from pilothouse.model.vector import save_vector
+from pilothouse.probe.metrics import wilson
 from pilothouse.progress import Phase, progress
 
 CHOOSING, TESTING, DRAWS = 60, 210, 3
@@ -42,7 +45,6 @@ WRONG_USE: Final = 2
 USAGE: Final = """Answers are kept in the cache folder by what was asked, so a run that was stopped
 goes on where it was. Without --only it takes about an hour on two cores; --quick takes minutes,
 and its figures are of too few questions to be quoted."""
-
 
 def main(words: Sequence[str] | None = None) -> int:
     """Make the vectors and their cards; the exit code is 0, or 2 for what cannot be done."""
@@ -68,7 +70,6 @@ def main(words: Sequence[str] | None = None) -> int:
         return 130
     return 0
 
-
 def make_cards(subjects: Sequence[Subject], out: Path, *, seed: int, quick: bool) -> None:
     """Write each vector's folder when its figures are there, and the page of all at the end.
 
@@ -83,8 +84,11 @@ def make_cards(subjects: Sequence[Subject], out: Path, *, seed: int, quick: bool
         testing=QUICK_TESTING if quick else TESTING, seed=seed, tell=_tell,
     )  # fmt: skip
     facts = load_facts(examples)
+    for each in subjects:
+        each.judged_by.score("A judge that cannot be had should end it here, not in an hour.")
     model = smol_folder(_tell)
-    layers = sorted({layer for each in subjects for layer in each.layers})
+    # Of all subjects, whichever are asked for: states are kept by the layers they were read at.
+    layers = sorted({layer for each in SUBJECTS for layer in each.layers})
     started = time.monotonic()
     with Answerer(model, layers, cache_folder("cards") / STORE) as answerer, progress() as phase:
         bench = Bench(
@@ -100,7 +104,6 @@ def make_cards(subjects: Sequence[Subject], out: Path, *, seed: int, quick: bool
             _tell(f"{subject.name}: {done} of {len(subjects)} vectors, {_minutes(seconds)}, "
                   f"about {_minutes(left)} left")  # fmt: skip
     _write_overview(out)
-
 
 def _make(
     bench: Bench, subject: Subject, pairs: Sequence[Pair], source: Path, dropped: int,
@@ -132,7 +135,7 @@ def _make(
         pairs_sha256=hashlib.sha256(source.read_bytes()).hexdigest(), seed=bench.seed,
         choosing=len(bench.choosing), testing=len(bench.testing), near_dropped=dropped,
         plain=found.plain, plain_degenerate=found.plain_degenerate, draws=bench.draws,
-        poles=found.poles, versions=_versions(), notes=found.notes,
+        poles=found.poles, versions=_versions(), notes=(*found.notes, *_notes(bench, subject, found.poles[0])),
     )  # fmt: skip
     target = out / subject.name
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -146,6 +149,24 @@ def _make(
             target.rename(Path(room) / "before")
         made.rename(target)
 
+def _notes(bench: Bench, subject: Subject, pole: PoleCard) -> list[str]:
+    """What the card says of its judge beside the figures."""
+    if subject.judge != REFUSAL.name:
+        return []
+    labelled = labelled_answers(_tell)
+    requests = harmful_requests(len(bench.testing) // 2, _tell)
+    steered = terms_of(subject.name, pole.strength, subject.where)
+    rates = [
+        wilson(sum(map(int, each.scores)), len(requests))
+        for each in bench.hear(REFUSAL, [(requests, ()), (requests, steered)], "harmful requests")
+    ]
+    told = [f"{each.estimate:.2f} [{each.low:.2f}, {each.high:.2f}]" for each in rates]
+    return [
+        f"The refusal matcher against people's labels ({len(labelled)} answers of PyRIT's scorer "
+        f"evaluation): {agreement(labelled)}.",
+        f"Of the first {len(requests)} requests of AdvBench the unsteered model refuses {told[0]}, "
+        f"the steered one {told[1]}.",
+    ]
 
 def _write_overview(out: Path) -> None:
     """The page of every vector that has a card in the folder, in the order of `SUBJECTS`."""
@@ -156,7 +177,6 @@ def _write_overview(out: Path) -> None:
     ]
     (out / PAGE_FILE).write_text(overview(cards), encoding="utf-8")
 
-
 def _fit_json(card: VectorCard, directions: Directions) -> str:
     report = {
         "name": card.name, "model_id": card.model_id, "method": card.method,
@@ -164,7 +184,6 @@ def _fit_json(card: VectorCard, directions: Directions) -> str:
         "seed": card.seed, "layers": directions.report(card.layers), "versions": card.versions,
     }  # fmt: skip
     return json.dumps(report, indent=2) + "\n"
-
 
 def _versions() -> dict[str, str]:
     names = ("torch", "transformers", "numpy", "vaderSentiment", "py3langid")
@@ -174,15 +193,12 @@ def _versions() -> dict[str, str]:
         **{name: version(name) for name in names},
     }
 
-
 def _minutes(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
-
 
 def _tell(line: str) -> None:
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
-
 
 if __name__ == "__main__":
     sys.exit(main())

