@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import re
 
-from pilothouse.demo.poles import SUBJECTS
+import pytest
+import yaml
+
+from pilothouse.config import Profile
+from pilothouse.demo.poles import SUBJECTS, terms_of
 from pilothouse.demo.vector_card import (
     Against,
     Example,
@@ -98,3 +102,11 @@ def test_the_pages_in_the_library_are_those_of_their_cards() -> None:
             cards.append(found)
     assert cards, "no vector of the real model has a card"
     assert (folder / "README.md").read_text(encoding="utf-8") == overview(cards)
+
+
+def test_the_profile_on_a_page_is_the_steering_that_was_measured() -> None:
+    found = card(pole(160))
+    [text] = re.findall(r"```yaml\n(.*?)```", readme(found), re.DOTALL)
+    raw = yaml.safe_load(text.replace("on:", "'on':"))
+    read = Profile.model_validate(raw["smol:glad"])
+    assert read.steer == terms_of("glad", 0.1, "answer")

@@ -6,6 +6,7 @@ from typing import Final
 
 from pydantic import Field
 
+from pilothouse.demo.poles import Where
 from pilothouse.model.manifest import Closed, Interval, Sha256
 
 WEIGHTS: Final = "Q4_1 weights, dequantised"
@@ -75,7 +76,7 @@ class VectorCard(Closed):
     weights: str = WEIGHTS
     method: str
     layers: tuple[int, ...]
-    where: str
+    where: Where
     judge: str
     measure: str
     margin: float

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from pilothouse.demo.poles import terms_of
 from pilothouse.demo.vector_card import Against, PoleCard, VectorCard, is_shown
 from pilothouse.model.manifest import Interval
 
@@ -55,6 +56,25 @@ def overview(cards: Sequence[VectorCard]) -> str:
     return "\n\n".join(lines) + "\n"
 
 
+def profile(card: VectorCard, pole: PoleCard) -> str:
+    """Return the lines of a pilothouse.yaml that serve this pole."""
+    terms = [
+        each.model_dump(mode="json", exclude_defaults=True)
+        for each in terms_of(card.name, pole.strength, card.where)
+    ]
+    lines = [
+        "{" + ", ".join(f"{key}: {_flow(value)}" for key, value in each.items()) + "}"
+        for each in terms
+    ]
+    return "\n".join([f'"smol:{pole.name}":', "  steer:", *(f"    - {each}" for each in lines)])
+
+
+def _flow(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_flow(each)}" for key, each in value.items()) + "}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _about(card: VectorCard) -> str:
     return (
         f"{card.name} against {card.negative}: {card.method} of {card.pairs} pairs "
@@ -94,7 +114,8 @@ def _pole(card: VectorCard, pole: PoleCard) -> str:
             f"> plain: {_line(example.plain)}",
             f"> {pole.name}: {_line(example.steered)}",
         ]
-    return "\n\n".join(["\n".join(findings), means, "\n".join(tried), said[0], "\n>\n".join(said[1:])])
+    shown = f"```yaml\n{profile(card, pole)}\n```"
+    return "\n\n".join(["\n".join(findings), shown, means, "\n".join(tried), said[0], "\n>\n".join(said[1:])])
 
 
 def _table(cards: Sequence[VectorCard]) -> str:
