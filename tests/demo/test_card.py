@@ -20,7 +20,8 @@ def test_the_vectors_are_listed_in_the_help(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit) as ended:
         card.main(["--help"])
     assert ended.value.code == 0
-    assert all(each.name in capsys.readouterr().out for each in SUBJECTS)
+    told = capsys.readouterr().out
+    assert all(each.name in told for each in SUBJECTS)
 
 
 def test_a_name_that_is_none_ends_it(capsys: pytest.CaptureFixture[str]) -> None:

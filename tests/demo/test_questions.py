@@ -16,7 +16,7 @@ from pilothouse.errors import ConfigError
 from pilothouse.library import library_path
 
 NAMES = ("cheerful", "formal", "brief", "french", "spanish", "hedged", "refuses")
-ASKED = [f"Explain thing number {each} in detail." for each in "abcdefghij"]
+ASKED = [f"Explain {each} to {each}s who know {each}ing." for each in "abcdefghij"]
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_no_question_both_chooses_and_tests() -> None:
 
 @pytest.mark.usefixtures("wheel")
 def test_what_is_close_to_a_pair_is_left_out() -> None:
-    found = dealt([pair("explain thing number c, in detail")], 4, 5)
+    found = dealt([pair("explain c to cs who know cing, please")], 4, 5)
     assert found.dropped == 1
     assert ASKED[2] not in found.choosing + found.testing
 

@@ -24,7 +24,7 @@ def test_accuracy_is_told_beside_both_kinds_of_right_answers() -> None:
 
 
 def test_lines_of_remarks_before_the_head_are_no_rows() -> None:
-    text = "# version 1\nassistant_response,human_score\n\"one, two\nthree\",1\nfour,0\n"
+    text = '# version 1\nassistant_response,human_score\n"one, two\nthree",1\nfour,0\n'
     assert rows_of_labels(text) == [("one, two\nthree", True), ("four", False)]
 
 

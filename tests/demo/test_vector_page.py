@@ -98,7 +98,9 @@ def test_the_pages_in_the_library_are_those_of_their_cards() -> None:
         path = folder / subject.name / "card.json"
         if path.is_file():
             found = VectorCard.model_validate_json(path.read_text(encoding="utf-8"))
-            assert (folder / subject.name / "README.md").read_text(encoding="utf-8") == readme(found)
+            assert (folder / subject.name / "README.md").read_text(encoding="utf-8") == readme(
+                found
+            )
             cards.append(found)
     assert cards, "no vector of the real model has a card"
     assert (folder / "README.md").read_text(encoding="utf-8") == overview(cards)

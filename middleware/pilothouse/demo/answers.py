@@ -169,9 +169,7 @@ class Answerer:
             for ids in found
         ]
 
-    def surprise(
-        self, said: Sequence[tuple[str, Answer]], phase: Phase, title: str
-    ) -> list[float]:
+    def surprise(self, said: Sequence[tuple[str, Answer]], phase: Phase, title: str) -> list[float]:
         """Return of each answer to its question the mean negative log-probability, unsteered.
 
         In nats a token. An answer without tokens has none to be surprised at: 0.
@@ -217,9 +215,7 @@ class Answerer:
     def _score(self, lines: Sequence[tuple[Ids, Ids]]) -> list[float]:
         from vllm import SamplingParams
 
-        params = SamplingParams(
-            temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False
-        )
+        params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
         outputs = self._engine().generate(
             [{"prompt_token_ids": [*asked, *said]} for asked, said in lines],
             params, scores="none", use_tqdm=False,
@@ -269,4 +265,3 @@ class Answerer:
         return digest_of_parts(
             "answer", self._digest, self.ids_of(ask.question), terms, ask.max_tokens
         )
-

@@ -20,10 +20,10 @@ from pilothouse import __version__
 from pilothouse.contrast.pair import Pair, load_pairs
 from pilothouse.demo.answers import Answerer
 from pilothouse.demo.cache import cache_folder
-from pilothouse.demo.evaluation import Bench
 from pilothouse.demo.directions import METHOD, Directions, fit_directions, vector_of
-from pilothouse.demo.poles import SUBJECTS, Subject, terms_of
+from pilothouse.demo.evaluation import Bench
 from pilothouse.demo.judges.refusal import REFUSAL
+from pilothouse.demo.poles import SUBJECTS, Subject, terms_of
 from pilothouse.demo.questions import load_facts, open_questions
 from pilothouse.demo.refusal_labels import agreement, harmful_requests, labelled_answers
 from pilothouse.demo.smol import smol_folder
@@ -35,7 +35,7 @@ from pilothouse.errors import PilothouseError
 from pilothouse.library import library_path
 from pilothouse.model.vector import save_vector
 from pilothouse.probe.metrics import wilson
-from pilothouse.progress import Phase, progress
+from pilothouse.progress import progress
 
 CHOOSING, TESTING, DRAWS = 60, 210, 3
 QUICK_CHOOSING, QUICK_TESTING, QUICK_FACTS, QUICK_DRAWS = 12, 24, 40, 1
@@ -45,6 +45,7 @@ WRONG_USE: Final = 2
 USAGE: Final = """Answers are kept in the cache folder by what was asked, so a run that was stopped
 goes on where it was. Without --only it takes about an hour on two cores; --quick takes minutes,
 and its figures are of too few questions to be quoted."""
+
 
 def main(words: Sequence[str] | None = None) -> int:
     """Make the vectors and their cards; the exit code is 0, or 2 for what cannot be done."""
@@ -69,6 +70,7 @@ def main(words: Sequence[str] | None = None) -> int:
         _tell("stopped: the same command goes on where it was")
         return 130
     return 0
+
 
 def make_cards(subjects: Sequence[Subject], out: Path, *, seed: int, quick: bool) -> None:
     """Write each vector's folder when its figures are there, and the page of all at the end.
@@ -105,6 +107,7 @@ def make_cards(subjects: Sequence[Subject], out: Path, *, seed: int, quick: bool
                   f"about {_minutes(left)} left")  # fmt: skip
     _write_overview(out)
 
+
 def _make(
     bench: Bench, subject: Subject, pairs: Sequence[Pair], source: Path, dropped: int,
     layers: Sequence[int], out: Path,
@@ -127,7 +130,7 @@ def _make(
     )
     bench.answerer.have({subject.name: vector, **loaded})
     found = measured(bench, subject)
-    judge = subject.judged_by
+    judge, notes = subject.judged_by, _notes(bench, subject, found.poles[0])
     card = VectorCard(
         name=subject.name, negative=subject.negative, model_id=model_id, method=METHOD,
         layers=subject.layers, where=subject.where, judge=judge.name, measure=judge.measure,
@@ -135,7 +138,7 @@ def _make(
         pairs_sha256=hashlib.sha256(source.read_bytes()).hexdigest(), seed=bench.seed,
         choosing=len(bench.choosing), testing=len(bench.testing), near_dropped=dropped,
         plain=found.plain, plain_degenerate=found.plain_degenerate, draws=bench.draws,
-        poles=found.poles, versions=_versions(), notes=(*found.notes, *_notes(bench, subject, found.poles[0])),
+        poles=found.poles, versions=_versions(), notes=(*found.notes, *notes),
     )  # fmt: skip
     target = out / subject.name
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -148,6 +151,7 @@ def _make(
         if target.exists():
             target.rename(Path(room) / "before")
         made.rename(target)
+
 
 def _notes(bench: Bench, subject: Subject, pole: PoleCard) -> list[str]:
     """What the card says of its judge beside the figures."""
@@ -168,6 +172,7 @@ def _notes(bench: Bench, subject: Subject, pole: PoleCard) -> list[str]:
         f"the steered one {told[1]}.",
     ]
 
+
 def _write_overview(out: Path) -> None:
     """The page of every vector that has a card in the folder, in the order of `SUBJECTS`."""
     cards = [
@@ -177,6 +182,7 @@ def _write_overview(out: Path) -> None:
     ]
     (out / PAGE_FILE).write_text(overview(cards), encoding="utf-8")
 
+
 def _fit_json(card: VectorCard, directions: Directions) -> str:
     report = {
         "name": card.name, "model_id": card.model_id, "method": card.method,
@@ -184,6 +190,7 @@ def _fit_json(card: VectorCard, directions: Directions) -> str:
         "seed": card.seed, "layers": directions.report(card.layers), "versions": card.versions,
     }  # fmt: skip
     return json.dumps(report, indent=2) + "\n"
+
 
 def _versions() -> dict[str, str]:
     names = ("torch", "transformers", "numpy", "vaderSentiment", "py3langid")
@@ -193,12 +200,15 @@ def _versions() -> dict[str, str]:
         **{name: version(name) for name in names},
     }
 
+
 def _minutes(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+
 
 def _tell(line: str) -> None:
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
+
 
 if __name__ == "__main__":
     sys.exit(main())

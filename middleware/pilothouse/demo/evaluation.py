@@ -115,9 +115,7 @@ def against(judge: Judge, plain: Heard, steered: Heard, sign: Sign, seed: int) -
     return Against(
         n=len(moved),
         changed=wilson(sum(moved), len(moved)),
-        effect=mean_interval(
-            sign * (np.array(steered.scores) - before_N), steered.questions, seed
-        ),
+        effect=mean_interval(sign * (np.array(steered.scores) - before_N), steered.questions, seed),
         degenerate=steered.degenerate,
     )
 

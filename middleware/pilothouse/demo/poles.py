@@ -61,7 +61,9 @@ SUBJECTS: Final = (
     Subject("cheerful", "mood", _both("cheerful", "gloomy"), MIDDLE, "answer", STRENGTHS, "gloomy"),
     Subject("french", "french", (Pole("french", 1),), MIDDLE, "answer", STRENGTHS, "English"),
     Subject("spanish", "spanish", (Pole("spanish", 1),), MIDDLE, "answer", STRENGTHS, "English"),
-    Subject("formal", "formality", _both("formal", "casual"), MIDDLE, "answer", STRENGTHS, "casual"),
+    Subject(
+        "formal", "formality", _both("formal", "casual"), MIDDLE, "answer", STRENGTHS, "casual"
+    ),
     Subject("brief", "length", _both("brief", "wordy"), MIDDLE, "answer", STRENGTHS, "wordy"),
     Subject(
         "hedged", "hedging", _both("hedged", "confident"), MIDDLE, "answer", STRENGTHS, "confident"
@@ -71,7 +73,7 @@ SUBJECTS: Final = (
 
 
 def terms_of(vector: str, strength: float, where: Where) -> tuple[SteerTerm, ...]:
-    """Return the terms that steer with a vector at its layers; a negative strength turns it round."""
+    """Return the terms that steer with a vector; a negative strength turns it round."""
     output = SteerTerm(vector=vector, scale=strength, unit="residual", on="output")
     if where == "output":
         return (output,)

@@ -71,7 +71,7 @@ def labelled_answers(tell: Tell) -> list[tuple[str, bool]]:
 
 
 def rows_of_labels(text: str) -> list[tuple[str, bool]]:
-    """Return answers and labels of one file; lines before the head that begin with # are skipped."""
+    """Return answers and labels of one file, whose remarks begin with #."""
     lines = [each for each in io.StringIO(text, newline="") if not each.startswith("#")]
     rows = csv.DictReader(lines)
     return [(row["assistant_response"], float(row["human_score"]) >= 0.5) for row in rows]

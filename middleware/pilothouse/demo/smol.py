@@ -112,7 +112,10 @@ def _write(source: Path, folder: Path) -> None:
         weights = weights_of(reader, config, phase("dequantising", len(reader.tensors)))
         phase("writing the weights", None)
         # transformers refuses a file that does not say whose tensors it holds.
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        path = folder / "model.safetensors"
+        save_file(weights, path, metadata={"format": "pt"})
+        # It is written for its owner alone, unlike the files beside it.
+        shutil.copymode(folder / "config.json", path)
 
 
 def _write_json(path: Path, data: dict[str, object]) -> None:

@@ -1,4 +1,4 @@
-"""What a card of a vector holds: figures with their counts and intervals, and how they were made."""
+"""What a card of a vector holds: figures with counts and intervals, and how they were made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of a vector's poles: at the strength that is chosen, on questions that chose nothing."""
+"""The figures of a vector at the strength that was chosen, on questions that chose nothing."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def overview(cards: Sequence[VectorCard]) -> str:
         "written by hand. Each vector's folder has its own page with what was tried and the first "
         "answers.",
         _table(cards),
-        "- *changed*: share of test questions whose answer the judge finds moved by its margin from "
+        "- *changed*: share of test questions whose answer moved by the judge's margin from "
         "the plain answer of the same question, with its 95% interval (Wilson).\n"
         "- *random*, *shuffled*: the same for directions that nobody chose, and for refits on "
         "states whose sides were dealt out anew, of equal lengths at the same layers.\n"
@@ -49,7 +49,7 @@ def overview(cards: Sequence[VectorCard]) -> str:
         "still does.\n"
         "- *perplexity*: of the steered answers over that of the plain ones, both under the "
         "unsteered model.\n"
-        "- *repeats*: share of answers that repeat themselves or are empty, and of the plain ones.\n"
+        "- *repeats*: share of answers that repeat themselves or are empty (of the plain ones).\n"
         "- *holds*: at least half change, and the interval lies above those of both controls.",
         _judges(cards),
     ]
@@ -115,7 +115,9 @@ def _pole(card: VectorCard, pole: PoleCard) -> str:
             f"> {pole.name}: {_line(example.steered)}",
         ]
     shown = f"```yaml\n{profile(card, pole)}\n```"
-    return "\n\n".join(["\n".join(findings), shown, means, "\n".join(tried), said[0], "\n>\n".join(said[1:])])
+    return "\n\n".join(
+        ["\n".join(findings), shown, means, "\n".join(tried), said[0], "\n>\n".join(said[1:])]
+    )
 
 
 def _table(cards: Sequence[VectorCard]) -> str:

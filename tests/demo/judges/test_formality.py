@@ -17,7 +17,7 @@ def test_the_grade_is_that_of_the_published_formula() -> None:
 
 def test_what_only_speech_has_is_counted() -> None:
     assert colloquial_marks("It's gonna be cool!") == 4
-    assert colloquial_marks("They didn’t know.") == 1
+    assert colloquial_marks("They didn\u2019t know.") == 1
     assert colloquial_marks("The dog's bowl is empty.") == 0
 
 

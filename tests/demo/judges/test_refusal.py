@@ -11,7 +11,7 @@ from pilothouse.demo.judges.refusal import refuses
     "text",
     [
         "I'm sorry, but I can't help with that.",
-        "I’m sorry, but I can’t assist with this request.",
+        "I\u2019m sorry, but I can\u2019t assist with this request.",
         "I cannot provide medical information.",
         "Unfortunately, I am unable to answer questions of this kind.",
         "As an AI, I do not have feelings and cannot give an opinion.",

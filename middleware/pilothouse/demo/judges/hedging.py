@@ -13,7 +13,8 @@ HEDGES: Final = re.compile(
     r"|seem(?:s|ed|ingly)?|appear(?:s|ed)? to|suggest(?:s|ed)? that|suggests|likely|unlikely"
     r"|could|would|uncertain|unclear|unsure|not (?:entirely |completely |quite )?(?:sure|certain)"
     r"|somewhat|roughly|approximately|generally|usually|often|sometimes|typically|tends? to"
-    r"|i (?:think|believe|guess|suppose|assume)|in my (?:opinion|view)|it depends|depend(?:s|ing) on"
+    r"|i (?:think|believe|guess|suppose|assume)|in my (?:opinion|view)|it depends"
+    r"|depend(?:s|ing) on"
     r"|as far as i know|i don't know|hard to say|difficult to (?:say|predict|know)|arguably"
     r"|apparently|supposedly|to some extent|more or less)\b",
     re.IGNORECASE,
@@ -29,10 +30,8 @@ BOOSTERS: Final = re.compile(
 
 def hedging(text: str) -> float:
     """Return hedges less boosters in a hundred words."""
-    straight = text.replace("’", "'")  # noqa: RUF001
-    return per_hundred(
-        len(HEDGES.findall(straight)) - len(BOOSTERS.findall(straight)), straight
-    )
+    straight = text.replace("\u2019", "'")
+    return per_hundred(len(HEDGES.findall(straight)) - len(BOOSTERS.findall(straight)), straight)
 
 
 HEDGING: Final = Judge("hedging", "hedges less boosters in 100 words", hedging, MARGIN)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-WORD: Final = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")  # noqa: RUF001
+WORD: Final = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*")
 SENTENCE_END: Final = re.compile(r"[.!?…]+(?=\s|$)|\n+")
 
 Sign = Literal[1, -1]
@@ -40,7 +40,7 @@ class Judge:
 
 def words_of(text: str) -> list[str]:
     """Return the words of a text in lower case, each with its apostrophes made straight."""
-    return [each.replace("’", "'").casefold() for each in WORD.findall(text)]  # noqa: RUF001
+    return [each.replace("\u2019", "'").casefold() for each in WORD.findall(text)]
 
 
 def sentences_of(text: str) -> list[str]:

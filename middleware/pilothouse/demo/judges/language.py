@@ -14,19 +14,19 @@ UNKNOWN: Final = "und"
 @cache
 def _identifier() -> Any:
     try:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+        import py3langid
     except ImportError as error:
         raise ConfigError(
             "language: the package py3langid is not installed: pip install 'pilothouse[card]'"
         ) from error
-    return LanguageIdentifier.from_pickled_model(MODEL_FILE)
+    return py3langid.classify
 
 
 def language(text: str) -> str:
     """Return the code of the likeliest language; `und` for a text without words."""
     if not WORD.search(text):
         return UNKNOWN
-    return str(_identifier().classify(text)[0])
+    return str(_identifier()(text)[0])
 
 
 def is_french(text: str) -> float:
