@@ -15,7 +15,7 @@ from pilothouse.errors import ConfigError
 
 LIBRARY_ENV: Final = "PILOTHOUSE_LIBRARY"
 
-Shelf = Literal["policies", "probes/demo", "probes/smol", "examples/demo"]
+Shelf = Literal["policies", "probes/demo", "probes/smol", "examples/demo", "examples/smol"]
 
 
 def library_path(shelf: Shelf, explicit: Path | None = None) -> Path:

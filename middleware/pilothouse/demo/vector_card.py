@@ -1,0 +1,130 @@
+"""What a card of a vector holds: figures with counts and intervals, and how they were made."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pydantic import Field
+
+from pilothouse.demo.poles import Where
+from pilothouse.model.manifest import Closed, Interval, Sha256
+
+WEIGHTS: Final = "Q4_1 weights, dequantised"
+AIM_CHANGED, AIM_CONTROLS, AIM_FACTS = 0.7, 0.15, 0.9
+
+
+class Tried(Closed):
+    """A strength on the choosing questions; perplexity only of those that came into question."""
+
+    strength: float
+    changed: float
+    degenerate: float
+    perplexity_ratio: float | None = None
+
+
+class Against(Closed):
+    """One kind of steering on the test questions, beside the plain answers of the same ones."""
+
+    n: int = Field(ge=1)
+    changed: Interval
+    effect: Interval
+    """How far the judge's number moved towards the pole, in its own unit."""
+    degenerate: float
+
+
+class FactsKept(Closed):
+    """Of questions that the unsteered model answers right, how many still are."""
+
+    n: int = Field(ge=1)
+    kept: Interval
+
+
+class Example(Closed):
+    """The first test questions, as they came: nothing is picked."""
+
+    question: str
+    plain: str
+    steered: str
+
+
+class PoleCard(Closed):
+    """One way that the vector points, at the strength that was chosen for it."""
+
+    name: str
+    strength: float
+    """As a share of the stream's mean length at each layer; below 0 for the other pole."""
+    tried: tuple[Tried, ...]
+    steered: Against
+    random: Against
+    shuffled: Against
+    facts: FactsKept
+    perplexity_ratio: Interval
+    perplexity_n: int
+    reached: float
+    """Mean of the judge's number over the steered answers."""
+    examples: tuple[Example, ...]
+    findings: tuple[str, ...]
+    """What was aimed at and is not reached; empty where all is."""
+
+
+class VectorCard(Closed):
+    """Every figure of one vector."""
+
+    name: str
+    negative: str
+    model_id: str
+    weights: str = WEIGHTS
+    method: str
+    layers: tuple[int, ...]
+    where: Where
+    judge: str
+    measure: str
+    margin: float
+    max_tokens: int
+    pairs: int
+    pairs_sha256: Sha256
+    seed: int
+    choosing: int
+    testing: int
+    near_dropped: int
+    plain: float
+    """Mean of the judge's number over the unsteered answers."""
+    plain_degenerate: float
+    draws: int
+    """Controls of each kind; each answers its share of the test questions."""
+    poles: tuple[PoleCard, ...]
+    versions: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+def unreached(card: PoleCard, plain_degenerate: float) -> tuple[str, ...]:
+    """Return a line for each thing that was aimed at and is not reached."""
+    found = []
+    if card.steered.changed.estimate < AIM_CHANGED:
+        found.append(f"changed {_percent(card.steered.changed.estimate)}, aimed at "
+                     f"{_percent(AIM_CHANGED)}")  # fmt: skip
+    for kind, control in (("random", card.random), ("shuffled", card.shuffled)):
+        if control.changed.estimate > AIM_CONTROLS:
+            found.append(f"{kind} controls change {_percent(control.changed.estimate)}, aimed at "
+                         f"no more than {_percent(AIM_CONTROLS)}")  # fmt: skip
+    if card.facts.kept.estimate < AIM_FACTS:
+        found.append(f"facts kept {_percent(card.facts.kept.estimate)}, aimed at "
+                     f"{_percent(AIM_FACTS)}")  # fmt: skip
+    if card.steered.degenerate > plain_degenerate + 0.1:
+        found.append(f"{_percent(card.steered.degenerate)} of its answers repeat themselves, "
+                     f"{_percent(plain_degenerate)} of the plain ones")  # fmt: skip
+    return tuple(found)
+
+
+def is_shown(card: PoleCard) -> bool:
+    """Say whether a profile of this pole is worth serving: it does what it is named for.
+
+    That is: the interval of the share changed lies above those of both kinds of controls, and at
+    least half of the answers change.
+    """
+    controls = (card.random.changed.high, card.shuffled.changed.high)
+    return card.steered.changed.estimate >= 0.5 and card.steered.changed.low > max(controls)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}%"

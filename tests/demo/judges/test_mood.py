@@ -1,0 +1,30 @@
+"""The mood of a text is told by its sentences, so that long answers still differ."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("vaderSentiment", reason="the judges' packages are in the extra `card`")
+
+from pilothouse.demo.judges.mood import MOOD, mood
+
+GLAD = "What a wonderful, happy day! I love the lovely sunshine."
+SAD = "What a terrible, sad day. I hate the awful cold."
+
+
+def test_a_glad_text_is_above_a_plain_one_and_a_sad_one_below() -> None:
+    assert mood(GLAD) > 0.4 > mood("The train leaves at noon.") > -0.4 > mood(SAD)
+
+
+def test_a_text_without_words_is_neither() -> None:
+    assert mood("") == mood(" ...\n") == 0.0
+
+
+def test_a_long_text_is_the_mean_of_its_sentences() -> None:
+    assert mood(f"{GLAD}\n{SAD}") == pytest.approx((mood(GLAD) + mood(SAD)) / 2)
+    assert mood(" ".join([GLAD] * 10)) == pytest.approx(mood(GLAD))
+
+
+def test_the_other_pole_is_a_move_the_other_way() -> None:
+    assert MOOD.changed(0.0, -0.3, -1)
+    assert not MOOD.changed(0.0, -0.3, 1)

@@ -1,0 +1,26 @@
+"""Answers that repeat themselves are told from those that do not."""
+
+from __future__ import annotations
+
+from pilothouse.demo.repetition import distinct_share, is_degenerate
+
+STORY = "Once upon a time there was a fox who lived near a river and met a goose by the old mill."
+
+
+def test_a_story_does_not_repeat_itself() -> None:
+    assert distinct_share(STORY) == 1.0
+    assert not is_degenerate(STORY)
+
+
+def test_the_same_over_and_over_does() -> None:
+    assert is_degenerate("so happy to help you " * 10)
+    assert is_degenerate("very " * 20)
+
+
+def test_short_answers_are_not_told_to_repeat_themselves() -> None:
+    assert not is_degenerate("no no no")
+
+
+def test_an_answer_without_words_is_degenerate() -> None:
+    assert is_degenerate("")
+    assert is_degenerate("!!! 123")
