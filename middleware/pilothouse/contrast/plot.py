@@ -39,8 +39,8 @@ def plot(report: FitReport) -> str:
 def _panel(group: Element, title: str, value: Value, report: FitReport) -> None:
     search = report.search
     screened = [each.screened for each in search.layers if each.screened is not None]
-    at = () if search.screen_scale is None else (search.screen_scale,)
-    scales = sorted({*at, *(each.scale for each in report.sweep)})
+    at = report.sweep[0].scale if search.screen_scale is None else search.screen_scale
+    scales = sorted({at, *(each.scale for each in report.sweep)})
     layers = [each.layer for each in report.layers]
     values = [value(each) for each in (*screened, *(each.figures for each in report.sweep))]
     low, high = min(*values, 0.0), max(*values, 0.0)
@@ -65,7 +65,7 @@ def _panel(group: Element, title: str, value: Value, report: FitReport) -> None:
     _text(group, f"strength / mean length of the stream; grey: {grey}", (LEFT + WIDTH) / 2,
           HEIGHT - 8, "middle")  # fmt: skip
     for figures in screened:
-        _dot(group, x(at[0]), y(value(figures)), GREY)
+        _dot(group, x(at), y(value(figures)), GREY)
     lines: dict[tuple[str, int, int], list[Cell]] = {}
     for cell in sorted(report.sweep, key=lambda each: (each.kind == "fitted", each.scale)):
         lines.setdefault((cell.kind, cell.draw, cell.layer), []).append(cell)
