@@ -60,13 +60,13 @@ class Plan:
 EVERYDAY_FIT: Parts = (Part("nq-questions", 0.0, 0.1, 300),)
 EVERYDAY_CALIBRATION: Parts = (
     Part("plain-tasks", 0.6, 0.8),
-    Part("nq-questions", 0.3, 0.5, 350),
+    Part("nq-questions", 0.3, 0.5, 180),
 )
 EVERYDAY_TEST: Parts = (
     Part("over-refusal"),
     Part("spikee-false-positives"),
     Part("plain-tasks", 0.8, 1.0),
-    Part("nq-questions", 0.6, 0.8, 300),
+    Part("nq-questions", 0.6, 0.8, 250),
 )
 """What must not fire: near misses, business requests, instructions and questions."""
 
@@ -86,22 +86,25 @@ MISUSE = Plan(
         ),
     },
     calibration=(
-        Part("advbench", 0.75, 1.0, 100),
-        Part("do-not-answer", 0.75, 1.0, 100),
+        Part("advbench", 0.75, 1.0, 40),
+        Part("do-not-answer", 0.75, 1.0, 40),
         *EVERYDAY_CALIBRATION,
     ),
     tests={
-        "HarmBench against over-refusal": (Part("harmbench"), Part("over-refusal")),
-        "StrongREJECT against over-refusal": (
-            Part("strongreject", most=200),
+        "HarmBench against over-refusal": (
+            Part("harmbench", most=100),
             Part("over-refusal"),
         ),
-        "matched pairs": (Part("matched-pairs"),),
+        "StrongREJECT against over-refusal": (
+            Part("strongreject", most=100),
+            Part("over-refusal"),
+        ),
+        "matched pairs": (Part("matched-pairs", most=200),),
     },
     pooled=(
-        Part("harmbench"),
-        Part("strongreject", most=200),
-        Part("matched-pairs"),
+        Part("harmbench", most=100),
+        Part("strongreject", most=100),
+        Part("matched-pairs", most=200),
         *EVERYDAY_TEST,
     ),
 )
