@@ -14,7 +14,7 @@ ENOUGH: Final = 0.75
 """Share changed at which a strength is strong enough: a little over what is aimed at."""
 MAX_MORE_DEGENERATE: Final = 0.1
 MAX_PERPLEXITY_RATIO: Final = 3.0
-PERPLEXITY_QUESTIONS: Final = 30
+PERPLEXITY_QUESTIONS: Final = 15
 
 
 def tried(bench: Bench, subject: Subject, pole: Pole, plain: Heard) -> tuple[Tried, ...]:
