@@ -35,6 +35,8 @@ class Subject:
         layers: where it edits; each gets the strength that is chosen.
         strengths: those that are tried, as shares of the stream's mean length at each layer.
         negative: what the other side of its pairs is, in a word.
+        max_perplexity_ratio: how much more surprising answers may be to the unsteered model. Those
+            in a language of which it has read little are so however fluent they are.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Subject:
     where: Where
     strengths: tuple[float, ...]
     negative: str
+    max_perplexity_ratio: float = 4.0
 
     @property
     def judged_by(self) -> Judge:
@@ -61,8 +64,10 @@ LATE: Final = tuple(range(14, 22))
 STRENGTHS: Final = (0.03, 0.04, 0.05, 0.06)
 SUBJECTS: Final = (
     Subject("cheerful", "mood", _both("cheerful", "gloomy"), LATE, "answer", STRENGTHS, "gloomy"),
-    Subject("french", "french", (Pole("french", 1),), LATE, "answer", STRENGTHS, "English"),
-    Subject("spanish", "spanish", (Pole("spanish", 1),), LATE, "answer", STRENGTHS, "English"),
+    Subject("french", "french", (Pole("french", 1),), LATE, "answer", STRENGTHS, "English", 15.0),
+    Subject(
+        "spanish", "spanish", (Pole("spanish", 1),), LATE, "answer", STRENGTHS, "English", 15.0
+    ),
     Subject(
         "formal", "formality", _both("formal", "casual"), LATE, "answer", STRENGTHS, "casual"
     ),

@@ -47,7 +47,7 @@ def measured(bench: Bench, subject: Subject) -> Measured:
     strengths: dict[Pole, float] = {}
     notes = []
     for pole, figures in of_strengths.items():
-        strength, note = chosen(figures)
+        strength, note = chosen(figures, subject.max_perplexity_ratio)
         strengths[pole] = pole.sign * strength
         notes += [f"{pole.name}: {note}"] if note else []
     asked: list[tuple[Sequence[str], Terms]] = [(bench.testing, ())]
