@@ -102,8 +102,9 @@ def test_the_pages_in_the_library_are_those_of_their_cards() -> None:
                 found
             )
             cards.append(found)
-    assert cards, "no vector of the real model has a card"
-    assert (folder / "README.md").read_text(encoding="utf-8") == overview(cards)
+    page = folder / "README.md"
+    assert page.is_file() == bool(cards)
+    assert not cards or page.read_text(encoding="utf-8") == overview(cards)
 
 
 def test_the_profile_on_a_page_is_the_steering_that_was_measured() -> None:

@@ -39,7 +39,7 @@ LIMITS: Final = Limits(max_programs=128, max_norm_ratio=1e6, max_wait_ms=3_600_0
 """Every strength that is tried is measured; what waits for a slot gets one."""
 CONTEXT_TOKENS: Final = 512
 BATCH: Final = 128
-WAVE: Final = 384
+WAVE: Final = 192
 """What is with the engine at a time, and lost where a run is interrupted."""
 Ids = tuple[int, ...]
 

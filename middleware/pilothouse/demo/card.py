@@ -23,7 +23,7 @@ from pilothouse.demo.cache import cache_folder
 from pilothouse.demo.directions import METHOD, Directions, fit_directions, vector_of
 from pilothouse.demo.evaluation import Bench
 from pilothouse.demo.judges.refusal import REFUSAL
-from pilothouse.demo.poles import SUBJECTS, Subject, terms_of
+from pilothouse.demo.poles import LAYERS, SUBJECTS, Subject, terms_of
 from pilothouse.demo.questions import load_facts, open_questions
 from pilothouse.demo.refusal_labels import agreement, harmful_requests, labelled_answers
 from pilothouse.demo.smol import smol_folder
@@ -37,8 +37,8 @@ from pilothouse.model.vector import save_vector
 from pilothouse.probe.metrics import wilson
 from pilothouse.progress import progress
 
-CHOOSING, TESTING, DRAWS = 60, 210, 3
-QUICK_CHOOSING, QUICK_TESTING, QUICK_FACTS, QUICK_DRAWS = 12, 24, 40, 1
+CHOOSING, TESTING, DRAWS, CONTROLLED = 60, 210, 3, 105
+QUICK_CHOOSING, QUICK_TESTING, QUICK_FACTS, QUICK_DRAWS = 8, 16, 24, 1
 CARD_FILE, FIT_FILE, PAGE_FILE = "card.json", "fit.json", "README.md"
 STORE: Final = "answers.sqlite"
 WRONG_USE: Final = 2
@@ -89,18 +89,17 @@ def make_cards(subjects: Sequence[Subject], out: Path, *, seed: int, quick: bool
     for each in subjects:
         each.judged_by.score("A judge that cannot be had should end it here, not in an hour.")
     model = smol_folder(_tell)
-    # Of all subjects, whichever are asked for: states are kept by the layers they were read at.
-    layers = sorted({layer for each in SUBJECTS for layer in each.layers})
+
     started = time.monotonic()
-    with Answerer(model, layers, cache_folder("cards") / STORE) as answerer, progress() as phase:
+    with Answerer(model, LAYERS, cache_folder("cards") / STORE) as answerer, progress() as phase:
         bench = Bench(
             answerer, questions.choosing, questions.testing,
             facts[::len(facts) // QUICK_FACTS] if quick else facts,
-            QUICK_DRAWS if quick else DRAWS, seed, phase,
+            QUICK_DRAWS if quick else DRAWS, QUICK_TESTING if quick else CONTROLLED, seed, phase,
         )  # fmt: skip
         for done, subject in enumerate(subjects, 1):
             source = examples / "pairs" / f"{subject.name}.jsonl"
-            _make(bench, subject, pairs[subject.name], source, questions.dropped, layers, out)
+            _make(bench, subject, pairs[subject.name], source, questions.dropped, out)
             seconds = time.monotonic() - started
             left = seconds / done * (len(subjects) - done)
             _tell(f"{subject.name}: {done} of {len(subjects)} vectors, {_minutes(seconds)}, "
@@ -110,10 +109,10 @@ def make_cards(subjects: Sequence[Subject], out: Path, *, seed: int, quick: bool
 
 def _make(
     bench: Bench, subject: Subject, pairs: Sequence[Pair], source: Path, dropped: int,
-    layers: Sequence[int], out: Path,
+    out: Path,
 ) -> None:  # fmt: skip
     states = bench.answerer.states(pairs, bench.phase)
-    rows = [layers.index(each) for each in subject.layers]
+    rows = [LAYERS.index(each) for each in subject.layers]
     groups = [each.group_name for each in pairs]
     directions = fit_directions(
         states.at(rows), subject.layers, groups, draws=bench.draws, seed=bench.seed

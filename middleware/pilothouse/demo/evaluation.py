@@ -53,7 +53,8 @@ class Bench:
     testing: tuple[str, ...]
     facts: tuple[Fact, ...]
     draws: int
-    """Controls of each kind; each answers its share of the test questions."""
+    """Controls of each kind; each answers its share of the first `controlled` test questions."""
+    controlled: int
     seed: int
     phase: Phase
 

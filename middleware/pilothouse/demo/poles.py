@@ -35,6 +35,8 @@ class Subject:
         layers: where it edits; each gets the strength that is chosen.
         strengths: those that are tried, as shares of the stream's mean length at each layer.
         negative: what the other side of its pairs is, in a word.
+        max_perplexity_ratio: how much more surprising answers may be to the unsteered model. Those
+            in a language of which it has read little are so however fluent they are.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Subject:
     where: Where
     strengths: tuple[float, ...]
     negative: str
+    max_perplexity_ratio: float = 4.0
 
     @property
     def judged_by(self) -> Judge:
@@ -55,20 +58,24 @@ def _both(positive: str, negative: str) -> tuple[Pole, ...]:
     return (Pole(positive, 1), Pole(negative, -1))
 
 
-MIDDLE: Final = tuple(range(10, 19))
-STRENGTHS: Final = (0.04, 0.06, 0.08, 0.1, 0.13)
+LAYERS: Final = tuple(range(5, 25))
+"""Those at which pairs are read: a vector edits some of them."""
+LATE: Final = tuple(range(14, 22))
+STRENGTHS: Final = (0.03, 0.04, 0.05, 0.06)
 SUBJECTS: Final = (
-    Subject("cheerful", "mood", _both("cheerful", "gloomy"), MIDDLE, "answer", STRENGTHS, "gloomy"),
-    Subject("french", "french", (Pole("french", 1),), MIDDLE, "answer", STRENGTHS, "English"),
-    Subject("spanish", "spanish", (Pole("spanish", 1),), MIDDLE, "answer", STRENGTHS, "English"),
+    Subject("cheerful", "mood", _both("cheerful", "gloomy"), LATE, "answer", STRENGTHS, "gloomy"),
+    Subject("french", "french", (Pole("french", 1),), LATE, "answer", STRENGTHS, "English", 15.0),
     Subject(
-        "formal", "formality", _both("formal", "casual"), MIDDLE, "answer", STRENGTHS, "casual"
+        "spanish", "spanish", (Pole("spanish", 1),), LATE, "answer", STRENGTHS, "English", 15.0
     ),
-    Subject("brief", "length", _both("brief", "wordy"), MIDDLE, "answer", STRENGTHS, "wordy"),
     Subject(
-        "hedged", "hedging", _both("hedged", "confident"), MIDDLE, "answer", STRENGTHS, "confident"
+        "formal", "formality", _both("formal", "casual"), LATE, "answer", STRENGTHS, "casual"
     ),
-    Subject("refuses", "refusal", (Pole("refuses", 1),), MIDDLE, "answer", STRENGTHS, "complies"),
+    Subject("brief", "length", _both("brief", "wordy"), LATE, "answer", STRENGTHS, "wordy"),
+    Subject(
+        "hedged", "hedging", _both("hedged", "confident"), LATE, "answer", STRENGTHS, "confident"
+    ),
+    Subject("refuses", "refusal", (Pole("refuses", 1),), LATE, "answer", STRENGTHS, "complies"),
 )  # fmt: skip
 
 

@@ -13,8 +13,7 @@ from pilothouse.demo.vector_card import Tried
 ENOUGH: Final = 0.75
 """Share changed at which a strength is strong enough: a little over what is aimed at."""
 MAX_MORE_DEGENERATE: Final = 0.1
-MAX_PERPLEXITY_RATIO: Final = 3.0
-PERPLEXITY_QUESTIONS: Final = 30
+PERPLEXITY_QUESTIONS: Final = 15
 
 
 def tried(bench: Bench, subject: Subject, pole: Pole, plain: Heard) -> tuple[Tried, ...]:
@@ -45,7 +44,7 @@ def tried(bench: Bench, subject: Subject, pole: Pole, plain: Heard) -> tuple[Tri
     return tuple(found)
 
 
-def chosen(each_tried: Sequence[Tried]) -> tuple[float, str]:
+def chosen(each_tried: Sequence[Tried], max_perplexity_ratio: float) -> tuple[float, str]:
     """Return the weakest strength that changes enough, or else the one that changes most.
 
     Only strengths within the bounds on repeating and perplexity come into question. Where none
@@ -54,7 +53,7 @@ def chosen(each_tried: Sequence[Tried]) -> tuple[float, str]:
     fluent = [
         each
         for each in each_tried
-        if each.perplexity_ratio is not None and each.perplexity_ratio <= MAX_PERPLEXITY_RATIO
+        if each.perplexity_ratio is not None and each.perplexity_ratio <= max_perplexity_ratio
     ]
     if not fluent:
         return min(each.strength for each in each_tried), "no strength that was tried stays fluent"

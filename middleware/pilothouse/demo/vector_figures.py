@@ -16,7 +16,8 @@ from pilothouse.demo.vector_card import Example, FactsKept, PoleCard, Tried, unr
 from pilothouse.errors import ConfigError
 from pilothouse.probe.metrics import wilson
 
-FACT_TOKENS: Final = 20
+FACT_TOKENS: Final = 12
+PERPLEXITY_QUESTIONS: Final = 70
 EXAMPLES: Final = 4
 CONTROLS: Final = ("random", "shuffled")
 
@@ -46,7 +47,7 @@ def measured(bench: Bench, subject: Subject) -> Measured:
     strengths: dict[Pole, float] = {}
     notes = []
     for pole, figures in of_strengths.items():
-        strength, note = chosen(figures)
+        strength, note = chosen(figures, subject.max_perplexity_ratio)
         strengths[pole] = pole.sign * strength
         notes += [f"{pole.name}: {note}"] if note else []
     asked: list[tuple[Sequence[str], Terms]] = [(bench.testing, ())]
@@ -73,7 +74,7 @@ def _steerings(
         (bench.testing, terms_of(subject.name, strength, where)),
         *(
             (
-                bench.testing[draw::draws],
+                bench.testing[draw : bench.controlled : draws],
                 terms_of(loaded_name(subject.name, kind, draw), strength, where),
             )
             for kind in CONTROLS
@@ -109,8 +110,12 @@ def _pole_card(
         random=figures["random"],
         shuffled=figures["shuffled"],
         facts=_facts(bench, subject, pole, strength),
-        perplexity_ratio=bench.perplexity(plain, steered, f"{pole.name}: perplexity"),
-        perplexity_n=len(steered.answers),
+        perplexity_ratio=bench.perplexity(
+            plain.first(PERPLEXITY_QUESTIONS),
+            steered.first(PERPLEXITY_QUESTIONS),
+            f"{pole.name}: perplexity",
+        ),
+        perplexity_n=min(PERPLEXITY_QUESTIONS, len(steered.answers)),
         reached=fmean(steered.scores),
         examples=tuple(
             Example(question=question, plain=before.text, steered=after.text)

@@ -30,7 +30,7 @@ class Judge:
     measure: str
     score: Callable[[str], float]
     margin: float
-    max_tokens: int = 40
+    max_tokens: int = 32
 
     def changed(self, plain: float, steered: float, sign: Sign) -> bool:
         """Say whether an answer moved by the margin towards the pole that `sign` stands for."""

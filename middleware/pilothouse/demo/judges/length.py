@@ -14,6 +14,6 @@ def log_words(text: str) -> float:
 
 
 LENGTH: Final = Judge(
-    "length", "base-2 logarithm of the number of words within 64 tokens", log_words, 1.0,
-    max_tokens=64,
+    "length", "base-2 logarithm of the number of words within 48 tokens", log_words, 1.0,
+    max_tokens=48,
 )  # fmt: skip
