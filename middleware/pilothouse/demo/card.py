@@ -43,8 +43,8 @@ CARD_FILE, FIT_FILE, PAGE_FILE = "card.json", "fit.json", "README.md"
 STORE: Final = "answers.sqlite"
 WRONG_USE: Final = 2
 USAGE: Final = """Answers are kept in the cache folder by what was asked, so a run that was stopped
-goes on where it was. Without --only it takes about an hour on two cores; --quick takes minutes,
-and its figures are of too few questions to be quoted."""
+goes on where it was. --quick takes minutes, and its figures are of too few questions to be
+quoted."""
 
 
 def main(words: Sequence[str] | None = None) -> int:

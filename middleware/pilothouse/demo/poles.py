@@ -62,11 +62,14 @@ LAYERS: Final = tuple(range(5, 25))
 """Those at which pairs are read: a vector edits some of them."""
 LATE: Final = tuple(range(14, 22))
 STRENGTHS: Final = (0.03, 0.04, 0.05, 0.06)
+MIDDLE: Final = tuple(range(10, 18))
+WEAK: Final = (0.02, 0.025, 0.03, 0.035)
+"""Of another language: from about 0.04 on the model says one word over and over."""
 SUBJECTS: Final = (
     Subject("cheerful", "mood", _both("cheerful", "gloomy"), LATE, "answer", STRENGTHS, "gloomy"),
-    Subject("french", "french", (Pole("french", 1),), LATE, "answer", STRENGTHS, "English", 15.0),
+    Subject("french", "french", (Pole("french", 1),), MIDDLE, "answer", WEAK, "English", 15.0),
     Subject(
-        "spanish", "spanish", (Pole("spanish", 1),), LATE, "answer", STRENGTHS, "English", 15.0
+        "spanish", "spanish", (Pole("spanish", 1),), MIDDLE, "answer", WEAK, "English", 15.0
     ),
     Subject(
         "formal", "formality", _both("formal", "casual"), LATE, "answer", STRENGTHS, "casual"

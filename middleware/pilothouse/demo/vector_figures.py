@@ -42,6 +42,11 @@ def measured(bench: Bench, subject: Subject) -> Measured:
     The answerer has the subject's vector under its name, and its controls as `loaded_name` says.
     """
     judge = subject.judged_by
+    # All that chooses, and the facts, go to the engine together: small batches waste its time.
+    bench.answerer.answers(
+        [*_choosing(bench, subject), *_facts_under(bench.facts, ())], bench.phase,
+        f"{subject.name}: strengths and facts",
+    )  # fmt: skip
     [plain] = bench.hear(judge, [(bench.choosing, ())], f"{subject.name}: plain, choosing")
     of_strengths = {pole: tried(bench, subject, pole, plain) for pole in subject.poles}
     strengths: dict[Pole, float] = {}
@@ -53,6 +58,18 @@ def measured(bench: Bench, subject: Subject) -> Measured:
     asked: list[tuple[Sequence[str], Terms]] = [(bench.testing, ())]
     for strength in strengths.values():
         asked += _steerings(bench, subject, strength)
+    known = _known(bench)
+    bench.answerer.answers(
+        [
+            *(Ask(q, terms, judge.max_tokens) for questions, terms in asked for q in questions),
+            *(
+                ask
+                for strength in strengths.values()
+                for ask in _facts_under(known, terms_of(subject.name, strength, subject.where))
+            ),
+        ],
+        bench.phase, f"{subject.name}: test and facts",
+    )  # fmt: skip
     plain, *rest = bench.hear(judge, asked, f"{subject.name}: test")
     width = len(rest) // len(subject.poles)
     cards = tuple(
@@ -63,6 +80,27 @@ def measured(bench: Bench, subject: Subject) -> Measured:
         for index, pole in enumerate(subject.poles)
     )  # fmt: skip
     return Measured(cards, fmean(plain.scores), plain.degenerate, tuple(notes))
+
+
+def _choosing(bench: Bench, subject: Subject) -> list[Ask]:
+    """Ask the choosing questions unsteered, and at every strength of every pole."""
+    terms = [
+        (),
+        *(
+            terms_of(subject.name, pole.sign * strength, subject.where)
+            for pole in subject.poles
+            for strength in subject.strengths
+        ),
+    ]
+    return [
+        Ask(question, each, subject.judged_by.max_tokens)
+        for each in terms
+        for question in bench.choosing
+    ]
+
+
+def _facts_under(facts: Sequence[Fact], terms: Terms) -> list[Ask]:
+    return [Ask(each.question, terms, FACT_TOKENS) for each in facts]
 
 
 def _steerings(
@@ -129,7 +167,7 @@ def _pole_card(
 def _facts(bench: Bench, subject: Subject, pole: Pole, strength: float) -> FactsKept:
     known = _known(bench)
     terms = terms_of(subject.name, strength, subject.where)
-    asks = [Ask(each.question, terms, FACT_TOKENS) for each in known]
+    asks = _facts_under(known, terms)
     answers = bench.answerer.answers(asks, bench.phase, f"{pole.name}: facts")
     right = [fact.is_in(answer.text) for fact, answer in zip(known, answers, strict=True)]
     return FactsKept(n=len(known), kept=wilson(sum(right), len(right)))
@@ -137,7 +175,7 @@ def _facts(bench: Bench, subject: Subject, pole: Pole, strength: float) -> Facts
 
 def _known(bench: Bench) -> list[Fact]:
     """The facts that the unsteered model answers right."""
-    asks = [Ask(each.question, (), FACT_TOKENS) for each in bench.facts]
+    asks = _facts_under(bench.facts, ())
     answers = bench.answerer.answers(asks, bench.phase, "facts: plain")
     known = [
         fact for fact, answer in zip(bench.facts, answers, strict=True) if fact.is_in(answer.text)
