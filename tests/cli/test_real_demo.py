@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 
 import httpx
+import psutil
 import pytest
 from openai import OpenAI
 
@@ -82,3 +83,8 @@ def test_it_says_what_it_serves_and_what_that_takes(smol_server: ServerProcess) 
     said = smol_server.log.read_text()
     assert "Q4_1 weights dequantised" in said and "GiB of memory" in said
     assert "Traceback" not in said
+
+
+def test_engine_and_worker_are_one_process(smol_server: ServerProcess) -> None:
+    family = psutil.Process(smol_server.pid).children(recursive=True)
+    assert len(family) == 2, "the engine's process and multiprocessing's own: no worker's"

@@ -86,3 +86,9 @@ def test_a_containers_limit_counts_where_it_is_less(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert available_bytes(meminfo, tmp_path) == kib * 1024
+
+
+def test_a_core_is_left_to_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores, threads in ((1, "1"), (2, "1"), (4, "3"), (64, "8")):
+        monkeypatch.setattr(served.os, "sched_getaffinity", lambda _, n=cores: set(range(n)))
+        assert served.one_process_environment()["OMP_NUM_THREADS"] == threads
