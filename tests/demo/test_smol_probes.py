@@ -21,6 +21,8 @@ PROBES = CHECKOUT / "probes" / "smol" / "probes"
 FOLDERS = sorted(PROBES.iterdir())
 POLICIES = CHECKOUT / "policies" / "smol"
 MODEL_ID = "SmolLM2-135M-Instruct"
+TARGET = 0.05
+"""The false positive rate that the policies name."""
 every_probe = pytest.mark.parametrize("folder", FOLDERS, ids=lambda each: each.name)
 
 
@@ -37,32 +39,6 @@ def found_something(folder: Path) -> bool:
         for name, lead in each.leads.items()
         if name != "shuffled labels"
     )
-
-
-@every_probe
-def test_a_card_is_written_from_its_files_and_shows_every_test(folder: Path) -> None:
-    card = (folder / "README.md").read_text()
-    assert card == card_of(folder)
-    evaluation = evaluation_of(folder)
-    for test in evaluation.transfers:
-        assert f"| {test.name} | {test.form} | probe |" in card
-    assert {"TF-IDF", "shape", "shuffled labels"} <= set(evaluation.transfers[0].scores)
-    assert "mean log-probability" in evaluation.transfers[0].scores
-    assert load_probe(folder.name, folder).model_id == MODEL_ID
-
-
-@every_probe
-def test_a_folder_holds_figures_and_no_texts(folder: Path) -> None:
-    assert sum(each.stat().st_size for each in folder.iterdir()) < 100_000
-
-
-def test_policies_are_built_on_probes_that_found_something_and_enforce_nothing() -> None:
-    found = {each.name for each in FOLDERS if found_something(each)}
-    for policy in load_policies([POLICIES]):
-        used = {signal.probe for signal in policy.spec.signals.values()}
-        assert used <= {each.name for each in FOLDERS}
-        assert used <= found or all(rule.then.action == "log" for rule in policy.spec.rules)
-        assert policy.spec.mode == "shadow"
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +125,40 @@ def test_a_served_probe_reads_what_the_fit_read(smol: Path) -> None:
             assert served == pytest.approx(value_of(folder, layers, readout, at), abs=1e-3)
             moved.append(abs(served - value_of(folder, layers, readout, at - 3)))
     assert max(moved) > 0.05, "another position would have given the same values"
+
+
+@every_probe
+def test_a_card_is_written_from_its_files_and_shows_every_test(folder: Path) -> None:
+    card = (folder / "README.md").read_text()
+    assert card == card_of(folder)
+    evaluation = evaluation_of(folder)
+    for test in evaluation.transfers:
+        assert f"| {test.name} | {test.form} | probe |" in card
+    assert {"TF-IDF", "shape", "shuffled labels"} <= set(evaluation.transfers[0].scores)
+    assert "mean log-probability" in evaluation.transfers[0].scores
+    assert load_probe(folder.name, folder).model_id == MODEL_ID
+
+
+@every_probe
+def test_a_folder_holds_figures_and_no_texts(folder: Path) -> None:
+    assert sum(each.stat().st_size for each in folder.iterdir()) < 100_000
+
+
+def test_policies_are_built_on_probes_that_found_something_and_enforce_nothing() -> None:
+    found = {each.name for each in FOLDERS if found_something(each)}
+    for policy in load_policies([POLICIES]):
+        used = {signal.probe for signal in policy.spec.signals.values()}
+        assert used <= {each.name for each in FOLDERS}
+        assert used <= found or all(rule.then.action == "log" for rule in policy.spec.rules)
+        assert policy.spec.mode == "shadow"
+
+
+def test_a_policy_tells_what_it_would_have_stopped_of_texts_that_it_must_not() -> None:
+    for policy in load_policies([POLICIES]):
+        said = " ".join((policy.metadata.description or "").split())
+        for signal in policy.spec.signals.values():
+            reports = evaluation_of(PROBES / signal.probe).fired
+            harmless = [each for each in reports if not each.label and each.target_fpr == TARGET]
+            assert harmless
+            for each in harmless:
+                assert f"{each.name} {each.fired} of {each.n}" in said
