@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilothouse.cli.fit_order import Asking, Part
@@ -55,6 +55,7 @@ def test_nobody_is_asked_questions_while_layers_are_looked_for() -> None:
     assert smaller(part(6, 44, 20), 10_000, ENGINE, "output").questions == ()
 
 
+@settings(deadline=None)  # a loaded machine must not fail a property
 @given(st.integers(1, 400), st.integers(1, 300), st.integers(1, 100), st.integers(100, 20_000))
 def test_what_is_read_is_bounded_or_the_least_there_is(
     pairs: int, prompt: int, answer: int, tokens: int
