@@ -32,7 +32,7 @@ def refuse_heavy_choices(fields: RequestFields, limits: ServedLimits) -> None:
             `limits.max_choice_token_ids`, or more logprobs than `limits.max_choice_logprobs`.
     """
     choices = fields.num_prompts * fields.num_per_prompt
-    read = fields.vllm.__dict__
+    read = {} if fields.vllm is None else fields.vllm.__dict__  # none: asked in Python, not HTTP
     sizes = {name: len(read.get(name) or ()) for name in TOKEN_FIELDS}
     most = max(sizes, key=sizes.__getitem__)
     got = sum(sizes.values())
