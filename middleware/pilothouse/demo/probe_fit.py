@@ -206,6 +206,24 @@ def _remarks(
             "Where it is not ahead of every baseline it has found nothing that they do not tell: "
             "no policy is built on it."
         )
+    for each in alike:
+        for name, score in each.scores.items():
+            if name != PROBE and score.auroc.high < 0.5:
+                yield (
+                    f"{each.name}: {name} points the other way there ({score.auroc.estimate:.3f}); "
+                    f"turned round it would have {1 - score.auroc.estimate:.3f}, though nothing "
+                    "seen in the fit says to turn it."
+                )
+    strayed = [
+        f"{each.scores[SHUFFLED].auroc.estimate:.3f} on {each.name}"
+        for each in alike
+        if not each.scores[SHUFFLED].auroc.low <= 0.5 <= each.scores[SHUFFLED].auroc.high
+    ]
+    if strayed:
+        yield (
+            f"The control has {', '.join(strayed)}: its labels were dealt out once, and intervals "
+            "here are of test texts alone. A lead is to be read against that too."
+        )
     harmless = [each for each in fired if not each.label]
     if harmless:
         worst = max(harmless, key=lambda each: (-each.target_fpr, each.fired / each.n))
