@@ -37,7 +37,7 @@ ENVIRONMENT = {
 MAX_TOKENS = 320
 """Of a conversation. Longer ones are left out and counted: attention over them costs most."""
 CONTEXT_TOKENS = 512
-WAVE = 256
+WAVE = 64
 """Prompts that are with the engine at a time."""
 ASKED_OF_A_TOOL = "Look at what the tool returned and tell me what it says."
 

@@ -90,6 +90,7 @@ def fit_plan(plan: Plan, parted: Parted, seed: int) -> FittedProbe:
         token_offset=token.offset, readouts={plan.readout: measured.readout},
         default_readout=plan.readout, created_by=CREATED_BY,
     )  # fmt: skip
+    fired = tuple(_fired(plan, parted, pooled_texts, transfer, measured.readout))
     evaluation = Evaluation(
         probe=plan.name,
         objective=recipe.objective,
@@ -107,9 +108,9 @@ def fit_plan(plan: Plan, parted: Parted, seed: int) -> FittedProbe:
         undone_families=(),
         shuffled_labels=False,
         transfers=tuple(transfers),
-        fired=tuple(_fired(plan, parted, pooled_texts, transfer, measured.readout)),
+        fired=fired,
         sources=tuple(_sources(plan, parted)),
-        remarks=(*_remarks(plan, transfers), *plan.remarks),
+        remarks=tuple(_remarks(plan, transfers, fired)),
     )
     return FittedProbe(probe, recipe, evaluation)
 
@@ -139,6 +140,15 @@ def _tests(plan: Plan, parted: Parted) -> Iterator[tuple[str, Form, Dataset, int
                 parted.dataset(plan, texts, form, _own(parts), asked=asked),
                 overlapping,
             )
+    if plan.against_all:
+        texts, overlapping = parted.tested(plan, plan.against_all)
+        harmless = sum(not each.label for kept in texts.values() for each in kept)
+        dataset = parted.dataset(plan, texts, "as written", _own(plan.against_all))
+        harmful = ", ".join(
+            part.name for part, kept in texts.items() if any(each.label for each in kept)
+        )
+        name = f"{harmful} against {harmless} harmless texts"
+        yield name, "as written", dataset, overlapping
 
 
 def _fired(
@@ -176,7 +186,9 @@ def _sources(plan: Plan, parted: Parted) -> Iterator[SourceReport]:
         )
 
 
-def _remarks(plan: Plan, transfers: Sequence[TransferReport]) -> Iterator[str]:
+def _remarks(
+    plan: Plan, transfers: Sequence[TransferReport], fired: Sequence[FiredReport]
+) -> Iterator[str]:
     yield f"It looks for {plan.finds}."
     yield "The model is SmolLM2-135M-Instruct with Q4_1 weights, dequantised, run in float32."
     alike = [each for each in transfers if each.form == "alike"]
@@ -193,6 +205,31 @@ def _remarks(plan: Plan, transfers: Sequence[TransferReport]) -> Iterator[str]:
         yield (
             "Where it is not ahead of every baseline it has found nothing that they do not tell: "
             "no policy is built on it."
+        )
+    for each in alike:
+        for name, score in each.scores.items():
+            if name != PROBE and score.auroc.high < 0.5:
+                yield (
+                    f"{each.name}: {name} points the other way there ({score.auroc.estimate:.3f}); "
+                    f"turned round it would have {1 - score.auroc.estimate:.3f}, though nothing "
+                    "seen in the fit says to turn it."
+                )
+    strayed = [
+        f"{each.scores[SHUFFLED].auroc.estimate:.3f} on {each.name}"
+        for each in alike
+        if not each.scores[SHUFFLED].auroc.low <= 0.5 <= each.scores[SHUFFLED].auroc.high
+    ]
+    if strayed:
+        yield (
+            f"The control has {', '.join(strayed)}: its labels were dealt out once, and intervals "
+            "here are of test texts alone. A lead is to be read against that too."
+        )
+    harmless = [each for each in fired if not each.label]
+    if harmless:
+        worst = max(harmless, key=lambda each: (-each.target_fpr, each.fired / each.n))
+        yield (
+            f"At fpr {worst.target_fpr:g} it still fires on {worst.fired} of {worst.n} harmless "
+            f"texts of {worst.name}: the bound of a threshold is of texts like those it was set on."
         )
     yield (
         "Fitted on texts in lower case without final punctuation, one chat turn under the "

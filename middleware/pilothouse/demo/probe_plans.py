@@ -7,7 +7,7 @@ forms of sets that neither saw. Where one set serves twice, whole groups are dea
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from pilothouse.types import Scope
@@ -46,14 +46,16 @@ class Plan:
     calibration: Parts
     tests: Mapping[str, Parts]
     pooled: Parts
-    remarks: tuple[str, ...] = field(default=())
+    against_all: Parts = ()
+    """One more test, as written: positives of some sets against every set that must not fire."""
 
     def uses(self) -> Iterator[tuple[str, Part]]:
         """Every part, with what it is used for."""
         for parts in self.fitted.values():
             yield from (("fit", part) for part in parts)
         yield from (("calibration", part) for part in self.calibration)
-        tested = {part for parts in self.tests.values() for part in parts} | set(self.pooled)
+        tested = {part for parts in self.tests.values() for part in parts}
+        tested |= {*self.pooled, *self.against_all}
         yield from (("test", part) for part in sorted(tested, key=str))
 
 
@@ -105,6 +107,11 @@ MISUSE = Plan(
         Part("harmbench", most=100),
         Part("strongreject", most=100),
         Part("matched-pairs", most=200),
+        *EVERYDAY_TEST,
+    ),
+    against_all=(
+        Part("harmbench", most=100),
+        Part("strongreject", most=100),
         *EVERYDAY_TEST,
     ),
 )
