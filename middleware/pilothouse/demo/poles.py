@@ -58,27 +58,35 @@ def _both(positive: str, negative: str) -> tuple[Pole, ...]:
     return (Pole(positive, 1), Pole(negative, -1))
 
 
-LAYERS: Final = tuple(range(5, 25))
+LAYERS: Final = tuple(range(5, 29))
 """Those at which pairs are read: a vector edits some of them."""
-LATE: Final = tuple(range(14, 22))
+LATE: Final = (27,)
+LATE_STRENGTHS: Final = (0.2, 0.27, 0.35, 0.42)
+"""Of a mood: above these the model says one word over and over."""
+BEFORE_LATE: Final = (24,)
+LANGUAGE_STRENGTHS: Final = (0.2, 0.25, 0.3, 0.35)
+MIDDLE: Final = tuple(range(14, 22))
 STRENGTHS: Final = (0.03, 0.04, 0.05, 0.06)
-MIDDLE: Final = tuple(range(10, 18))
-WEAK: Final = (0.02, 0.025, 0.03, 0.035)
-"""Of another language: from about 0.04 on the model says one word over and over."""
 SUBJECTS: Final = (
-    Subject("cheerful", "mood", _both("cheerful", "gloomy"), LATE, "answer", STRENGTHS, "gloomy"),
-    Subject("french", "french", (Pole("french", 1),), MIDDLE, "answer", WEAK, "English", 15.0),
     Subject(
-        "spanish", "spanish", (Pole("spanish", 1),), MIDDLE, "answer", WEAK, "English", 15.0
+        "cheerful", "mood", _both("cheerful", "gloomy"), LATE, "answer", LATE_STRENGTHS, "gloomy"
     ),
     Subject(
-        "formal", "formality", _both("formal", "casual"), LATE, "answer", STRENGTHS, "casual"
+        "french", "french", (Pole("french", 1),), BEFORE_LATE, "answer", LANGUAGE_STRENGTHS,
+        "English", 15.0,
     ),
-    Subject("brief", "length", _both("brief", "wordy"), LATE, "answer", STRENGTHS, "wordy"),
     Subject(
-        "hedged", "hedging", _both("hedged", "confident"), LATE, "answer", STRENGTHS, "confident"
+        "spanish", "spanish", (Pole("spanish", 1),), BEFORE_LATE, "answer", LANGUAGE_STRENGTHS,
+        "English", 15.0,
     ),
-    Subject("refuses", "refusal", (Pole("refuses", 1),), LATE, "answer", STRENGTHS, "complies"),
+    Subject(
+        "formal", "formality", _both("formal", "casual"), MIDDLE, "answer", STRENGTHS, "casual"
+    ),
+    Subject("brief", "length", _both("brief", "wordy"), MIDDLE, "answer", STRENGTHS, "wordy"),
+    Subject(
+        "hedged", "hedging", _both("hedged", "confident"), MIDDLE, "answer", STRENGTHS, "confident"
+    ),
+    Subject("refuses", "refusal", (Pole("refuses", 1),), MIDDLE, "answer", STRENGTHS, "complies"),
 )  # fmt: skip
 
 
