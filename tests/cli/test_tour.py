@@ -12,6 +12,7 @@ from pilothouse.config import load_config
 from pilothouse.demo.served import SMOL_NAME, WORLD_NAME
 from pilothouse.errors import ConfigError
 from pilothouse.library import library_path
+from pilothouse.policy.loader import load_policies
 
 ASKED = Stop(title="plain", model="m", about="an answer")
 OWN = Stop(title="blocked", model="m", about="declined", prompt="do harm", is_blocked=True)
@@ -80,7 +81,8 @@ def test_each_tour_asks_the_model_that_it_is_of(tour, shelf, name) -> None:  # t
     config = load_config(library_path(shelf) / "pilothouse.yaml")
     assert {each.model.partition(":")[0] for each in stops} == {name}
     assert stops[0].model == name and stops[0].prompt is None
-    assert any(each.is_blocked for each in stops)
+    enforced = any(each.spec.mode == "enforce" for each in load_policies(config.policies))
+    assert any(each.is_blocked for each in stops) is enforced
     assert all(profile.startswith(f"{name}:") for profile in config.profiles)
 
 

@@ -21,6 +21,8 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 PROBES = CHECKOUT / "probes" / "smol" / "probes"
 FOLDERS = sorted(PROBES.iterdir())
 MODEL_ID = "SmolLM2-135M-Instruct"
+TARGET = 0.01
+"""The false positive rate that the policies name."""
 every_probe = pytest.mark.parametrize("folder", FOLDERS, ids=lambda each: each.name)
 
 
@@ -142,12 +144,22 @@ def test_a_folder_holds_figures_and_no_texts(folder: Path) -> None:
     assert sum(each.stat().st_size for each in folder.iterdir()) < 100_000
 
 
-def test_no_served_policy_is_built_on_a_probe_that_found_nothing() -> None:
+def test_policies_count_in_shadow_on_probes_that_do_not_beat_every_baseline() -> None:
     found = {each.name for each in FOLDERS if found_something(each)}
-    served = load_config(PROBES.parent / "pilothouse.yaml")
-    used = {
-        signal.probe
-        for policy in load_policies(served.policies)
-        for signal in policy.spec.signals.values()
-    }
-    assert used <= found
+    served = load_policies(load_config(PROBES.parent / "pilothouse.yaml").policies)
+    assert served
+    for policy in served:
+        used = {signal.probe for signal in policy.spec.signals.values()}
+        assert used <= {each.name for each in FOLDERS}
+        assert used <= found or policy.spec.mode == "shadow"
+
+
+def test_a_policy_tells_what_it_would_stop_of_texts_that_it_must_not() -> None:
+    for policy in load_policies(load_config(PROBES.parent / "pilothouse.yaml").policies):
+        said = " ".join((policy.metadata.description or "").split())
+        for signal in policy.spec.signals.values():
+            reports = evaluation_of(PROBES / signal.probe).fired
+            harmless = [each for each in reports if not each.label and each.target_fpr == TARGET]
+            assert harmless
+            for each in harmless:
+                assert f"{each.name} {each.fired} of {each.n}" in said

@@ -35,8 +35,8 @@ def read(file: Path) -> tuple[Policy, CaseFile]:
     return policy, load_cases(file.parent / CASES_FILE, policy)
 
 
-def test_the_shelves_are_observe_and_baseline() -> None:
-    assert sorted(shelf.name for shelf in LIBRARY.iterdir()) == ["baseline", "observe"]
+def test_the_shelves_are_those_of_the_world_and_one_of_the_real_model() -> None:
+    assert sorted(shelf.name for shelf in LIBRARY.iterdir()) == ["baseline", "observe", "smol"]
     assert all(file.parents[2] == LIBRARY for file in FILES)
 
 
@@ -88,9 +88,9 @@ def test_a_policy_names_only_the_demo_probes_and_vectors(file: Path) -> None:
 
 
 @every_policy
-def test_observe_is_in_shadow_and_only_logs(file: Path) -> None:
+def test_observe_and_smol_are_in_shadow_and_observe_only_logs(file: Path) -> None:
     policy = load_policy(file)
-    watching = file.parents[1].name == "observe"
-    assert (policy.spec.mode == "shadow") is watching
-    if watching:
+    shelf = file.parents[1].name
+    assert (policy.spec.mode == "shadow") is (shelf in ("observe", "smol"))
+    if shelf == "observe":
         assert {rule.then.action for rule in policy.spec.rules} == {"log"}

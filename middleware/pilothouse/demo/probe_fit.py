@@ -204,7 +204,7 @@ def _remarks(
     if not all(set(beaten(each)) == set(each.leads) - {SHUFFLED} for each in alike):
         yield (
             "Where it is not ahead of every baseline it has found nothing that they do not tell: "
-            "no policy is built on it."
+            "a policy on it counts in shadow and enforces nothing."
         )
     for each in alike:
         for name, score in each.scores.items():
