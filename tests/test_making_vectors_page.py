@@ -21,7 +21,8 @@ from tests.support.server_process import TINY_FLAGS, free_port, started
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 PAGE = (Path(__file__).parent.parent / "docs" / "making-vectors.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
+STEPS = PAGE.partition("\n## Pairs\n")[0]
+BLOCKS = re.findall(r"```bash\n(.*?)```", STEPS, re.DOTALL)
 PROFILE = "house:polite"
 
 

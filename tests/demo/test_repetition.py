@@ -24,3 +24,11 @@ def test_short_answers_are_not_told_to_repeat_themselves() -> None:
 def test_an_answer_without_words_is_degenerate() -> None:
     assert is_degenerate("")
     assert is_degenerate("!!! 123")
+
+
+def test_a_pictogram_over_and_over_is_degenerate_and_a_rule_or_three_of_them_are_not() -> None:
+    tree = "\U0001f333"
+    assert is_degenerate(f"What a lovely day! {tree * 4}")
+    assert is_degenerate(f"What a lovely day! {f'{tree} ' * 4}")
+    assert not is_degenerate(f"What a lovely day! {tree * 3}")
+    assert not is_degenerate("Three steps:\n--------\n1. Wait ......")

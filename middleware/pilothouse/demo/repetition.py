@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+from itertools import groupby
 from typing import Final
 
 from pilothouse.demo.judges.judge import words_of
@@ -10,6 +12,9 @@ RUN: Final = 3
 SHORTEST: Final = 12
 """Words below which an answer cannot be told to repeat itself."""
 LEAST_DISTINCT: Final = 0.7
+PICTOGRAM: Final = "So"
+"""Unicode's category of emoji and the like."""
+MOST_SYMBOLS: Final = 3
 
 
 def distinct_share(text: str) -> float:
@@ -21,6 +26,19 @@ def distinct_share(text: str) -> float:
     return len(set(runs)) / len(runs)
 
 
+def longest_symbol_run(text: str) -> int:
+    """Return how often a pictogram stands in a row at most; rules and dots are no pictograms."""
+    runs = groupby(each for each in text if not each.isspace())
+    return max(
+        (len(list(run)) for symbol, run in runs if unicodedata.category(symbol) == PICTOGRAM),
+        default=0,
+    )
+
+
 def is_degenerate(text: str) -> bool:
-    """Say whether an answer has no word in it or repeats itself."""
-    return not words_of(text) or distinct_share(text) < LEAST_DISTINCT
+    """Say whether an answer has no word in it, or repeats words or pictograms."""
+    return (
+        not words_of(text)
+        or distinct_share(text) < LEAST_DISTINCT
+        or longest_symbol_run(text) > MOST_SYMBOLS
+    )

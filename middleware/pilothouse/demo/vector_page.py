@@ -75,12 +75,18 @@ def _flow(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _layers(layers: Sequence[int]) -> str:
+    if len(layers) == 1:
+        return f"layer {layers[0]}"
+    return f"layers {layers[0]} to {layers[-1]}"
+
+
 def _about(card: VectorCard) -> str:
     return (
         f"{card.name} against {card.negative}: {card.method} of {card.pairs} pairs "
-        f"(`examples/smol/pairs/{card.name}.jsonl`), added at layers "
-        f"{card.layers[0]} to {card.layers[-1]} of {card.model_id} ({card.weights}), at "
-        f"{_where(card.where)}. Judge: {card.measure}; an answer counts as changed when that moves "
+        f"(`examples/smol/pairs/{card.name}.jsonl`), added at {_layers(card.layers)} of "
+        f"{card.model_id} ({card.weights}), at {_where(card.where)}. "
+        f"Judge: {card.measure}; an answer counts as changed when that moves "
         f"by at least {card.margin:g} towards the pole. {card.testing} open questions test that "
         f"were never fitted on, {card.choosing} others chose the strength; answers are greedy, of "
         f"at most {card.max_tokens} tokens. Seed {card.seed}."
