@@ -138,6 +138,8 @@ def _structures(target: Target) -> Iterator[Made]:
     each = limit("max_choice_token_ids") // limit("max_choices")
     bias = {str(i): 1 for i in range(min(each, limit("max_logit_bias")))}
     yield "logit bias", COMPLETIONS, long | {"logit_bias": bias}, "max_choice_token_ids"
+    alone = {"n": 1, "logit_bias": {str(i): 1 for i in range(limit("max_logit_bias"))}}
+    yield "logit bias of one choice", COMPLETIONS, long | alone, "max_logit_bias"
     ids = [5 + i % 64 for i in range(min(each, limit("max_token_ids")))]
     yield "stop token ids", COMPLETIONS, long | {"stop_token_ids": ids}, "max_choice_token_ids"
     yield "allowed ids", COMPLETIONS, long | {"allowed_token_ids": ids}, "max_choice_token_ids"

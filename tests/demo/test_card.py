@@ -11,7 +11,7 @@ from pilothouse.config import load_config
 from pilothouse.demo import card
 from pilothouse.demo.poles import SUBJECTS, terms_of
 from pilothouse.demo.smol import smol_folder
-from pilothouse.demo.vector_card import VectorCard, is_shown
+from pilothouse.demo.vector_card import VectorCard, is_beyond_controls
 from pilothouse.demo.wheels import IndexUnreachable
 from pilothouse.library import library_path
 from pilothouse.model.vector import load_vector
@@ -77,14 +77,14 @@ def test_quick_figures_come_from_the_real_model_and_are_kept(tmp_path: Path) -> 
     assert "french" in (tmp_path / "one" / "README.md").read_text(encoding="utf-8")
 
 
-def test_profiles_steer_as_their_cards_were_measured_and_only_what_is_shown_has_one() -> None:
+def test_profiles_steer_as_their_cards_were_measured_and_only_what_beats_controls_has_one() -> None:
     shelf = library_path("probes/smol")
     profiles = load_config(shelf / "pilothouse.yaml").profiles
     wanted = {}
     for path in (shelf / "vectors").glob("*/card.json"):
         found = VectorCard.model_validate_json(path.read_text(encoding="utf-8"))
         for pole in found.poles:
-            if is_shown(pole):
+            if is_beyond_controls(pole):
                 terms = terms_of(found.name, pole.strength, found.where)
                 wanted[f"smol:{pole.name}"] = terms
     assert {name: profile.steer for name, profile in profiles.items()} == wanted

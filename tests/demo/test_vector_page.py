@@ -16,6 +16,7 @@ from pilothouse.demo.vector_card import (
     PoleCard,
     Tried,
     VectorCard,
+    is_beyond_controls,
     is_shown,
     unreached,
 )
@@ -74,6 +75,8 @@ def test_what_is_not_reached_is_said(found: PoleCard, word: str) -> None:
 
 def test_a_vector_that_does_no_more_than_its_controls_is_not_shown() -> None:
     assert not is_shown(pole(110, control=100))
+    assert is_beyond_controls(pole(96, control=60)) and not is_shown(pole(96, control=60))
+    assert not is_beyond_controls(pole(110, control=100))
     assert not is_shown(pole(80, control=2))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pilothouse.engine.launch import CONFIG_VARIABLE
 from pilothouse.errors import ConfigError
+from pilothouse.log_text import log_lines
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +59,8 @@ def _warn_of_slow_numbers(args: Namespace, words: Sequence[str]) -> None:
     usual = usual_dtype(args)
     if usual.name != args.dtype:
         log_with_vllm()
-        logger.warning("%s is not given: %s: try %s %s", DTYPE_OPTION, usual.why, DTYPE_OPTION,
-                       usual.name)  # fmt: skip
+        told = f"{DTYPE_OPTION} is not given: {usual.why}: try {DTYPE_OPTION} {usual.name}"
+        logger.warning("%s", log_lines(told))
 
 
 def split_own(words: Sequence[str]) -> tuple[Path | None, list[str]]:

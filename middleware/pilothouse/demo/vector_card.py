@@ -116,8 +116,17 @@ def unreached(card: PoleCard, plain_degenerate: float) -> tuple[str, ...]:
     return tuple(found)
 
 
+def is_beyond_controls(card: PoleCard) -> bool:
+    """Say whether the demo has a profile of this pole: it does more than any direction would.
+
+    That is: the interval of the share changed lies above the shares of both kinds of controls.
+    """
+    controls = (card.random.changed.estimate, card.shuffled.changed.estimate)
+    return card.steered.changed.low > max(controls)
+
+
 def is_shown(card: PoleCard) -> bool:
-    """Say whether a profile of this pole is worth serving: it does what it is named for.
+    """Say whether this pole does what it is named for, most of the time.
 
     That is: the interval of the share changed lies above those of both kinds of controls, and at
     least half of the answers change.

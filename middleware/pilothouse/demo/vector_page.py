@@ -50,7 +50,8 @@ def overview(cards: Sequence[VectorCard]) -> str:
         "- *perplexity*: of the steered answers over that of the plain ones, both under the "
         "unsteered model.\n"
         "- *repeats*: share of answers that repeat themselves or are empty (of the plain ones).\n"
-        "- *holds*: at least half change, and the interval lies above those of both controls.",
+        "- *holds*: at least half change, and the interval lies above those of both controls. "
+        "A pole whose interval lies above both controls' shares has a profile in the demo.",
         _judges(cards),
     ]
     return "\n\n".join(lines) + "\n"
