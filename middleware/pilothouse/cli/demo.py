@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ipaddress
 import os
 import sys
@@ -93,6 +94,8 @@ def serve_demo(host: str, port: int, *, quiet: bool, is_world: bool) -> None:
         f"Starting {served.name} ({served.about}) on http://{host}:{port}, in up to "
         f"{served.memory_gib:.1f} GiB of memory; this takes about a minute."
     )
+    # Before vLLM is imported, so that it is called after whatever its libraries register.
+    atexit.register(_say_no_more)
     from pilothouse.cli.launch import plan_for, serve, vllm_parser
 
     command, parser = vllm_parser()
@@ -103,6 +106,16 @@ def serve_demo(host: str, port: int, *, quiet: bool, is_world: bool) -> None:
     watcher = threading.Thread(target=_greet, args=(url, shown, quiet), daemon=True)
     watcher.start()
     serve(command, args, plan_for(config, args, demo=True))
+
+
+def _say_no_more() -> None:
+    """Close stderr when all else has ended.
+
+    Where engine and server are one process, bindings of Triton's report behind the last line that
+    objects lived until the end; that is so of every such process, and a user can do nothing of it.
+    """
+    sys.stderr.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def _blocks(config: PilothouseConfig) -> bool:
