@@ -29,9 +29,11 @@ from pilothouse.policy.endpoint import Endpoint
 from pilothouse.server import body as body_module
 from pilothouse.server import fields
 from pilothouse.server.answer import encode, error_body, request_error_body
+from pilothouse.server.answer_size import refuse_heavy_choices
 from pilothouse.server.body import LONG_BODY, encoded, parsed, read_body
 from pilothouse.server.fields import parse_field
 from pilothouse.server.guide import Cost, cost
+from pilothouse.server.request_schema import RequestFields
 from tests.server.builders import admission, body_of, caller, tiny_plan
 from tests.support.tiny_model import D_MODEL
 
@@ -429,3 +431,7 @@ def test_a_file_that_nobody_writes_is_refused_like_any_other(text: str, tmp_path
 def test_a_path_with_nul_is_refused_like_any_other() -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(Path("a\0b"))
+
+
+def test_a_request_that_is_asked_in_python_has_no_fields_of_http_to_count() -> None:
+    refuse_heavy_choices(RequestFields(num_per_prompt=2), Limits().served())
