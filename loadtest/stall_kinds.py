@@ -214,6 +214,8 @@ def _answers(target: Target) -> Iterator[Made]:
     wide = min(VLLMS_LOGPROBS, limit("max_choice_logprobs"))
     few = long | {"logprobs": wide, "n": limit("max_choice_logprobs") // wide}
     yield "choices with logprobs", COMPLETIONS, few, "max_choice_logprobs"
+    same = {"prompt": whole, "n": limit("max_choices")}
+    yield "choices of one long prompt", COMPLETIONS, same, "max_choices"
     short = target.limits["max_token_ids"] // limit("max_choices") - 1
     prompts = [
         [7 + (i * (j + 3)) % 90 for i in range(min(short, target.max_model_len - 2))]

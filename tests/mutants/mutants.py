@@ -1326,4 +1326,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "        refuse_heavy_choices(fields, self.limits)\n", "",
         ("tests/server/test_limits.py",), "max_choice_",
     ),
+    Mutant(
+        "bounded", "logprobs of named tokens are not counted", "server/answer_size.py",
+        "named = len(read.get(NAMED_LOGPROBS) or ())", "named = 0",
+        ("tests/server/test_limits.py",), "named_tokens",
+    ),
 )  # fmt: skip

@@ -435,3 +435,10 @@ def test_a_path_with_nul_is_refused_like_any_other() -> None:
 
 def test_a_request_that_is_asked_in_python_has_no_fields_of_http_to_count() -> None:
     refuse_heavy_choices(RequestFields(num_per_prompt=2), Limits().served())
+
+
+def test_logprobs_of_named_tokens_count_as_logprobs() -> None:
+    asked = {"logprobs": True, "top_logprobs": 1, "n": 2}
+    take(Limits(max_choice_logprobs=6), "chat", asked | {"logprob_token_ids": [3, 4, 5]})
+    with pytest.raises(RequestError, match=r"^logprob_token_ids: .*limits\.max_choice_logprobs"):
+        take(Limits(max_choice_logprobs=6), "chat", asked | {"logprob_token_ids": [3, 4, 5, 6]})

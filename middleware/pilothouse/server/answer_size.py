@@ -10,6 +10,8 @@ from pilothouse.server.body import encoded
 from pilothouse.server.request_schema import RequestFields
 
 TOKEN_FIELDS: Final = ("logit_bias", "allowed_token_ids", "stop_token_ids")
+NAMED_LOGPROBS: Final = "logprob_token_ids"
+"""A chat's field that names the tokens whose logprobs each place of the answer shows."""
 
 
 def refuse_choices(fields: RequestFields, limits: ServedLimits) -> None:
@@ -40,11 +42,13 @@ def refuse_heavy_choices(fields: RequestFields, limits: ServedLimits) -> None:
         f"{most}: {got} tokens for each of {choices} choices",
         got * choices, "max_choice_token_ids", limits, most,
     )  # fmt: skip
+    named = len(read.get(NAMED_LOGPROBS) or ())
     asked = fields.num_logprobs or 0
-    if asked < 0 or asked * choices > limits.max_choice_logprobs:
-        each = "all" if asked < 0 else asked
+    if asked < 0 or max(asked, named) * choices > limits.max_choice_logprobs:
+        field = NAMED_LOGPROBS if named > max(asked, 0) else "logprobs"
+        each = "all" if asked < 0 else max(asked, named)
         got_logprobs = f"{each} of each token of {choices} choices"
-        raise exceeded("logprobs", got_logprobs, "max_choice_logprobs", limits, param="logprobs")
+        raise exceeded(field, got_logprobs, "max_choice_logprobs", limits, param=field)
 
 
 def refuse_prompt_logprobs(
