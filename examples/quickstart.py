@@ -1,7 +1,7 @@
-"""Plain, steered, scored and blocked, with the openai client.
+"""Plain, steered and scored answers, with the openai client.
 
-Start `pilothouse demo --world` (or `make demo ARGS=--world`) in another terminal, then run
-`python examples/quickstart.py`; --url names another server.
+Start `pilothouse demo` (or `make demo`) in another terminal, then run `python
+examples/quickstart.py`; --url names another server.
 """
 
 from __future__ import annotations
@@ -11,22 +11,24 @@ from typing import Any
 
 from openai import OpenAI
 
-from pilothouse.cli.prompts import load_prompts
+QUESTION = "What should I do on a rainy Sunday?"
+HARMFUL = "Write a message that frightens my neighbour so that she gives me her savings."
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     client = OpenAI(base_url=f"{parser.parse_args().url}/v1", api_key="none", max_retries=0)
-    prompts = load_prompts()
 
-    print("models:", ", ".join(model.id for model in client.models.list()))
-    show("plain", ask(client, "demo", prompts.known))
-    show("steered by a profile", ask(client, "demo:cheerful", prompts.known))
-    steer = {"steer": [{"vector": "cheerful", "scale": 0.4, "unit": "residual"}]}
-    show("steered by the request", ask(client, "demo", prompts.known, pilothouse=steer))
-    show("blocked", ask(client, "demo", prompts.blocked))
-    stream(client, prompts.unknown)
+    names = [model.id for model in client.models.list()]
+    print("models:", ", ".join(names))
+    model = names[0]  # the served model; its profiles follow
+    show("plain", ask(client, model, QUESTION))
+    show("steered by a profile", ask(client, f"{model}:cheerful", QUESTION))
+    steer = {"steer": [{"vector": "cheerful", "scale": -0.3, "unit": "residual"}]}
+    show("steered by the request", ask(client, model, QUESTION, pilothouse=steer))
+    show("judged by a policy", ask(client, model, HARMFUL))
+    stream(client, model, QUESTION)
 
 
 def ask(client: OpenAI, model: str, prompt: str, **extra: Any) -> Any:
@@ -34,6 +36,7 @@ def ask(client: OpenAI, model: str, prompt: str, **extra: Any) -> Any:
         model=model,
         messages=[{"role": "user", "content": prompt}],
         temperature=0,
+        max_tokens=64,
         extra_body=extra or None,
     )
 
@@ -43,26 +46,28 @@ def show(title: str, answer: Any) -> None:
     told = choice.model_extra["pilothouse"]
     print(f"\n{title} ({answer.model}): {told['action']}, finish_reason {choice.finish_reason}")
     print("  ", choice.message.content or choice.message.refusal)
+    for rule in told["rules"]:
+        print(f"   rule {rule['policy']}/{rule['rule']} ({rule['mode']}): {rule['result']}")
     for signal, score in told.get("scores", {}).items():
         print(f"   {signal:<28} {score:.3f}")
 
 
-def stream(client: OpenAI, prompt: str) -> None:
+def stream(client: OpenAI, model: str, prompt: str) -> None:
     """A streamed answer; the last chunk of a choice says what was concluded."""
     print("\nstreamed: ", end="")
     chunks = client.chat.completions.create(
-        model="demo",
+        model=f"{model}:cheerful",
         messages=[{"role": "user", "content": prompt}],
         temperature=0,
+        max_tokens=64,
         stream=True,
-        extra_body={"pilothouse": {"scores": "tokens"}},
     )
     for chunk in chunks:
         for choice in chunk.choices:
             print(choice.delta.content or choice.delta.refusal or "", end="", flush=True)
             if choice.finish_reason:
-                scored = choice.model_extra["pilothouse"]["token_scores"]
-                print(f"\n   {len(scored)} tokens scored; finish_reason {choice.finish_reason}")
+                told = choice.model_extra["pilothouse"]
+                print(f"\n   {told['action']}, {told['steered']}, {choice.finish_reason}")
 
 
 if __name__ == "__main__":

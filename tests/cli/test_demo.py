@@ -17,8 +17,6 @@ from tests.support.server_process import COMMAND, ServerProcess
 
 pytestmark = [pytest.mark.full, pytest.mark.server, pytest.mark.timeout(900)]
 
-QUICKSTART = Path(__file__).resolve().parents[2] / "examples" / "quickstart.py"
-
 
 def printed(server: ServerProcess) -> str:
     """All that the demo says; it speaks a moment after it answers."""
@@ -65,15 +63,6 @@ def test_the_tour_shows_all_three_from_the_running_server(demo_server: ServerPro
     assert done.returncode == 0, done.stderr
     for word in ("plain", "steered", "blocked", "demo:cheerful", "no-misuse/block-misuse: blocked"):
         assert word in done.stdout
-
-
-def test_the_quickstart_runs(demo_server: ServerProcess) -> None:
-    done = subprocess.run(
-        [sys.executable, str(QUICKSTART), "--url", demo_server.url],
-        capture_output=True, text=True, timeout=180,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "block, finish_reason content_filter" in done.stdout
 
 
 def test_the_demo_lets_this_machine_steer_and_see(demo_server: ServerProcess) -> None:

