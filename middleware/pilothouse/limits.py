@@ -180,4 +180,7 @@ class Limits(RequestLimits):
     max_norm_ratio: float = Field(default=0.5, gt=0)
     """Largest edit, as a fraction of the mean residual norm at the tap."""
     table_mib: int = Field(default=1024, ge=1)
+    read_cache_mib: int = Field(default=256, ge=0)
+    """Memory of each engine for what probes read in blocks of the prefix cache; 0 keeps nothing,
+    and then requests under an enforced rule of the prompt take nothing from the prefix cache."""
     max_wait_ms: int = Field(default=2000, ge=0)

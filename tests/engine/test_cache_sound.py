@@ -190,18 +190,31 @@ def test_a_jailbreak_gets_the_same_verdict_twice_and_as_turn_two(cached: Engine,
     cached.reset_cache()
     answer = ask(cached, JAILBREAK)[2]
     assert ask(cached, JAILBREAK)[1] == BLOCK
-    for prompt in (JAILBREAK, JAILBREAK, JAILBREAK + answer + [9] * BLOCK):
+    turn_two = JAILBREAK + answer + [9] * BLOCK
+    # Nobody read the first block until a rule wanted it; from then on it is skipped and scored.
+    for prompt, skipped in ((JAILBREAK, 0), (JAILBREAK, BLOCK), (turn_two, BLOCK)):
         _, hit, tokens = ask(cached, prompt, policies=[rule], decision_id="j")
         record = cached.closing("j")
         assert record.verdict is not None and record.verdict.result == "blocked"
-        assert (hit, tokens) == (0, [])
+        assert (hit, tokens) == (skipped, [])
         assert record.unscored_tokens == {}
+        assert record.scored_tokens["jailbreak"] == len(prompt)
     assert ask(cached, JAILBREAK)[1] == BLOCK
 
 
-def test_shadow_reads_the_cache_and_counts_what_it_did_not_score(cached: Engine) -> None:
+def test_shadow_reads_the_cache_and_counts_what_nobody_scored(cached: Engine) -> None:
     cached.reset_cache()
     ask(cached, JAILBREAK)
     _, hit, _ = ask(cached, JAILBREAK, shadow=["no-jailbreak"], decision_id="s")
     assert hit == BLOCK
     assert cached.closing("s").unscored_tokens == {"prefix_cache": BLOCK}
+
+
+def test_shadow_scores_what_an_enforced_rule_has_read(cached: Engine) -> None:
+    cached.reset_cache()
+    ask(cached, JAILBREAK, policies=["no-jailbreak"], decision_id="j")
+    _, hit, _ = ask(cached, JAILBREAK, shadow=["no-jailbreak"], decision_id="s")
+    assert hit == BLOCK
+    record = cached.closing("s")
+    assert record.unscored_tokens == {}
+    assert record.values["jailbreak/whole"] == cached.closing("j").values["jailbreak/whole"]

@@ -145,6 +145,11 @@ class Governor:
         row = watched.row
         return max(0, int(self.watches.cursor_C[row] - self.watches.prompt_C[row]))
 
+    def cursor(self, request_id: str) -> int | None:
+        """The first position of a request that is not folded yet; None if none will be."""
+        row = self._row_of.get(request_id)
+        return None if row is None else int(self.watches.cursor_C[row])
+
     def cleared(self, watched: Watched) -> int:
         """How many output tokens may leave: scored, and in no run that can still fire a rule.
 

@@ -16,13 +16,16 @@ from vllm.v1.core.sched.scheduler import Scheduler
 
 from pilothouse.engine.authorship import TurnReader
 from pilothouse.engine.cache_identity import EditedBlockHasher
+from pilothouse.engine.cached_reads import CachedReads
 from pilothouse.engine.compat import outputs as wire
 from pilothouse.engine.compat.control import offer_control
+from pilothouse.engine.compat.prefix_cache import is_on, watch_prefix_cache
 from pilothouse.engine.governor import Governor
 from pilothouse.engine.openings import OutputOpenings
 from pilothouse.engine.orders import Orders
 from pilothouse.engine.passenger import Passenger
 from pilothouse.engine.plan import Plan
+from pilothouse.engine.read_store import ReadStore
 from pilothouse.engine.revisions import Revisions
 from pilothouse.engine.ruling import Ruling
 from pilothouse.engine.runs import is_anchored
@@ -60,6 +63,13 @@ class Guarded(Base):
         _ = self._plan.sources  # made here, and not by the first request
         self._key = seal_key()
         self._governor = Governor(self._plan)
+        budget_bytes = self._plan.body.limits.read_cache_mib << 20
+        self._cached_reads = CachedReads(
+            ReadStore(budget_bytes), self.hash_block_size, self._governor.cursor
+        )
+        self._keeps_reads = budget_bytes > 0 and is_on(self)
+        if self._keeps_reads:
+            watch_prefix_cache(self, self._cached_reads)
         self._turns = TurnReader(self._plan.body.turns)
         self._say_what_is_not_anchored()
         self._orders = Orders(self._plan)
@@ -96,11 +106,13 @@ class Guarded(Base):
         for request_id in self._looking:
             self._passengers[request_id].request.spec_token_ids = []
         scheduled = super().schedule(*args, **kwargs)
+        self._cached_reads.planned(scheduled.num_scheduled_tokens)
         self._finish_refused()
         step = StepPlan(
             uploads=self._orders.take_uploads(),
             spans=self._orders.take_spans(),
             wants_emissions=self._governor.busy,
+            cache_life=self._cached_reads.life,
         )
         for request_id in scheduled.num_scheduled_tokens:
             passenger = self._passengers[request_id]
@@ -122,11 +134,16 @@ class Guarded(Base):
             emissions = settled(emissions, verified)
             for listen in self.listeners:
                 listen(emissions)
+            life = getattr(scheduler_output, STEP_ATTRIBUTE).cache_life
+            skipped = self._cached_reads.take(emissions, life)
+            if skipped is not None:
+                ruling.add(self._governor.observe(skipped))
             for wave in waves(emissions, verified):
                 ruling.add(self._governor.observe(wave))
         self._steer(ruling, verified)
         seconds = (time.perf_counter() - started) / max(1, len(self._passengers))
         outputs = super().update_from_output(scheduler_output, model_runner_output)
+        self._cached_reads.settle()
         for client_outputs in outputs.values():
             if self._looking:
                 self._look(client_outputs.outputs)
@@ -148,6 +165,13 @@ class Guarded(Base):
                 record.aborted = True
                 self._queue(request.client_index, wire.orphan(record, request.request_id))
         return finished
+
+    def reset_prefix_cache(self, *args: Any, **kwargs: Any) -> bool:
+        """Forget what was read with it: the weights may be others from now on."""
+        is_reset = bool(super().reset_prefix_cache(*args, **kwargs))
+        if is_reset:
+            self._cached_reads.clear()
+        return is_reset
 
     def has_requests(self) -> bool:
         """Also while outputs of ours wait for a step to ride on."""
@@ -188,7 +212,10 @@ class Guarded(Base):
         watched = self._governor.open(request.request_id, passenger.sealed, authorship)
         passenger.watched, passenger.authorship = watched, authorship
         in_answer = authorship.num_supplied > 0 and self._governor.reads_answer(watched)
-        if in_answer or self._governor.reads_whole_prompt(watched):
+        sees_all = in_answer or self._governor.reads_whole_prompt(watched)
+        if self._keeps_reads:
+            self._cached_reads.follow(request, sees_all=sees_all)
+        elif sees_all:
             request.skip_reading_prefix_cache = True
         if self._governor.holds_output(watched):
             # One token more than the client asked for, so that its last one is fed and scored.
@@ -242,6 +269,7 @@ class Guarded(Base):
         request = self._passengers.pop(request_id).request
         self._looking.discard(request_id)
         self._openings.forget(request_id)
+        self._cached_reads.forget(request_id)
         record = passenger.closing(self._governor, wire.num_fed_tokens(request))
         self._orders.release(passenger)
         self._revisions.leave(passenger.sealed.revision)

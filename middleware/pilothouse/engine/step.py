@@ -58,6 +58,8 @@ class StepPlan:
     steering: dict[str, Steering] = field(default_factory=dict)
     spans: list[PolicySpan] = field(default_factory=list)
     wants_emissions: bool = False
+    cache_life: int = 0
+    """Of the prefix cache when the step was planned; the scheduler's own."""
 
 
 @dataclass(frozen=True, slots=True)

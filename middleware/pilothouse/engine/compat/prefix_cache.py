@@ -1,0 +1,64 @@
+"""vLLM 0.32's prefix cache: which hits a request may have, and blocks as they are given out."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+
+class Watcher(Protocol):
+    """Who bounds what requests take from the prefix cache, and is told of it."""
+
+    def bound(self, request: Any) -> int | None:
+        """How many leading blocks, counted as its hashes are, it may take; None for all.
+
+        Asked whenever a request looks for blocks that were computed.
+        """
+
+    def found(self, request: Any, num_tokens: int) -> None:
+        """So many tokens were found. A request that finds no room asks again later."""
+
+    def given(self, request: Any, start: int, stop: int) -> None:
+        """Blocks of positions [start, stop) were given out, to be computed in the step to come.
+
+        From then on others find those that are full.
+        """
+
+
+def is_on(scheduler: Any) -> bool:
+    """Whether blocks are shared between requests at all."""
+    return bool(scheduler.kv_cache_manager.enable_caching)
+
+
+def watch_prefix_cache(scheduler: Any, watcher: Watcher) -> None:
+    """Have a watcher bound the hits of a scheduler's requests, and tell it of them."""
+    manager = scheduler.kv_cache_manager
+    look, allocate = manager.get_computed_blocks, manager.allocate_slots
+
+    def get_computed_blocks(request: Any) -> Any:
+        most = watcher.bound(request)
+        if most is None or not manager.prefix_cache_lookup_enabled(request):
+            answer = look(request)
+        else:
+            hashes = request.block_hashes
+            request.block_hashes = hashes[:most]
+            try:
+                answer = look(request)
+            finally:
+                request.block_hashes = hashes
+            # Groups with states in place of blocks may end a hit inside a block.
+            if answer[1] > most * scheduler.hash_block_size:
+                answer = (manager.empty_kv_cache_blocks, 0, 0)
+        watcher.found(request, answer[1])
+        return answer
+
+    def allocate_slots(
+        request: Any, num_new_tokens: int, num_new_computed_tokens: int = 0, *args: Any, **kw: Any
+    ) -> Any:
+        blocks = allocate(request, num_new_tokens, num_new_computed_tokens, *args, **kw)
+        if blocks is not None:
+            start = request.num_computed_tokens + num_new_computed_tokens
+            start += kw.get("num_external_computed_tokens", 0)
+            watcher.given(request, start, start + num_new_tokens)
+        return blocks
+
+    manager.get_computed_blocks, manager.allocate_slots = get_computed_blocks, allocate_slots
