@@ -1093,7 +1093,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "read-alike", "an empty template is one", "server/request_schema.py",
         'EMPTY_MEANS_NONE: Final = ("chat_template", "prompt_embeds")',
         "EMPTY_MEANS_NONE: Final = ()",
-        ("tests/server/test_admission.py",), "reads_as_off",
+        ("tests/server/test_request_schema.py",), "sent_on",
     ),
     Mutant(
         "read-alike", "transfers among the arguments pass", "server/bypass.py",
