@@ -37,7 +37,8 @@ from tests.support.server_process import COMMAND, ServerProcess, free_port, star
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
-QUICKSTART = Path(__file__).resolve().parents[2] / "examples" / "quickstart.py"
+CHECKOUT = Path(__file__).resolve().parents[2]
+QUICKSTART = CHECKOUT / "examples" / "quickstart.py"
 FIRST_TOKEN_SECONDS = 1.0
 SLICE = 24
 """How many of a card's test questions, or of a set's texts, are asked again."""
@@ -201,3 +202,19 @@ def test_the_misuse_probe_tells_requests_apart_as_its_card_says(
     ]
     # The card's interval is of six times as many texts: a slice of them spreads further.
     assert auroc(scores, labels) > told.low - 3 * (told.estimate - told.low)
+
+
+@pytest.mark.full
+def test_the_offline_page_begins_with_a_script_that_runs(tmp_path: Path) -> None:
+    page = (CHECKOUT / "docs" / "offline.md").read_text(encoding="utf-8")
+    script = page.partition("```python\n")[2].partition("```")[0]
+    there = 'os.path.expanduser("~/.cache/pilothouse/models/SmolLM2-135M-Instruct")'
+    assert there in script
+    file = tmp_path / "script.py"
+    file.write_text(script.replace(there, repr(str(smol_folder(lambda _: None)))))
+    done = subprocess.run(
+        [sys.executable, str(file)], cwd=CHECKOUT, capture_output=True, text=True, timeout=600,
+        env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "'steered': {'cheerful': " in done.stdout
