@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from argparse import Namespace
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ from typing import Any
 
 from pilothouse.config import PilothouseConfig, load_config
 from pilothouse.engine.compat.chat import turn_markers
+from pilothouse.engine.compat.compiled_code import kept_in
+from pilothouse.engine.compat.core_process import fork_the_core, may_fork
 from pilothouse.engine.launch import (
     CONFIG_VARIABLE,
     ENDPOINT_PLUGIN,
@@ -22,10 +25,14 @@ from pilothouse.engine.plan import Plan
 from pilothouse.engine.refused_turns import policy_messages
 from pilothouse.engine.resolve import resolve_plan
 from pilothouse.errors import ConfigError
+from pilothouse.log_text import log_lines
 from pilothouse.model.catalogue import load_catalogue
 from pilothouse.policy.loader import load_policies
 from pilothouse.server.listening import check_auth, listening_of
 from pilothouse.server.peer import refuse_forwarding
+from pilothouse.telemetry.logs import log_with_vllm
+
+logger = logging.getLogger(__name__)
 
 PLUGIN_GROUPS = (
     "vllm.general_plugins", "vllm.platform_plugins", "vllm.io_processor_plugins",
@@ -48,10 +55,8 @@ def vllm_parser() -> tuple[Any, Any]:
     guard_environment()
     allow_plugins()
     from vllm.entrypoints.cli.serve import ServeSubcommand
-    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    cli_env_setup()
     parser = FlexibleArgumentParser(prog="pilothouse")
     command = ServeSubcommand()
     command.subparser_init(parser.add_subparsers(dest="subparser"))
@@ -79,6 +84,7 @@ def serve(command: Any, args: Namespace, plan: Plan, file: Path | None = None) -
     Raises:
         ConfigError: a flag, a variable or `auth` cannot take effect; vLLM refuses a flag.
     """
+    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
     from vllm.logger import configure_logging_from_args
 
     os.environ.pop(CONFIG_VARIABLE, None)
@@ -92,6 +98,12 @@ def serve(command: Any, args: Namespace, plan: Plan, file: Path | None = None) -
         command.validate(args)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"vLLM refuses these flags: {error}") from error
+    if may_fork(args):
+        fork_the_core()
+    cli_env_setup()  # after the question above: it sets the variable that a user may have set
+    if not args.enforce_eager and kept_in() is not None:
+        log_with_vllm()
+        logger.info("compiled code is kept in %s", log_lines(str(kept_in())))
     command.cmd(args)
 
 
