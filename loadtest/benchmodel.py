@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pilothouse.errors import ConfigError
 from pilothouse.library import library_path
 from scenario import Size
 
@@ -86,6 +87,24 @@ def smol_model() -> BenchModel:
         english_words(),
         {"name": NAME, "weights": "Q4_1, dequantised", "wheel_sha256": made["wheel_sha256"]},
     )  # fmt: skip
+
+
+def model_at(folder: Path) -> BenchModel:
+    """A model in a folder of the user's.
+
+    Raises:
+        ConfigError: there is no model.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        size = Size(folder.name, config["hidden_size"], config["num_hidden_layers"])
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"--model: got {str(folder)!r}, want smol, random or a folder with the config.json of "
+            f"a model ({error!r})"
+        ) from error
+    about = {"folder": folder.name}
+    return BenchModel(folder.name, folder.resolve(), size, english_words(), about)
 
 
 def english_words() -> tuple[str, ...]:
