@@ -1,4 +1,4 @@
-"""A server's processes: the engine core is a fork of the API server, the worker is not."""
+"""A server's processes: core and worker are forks of the API server, and hold no port of its."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ def place_of_libc(pid: int) -> str:
     Path("/proc/sys/kernel/randomize_va_space").read_text().strip() == "0",
     reason="this kernel puts libraries at the same place in every process",
 )
-def test_the_core_is_a_fork_and_the_worker_a_program_of_its_own(
-    small_server: ServerProcess,
-) -> None:
+def test_core_and_worker_are_forks(small_server: ServerProcess) -> None:
     api = psutil.Process(small_server.pid)
     workers = [
         each for each in api.children(recursive=True) if "Worker" in " ".join(each.cmdline())
@@ -32,5 +30,15 @@ def test_the_core_is_a_fork_and_the_worker_a_program_of_its_own(
     assert len(workers) == 1
     core = workers[0].parent()
     assert core is not None and core.parent() == api
-    assert place_of_libc(core.pid) == place_of_libc(api.pid)
-    assert place_of_libc(workers[0].pid) != place_of_libc(api.pid)
+    assert place_of_libc(core.pid) == place_of_libc(workers[0].pid) == place_of_libc(api.pid)
+
+
+def test_the_api_server_alone_holds_the_port(small_server: ServerProcess) -> None:
+    api = psutil.Process(small_server.pid)
+    holders = [
+        each.pid
+        for each in (api, *api.children(recursive=True))
+        for door in each.net_connections("tcp")
+        if door.status == psutil.CONN_LISTEN and door.laddr.port == small_server.port
+    ]
+    assert holders == [api.pid]

@@ -13,7 +13,12 @@ from typing import Any
 from pilothouse.config import PilothouseConfig, load_config
 from pilothouse.engine.compat.chat import turn_markers
 from pilothouse.engine.compat.compiled_code import kept_in
-from pilothouse.engine.compat.core_process import fork_the_core, may_fork
+from pilothouse.engine.compat.processes import (
+    fork_processes,
+    limit_threads,
+    may_fork_core,
+    may_fork_worker,
+)
 from pilothouse.engine.launch import (
     CONFIG_VARIABLE,
     ENDPOINT_PLUGIN,
@@ -53,6 +58,7 @@ def vllm_parser() -> tuple[Any, Any]:
     Building the parser loads vLLM's plugins, ours among them, so the environment is set before.
     """
     guard_environment()
+    limit_threads()
     allow_plugins()
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -98,8 +104,8 @@ def serve(command: Any, args: Namespace, plan: Plan, file: Path | None = None) -
         command.validate(args)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"vLLM refuses these flags: {error}") from error
-    if may_fork(args):
-        fork_the_core()
+    if may_fork_core(args):
+        fork_processes(worker=may_fork_worker(args))
     cli_env_setup()  # after the question above: it sets the variable that a user may have set
     if not args.enforce_eager and kept_in() is not None:
         log_with_vllm()
