@@ -28,7 +28,6 @@ from pilothouse.engine.launch import (
 from pilothouse.engine.model_facts import model_facts
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.refused_turns import policy_messages
-from pilothouse.engine.resolve import resolve_plan
 from pilothouse.errors import ConfigError
 from pilothouse.log_text import log_lines
 from pilothouse.model.catalogue import load_catalogue
@@ -75,6 +74,8 @@ def plan_for(config: PilothouseConfig, args: Namespace, *, demo: bool = False) -
     Raises:
         ConfigError: the model's configuration cannot be read, or ours does not fit it.
     """
+    from pilothouse.engine.resolve import resolve_plan  # with torch, after the environment is set
+
     catalogue = load_catalogue(config)
     policies = load_policies(config.policies)
     turns = turn_markers(args, policy_messages(policies))
