@@ -9,7 +9,7 @@ from typing import Self
 
 import psutil
 
-EVERY_S = 0.5
+EVERY_S = 1.0
 MIB = 2**20
 
 

@@ -115,23 +115,28 @@ def test_threads_are_limited_where_vllm_would_and_nobody_said(
 FORKS = """
 import json, os, signal, socket, sys
 from pilothouse.engine.compat.processes import fork_processes
+from vllm.v1.engine import utils
 from vllm.v1.executor import multiproc_executor
 
 def told(pipe):
-    left = {name for name, each in (("door", door), ("line", line)) if is_open(each.fileno())}
+    left = {name for name in held if is_open(name)}
     pipe.send([sorted(left), sorted(os.sched_getaffinity(0)), signal.set_wakeup_fd(-1)])
 
-def is_open(number):
+def is_open(name):
+    number, inode = held[name]
     try:
-        os.fstat(number)
+        return os.fstat(number).st_ino == inode  # the number may be another file's by now
     except OSError:
         return False
-    return True
 
 door = socket.socket()
 door.bind(("127.0.0.1", 0))
 line, other = socket.socketpair()
 line.setblocking(False)
+held = {
+    name: (each.fileno(), os.fstat(each.fileno()).st_ino)
+    for name, each in (("door", door), ("line", line))
+}
 signal.set_wakeup_fd(line.fileno())
 fork_processes(worker=True)
 os.environ["GOMP_CPU_AFFINITY"] = str(min(os.sched_getaffinity(0)))
@@ -141,7 +146,7 @@ for context in (utils.get_mp_context(), multiproc_executor.get_mp_context()):
     process.start()
     print(json.dumps([context.get_start_method(), *reader.recv()]))
     process.join()
-print(json.dumps([is_open(door.fileno()), signal.set_wakeup_fd(-1) == line.fileno()]))
+print(json.dumps([is_open("door"), signal.set_wakeup_fd(-1) == line.fileno()]))
 """
 
 
