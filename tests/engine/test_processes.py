@@ -15,6 +15,7 @@ from vllm.platforms import current_platform
 from pilothouse.engine.compat import processes
 from pilothouse.engine.compat.processes import (
     METHOD,
+    fork_processes,
     limit_threads,
     may_fork_core,
     may_fork_worker,
@@ -112,11 +113,29 @@ def test_threads_are_limited_where_vllm_would_and_nobody_said(
     assert os.environ.get("OMP_NUM_THREADS") == threads
 
 
+@pytest.mark.parametrize(("worker", "method"), [(True, "fork"), (False, "spawn")])
+def test_vllm_is_given_forks_of_what_may_be_one(
+    worker: bool, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vllm.v1.engine import utils
+    from vllm.v1.executor import multiproc_executor
+
+    for module in (utils, multiproc_executor):
+        monkeypatch.setattr(module, "get_mp_context", module.get_mp_context)
+    hooks: list[object] = []
+    monkeypatch.setattr(
+        processes.os, "register_at_fork", lambda after_in_child: hooks.append(after_in_child)
+    )
+    monkeypatch.setenv(METHOD, "spawn")
+    fork_processes(worker=worker)
+    assert utils.get_mp_context().get_start_method() == "fork"
+    assert multiproc_executor.get_mp_context().get_start_method() == method
+    assert hooks == [processes._part_from_parent]
+
+
 FORKS = """
 import json, os, signal, socket, sys
-from pilothouse.engine.compat.processes import fork_processes
-from vllm.v1.engine import utils
-from vllm.v1.executor import multiproc_executor
+from pilothouse.engine.compat.processes import _fork, _fork_bound, _part_from_parent
 
 def told(pipe):
     left = {name for name in held if is_open(name)}
@@ -138,9 +157,9 @@ held = {
     for name, each in (("door", door), ("line", line))
 }
 signal.set_wakeup_fd(line.fileno())
-fork_processes(worker=True)
+os.register_at_fork(after_in_child=_part_from_parent)
 os.environ["GOMP_CPU_AFFINITY"] = str(min(os.sched_getaffinity(0)))
-for context in (utils.get_mp_context(), multiproc_executor.get_mp_context()):
+for context in (_fork(), _fork_bound()):
     reader, writer = context.Pipe(duplex=False)
     process = context.Process(target=told, args=(writer,))
     process.start()
