@@ -120,7 +120,7 @@ class _BoundProcess(ForkProcess):
 
 
 class _BoundContext(ForkContext):
-    Process = _BoundProcess  # type: ignore[assignment]
+    Process = _BoundProcess
 
 
 def _fork_bound() -> BaseContext:
