@@ -96,8 +96,8 @@ def answers(cache: Path, *words: str) -> dict[str, Any]:
 @pytest.mark.timeout(900)
 def test_a_second_start_finds_all_code_and_answers_bit_for_bit_the_same(tmp_path: Path) -> None:
     first, second = answers(tmp_path), answers(tmp_path)
-    assert (first["found"], second["made"]) == (0, 0)
-    assert first["made"] > 0 and second["found"] > 0
+    assert second["made"] == 0 < first["made"]
+    assert second["found"] > first["found"], "a graph that comes twice is found in the first, too"
     assert second["digest"] == first["digest"]
     assert first["kept_in"] == str(tmp_path / "cache" / "torch_compile_cache" / "inductor")
 
