@@ -17,6 +17,7 @@ import numpy as np
 import yaml
 from safetensors.numpy import save_file
 
+from pilothouse.config import PilothouseConfig, load_config
 from pilothouse.library import library_path
 from pilothouse.model.manifest import Readout, ReadoutAggregate
 from pilothouse.model.probe import build_probe, save_probe
@@ -348,27 +349,17 @@ def _maps(count: int) -> Callable[[Path, Size], dict[str, Any]]:
 
 def _demo(_folder: Path, _size: Size) -> dict[str, Any]:
     """What the demo loads with the real model, wherever the library lies."""
-    home = library_path("probes/smol")
-    said = _demo_config()
-    placed = {
-        kind: {name: ref | {"path": str(home / ref["path"])} for name, ref in said[kind].items()}
-        for kind in ("vectors", "saes", "probes")
-        if kind in said
-    }
-    policies = [str(home / each) for each in said.get("policies", ())]
-    rest = {key: value for key, value in said.items() if key not in ("version", "model_id")}
-    return rest | placed | {"policies": policies}
+    said = _demo_config().model_dump(mode="json", exclude_unset=True)
+    return {key: value for key, value in said.items() if key not in ("version", "model_id")}
 
 
-def _demo_config() -> dict[str, Any]:
-    text = (library_path("probes/smol") / "pilothouse.yaml").read_text(encoding="utf-8")
-    said: dict[str, Any] = yaml.safe_load(text)
-    return said
+def _demo_config() -> PilothouseConfig:
+    return load_config(library_path("probes/smol") / "pilothouse.yaml")  # its paths are absolute
 
 
 def demo_profiles() -> tuple[str, ...]:
     """The profiles that the demo has of the real model."""
-    return tuple(_demo_config()["profiles"])
+    return tuple(_demo_config().profiles)
 
 
 # what the counters must show
