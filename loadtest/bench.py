@@ -2,6 +2,7 @@
 
     python loadtest/bench.py                      every case, about an hour
     python loadtest/bench.py --quick --case idle  a smoke test, two pairs
+    python loadtest/bench.py --model smol         the same cases on a real model, two hours
 
 See README.md in this folder for the method.
 """
@@ -11,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,12 +21,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
-from benchmodel import Shape, ensure_model
+from benchmodel import BenchModel, random_model, smol_model
 from burst import BurstError, Measured, bodies, run_burst
 from environment import OtherWork, environment
+from interrupted import Interrupted, end_servers_when_interrupted, say
 from paired import (
+    MIN_PAIRS,
     MIN_PAIRS_TO_JUDGE,
     Pair,
     host_standing,
@@ -37,8 +38,21 @@ from paired import (
     summarise_host,
     verdict_line,
 )
+from pilothouse.engine.compat.compiled_code import keep_compiled_code
+from pilothouse.errors import PilothouseError
 from report import AnyResult, HostResult, Result, table, write_bench_json, write_record
-from scenario import ALL, CASES, HOST_STEP, SERVED_NAME, Case, HostCase, Load, Profile, Size
+from scenario import (
+    ALL,
+    CASES,
+    HOST_STEP,
+    ON_SMOL,
+    SERVED_NAME,
+    SMOL_BY_DEFAULT,
+    Case,
+    HostCase,
+    Load,
+    Profile,
+)
 from server import Server, ServerError, pilothouse_server, plain_server
 
 HERE = Path(__file__).resolve().parent
@@ -51,17 +65,17 @@ SETTLE_S = 1.5
 IDLE_WATCH_S = 2.0
 BUSY_IDLE_CORES = 0.05
 BUSY_MACHINE_CORES = 0.1
-ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GOOD, FINDING, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 EVERY: dict[str, Case | HostCase] = {**ALL, HOST_STEP.name: HOST_STEP}
 BY_DEFAULT = [*(each.name for each in CASES), HOST_STEP.name]
+CASES_ON: dict[str, tuple[dict[str, Case | HostCase], Sequence[str]]] = {
+    "random": (EVERY, BY_DEFAULT),
+    "smol": ({**ON_SMOL}, SMOL_BY_DEFAULT),
+}
+"""Of each model: its cases, and those that run unless others are named."""
 LEAST_SEATS = 64
 QUICK_ROUNDS = 3
 HOST_TIMEOUT_S = 900.0
-
-
-class Interrupted(Exception):
-    """Somebody asked the run to end."""
 
 
 class ProofError(RuntimeError):
@@ -71,15 +85,14 @@ class ProofError(RuntimeError):
 def main(words: Sequence[str]) -> int:
     """Run the chosen cases; 1 where a goal was missed."""
     args = _arguments(words)
-    for number in ENDINGS:
-        signal.signal(number, _interrupt)
+    end_servers_when_interrupted()
     results: list[AnyResult] = []
     try:
         failed = _run(args, results)
     except Interrupted:
         say("interrupted: the servers are stopped")
         return INTERRUPTED
-    except (ServerError, BurstError) as error:
+    except (ServerError, BurstError, PilothouseError) as error:
         say(f"bench: {error}")
         return WRONG_USE
     if failed:
@@ -97,11 +110,10 @@ def _standing(result: AnyResult) -> str | None:
 def _run(args: argparse.Namespace, results: list[AnyResult]) -> list[str]:
     """Fill `results` case by case; the names of the cases that gave none."""
     about = environment()
-    shape = Shape()
-    model = ensure_model(args.work, shape)
+    model = smol_model() if args.model == "smol" else random_model(args.work)
     bursts = list(dict.fromkeys(case.burst for case in args.case if isinstance(case, Case)))
     setup = {
-        "model": asdict(shape) | {"folder": model.name},
+        "model": model.about,
         "bursts": [asdict(burst) | {"flags": _flags(args, burst)} for burst in bursts],
         "warm_up_bursts": WARM_UPS,
         "settle_s": SETTLE_S,
@@ -129,10 +141,11 @@ def _run(args: argparse.Namespace, results: list[AnyResult]) -> list[str]:
             attempt(case.name, partial(_host, case, args))
     for burst in bursts:
         flags = _flags(args, burst)
-        with _running(plain_server(model, args.port, flags, args.work / "plain.log")) as plain:
+        log = args.work / "plain.log"
+        with _running(plain_server(model.folder, args.port, flags, log)) as plain:
             for case in args.case:
                 if isinstance(case, Case) and case.burst == burst:
-                    attempt(case.name, partial(_case, case, plain, model, shape, args))
+                    attempt(case.name, partial(_case, case, plain, model, args))
     print(f"\n{table(results)}\n", flush=True)
     if results:
         say(f"wrote {args.json}" + (f" and {args.results}/" if args.results else ""))
@@ -168,11 +181,11 @@ def _host(case: HostCase, args: argparse.Namespace) -> HostResult:
     return HostResult(case, tuple(found), summary)
 
 
-def _case(case: Case, plain: Server, model: Path, shape: Shape, args: argparse.Namespace) -> Result:
+def _case(case: Case, plain: Server, model: BenchModel, args: argparse.Namespace) -> Result:
     say(f"{case.name}: {case.what}")
-    other = _other(case, model, shape, args)
+    other = _other(case, model, args)
     with _running(other):
-        requests = _Requests(case, shape)
+        requests = _Requests(case, model.words)
         for turn in range(WARM_UPS):
             for server in (plain, other):
                 requests.send(server, -1 - turn)
@@ -206,15 +219,15 @@ def _case(case: Case, plain: Server, model: Path, shape: Shape, args: argparse.N
 class _Requests:
     """The bursts of one case."""
 
-    def __init__(self, case: Case, shape: Shape) -> None:
+    def __init__(self, case: Case, words: Sequence[str]) -> None:
         self._case = case
-        self._shape = shape
+        self._words = words
 
     def send(self, server: Server, index: int) -> Measured:
         """One burst, once both servers have come to rest."""
         models = (SERVED_NAME,) if server.name.startswith("plain") else self._case.models()
         seed = f"{self._case.name}/{index}"
-        prepared = bodies(self._case.burst, models, self._shape, seed)
+        prepared = bodies(self._case.burst, models, self._words, seed)
         time.sleep(SETTLE_S)
         return run_burst(server.url, prepared)
 
@@ -227,15 +240,14 @@ class _Requests:
         return pair, found[other.port].load
 
 
-def _other(case: Case, model: Path, shape: Shape, args: argparse.Namespace) -> Server:
+def _other(case: Case, model: BenchModel, args: argparse.Namespace) -> Server:
     log, port, flags = args.work / f"{case.name}.log", args.port + 1, _flags(args, case.burst)
     if case.plain:
-        server = plain_server(model, port, flags, log)
+        server = plain_server(model.folder, port, flags, log)
         server.name = "plain too"
         return server
-    size = Size(model.name, shape.hidden_size, shape.num_hidden_layers)
-    config = case.config(args.work / "cases" / case.name, size)
-    return pilothouse_server(model, config, port, flags, log)
+    config = case.config(args.work / "cases" / model.name / case.name, model.size)
+    return pilothouse_server(model.folder, config, port, flags, log)
 
 
 def _idle(plain: Server, other: Server) -> dict[str, float]:
@@ -307,32 +319,27 @@ def _flags(args: argparse.Namespace, burst: Profile) -> list[str]:
     ]  # fmt: skip
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    for number in ENDINGS:
-        signal.signal(number, signal.SIG_IGN)  # so that a second one cannot leave a server behind
-    raise Interrupted
-
-
-def say(text: str) -> None:
-    """A line of progress, on stderr."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def _arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add(
+        "--model",
+        choices=CASES_ON,
+        default="random",
+        help="what is served: random weights, or the demo's real model (default %(default)s)",
+    )
+    add(
         "--case",
         action="append",
-        choices=EVERY,
         metavar="NAME",
-        help=f"only this case, may be repeated: {', '.join(EVERY)} (default: all with a goal)",
+        help=f"only this case, may be repeated: {', '.join(EVERY)}; demo with --model smol "
+        f"(default: all with a goal; with --model smol {', '.join(SMOL_BY_DEFAULT)})",
     )
     add(
         "--pairs",
         type=int,
-        help=f"pairs per case, at least {MIN_PAIRS_TO_JUDGE} "
-        f"(default {PAIRS}, {QUICK_PAIRS} with --quick)",
+        help=f"pairs per case, at least {MIN_PAIRS}; under {MIN_PAIRS_TO_JUDGE} nothing counts as "
+        f"met or missed (default {PAIRS}, {QUICK_PAIRS} with --quick)",
     )
     add("--quick", action="store_true", help="a smoke test: few pairs, no page under results/")
     add(
@@ -344,8 +351,8 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     add("--dtype", default="float32", help="of both servers (default %(default)s)")
     add(
         "--hardware",
-        default=f"cpu{len(os.sched_getaffinity(0))}",
-        help="word in the names of the result files (default %(default)s)",
+        help="word in the names of the result files (default: cpu and the number of cores, with "
+        "-smol behind it for that model)",
     )
     add(
         "--json",
@@ -374,13 +381,26 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     )
     args = parser.parse_args(words)
     args.pairs = args.pairs or (QUICK_PAIRS if args.quick else PAIRS)
-    if args.pairs < (QUICK_PAIRS if args.quick else MIN_PAIRS_TO_JUDGE):
-        parser.error(f"--pairs: got {args.pairs}, want at least {MIN_PAIRS_TO_JUDGE}")
-    args.case = [EVERY[name] for name in dict.fromkeys(args.case or BY_DEFAULT)]
+    if args.pairs < MIN_PAIRS:
+        parser.error(f"--pairs: got {args.pairs}, want at least {MIN_PAIRS} for an interval")
+    cases, by_default = CASES_ON[args.model]
+    asked = dict.fromkeys(args.case or by_default)
+    unknown = [name for name in asked if name not in cases]
+    if unknown:
+        parser.error(
+            f"--case: got {', '.join(unknown)}, want one of {', '.join(cases)} with --model "
+            f"{args.model}"
+        )
+    args.case = [cases[name] for name in asked]
+    on = "" if args.model == "random" else f"-{args.model}"
+    args.hardware = args.hardware or f"cpu{len(os.sched_getaffinity(0))}{on}"
     if args.results is None and not args.quick:
         args.results = HERE / "results"
     args.work = args.work.resolve()
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    # Both servers compile in the same way, and find the code at their next start.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(args.work / "compiled"))
+    keep_compiled_code()
     return args
 
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import httpx
 
-from benchmodel import Shape, num_words, word
 from scenario import Load, Profile
 
 REQUEST_TIMEOUT_S = 600.0
@@ -40,7 +39,7 @@ class Measured:
 
 
 def bodies(
-    profile: Profile, models: Sequence[str], shape: Shape, seed: str
+    profile: Profile, models: Sequence[str], words: Sequence[str], seed: str
 ) -> list[dict[str, Any]]:
     """The requests of a burst.
 
@@ -48,16 +47,13 @@ def bodies(
     share any, so that no prefix cache helps.
     """
     draw = random.Random(seed)
-    words = num_words(shape)
     return [
         {
             "model": models[index % len(models)],
             "messages": [
                 {
                     "role": "user",
-                    "content": " ".join(
-                        word(draw.randrange(words)) for _ in range(profile.prompt_words)
-                    ),
+                    "content": " ".join(draw.choice(words) for _ in range(profile.prompt_words)),
                 }
             ],
             "max_tokens": profile.output_tokens,

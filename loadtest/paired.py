@@ -68,15 +68,52 @@ def summarise(pairs: Sequence[Pair]) -> Summary:
         raise ValueError(f"got {len(pairs)} pairs, want at least {MIN_PAIRS} for an interval")
     if any(min(each.plain_tokens_per_s, each.pilothouse_tokens_per_s) <= 0 for each in pairs):
         raise ValueError("a throughput is not positive: its run did not happen")
-    logs = [math.log(each.ratio) for each in pairs]
-    centre, spread = statistics.fmean(logs), statistics.stdev(logs)
-    reach = stats.t.ppf((1 + CONFIDENCE) / 2, len(logs) - 1) * spread / math.sqrt(len(logs))
+    return summarise_ratios([each.ratio for each in pairs])
+
+
+def summarise_ratios(ratios: Sequence[float]) -> Summary:
+    """Median and Student interval over log ratios.
+
+    Raises:
+        ValueError: fewer than two.
+    """
+    logs = [math.log(each) for each in ratios]
+    low, high = _interval_of_mean(logs)
     return Summary(
         ratio_median=math.exp(statistics.median(logs)),
-        ratio_low=math.exp(centre - reach),
-        ratio_high=math.exp(centre + reach),
-        pairs=len(pairs),
+        ratio_low=math.exp(low),
+        ratio_high=math.exp(high),
+        pairs=len(logs),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The median difference within pairs, and the interval of the mean difference."""
+
+    median: float
+    low: float
+    high: float
+    pairs: int
+
+
+def summarise_differences(differences: Sequence[float]) -> Difference:
+    """Median and Student interval over differences within pairs.
+
+    Raises:
+        ValueError: fewer than two.
+    """
+    low, high = _interval_of_mean(differences)
+    return Difference(statistics.median(differences), low, high, len(differences))
+
+
+def _interval_of_mean(values: Sequence[float]) -> tuple[float, float]:
+    if len(values) < MIN_PAIRS:
+        raise ValueError(f"got {len(values)} values, want at least {MIN_PAIRS} for an interval")
+    centre, spread = statistics.fmean(values), statistics.stdev(values)
+    count = len(values)
+    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * spread / math.sqrt(count)
+    return centre - reach, centre + reach
 
 
 def standing(summary: Summary, goal: float) -> Standing:
@@ -117,10 +154,8 @@ def summarise_host(rounds_us: Sequence[float]) -> HostSummary:
     """
     if len(rounds_us) < MIN_PAIRS:
         raise ValueError(f"got {len(rounds_us)} rounds, want at least {MIN_PAIRS} for an interval")
-    centre, spread = statistics.fmean(rounds_us), statistics.stdev(rounds_us)
-    count = len(rounds_us)
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * spread / math.sqrt(count)
-    return HostSummary(statistics.median(rounds_us), centre - reach, centre + reach, count)
+    low, high = _interval_of_mean(rounds_us)
+    return HostSummary(statistics.median(rounds_us), low, high, len(rounds_us))
 
 
 def host_standing(summary: HostSummary, goal_us: float) -> Standing:

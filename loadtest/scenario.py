@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ import numpy as np
 import yaml
 from safetensors.numpy import save_file
 
+from pilothouse.config import PilothouseConfig, load_config
+from pilothouse.library import library_path
 from pilothouse.model.manifest import Readout, ReadoutAggregate
 from pilothouse.model.probe import build_probe, save_probe
 from pilothouse.model.transform import build_transform, save_transform
@@ -46,6 +48,8 @@ class Profile:
 NARROW = Profile()
 WIDE = Profile(requests=256, output_tokens=32, prompt_words=16)
 """Shorter, so that a pair takes well under a minute on two cores."""
+SMOL, SMOL_OF_32 = Profile(8, 48, 16), Profile(32, 24, 16)
+"""On the real model, which takes ten times as long for a token as the random one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,8 @@ class Case:
     burst: Profile = NARROW
     plain: bool = False
     """Both servers are plain: shows what the method itself makes of no difference."""
+    names: Callable[[], tuple[str, ...]] | None = None
+    """Of the profiles, where they are not numbered."""
 
     def config(self, folder: Path, size: Size) -> Path | None:
         """Write everything the server needs; the configuration file, or None without one."""
@@ -103,6 +109,8 @@ class Case:
 
     def models(self) -> tuple[str, ...]:
         """The model names that this case's requests take in turn."""
+        if self.names is not None:
+            return self.names()
         return tuple(_profile(index) for index in range(self.profiles)) or (SERVED_NAME,)
 
 
@@ -339,6 +347,21 @@ def _maps(count: int) -> Callable[[Path, Size], dict[str, Any]]:
     return write
 
 
+def _demo(_folder: Path, _size: Size) -> dict[str, Any]:
+    """What the demo loads with the real model, wherever the library lies."""
+    said = _demo_config().model_dump(mode="json", exclude_unset=True)
+    return {key: value for key, value in said.items() if key not in ("version", "model_id")}
+
+
+def _demo_config() -> PilothouseConfig:
+    return load_config(library_path("probes/smol") / "pilothouse.yaml")  # its paths are absolute
+
+
+def demo_profiles() -> tuple[str, ...]:
+    """The profiles that the demo has of the real model."""
+    return tuple(_demo_config().profiles)
+
+
 # what the counters must show
 
 
@@ -377,6 +400,21 @@ def _steered(vectors: int) -> Proof:
         return problems
 
     return proof
+
+
+def _as_the_demo(counters: Counters, load: Load) -> list[str]:
+    """Every request steered by a profile, read by the probe and judged by the policy."""
+    problems = _counted(counters, load)
+    least = {
+        "pilothouse_probe_tokens_total": load.requests,
+        "pilothouse_decisions_total": load.requests,
+        "pilothouse_steered_tokens_total": load.output_tokens - load.requests,
+    }
+    for metric, want in least.items():
+        found = sum(counters.get(metric, {}).values())
+        if found < want:
+            problems.append(f"{metric}: got {found:.0f}, want at least {want}")
+    return problems
 
 
 def _wrong(what: str, got: float, want: float) -> list[str]:
@@ -442,6 +480,27 @@ EXTRA = (
     ),
 )  # fmt: skip
 ALL = {each.name: each for each in (*CASES, *EXTRA)}
+
+
+def on_smol(case: Case) -> Case:
+    """The same case with bursts that the real model answers in a quarter of a minute on two cores.
+
+    Those that are about 32 or 256 requests in one batch keep that many.
+    """
+    if case.burst == WIDE:
+        return case
+    burst = SMOL_OF_32 if case.name in ("layers_all", "programs32") else SMOL
+    return replace(case, burst=burst, profiles=min(case.profiles, burst.requests))
+
+
+DEMO = Case(
+    "demo", 0.99, "all that the demo loads with the real model: every request steered by one of "
+    "its profiles, read by its probes and judged by its policies; no goal is stated for it, so "
+    "layer1's is taken", _demo, _as_the_demo, burst=SMOL, names=demo_profiles
+)  # fmt: skip
+ON_SMOL = {each.name: each for each in (*map(on_smol, ALL.values()), DEMO)}
+SMOL_BY_DEFAULT = (*(each.name for each in CASES if each.burst != WIDE), DEMO.name)
+"""The bursts of 256 requests take minutes each on two cores, and run when they are named."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,36 @@ def test_help_lists_every_verb_and_loads_nothing_heavy() -> None:
     assert all(f"  {verb}" in done.stdout for verb in VERBS)
 
 
+LIBRARY = Path(__file__).resolve().parents[2]
+WITHOUT_ENGINE = (
+    "policy lint policies/smol", "probe show probes/demo/probes/misuse",
+    "vector show probes/demo/vectors/cheerful", "sae show probes/demo/saes/world-l4",
+    "vector import --help", "sae import --help", "vector fit --help", "reload --url http://[",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("words", WITHOUT_ENGINE)
+def test_verbs_that_need_no_engine_import_none(words: str) -> None:
+    """Importing torch alone takes longer than all that these do."""
+    code = (
+        "import sys\nfrom pilothouse.cli import main\n"
+        f"try:\n    main({words.split()!r})\nexcept SystemExit as end:\n    print(end.code)\n"
+        "heavy = {'torch', 'vllm', 'transformers', 'fastapi'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=LIBRARY
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("2\n" if words.startswith("reload") else "0\n"), done.stdout
+
+
+def test_the_environment_is_set_before_torch_is_imported() -> None:
+    code = "import sys, pilothouse.cli.launch\nassert not {'torch', 'vllm'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_verb_that_is_none_is_wrong_use() -> None:
     done = run("sevre")
     assert done.returncode == 2 and "serve" in done.stderr

@@ -9,30 +9,34 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from benchmodel import Shape
+from benchmodel import Shape, english_words, num_words, word
 from burst import BurstError, Profile, bodies, run_burst
 
 PROFILE = Profile(requests=8, output_tokens=4, prompt_words=6)
-SHAPE = Shape()
+WORDS = tuple(word(index) for index in range(num_words(Shape())))
 
 
 def prompts(seed: str, models: tuple[str, ...] = ("bench",)) -> list[str]:
-    return [each["messages"][0]["content"] for each in bodies(PROFILE, models, SHAPE, seed)]
+    return [each["messages"][0]["content"] for each in bodies(PROFILE, models, WORDS, seed)]
 
 
 def test_both_servers_of_a_pair_get_the_same_prompts() -> None:
     assert prompts("idle/3") == prompts("idle/3", ("bench:p00", "bench:p01"))
 
 
-def test_no_prompt_comes_twice() -> None:
+@pytest.mark.parametrize("words", [WORDS, english_words()], ids=["random", "English"])
+def test_no_prompt_comes_twice(words: tuple[str, ...]) -> None:
     every = [
-        each for case in ("idle", "layer1") for i in range(20) for each in prompts(f"{case}/{i}")
+        each["messages"][0]["content"]
+        for case in ("idle", "layer1")
+        for i in range(20)
+        for each in bodies(PROFILE, ("bench",), words, f"{case}/{i}")
     ]
     assert len(set(every)) == len(every)
 
 
 def test_requests_take_the_models_in_turn_and_force_the_length() -> None:
-    made = bodies(PROFILE, ("a", "b", "c"), SHAPE, "s")
+    made = bodies(PROFILE, ("a", "b", "c"), WORDS, "s")
     assert [each["model"] for each in made] == ["a", "b", "c", "a", "b", "c", "a", "b"]
     assert all(each["ignore_eos"] and each["max_tokens"] == 4 for each in made)
 
@@ -64,7 +68,7 @@ def answers(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def test_a_burst_adds_up_its_answers(answers: str) -> None:
-    measured = run_burst(answers, bodies(PROFILE, ("bench",), SHAPE, "s"))
+    measured = run_burst(answers, bodies(PROFILE, ("bench",), WORDS, "s"))
     assert measured.load.requests == 8
     assert measured.load.output_tokens == 32
     assert measured.load.prompt_tokens == 56
@@ -75,10 +79,10 @@ def test_a_burst_adds_up_its_answers(answers: str) -> None:
 @pytest.mark.parametrize("answers", [{"tokens": 3}], indirect=True)
 def test_a_short_answer_is_no_measurement(answers: str) -> None:
     with pytest.raises(BurstError, match="3 tokens, 4 were forced"):
-        run_burst(answers, bodies(PROFILE, ("bench",), SHAPE, "s"))
+        run_burst(answers, bodies(PROFILE, ("bench",), WORDS, "s"))
 
 
 @pytest.mark.parametrize("answers", [{"status": 503}], indirect=True)
 def test_a_refused_request_is_no_measurement(answers: str) -> None:
     with pytest.raises(BurstError, match="503"):
-        run_burst(answers, bodies(PROFILE, ("bench",), SHAPE, "s"))
+        run_burst(answers, bodies(PROFILE, ("bench",), WORDS, "s"))

