@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import pytest
 
-from pilothouse.demo.answers import Answer, Ask
+from pilothouse.demo.answers import Answer
 from pilothouse.demo.choice import (
     ENOUGH,
     FINAL,
@@ -18,7 +16,7 @@ from pilothouse.demo.choice import (
     chosen,
     merit,
 )
-from pilothouse.demo.evaluation import Bench, judged, towards
+from pilothouse.demo.evaluation import judged, towards
 from pilothouse.demo.judges import JUDGES
 from pilothouse.demo.judges.judge import Judge
 from pilothouse.demo.places import LAYERS, PLACES, Place, Scale, Steering
@@ -26,31 +24,12 @@ from pilothouse.demo.poles import Pole, Subject
 from pilothouse.demo.questions import Fact
 from pilothouse.demo.vector_card import AIM_FACTS, Tried
 from pilothouse.term import SteerTerm
+from tests.support.ruled_answers import Said, ruled_bench
 
 QUESTIONS = tuple(f"question {number}" for number in range(60))
 FACTS = tuple(Fact(f"fact {number}", "right", ()) for number in range(10))
 SCALE = Scale(dict.fromkeys(LAYERS, 0.1), dict.fromkeys(LAYERS, 0.0))
 LAYER = 20
-Said = Callable[[SteerTerm | None], str]
-
-
-class Model:
-    """Answers by a rule: what is said, by the term that steers the output."""
-
-    def __init__(self, said: Said, told: Said) -> None:
-        self._said, self._told = said, told
-        self.model_id = "a rule"
-
-    def answers(self, asks: Sequence[Ask], *_: object) -> list[Answer]:
-        return [
-            Answer((1,), (self._told if each.question.startswith("fact") else self._said)(
-                each.terms[-1] if each.terms else None
-            ))
-            for each in asks
-        ]  # fmt: skip
-
-    def surprise(self, said: Sequence[object], *_: object) -> list[float]:
-        return [1.0 for _ in said]
 
 
 @pytest.fixture(autouse=True)
@@ -64,9 +43,7 @@ def number(monkeypatch: pytest.MonkeyPatch) -> Judge:
 def searched(said: Said, told: Said, judge: Judge) -> Chosen:
     pole = Pole("high", 1, "High, please.")
     subject = Subject("high", "number", (pole,), "low")
-    bench = Bench(
-        Model(said, told), QUESTIONS, (), FACTS, (), 1, 1, 0, lambda *_: lambda _: None,
-    )  # type: ignore[arg-type]  # fmt: skip
+    bench = ruled_bench(said, told, choosing=QUESTIONS, choosing_facts=FACTS)
     [plain] = bench.hear(judge, [(QUESTIONS, ())], "plain")
     goal = towards(judge, 1, plain)
     return Search(bench, subject, pole, SCALE, goal, plain, FACTS).run()
@@ -104,10 +81,16 @@ def tried(changed: float, kept: float, *, ratio: float = 1.0, degenerate: float 
     )  # fmt: skip
 
 
-def test_more_than_is_aimed_at_is_no_better() -> None:
+def test_where_enough_answers_change_facts_decide() -> None:
     assert merit(tried(ENOUGH, 0.5)) == merit(tried(1.0, 0.5))
-    assert merit(tried(0.5, AIM_FACTS)) == merit(tried(0.5, 1.0))
-    assert merit(tried(0.6, 0.8)) > merit(tried(0.6, 0.7))
+    assert merit(tried(ENOUGH, 0.6)) > merit(tried(1.0, 0.5))
+    assert merit(tried(ENOUGH, AIM_FACTS)) == merit(tried(ENOUGH, 1.0))
+    assert merit(tried(ENOUGH, 0.3)) > merit(tried(0.7, 0.9))
+
+
+def test_where_not_enough_change_neither_doing_nothing_nor_breaking_all_is_best() -> None:
+    assert merit(tried(0.5, 0.6)) > merit(tried(0.1, 0.9))
+    assert merit(tried(0.5, 0.6)) > merit(tried(0.7, 0.1))
 
 
 def test_of_equal_merit_the_weaker_dose_is_taken(number: Judge) -> None:

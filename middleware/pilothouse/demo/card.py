@@ -57,7 +57,9 @@ def main(words: Sequence[str] | None = None) -> int:
         description="Remake the real model's vectors, and every figure on their cards.",
     )  # fmt: skip
     names = [each.name for each in SUBJECTS]
-    parser.add_argument("--only", action="append", choices=names, help="vectors; all, if not said")
+    parser.add_argument(
+        "--only", action="append", choices=names, help="vectors, in this order; all, if not said"
+    )
     parser.add_argument("--out", type=Path, help="folder of the vectors; the library's own")
     parser.add_argument("--seed", type=int, default=0, help="of questions, controls and intervals")
     parser.add_argument("--testing", type=int, default=TESTING, help="questions that test")
@@ -66,7 +68,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if given.testing < LEAST_TESTING:
         parser.error(f"--testing: got {given.testing}, want at least {LEAST_TESTING}")
     out = given.out or library_path("probes/smol") / "vectors"
-    chosen = [each for each in SUBJECTS if not given.only or each.name in given.only]
+    by_name = {each.name: each for each in SUBJECTS}
+    chosen = [by_name[name] for name in dict.fromkeys(given.only or names)]
     try:
         make_cards(chosen, out, seed=given.seed, testing=given.testing, quick=given.quick)
     except PilothouseError as error:
@@ -81,7 +84,7 @@ def main(words: Sequence[str] | None = None) -> int:
 def make_cards(
     subjects: Sequence[Subject], out: Path, *, seed: int, testing: int, quick: bool
 ) -> None:
-    """Write each vector's folder when its figures are there, and the page of all at the end.
+    """Write each vector's folder when its figures are there, and the page of all anew.
 
     Raises:
         PilothouseError: model, questions or pairs cannot be had.
@@ -109,11 +112,11 @@ def make_cards(
         for done, subject in enumerate(subjects, 1):
             source = examples / "pairs" / f"{subject.name}.jsonl"
             _make(bench, subject, pairs[subject.name], source, questions.dropped, out)
+            _write_overview(out)
             seconds = time.monotonic() - started
             left = seconds / done * (len(subjects) - done)
             _tell(f"{subject.name}: {done} of {len(subjects)} vectors, {_minutes(seconds)}, "
                   f"about {_minutes(left)} left")  # fmt: skip
-    _write_overview(out)
 
 
 def _make(

@@ -25,7 +25,7 @@ SCREENED, REFINED, FINAL = 5, 2, 3
 """Candidates that the screen leaves over, whose doses are refined, and that answer all."""
 STEP: Final = 1.4
 ENOUGH: Final = 0.75
-"""Share changed at which more is no better: a little over what is aimed at."""
+"""Share changed from which on facts decide: a little over what is aimed at."""
 MAX_MORE_DEGENERATE: Final = 0.1
 PERPLEXITY_QUESTIONS: Final = 8
 
@@ -69,7 +69,7 @@ class Search:
         figures |= self._measured(given, SCREEN_QUESTIONS, with_facts=False)
         ahead = sorted(given, key=lambda each: (-figures[each].progress, each.dose))[:SCREENED]
         figures |= self._measured(ahead, SEARCH_QUESTIONS, with_facts=True)
-        best = sorted(ahead, key=lambda each: -merit(figures[each]))[:REFINED]
+        best = sorted(ahead, key=lambda each: merit(figures[each]), reverse=True)[:REFINED]
         finer = [
             Candidate(place, dose)
             for place, near in best
@@ -77,7 +77,7 @@ class Search:
         ]
         finer = [each for each in dict.fromkeys(finer) if each not in ahead]
         figures |= self._measured(finer, SEARCH_QUESTIONS, with_facts=True)
-        last = sorted((*ahead, *finer), key=lambda each: -merit(figures[each]))[:FINAL]
+        last = sorted((*ahead, *finer), key=lambda each: merit(figures[each]), reverse=True)[:FINAL]
         figures |= self._measured(last, FINAL_QUESTIONS, with_facts=True, with_perplexity=True)
         limit = self.subject.max_perplexity_ratio
         candidate, note = chosen({each: figures[each] for each in last}, limit, self.plain)
@@ -135,9 +135,15 @@ def right(bench: Bench, facts: Sequence[Fact], terms: Terms, title: str) -> list
     return [fact.is_in(answer.text) for fact, answer in zip(facts, answers, strict=True)]
 
 
-def merit(tried: Tried) -> float:
-    """Return what counts: answers changed and facts kept, either up to what is aimed at."""
-    return min(tried.changed, ENOUGH) + min(tried.facts_kept or 0.0, AIM_FACTS)
+def merit(tried: Tried) -> tuple[bool, float]:
+    """Return what counts: that enough answers change, and then how many facts are kept.
+
+    Where not enough change, it is the share changed times the share kept: what does nothing keeps
+    all, and what breaks everything changes all.
+    """
+    kept = min(tried.facts_kept or 0.0, AIM_FACTS)
+    is_enough = tried.changed >= ENOUGH
+    return is_enough, kept if is_enough else tried.changed * kept
 
 
 def chosen(
