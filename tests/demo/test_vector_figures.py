@@ -7,11 +7,10 @@ from typing import cast
 import pytest
 
 from pilothouse.contrast.pair import Message, Pair
-from pilothouse.demo.choice import FACT_TOKENS
 from pilothouse.demo.judges import JUDGES
 from pilothouse.demo.judges.judge import Judge
 from pilothouse.demo.places import LAYERS, Scale
-from pilothouse.demo.poles import Pole, Subject
+from pilothouse.demo.poles import FACT_TOKENS, Pole, Subject
 from pilothouse.demo.questions import Fact
 from pilothouse.demo.vector_figures import loaded_name, measured
 from pilothouse.errors import ConfigError

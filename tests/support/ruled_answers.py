@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from pilothouse.demo.answers import Answer, Answerer, Ask
-from pilothouse.demo.choice import FACT_TOKENS
 from pilothouse.demo.evaluation import Bench
+from pilothouse.demo.poles import FACT_TOKENS
 from pilothouse.demo.questions import Fact
 from pilothouse.term import SteerTerm
 

@@ -19,7 +19,6 @@ from pilothouse.demo.poles import Pole, Subject
 from pilothouse.demo.questions import Fact
 from pilothouse.demo.vector_card import AIM_FACTS, Tried
 
-FACT_TOKENS: Final = 12
 SCREEN_QUESTIONS, SEARCH_QUESTIONS, FINAL_QUESTIONS = 6, 20, 40
 SCREENED, REFINED, FINAL = 5, 2, 3
 """Candidates that the screen leaves over, whose doses are refined, and that answer all."""
@@ -103,7 +102,7 @@ class Search:
                 for each in terms
                 for ask in (
                     *(Ask(question, each, judge.max_tokens) for question in plain.questions),
-                    *(Ask(fact.question, each, FACT_TOKENS) for fact in facts),
+                    *facts_asked(self.subject, facts, each),
                 )
             ],
             bench.phase, title,
@@ -122,16 +121,24 @@ class Search:
                 n=len(steered.questions), progress=progress(self.goal, plain, steered),
                 changed=fmean(changed(self.goal, plain, steered)),
                 degenerate=steered.degenerate,
-                facts_kept=fmean(right(bench, facts, each, title)) if facts else None,
+                facts_kept=(
+                    fmean(right(bench, self.subject, facts, each, title)) if facts else None
+                ),
                 perplexity_ratio=ratio,
             )  # fmt: skip
         return found
 
 
-def right(bench: Bench, facts: Sequence[Fact], terms: Terms, title: str) -> list[bool]:
+def facts_asked(subject: Subject, facts: Sequence[Fact], terms: Terms) -> list[Ask]:
+    """Return the questions for facts, as they are asked of a subject."""
+    return [Ask(each.question, terms, subject.fact_tokens) for each in facts]
+
+
+def right(
+    bench: Bench, subject: Subject, facts: Sequence[Fact], terms: Terms, title: str
+) -> list[bool]:
     """Say of each fact whether the answer to its question holds it."""
-    asks = [Ask(each.question, terms, FACT_TOKENS) for each in facts]
-    answers = bench.answerer.answers(asks, bench.phase, title)
+    answers = bench.answerer.answers(facts_asked(subject, facts, terms), bench.phase, title)
     return [fact.is_in(answer.text) for fact, answer in zip(facts, answers, strict=True)]
 
 

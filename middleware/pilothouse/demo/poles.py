@@ -11,6 +11,10 @@ from typing import Final, Literal
 from pilothouse.demo.judges import JUDGES
 from pilothouse.demo.judges.judge import Judge, Sign
 
+FACT_TOKENS: Final = 12
+"""An English sentence with a name in it."""
+LONG_FACT_TOKENS: Final = 24
+"""A wordy one, or one in a language that the tokenizer has few words of."""
 Asked = Literal["open", "facts"]
 """`facts` have short answers: what makes answers longer can be seen on nothing else."""
 
@@ -46,6 +50,7 @@ class Subject:
         doses: what the search begins with, in distances between the two sides of the pairs.
         max_perplexity_ratio: how much more surprising answers may be to the unsteered model. Those
             in a language of which it has read little are so however fluent they are.
+        fact_tokens: how long answers to questions for a fact are, so that it has come by then.
         is_language: whether its pole is a language, which an English question surprises.
     """
 
@@ -55,6 +60,7 @@ class Subject:
     negative: str
     doses: tuple[float, ...] = (1.0, 2.0)
     max_perplexity_ratio: float = 4.0
+    fact_tokens: int = FACT_TOKENS
     is_language: bool = False
 
     @property
@@ -78,11 +84,13 @@ SUBJECTS: Final = (
     ),
     Subject(
         "french", "french", (Pole("french", 1, "Réponds en français."),), "English",
-        doses=LANGUAGE_DOSES, max_perplexity_ratio=15.0, is_language=True,
+        doses=LANGUAGE_DOSES, max_perplexity_ratio=15.0, fact_tokens=LONG_FACT_TOKENS,
+        is_language=True,
     ),
     Subject(
         "spanish", "spanish", (Pole("spanish", 1, "Responde en español."),), "English",
-        doses=LANGUAGE_DOSES, max_perplexity_ratio=15.0, is_language=True,
+        doses=LANGUAGE_DOSES, max_perplexity_ratio=15.0, fact_tokens=LONG_FACT_TOKENS,
+        is_language=True,
     ),
     Subject(
         "formal",
@@ -101,6 +109,7 @@ SUBJECTS: Final = (
             Pole("wordy", -1, "Answer at length.", asked="facts"),
         ),
         "wordy",
+        fact_tokens=LONG_FACT_TOKENS,
     ),
     Subject(
         "hedged",

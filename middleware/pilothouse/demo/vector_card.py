@@ -113,6 +113,7 @@ class VectorCard(Closed):
     measure: str
     margin: float
     max_tokens: int
+    fact_tokens: int
     pairs: int
     pairs_sha256: Sha256
     seed: int

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from pilothouse.contrast.pair import Pair
 from pilothouse.demo.answers import Ask
-from pilothouse.demo.choice import FACT_TOKENS, Chosen, Search, right
+from pilothouse.demo.choice import Chosen, Search, facts_asked, right
 from pilothouse.demo.directions import control_name
 from pilothouse.demo.evaluation import Bench, Heard, Terms, Towards, against, pooled, towards
 from pilothouse.demo.places import Scale, Steering, steering_at, terms_of
@@ -68,11 +68,11 @@ def measured(
     ]
     facts = (*bench.choosing_facts, *bench.testing_facts)
     bench.answerer.answers(
-        [*plain, *(Ask(each.question, (), FACT_TOKENS) for each in facts)], bench.phase,
+        [*plain, *facts_asked(subject, facts, ())], bench.phase,
         f"{subject.name}: plain",
     )  # fmt: skip
-    choosing_known = known(bench, bench.choosing_facts)
-    testing_known = known(bench, bench.testing_facts)
+    choosing_known = known(bench, subject, bench.choosing_facts)
+    testing_known = known(bench, subject, bench.testing_facts)
     tested = [_chosen(bench, subject, each, scales, choosing_known) for each in subject.poles]
     bench.answerer.answers(
         [
@@ -80,10 +80,7 @@ def measured(
             for each in tested
             for ask in (
                 *(Ask(q, terms, judge.max_tokens) for part, terms in each.asked for q in part),
-                *(
-                    Ask(fact.question, terms_of(subject.name, each.steering), FACT_TOKENS)
-                    for fact in testing_known
-                ),
+                *facts_asked(subject, testing_known, terms_of(subject.name, each.steering)),
             )
         ],
         bench.phase, f"{subject.name}: test and facts",
@@ -93,13 +90,13 @@ def measured(
     return Measured(cards, notes)
 
 
-def known(bench: Bench, facts: Sequence[Fact]) -> tuple[Fact, ...]:
+def known(bench: Bench, subject: Subject, facts: Sequence[Fact]) -> tuple[Fact, ...]:
     """Return the facts that the unsteered model answers right.
 
     Raises:
         ConfigError: there is none.
     """
-    found = right(bench, facts, (), "facts: plain")
+    found = right(bench, subject, facts, (), "facts: plain")
     kept = tuple(fact for fact, is_right in zip(facts, found, strict=True) if is_right)
     if not kept:
         raise ConfigError(
@@ -147,8 +144,8 @@ def _pole_card(
     # Beside the plain answer of the same question, which had no words behind it.
     worded = Heard(plain.questions[: bench.controlled], asked_so.answers, asked_so.scores)
     is_right = right(
-        bench, testing_known, terms_of(subject.name, steering), f"{pole.name}: facts"
-    )  # fmt: skip
+        bench, subject, testing_known, terms_of(subject.name, steering), f"{pole.name}: facts"
+    )
     said = zip(plain.questions, plain.answers, steered.answers, strict=True)
     card = PoleCard(
         name=pole.name, asked=pole.asked, steering=steering, dose=tested.chosen.candidate.dose,

@@ -109,8 +109,8 @@ def _about(card: VectorCard) -> str:
         f"ten plain answers reach, by at least {card.margin:g} beyond the plain answer of its own "
         f"question, and the answer does not repeat itself. {card.testing} questions test that "
         f"were never fitted on, {card.choosing} others set the bar and chose where the vector "
-        f"edits, how and how strongly; answers are greedy, of at most {card.max_tokens} tokens. "
-        f"Seed {card.seed}."
+        f"edits, how and how strongly; answers are greedy, of at most {card.max_tokens} tokens, "
+        f"those to questions for a fact of {card.fact_tokens}. Seed {card.seed}."
     )
 
 
