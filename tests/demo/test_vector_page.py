@@ -59,8 +59,8 @@ def card(*poles: PoleCard, notes: tuple[str, ...] = ()) -> VectorCard:
     return VectorCard(
         name="glad", negative="sad", model_id="some-model", method="difference-of-means",
         layers=(3, 4), judge="mood", measure="a number", margin=0.2, max_tokens=40,
-        fact_tokens=12, pairs=48, pairs_sha256="0" * 64, seed=0, choosing=60, testing=200, near_dropped=2,
-        draws=3, poles=poles, versions={}, notes=notes,
+        fact_tokens=12, pairs=48, pairs_sha256="0" * 64, seed=0, choosing=60, testing=200,
+        near_dropped=2, draws=3, poles=poles, versions={}, notes=notes,
     )  # fmt: skip
 
 

@@ -145,7 +145,8 @@ def _make(
     card = VectorCard(
         name=subject.name, negative=subject.negative, model_id=model_id, method=METHOD,
         layers=layers, judge=judge.name, measure=judge.measure,
-        margin=judge.margin, max_tokens=judge.max_tokens, fact_tokens=subject.fact_tokens, pairs=len(pairs),
+        margin=judge.margin, max_tokens=judge.max_tokens, fact_tokens=subject.fact_tokens,
+        pairs=len(pairs),
         pairs_sha256=hashlib.sha256(source.read_bytes()).hexdigest(), seed=bench.seed,
         choosing=len(bench.choosing), testing=len(bench.testing), near_dropped=dropped,
         draws=bench.draws, poles=found.poles, versions=_versions(),
