@@ -25,7 +25,7 @@ SCREENED, REFINED, FINAL = 5, 2, 3
 STEP: Final = 1.4
 ENOUGH: Final = 0.75
 """Share changed from which on facts decide: a little over what is aimed at."""
-MAX_MORE_DEGENERATE: Final = 0.1
+FACTS_WEIGHT: Final = 0.25
 PERPLEXITY_QUESTIONS: Final = 8
 
 
@@ -79,7 +79,7 @@ class Search:
         last = sorted((*ahead, *finer), key=lambda each: merit(figures[each]), reverse=True)[:FINAL]
         figures |= self._measured(last, FINAL_QUESTIONS, with_facts=True, with_perplexity=True)
         limit = self.subject.max_perplexity_ratio
-        candidate, note = chosen({each: figures[each] for each in last}, limit, self.plain)
+        candidate, note = chosen({each: figures[each] for each in last}, limit)
         return Chosen(candidate, tuple(figures.values()), note)
 
     def steering(self, candidate: Candidate) -> Steering:
@@ -145,28 +145,24 @@ def right(
 def merit(tried: Tried) -> tuple[bool, float]:
     """Return what counts: that enough answers change, and then how many facts are kept.
 
-    Where not enough change, it is the share changed times the share kept: what does nothing keeps
-    all, and what breaks everything changes all.
+    Where not enough change, four facts weigh as much as one answer: what does nothing keeps all
+    facts, and is still nothing.
     """
     kept = min(tried.facts_kept or 0.0, AIM_FACTS)
     is_enough = tried.changed >= ENOUGH
-    return is_enough, kept if is_enough else tried.changed * kept
+    return is_enough, kept if is_enough else tried.changed + FACTS_WEIGHT * kept
 
 
-def chosen(
-    last: dict[Candidate, Tried], max_perplexity_ratio: float, plain: Heard
-) -> tuple[Candidate, str]:
+def chosen(last: dict[Candidate, Tried], max_perplexity_ratio: float) -> tuple[Candidate, str]:
     """Return the candidate of most merit, of equal ones the weaker, and what is wrong with it.
 
-    Only those within the bounds on repeating and perplexity come into question, unless none is.
+    Only those within the bound on perplexity come into question, unless none is. What repeats
+    itself did not count as changed.
     """
-    most = plain.degenerate + MAX_MORE_DEGENERATE
     fluent = [
         each
         for each, figures in last.items()
-        if figures.degenerate <= most
-        and figures.perplexity_ratio is not None
-        and figures.perplexity_ratio <= max_perplexity_ratio
+        if figures.perplexity_ratio is not None and figures.perplexity_ratio <= max_perplexity_ratio
     ]
     note = "" if fluent else "nothing that was tried to the end stays fluent"
     return max(fluent or last, key=lambda each: (merit(last[each]), -each.dose)), note

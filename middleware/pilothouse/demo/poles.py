@@ -69,7 +69,7 @@ class Subject:
         return JUDGES[self.judge]
 
 
-LANGUAGE_DOSES: Final = (0.5, 0.9)
+LANGUAGE_DOSES: Final = (0.9, 1.4)
 """Two languages lie three times as far apart as two moods."""
 SUBJECTS: Final = (
     Subject(

@@ -72,7 +72,7 @@ def measured(
         f"{subject.name}: plain",
     )  # fmt: skip
     choosing_known = known(bench, subject, bench.choosing_facts)
-    testing_known = known(bench, subject, bench.testing_facts)
+    testing_known = known(bench, subject, bench.testing_facts)[: len(bench.testing)]
     tested = [_chosen(bench, subject, each, scales, choosing_known) for each in subject.poles]
     bench.answerer.answers(
         [
