@@ -26,22 +26,25 @@ def test_every_place_lies_where_pairs_are_read() -> None:
 
 
 def test_an_addition_is_shared_out_over_its_layers() -> None:
-    assert steering_at(Place((3,)), 2.0, 1, SCALE).strength == pytest.approx(0.4)
+    assert steering_at(Place((3,)), 2.0, 1, SCALE).strengths == pytest.approx((0.4,))
     both = steering_at(Place((3, 4)), 2.0, 1, SCALE)
-    assert len(both.layers) * both.strength == pytest.approx(2.0 * 0.3)
-    assert steering_at(Place((3,)), 2.0, -1, SCALE).strength == pytest.approx(-0.4)
+    assert len(both.layers) * both.strengths[0] == pytest.approx(2.0 * 0.3)
+    assert steering_at(Place((3,)), 2.0, -1, SCALE).strengths == pytest.approx((-0.4,))
 
 
 @pytest.mark.parametrize(("sign", "how"), [(1, "floor"), (-1, "cap")])
 def test_a_bound_is_where_adding_brings_the_other_side(sign: Sign, how: str) -> None:
-    found = steering_at(Place((4,), is_bound=True), 1.5, sign, SCALE)
+    found = steering_at(Place((3, 4), is_bound=True), 1.5, sign, SCALE)
     assert found.how == how
-    other_side = SCALE.centre[4] - sign * SCALE.gap[4] / 2
-    assert found.strength == pytest.approx(other_side + sign * 1.5 * SCALE.gap[4])
+    for layer, strength in zip(found.layers, found.strengths, strict=True):
+        other_side = SCALE.centre[layer] - sign * SCALE.gap[layer] / 2
+        assert strength == pytest.approx(other_side + sign * 1.5 * SCALE.gap[layer])
 
 
 def test_an_answer_is_steered_from_its_first_token_on() -> None:
-    last, output = terms_of("glad", Steering(layers=(3,), how="add", when="answer", strength=-0.1))
+    last, output = terms_of(
+        "glad", Steering(layers=(3,), how="add", when="answer", strengths=(-0.1,))
+    )
     assert (last.on, output.on) == ("prompt", "output")
     assert last.positions is not None
     assert last.positions.indices == (-1,)
@@ -51,16 +54,15 @@ def test_an_answer_is_steered_from_its_first_token_on() -> None:
 
 
 def test_an_opening_ends() -> None:
-    steering = Steering(layers=(3,), how="add", when="opening", strength=0.1)
+    steering = Steering(layers=(3,), how="add", when="opening", strengths=(0.1,))
     _, output = terms_of("glad", steering)
     assert output.positions is not None
     assert output.positions.window == (0, OPENING_TOKENS)
     assert str(OPENING_TOKENS) in steering_in_words(steering)
 
 
-def test_a_bound_is_a_value_and_no_scale() -> None:
-    steering = Steering(layers=(4,), how="cap", when="answer", strength=-0.2)
-    assert {(each.op, each.value, each.scale) for each in terms_of("glad", steering)} == {
-        ("cap", -0.2, None)
-    }
-    assert steering_in_words(steering) == "at most -0.2 at layer 4"
+def test_a_bound_has_a_value_of_its_own_at_each_layer() -> None:
+    steering = Steering(layers=(4, 6), how="cap", when="answer", strengths=(-0.2, -0.3))
+    found = [(each.op, each.layers, each.value, each.scale) for each in terms_of("glad", steering)]
+    assert found == 2 * [("cap", (4,), -0.2, None)] + 2 * [("cap", (6,), -0.3, None)]
+    assert steering_in_words(steering) == "at most -0.2, -0.3 at layers 4, 6"

@@ -63,7 +63,7 @@ def test_both_poles_have_their_own_figures() -> None:
         assert pole.steered.effect.estimate == 5.0
         assert pole.facts.n == len(TESTS)
         assert pole.readable is None
-    assert high.steering.strength > 0 > low.steering.strength
+    assert high.steering.strengths[0] > 0 > low.steering.strengths[0]
     assert (high.facts.kept.estimate, low.facts.kept.estimate) == (1.0, 0.0)
     assert "facts kept 0%, aimed at 90%" in low.findings
 
@@ -82,7 +82,7 @@ def test_what_tests_is_asked_under_no_steering_but_the_chosen_one() -> None:
         if each.question in tested
         for term in each.terms
     }
-    assert strengths == {high.steering.strength, low.steering.strength}
+    assert strengths == {*high.steering.strengths, *low.steering.strengths}
     assert all(
         (each.max_tokens == FACT_TOKENS) == each.question.split()[1].startswith("fact")
         for each in asked

@@ -36,7 +36,7 @@ def against(changed: int, degenerate: float = 0.0) -> Against:
     return Against(n=200, changed=wilson(changed, 200), effect=near(0.3), degenerate=degenerate)
 
 
-HOW = Steering(layers=(3, 4), how="add", when="answer", strength=0.1)
+HOW = Steering(layers=(3, 4), how="add", when="answer", strengths=(0.1,))
 
 
 def pole(changed: int, control: int = 10, kept: int = 95, degenerate: float = 0.0) -> PoleCard:

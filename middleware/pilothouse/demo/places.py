@@ -29,14 +29,15 @@ LAYERS: Final = tuple(range(5, 29))
 class Steering(Closed):
     """One way to steer, as a card and a profile have it.
 
-    `strength` is in shares of the stream's mean length at each layer: what is added there, or the
-    least (`floor`) or most (`cap`) that may lie along the direction.
+    Strengths are in shares of the stream's mean length at a layer. An addition has one for all of
+    its layers; a bound has one for each: the least (`floor`) or the most (`cap`) that may lie along
+    the direction there.
     """
 
     layers: tuple[int, ...]
     how: How
     when: When
-    strength: float
+    strengths: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,54 +69,66 @@ def _place(*spans: tuple[int, int]) -> tuple[tuple[int, ...], ...]:
 SINGLE: Final = _place((16, 16), (20, 20), (24, 24), (27, 27))
 BANDS: Final = _place((12, 19), (18, 25))
 OPENED: Final = _place((24, 24), (18, 25))
-BOUNDED: Final = _place((16, 16), (20, 20), (24, 24))
+BOUNDED: Final = ((20,), (24,), (18, 21, 24))
 PLACES: Final = (
     *(Place(each) for each in (*SINGLE, *BANDS)),
     *(Place(each, when="opening") for each in OPENED),
     *(Place(each, is_bound=True) for each in BOUNDED),
 )
-"""What is tried of every vector: nothing here was settled by looking at answers."""
+"""What is tried of every vector."""
 
 
 def steering_at(place: Place, dose: float, sign: Sign, scale: Scale) -> Steering:
     """Return a place at a dose.
 
-    A dose is shared out over the layers of an addition, whose effects add up. Bounded at a dose, a
-    token that was where the other side of the pairs is ends where adding would have brought it,
-    and one that is there already is left alone.
+    A dose is shared out over the layers of an addition, whose effects add up; a bound is whole at
+    each, as it does nothing where another has done it. Bounded at a dose, a token that was where
+    the other side of the pairs is ends where adding would have brought it, and one that is there
+    already is left alone.
     """
+    how: How = "add"
+    values: tuple[float, ...]
     if place.is_bound:
-        [layer] = place.layers
-        value = scale.centre[layer] + sign * (dose - 0.5) * scale.gap[layer]
-        how: How = "floor" if sign > 0 else "cap"
+        how = "floor" if sign > 0 else "cap"
+        values = tuple(
+            scale.centre[each] + sign * (dose - 0.5) * scale.gap[each] for each in place.layers
+        )
     else:
-        value = sign * dose * fmean(scale.gap[each] for each in place.layers) / len(place.layers)
-        how = "add"
-    return Steering(layers=place.layers, how=how, when=place.when, strength=round(value, 4))
+        gap = fmean(scale.gap[each] for each in place.layers)
+        values = (sign * dose * gap / len(place.layers),)
+    strengths = tuple(round(each, 4) for each in values)
+    return Steering(layers=place.layers, how=how, when=place.when, strengths=strengths)
 
 
 def terms_of(vector: str, steering: Steering) -> tuple[SteerTerm, ...]:
     """Return the terms that steer so with a vector."""
-    number = "scale" if steering.how == "add" else "value"
-    common: dict[str, object] = {
-        "vector": vector, number: steering.strength, "unit": "residual", "layers": steering.layers,
-    }  # fmt: skip
-    if steering.how != "add":
-        common["op"] = steering.how
     window = {"positions": {"window": (0, OPENING_TOKENS)}} if steering.when == "opening" else {}
-    return (
-        SteerTerm.model_validate({**common, "on": "prompt", "positions": "last_prompt"}),
-        SteerTerm.model_validate({**common, "on": "output", **window}),
+    if steering.how == "add":
+        [strength] = steering.strengths
+        alike: list[dict[str, object]] = [{"scale": strength, "layers": steering.layers}]
+    else:
+        alike = [
+            {"op": steering.how, "value": value, "layers": (layer,)}
+            for layer, value in zip(steering.layers, steering.strengths, strict=True)
+        ]
+    return tuple(
+        SteerTerm.model_validate({"vector": vector, "unit": "residual", **each, **where})
+        for each in alike
+        for where in ({"on": "prompt", "positions": "last_prompt"}, {"on": "output", **window})
     )
-
-
-def layers_in_words(layers: Sequence[int]) -> str:
-    """Return how pages name layers that lie beside one another."""
-    return f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]} to {layers[-1]}"
 
 
 def steering_in_words(steering: Steering) -> str:
     """Return a steering as tables have it."""
     how = {"add": "add", "floor": "at least", "cap": "at most"}[steering.how]
+    numbers = ", ".join(f"{each:.3g}" for each in steering.strengths)
     when = f", first {OPENING_TOKENS} tokens" if steering.when == "opening" else ""
-    return f"{how} {steering.strength:.3g} at {layers_in_words(steering.layers)}{when}"
+    return f"{how} {numbers} at {_layers_in_words(steering.layers)}{when}"
+
+
+def _layers_in_words(layers: Sequence[int]) -> str:
+    if len(layers) == 1:
+        return f"layer {layers[0]}"
+    if tuple(layers) == tuple(range(layers[0], layers[-1] + 1)):
+        return f"layers {layers[0]} to {layers[-1]}"
+    return f"layers {', '.join(map(str, layers))}"
