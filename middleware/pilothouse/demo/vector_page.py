@@ -147,7 +147,9 @@ def _readable(found: Readable) -> str:
         "How surprising to the unsteered model that is asked for the language, in nats a token: "
         f"{_interval(found.steered)} the steered answers (n = {found.n}), {_interval(found.own)} "
         f"its own when it is asked in words, of which {_percent(found.own_degenerate)} repeat "
-        f"themselves, {_interval(found.written)} what people wrote (n = {found.written_n})."
+        f"themselves, {_interval(found.written)} what people wrote (n = {found.written_n}). Less "
+        "than what people wrote is no praise: words that come again surprise little. The answers "
+        "below show how it reads."
     )
 
 
