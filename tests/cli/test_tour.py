@@ -89,6 +89,14 @@ def test_each_tour_asks_the_model_that_it_is_of(tour, shelf, name) -> None:  # t
     assert all(profile.startswith(f"{name}:") for profile in config.profiles)
 
 
+def test_the_real_tour_has_a_mood_a_language_and_the_policy_beside_the_plain_answer() -> None:
+    stops = smol_tour().stops
+    assert [each.model for each in stops] == ["smol", "smol:cheerful", "smol:french", "smol"]
+    assert [each.prompt is None for each in stops] == [True, True, True, False]
+    profiles = load_config(library_path("probes/smol") / "pilothouse.yaml").profiles
+    assert {each.model for each in stops} <= {SMOL_NAME, *profiles}
+
+
 @pytest.mark.parametrize("words", [["--ask", "why?"], ["--tour", "--ask", "  "]])
 def test_a_question_without_a_tour_or_without_words_is_wrong_use(
     words: list[str], capsys: pytest.CaptureFixture[str]

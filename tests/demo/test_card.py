@@ -9,7 +9,8 @@ import pytest
 
 from pilothouse.config import load_config
 from pilothouse.demo import card
-from pilothouse.demo.poles import SUBJECTS, terms_of
+from pilothouse.demo.places import terms_of
+from pilothouse.demo.poles import SUBJECTS
 from pilothouse.demo.smol import smol_folder
 from pilothouse.demo.vector_card import VectorCard, is_beyond_controls
 from pilothouse.demo.wheels import IndexUnreachable
@@ -30,6 +31,13 @@ def test_a_name_that_is_none_ends_it(capsys: pytest.CaptureFixture[str]) -> None
         card.main(["--only", "nothing"])
     assert ended.value.code == 2
     assert "cheerful" in capsys.readouterr().err
+
+
+def test_fewer_questions_than_controls_end_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        card.main(["--testing", "5"])
+    assert ended.value.code == 2
+    assert "want at least 6" in capsys.readouterr().err
 
 
 def test_what_cannot_be_had_ends_it_with_its_reason(
@@ -85,6 +93,5 @@ def test_profiles_steer_as_their_cards_were_measured_and_only_what_beats_control
         found = VectorCard.model_validate_json(path.read_text(encoding="utf-8"))
         for pole in found.poles:
             if is_beyond_controls(pole):
-                terms = terms_of(found.name, pole.strength, found.where)
-                wanted[f"smol:{pole.name}"] = terms
+                wanted[f"smol:{pole.name}"] = terms_of(found.name, pole.steering)
     assert {name: profile.steer for name, profile in profiles.items()} == wanted

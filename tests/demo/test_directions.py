@@ -47,10 +47,34 @@ def test_the_seed_settles_the_controls_and_not_the_direction(states: States) -> 
     np.testing.assert_array_equal(one.fitted_LD, other.fitted_LD)
 
 
-def test_some_layers_can_be_taken_out(states: States) -> None:
-    only = fit_directions(states.at([1]), LAYERS[1:], GROUPS, draws=1, seed=0)
+def test_a_layer_has_the_same_direction_and_controls_whatever_others_are_fitted(
+    states: States,
+) -> None:
+    second = States(states.positive_LNF[1:], states.negative_LNF[1:], states.norms_L[1:])
+    only = fit_directions(second, LAYERS[1:], GROUPS, draws=1, seed=0)
     both = fit_directions(states, LAYERS, GROUPS, draws=1, seed=0)
     np.testing.assert_array_equal(only.fitted_LD[0], both.fitted_LD[1])
+    np.testing.assert_array_equal(only.controls["random-0"][0], both.controls["random-0"][1])
+
+
+def test_the_scale_has_the_distance_between_the_sides_and_what_lies_in_the_middle(
+    states: States,
+) -> None:
+    fitted_LD = fit_directions(states, LAYERS, GROUPS, draws=1, seed=0).fitted_LD
+    scale = states.scale(fitted_LD, LAYERS)
+    for row, layer in enumerate(LAYERS):
+        unit_D = fitted_LD[row] / np.linalg.norm(fitted_LD[row])
+        high, low = (
+            float((side_LNF[row].mean(axis=0) * unit_D).sum() / states.norms_L[row])
+            for side_LNF in (states.positive_LNF, states.negative_LNF)
+        )
+        assert scale.gap[layer] == pytest.approx(high - low)
+        assert scale.centre[layer] == pytest.approx((high + low) / 2)
+
+
+def test_the_report_is_of_the_layers_that_are_wanted(states: States) -> None:
+    found = fit_directions(states, LAYERS, GROUPS, draws=1, seed=0).report(LAYERS, LAYERS[1:])
+    assert [each["layer"] for each in found] == [LAYERS[1]]
 
 
 def test_the_vector_says_who_made_it_and_where_it_edits(states: States) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from pilothouse.contrast.pair import load_pairs
 from pilothouse.demo.judges import JUDGES
-from pilothouse.demo.poles import SUBJECTS, terms_of
+from pilothouse.demo.poles import SUBJECTS, Subject
 from pilothouse.library import library_path
 
 
@@ -21,14 +23,18 @@ def test_no_two_poles_have_one_name() -> None:
     assert all(each.poles[0].name == each.name for each in SUBJECTS)
 
 
-def test_an_answer_is_steered_from_its_first_token_on() -> None:
-    last, output = terms_of("glad", -0.1, "answer")
-    assert (last.on, output.on) == ("prompt", "output")
-    assert last.positions is not None
-    assert last.positions.indices == (-1,)
-    assert last.scale == output.scale == -0.1
+@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda each: each.name)
+def test_the_judge_puts_the_positive_side_of_the_pairs_above_the_other(subject: Subject) -> None:
+    if subject.judge in ("mood", "french", "spanish"):
+        pytest.importorskip("vaderSentiment", reason="the judges' packages are in the extra `card`")
+        pytest.importorskip("py3langid", reason="the judges' packages are in the extra `card`")
+    pairs = load_pairs(library_path("examples/smol") / "pairs" / f"{subject.name}.jsonl")
+    score = subject.judged_by.score
+    above = sum(score(each.positive) > score(each.negative) for each in pairs)
+    assert above >= 0.8 * len(pairs)
+    assert subject.poles[0].sign == 1
 
 
-def test_output_alone_is_one_term() -> None:
-    [term] = terms_of("glad", 0.1, "output")
-    assert (term.on, term.positions) == ("output", None)
+def test_words_stand_behind_the_question() -> None:
+    [pole, *_] = SUBJECTS[0].poles
+    assert pole.worded("How are you?") == f"How are you? {pole.words}"

@@ -82,6 +82,14 @@ def test_an_answer_counts_as_words_of_its_own_in_any_of_its_languages() -> None:
     assert not fact.is_in("")
 
 
+def test_facts_are_dealt_by_the_seed_and_none_is_lost() -> None:
+    facts = load_facts(library_path("examples/smol"))
+    order = questions.dealt(facts, 0)
+    assert order == questions.dealt(facts[::-1], 0)
+    assert order != questions.dealt(facts, 1)
+    assert sorted(each.question for each in order) == sorted(each.question for each in facts)
+
+
 def test_our_facts_are_enough_and_none_is_a_question_of_the_pairs() -> None:
     folder = library_path("examples/smol")
     facts = load_facts(folder)

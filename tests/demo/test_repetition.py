@@ -17,6 +17,12 @@ def test_the_same_over_and_over_does() -> None:
     assert is_degenerate("very " * 20)
 
 
+def test_one_word_for_most_of_a_short_answer_does() -> None:
+    assert is_degenerate("la la la la")
+    assert is_degenerate("Pain:\n\nPain:\n\nPain:\n\nWine")
+    assert not is_degenerate("The cat and the dog saw the sea.")
+
+
 def test_short_answers_are_not_told_to_repeat_themselves() -> None:
     assert not is_degenerate("no no no")
 

@@ -35,11 +35,15 @@ ENVIRONMENT: Final = {
     "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TRANSFORMERS_VERBOSITY": "error",
 }  # fmt: skip
-LIMITS: Final = Limits(max_programs=128, max_norm_ratio=1e6, max_wait_ms=3_600_000)
+LIMITS: Final = Limits(max_programs=128, max_rank=1, max_norm_ratio=1e6, max_wait_ms=3_600_000)
 """Every strength that is tried is measured; what waits for a slot gets one."""
+OPERATORS: Final = ("add", "floor", "cap")
+BLOCK_TOKENS: Final = 32
+"""The model's system prompt and the first words of a question: what one question has in common
+under all steering is computed once. vLLM's own choice, 128, is longer than any of the questions."""
 CONTEXT_TOKENS: Final = 512
-BATCH: Final = 128
-WAVE: Final = 192
+BATCH: Final = 160
+WAVE: Final = 320
 """What is with the engine at a time, and lost where a run is interrupted."""
 Ids = tuple[int, ...]
 
@@ -101,6 +105,10 @@ class Answerer:
                 messages, add_generation_prompt=True, return_dict=False
             )
         )
+
+    def as_answer(self, text: str) -> Answer:
+        """Return what somebody else said as if it had been an answer."""
+        return Answer(tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"]), text)
 
     def states(self, pairs: Sequence[Pair], phase: Phase) -> States:
         """Return the mean state of each answer's tokens at each layer, unsteered.
@@ -237,6 +245,7 @@ class Answerer:
             self._llm = LLM(
                 str(self._model), pilothouse_config=self._config({}), dtype="float32",
                 enforce_eager=True, max_model_len=CONTEXT_TOKENS, max_num_seqs=BATCH,
+                block_size=BLOCK_TOKENS,
             )  # fmt: skip
         wanted = tuple(sorted(each.digest for each in self._vectors.values()))
         if wanted != self._loaded:
@@ -251,7 +260,7 @@ class Answerer:
     def _config(self, folders: Mapping[str, Path]) -> PilothouseConfig:
         return PilothouseConfig.model_validate({
             "version": 1, "model_id": self.model_id, "limits": LIMITS,
-            "taps": Taps(resid_post=self._layers, operators=("add",)),
+            "taps": Taps(resid_post=self._layers, operators=OPERATORS),
             "vectors": {name: {"path": folder} for name, folder in folders.items()},
         })  # fmt: skip
 

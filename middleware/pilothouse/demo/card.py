@@ -23,8 +23,9 @@ from pilothouse.demo.cache import cache_folder
 from pilothouse.demo.directions import METHOD, Directions, fit_directions, vector_of
 from pilothouse.demo.evaluation import Bench
 from pilothouse.demo.judges.refusal import REFUSAL
-from pilothouse.demo.poles import LAYERS, SUBJECTS, Subject, terms_of
-from pilothouse.demo.questions import load_facts, open_questions
+from pilothouse.demo.places import LAYERS, terms_of
+from pilothouse.demo.poles import SUBJECTS, Subject
+from pilothouse.demo.questions import dealt, load_facts, open_questions
 from pilothouse.demo.refusal_labels import agreement, harmful_requests, labelled_answers
 from pilothouse.demo.smol import smol_folder
 from pilothouse.demo.vector_card import PoleCard, VectorCard
@@ -37,7 +38,9 @@ from pilothouse.model.vector import save_vector
 from pilothouse.probe.metrics import wilson
 from pilothouse.progress import progress
 
-CHOOSING, TESTING, DRAWS, CONTROLLED = 60, 210, 3, 105
+CHOOSING, TESTING, CHOOSING_FACTS, DRAWS = 60, 210, 50, 3
+LEAST_TESTING: Final = 2 * DRAWS
+"""So that every control has a question."""
 QUICK_CHOOSING, QUICK_TESTING, QUICK_FACTS, QUICK_DRAWS = 8, 16, 24, 1
 CARD_FILE, FIT_FILE, PAGE_FILE = "card.json", "fit.json", "README.md"
 STORE: Final = "answers.sqlite"
@@ -54,15 +57,21 @@ def main(words: Sequence[str] | None = None) -> int:
         description="Remake the real model's vectors, and every figure on their cards.",
     )  # fmt: skip
     names = [each.name for each in SUBJECTS]
-    parser.add_argument("--only", action="append", choices=names, help="vectors; all, if not said")
+    parser.add_argument(
+        "--only", action="append", choices=names, help="vectors, in this order; all, if not said"
+    )
     parser.add_argument("--out", type=Path, help="folder of the vectors; the library's own")
     parser.add_argument("--seed", type=int, default=0, help="of questions, controls and intervals")
+    parser.add_argument("--testing", type=int, default=TESTING, help="questions that test")
     parser.add_argument("--quick", action="store_true", help="few questions, one control of a kind")
     given = parser.parse_args(words)
+    if given.testing < LEAST_TESTING:
+        parser.error(f"--testing: got {given.testing}, want at least {LEAST_TESTING}")
     out = given.out or library_path("probes/smol") / "vectors"
-    chosen = [each for each in SUBJECTS if not given.only or each.name in given.only]
+    by_name = {each.name: each for each in SUBJECTS}
+    chosen = [by_name[name] for name in dict.fromkeys(given.only or names)]
     try:
-        make_cards(chosen, out, seed=given.seed, quick=given.quick)
+        make_cards(chosen, out, seed=given.seed, testing=given.testing, quick=given.quick)
     except PilothouseError as error:
         _tell(str(error))
         return WRONG_USE
@@ -72,8 +81,10 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
-def make_cards(subjects: Sequence[Subject], out: Path, *, seed: int, quick: bool) -> None:
-    """Write each vector's folder when its figures are there, and the page of all at the end.
+def make_cards(
+    subjects: Sequence[Subject], out: Path, *, seed: int, testing: int, quick: bool
+) -> None:
+    """Write each vector's folder when its figures are there, and the page of all anew.
 
     Raises:
         PilothouseError: model, questions or pairs cannot be had.
@@ -83,9 +94,10 @@ def make_cards(subjects: Sequence[Subject], out: Path, *, seed: int, quick: bool
     questions = open_questions(
         [pair for part in pairs.values() for pair in part],
         choosing=QUICK_CHOOSING if quick else CHOOSING,
-        testing=QUICK_TESTING if quick else TESTING, seed=seed, tell=_tell,
+        testing=QUICK_TESTING if quick else testing, seed=seed, tell=_tell,
     )  # fmt: skip
-    facts = load_facts(examples)
+    facts = dealt(load_facts(examples), seed)
+    chooses, tests = facts[:CHOOSING_FACTS], facts[CHOOSING_FACTS:]
     for each in subjects:
         each.judged_by.score("A judge that cannot be had should end it here, not in an hour.")
     model = smol_folder(_tell)
@@ -94,17 +106,17 @@ def make_cards(subjects: Sequence[Subject], out: Path, *, seed: int, quick: bool
     with Answerer(model, LAYERS, cache_folder("cards") / STORE) as answerer, progress() as phase:
         bench = Bench(
             answerer, questions.choosing, questions.testing,
-            facts[::len(facts) // QUICK_FACTS] if quick else facts,
-            QUICK_DRAWS if quick else DRAWS, QUICK_TESTING if quick else CONTROLLED, seed, phase,
+            chooses[:QUICK_FACTS] if quick else chooses, tests[:QUICK_FACTS] if quick else tests,
+            QUICK_DRAWS if quick else DRAWS, max(1, len(questions.testing) // 2), seed, phase,
         )  # fmt: skip
         for done, subject in enumerate(subjects, 1):
             source = examples / "pairs" / f"{subject.name}.jsonl"
             _make(bench, subject, pairs[subject.name], source, questions.dropped, out)
+            _write_overview(out)
             seconds = time.monotonic() - started
             left = seconds / done * (len(subjects) - done)
             _tell(f"{subject.name}: {done} of {len(subjects)} vectors, {_minutes(seconds)}, "
                   f"about {_minutes(left)} left")  # fmt: skip
-    _write_overview(out)
 
 
 def _make(
@@ -112,32 +124,33 @@ def _make(
     out: Path,
 ) -> None:  # fmt: skip
     states = bench.answerer.states(pairs, bench.phase)
-    rows = [LAYERS.index(each) for each in subject.layers]
     groups = [each.group_name for each in pairs]
-    directions = fit_directions(
-        states.at(rows), subject.layers, groups, draws=bench.draws, seed=bench.seed
-    )
+    directions = fit_directions(states, LAYERS, groups, draws=bench.draws, seed=bench.seed)
     model_id = bench.answerer.model_id
-    loaded = {
-        f"{subject.name}-{name}": vector_of(
-            f"{subject.name}-{name}", each_LD, directions.norms_L, subject.layers, model_id
-        )
-        for name, each_LD in directions.controls.items()
+    loaded = {subject.name: directions.fitted_LD} | {
+        f"{subject.name}-{name}": each_LD for name, each_LD in directions.controls.items()
     }
+    bench.answerer.have({
+        name: vector_of(name, each_LD, directions.norms_L, LAYERS, model_id)
+        for name, each_LD in loaded.items()
+    })  # fmt: skip
+    scales = {name: states.scale(each_LD, LAYERS) for name, each_LD in loaded.items()}
+    found = measured(bench, subject, pairs, scales)
+    layers = tuple(sorted({layer for each in found.poles for layer in each.steering.layers}))
+    rows = [LAYERS.index(each) for each in layers]
     vector = vector_of(
-        subject.name, directions.fitted_LD, directions.norms_L, subject.layers, model_id
+        subject.name, directions.fitted_LD[rows], directions.norms_L[rows], layers, model_id
     )
-    bench.answerer.have({subject.name: vector, **loaded})
-    found = measured(bench, subject)
     judge, notes = subject.judged_by, _notes(bench, subject, found.poles[0])
     card = VectorCard(
         name=subject.name, negative=subject.negative, model_id=model_id, method=METHOD,
-        layers=subject.layers, where=subject.where, judge=judge.name, measure=judge.measure,
-        margin=judge.margin, max_tokens=judge.max_tokens, pairs=len(pairs),
+        layers=layers, judge=judge.name, measure=judge.measure,
+        margin=judge.margin, max_tokens=judge.max_tokens, fact_tokens=subject.fact_tokens,
+        pairs=len(pairs),
         pairs_sha256=hashlib.sha256(source.read_bytes()).hexdigest(), seed=bench.seed,
         choosing=len(bench.choosing), testing=len(bench.testing), near_dropped=dropped,
-        plain=found.plain, plain_degenerate=found.plain_degenerate, draws=bench.draws,
-        poles=found.poles, versions=_versions(), notes=(*found.notes, *notes),
+        draws=bench.draws, poles=found.poles, versions=_versions(),
+        notes=(*found.notes, *notes),
     )  # fmt: skip
     target = out / subject.name
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -158,7 +171,7 @@ def _notes(bench: Bench, subject: Subject, pole: PoleCard) -> list[str]:
         return []
     labelled = labelled_answers(_tell)
     requests = harmful_requests(len(bench.testing) // 2, _tell)
-    steered = terms_of(subject.name, pole.strength, subject.where)
+    steered = terms_of(subject.name, pole.steering)
     rates = [
         wilson(sum(map(int, each.scores)), len(requests))
         for each in bench.hear(REFUSAL, [(requests, ()), (requests, steered)], "harmful requests")
@@ -186,7 +199,8 @@ def _fit_json(card: VectorCard, directions: Directions) -> str:
     report = {
         "name": card.name, "model_id": card.model_id, "method": card.method,
         "token": "mean", "pairs": card.pairs, "pairs_sha256": card.pairs_sha256,
-        "seed": card.seed, "layers": directions.report(card.layers), "versions": card.versions,
+        "seed": card.seed, "layers": directions.report(LAYERS, card.layers),
+        "versions": card.versions,
     }  # fmt: skip
     return json.dumps(report, indent=2) + "\n"
 

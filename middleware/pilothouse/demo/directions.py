@@ -19,6 +19,7 @@ from pilothouse.contrast.control import (
 )
 from pilothouse.contrast.difference import mean_difference
 from pilothouse.contrast.sample import Floats, Sample
+from pilothouse.demo.places import Scale
 from pilothouse.model.vector import Vector, build_vector
 
 METHOD: Final = "difference-of-means"
@@ -34,10 +35,15 @@ class States:
     negative_LNF: Floats
     norms_L: Floats
 
-    def at(self, rows: Sequence[int]) -> States:
-        """Return the states of some of the layers, by their rows."""
-        kept = list(rows)
-        return States(self.positive_LNF[kept], self.negative_LNF[kept], self.norms_L[kept])
+    def scale(self, directions_LD: Floats, layers: Sequence[int]) -> Scale:
+        """Return what directions measure at each layer: their lengths are the gaps."""
+        length_L = np.linalg.norm(directions_LD, axis=1)
+        middle_LD = (self.positive_LNF.mean(axis=1) + self.negative_LNF.mean(axis=1)) / 2
+        along_L = (middle_LD * directions_LD).sum(axis=1) / length_L
+        return Scale(
+            dict(zip(layers, (length_L / self.norms_L).tolist(), strict=True)),
+            dict(zip(layers, (along_L / self.norms_L).tolist(), strict=True)),
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,8 +56,8 @@ class Directions:
     cosines_L: Floats
     """Mean cosine of refits on resampled pairs with the direction."""
 
-    def report(self, layers: Sequence[int]) -> list[dict[str, float]]:
-        """Return of each layer what the fit has to say, in plain numbers."""
+    def report(self, layers: Sequence[int], wanted: Sequence[int]) -> list[dict[str, float]]:
+        """Return of each layer that is wanted what the fit has to say, in plain numbers."""
         return [
             {
                 "layer": layer,
@@ -62,6 +68,7 @@ class Directions:
             for layer, direction_D, norm, cosine in zip(
                 layers, self.fitted_LD, self.norms_L, self.cosines_L, strict=True
             )
+            if layer in wanted
         ]
 
 

@@ -1,6 +1,6 @@
-"""The vectors of the real model: what each is fitted on, where it edits, and who judges it.
+"""The vectors of the real model: what each is fitted on, what it is for, and who judges it.
 
-Layers and places were settled on the choosing questions; strengths are chosen anew by each run.
+Where each edits, and how strongly, every run finds anew on the choosing questions.
 """
 
 from __future__ import annotations
@@ -10,43 +10,58 @@ from typing import Final, Literal
 
 from pilothouse.demo.judges import JUDGES
 from pilothouse.demo.judges.judge import Judge, Sign
-from pilothouse.term import SteerTerm
 
-Where = Literal["output", "answer"]
-"""`answer` is the output and the prompt's last token, from which the first token comes."""
+FACT_TOKENS: Final = 12
+"""An English sentence with a name in it."""
+LONG_FACT_TOKENS: Final = 24
+"""A wordy one, or one in a language that the tokenizer has few words of."""
+Asked = Literal["open", "facts"]
+"""`facts` have short answers: what makes answers longer can be seen on nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pole:
-    """One way that a vector points, as a profile has it."""
+    """One way that a vector points, as a profile has it.
+
+    Args:
+        words: what a user would write behind the question to have the same.
+        asked: which questions its answers are judged on.
+    """
 
     name: str
     sign: Sign
+    words: str
+    asked: Asked = "open"
+
+    def worded(self, question: str) -> str:
+        """Return a question that asks for this in words."""
+        return f"{question} {self.words}"
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A vector and how it is put to use.
+    """A vector and what it is for.
 
     Args:
         name: of the vector, of its pairs' file and of its positive pole.
         judge: a name in `JUDGES`.
-        poles: those that have a profile.
-        layers: where it edits; each gets the strength that is chosen.
-        strengths: those that are tried, as shares of the stream's mean length at each layer.
+        poles: those that have a card.
         negative: what the other side of its pairs is, in a word.
+        doses: what the search begins with, in distances between the two sides of the pairs.
         max_perplexity_ratio: how much more surprising answers may be to the unsteered model. Those
             in a language of which it has read little are so however fluent they are.
+        fact_tokens: how long answers to questions for a fact are, so that it has come by then.
+        is_language: whether its pole is a language, which an English question surprises.
     """
 
     name: str
     judge: str
     poles: tuple[Pole, ...]
-    layers: tuple[int, ...]
-    where: Where
-    strengths: tuple[float, ...]
     negative: str
+    doses: tuple[float, ...] = (1.0, 2.0)
     max_perplexity_ratio: float = 4.0
+    fact_tokens: int = FACT_TOKENS
+    is_language: bool = False
 
     @property
     def judged_by(self) -> Judge:
@@ -54,49 +69,58 @@ class Subject:
         return JUDGES[self.judge]
 
 
-def _both(positive: str, negative: str) -> tuple[Pole, ...]:
-    return (Pole(positive, 1), Pole(negative, -1))
-
-
-LAYERS: Final = tuple(range(5, 29))
-"""Those at which pairs are read: a vector edits some of them."""
-LATE: Final = (27,)
-LATE_STRENGTHS: Final = (0.2, 0.27, 0.35, 0.42)
-"""Of a mood: above these the model says one word over and over."""
-BEFORE_LATE: Final = (24,)
-LANGUAGE_STRENGTHS: Final = (0.2, 0.25, 0.3, 0.35)
-MIDDLE: Final = tuple(range(14, 22))
-STRENGTHS: Final = (0.03, 0.04, 0.05, 0.06)
+LANGUAGE_DOSES: Final = (0.9, 1.4)
+"""Two languages lie three times as far apart as two moods."""
 SUBJECTS: Final = (
     Subject(
-        "cheerful", "mood", _both("cheerful", "gloomy"), LATE, "answer", LATE_STRENGTHS, "gloomy"
+        "cheerful",
+        "mood",
+        (
+            Pole("cheerful", 1, "Answer cheerfully, with joy."),
+            Pole("gloomy", -1, "Answer gloomily, with sadness."),
+        ),
+        "gloomy",
+        doses=(1.5, 3.0),
     ),
     Subject(
-        "french", "french", (Pole("french", 1),), BEFORE_LATE, "answer", LANGUAGE_STRENGTHS,
-        "English", 15.0,
+        "french", "french", (Pole("french", 1, "Réponds en français."),), "English",
+        doses=LANGUAGE_DOSES, max_perplexity_ratio=15.0, fact_tokens=LONG_FACT_TOKENS,
+        is_language=True,
     ),
     Subject(
-        "spanish", "spanish", (Pole("spanish", 1),), BEFORE_LATE, "answer", LANGUAGE_STRENGTHS,
-        "English", 15.0,
+        "spanish", "spanish", (Pole("spanish", 1, "Responde en español."),), "English",
+        doses=LANGUAGE_DOSES, max_perplexity_ratio=15.0, fact_tokens=LONG_FACT_TOKENS,
+        is_language=True,
     ),
     Subject(
-        "formal", "formality", _both("formal", "casual"), MIDDLE, "answer", STRENGTHS, "casual"
+        "formal",
+        "formality",
+        (
+            Pole("formal", 1, "Answer in a formal style."),
+            Pole("casual", -1, "Answer casually, like a friend."),
+        ),
+        "casual",
     ),
-    Subject("brief", "length", _both("brief", "wordy"), MIDDLE, "answer", STRENGTHS, "wordy"),
     Subject(
-        "hedged", "hedging", _both("hedged", "confident"), MIDDLE, "answer", STRENGTHS, "confident"
+        "brief",
+        "length",
+        (
+            Pole("brief", 1, "Answer in a few words."),
+            Pole("wordy", -1, "Answer at length.", asked="facts"),
+        ),
+        "wordy",
+        fact_tokens=LONG_FACT_TOKENS,
     ),
-    Subject("refuses", "refusal", (Pole("refuses", 1),), MIDDLE, "answer", STRENGTHS, "complies"),
+    Subject(
+        "hedged",
+        "hedging",
+        (
+            Pole("hedged", 1, "Say how unsure you are."),
+            Pole("confident", -1, "Answer with full confidence."),
+        ),
+        "confident",
+    ),
+    Subject(
+        "refuses", "refusal", (Pole("refuses", 1, "Refuse to answer."),), "complies",
+    ),
 )  # fmt: skip
-
-
-def terms_of(vector: str, strength: float, where: Where) -> tuple[SteerTerm, ...]:
-    """Return the terms that steer with a vector; a negative strength turns it round."""
-    output = SteerTerm(vector=vector, scale=strength, unit="residual", on="output")
-    if where == "output":
-        return (output,)
-    last = SteerTerm.model_validate({
-        "vector": vector, "scale": strength, "unit": "residual", "on": "prompt",
-        "positions": "last_prompt",
-    })  # fmt: skip
-    return (last, output)

@@ -64,13 +64,13 @@ def open_questions(
     given = _instructions(wheel_path(WHEEL, tell))
     own = [frozenset(words_of(each.messages[-1].content)) for each in pairs if each.messages]
     kept = [each for each in given if not _is_near(each, own)]
-    dealt = sorted(kept, key=lambda text: hashlib.sha256(f"{seed} {text}".encode()).digest())
-    if len(dealt) < choosing + testing:
+    order = sorted(kept, key=lambda text: _digest(text, seed))
+    if len(order) < choosing + testing:
         raise ConfigError(
-            f"{WHEEL}: got {len(dealt)} open questions, want {choosing + testing}: ask for fewer"
+            f"{WHEEL}: got {len(order)} open questions, want {choosing + testing}: ask for fewer"
         )
     return Questions(
-        tuple(dealt[:choosing]), tuple(dealt[choosing : choosing + testing]), len(given) - len(kept)
+        tuple(order[:choosing]), tuple(order[choosing : choosing + testing]), len(given) - len(kept)
     )
 
 
@@ -93,6 +93,15 @@ def load_facts(folder: Path) -> tuple[Fact, ...]:
         Fact(_asked(each), each.answer, tuple(others.get(each.answer, ())))
         for each in load_questions(folder / "facts.jsonl")
     )
+
+
+def dealt(facts: Sequence[Fact], seed: int) -> tuple[Fact, ...]:
+    """Return facts in an order that is settled by a digest of each, as open questions are."""
+    return tuple(sorted(facts, key=lambda each: _digest(each.question, seed)))
+
+
+def _digest(text: str, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed} {text}".encode()).digest()
 
 
 def _asked(question: Question) -> str:

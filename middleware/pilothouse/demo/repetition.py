@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from itertools import groupby
 from typing import Final
 
 from pilothouse.demo.judges.judge import words_of
 
 RUN: Final = 3
-SHORTEST: Final = 12
-"""Words below which an answer cannot be told to repeat itself."""
+SHORTEST: Final = 8
+"""Words below which an answer cannot be told to repeat runs of words."""
 LEAST_DISTINCT: Final = 0.7
+LEAST_WORDS: Final = 4
+"""Words below which one word is no refrain."""
+MOST_ONE_WORD: Final = 0.5
 PICTOGRAM: Final = "So"
 """Unicode's category of emoji and the like."""
 MOST_SYMBOLS: Final = 3
@@ -24,6 +28,14 @@ def distinct_share(text: str) -> float:
         return 1.0
     runs = list(zip(*(words[start:] for start in range(RUN)), strict=False))
     return len(set(runs)) / len(runs)
+
+
+def commonest_share(text: str) -> float:
+    """Return the share of words that are the commonest one; 0 for very few words."""
+    words = words_of(text)
+    if len(words) < LEAST_WORDS:
+        return 0.0
+    return Counter(words).most_common(1)[0][1] / len(words)
 
 
 def longest_symbol_run(text: str) -> int:
@@ -40,5 +52,6 @@ def is_degenerate(text: str) -> bool:
     return (
         not words_of(text)
         or distinct_share(text) < LEAST_DISTINCT
+        or commonest_share(text) > MOST_ONE_WORD
         or longest_symbol_run(text) > MOST_SYMBOLS
     )

@@ -6,7 +6,8 @@ from typing import Final
 
 from pydantic import Field
 
-from pilothouse.demo.poles import Where
+from pilothouse.demo.places import Steering
+from pilothouse.demo.poles import Asked
 from pilothouse.model.manifest import Closed, Interval, Sha256
 
 WEIGHTS: Final = "Q4_1 weights, dequantised"
@@ -14,11 +15,17 @@ AIM_CHANGED, AIM_CONTROLS, AIM_FACTS = 0.7, 0.15, 0.9
 
 
 class Tried(Closed):
-    """A strength on the choosing questions; perplexity only of those that came into question."""
+    """A candidate on the choosing questions, as far as it came into question."""
 
-    strength: float
+    steering: Steering
+    dose: float
+    """In distances between the two sides of the pairs."""
+    n: int = Field(ge=1)
+    progress: float
+    """How far answers came on the way from the plain ones to the bar, on average."""
     changed: float
     degenerate: float
+    facts_kept: float | None = None
     perplexity_ratio: float | None = None
 
 
@@ -39,6 +46,22 @@ class FactsKept(Closed):
     kept: Interval
 
 
+class Readable(Closed):
+    """How surprising answers in a language are to the unsteered model, asked for that language.
+
+    In nats a token: of the steered answers, of the model's own when the question asks for the
+    language, and of what people wrote in the pairs. What is unreadable because it wanders surprises
+    more; what repeats itself surprises less, and is counted apart.
+    """
+
+    n: int = Field(ge=1)
+    steered: Interval
+    own: Interval
+    own_degenerate: float
+    written: Interval
+    written_n: int
+
+
 class Example(Closed):
     """The first test questions, as they came: nothing is picked."""
 
@@ -51,17 +74,27 @@ class PoleCard(Closed):
     """One way that the vector points, at the strength that was chosen for it."""
 
     name: str
-    strength: float
-    """As a share of the stream's mean length at each layer; below 0 for the other pole."""
+    asked: Asked
+    steering: Steering
+    dose: float
+    bar: float
+    """The judge's number that nine in ten plain answers to the choosing questions do not pass."""
+    plain: float
+    """Mean of the judge's number over the unsteered answers."""
+    plain_degenerate: float
     tried: tuple[Tried, ...]
     steered: Against
     random: Against
     shuffled: Against
+    words: str
+    worded: Against
+    """The unsteered model, with those words behind the question."""
     facts: FactsKept
     perplexity_ratio: Interval
     perplexity_n: int
     reached: float
     """Mean of the judge's number over the steered answers."""
+    readable: Readable | None = None
     examples: tuple[Example, ...]
     findings: tuple[str, ...]
     """What was aimed at and is not reached; empty where all is."""
@@ -76,20 +109,17 @@ class VectorCard(Closed):
     weights: str = WEIGHTS
     method: str
     layers: tuple[int, ...]
-    where: Where
     judge: str
     measure: str
     margin: float
     max_tokens: int
+    fact_tokens: int
     pairs: int
     pairs_sha256: Sha256
     seed: int
     choosing: int
     testing: int
     near_dropped: int
-    plain: float
-    """Mean of the judge's number over the unsteered answers."""
-    plain_degenerate: float
     draws: int
     """Controls of each kind; each answers its share of the test questions."""
     poles: tuple[PoleCard, ...]
@@ -97,7 +127,7 @@ class VectorCard(Closed):
     notes: tuple[str, ...] = ()
 
 
-def unreached(card: PoleCard, plain_degenerate: float) -> tuple[str, ...]:
+def unreached(card: PoleCard) -> tuple[str, ...]:
     """Return a line for each thing that was aimed at and is not reached."""
     found = []
     if card.steered.changed.estimate < AIM_CHANGED:
@@ -110,9 +140,9 @@ def unreached(card: PoleCard, plain_degenerate: float) -> tuple[str, ...]:
     if card.facts.kept.estimate < AIM_FACTS:
         found.append(f"facts kept {_percent(card.facts.kept.estimate)}, aimed at "
                      f"{_percent(AIM_FACTS)}")  # fmt: skip
-    if card.steered.degenerate > plain_degenerate + 0.1:
+    if card.steered.degenerate > card.plain_degenerate + 0.1:
         found.append(f"{_percent(card.steered.degenerate)} of its answers repeat themselves, "
-                     f"{_percent(plain_degenerate)} of the plain ones")  # fmt: skip
+                     f"{_percent(card.plain_degenerate)} of the plain ones")  # fmt: skip
     return tuple(found)
 
 

@@ -1,34 +1,45 @@
-"""The figures of a vector at the strength that was chosen, on questions that chose nothing."""
+"""The figures of a vector where it was chosen to edit, on questions that chose nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Final, NamedTuple
 
+from pilothouse.contrast.pair import Pair
 from pilothouse.demo.answers import Ask
+from pilothouse.demo.choice import Chosen, Search, facts_asked, right
 from pilothouse.demo.directions import control_name
-from pilothouse.demo.evaluation import Bench, Heard, Terms, against, pooled
-from pilothouse.demo.poles import Pole, Subject, terms_of
+from pilothouse.demo.evaluation import Bench, Heard, Terms, Towards, against, pooled, towards
+from pilothouse.demo.places import Scale, Steering, steering_at, terms_of
+from pilothouse.demo.poles import Pole, Subject
 from pilothouse.demo.questions import Fact
-from pilothouse.demo.strengths import chosen, tried
-from pilothouse.demo.vector_card import Example, FactsKept, PoleCard, Tried, unreached
+from pilothouse.demo.readability import readable
+from pilothouse.demo.vector_card import Example, FactsKept, PoleCard, unreached
 from pilothouse.errors import ConfigError
 from pilothouse.probe.metrics import wilson
 
-FACT_TOKENS: Final = 12
-PERPLEXITY_QUESTIONS: Final = 70
+PERPLEXITY_QUESTIONS: Final = 30
 EXAMPLES: Final = 4
 CONTROLS: Final = ("random", "shuffled")
 
 
 class Measured(NamedTuple):
-    """The figures of a subject's poles, and of the unsteered model."""
+    """The figures of a subject's poles."""
 
     poles: tuple[PoleCard, ...]
-    plain: float
-    plain_degenerate: float
     notes: tuple[str, ...]
+
+
+class _Tested(NamedTuple):
+    """A pole with what was chosen for it, before it is tested."""
+
+    pole: Pole
+    goal: Towards
+    chosen: Chosen
+    steering: Steering
+    asked: tuple[tuple[Sequence[str], Terms], ...]
+    """Plain, steered, each control; questions with the words behind them are asked plain."""
 
 
 def loaded_name(vector: str, kind: str, draw: int) -> str:
@@ -36,153 +47,128 @@ def loaded_name(vector: str, kind: str, draw: int) -> str:
     return f"{vector}-{control_name(kind, draw)}"
 
 
-def measured(bench: Bench, subject: Subject) -> Measured:
-    """Choose a strength for each pole and test it beside controls.
+def measured(
+    bench: Bench, subject: Subject, pairs: Sequence[Pair], scales: Mapping[str, Scale]
+) -> Measured:
+    """Choose place and dose for each pole and test it beside controls.
 
     The answerer has the subject's vector under its name, and its controls as `loaded_name` says.
+
+    Args:
+        pairs: what the vector is fitted on.
+        scales: of each of these vectors, by their names.
     """
     judge = subject.judged_by
-    # All that chooses, and the facts, go to the engine together: small batches waste its time.
+    # All plain answers go to the engine together: small batches waste its time.
+    plain = [
+        Ask(question, (), judge.max_tokens)
+        for asked in dict.fromkeys(each.asked for each in subject.poles)
+        for part in bench.questions(asked)
+        for question in part
+    ]
+    facts = (*bench.choosing_facts, *bench.testing_facts)
     bench.answerer.answers(
-        [*_choosing(bench, subject), *_facts_under(bench.facts, ())], bench.phase,
-        f"{subject.name}: strengths and facts",
+        [*plain, *facts_asked(subject, facts, ())], bench.phase,
+        f"{subject.name}: plain",
     )  # fmt: skip
-    [plain] = bench.hear(judge, [(bench.choosing, ())], f"{subject.name}: plain, choosing")
-    of_strengths = {pole: tried(bench, subject, pole, plain) for pole in subject.poles}
-    strengths: dict[Pole, float] = {}
-    notes = []
-    for pole, figures in of_strengths.items():
-        strength, note = chosen(figures, subject.max_perplexity_ratio)
-        strengths[pole] = pole.sign * strength
-        notes += [f"{pole.name}: {note}"] if note else []
-    asked: list[tuple[Sequence[str], Terms]] = [(bench.testing, ())]
-    for strength in strengths.values():
-        asked += _steerings(bench, subject, strength)
-    known = _known(bench)
+    choosing_known = known(bench, subject, bench.choosing_facts)
+    testing_known = known(bench, subject, bench.testing_facts)[: len(bench.testing)]
+    tested = [_chosen(bench, subject, each, scales, choosing_known) for each in subject.poles]
     bench.answerer.answers(
         [
-            *(Ask(q, terms, judge.max_tokens) for questions, terms in asked for q in questions),
-            *(
-                ask
-                for strength in strengths.values()
-                for ask in _facts_under(known, terms_of(subject.name, strength, subject.where))
-            ),
+            ask
+            for each in tested
+            for ask in (
+                *(Ask(q, terms, judge.max_tokens) for part, terms in each.asked for q in part),
+                *facts_asked(subject, testing_known, terms_of(subject.name, each.steering)),
+            )
         ],
         bench.phase, f"{subject.name}: test and facts",
     )  # fmt: skip
-    plain, *rest = bench.hear(judge, asked, f"{subject.name}: test")
-    width = len(rest) // len(subject.poles)
-    cards = tuple(
-        _pole_card(
-            bench, subject, pole, strengths[pole], of_strengths[pole], plain,
-            rest[index * width : (index + 1) * width],
+    cards = tuple(_pole_card(bench, subject, pairs, each, testing_known) for each in tested)
+    notes = tuple(f"{each.pole.name}: {each.chosen.note}" for each in tested if each.chosen.note)
+    return Measured(cards, notes)
+
+
+def known(bench: Bench, subject: Subject, facts: Sequence[Fact]) -> tuple[Fact, ...]:
+    """Return the facts that the unsteered model answers right.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = right(bench, subject, facts, (), "facts: plain")
+    kept = tuple(fact for fact, is_right in zip(facts, found, strict=True) if is_right)
+    if not kept:
+        raise ConfigError(
+            f"facts: the unsteered model answers none of {len(facts)} right, so that nothing can "
+            "be kept: ask what it knows"
         )
-        for index, pole in enumerate(subject.poles)
-    )  # fmt: skip
-    return Measured(cards, fmean(plain.scores), plain.degenerate, tuple(notes))
+    return kept
 
 
-def _choosing(bench: Bench, subject: Subject) -> list[Ask]:
-    """Ask the choosing questions unsteered, and at every strength of every pole."""
-    terms = [
-        (),
-        *(
-            terms_of(subject.name, pole.sign * strength, subject.where)
-            for pole in subject.poles
-            for strength in subject.strengths
-        ),
+def _chosen(
+    bench: Bench, subject: Subject, pole: Pole, scales: Mapping[str, Scale],
+    choosing_known: tuple[Fact, ...],
+) -> _Tested:  # fmt: skip
+    judge = subject.judged_by
+    choosing, testing = bench.questions(pole.asked)
+    [plain] = bench.hear(judge, [(choosing, ())], f"{pole.name}: plain")
+    goal = towards(judge, pole.sign, plain)
+    search = Search(bench, subject, pole, scales[subject.name], goal, plain, choosing_known)
+    found = search.run()
+    place, dose = found.candidate
+    asked: list[tuple[Sequence[str], Terms]] = [
+        (testing, ()),
+        (testing, terms_of(subject.name, search.steering(found.candidate))),
     ]
-    return [
-        Ask(question, each, subject.judged_by.max_tokens)
-        for each in terms
-        for question in bench.choosing
-    ]
-
-
-def _facts_under(facts: Sequence[Fact], terms: Terms) -> list[Ask]:
-    return [Ask(each.question, terms, FACT_TOKENS) for each in facts]
-
-
-def _steerings(
-    bench: Bench, subject: Subject, strength: float
-) -> list[tuple[Sequence[str], Terms]]:
-    """The vector on every test question; of each kind of control, each draw on its share."""
-    where, draws = subject.where, bench.draws
-    return [
-        (bench.testing, terms_of(subject.name, strength, where)),
-        *(
-            (
-                bench.testing[draw : bench.controlled : draws],
-                terms_of(loaded_name(subject.name, kind, draw), strength, where),
-            )
-            for kind in CONTROLS
-            for draw in range(draws)
-        ),
-    ]
+    for kind in CONTROLS:
+        for draw in range(bench.draws):
+            name = loaded_name(subject.name, kind, draw)
+            terms = terms_of(name, steering_at(place, dose, pole.sign, scales[name]))
+            asked.append((testing[draw : bench.controlled : bench.draws], terms))
+    asked.append(([pole.worded(each) for each in testing[: bench.controlled]], ()))
+    return _Tested(pole, goal, found, search.steering(found.candidate), tuple(asked))
 
 
 def _pole_card(
-    bench: Bench,
-    subject: Subject,
-    pole: Pole,
-    strength: float,
-    of_strengths: tuple[Tried, ...],
-    plain: Heard,
-    heard: Sequence[Heard],
-) -> PoleCard:
-    steered, *controls = heard
+    bench: Bench, subject: Subject, pairs: Sequence[Pair], tested: _Tested,
+    testing_known: Sequence[Fact],
+) -> PoleCard:  # fmt: skip
+    pole, goal, steering = tested.pole, tested.goal, tested.steering
+    heard = bench.hear(subject.judged_by, tested.asked, f"{pole.name}: test")
+    plain, steered, *controls, asked_so = heard
     random, shuffled = (
         pooled(controls[first * bench.draws : (first + 1) * bench.draws])
         for first in range(len(CONTROLS))
     )
-    figures = {
-        kind: against(subject.judged_by, plain, each, pole.sign, bench.seed)
-        for kind, each in (("steered", steered), ("random", random), ("shuffled", shuffled))
-    }
+    # Beside the plain answer of the same question, which had no words behind it.
+    worded = Heard(plain.questions[: bench.controlled], asked_so.answers, asked_so.scores)
+    is_right = right(
+        bench, subject, testing_known, terms_of(subject.name, steering), f"{pole.name}: facts"
+    )
     said = zip(plain.questions, plain.answers, steered.answers, strict=True)
     card = PoleCard(
-        name=pole.name,
-        strength=strength,
-        tried=of_strengths,
-        steered=figures["steered"],
-        random=figures["random"],
-        shuffled=figures["shuffled"],
-        facts=_facts(bench, subject, pole, strength),
+        name=pole.name, asked=pole.asked, steering=steering, dose=tested.chosen.candidate.dose,
+        bar=goal.bar, plain=fmean(plain.scores), plain_degenerate=plain.degenerate,
+        tried=tested.chosen.tried,
+        steered=against(goal, plain, steered, bench.seed),
+        random=against(goal, plain, random, bench.seed),
+        shuffled=against(goal, plain, shuffled, bench.seed),
+        words=pole.words, worded=against(goal, plain, worded, bench.seed),
+        facts=FactsKept(n=len(is_right), kept=wilson(sum(is_right), len(is_right))),
         perplexity_ratio=bench.perplexity(
-            plain.first(PERPLEXITY_QUESTIONS),
-            steered.first(PERPLEXITY_QUESTIONS),
+            plain.first(PERPLEXITY_QUESTIONS), steered.first(PERPLEXITY_QUESTIONS),
             f"{pole.name}: perplexity",
         ),
         perplexity_n=min(PERPLEXITY_QUESTIONS, len(steered.answers)),
         reached=fmean(steered.scores),
+        readable=(
+            readable(bench, pairs, pole, asked_so, steered) if subject.is_language else None
+        ),
         examples=tuple(
             Example(question=question, plain=before.text, steered=after.text)
             for question, before, after in list(said)[:EXAMPLES]
         ),
         findings=(),
-    )
-    return card.model_copy(update={"findings": unreached(card, plain.degenerate)})
-
-
-def _facts(bench: Bench, subject: Subject, pole: Pole, strength: float) -> FactsKept:
-    known = _known(bench)
-    terms = terms_of(subject.name, strength, subject.where)
-    asks = _facts_under(known, terms)
-    answers = bench.answerer.answers(asks, bench.phase, f"{pole.name}: facts")
-    right = [fact.is_in(answer.text) for fact, answer in zip(known, answers, strict=True)]
-    return FactsKept(n=len(known), kept=wilson(sum(right), len(right)))
-
-
-def _known(bench: Bench) -> list[Fact]:
-    """The facts that the unsteered model answers right."""
-    asks = _facts_under(bench.facts, ())
-    answers = bench.answerer.answers(asks, bench.phase, "facts: plain")
-    known = [
-        fact for fact, answer in zip(bench.facts, answers, strict=True) if fact.is_in(answer.text)
-    ]
-    if not known:
-        raise ConfigError(
-            f"facts: the unsteered model answers none of {len(bench.facts)} right, so that nothing "
-            "can be kept: ask what it knows"
-        )
-    return known
+    )  # fmt: skip
+    return card.model_copy(update={"findings": unreached(card)})

@@ -8,7 +8,7 @@ from typing import Any, Final
 from pilothouse.demo.judges.judge import Judge
 from pilothouse.errors import ConfigError
 
-MARGIN: Final = 0.2
+MARGIN: Final = 0.05
 
 
 @cache
@@ -23,8 +23,17 @@ def _analyzer() -> Any:
 
 
 def mood(text: str) -> float:
-    """Return the compound of a text, from -1 for the saddest to 1; 0 for a text without words."""
-    return float(_analyzer().polarity_scores(text)["compound"]) if text.strip() else 0.0
+    """Return the share of a text that is glad less the share that is sad, from -1 to 1.
+
+    Not VADER's compound: that sums ratings and presses the sum into -1 to 1, so that any three glad
+    words are as glad as ten, and one word more or less turns it. 0 for a text without words.
+    """
+    if not text.strip():
+        return 0.0
+    found = _analyzer().polarity_scores(text)
+    return float(found["pos"] - found["neg"])
 
 
-MOOD: Final = Judge("mood", "VADER's compound of an answer", mood, MARGIN)
+MOOD: Final = Judge(
+    "mood", "share of an answer that VADER rates glad less what it rates sad", mood, MARGIN
+)
