@@ -25,7 +25,8 @@ def main() -> None:
     model = names[0]  # the served model; its profiles follow
     show("plain", ask(client, model, QUESTION))
     show("steered by a profile", ask(client, f"{model}:cheerful", QUESTION))
-    steer = {"steer": [{"vector": "cheerful", "scale": -0.3, "unit": "residual"}]}
+    term = {"vector": "cheerful", "scale": -0.37, "unit": "residual", "layers": [24]}
+    steer = {"steer": [term]}
     show("steered by the request", ask(client, model, QUESTION, pilothouse=steer))
     show("judged by a policy", ask(client, model, HARMFUL))
     stream(client, model, QUESTION)

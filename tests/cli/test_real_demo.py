@@ -47,7 +47,12 @@ CARDS = [
     VectorCard.model_validate_json(path.read_text(encoding="utf-8"))
     for path in sorted((library_path("probes/smol") / "vectors").glob("*/card.json"))
 ]
-POLES = [(card, pole) for card in CARDS for pole in card.poles if is_beyond_controls(pole)]
+POLES = [
+    (card, pole)
+    for card in CARDS
+    for pole in card.poles
+    if is_beyond_controls(pole) and pole.asked == "open"
+]
 
 
 @pytest.fixture(scope="module")
