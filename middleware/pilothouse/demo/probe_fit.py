@@ -41,7 +41,6 @@ from pilothouse.progress import progress
 CREATED_BY = "python -m pilothouse.demo.probes"
 FORMS: tuple[Form, ...] = ("alike", "as written")
 RIDGE_CS = (1e-4, 1e-3, 1e-2, 1e-1)
-TARGET_FPRS = (0.05, 0.01)
 ALL = 1_000_000
 
 
@@ -66,7 +65,7 @@ def fit_plan(plan: Plan, parted: Parted, seed: int) -> FittedProbe:
         name=plan.name, scope=plan.scope,
         layer_sets=tuple((each,) for each in parted.activations.layers),
         readouts={plan.readout: ReadoutRecipe(scope=plan.scope, aggregate=aggregate)},
-        trainings=("last",), ridge_cs=RIDGE_CS, target_fprs=TARGET_FPRS,
+        trainings=("last",), ridge_cs=RIDGE_CS, target_fprs=plan.target_fprs,
         validation_share=1.0 / len(plan.fitted), left_out_families=(), seed=seed,
     )  # fmt: skip
     steps = len(recipe.layer_sets) * len(RIDGE_CS) + len(tests)
@@ -176,7 +175,7 @@ def _sources(plan: Plan, parted: Parted) -> Iterator[SourceReport]:
         entry = SETS[part.name]
         wheel = WHEELS[entry.wheel]
         yield SourceReport(
-            name=part.name,
+            name=part.name if part.kind is None else f"{part.name}, {part.kind}",
             use=use,
             wheel=str(wheel),
             licence=entry.licence,

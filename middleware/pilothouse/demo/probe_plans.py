@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from pilothouse.demo.texts.injected import ENGLISH, OTHER_LANGUAGE
 from pilothouse.types import Scope
 
 
@@ -23,7 +24,7 @@ class Part(NamedTuple):
     label: bool | None = None
     """Only texts of this label."""
     kind: str | None = None
-    """Only texts of this kind."""
+    """Only texts that belong to this part of their set."""
 
 
 Parts = tuple[Part, ...]
@@ -48,6 +49,8 @@ class Plan:
     pooled: Parts
     against_all: Parts = ()
     """One more test, as written: positives of some sets against every set that must not fire."""
+    target_fprs: tuple[float, ...] = (0.05, 0.01)
+    """Rates that thresholds are set for, as far as the calibration's negatives allow."""
 
     def uses(self) -> Iterator[tuple[str, Part]]:
         """Every part, with what it is used for."""
@@ -162,6 +165,8 @@ INJECTION = Plan(
         "bastioncorpus, all channels": (Part("bastioncorpus"),),
         "bastioncorpus, what a user writes": (Part("bastioncorpus", kind="user_input"),),
         "bastioncorpus, what a tool returns": (Part("bastioncorpus", kind="tool_output"),),
+        "bastioncorpus, English": (Part("bastioncorpus", kind=ENGLISH),),
+        "bastioncorpus, other languages": (Part("bastioncorpus", kind=OTHER_LANGUAGE),),
     },
     pooled=(Part("bastioncorpus"), *EVERYDAY_TEST),
 )
@@ -182,6 +187,7 @@ WRONG_ANSWER = Plan(
     calibration=(Part("nq-answers", 0.5, 0.7),),
     tests={"NQ answers to other questions": (Part("nq-answers", 0.7, 1.0),)},
     pooled=(Part("nq-answers", 0.7, 1.0),),
+    target_fprs=(0.5, 0.2, 0.1, 0.05),
 )
 
 PLANS = {each.name: each for each in (MISUSE, TOXICITY, INJECTION, WRONG_ANSWER)}
