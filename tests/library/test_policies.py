@@ -18,6 +18,7 @@ PROBES = {
     "adversarial": "prompt",
     "hallucination": "answer",
     "hallucination-onset": "onset",
+    "wrong-answer": "answer_end",
 }
 VECTORS = {"hedge", "cheerful"}
 FIRED = {
@@ -88,9 +89,12 @@ def test_a_policy_names_only_the_demo_probes_and_vectors(file: Path) -> None:
 
 
 @every_policy
-def test_observe_and_smol_are_in_shadow_and_observe_only_logs(file: Path) -> None:
+def test_observe_only_logs_and_the_real_models_policies_end_no_request(file: Path) -> None:
     policy = load_policy(file)
-    shelf = file.parents[1].name
-    assert (policy.spec.mode == "shadow") is (shelf in ("observe", "smol"))
+    shelf, actions = file.parents[1].name, {rule.then.action for rule in policy.spec.rules}
     if shelf == "observe":
-        assert {rule.then.action for rule in policy.spec.rules} == {"log"}
+        assert (policy.spec.mode, actions) == ("shadow", {"log"})
+    elif shelf == "smol":
+        assert policy.spec.mode == "shadow" or actions <= {"steer", "tag", "log"}
+    else:
+        assert policy.spec.mode == "enforce"

@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 import yaml
 
+from pilothouse.config import PilothouseConfig
 from pilothouse.demo.cache import cache_folder
 from pilothouse.demo.hedge_figures import (
     PROBE,
@@ -87,11 +88,12 @@ def measured(probe: Path, policy: Path, seed: int) -> HedgeCard:
     with TemporaryDirectory(prefix="pilothouse-hedge-") as room:
         enforced = Path(room) / "policy.yaml"
         enforced.write_text(yaml.safe_dump(enforced_for_chats(document)), encoding="utf-8")
-        store = cache_folder("cards") / STORE
-        with (
-            OwnAnswers(smol_folder(_tell), probe, [enforced], store) as model,
-            progress() as phase,
-        ):
+        store, folder = cache_folder("cards") / STORE, smol_folder(_tell)
+        config = PilothouseConfig.model_validate({
+            "version": 1, "model_id": folder.name, "probes": {PROBE_NAME: {"path": probe}},
+            "policies": [enforced],
+        })  # fmt: skip
+        with OwnAnswers(folder, config, PROBE_NAME, store) as model, progress() as phase:
             return _figures(model, probe, accepted, document, phase, seed)
 
 

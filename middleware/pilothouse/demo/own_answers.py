@@ -6,10 +6,11 @@ An answer that was given is kept, so that a run that was stopped goes on where i
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pilothouse.config import PilothouseConfig
 from pilothouse.demo.answers import BATCH, CONTEXT_TOKENS, ENVIRONMENT, WAVE
@@ -17,20 +18,24 @@ from pilothouse.demo.kept import Kept, digest_of_parts
 from pilothouse.demo.wheels import digest_of
 from pilothouse.errors import EngineError
 from pilothouse.model.probe import load_probe
+from pilothouse.model.vector import load_vector
 from pilothouse.progress import Phase
+from pilothouse.term import SteerTerm
 
 if TYPE_CHECKING:
     from pilothouse.llm import LLM
 
 MAX_TOKENS: Final = 32
 """Of an answer: a sentence or two."""
+DONE: Final = ("steered", "responded", "blocked")
 
 
 class OwnAnswer(NamedTuple):
     """What the model said to a question.
 
-    `value` is what the probe makes of the answer where it ends; None where no token of it was fed
-    back, for an answer of one token has nothing to read. `action` is what policies did to it.
+    `value` is what the probe makes of it; None where it has nothing to read, as in an answer of one
+    token, which is never fed back. `action` is what was done to the answer, and `fired` names the
+    policies that did something.
     """
 
     question: str
@@ -38,27 +43,34 @@ class OwnAnswer(NamedTuple):
     action: str
     value: float | None
     mean_log_probability: float | None
+    fired: Sequence[str] = ()
+
+
+Terms = tuple[SteerTerm, ...]
+Ask = Callable[[Sequence[str]], list[OwnAnswer]]
 
 
 class OwnAnswers:
-    """An engine with one probe, whose policies hold for chats and not for plain completions.
+    """An engine with a probe and policies that hold for chats and not for plain completions.
 
     Args:
-        model: the model's folder; its name is what manifests call the model.
-        probe: the folder of the probe that is read, under its default readout.
-        policies: files of policies that match the endpoint `chat` alone.
+        model: the model's folder.
+        config: what is loaded; its policies match the endpoint `chat` alone.
+        probe: the probe of `config` that is read, under its default readout.
         store: the file of answers, made where it is not there.
     """
 
-    def __init__(self, model: Path, probe: Path, policies: Sequence[Path], store: Path) -> None:
+    def __init__(self, model: Path, config: PilothouseConfig, probe: str, store: Path) -> None:
         from transformers import AutoTokenizer
 
-        self._model, self._folder = model, probe
-        self._probe = load_probe(probe.name, probe)
-        self._policies = tuple(policies)
-        self._tokenizer = AutoTokenizer.from_pretrained(model)
-        governed_by = [each.read_text(encoding="utf-8") for each in policies]
-        self._plain = digest_of(model / "model.safetensors"), self._probe.digest
+        self._model, self._config = model, config
+        self._probe = load_probe(probe, config.probes[probe].path)
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
+        governed_by = [each.read_text(encoding="utf-8") for each in config.policies]
+        steered_by = [
+            load_vector(name, each.path).manifest.digest for name, each in config.vectors.items()
+        ]
+        self._plain = (digest_of(model / "model.safetensors"), self._probe.digest, *steered_by)
         self._governed = (*self._plain, *governed_by)
         self._kept = Kept(store)
         self._llm: LLM | None = None
@@ -72,19 +84,29 @@ class OwnAnswers:
     ) -> None:  # fmt: skip
         self._kept.close()
 
-    def plain(self, questions: Sequence[str], phase: Phase, title: str) -> list[OwnAnswer]:
+    def plain(
+        self, questions: Sequence[str], phase: Phase, title: str, steer: Terms = ()
+    ) -> list[OwnAnswer]:
         """Return what the model says to each question under no policy."""
-        return self._answers(questions, phase, title, governed=False)
+        how = (*self._plain, [each.model_dump(mode="json", exclude_none=True) for each in steer])
+        return self._answers(
+            how, lambda asked: self._generate(asked, steer), questions, phase, title
+        )
 
-    def governed(self, questions: Sequence[str], phase: Phase, title: str) -> list[OwnAnswer]:
-        """Return what a client gets under the policies."""
-        return self._answers(questions, phase, title, governed=True)
+    def governed(
+        self, questions: Sequence[str], phase: Phase, title: str, profile: str | None = None
+    ) -> list[OwnAnswer]:
+        """Return what a client gets under the policies, who may have picked a profile."""
+        how = (*self._governed, self._profile(profile))
+        return self._answers(how, partial(self._chat, profile=profile), questions, phase, title)
+
+    def _profile(self, name: str | None) -> object:
+        return name and self._config.profiles[name].model_dump(mode="json", exclude_none=True)
 
     def _answers(
-        self, questions: Sequence[str], phase: Phase, title: str, *, governed: bool
+        self, how: Sequence[object], ask: Ask, questions: Sequence[str], phase: Phase, title: str
     ) -> list[OwnAnswer]:
-        settled = self._governed if governed else self._plain
-        keys = [digest_of_parts("own", settled, each, MAX_TOKENS, governed) for each in questions]
+        keys = [digest_of_parts("own", how, each, MAX_TOKENS) for each in questions]
         missing = {
             key: question
             for key, question in zip(keys, questions, strict=True)
@@ -94,56 +116,56 @@ class OwnAnswers:
         waiting = list(missing.items())
         for first in range(0, len(waiting), WAVE):
             wave = waiting[first : first + WAVE]
-            asked = [question for _, question in wave]
-            said = self._chat(asked) if governed else self._generate(asked)
+            said = ask([question for _, question in wave])
             self._kept.put(dict(zip((key for key, _ in wave), said, strict=True)))
             advance(len(wave))
         return [OwnAnswer(*self._kept.get(key)) for key in keys]
 
-    def _generate(self, questions: Sequence[str]) -> list[OwnAnswer]:
+    def _generate(self, questions: Sequence[str], steer: Terms) -> list[OwnAnswer]:
         from vllm import SamplingParams
 
         readout = f"{self._probe.name}/{self._probe.default_readout}"
-        conversations = [
-            self._tokenizer.apply_chat_template(
-                [{"role": "user", "content": each}], add_generation_prompt=True, return_dict=False
-            )
-            for each in questions
-        ]
         outputs = self._engine().generate(
-            [{"prompt_token_ids": each} for each in conversations],
+            [{"prompt_token_ids": self._ids(each)} for each in questions],
             SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS, logprobs=0),
             probes=[self._probe.name],
+            steer=steer,
             use_tqdm=False,
         )
         found = []
         for question, output in zip(questions, outputs, strict=True):
             [choice] = output.outputs
-            told = _told(choice)
-            count = len(choice.token_ids)
-            found.append(
-                OwnAnswer(
-                    question, choice.text.strip(), told["action"],
-                    told["scores"].get(readout) if count > 1 else None,
-                    choice.cumulative_logprob / count if count else None,
-                )
-            )  # fmt: skip
+            told, count = _told(choice), len(choice.token_ids)
+            value = told["scores"].get(readout)
+            mean = choice.cumulative_logprob / count if count else None
+            found.append(OwnAnswer(question, choice.text.strip(), told["action"], value, mean))
         return found
 
-    def _chat(self, questions: Sequence[str]) -> list[OwnAnswer]:
+    def _chat(self, questions: Sequence[str], profile: str | None) -> list[OwnAnswer]:
         from vllm import SamplingParams
 
         outputs = self._engine().chat(
             [[{"role": "user", "content": each}] for each in questions],
             SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS),
             scores="none",
+            profile=profile,
             use_tqdm=False,
         )
         return [
-            OwnAnswer(question, choice.text.strip(), _told(choice)["action"], None, None)
+            OwnAnswer(
+                question, choice.text.strip(), _told(choice)["action"], None, None,
+                [each["policy"] for each in _told(choice)["rules"] if each["result"] in DONE],
+            )
             for question, output in zip(questions, outputs, strict=True)
             for choice in output.outputs
-        ]
+        ]  # fmt: skip
+
+    def _ids(self, question: str) -> list[int]:
+        conversation = [{"role": "user", "content": question}]
+        ids = self._tokenizer.apply_chat_template(
+            conversation, add_generation_prompt=True, return_dict=False
+        )
+        return list(ids)
 
     def _engine(self) -> LLM:
         if self._llm is None:
@@ -151,20 +173,15 @@ class OwnAnswers:
                 os.environ.setdefault(name, value)
             from pilothouse.llm import LLM  # vLLM takes seconds to import
 
-            config = PilothouseConfig.model_validate({
-                "version": 1, "model_id": self._model.name,
-                "probes": {self._probe.name: {"path": self._folder}},
-                "policies": self._policies,
-            })  # fmt: skip
             self._llm = LLM(
-                str(self._model), pilothouse_config=config, dtype="float32", enforce_eager=True,
-                max_model_len=CONTEXT_TOKENS, max_num_seqs=BATCH,
+                str(self._model), pilothouse_config=self._config, dtype="float32",
+                enforce_eager=True, max_model_len=CONTEXT_TOKENS, max_num_seqs=BATCH,
             )  # fmt: skip
         return self._llm
 
 
-def _told(choice: object) -> dict[str, object]:
-    told: dict[str, object] = choice.pilothouse  # type: ignore[attr-defined]
+def _told(choice: Any) -> dict[str, Any]:
+    told: dict[str, Any] = choice.pilothouse
     if told["action"] == "refused":
         raise EngineError(f"the engine turned a question away: {told.get('error')}")
     return told
