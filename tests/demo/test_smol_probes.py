@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 PROBES = CHECKOUT / "probes" / "smol" / "probes"
 FOLDERS = sorted(PROBES.iterdir())
 MODEL_ID = "SmolLM2-135M-Instruct"
-TARGET = 0.01
-"""The false positive rate that the policies name."""
+AT_FPR = re.compile(r"(\w+) at fpr ([\d.]+)")
 every_probe = pytest.mark.parametrize("folder", FOLDERS, ids=lambda each: each.name)
 
 
@@ -140,12 +140,18 @@ def test_no_policy_ends_requests_on_a_probe_that_does_not_beat_every_baseline() 
         assert used <= found or policy.spec.mode == "shadow" or not ends
 
 
-def test_a_policy_tells_what_it_would_stop_of_texts_that_it_must_not() -> None:
+def test_a_policy_tells_what_it_fires_on_of_texts_that_it_must_not() -> None:
+    told = 0
     for policy in load_policies(load_config(PROBES.parent / "pilothouse.yaml").policies):
         said = " ".join((policy.metadata.description or "").split())
-        for signal in policy.spec.signals.values():
-            reports = evaluation_of(PROBES / signal.probe).fired
-            harmless = [each for each in reports if not each.label and each.target_fpr == TARGET]
-            assert harmless
-            for each in harmless:
-                assert f"{each.name} {each.fired} of {each.n}" in said
+        for rule in policy.spec.rules:
+            for signal, target in AT_FPR.findall(rule.when):
+                reports = evaluation_of(PROBES / policy.spec.signals[signal].probe).fired
+                harmless = [
+                    each for each in reports if not each.label and each.target_fpr == float(target)
+                ]
+                assert harmless
+                for each in harmless:
+                    assert f"{each.name} {each.fired} of {each.n}" in said
+                told += 1
+    assert told
