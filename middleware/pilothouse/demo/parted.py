@@ -22,10 +22,6 @@ from pilothouse.probe.dataset import Dataset, Example, dataset_of
 from pilothouse.probe.report import Form
 from pilothouse.types import FloatArray
 
-SAMPLED = 60
-"""Fitted texts of a part and label whose log-probability is asked for: it is one number, and each
-costs a second pass."""
-
 
 @dataclass
 class Parted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from pilothouse.demo.activations import MAX_TOKENS
-from pilothouse.demo.parted import SAMPLED, Parted
+from pilothouse.demo.parted import Parted
 from pilothouse.demo.probe_plans import Part, Parts, Plan
 from pilothouse.demo.texts.sets import SETS
 from pilothouse.demo.texts.text import Text
@@ -54,7 +54,7 @@ def fit_plan(plan: Plan, parted: Parted, seed: int) -> FittedProbe:
 
     sources = {part: name for name, parts in plan.fitted.items() for part in parts}
     fitted = {part: parted.texts(part) for part in sources}
-    train = parted.dataset(plan, fitted, "alike", sources, asked=SAMPLED)
+    train = parted.dataset(plan, fitted, "alike", sources, asked=plan.log_probabilities)
     written = parted.written(fitted)
     calibration = _dataset(plan, parted, plan.calibration)
     pooled_texts, _ = parted.tested(plan, plan.pooled)

@@ -51,6 +51,9 @@ class Plan:
     """One more test, as written: positives of some sets against every set that must not fire."""
     target_fprs: tuple[float, ...] = (0.05, 0.01)
     """Rates that thresholds are set for, as far as the calibration's negatives allow."""
+    log_probabilities: int = 60
+    """Fitted texts of a part and label whose log-probability is asked for: it is one number, and
+    each costs a second pass."""
 
     def uses(self) -> Iterator[tuple[str, Part]]:
         """Every part, with what it is used for."""
@@ -169,6 +172,7 @@ INJECTION = Plan(
         "bastioncorpus, other languages": (Part("bastioncorpus", kind=OTHER_LANGUAGE),),
     },
     pooled=(Part("bastioncorpus"), *EVERYDAY_TEST),
+    log_probabilities=20,
 )
 
 FOLDS = 4
@@ -184,10 +188,11 @@ WRONG_ANSWER = Plan(
         )
         for fold in range(FOLDS)
     },
-    calibration=(Part("nq-answers", 0.5, 0.7),),
-    tests={"NQ answers to other questions": (Part("nq-answers", 0.7, 1.0),)},
-    pooled=(Part("nq-answers", 0.7, 1.0),),
+    calibration=(Part("nq-answers", 0.5, 0.7, 160),),
+    tests={"NQ answers to other questions": (Part("nq-answers", 0.7, 1.0, 300),)},
+    pooled=(Part("nq-answers", 0.7, 1.0, 300),),
     target_fprs=(0.5, 0.2, 0.1, 0.05),
+    log_probabilities=20,
 )
 
 PLANS = {each.name: each for each in (MISUSE, TOXICITY, INJECTION, WRONG_ANSWER)}
