@@ -45,7 +45,7 @@ POLICY_NAME: Final = "smol-hedge"
 SIGNAL: Final = "doubt"
 CARD_FILE, PAGE_FILE = "hedge.json", "hedge.md"
 STORE: Final = "own-answers.sqlite"
-CHOOSING, TESTING = (0.5, 0.7, 250), (0.7, 1.0, 300)
+CHOOSING, TESTING = (0.5, 0.7, 200), (0.7, 1.0, 300)
 """Shares of NQ-open's questions, and at most so many: the probe was fitted below the first."""
 WRONG_USE: Final = 2
 
