@@ -24,11 +24,14 @@ from pilothouse.demo.hedge_page import page
 from pilothouse.demo.probe_plans import WRONG_ANSWER
 from pilothouse.errors import ConfigError
 from pilothouse.model.probe import load_probe
+from pilothouse.policy.case_file import CASES_FILE, load_cases
+from pilothouse.policy.cases import run_cases
+from pilothouse.policy.lint import has_findings, lint
 from pilothouse.policy.loader import load_policy
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PROBE = CHECKOUT / "probes" / "smol" / "probes" / PROBE_NAME
-POLICY = CHECKOUT / "policies" / "smol" / POLICY_NAME / "policy.yaml"
+POLICY = CHECKOUT / "examples" / "smol" / "policies" / POLICY_NAME / "policy.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +43,12 @@ def test_questions_that_choose_and_test_were_not_fitted_on() -> None:
     fitted = [part for parts in WRONG_ANSWER.fitted.values() for part in parts]
     assert max(part.high for part in fitted) <= CHOOSING[0]
     assert CHOOSING[1] <= TESTING[0]
+
+
+def test_the_policy_comes_with_cases_that_come_out_and_lint_finds_nothing() -> None:
+    policy = load_policy(POLICY)
+    assert run_cases(policy, load_cases(POLICY.parent / CASES_FILE, policy)) == []
+    assert not has_findings(lint([POLICY.parent]))
 
 
 def test_the_policy_is_enforced_for_chats_alone() -> None:

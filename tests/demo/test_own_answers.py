@@ -15,7 +15,7 @@ from pilothouse.progress import progress
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PROBE = CHECKOUT / "probes" / "smol" / "probes" / PROBE_NAME
-POLICY = CHECKOUT / "policies" / "smol" / "smol-hedge" / "policy.yaml"
+POLICY = CHECKOUT / "examples" / "smol" / "policies" / "smol-hedge" / "policy.yaml"
 QUESTIONS = ("What is the capital of France?", "Who wrote Hamlet?", "When did the war end?")
 
 pytestmark = [pytest.mark.full, pytest.mark.engine, pytest.mark.timeout(900)]

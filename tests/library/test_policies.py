@@ -18,7 +18,6 @@ PROBES = {
     "adversarial": "prompt",
     "hallucination": "answer",
     "hallucination-onset": "onset",
-    "wrong-answer": "answer_end",
 }
 VECTORS = {"hedge", "cheerful"}
 FIRED = {

@@ -62,7 +62,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of intervals")
     given = parser.parse_args(words)
     probe = given.probe or library_path("probes/smol") / "probes" / PROBE_NAME
-    policy = given.policy or library_path("policies") / "smol" / POLICY_NAME / "policy.yaml"
+    policy = (
+        given.policy or library_path("examples/smol") / "policies" / POLICY_NAME / "policy.yaml"
+    )
     try:
         card = measured(probe, policy, given.seed)
     except PilothouseError as error:

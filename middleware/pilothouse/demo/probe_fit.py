@@ -223,7 +223,7 @@ def _remarks(
             f"The control has {', '.join(strayed)}: its labels were dealt out once, and intervals "
             "here are of test texts alone. A lead is to be read against that too."
         )
-    harmless = [each for each in fired if not each.label]
+    harmless = [each for each in fired if not each.label and each.fired > each.target_fpr * each.n]
     if harmless:
         worst = max(harmless, key=lambda each: (-each.target_fpr, each.fired / each.n))
         yield (
