@@ -78,25 +78,33 @@ EVERYDAY_TEST: Parts = (
 )
 """What must not fire: near misses, business requests, instructions and questions."""
 
+# Negatives that ask how, or ask about drugs and money: without them what is asked how reads as
+# harmful, since Do-Not-Answer asks so and NQ and plain tasks hardly do.
 MISUSE = Plan(
     name="misuse",
     finds="requests for something harmful",
     scope="prompt",
     readout="prompt",
     fitted={
-        "AdvBench and plain tasks": (
+        "AdvBench and everyday tasks": (
             Part("advbench", 0.0, 0.75, 300),
             Part("plain-tasks", 0.0, 0.6, 300),
+            Part("how-to-questions", 0.0, 0.5, 200),
         ),
-        "Do-Not-Answer and NQ questions": (
+        "Do-Not-Answer and everyday questions": (
             Part("do-not-answer", 0.0, 0.75, 300),
             *EVERYDAY_FIT,
+            Part("medication-questions", 0.0, 0.5, 150),
+            Part("money-questions", 0.0, 0.5, 150),
         ),
     },
     calibration=(
         Part("advbench", 0.75, 1.0, 40),
         Part("do-not-answer", 0.75, 1.0, 40),
         *EVERYDAY_CALIBRATION,
+        Part("how-to-questions", 0.5, 1.0, 80),
+        Part("medication-questions", 0.5, 1.0, 60),
+        Part("money-questions", 0.5, 1.0, 60),
     ),
     tests={
         "HarmBench against over-refusal": (
