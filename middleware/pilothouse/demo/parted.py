@@ -22,10 +22,6 @@ from pilothouse.probe.dataset import Dataset, Example, dataset_of
 from pilothouse.probe.report import Form
 from pilothouse.types import FloatArray
 
-SAMPLED = 60
-"""Fitted texts of a part and label whose log-probability is asked for: it is one number, and each
-costs a second pass."""
-
 
 @dataclass
 class Parted:
@@ -48,7 +44,7 @@ class Parted:
                 for each in dict.fromkeys(self._sets[part.name])
                 if part.low <= each.share < part.high
                 and part.label in (None, each.label)
-                and part.kind in (None, each.kind)
+                and (part.kind is None or part.kind in each.kind.split())
             ]
             fitting = [
                 each
@@ -78,9 +74,11 @@ class Parted:
         """
         examples: list[Example] = []
         for part, kept in texts.items():
-            hidden_NLD = self._hidden_NLD(part, form)
-            means_N = self._means_N(part, form, asked)
-            rows = {text: row for row, text in enumerate(self.texts(part))}
+            # What is asked of one kind is read with the whole part, so that it is read once.
+            whole = part._replace(kind=None)
+            hidden_NLD = self._hidden_NLD(whole, form)
+            means_N = self._means_N(whole, form, asked)
+            rows = {text: row for row, text in enumerate(self.texts(whole))}
             examples += [
                 Example(
                     hidden_TLD=hidden_NLD[rows[text]][None],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from pilothouse.demo.activations import MAX_TOKENS
-from pilothouse.demo.parted import SAMPLED, Parted
+from pilothouse.demo.parted import Parted
 from pilothouse.demo.probe_plans import Part, Parts, Plan
 from pilothouse.demo.texts.sets import SETS
 from pilothouse.demo.texts.text import Text
@@ -41,7 +41,6 @@ from pilothouse.progress import progress
 CREATED_BY = "python -m pilothouse.demo.probes"
 FORMS: tuple[Form, ...] = ("alike", "as written")
 RIDGE_CS = (1e-4, 1e-3, 1e-2, 1e-1)
-TARGET_FPRS = (0.05, 0.01)
 ALL = 1_000_000
 
 
@@ -55,7 +54,7 @@ def fit_plan(plan: Plan, parted: Parted, seed: int) -> FittedProbe:
 
     sources = {part: name for name, parts in plan.fitted.items() for part in parts}
     fitted = {part: parted.texts(part) for part in sources}
-    train = parted.dataset(plan, fitted, "alike", sources, asked=SAMPLED)
+    train = parted.dataset(plan, fitted, "alike", sources, asked=plan.log_probabilities)
     written = parted.written(fitted)
     calibration = _dataset(plan, parted, plan.calibration)
     pooled_texts, _ = parted.tested(plan, plan.pooled)
@@ -66,7 +65,7 @@ def fit_plan(plan: Plan, parted: Parted, seed: int) -> FittedProbe:
         name=plan.name, scope=plan.scope,
         layer_sets=tuple((each,) for each in parted.activations.layers),
         readouts={plan.readout: ReadoutRecipe(scope=plan.scope, aggregate=aggregate)},
-        trainings=("last",), ridge_cs=RIDGE_CS, target_fprs=TARGET_FPRS,
+        trainings=("last",), ridge_cs=RIDGE_CS, target_fprs=plan.target_fprs,
         validation_share=1.0 / len(plan.fitted), left_out_families=(), seed=seed,
     )  # fmt: skip
     steps = len(recipe.layer_sets) * len(RIDGE_CS) + len(tests)
@@ -176,7 +175,7 @@ def _sources(plan: Plan, parted: Parted) -> Iterator[SourceReport]:
         entry = SETS[part.name]
         wheel = WHEELS[entry.wheel]
         yield SourceReport(
-            name=part.name,
+            name=part.name if part.kind is None else f"{part.name}, {part.kind}",
             use=use,
             wheel=str(wheel),
             licence=entry.licence,
@@ -224,7 +223,7 @@ def _remarks(
             f"The control has {', '.join(strayed)}: its labels were dealt out once, and intervals "
             "here are of test texts alone. A lead is to be read against that too."
         )
-    harmless = [each for each in fired if not each.label]
+    harmless = [each for each in fired if not each.label and each.fired > each.target_fpr * each.n]
     if harmless:
         worst = max(harmless, key=lambda each: (-each.target_fpr, each.fired / each.n))
         yield (

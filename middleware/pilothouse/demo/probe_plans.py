@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from pilothouse.demo.texts.injected import ENGLISH, OTHER_LANGUAGE
 from pilothouse.types import Scope
 
 
@@ -23,7 +24,7 @@ class Part(NamedTuple):
     label: bool | None = None
     """Only texts of this label."""
     kind: str | None = None
-    """Only texts of this kind."""
+    """Only texts that belong to this part of their set."""
 
 
 Parts = tuple[Part, ...]
@@ -48,6 +49,11 @@ class Plan:
     pooled: Parts
     against_all: Parts = ()
     """One more test, as written: positives of some sets against every set that must not fire."""
+    target_fprs: tuple[float, ...] = (0.05, 0.01)
+    """Rates that thresholds are set for, as far as the calibration's negatives allow."""
+    log_probabilities: int = 60
+    """Fitted texts of a part and label whose log-probability is asked for: it is one number, and
+    each costs a second pass."""
 
     def uses(self) -> Iterator[tuple[str, Part]]:
         """Every part, with what it is used for."""
@@ -72,25 +78,33 @@ EVERYDAY_TEST: Parts = (
 )
 """What must not fire: near misses, business requests, instructions and questions."""
 
+# Negatives that ask how, or ask about drugs and money: without them what is asked how reads as
+# harmful, since Do-Not-Answer asks so and NQ and plain tasks hardly do.
 MISUSE = Plan(
     name="misuse",
     finds="requests for something harmful",
     scope="prompt",
     readout="prompt",
     fitted={
-        "AdvBench and plain tasks": (
+        "AdvBench and everyday tasks": (
             Part("advbench", 0.0, 0.75, 300),
             Part("plain-tasks", 0.0, 0.6, 300),
+            Part("how-to-questions", 0.0, 0.5, 200),
         ),
-        "Do-Not-Answer and NQ questions": (
+        "Do-Not-Answer and everyday questions": (
             Part("do-not-answer", 0.0, 0.75, 300),
             *EVERYDAY_FIT,
+            Part("medication-questions", 0.0, 0.5, 150),
+            Part("money-questions", 0.0, 0.5, 150),
         ),
     },
     calibration=(
         Part("advbench", 0.75, 1.0, 40),
         Part("do-not-answer", 0.75, 1.0, 40),
         *EVERYDAY_CALIBRATION,
+        Part("how-to-questions", 0.5, 1.0, 80),
+        Part("medication-questions", 0.5, 1.0, 60),
+        Part("money-questions", 0.5, 1.0, 60),
     ),
     tests={
         "HarmBench against over-refusal": (
@@ -162,8 +176,11 @@ INJECTION = Plan(
         "bastioncorpus, all channels": (Part("bastioncorpus"),),
         "bastioncorpus, what a user writes": (Part("bastioncorpus", kind="user_input"),),
         "bastioncorpus, what a tool returns": (Part("bastioncorpus", kind="tool_output"),),
+        "bastioncorpus, English": (Part("bastioncorpus", kind=ENGLISH),),
+        "bastioncorpus, other languages": (Part("bastioncorpus", kind=OTHER_LANGUAGE),),
     },
     pooled=(Part("bastioncorpus"), *EVERYDAY_TEST),
+    log_probabilities=20,
 )
 
 FOLDS = 4
@@ -179,9 +196,11 @@ WRONG_ANSWER = Plan(
         )
         for fold in range(FOLDS)
     },
-    calibration=(Part("nq-answers", 0.5, 0.7),),
-    tests={"NQ answers to other questions": (Part("nq-answers", 0.7, 1.0),)},
-    pooled=(Part("nq-answers", 0.7, 1.0),),
+    calibration=(Part("nq-answers", 0.5, 0.7, 160),),
+    tests={"NQ answers to other questions": (Part("nq-answers", 0.7, 1.0, 300),)},
+    pooled=(Part("nq-answers", 0.7, 1.0, 300),),
+    target_fprs=(0.5, 0.2, 0.1, 0.05),
+    log_probabilities=20,
 )
 
 PLANS = {each.name: each for each in (MISUSE, TOXICITY, INJECTION, WRONG_ANSWER)}

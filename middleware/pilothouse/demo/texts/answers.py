@@ -14,6 +14,19 @@ def questions(file: str) -> list[Text]:
     return [Text(str(each["question"]), False, str(each["question"])) for each in json_lines(file)]
 
 
+def accepted_answers(file: str) -> list[Text]:
+    """Return every answer that a question of NQ-open accepts, those that people added among them.
+
+    The group of each is its question.
+    """
+    return [
+        Text(said, False, question, question=question)
+        for each in json_lines(file)
+        for question in [str(each["question"])]
+        for said in _said(each.get("answer_and_def_correct_predictions") or each["answer"])
+    ]
+
+
 def judged_answers(file: str) -> list[Text]:
     """Answers that people judged right or wrong, of questions that have both.
 

@@ -24,6 +24,7 @@ TRICKS_OF_A_CARRIER = 3
 LEAST_CHARACTERS, MOST_CHARACTERS = 60, 700
 """Of what a tool returns: shorter texts say nothing, longer ones are cut."""
 ENVIRONMENTS, SUITES = 6, 4
+ENGLISH, OTHER_LANGUAGE = "english", "other-language"
 
 
 def spikee(carriers: str, jailbreaks: str, instructions: str) -> list[Text]:
@@ -76,10 +77,11 @@ def agentdojo(*files: str) -> list[Text]:
 
 
 def bastioncorpus(file: str) -> list[Text]:
-    """Attacks and harmless texts that look like them, by the channel that they come in by."""
+    """Attacks and harmless texts that look like them, by channel and language."""
     return [
         Text(
-            str(each["text"]), each["label"] == "malicious", str(each["id"]), str(each["channel"]),
+            str(each["text"]), each["label"] == "malicious", str(each["id"]),
+            f"{each['channel']} {ENGLISH if each['lang'] == 'en' else OTHER_LANGUAGE}",
             from_tool=each["channel"] == "tool_output",
         )
         for each in json_lines(file)

