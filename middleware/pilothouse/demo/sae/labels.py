@@ -1,0 +1,131 @@
+"""Which feature gets which label, by where it is strongest in the texts of the training.
+
+The rule was written down before there was an SAE. A feature's strongest contexts are the tokens of
+its largest codes, one of each line. It can have a concept's label where at least `SHARE` of them
+lie within reach of the concept's words: in such a word, or within `NEAR` tokens of one. Of the
+features that can, a concept's label goes to the one whose code tells tokens within reach from all
+others best, over the whole training text. No feature gets two.
+
+Shape suffixes: R rows, M features, K strongest contexts of a feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pilothouse.demo.sae.concepts import Concept
+from pilothouse.demo.sae.lines import Bools, Line, Rows
+from pilothouse.probe.metrics import auroc
+
+STRONGEST: Final = 30
+SHARE: Final = 0.6
+REACHES: Final = (0, 8)
+"""Tokens between a word of the concept and a token that counts as within reach of it."""
+TRIED: Final = 6
+"""Features whose AUROC is looked at for a concept and a reach: those of the largest shares."""
+SHOWN: Final = 8
+"""Words under a feature's largest codes that are told of it."""
+
+
+class Label(NamedTuple):
+    """A feature and its label."""
+
+    feature: int
+    name: str
+    reach: int
+    share: float
+    """Of its strongest contexts that lie within reach of the label's words."""
+    auroc: float
+    """In the texts of the training, from which it was chosen."""
+    strongest: tuple[str, ...]
+    """The tokens of its largest codes."""
+
+
+def in_reach(lines: Sequence[Line], rows: Rows, concept: Concept, reach: int) -> Bools:
+    """Say of each row whether it lies within reach of a concept's words."""
+    found_R = np.zeros(len(rows.line_R), bool)
+    ends = np.searchsorted(rows.line_R, np.arange(len(lines) + 1))
+    for at, line in enumerate(lines):
+        if ends[at] == ends[at + 1]:
+            continue
+        own = slice(ends[at], ends[at + 1])
+        found_R[own] = widened(line.stands_in_T(concept), reach)[rows.position_R[own]]
+    return found_R
+
+
+def widened(stands_T: Bools, reach: int) -> Bools:
+    """Say of each token whether one that stands lies within reach of it, on either side."""
+    whole = np.convolve(stands_T, np.ones(2 * reach + 1, np.int64))
+    found: Bools = whole[reach : reach + len(stands_T)] > 0
+    return found
+
+
+def strongest_contexts(codes_RM: Any, line_R: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return rows_MK of each feature's largest codes, one of each line, or -1 behind the last."""
+    rows_MK = np.full((codes_RM.shape[1], STRONGEST), -1, np.int64)
+    for feature in range(codes_RM.shape[1]):
+        own = slice(codes_RM.indptr[feature], codes_RM.indptr[feature + 1])
+        rows, codes = codes_RM.indices[own], codes_RM.data[own]
+        ordered = rows[np.argsort(-codes, kind="stable")]
+        _, first = np.unique(line_R[ordered], return_index=True)
+        chosen = ordered[np.sort(first)[:STRONGEST]]
+        rows_MK[feature, : len(chosen)] = chosen
+    return rows_MK
+
+
+def labels_of(
+    codes_RM: Any, lines: Sequence[Line], rows: Rows, concepts: Mapping[str, Concept], advance: Any
+) -> list[Label]:
+    """Return the labels that the training texts give, the best told first."""
+    rows_MK = strongest_contexts(codes_RM, rows.line_R)
+    # A feature with fewer contexts than are asked for has too few to be labelled by.
+    whole_M = (rows_MK >= 0).all(axis=1)
+    found: list[Label] = []
+    for concept in concepts.values():
+        for reach in REACHES:
+            found += _of_concept(codes_RM, lines, rows, concept, reach, rows_MK, whole_M)
+        advance(1)
+    return _dealt(found)
+
+
+def _of_concept(
+    codes_RM: Any, lines: Sequence[Line], rows: Rows, concept: Concept, reach: int,
+    rows_MK: NDArray[np.int64], whole_M: Bools,
+) -> list[Label]:  # fmt: skip
+    near_R = in_reach(lines, rows, concept, reach)
+    if near_R.all() or not near_R.any():
+        return []
+    shares_M = np.where(whole_M, near_R[rows_MK].mean(axis=1), 0.0)
+    best = [
+        each for each in np.argsort(-shares_M, kind="stable")[:TRIED] if shares_M[each] >= SHARE
+    ]
+    return [
+        Label(
+            int(feature), concept.name, reach, float(shares_M[feature]),
+            auroc(codes_RM[:, [feature]].toarray().ravel(), near_R),
+            _tokens(lines, rows, rows_MK[feature]),
+        )
+        for feature in best
+    ]  # fmt: skip
+
+
+def _dealt(found: Sequence[Label]) -> list[Label]:
+    """Deal labels out, the best told first; each feature and each label once."""
+    dealt: list[Label] = []
+    for each in sorted(found, key=lambda label: -label.auroc):
+        if all(each.feature != one.feature and each.name != one.name for one in dealt):
+            dealt.append(each)
+    return dealt
+
+
+def _tokens(lines: Sequence[Line], rows: Rows, strongest_K: NDArray[np.int64]) -> tuple[str, ...]:
+    told: dict[str, None] = {}
+    for row in strongest_K:
+        line = lines[rows.line_R[row]]
+        start, end = line.spans[rows.position_R[row]]
+        told.setdefault(line.text[start:end].strip())
+    return tuple(each for each in told if each)[:SHOWN]
