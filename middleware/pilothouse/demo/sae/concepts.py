@@ -39,7 +39,7 @@ class Concept:
         # "is" is no plural of "i".
         each = "|".join(word + "s?" * (len(word) > SHORT) for word in words)
         parts = [rf"\b(?:{each})\b"] if each else []
-        return re.compile("|".join([*parts, self.pattern] if self.pattern else parts), re.I)
+        return re.compile("|".join([*parts, self.pattern] if self.pattern else parts), re.I | re.M)
 
     def spans(self, text: str) -> list[Span]:
         """Return where in a text the class stands, in characters."""
@@ -161,7 +161,7 @@ CONCEPTS: Final[Mapping[str, Concept]] = _of(
     Concept("contrast", "but however although though while whereas despite yet instead unlike "
             "nevertheless"),
     Concept("examples and lists", "example for_example such_as including include includes namely",
-            r"(?m)^\s*(?:[-*\u2022]|\d+[.)])\s"),
+            r"^\s*(?:[-*\u2022]|\d+[.)])\s"),
     Concept("America", "united_states america american usa california texas new_york florida "
             "washington chicago ohio hollywood", r"\bU\.S\."),
     Concept("Britain", "united_kingdom britain british england english london uk scotland scottish "

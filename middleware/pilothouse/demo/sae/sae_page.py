@@ -125,10 +125,10 @@ def _labels(card: SaeCard) -> str:
         "A label is a class of words that was written down before the SAE was trained "
         "(`middleware/pilothouse/demo/sae/concepts.py`). A feature can have it where at least "
         f"{100 * SHARE:.0f}% of its {STRONGEST} strongest contexts in the training's text lie "
-        "within reach of such a word; of those that can, the one has it whose code tells the class best "
-        "there. *Reach*: 0 for the word itself, 8 for up to 8 tokens from it. *AUROC*: on held-out "
-        "text, of tokens within reach against all others, by the feature's code, with its 95% "
-        "bootstrap interval over texts; *by lot*: the mean of five features without a label that "
+        "within reach of such a word; of those that can, the one has it whose code tells the class "
+        "best there. *Reach*: 0 for the word itself, 8 for up to 8 tokens from it. *AUROC*: on "
+        "held-out text, of tokens within reach against all others, by the feature's code, with its "
+        "95% bootstrap interval over texts; *by lot*: the mean of five features without a label that "
         "are on as often. *By text*: a text that has the words against one that has none, by the "
         "largest code. *Found*: share of tokens within reach where 5% of the others are taken for "
         "some. A list of the words finds all of them: the figures say how well one feature stands "
@@ -173,8 +173,8 @@ def _edits(card: SaeCard) -> str:
         f"Of {card.screened} labels each strength was tried on {card.choosing} open questions; the "
         f"{len(card.edits)} that changed most are tested here on {card.testing} others. *By lot*: "
         f"{card.draws} features without a label, each set to a code of the same length on its "
-        "share of the same questions. Shown: at least half of the answers change, and the interval lies "
-        "above that of the features by lot.\n",
+        "share of the same questions. Shown: at least half of the answers change, and the interval "
+        "lies above that of the features by lot.\n",
         "| label | strength | value | changed | by lot | words, plain to edited | perplexity | "
         "repeats | holds |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---|",
