@@ -32,9 +32,5 @@ def codes_where(features: int, on: dict[int, np.ndarray[Any, Any]]) -> Any:
 
 def many_lines(words: Sequence[str], count: int, *, every: int = 2) -> list[Line]:
     """So many lines; each `every`th has one of the words as its third token."""
-    return [
-        line_of(
-            f"some {words[at // every % len(words)] if at % every == 0 else 'thing'} lies over there now"
-        )
-        for at in range(count)
-    ]
+    said = [words[at // every % len(words)] if at % every == 0 else "thing" for at in range(count)]
+    return [line_of(f"some {each} lies over there now") for each in said]

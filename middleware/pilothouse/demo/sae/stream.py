@@ -31,6 +31,7 @@ def captured(model: Path, layer: int, lines: Sequence[Line], folder: Path, phase
     digest = digest_of_parts(model.name, layer, [(each.ids, each.first) for each in lines])
     place = folder / f"stream-{digest[:16]}.f16"
     marks = folder / f"stream-{digest[:16]}-{DONE_FILE}"
+    folder.mkdir(parents=True, exist_ok=True)
     starts = np.cumsum([0, *(each.rows for each in lines)])
     # Long ones first: what is left takes less than what was done.
     order = sorted(range(len(lines)), key=lambda at: -len(lines[at].ids))
