@@ -1,4 +1,4 @@
-"""The real model's SAE as it lies in the library: card, weights, labels, and what it is served as."""
+"""The real model's SAE as it lies in the library: card, weights, labels, serving."""
 
 from __future__ import annotations
 

@@ -129,8 +129,8 @@ def _labels(card: SaeCard) -> str:
         "best there. *Reach*: 0 for the word itself, 8 for up to 8 tokens from it. *AUROC*: on "
         "held-out text, of tokens within reach against all others, by the feature's code, with its "
         "95% bootstrap interval over texts; *by lot*: the mean of five features without a label "
-        "that are on as often. *By text*: a text that has the words against one that has none, by the "
-        "largest code. *Found*: share of tokens within reach where 5% of the others are taken for "
+        "that are on as often. *By text*: a text that has the words against one that has none, by "
+        "the largest code. *Found*: share of tokens within reach where 5% of the others are taken for "
         "some. A list of the words finds all of them: the figures say how well one feature stands "
         "for its label, not that it is a good detector.\n",
         "| label | feature | reach | strongest contexts in reach | AUROC | by lot | by text | "

@@ -22,6 +22,7 @@ from pilothouse.demo.sae.recipe import OUTLIER
 from pilothouse.progress import Phase
 
 LINES_AT_ONCE: Final = 16
+ROWS_AT_ONCE: Final = 8192
 DONE_FILE: Final = "done.json"
 Halves = NDArray[np.float16]
 
@@ -86,9 +87,15 @@ class _Half:
         ]
 
 
+def lengths_of(hidden_RD: Halves) -> NDArray[np.float32]:
+    """Return the length of each row, worked out part by part."""
+    parts = np.array_split(hidden_RD, max(1, len(hidden_RD) // ROWS_AT_ONCE))
+    return np.concatenate([np.linalg.norm(each.astype(np.float32), axis=1) for each in parts])
+
+
 def is_ordinary(hidden_RD: Halves) -> Bools:
     """Say of each row whether its stream is no longer than `OUTLIER` times the median."""
-    lengths_R = np.linalg.norm(hidden_RD.astype(np.float32), axis=1)
+    lengths_R = lengths_of(hidden_RD)
     found: Bools = lengths_R <= OUTLIER * np.median(lengths_R)
     return found
 
@@ -102,8 +109,5 @@ class Learnt:
         self.left_out = int((~ordinary_R).sum())
         self.hidden_RD: Halves = np.asarray(hidden_RD)[ordinary_R]
         self.rows = Rows.of(lines).at(ordinary_R)
-        self.average_norm = float(
-            np.linalg.norm(
-                self.hidden_RD[~self.rows.is_held_out_R].astype(np.float32), axis=1
-            ).mean()
-        )
+        training_R = ~self.rows.is_held_out_R
+        self.average_norm = float(lengths_of(self.hidden_RD)[training_R].mean())
