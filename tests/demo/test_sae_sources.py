@@ -8,6 +8,7 @@ from pilothouse.demo.sae.sources import (
     CHATS,
     HELD_OUT_OF,
     SOURCES,
+    goals,
     is_held_out,
     passages,
     plots,
@@ -27,6 +28,7 @@ def test_a_text_that_stands_there_twice_is_read_once() -> None:
     assert plots(lines(same, same)) == [
         Text("Bell -- It rings.", False, "Bell -- It rings.")
     ]  # fmt: skip
+    assert goals(lines(same), lines(same, {"question": ""})) == [Text("does it", False, "does it")]
     assert scenes(lines(same, same)) == [Text("does it", False, "does it")]
 
 
@@ -38,7 +40,7 @@ def test_texts_of_one_title_train_or_test_together() -> None:
 
 
 def test_every_set_is_in_a_pinned_wheel_and_says_whose_texts_it_holds() -> None:
-    for each in (*SOURCES, CHATS):
+    for each in (*SOURCES, *CHATS):
         assert each.texts.wheel in WHEELS
         assert each.upstream and each.texts.count >= each.most
         assert len(each.texts.digest) == 64

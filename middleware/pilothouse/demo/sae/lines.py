@@ -93,14 +93,14 @@ def plain_lines(tokenizer: Any, tell: Tell, one_in: int = 1) -> Iterator[Line]:
 def _chats(
     tokenizer: Any, answerer: Answerer, phase: Phase, tell: Tell, one_in: int
 ) -> Iterator[Line]:
-    asked = CHATS.dealt(tell, one_in)
-    asks = [Ask(each.text, (), ANSWER_TOKENS) for each in asked]
+    asked = [(source.texts.name, each) for source in CHATS for each in source.dealt(tell, one_in)]
+    asks = [Ask(each.text, (), ANSWER_TOKENS) for _, each in asked]
     answers = answerer.answers(asks, phase, "answers of the chats")
-    opened = [_opened(tokenizer, each.text) for each in asked]
+    opened = [_opened(tokenizer, each.text) for _, each in asked]
     frame = _shared_start(opened)
     first = len(tokenizer(frame, add_special_tokens=False)["input_ids"])
-    for each, start, answer in zip(asked, opened, answers, strict=True):
-        yield _line(tokenizer, "chats", start + answer.text, first, is_held_out(each))
+    for (name, each), start, answer in zip(asked, opened, answers, strict=True):
+        yield _line(tokenizer, name, start + answer.text, first, is_held_out(each))
 
 
 def _opened(tokenizer: Any, question: str) -> str:

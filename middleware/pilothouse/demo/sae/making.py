@@ -224,11 +224,11 @@ def _sources(learnt: Learnt) -> Iterator[SourceUse]:
         line = learnt.lines[at]
         tokens[line.source, line.is_held_out] += int(count)
     texts = Counter((each.source, each.is_held_out) for each in learnt.lines)
-    named = {each.texts.name: each for each in SOURCES} | {"chats": CHATS}
-    for name, source in named.items():
+    for source in (*SOURCES, *CHATS):
+        name = source.texts.name
         wheel = WHEELS[source.texts.wheel]
         yield SourceUse(
-            name=name, wheel=str(wheel), wheel_sha256=wheel.sha256, licence=source.texts.licence,
+            name=name, is_asked=source in CHATS, wheel=str(wheel), wheel_sha256=wheel.sha256, licence=source.texts.licence,
             upstream=source.upstream, digest=source.texts.digest, texts=texts[name, False],
             tokens=tokens[name, False], held_out_texts=texts[name, True],
             held_out_tokens=tokens[name, True],

@@ -17,6 +17,8 @@ class SourceUse(Closed):
     """A set of texts, and how much of it was used."""
 
     name: str
+    is_asked: bool
+    """Its texts are questions in chats, with the model's own answers."""
     wheel: str
     wheel_sha256: Sha256
     licence: str

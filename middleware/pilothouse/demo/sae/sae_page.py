@@ -85,11 +85,11 @@ def _sources(card: SaeCard) -> str:
     ]
     for each in card.sources:
         lines.append(
-            f"| {each.name} | {each.wheel}, {each.licence} | {each.upstream} | {each.texts}, "
+            f"| {each.name}{', in chats' * each.is_asked} | {each.wheel}, {each.licence} | {each.upstream} | {each.texts}, "
             f"{each.tokens:,} | {each.held_out_texts}, {each.held_out_tokens:,} | "
             f"`{each.digest[:16]}` |"
         )
-    lines.append("\nThe chats' questions are the set's, their answers the model's own.")
+    lines.append("\nOf the chats the questions are the set's, the answers the model's own.")
     return "\n".join(lines)
 
 
@@ -130,9 +130,9 @@ def _labels(card: SaeCard) -> str:
         "held-out text, of tokens within reach against all others, by the feature's code, with its "
         "95% bootstrap interval over texts; *by lot*: the mean of five features without a label "
         "that are on as often. *By text*: a text that has the words against one that has none, by "
-        "the largest code. *Found*: share of tokens within reach where 5% of the others are taken for "
-        "some. A list of the words finds all of them: the figures say how well one feature stands "
-        "for its label, not that it is a good detector.\n",
+        "the largest code. *Found*: share of tokens within reach where 5% of the others are taken "
+        "for some. A list of the words finds all of them: the figures say how well one feature "
+        "stands for its label, not that it is a good detector.\n",
         "| label | feature | reach | strongest contexts in reach | AUROC | by lot | by text | "
         "found | tokens in reach | strongest tokens |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
