@@ -47,14 +47,25 @@ class Label(NamedTuple):
 
 def in_reach(lines: Sequence[Line], rows: Rows, concept: Concept, reach: int) -> Bools:
     """Say of each row whether it lies within reach of a concept's words."""
-    found_R = np.zeros(len(rows.line_R), bool)
+    [found_R] = in_reaches(lines, rows, concept, (reach,))
+    return found_R
+
+
+def in_reaches(
+    lines: Sequence[Line], rows: Rows, concept: Concept, reaches: Sequence[int]
+) -> list[Bools]:
+    """Say the same of several reaches, for the words are looked for but once."""
+    found = [np.zeros(len(rows.line_R), bool) for _ in reaches]
     ends = np.searchsorted(rows.line_R, np.arange(len(lines) + 1))
     for at, line in enumerate(lines):
-        if ends[at] == ends[at + 1]:
-            continue
         own = slice(ends[at], ends[at + 1])
-        found_R[own] = widened(line.stands_in_T(concept), reach)[rows.position_R[own]]
-    return found_R
+        if own.start == own.stop:
+            continue
+        stands_T = line.stands_in_T(concept)
+        if stands_T.any():
+            for found_R, reach in zip(found, reaches, strict=True):
+                found_R[own] = widened(stands_T, reach)[rows.position_R[own]]
+    return found
 
 
 def widened(stands_T: Bools, reach: int) -> Bools:
@@ -86,30 +97,30 @@ def labels_of(
     whole_M = (rows_MK >= 0).all(axis=1)
     found: list[Label] = []
     for concept in concepts.values():
-        for reach in REACHES:
-            found += _of_concept(codes_RM, lines, rows, concept, reach, rows_MK, whole_M)
+        near = in_reaches(lines, rows, concept, REACHES)
+        for reach, near_R in zip(REACHES, near, strict=True):
+            if near_R.any() and not near_R.all():
+                label = (concept.name, reach)
+                found += _candidates(codes_RM, lines, rows, label, near_R, rows_MK, whole_M)
         advance(1)
     return _dealt(found)
 
 
-def _of_concept(
-    codes_RM: Any, lines: Sequence[Line], rows: Rows, concept: Concept, reach: int,
+def _candidates(
+    codes_RM: Any, lines: Sequence[Line], rows: Rows, label: tuple[str, int], near_R: Bools,
     rows_MK: NDArray[np.int64], whole_M: Bools,
 ) -> list[Label]:  # fmt: skip
-    near_R = in_reach(lines, rows, concept, reach)
-    if near_R.all() or not near_R.any():
-        return []
+    """Return those that a label and a reach may go to, with their figures."""
     shares_M = np.where(whole_M, near_R[rows_MK].mean(axis=1), 0.0)
-    best = [
-        each for each in np.argsort(-shares_M, kind="stable")[:TRIED] if shares_M[each] >= SHARE
-    ]
+    order = np.argsort(-shares_M, kind="stable")[:TRIED]
     return [
         Label(
-            int(feature), concept.name, reach, float(shares_M[feature]),
+            int(feature), *label, float(shares_M[feature]),
             auroc(codes_RM[:, [feature]].toarray().ravel(), near_R),
             _tokens(lines, rows, rows_MK[feature]),
         )
-        for feature in best
+        for feature in order
+        if shares_M[feature] >= SHARE
     ]  # fmt: skip
 
 

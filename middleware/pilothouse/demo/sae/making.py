@@ -228,7 +228,8 @@ def _sources(learnt: Learnt) -> Iterator[SourceUse]:
         name = source.texts.name
         wheel = WHEELS[source.texts.wheel]
         yield SourceUse(
-            name=name, is_asked=source in CHATS, wheel=str(wheel), wheel_sha256=wheel.sha256, licence=source.texts.licence,
+            name=name, is_asked=source in CHATS, wheel=str(wheel),
+            wheel_sha256=wheel.sha256, licence=source.texts.licence,
             upstream=source.upstream, digest=source.texts.digest, texts=texts[name, False],
             tokens=tokens[name, False], held_out_texts=texts[name, True],
             held_out_tokens=tokens[name, True],
