@@ -60,7 +60,8 @@ def card(*edits: EditCard) -> SaeCard:
         average_norm=42.0, training_tokens=1000, left_out_tokens=3,
         sources=(SourceUse(
             name="plots", is_asked=False, wheel="w 1", wheel_sha256="1" * 64, licence="MIT",
-            upstream="Plots, MIT", digest="2" * 64, texts=9, tokens=900, held_out_texts=2, held_out_tokens=100,
+            upstream="Plots, MIT", digest="2" * 64, texts=9, tokens=900, held_out_texts=2,
+            held_out_tokens=100,
         ),),
         reconstruction=Reconstruction(
             texts=2, tokens=100, l0=near(50.0), explained_variance=near(0.8765), dead=3,

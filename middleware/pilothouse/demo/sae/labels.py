@@ -25,7 +25,7 @@ STRONGEST: Final = 30
 SHARE: Final = 0.6
 REACHES: Final = (0, 8)
 """Tokens between a word of the concept and a token that counts as within reach of it."""
-TRIED: Final = 6
+TRIED: Final = 12
 """Features whose AUROC is looked at for a concept and a reach: those of the largest shares."""
 SHOWN: Final = 8
 """Words under a feature's largest codes that are told of it."""

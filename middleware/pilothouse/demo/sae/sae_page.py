@@ -86,8 +86,8 @@ def _sources(card: SaeCard) -> str:
     for each in card.sources:
         lines.append(
             f"| {each.name}{', in chats' * each.is_asked} | {each.wheel}, {each.licence} | "
-            f"{each.upstream} | {each.texts}, {each.tokens:,} | {each.held_out_texts}, {each.held_out_tokens:,} | "
-            f"`{each.digest[:16]}` |"
+            f"{each.upstream} | {each.texts}, {each.tokens:,} | "
+            f"{each.held_out_texts}, {each.held_out_tokens:,} | `{each.digest[:16]}` |"
         )
     lines.append("\nOf the chats the questions are the set's, the answers the model's own.")
     return "\n".join(lines)
