@@ -14,7 +14,7 @@ import pytest
 from pilothouse.config import load_config
 from pilothouse.demo.sae.__main__ import CARD_FILE, PAGE_FILE, main
 from pilothouse.demo.sae.concepts import CONCEPTS
-from pilothouse.demo.sae.edits import ANSWER_TOKENS, judge_of, terms_of
+from pilothouse.demo.sae.edits import ANSWER_TOKENS, terms_of
 from pilothouse.demo.sae.recipe import MAX_BYTES, NAME
 from pilothouse.demo.sae.sae_card import SaeCard, is_shown
 from pilothouse.demo.sae.sae_page import profile_name, readme
@@ -181,11 +181,11 @@ def test_an_edit_by_label_changes_answers_as_its_profile_says(smol: Path, card: 
     ]
     chats: Any = [[{"role": "user", "content": each}] for each in questions]
     params = SamplingParams(temperature=0.0, max_tokens=ANSWER_TOKENS)
-    judge = judge_of(CONCEPTS[best.name])
+    concept = CONCEPTS[best.name]
 
     def words(**asked: Any) -> float:
         outputs = llm.chat(chats, params, use_tqdm=False, **asked)
-        return sum(judge.score(each.outputs[0].text) for each in outputs)
+        return sum(concept.count(each.outputs[0].text) for each in outputs)
 
     by_label = list(terms_of(NAME, best.name, best.value))
     assert words(steer=by_label) > words()

@@ -8,9 +8,16 @@ import numpy as np
 import pytest
 
 from pilothouse.demo.answers import Answer
-from pilothouse.demo.evaluation import Heard
 from pilothouse.demo.sae.concepts import CONCEPTS
-from pilothouse.demo.sae.edits import Candidate, _again, judge_of, terms_of, value_of
+from pilothouse.demo.sae.edits import (
+    Candidate,
+    Heard,
+    against,
+    bar_of,
+    changed,
+    terms_of,
+    value_of,
+)
 from pilothouse.demo.sae.reconstruction import Explained, Losses, explained
 from pilothouse.demo.sae.sae_card import Screened
 from pilothouse.demo.sae.stream import Learnt, is_ordinary
@@ -110,8 +117,28 @@ def test_the_weakest_of_equal_strengths_is_taken() -> None:
     assert Candidate(0, CONCEPTS["music"], tried).best.strength == 0.3
 
 
+def heard(*said: str) -> Heard:
+    return Heard(
+        tuple(f"q{at}" for at in range(len(said))), tuple(Answer((), each) for each in said)
+    )
+
+
 def test_an_answer_is_judged_by_the_words_of_the_label() -> None:
-    said = ("I like the band and its singer.", "I like the sea.")
-    heard = Heard(("q", "r"), tuple(Answer((), each) for each in said), (9.0, 9.0))
-    assert _again(judge_of(CONCEPTS["music"]), heard).scores == (2.0, 0.0)
-    assert _again(judge_of(CONCEPTS["water and sea"]), heard).scores == (0.0, 1.0)
+    given = heard("I like the band and its singer.", "I like the sea.")
+    assert given.counts(CONCEPTS["music"]) == [2.0, 0.0]
+    assert given.counts(CONCEPTS["water and sea"]) == [0.0, 1.0]
+
+
+def test_nine_in_ten_plain_answers_do_not_pass_the_bar() -> None:
+    assert bar_of([0.0] * 9 + [4.0]) == 0.0
+    assert bar_of([0.0] * 8 + [1.0, 4.0]) == 1.0
+
+
+def test_an_answer_changes_beyond_its_plain_one_and_beyond_the_bar() -> None:
+    plain = heard("A song.", *["So be it."] * 7, "A band.", "A band and its singer.")
+    # One more than its own plain answer is not enough where others have as many by themselves.
+    edited = heard("A song, a band.", "A band.", "A band, a drum.", "music " * 30)
+    assert changed(CONCEPTS["music"], plain, edited) == [True, False, True, False]
+    found = against(CONCEPTS["music"], plain, edited, 0)
+    assert (found.n, found.changed.estimate, found.degenerate) == (4, 0.5, 0.25)
+    assert found.effect.estimate == (1 + 1 + 2 + 0) / 4

@@ -36,7 +36,7 @@ def against(changed: int) -> Against:
 def edit(name: str, changed: int, by_lot: int = 5) -> EditCard:
     return EditCard(
         feature=7, name=name, strength=0.3, value=12.5,
-        tried=(Screened(strength=0.3, changed=0.8),), plain=0.1, reached=2.0,
+        tried=(Screened(strength=0.3, changed=0.8),), bar=1.0, plain=0.1, reached=2.0,
         edited=against(changed), random=against(by_lot), perplexity_ratio=near(1.5),
         perplexity_n=35,
         examples=(Example(question="Why *so*?", plain="Since.", steered="A band."),),

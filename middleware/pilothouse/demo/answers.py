@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from pilothouse.config import PilothouseConfig, SaeRef, Taps
+from pilothouse.config import PilothouseConfig, Taps
 from pilothouse.contrast.pair import Pair
 from pilothouse.contrast.sample import Floats
 from pilothouse.demo.directions import States
@@ -24,11 +24,9 @@ from pilothouse.demo.kept import Kept, digest_of_parts
 from pilothouse.demo.wheels import digest_of
 from pilothouse.errors import EngineError
 from pilothouse.limits import Limits
-from pilothouse.model.sae.opened import open_sae
 from pilothouse.model.vector import Vector, save_vector
 from pilothouse.progress import Phase
 from pilothouse.term import SteerTerm
-from pilothouse.types import Reserved
 
 if TYPE_CHECKING:
     from pilothouse.llm import LLM
@@ -47,7 +45,7 @@ Ids = tuple[int, ...]
 
 
 class Ask(NamedTuple):
-    """A question under some steering. `terms` name vectors and SAEs as they are loaded."""
+    """A question under some steering. `terms` name vectors by the names they are loaded under."""
 
     question: str
     terms: tuple[SteerTerm, ...]
@@ -68,22 +66,16 @@ class Answerer:
         model: its folder; its name is what manifests call the model.
         layers: those that vectors edit.
         store: the file of answers, made where it is not there.
-        operators: what terms do there.
     """
 
-    def __init__(
-        self, model: Path, layers: Sequence[int], store: Path,
-        operators: tuple[Reserved, ...] = ("add",),
-    ) -> None:  # fmt: skip
+    def __init__(self, model: Path, layers: Sequence[int], store: Path) -> None:
         from transformers import AutoTokenizer
 
         self.model_id = model.name
-        self._model, self._layers, self._operators = model, tuple(layers), operators
+        self._model, self._layers = model, tuple(layers)
         self._digest = digest_of(model / "model.safetensors")
         self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
         self._vectors: dict[str, Vector] = {}
-        self._saes: dict[str, SaeRef] = {}
-        self._digests: dict[str, str] = {}
         self._llm: LLM | None = None
         self._loaded: tuple[str, ...] = ()
         self._store, self._kept = store, Kept(store)
@@ -97,15 +89,9 @@ class Answerer:
     ) -> None:  # fmt: skip
         self._kept.close()
 
-    def have(self, vectors: Mapping[str, Vector], saes: Mapping[str, SaeRef] | None = None) -> None:
-        """Steer with these vectors and SAEs, and no others, from now on.
-
-        Raises:
-            ArtefactError: an SAE that cannot be read.
-        """
-        self._vectors, self._saes = dict(vectors), dict(saes or {})
-        self._digests = {name: each.manifest.weights_sha256 for name, each in vectors.items()}
-        self._digests |= {name: open_sae(name, ref).digest for name, ref in self._saes.items()}
+    def have(self, vectors: Mapping[str, Vector]) -> None:
+        """Steer with these vectors, and no others, from now on."""
+        self._vectors = dict(vectors)
 
     def ids_of(self, question: str) -> Ids:
         """Return a question in token ids, as the server would put it."""
@@ -249,39 +235,31 @@ class Answerer:
             from pilothouse.llm import LLM  # vLLM takes seconds to import
 
             self._llm = LLM(
-                str(self._model), pilothouse_config=self._config({}, {}), dtype="float32",
+                str(self._model), pilothouse_config=self._config({}), dtype="float32",
                 enforce_eager=True, max_model_len=CONTEXT_TOKENS, max_num_seqs=BATCH,
             )  # fmt: skip
-        wanted = tuple(
-            sorted(
-                [
-                    *(each.digest for each in self._vectors.values()),
-                    *(self._digests[each] for each in self._saes),
-                ]
-            )
-        )
+        wanted = tuple(sorted(each.digest for each in self._vectors.values()))
         if wanted != self._loaded:
             with TemporaryDirectory(prefix="pilothouse-card-") as place:
                 folders = {name: Path(place) / name for name in self._vectors}
                 for name, folder in folders.items():
                     save_vector(self._vectors[name], folder)
-                self._llm.reload(self._config(folders, self._saes))
+                self._llm.reload(self._config(folders))
             self._loaded = wanted
         return self._llm
 
-    def _config(self, folders: Mapping[str, Path], saes: Mapping[str, SaeRef]) -> PilothouseConfig:
+    def _config(self, folders: Mapping[str, Path]) -> PilothouseConfig:
         return PilothouseConfig.model_validate({
             "version": 1, "model_id": self.model_id, "limits": LIMITS,
-            "taps": Taps(resid_post=self._layers, operators=self._operators),
+            "taps": Taps(resid_post=self._layers, operators=("add",)),
             "vectors": {name: {"path": folder} for name, folder in folders.items()},
-            "saes": dict(saes),
         })  # fmt: skip
 
     def _key(self, ask: Ask) -> str:
-        """Digest what settles an answer: vector and SAE count by their numbers, not by name."""
+        """Digest what settles an answer: a vector counts by its numbers, not by its name."""
         terms = [
             each.model_dump(mode="json", exclude_none=True)
-            | {"vector" if each.sae is None else "sae": self._digests[each.name]}
+            | {"vector": self._vectors[each.name].manifest.weights_sha256}
             for each in ask.terms
         ]
         return digest_of_parts(

@@ -15,8 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from pilothouse.demo.answers import Answerer
 from pilothouse.demo.cache import cache_folder
+from pilothouse.demo.sae.feature_answers import FeatureAnswerer
 from pilothouse.demo.sae.making import Made, Sizes, make_sae
 from pilothouse.demo.sae.recipe import NAME, Recipe
 from pilothouse.demo.sae.sae_page import readme
@@ -67,7 +67,7 @@ def make(target: Path, recipe: Recipe, sizes: Sizes) -> None:
     model, room = smol_folder(_tell), cache_folder("sae")
     store = room / "answers.sqlite"
     with (
-        Answerer(model, (recipe.layer,), store, ("add", "feature")) as answerer,
+        FeatureAnswerer(model, recipe.layer, store) as answerer,
         progress() as phase,
     ):
         made = make_sae(model, room, recipe, sizes, answerer, phase, _tell)

@@ -16,15 +16,14 @@ import numpy as np
 
 from pilothouse import __version__
 from pilothouse.config import SaeRef
-from pilothouse.demo.answers import Answerer
 from pilothouse.demo.cache import Tell
-from pilothouse.demo.evaluation import Bench
 from pilothouse.demo.kept import digest_of_parts
 from pilothouse.demo.questions import open_questions
 from pilothouse.demo.sae.codes import codes_of
 from pilothouse.demo.sae.concepts import CONCEPTS
 from pilothouse.demo.sae.detection import by_lot, detected
-from pilothouse.demo.sae.edits import TESTED, screened, tested
+from pilothouse.demo.sae.edits import TESTED, Editor, Questions
+from pilothouse.demo.sae.feature_answers import FeatureAnswerer
 from pilothouse.demo.sae.labels import Label, labels_of
 from pilothouse.demo.sae.lines import Line, all_lines
 from pilothouse.demo.sae.recipe import NAME, Recipe
@@ -42,7 +41,6 @@ from pilothouse.demo.sae.training import trained
 from pilothouse.demo.wheels import WHEELS, digest_of
 from pilothouse.engine.compat import vllm_version
 from pilothouse.model.sae.autoencoder import Sae
-from pilothouse.model.sae.opened import open_sae
 from pilothouse.model.sae.saelens import WEIGHTS_FILE
 from pilothouse.progress import Phase
 
@@ -71,7 +69,7 @@ class Made:
 
 
 def make_sae(
-    model: Path, room: Path, recipe: Recipe, sizes: Sizes, answerer: Answerer, phase: Phase,
+    model: Path, room: Path, recipe: Recipe, sizes: Sizes, answerer: FeatureAnswerer, phase: Phase,
     tell: Tell,
 ) -> Made:  # fmt: skip
     """Read, train, label, test and edit.
@@ -101,7 +99,7 @@ def make_sae(
         codes_RM = trained(learnt.hidden_RD[training_R], recipe, model.name, folder, phase)
     norm = round(learnt.average_norm, 2)
     reference = SaeRef(path=folder, average_norm=norm)
-    sae = open_sae(NAME, reference)
+    sae = answerer.have_sae(NAME, reference)
     with minutes.of("reconstruction"):
         reconstruction = _reconstruction(sae, learnt, model, recipe, sizes, room, phase)
     with minutes.of("labels"):
@@ -112,9 +110,8 @@ def make_sae(
         held_RM = codes_of(sae, learnt.hidden_RD[~training_R], phase)
         label_cards = _tested_labels(held_RM, learnt, labels, recipe.seed, phase)
     with minutes.of("edits"):
-        answerer.have({}, {NAME: reference})
-        bench = _bench(answerer, sizes, recipe.seed, phase, tell)
-        edits = _edits(bench, sae, labels, held_RM, sizes.tested)
+        editor = _editor(answerer, sae, sizes, recipe.seed, phase, tell)
+        edits = _edits(editor, labels, held_RM, sizes.tested, recipe.seed)
     card = SaeCard(
         name=NAME, model_id=model.name, recipe=recipe,
         weights_sha256=digest_of(folder / WEIGHTS_FILE),
@@ -198,24 +195,23 @@ def _tested_labels(
     return tuple(cards)
 
 
-def _bench(answerer: Answerer, sizes: Sizes, seed: int, phase: Phase, tell: Tell) -> Bench:
-    questions = open_questions(
-        (), choosing=sizes.choosing, testing=sizes.testing, seed=seed, tell=tell
-    )
-    return Bench(
-        answerer, questions.choosing, questions.testing, (), sizes.draws, sizes.testing, seed, phase
-    )
+def _editor(
+    answerer: FeatureAnswerer, sae: Sae, sizes: Sizes, seed: int, phase: Phase, tell: Tell
+) -> Editor:
+    found = open_questions((), choosing=sizes.choosing, testing=sizes.testing, seed=seed, tell=tell)
+    questions = Questions(found.choosing, found.testing, sizes.draws)
+    return Editor(answerer, sae, questions, seed, phase)
 
 
 def _edits(
-    bench: Bench, sae: Sae, labels: Sequence[Label], held_RM: Any, most: int
+    editor: Editor, labels: Sequence[Label], held_RM: Any, most: int, seed: int
 ) -> list[EditCard]:
     if not labels:
         return []
-    candidates = screened(bench, sae, {each.feature: CONCEPTS[each.name] for each in labels})[:most]
+    candidates = editor.screened({each.feature: CONCEPTS[each.name] for each in labels})[:most]
     labelled = [each.feature for each in labels]
-    lots = [by_lot(held_RM, each.feature, labelled, bench.seed) for each in candidates]
-    return tested(bench, sae, candidates, lots)
+    lots = [by_lot(held_RM, each.feature, labelled, seed) for each in candidates]
+    return editor.tested(candidates, lots)
 
 
 def _sources(learnt: Learnt) -> Iterator[SourceUse]:

@@ -97,6 +97,8 @@ class EditCard(Closed):
     value: float
     """The code that it is set to."""
     tried: tuple[Screened, ...]
+    bar: float
+    """Different words of the label that nine in ten plain answers do not pass."""
     plain: float
     """Mean number of the label's words in the plain answers."""
     reached: float
