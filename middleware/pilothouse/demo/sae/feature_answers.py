@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pilothouse.config import PilothouseConfig, SaeRef, Taps
 from pilothouse.demo.answers import Answerer, Ask
@@ -14,6 +14,9 @@ from pilothouse.model.sae.opened import open_sae
 
 if TYPE_CHECKING:
     from pilothouse.llm import LLM
+
+MAX_RANK: Final = 2
+"""One feature at the prompt's last token, and one in the answer."""
 
 
 class FeatureAnswerer(Answerer):
@@ -51,7 +54,10 @@ class FeatureAnswerer(Answerer):
 
     def _config(self, folders: Mapping[str, Path]) -> PilothouseConfig:
         given = super()._config(folders)
-        return given.model_copy(update={"taps": self._taps, "saes": dict(self._refs)})
+        limits = given.limits.model_copy(update={"max_rank": MAX_RANK})
+        return given.model_copy(
+            update={"taps": self._taps, "saes": dict(self._refs), "limits": limits}
+        )
 
     def _key(self, ask: Ask) -> str:
         """Digest what settles an answer: the SAE counts by its numbers, not by its name."""

@@ -168,16 +168,16 @@ def _edits(card: SaeCard) -> str:
     lines = [
         f"## Edits: {len(shown)} shown\n",
         "A label's feature is set to one code at the prompt's last token and in every token of the "
-        "answer. An answer counts as changed when it has more different words of the label than the "
-        "plain answer to the same question, and more than nine in ten plain answers have (*bar*), "
+        "answer. An answer counts as changed when it has more different words of the label than "
+        "the plain answer to the same question, and more than nine in ten plain answers have (*bar*), "
         "and does not repeat itself. "
         f"Of {card.screened} labels each strength was tried on {card.choosing} open questions; the "
         f"{len(card.edits)} that changed most are tested here on {card.testing} others. *By lot*: "
         f"{card.draws} features without a label, each set to a code of the same length on its "
         "share of the same questions. Shown: at least half of the answers change, and the interval "
         "lies above that of the features by lot.\n",
-        "| label | strength | value | bar | changed | by lot | words, plain to edited | perplexity | "
-        "repeats | holds |",
+        "| label | strength | value | bar | changed | by lot | words, plain to edited | "
+        "perplexity | repeats | holds |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     for each in card.edits:
