@@ -169,8 +169,8 @@ def _edits(card: SaeCard) -> str:
         f"## Edits: {len(shown)} shown\n",
         "A label's feature is set to one code at the prompt's last token and in every token of the "
         "answer. An answer counts as changed when it has more different words of the label than "
-        "the plain answer to the same question, and more than nine in ten plain answers have (*bar*), "
-        "and does not repeat itself. "
+        "the plain answer to the same question, and more than nine in ten plain answers have "
+        "(*bar*), and does not repeat itself. "
         f"Of {card.screened} labels each strength was tried on {card.choosing} open questions; the "
         f"{len(card.edits)} that changed most are tested here on {card.testing} others. *By lot*: "
         f"{card.draws} features without a label, each set to a code of the same length on its "
