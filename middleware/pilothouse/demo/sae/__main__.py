@@ -66,10 +66,8 @@ def make(target: Path, recipe: Recipe, sizes: Sizes) -> None:
     """
     model, room = smol_folder(_tell), cache_folder("sae")
     store = room / "answers.sqlite"
-    with (
-        FeatureAnswerer(model, recipe.layer, store) as answerer,
-        progress() as phase,
-    ):
+    answerer = FeatureAnswerer(model, recipe.layer, store)
+    with answerer, progress() as phase:
         made = make_sae(model, room, recipe, sizes, answerer, phase, _tell)
     write(made, target)
 

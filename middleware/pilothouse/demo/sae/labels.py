@@ -99,9 +99,10 @@ def labels_of(
     for concept in concepts.values():
         near = in_reaches(lines, rows, concept, REACHES)
         for reach, near_R in zip(REACHES, near, strict=True):
-            if near_R.any() and not near_R.all():
-                label = (concept.name, reach)
-                found += _candidates(codes_RM, lines, rows, label, near_R, rows_MK, whole_M)
+            if near_R.all() or not near_R.any():
+                continue
+            label = (concept.name, reach)
+            found += _candidates(codes_RM, lines, rows, label, near_R, rows_MK, whole_M)
         advance(1)
     return _dealt(found)
 

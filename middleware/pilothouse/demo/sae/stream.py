@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,7 @@ def captured(model: Path, layer: int, lines: Sequence[Line], folder: Path, phase
         if number >= done:
             half = half or _Half(model, layer)
             hidden = half.hidden([lines[at].ids for at in part])
-            mode = "r+" if place.is_file() else "w+"
+            mode: Literal["r+", "w+"] = "r+" if place.is_file() else "w+"
             written: Any = np.memmap(
                 place, np.float16, mode, shape=(int(starts[-1]), half.width)
             )  # fmt: skip
