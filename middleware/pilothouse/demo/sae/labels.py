@@ -94,13 +94,11 @@ def labels_of(
     """Return the labels that the training texts give, the best told first."""
     rows_MK = strongest_contexts(codes_RM, rows.line_R)
     # A feature with fewer contexts than are asked for has too few to be labelled by.
-    whole_M = (rows_MK >= 0).all(axis=1)
+    whole_M: Bools = rows_MK[:, -1] >= 0
     found: list[Label] = []
     for concept in concepts.values():
         near = in_reaches(lines, rows, concept, REACHES)
         for reach, near_R in zip(REACHES, near, strict=True):
-            if near_R.all() or not near_R.any():
-                continue
             label = (concept.name, reach)
             found += _candidates(codes_RM, lines, rows, label, near_R, rows_MK, whole_M)
         advance(1)
@@ -112,6 +110,8 @@ def _candidates(
     rows_MK: NDArray[np.int64], whole_M: Bools,
 ) -> list[Label]:  # fmt: skip
     """Return those that a label and a reach may go to, with their figures."""
+    if near_R.all() or not near_R.any():
+        return []
     shares_M = np.where(whole_M, near_R[rows_MK].mean(axis=1), 0.0)
     order = np.argsort(-shares_M, kind="stable")[:TRIED]
     return [

