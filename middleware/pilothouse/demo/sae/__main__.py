@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -44,6 +45,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of weights, questions and intervals")
     parser.add_argument("--quick", action="store_true", help="few texts, few features")
     given = parser.parse_args(words)
+    os.environ.setdefault("TQDM_DISABLE", "1")  # how far SAELens is, is told by us
     out = given.out or library_path("probes/smol") / "saes"
     recipe = Recipe.model_validate({"seed": given.seed} | (QUICK_RECIPE if given.quick else {}))
     sizes = QUICK_SIZES if given.quick else Sizes()

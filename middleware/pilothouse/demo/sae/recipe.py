@@ -29,9 +29,11 @@ class Recipe(Closed):
     k: float = 50.0
     """Features that are on at a token, on the mean: as many as the published ones have."""
     epochs: int = 4
-    batch: int = 2048
+    batch: int = 1024
     learning_rate: float = 8e-4
     last_learning_rate: float = 5e-5
     warm_up_steps: int = 50
-    dead_after_steps: int = 100
+    dead_after_steps: int = 150
+    threshold_rate: float = 0.03
+    """How fast the threshold that is kept for inference follows that of the batches."""
     seed: int = 0

@@ -77,7 +77,7 @@ SOURCES: Final[Sequence[Source]] = (
             count=12271, digest="5df5e516a9908f5129c1c47df3941965cdcf6752b0a23aa9ef474da037d6e3d0",
             read=passages,
         ),
-        700, "BoolQ, CC BY-SA 3.0",
+        550, "BoolQ, CC BY-SA 3.0",
     ),
     Source(
         TextSet(

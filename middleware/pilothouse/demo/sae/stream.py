@@ -21,7 +21,7 @@ from pilothouse.demo.sae.lines import Bools, Line, Rows
 from pilothouse.demo.sae.recipe import OUTLIER
 from pilothouse.progress import Phase
 
-LINES_AT_ONCE: Final = 16
+LINES_AT_ONCE: Final = 4
 ROWS_AT_ONCE: Final = 8192
 DONE_FILE: Final = "done.json"
 Halves = NDArray[np.float16]

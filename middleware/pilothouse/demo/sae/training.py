@@ -8,7 +8,6 @@ Shape suffixes: R rows, D width of the stream, M features.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +26,8 @@ from pilothouse.progress import Advance, Phase
 
 HALVED: Final = ("W_enc", "W_dec")
 """What is stored in float16; biases and thresholds are small, and stay float32."""
+SCALED_BY: Final = 20
+"""Batches from which SAELens takes by how much inputs are scaled."""
 
 
 def trained(hidden_RD: Halves, recipe: Recipe, model_id: str, folder: Path, phase: Phase) -> Any:
@@ -55,7 +56,7 @@ def trained(hidden_RD: Halves, recipe: Recipe, model_id: str, folder: Path, phas
 
 def _write(hidden_RD: Halves, recipe: Recipe, model_id: str, folder: Path, phase: Phase) -> None:
     steps = recipe.epochs * (len(hidden_RD) // recipe.batch)
-    sae = _fitted(hidden_RD, recipe, steps, phase("training the SAE, steps", steps))
+    sae = _fitted(hidden_RD, recipe, steps, phase("training the SAE, steps", steps + SCALED_BY))
     sae.cfg.metadata.model_name = model_id
     sae.cfg.metadata.hook_name = f"blocks.{recipe.layer}.hook_resid_post"
     sae.save_inference_model(str(folder))
@@ -65,7 +66,6 @@ def _write(hidden_RD: Halves, recipe: Recipe, model_id: str, folder: Path, phase
 
 
 def _fitted(hidden_RD: Halves, recipe: Recipe, steps: int, advance: Advance) -> Any:
-    os.environ.setdefault("TQDM_DISABLE", "1")  # how far it is, is told by us
     import torch
 
     try:
@@ -88,7 +88,7 @@ def _fitted(hidden_RD: Halves, recipe: Recipe, steps: int, advance: Advance) -> 
         total_training_samples=steps * recipe.batch, train_batch_size_samples=recipe.batch,
         lr=recipe.learning_rate, lr_end=recipe.last_learning_rate,
         lr_warm_up_steps=min(recipe.warm_up_steps, steps // 4), lr_decay_steps=steps // 3,
-        n_batches_for_norm_estimate=20, dead_feature_window=recipe.dead_after_steps,
+        n_batches_for_norm_estimate=SCALED_BY, dead_feature_window=recipe.dead_after_steps,
     )  # fmt: skip
     return SAETrainer(config, sae, _batches(hidden_RD, recipe, advance)).fit()
 
@@ -103,6 +103,7 @@ def _untrained(recipe: Recipe, width: int) -> Any:
     common: dict[str, Any] = {
         "d_in": width, "d_sae": recipe.features, "k": recipe.k, "dtype": "float32",
         "device": "cpu", "apply_b_dec_to_input": True,
+        "topk_threshold_lr": recipe.threshold_rate,
         "normalize_activations": "expected_average_only_in",
     }  # fmt: skip
     if recipe.architecture == "batchtopk":
