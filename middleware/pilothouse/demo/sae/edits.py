@@ -31,10 +31,12 @@ from pilothouse.probe.metrics import wilson
 from pilothouse.progress import Phase
 from pilothouse.term import SteerTerm
 
-STRENGTHS: Final = (0.2, 0.3, 0.4)
-TESTED: Final = 8
-ANSWER_TOKENS: Final = 32
-PERPLEXITY_QUESTIONS: Final = 35
+STRENGTHS: Final = (0.25, 0.4)
+TESTED: Final = 6
+SCREENED: Final = 24
+"""Labels that are tried: those that their features tell best."""
+ANSWER_TOKENS: Final = 24
+PERPLEXITY_QUESTIONS: Final = 15
 EXAMPLES: Final = 3
 PLAIN_SHARE: Final = 0.9
 """Share of plain answers that a changed one has more words than."""

@@ -22,7 +22,7 @@ from pilothouse.demo.questions import open_questions
 from pilothouse.demo.sae.codes import codes_of
 from pilothouse.demo.sae.concepts import CONCEPTS
 from pilothouse.demo.sae.detection import by_lot, detected
-from pilothouse.demo.sae.edits import TESTED, Editor, Questions
+from pilothouse.demo.sae.edits import SCREENED, TESTED, Editor, Questions
 from pilothouse.demo.sae.feature_answers import FeatureAnswerer
 from pilothouse.demo.sae.labels import Label, labels_of
 from pilothouse.demo.sae.lines import Line, all_lines
@@ -53,8 +53,8 @@ class Sizes:
 
     one_in: int = 1
     """Texts are taken one in so many."""
-    choosing: int = 16
-    testing: int = 105
+    choosing: int = 8
+    testing: int = 102
     draws: int = 3
     tested: int = TESTED
     loss_lines: int = LOSS_LINES
@@ -118,7 +118,7 @@ def make_sae(
         weights_bytes=(folder / WEIGHTS_FILE).stat().st_size, average_norm=norm,
         training_tokens=int(training_R.sum()), left_out_tokens=learnt.left_out,
         sources=tuple(_sources(learnt)), reconstruction=reconstruction, labels=label_cards,
-        choosing=sizes.choosing, testing=sizes.testing, draws=sizes.draws, screened=len(labels),
+        choosing=sizes.choosing, testing=sizes.testing, draws=sizes.draws, screened=min(len(labels), SCREENED),
         edits=tuple(edits), seed=recipe.seed, minutes=minutes.told, versions=_versions(),
     )  # fmt: skip
     return Made(folder, card)
@@ -208,7 +208,8 @@ def _edits(
 ) -> list[EditCard]:
     if not labels:
         return []
-    candidates = editor.screened({each.feature: CONCEPTS[each.name] for each in labels})[:most]
+    tried = {each.feature: CONCEPTS[each.name] for each in labels[:SCREENED]}
+    candidates = editor.screened(tried)[:most]
     labelled = [each.feature for each in labels]
     lots = [by_lot(held_RM, each.feature, labelled, seed) for each in candidates]
     return editor.tested(candidates, lots)

@@ -77,7 +77,7 @@ SOURCES: Final[Sequence[Source]] = (
             count=12271, digest="5df5e516a9908f5129c1c47df3941965cdcf6752b0a23aa9ef474da037d6e3d0",
             read=passages,
         ),
-        550, "BoolQ, CC BY-SA 3.0",
+        450, "BoolQ, CC BY-SA 3.0",
     ),
     Source(
         TextSet(
@@ -107,7 +107,7 @@ CHATS: Final[Sequence[Source]] = (
             count=2844, digest="5929f8bc79adefb31b365f6e7c62a642c491a2716e54cb34b602f42f4dc49ea1",
             read=goals,
         ),
-        400, "PIQA, AFL-3.0",
+        180, "PIQA, AFL-3.0",
     ),
 )  # fmt: skip
 """Asked in chats; the answers are the model's own, unsteered."""
