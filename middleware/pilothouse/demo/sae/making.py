@@ -118,7 +118,8 @@ def make_sae(
         weights_bytes=(folder / WEIGHTS_FILE).stat().st_size, average_norm=norm,
         training_tokens=int(training_R.sum()), left_out_tokens=learnt.left_out,
         sources=tuple(_sources(learnt)), reconstruction=reconstruction, labels=label_cards,
-        choosing=sizes.choosing, testing=sizes.testing, draws=sizes.draws, screened=min(len(labels), SCREENED),
+        choosing=sizes.choosing, testing=sizes.testing, draws=sizes.draws,
+        screened=min(len(labels), SCREENED),
         edits=tuple(edits), seed=recipe.seed, minutes=minutes.told, versions=_versions(),
     )  # fmt: skip
     return Made(folder, card)

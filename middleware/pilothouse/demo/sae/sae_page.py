@@ -171,8 +171,8 @@ def _edits(card: SaeCard) -> str:
         "answer. An answer counts as changed when it has more different words of the label than "
         "the plain answer to the same question, and more than nine in ten plain answers have "
         "(*bar*), and does not repeat itself. "
-        f"Of the {card.screened} labels that are told best each strength was tried on {card.choosing} open questions; the "
-        f"{len(card.edits)} that changed most are tested here on {card.testing} others. *By lot*: "
+        f"Of the {card.screened} labels that are told best each strength was tried on "
+        f"{card.choosing} open questions; the {len(card.edits)} that changed most are tested here on {card.testing} others. *By lot*: "
         f"{card.draws} features without a label, each set to a code of the same length on its "
         "share of the same questions. Shown: at least half of the answers change, and the interval "
         "lies above that of the features by lot.\n",
@@ -191,7 +191,7 @@ def _edits(card: SaeCard) -> str:
     rest = [each.name for each in card.labels if each.name not in {one.name for one in card.edits}]
     if rest:
         lines.append(
-            f"\nNot shown, since they were not among those tried or others changed more: {', '.join(rest)}. "
+            f"\nNot shown, since they were not tried or others changed more: {', '.join(rest)}. "
             "Their labels say what the features go with, not what setting them does."
         )
     return "\n".join(lines)
