@@ -105,6 +105,10 @@ def test_what_is_not_shown_is_said() -> None:
     assert "```yaml" not in page
 
 
+def test_a_page_without_edits_says_that_none_was_measured() -> None:
+    assert "## Edits: not measured" in readme(card())
+
+
 def test_the_profile_on_the_page_is_the_edit_that_was_measured() -> None:
     [text] = re.findall(r"```yaml\n(.*?)```", readme(card(edit("music", 60))), re.DOTALL)
     raw = yaml.safe_load(text.replace("on:", "'on':"))

@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -44,11 +45,13 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="folder of the SAEs; the library's own")
     parser.add_argument("--seed", type=int, default=0, help="of weights, questions and intervals")
     parser.add_argument("--quick", action="store_true", help="few texts, few features")
+    parser.add_argument("--no-edits", action="store_true", help="no feature is set in answers")
     given = parser.parse_args(words)
     os.environ.setdefault("TQDM_DISABLE", "1")  # how far SAELens is, is told by us
     out = given.out or library_path("probes/smol") / "saes"
     recipe = Recipe.model_validate({"seed": given.seed} | (QUICK_RECIPE if given.quick else {}))
     sizes = QUICK_SIZES if given.quick else Sizes()
+    sizes = replace(sizes, tested=0) if given.no_edits else sizes
     try:
         make(out / NAME, recipe, sizes)
     except PilothouseError as error:

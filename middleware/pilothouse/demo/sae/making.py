@@ -57,6 +57,7 @@ class Sizes:
     testing: int = 102
     draws: int = 3
     tested: int = TESTED
+    """Edits; none is tried where it is 0."""
     loss_lines: int = LOSS_LINES
 
 
@@ -119,7 +120,7 @@ def make_sae(
         training_tokens=int(training_R.sum()), left_out_tokens=learnt.left_out,
         sources=tuple(_sources(learnt)), reconstruction=reconstruction, labels=label_cards,
         choosing=sizes.choosing, testing=sizes.testing, draws=sizes.draws,
-        screened=min(len(labels), SCREENED),
+        screened=min(len(labels), SCREENED) if sizes.tested else 0,
         edits=tuple(edits), seed=recipe.seed, minutes=minutes.told, versions=_versions(),
     )  # fmt: skip
     return Made(folder, card)
@@ -207,7 +208,7 @@ def _editor(
 def _edits(
     editor: Editor, labels: Sequence[Label], held_RM: Any, most: int, seed: int
 ) -> list[EditCard]:
-    if not labels:
+    if not labels or not most:
         return []
     tried = {each.feature: CONCEPTS[each.name] for each in labels[:SCREENED]}
     candidates = editor.screened(tried)[:most]

@@ -164,6 +164,11 @@ def _detection(found: Detection | None) -> str:
 
 
 def _edits(card: SaeCard) -> str:
+    if not card.edits:
+        return (
+            "## Edits: not measured\n\nNo feature was set in answers: labels say what features go "
+            "with, not what setting them does."
+        )
     shown = [each for each in card.edits if is_shown(each)]
     lines = [
         f"## Edits: {len(shown)} shown\n",
