@@ -69,7 +69,7 @@ def card(*edits: EditCard) -> SaeCard:
             loss_mean=9.0, loss_recovered=near(0.96),
         ),
         labels=(label("music", found), label("sport", None)), choosing=16, testing=100, draws=3,
-        screened=2, edits=edits, seed=0, minutes={"training": 9.5}, versions={"torch": "2"},
+        screened=2, edits=edits, seed=0, versions={"torch": "2"},
     )  # fmt: skip
 
 

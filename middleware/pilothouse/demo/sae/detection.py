@@ -17,7 +17,7 @@ from pilothouse.demo.sae.lines import Bools, Line, Rows
 from pilothouse.demo.sae.sae_card import Detection
 from pilothouse.probe.metrics import auroc, bootstrap, tpr_at_fpr
 
-RESAMPLES: Final = 200
+RESAMPLES: Final = 100
 LOTS: Final = 5
 FIVE_PERCENT: Final = 0.05
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -87,30 +86,29 @@ def make_sae(
     Raises:
         PilothouseError: texts, model or SAELens cannot be had.
     """
-    minutes = Minutes(room / "minutes.json")
-    with minutes.of("chats"):
+    with _timed("chats", tell):
         lines = all_lines(model, answerer, phase, tell, one_in=sizes.one_in)
-    with minutes.of("stream"):
+    with _timed("stream", tell):
         hidden_RD = captured(model, recipe.layer, lines, room, phase)
     learnt = Learnt(hidden_RD, lines)
     training_R = ~learnt.rows.is_held_out_R
     tell(f"{training_R.sum()} tokens to train on, {(~training_R).sum()} held out")
     folder = room / f"{NAME}-{_digest(recipe, lines)}"
-    with minutes.of("training"):
+    with _timed("training", tell):
         codes_RM = trained(learnt.hidden_RD[training_R], recipe, model.name, folder, phase)
     norm = round(learnt.average_norm, 2)
     reference = SaeRef(path=folder, average_norm=norm)
     sae = answerer.have_sae(NAME, reference)
-    with minutes.of("reconstruction"):
+    with _timed("reconstruction", tell):
         reconstruction = _reconstruction(sae, learnt, model, recipe, sizes, room, phase)
-    with minutes.of("labels"):
+    with _timed("labels", tell):
         rows = learnt.rows.at(training_R)
         advance = phase("labels", len(CONCEPTS))
         labels = labels_of(codes_RM, lines, rows, CONCEPTS, advance)
         tell(f"{len(labels)} labels")
         held_RM = codes_of(sae, learnt.hidden_RD[~training_R], phase)
         label_cards = _tested_labels(held_RM, learnt, labels, recipe.seed, phase)
-    with minutes.of("edits"):
+    with _timed("edits", tell):
         editor = _editor(answerer, sae, sizes, recipe.seed, phase, tell)
         edits = _edits(editor, labels, held_RM, sizes.tested, recipe.seed)
     card = SaeCard(
@@ -121,33 +119,17 @@ def make_sae(
         sources=tuple(_sources(learnt)), reconstruction=reconstruction, labels=label_cards,
         choosing=sizes.choosing, testing=sizes.testing, draws=sizes.draws,
         screened=min(len(labels), SCREENED) if sizes.tested else 0,
-        edits=tuple(edits), seed=recipe.seed, minutes=minutes.told, versions=_versions(),
+        edits=tuple(edits), seed=recipe.seed, versions=_versions(),
     )  # fmt: skip
     return Made(folder, card)
 
 
-class Minutes:
-    """How long steps take: of several runs the longest, since others find them done."""
-
-    def __init__(self, place: Path) -> None:
-        self._place = place
-
-    @property
-    def told(self) -> dict[str, float]:
-        """Minutes by step."""
-        if not self._place.is_file():
-            return {}
-        kept: dict[str, float] = json.loads(self._place.read_text(encoding="utf-8"))
-        return kept
-
-    @contextmanager
-    def of(self, step: str) -> Iterator[None]:
-        """Take the time of a step."""
-        started = time.monotonic()
-        yield
-        taken = round((time.monotonic() - started) / 60, 1)
-        told = self.told
-        self._place.write_text(json.dumps(told | {step: max(taken, told.get(step, 0.0))}))
+@contextmanager
+def _timed(step: str, tell: Tell) -> Iterator[None]:
+    """Tell how long a step took in this run, which may have found it done."""
+    started = time.monotonic()
+    yield
+    tell(f"{step}: {(time.monotonic() - started) / 60:.1f} minutes")
 
 
 def _digest(recipe: Recipe, lines: Sequence[Line]) -> str:

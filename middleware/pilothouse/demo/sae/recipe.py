@@ -28,7 +28,7 @@ class Recipe(Closed):
     """Of the nested SAEs, where the architecture has them."""
     k: float = 50.0
     """Features that are on at a token, on the mean: as many as the published ones have."""
-    epochs: int = 5
+    epochs: int = 3
     batch: int = 1024
     learning_rate: float = 8e-4
     last_learning_rate: float = 5e-5

@@ -18,7 +18,7 @@ from pilothouse.model.manifest import Interval
 from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.progress import Phase
 
-LOSS_LINES: Final = 30
+LOSS_LINES: Final = 10
 PART: Final = 2048
 ROUNDS: Final = 500
 Floats = NDArray[np.float64]

@@ -134,8 +134,6 @@ class SaeCard(Closed):
     """Labels whose features were tried on the choosing questions."""
     edits: tuple[EditCard, ...]
     seed: int
-    minutes: dict[str, float]
-    """Of the steps that this run did not find done."""
     versions: dict[str, str]
 
     def label(self, name: str) -> LabelCard:

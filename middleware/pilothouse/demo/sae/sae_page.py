@@ -69,7 +69,6 @@ def _made(card: SaeCard) -> str:
         ),
         "SHA-256 of the weights": f"`{card.weights_sha256}`",
         "`average_norm`": f"{card.average_norm}, the mean length of the stream at the tap",
-        "minutes on one core": ", ".join(f"{name} {each:g}" for name, each in card.minutes.items()),
         "versions": ", ".join(f"{name} {each}" for name, each in card.versions.items()),
     }
     return "\n".join(["| | |", "|---|---|", *(f"| {key} | {each} |" for key, each in rows.items())])
