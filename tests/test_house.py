@@ -52,7 +52,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 }
 HEAVY_STAYS_IN: dict[str, frozenset[str]] = {
     "vllm": frozenset({"engine", "server", "offline", "llm", "cli", "demo"}),
-    "torch": frozenset({"engine", "cli"}),  # cli: the offline verbs that convert pickled weights
+    # cli: the offline verbs that convert pickled weights; demo: where its SAE is trained.
+    "torch": frozenset({"engine", "cli", "demo"}),
     "triton": frozenset({"engine"}),
     "fastapi": frozenset({"server"}),
     "starlette": frozenset({"server"}),
