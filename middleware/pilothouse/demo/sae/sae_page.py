@@ -175,7 +175,7 @@ def _edits(card: SaeCard) -> str:
         "answer. An answer counts as changed when it has more different words of the label than "
         "the plain answer to the same question, and more than nine in ten plain answers have "
         "(*bar*), and does not repeat itself. "
-        f"Of the {card.screened} labels that are told best each strength was tried on "
+        f"Of the {card.screened} labels that are told best strengths were tried on "
         f"{card.choosing} open questions; the {len(card.edits)} that changed most are "
         f"tested here on {card.testing} others. *By lot*: "
         f"{card.draws} features without a label, each set to a code of the same length on its "
