@@ -16,7 +16,7 @@ from pilothouse.demo.answers import BATCH, CONTEXT_TOKENS, ENVIRONMENT, WAVE
 from pilothouse.demo.kept import Kept, digest_of_parts
 from pilothouse.demo.wheels import digest_of
 from pilothouse.errors import EngineError
-from pilothouse.model.probe import load_probe
+from pilothouse.model.catalogue import load_catalogue
 from pilothouse.progress import Phase
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class OwnAnswers:
         from transformers import AutoTokenizer
 
         self._model, self._config = model, config
-        self._probe = load_probe(probe, config.probes[probe].path)
+        self._probe = load_catalogue(config).probes[probe]
         self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
         governed_by = [each.read_text(encoding="utf-8") for each in config.policies]
         self._plain = (digest_of(model / "model.safetensors"), self._probe.digest)
