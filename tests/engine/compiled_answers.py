@@ -14,9 +14,14 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+
+from pilothouse.engine.compat.compiled_code import keep_compiled_code, kept_in
+
+if "--plain" not in sys.argv:
+    keep_compiled_code()  # before torch is imported, as `pilothouse serve` does
+
 from torch._dynamo.utils import counters
 
-from pilothouse.engine.compat.compiled_code import kept_in
 from pilothouse.model.catalogue import Catalogue
 from pilothouse.term import SteerTerm
 from tests.engine.harness import all_logprobs, engine, make_plan, random_rows

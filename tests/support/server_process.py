@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,10 @@ ENVIRONMENT = {
     # vLLM would tie the worker of every server to the same core.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }
+
+SET_BY_ENGINES = (
+    "VLLM_WORKER_MULTIPROC_METHOD", "VLLM_USE_AOT_COMPILE", "TORCHINDUCTOR_CACHE_DIR",
+)  # fmt: skip
 
 _PRCTL = ctypes.CDLL(None).prctl
 _PR_SET_PDEATHSIG = 1
@@ -111,7 +115,7 @@ def started(
             [*COMMAND, *words],
             stdout=sink,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **ENVIRONMENT, **environment},
+            env={**_without_engines_own(os.environ), **ENVIRONMENT, **environment},
             start_new_session=True,
             preexec_fn=interrupt_with_parent,
         )
@@ -120,6 +124,14 @@ def started(
         yield ServerProcess(port, process.pid, log)
     finally:
         stop(process)
+
+
+def _without_engines_own(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what an engine in this process has set for itself in it.
+
+    A server would take that for the user's word.
+    """
+    return {name: value for name, value in environment.items() if name not in SET_BY_ENGINES}
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
