@@ -5,6 +5,7 @@ One server for all of it, so that a regression on a real model fails every run o
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from pilothouse.demo.wheels import IndexUnreachable
 from pilothouse.library import library_path
 from pilothouse.probe.metrics import auroc
 from pilothouse.probe.report import Evaluation
+from tests.support.page_examples import curl_blocks, pasted
 from tests.support.server_process import COMMAND, ServerProcess, free_port, started
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
@@ -40,7 +42,7 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 CHECKOUT = Path(__file__).resolve().parents[2]
 QUICKSTART = CHECKOUT / "examples" / "quickstart.py"
 FIRST_TOKEN_SECONDS = 1.0
-SLICE = 24
+SLICE = 16
 """How many of a card's test questions, or of a set's texts, are asked again."""
 AT_ONCE = 8
 CARDS = [
@@ -130,7 +132,20 @@ def test_it_says_what_it_serves_and_what_that_takes(smol_server: ServerProcess) 
 
 def test_engine_and_worker_are_one_process(smol_server: ServerProcess) -> None:
     family = psutil.Process(smol_server.pid).children(recursive=True)
-    assert len(family) == 2, "the engine's process and multiprocessing's own: no worker's"
+    names = [" ".join(each.cmdline()) for each in family]
+    assert sum("EngineCore" in each for each in names) == 1
+    assert not any("Worker" in each for each in names)
+
+
+@pytest.mark.parametrize(
+    "block", curl_blocks(of_the_real_model=True), ids=lambda block: str(block[:60])
+)
+def test_the_pages_own_curl_lines_are_answered(
+    smol_server: ServerProcess, block: str, tmp_path: Path
+) -> None:
+    answer = json.loads(pasted(block, smol_server.port, tmp_path).stdout)
+    [choice] = answer["choices"]
+    assert choice["pilothouse"]["steered"], answer
 
 
 @cache

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support.page_examples import curl_blocks, pasted
 from tests.support.server_process import ServerProcess
 from tests.support.tiny_house import MESSAGE, SERVED_NAME
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
-CHECKOUT = Path(__file__).parents[2]
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 MESSAGES = [{"role": "user", "content": "the tide"}]
 POLICIES = (
@@ -214,27 +212,13 @@ def test_what_is_not_refused_by_its_content_type_is_sealed(
     assert ("pilothouse" in answer.json()) is (status == 200)
 
 
-def curl_lines() -> list[str]:
-    pages = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").rglob("*.md"))]
-    blocks = [
-        block
-        for page in pages
-        for block in re.findall(r"```(?:bash|sh|console)\n(.*?)```", page.read_text(), re.DOTALL)
-    ]
-    return [block for block in blocks if "curl " in block]
-
-
-@pytest.mark.parametrize("block", curl_lines(), ids=lambda block: str(block[:60]))
+@pytest.mark.parametrize(
+    "block", curl_blocks(of_the_real_model=False), ids=lambda block: str(block[:60])
+)
 def test_the_pages_own_curl_lines_are_read(
     small_server: ServerProcess, block: str, tmp_path: Path
 ) -> None:
-    """As they stand: curl is told in its own configuration where the server really is."""
-    (tmp_path / ".curlrc").write_text(f'connect-to = "::127.0.0.1:{small_server.port}"\n')
-    ran = subprocess.run(
-        ["bash", "-c", block],
-        env={"PATH": "/usr/bin:/bin", "CURL_HOME": str(tmp_path), "HOME": str(tmp_path)},
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
+    ran = pasted(block, small_server.port, tmp_path)
     answer = json.loads(ran.stdout)
     unknown = answer.get("error", {}).get("type") == "NotFoundError"  # the reader's own model
     assert "choices" in answer or unknown, ran.stdout
