@@ -101,7 +101,7 @@ def test_what_the_package_imports_is_declared(project: dict[str, Any]) -> None:
     runtime = {Requirement(line).name.lower() for line in project["dependencies"]}
     extras = project["optional-dependencies"]
     offline = {
-        Requirement(line).name.lower() for name in ("train", "card") for line in extras[name]
+        Requirement(line).name.lower() for name in ("train", "card", "sae") for line in extras[name]
     }
     assert {distribution(name) for name in always} <= runtime
     assert {distribution(name) for name in anywhere} <= runtime | offline
