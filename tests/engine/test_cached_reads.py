@@ -380,6 +380,7 @@ def test_a_block_is_kept_when_its_last_token_is_hashed() -> None:
     reads, folded = made()
     tokens = list(range(SIZE))
     request = asked(reads, folded, "r", tokens)
+    reads.given(request, 0, SIZE)
     request.block_hashes.clear()  # the last token is accepted in this very step
     reads.take(fed(request, 0, SIZE), reads.life)
     assert not len(reads._store)
@@ -392,9 +393,21 @@ def test_answers_are_kept_token_by_token_and_a_gap_keeps_none() -> None:
     reads, folded = made()
     request = asked(reads, folded, "r", list(range(3 * SIZE)))
     for at in (*range(SIZE + 1), *range(SIZE + 2, 3 * SIZE)):
+        reads.given(request, at, at + 1)
         reads.take(fed(request, at, at + 1), reads.life)
     kept = [each in reads._store for each in request.block_hashes]
     assert kept == [True, False, True]
+
+
+def test_who_waits_in_the_queue_takes_no_room_for_rows() -> None:
+    reads, folded = made()
+    waiting = [asked(reads, folded, str(number), [0, 1]) for number in range(100)]
+    reads.take(fed(waiting[0], 0, 1), reads.life)
+    assert len(reads._tail_CSE) == 0
+    for each in waiting:
+        reads.given(each, 0, 2)
+        reads.forget(each.request_id)
+    assert len(reads._tail_CSE) == 64, "each gives its room back"
 
 
 def test_the_store_lets_go_of_what_was_used_least_recently() -> None:

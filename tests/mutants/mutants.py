@@ -223,6 +223,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "cached_reads", "nobody_has",
     ),
     _mutant(
+        "cached", "who waits takes room for rows", "engine/cached_reads.py",
+        "self._followers[request.request_id] = _Follower(request, sees_all)",
+        "self._followers[request.request_id] = _Follower(request, sees_all, self._seat())",
+        "cached_reads", "in_the_queue",
+    ),
+    _mutant(
         "cached", "a gap in an answer is not seen", "engine/cached_reads.py",
         "is_full &= self._since_C[slots] <= starts + 1 - self._size",
         "pass",

@@ -38,9 +38,10 @@ class _Follower:
     """A request whose reads are kept."""
 
     request: Any
-    slot: int
     sees_all: bool
     """A rule must see every position: no hit without rows."""
+    slot: int = NOWHERE
+    """From when it is given blocks: who waits in the queue, which has no bound, takes no room."""
     hit: list[bytes] = field(default_factory=list)
     """Hashes of the blocks that it took from the cache and has not been folded yet."""
     pinned: dict[bytes, Rows] = field(default_factory=dict)
@@ -84,11 +85,7 @@ class CachedReads:
     def follow(self, request: Any, *, sees_all: bool) -> None:
         """From now on keep what is read of a request."""
         self.forget(request.request_id)
-        if not self._free:
-            self._grow()
-        slot = self._free.pop()
-        self._since_C[slot] = self._until_C[slot] = NOWHERE
-        self._followers[request.request_id] = _Follower(request, slot, sees_all)
+        self._followers[request.request_id] = _Follower(request, sees_all)
 
     def forget(self, request_id: str) -> None:
         """A request has ended. What it was computing meanwhile is still taken in."""
@@ -124,7 +121,11 @@ class CachedReads:
     def given(self, request: Any, start: int, stop: int) -> None:
         """A request computes positions [start, stop) in the step that is being planned."""
         follower = self._followers.get(request.request_id)
-        if follower is None or (start >= request.num_prompt_tokens and not follower.hit):
+        if follower is None:
+            return
+        if follower.slot == NOWHERE:
+            follower.slot = self._seat()
+        if start >= request.num_prompt_tokens and not follower.hit:
             return
         # Of an answer nobody can know yet which tokens will be fed.
         last = min(stop, request.num_prompt_tokens) // self._size
@@ -292,8 +293,16 @@ class CachedReads:
 
     def _drop_if_done(self, request_id: str, follower: _Follower) -> None:
         if follower.is_gone and not follower.promised:
-            self._free.append(follower.slot)
+            if follower.slot != NOWHERE:
+                self._free.append(follower.slot)
             del self._followers[request_id]
+
+    def _seat(self) -> int:
+        if not self._free:
+            self._grow()
+        slot = self._free.pop()
+        self._since_C[slot] = self._until_C[slot] = NOWHERE
+        return slot
 
     def _widen(self, columns: int) -> None:
         slots, size, known = self._tail_CSE.shape

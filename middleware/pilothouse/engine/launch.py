@@ -16,7 +16,6 @@ WORKER = "pilothouse.engine.worker.GuardedWorker"
 SCHEDULER = "pilothouse.engine.scheduler.GuardedScheduler"
 GATE = "pilothouse.server.gate.Gate"
 ENDPOINT_PLUGIN = "pilothouse"
-GENERAL_PLUGIN = "pilothouse"
 GUARDED_VARIABLE = "PILOTHOUSE_GUARDED"
 CONFIG_VARIABLE = "PILOTHOUSE_CONFIG"
 

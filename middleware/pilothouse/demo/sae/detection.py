@@ -5,7 +5,7 @@ Shape suffixes: R rows, M features, N lines.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -75,11 +75,3 @@ def _by_line(
     np.logical_or.at(has_N, line_R, stands_R)
     np.maximum.at(codes_N, line_R, codes_R)
     return has_N, codes_N
-
-
-def mean_detection(found: Mapping[str, Detection]) -> tuple[float, float]:
-    """Return the mean AUROC of labels, and of the features by lot."""
-    return (
-        float(np.mean([each.auroc.estimate for each in found.values()])),
-        float(np.mean([each.by_lot for each in found.values()])),
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -42,8 +42,6 @@ from pilothouse.engine.compat import vllm_version
 from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.model.sae.saelens import WEIGHTS_FILE
 from pilothouse.progress import Phase
-
-Clock = Callable[[str], Any]
 
 
 @dataclass(frozen=True, slots=True)
