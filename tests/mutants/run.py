@@ -2,7 +2,7 @@
 
 `python tests/mutants/run.py [NAME ...]` runs all mutants, or those whose names contain one of the
 words, as many at a time as there are cores unless `--jobs` says otherwise. Exit 1 if a mutant
-survives or a snippet no longer fits the code.
+survives or its code is not found.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
-from mutants import MUTANTS, Mutant  # the folder of this script is on the path
+# The folder of this script is on the path.
+from mutants import MUTANTS, Mutant
+from source import MutantError, Package
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SOURCE = CHECKOUT / "middleware"
@@ -26,21 +29,15 @@ PATIENCE_SECONDS = 300
 NOTHING_SELECTED = 5
 
 
-def mutated(mutant: Mutant, folder: Path) -> None:
+def mutated(mutant: Mutant, package: Package, folder: Path) -> None:
     """Copy the package and apply the mutant.
 
     Raises:
-        SystemExit: the snippet is not in its file exactly once.
+        MutantError: its code is not there exactly once.
     """
+    file, text = package.mutated(mutant.within, mutant.snippet, mutant.replacement)
     shutil.copytree(SOURCE, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    file = folder / "pilothouse" / mutant.file
-    text = file.read_text(encoding="utf-8")
-    if text.count(mutant.snippet) != 1:
-        raise SystemExit(
-            f"{mutant.name}: the snippet stands {text.count(mutant.snippet)} times in "
-            f"{mutant.file}, want once: write the mutant anew"
-        )
-    file.write_text(text.replace(mutant.snippet, mutant.replacement), encoding="utf-8")
+    (folder / file.relative_to(SOURCE)).write_text(text, encoding="utf-8")
 
 
 def run_tests(mutant: Mutant, folder: Path) -> tuple[str, str]:
@@ -73,12 +70,17 @@ def _pytest(mutant: Mutant, folder: Path, *words: str) -> subprocess.CompletedPr
     )  # fmt: skip
 
 
-def shown(mutant: Mutant) -> tuple[str, str]:
+def shown(mutant: Mutant, package: Package) -> tuple[str, str]:
     """The outcome, and the row that is printed of it."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        mutated(mutant, Path(folder) / "middleware")
-        outcome, last = run_tests(mutant, Path(folder) / "middleware")
+        copy = Path(folder) / "middleware"
+        try:
+            mutated(mutant, package, copy)
+        except MutantError as error:
+            outcome, last = "broken", str(error)
+        else:
+            outcome, last = run_tests(mutant, copy)
     seconds = time.monotonic() - started
     tests = " ".join(Path(each).name for each in mutant.tests)
     row = (
@@ -99,7 +101,7 @@ def main() -> int:
     print(f"{'invariant':<16} {'mutant':<44} {'outcome':<9} {'s':>5}  test")
     killed = 0
     with ThreadPoolExecutor(max(1, asked.jobs)) as pool:
-        for outcome, row in pool.map(shown, chosen):
+        for outcome, row in pool.map(partial(shown, package=Package(SOURCE)), chosen):
             killed += outcome == "killed"
             print(row, flush=True)
     print(f"{killed} of {len(chosen)} mutants killed")
