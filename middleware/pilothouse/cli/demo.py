@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from pilothouse.cli.port import held_port
 from pilothouse.cli.prompts import Tour, smol_tour, world_tour
 from pilothouse.config import Auth, PilothouseConfig
 from pilothouse.demo.served import SMOL_NAME, Served, check_memory, real_or_world, world
@@ -104,7 +105,16 @@ def tour_of(name: str) -> Tour:
 
 
 def serve_demo(host: str, port: int, *, quiet: bool, is_world: bool) -> None:
-    """Hand over to vLLM, and say when it is ready."""
+    """Hand over to vLLM, and say when it is ready.
+
+    Raises:
+        ConfigError: another server has the port, the model cannot be made, or would not fit.
+    """
+    with held_port(host, port):
+        _serve(host, port, quiet=quiet, is_world=is_world)
+
+
+def _serve(host: str, port: int, *, quiet: bool, is_world: bool) -> None:
     served = world() if is_world else real_or_world(_tell)
     check_memory(served)
     for name, value in served.environment.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from typing import Any, Final
 
 import httpx
 
-from pilothouse.cli.demo import tour_of, wait_until_ready
+from pilothouse.cli.demo import START_SECONDS, tour_of, wait_until_ready
+from pilothouse.cli.port import is_held
 from pilothouse.cli.prompts import Stop, Tour
 from pilothouse.demo.served import SMOL_NAME, WORLD_NAME
 from pilothouse.errors import ConfigError
@@ -109,8 +111,18 @@ def _name(url: str, models: list[str], *, is_world: bool) -> str:
 
 @contextmanager
 def _server(url: str, host: str, port: int, *, is_world: bool) -> Iterator[None]:
-    """The demo at this address: the one that runs, or a new one that ends with the tour."""
+    """The demo at this address: the one that runs or is starting, or a new one, which then ends.
+
+    Raises:
+        ConfigError: no demo comes up there.
+    """
     if wait_until_ready(url, seconds=1):
+        yield
+        return
+    if is_held(port):
+        sys.stderr.write(f"A demo is starting on {url}: waiting for it.\n")
+        if not _becomes_ready(url, port):
+            raise ConfigError(f"{url}: the demo that was starting there has not become ready")
         yield
         return
     start = "from pilothouse.cli import main; main()"
@@ -124,6 +136,19 @@ def _server(url: str, host: str, port: int, *, is_world: bool) -> Iterator[None]
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(timeout=STOP_SECONDS)
+
+
+def _becomes_ready(url: str, port: int) -> bool:
+    """Wait for the demo that is starting there; False when it ends or the time is up."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        # In this order: what ends right after it was ready has been there.
+        was_held = is_held(port)
+        if wait_until_ready(url, seconds=1):
+            return True
+        if not was_held:
+            return False
+    return False
 
 
 def _comes_up(process: subprocess.Popen[bytes], url: str) -> bool:
