@@ -1,80 +1,118 @@
-"""docs/making-vectors.md on a random-weight model: pairs, command, profile, request."""
+"""docs/making-vectors.md on the real model: pairs, command, profile, request, all as pasted."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
-import shlex
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from pilothouse.config import load_config
+from pilothouse.contrast.pair import load_pairs
 from pilothouse.contrast.report import FitReport
-from pilothouse.contrast.verdict import choose
-from tests.cli.fitting import report_of, run_fit
-from tests.engine.offline_llm import offline_llm
-from tests.support.echo_model import MAX_TOKENS, make_echo_model
-from tests.support.server_process import TINY_FLAGS, free_port, started
+from pilothouse.demo.smol import smol_folder
+from pilothouse.demo.wheels import IndexUnreachable
+from tests.cli.fitting import report_of
+from tests.support.server_process import ServerProcess, free_port, started
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 PAGE = (Path(__file__).parent.parent / "docs" / "making-vectors.md").read_text(encoding="utf-8")
 STEPS = PAGE.partition("\n## Pairs\n")[0]
-BLOCKS = re.findall(r"```bash\n(.*?)```", STEPS, re.DOTALL)
-PROFILE = "house:polite"
+MODEL, PAIRS, FIT, PROFILE, REQUEST = re.findall(r"```bash\n(.*?)```", STEPS, re.DOTALL)
+[OFFLINE] = re.findall(r"```python\n(.*?)```", STEPS, re.DOTALL)
+FIGURES, ANSWERS = re.findall(r"```text\n(.*?)```", STEPS, re.DOTALL)
+QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "1"}
+
+
+def pasted(folder: Path, *blocks: str) -> subprocess.CompletedProcess[str]:
+    """Paste blocks into one shell that stands in a folder."""
+    return subprocess.run(
+        ["bash", "-ec", "\n".join(blocks)], cwd=folder, capture_output=True, text=True, check=False,
+        env=os.environ | QUIET | {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        },
+    )  # fmt: skip
+
+
+def test_the_pairs_can_be_fitted_and_the_profile_loaded(tmp_path: Path) -> None:
+    made = pasted(tmp_path, PAIRS, PROFILE)
+    assert made.returncode == 0, made.stderr
+    pairs = load_pairs(tmp_path / "pairs.jsonl")
+    assert len({each.group_name for each in pairs}) == len(pairs) == 24
+    config = load_config(tmp_path / "pilothouse.yaml")
+    [profile] = config.profiles
+    assert f'"model": "{profile}"' in REQUEST and f'profile="{profile}"' in OFFLINE
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which steps 1 to 3 of the page were done."""
+    try:
+        smol_folder(lambda _: None)
+    except IndexUnreachable as error:
+        if os.environ.get("PILOTHOUSE_REQUIRE_TOOLS"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("house")
-    make_echo_model(folder / "MODEL")
-    pairs, command, profile, _ = BLOCKS
-    for block in (pairs, profile):
-        subprocess.run(["bash", "-c", block], cwd=folder, check=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        done = run_fit(*shlex.split(command)[3:])
-    assert done.exit_code == bool(report_of(folder / "vectors" / "polite").findings), done.output
+    done = pasted(folder, MODEL, PAIRS, FIT, PROFILE)
+    assert done.returncode == 0, done.stderr
     return folder
 
 
-def test_the_pairs_are_twenty(house: Path) -> None:
-    lines = (house / "pairs.jsonl").read_text().splitlines()
-    assert len({json.loads(line)["prompt"] for line in lines}) == 20
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[ServerProcess]:
+    """Step 4."""
+    port = free_port()
+    words = [
+        "serve", str(smol_folder(lambda _: None)), "--port", str(port), "--dtype", "float32",
+        "--enforce-eager", "--max-model-len", "512",
+        f"--pilothouse-config={folder / 'pilothouse.yaml'}",
+    ]  # fmt: skip
+    with started(words, port, folder / "server.txt", QUIET) as running:
+        yield running
 
 
-def test_the_fit_shows_an_effect_on_pairs_it_has_not_seen(house: Path) -> None:
-    report: FitReport = report_of(house / "vectors" / "polite")
-    assert report.test.effect.low > 0
+@pytest.mark.full
+@pytest.mark.engine
+@pytest.mark.timeout(1800)
+def test_the_fit_chooses_and_measures_what_the_page_says(folder: Path) -> None:
+    report: FitReport = report_of(folder / "vectors" / "cheerful")
+    told = [float(each) for each in re.findall(r"[-+]?\d+(?:\.\d+)?", FIGURES.splitlines()[1])]
+    layer, scale, effect, *_ = told
+    assert (report.chosen_layer, report.chosen_scale) == (layer, scale)
+    assert report.test.effect.estimate == pytest.approx(effect, abs=0.01)
     assert min(over.low for over in report.test.effect_over.values()) > 0
-    assert choose(report.sweep, report.max_perplexity_ratio).layer == report.chosen_layer
+    [term, _] = yaml.safe_load((folder / "pilothouse.yaml").read_text())["profiles"]["smol:glad"][
+        "steer"
+    ]
+    assert term["scale"] == scale
 
 
-def test_the_profile_steers_offline(house: Path) -> None:
-    config = load_config(house / "pilothouse.yaml")
-    settings = {"skip_tokenizer_init": False, "max_model_len": MAX_TOKENS}
-    with offline_llm(house / "MODEL", config, **settings) as llm:
-        params = llm.get_default_sampling_params()
-        params.temperature, params.max_tokens = 0.0, 16
-        ask = {"sampling_params": params, "use_tqdm": False}
-        [steered] = llm.generate("is the harbour open?", profile=PROFILE, **ask)
-        [plain] = llm.generate("is the harbour open?", **ask)
-    assert steered.outputs[0].pilothouse["steered"]["polite"] > 0
-    assert plain.outputs[0].pilothouse["steered"] == {}
+@pytest.mark.full
+@pytest.mark.engine
+@pytest.mark.timeout(1800)
+def test_the_profile_steers_offline_as_the_page_says(folder: Path) -> None:
+    script = OFFLINE.replace("LLM(MODEL,", 'LLM(os.environ["MODEL"], dtype="float32",')
+    (folder / "offline.py").write_text(f"import os\n{script}", encoding="utf-8")
+    done = pasted(folder, f"export {MODEL}", f"{sys.executable} offline.py")
+    assert done.returncode == 0, done.stderr
+    assert ANSWERS.strip() in done.stdout
 
 
 @pytest.mark.full
 @pytest.mark.server
-def test_the_profile_steers_over_http(house: Path, tmp_path: Path) -> None:
-    request = json.loads(re.findall(r"-d '(.*)'", BLOCKS[3])[0])
-    port = free_port()
-    words = ["serve", str(house / "MODEL"), "--port", str(port), *TINY_FLAGS]
-    words.append(f"--pilothouse-config={house / 'pilothouse.yaml'}")
-    with started(words, port, tmp_path / "server.txt", {}) as server:
-        answer = httpx.post(f"{server.url}/v1/completions", json=request, timeout=60)
+@pytest.mark.timeout(1800)
+def test_the_profile_steers_over_http_as_the_page_says(server: ServerProcess) -> None:
+    [body] = re.findall(r"-d '(.*)'", REQUEST)
+    answer = httpx.post(f"{server.url}/v1/chat/completions", json=json.loads(body), timeout=120)
     assert answer.status_code == 200, answer.text
-    assert answer.json()["choices"][0]["text"]
-    assert answer.json()["choices"][0]["pilothouse"]["action"] == "allow"
+    [choice] = answer.json()["choices"]
+    assert choice["message"]["content"] in ANSWERS
+    assert choice["pilothouse"]["steered"]["cheerful"] > 0
