@@ -224,7 +224,7 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, help="folder to write to; the library's own")
     given = parser.parse_args(words)
-    out = given.out or library_path("probes/smol") / "transforms"
+    out = given.out or library_path("examples/smol") / "transforms"
     try:
         folder = smol_folder(_tell)
         with progress() as phase:
