@@ -40,7 +40,7 @@ from pilothouse.progress import Phase, progress
 
 CREATED_BY: Final = "pilothouse.demo.transforms"
 LAYER: Final = 24
-RANK, STEPS, RATE, BATCH, SEED = 4, 60, 0.01, 8, 0
+RANK, STEPS, RATE, BATCH, SEED = 4, 30, 0.01, 4, 0
 TAIL: Final = 0.005
 """Of a dimension's values on either side, beyond which AcT leaves it alone."""
 NARROWEST: Final = 1e-3
