@@ -667,12 +667,12 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "never-silent", "a mark in front is part of the first name", "decoded",
         '"utf-8-sig"', '"utf-8"',
-        ("tests/contrast/test_row_file.py",), "mark_in_front",
+        ("tests/training/test_row_file.py",), "mark_in_front",
     ),
     Mutant(
         "never-silent", "cells under no name are dropped", "_row",
         "len(row) != len(names) or extra", "len(row) != len(names)",
-        ("tests/contrast/test_row_file.py",), "under_no_name",
+        ("tests/training/test_row_file.py",), "under_no_name",
     ),
     Mutant(
         "never-silent", "variables that no template reads are dropped",

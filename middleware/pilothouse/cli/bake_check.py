@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pilothouse.cli.quiet import quieten
 from pilothouse.cli.sae_measure import read_prompts
 from pilothouse.config import PilothouseConfig
 from pilothouse.errors import EngineError, PilothouseError
+from pilothouse.offline_env import set_offline_env
 from pilothouse.types import FloatArray
 
 RANKS = (8, 16, 32, 64, 128, 256)
@@ -42,7 +42,7 @@ def check_parity(
     Raises:
         EngineError: steering changed nothing, so that nothing can be told.
     """
-    quieten(in_process=False)
+    set_offline_env(in_process=False)
     texts = read_prompts(prompts)
     # One engine for both, so that they differ by the steering alone.
     steered_ND, plain_ND = _streams(str(model), texts, dtype, config, ["bake:program", None])

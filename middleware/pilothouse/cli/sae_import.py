@@ -13,7 +13,6 @@ import numpy as np
 import typer
 
 from pilothouse.cli.exits import exits
-from pilothouse.cli.landing import MADE, check_out, landing
 from pilothouse.cli.sae_measure import Measured, measure
 from pilothouse.cli.sae_option import (
     AverageNorm,
@@ -36,6 +35,7 @@ from pilothouse.model.sae.mapped import write_safetensors
 from pilothouse.model.sae.matrix import Matrix
 from pilothouse.model.sae.own import NAME, SaeManifest, SaeSource, save_own
 from pilothouse.model.sae.told import Told, UnknownNorm
+from pilothouse.output_dir import MADE, atomic_output_dir, check_out
 from pilothouse.progress import waiting
 
 CONVERT = (
@@ -75,7 +75,7 @@ def import_sae(
     with exits(RequestError, EngineError):
         check_out(out)
         wish = told(model_id, layer, site, average_norm, centred)
-        with landing(out) as room:
+        with atomic_output_dir(out) as room:
             with waiting(f"reading {source}"):
                 found = locate_sae(source, format_name, layer, pickles=allow_pickle_weights)
             folder = found.place

@@ -17,13 +17,13 @@ from pilothouse.bake.checkpoint import Checkpoint, open_checkpoint, save_checkpo
 from pilothouse.bake.placing import check_terms, placed
 from pilothouse.cli.bake_check import Parity, check_parity
 from pilothouse.cli.exits import exits
-from pilothouse.cli.landing import MADE, check_out, landing
 from pilothouse.config import ArtefactRef, PilothouseConfig, load_config
 from pilothouse.edit.program import Program, compile_program
 from pilothouse.edit.sources import Sources
 from pilothouse.errors import ConfigError, EngineError
 from pilothouse.model.artefact import refuse
 from pilothouse.model.catalogue import load_catalogue
+from pilothouse.output_dir import MADE, atomic_output_dir, check_out
 from pilothouse.progress import waiting
 from pilothouse.term import SteerTerm
 
@@ -84,7 +84,7 @@ def bake_program(
         named = (op, scale, value, unit, layer, writers)
         order = _order(config, profile, vector, named, on_all)
         check_out(out)
-        with landing(out) as room:
+        with atomic_output_dir(out) as room:
             made = room / MADE
             served = model_id or order.config.model_id or model.resolve().name
             settled = order.config.model_copy(update={"model_id": served})

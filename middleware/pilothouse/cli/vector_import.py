@@ -11,7 +11,6 @@ from typing import Annotated, get_args
 import typer
 
 from pilothouse.cli.exits import exits
-from pilothouse.cli.landing import check_out
 from pilothouse.cli.norms import residual_norms
 from pilothouse.cli.source import locate
 from pilothouse.errors import ConfigError
@@ -23,6 +22,7 @@ from pilothouse.model.formats.reading import LayerChoice, ReadPickle, Wish
 from pilothouse.model.formats.target import target_of
 from pilothouse.model.transform import Transform, save_transform
 from pilothouse.model.vector import save_vector
+from pilothouse.output_dir import check_out
 from pilothouse.progress import waiting
 from pilothouse.types import Site
 
