@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "output_dir": frozenset({"errors"}),
     "model": GROUND,
     "edit": GROUND | {"model"},  # a program is made of the catalogue's vectors
-    "bake": GROUND | {"model", "edit"},  # programs into weights, offline
+    "bake": GROUND | {"model", "edit", "engine", "llm"},  # programs into weights, and both compared
     "probe": GROUND | {"model"},  # fitting and evaluation write the artefacts that model/ reads
     "policy": GROUND,
     "capture": GROUND | {"model"},  # sites that are served are the catalogue's to say
@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "cli": GROUND | ROOMS | {"telemetry", "engine", "server", "llm", "bake", "demo", "training"},
 }
 HEAVY_STAYS_IN: dict[str, frozenset[str]] = {
-    "vllm": frozenset({"engine", "server", "offline", "llm", "training", "cli", "demo"}),
+    "vllm": frozenset({"engine", "server", "offline", "llm", "training", "bake", "cli", "demo"}),
     # cli: the offline verbs that convert pickled weights; demo: where its SAE is trained.
     "torch": frozenset({"engine", "cli", "demo"}),
     "triton": frozenset({"engine"}),

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pilothouse.cli.sae_measure import read_prompts
 from pilothouse.config import PilothouseConfig
 from pilothouse.errors import EngineError, PilothouseError
 from pilothouse.offline_env import set_offline_env
@@ -35,15 +34,15 @@ class Parity(NamedTuple):
 
 
 def check_parity(
-    model: Path, baked: Path, rank: int | None, config: PilothouseConfig, prompts: Path, dtype: str
-) -> Parity:
+    model: Path, baked: Path, rank: int | None, config: PilothouseConfig,
+    texts: list[str], dtype: str,
+) -> Parity:  # fmt: skip
     """Run the model steered and plain, and baked: an adapter of a rank, or a checkpoint.
 
     Raises:
         EngineError: steering changed nothing, so that nothing can be told.
     """
     set_offline_env(in_process=False)
-    texts = read_prompts(prompts)
     # One engine for both, so that they differ by the steering alone.
     steered_ND, plain_ND = _streams(str(model), texts, dtype, config, ["bake:program", None])
     if rank is None:
