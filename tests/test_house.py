@@ -41,6 +41,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "probe": GROUND | {"model"},  # fitting and evaluation write the artefacts that model/ reads
     "policy": GROUND,
     "capture": GROUND | {"model"},  # sites that are served are the catalogue's to say
+    # Files of other libraries, offline; lengths may be of a capture.
+    "artifacts": GROUND | {"model", "capture"},
     "telemetry": GROUND | ROOMS,
     "engine": GROUND | ROOMS | {"telemetry"},
     "server": GROUND | ROOMS | {"telemetry", "engine"},
@@ -50,12 +52,14 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "training": GROUND | ROOMS | {"engine", "llm"},
     # The real model, and how the figures about it are made.
     "demo": GROUND | ROOMS | {"telemetry", "engine", "llm", "training"},
-    "cli": GROUND | ROOMS | {"telemetry", "engine", "server", "llm", "bake", "demo", "training"},
+    "cli": GROUND
+    | ROOMS
+    | {"telemetry", "engine", "server", "llm", "bake", "demo", "training", "artifacts"},
 }
 HEAVY_STAYS_IN: dict[str, frozenset[str]] = {
     "vllm": frozenset({"engine", "server", "offline", "llm", "training", "bake", "cli", "demo"}),
-    # cli: the offline verbs that convert pickled weights; demo: where its SAE is trained.
-    "torch": frozenset({"engine", "cli", "demo"}),
+    # artifacts: where pickled weights are converted; demo: where its SAE is trained.
+    "torch": frozenset({"engine", "artifacts", "demo"}),
     "triton": frozenset({"engine"}),
     "fastapi": frozenset({"server"}),
     "starlette": frozenset({"server"}),

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, Protocol, get_args
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 from pydantic import ValidationError
 
@@ -24,18 +23,13 @@ from pilothouse.errors import ConfigError, EngineError
 from pilothouse.model.artefact import refuse
 from pilothouse.model.catalogue import load_catalogue
 from pilothouse.output_dir import MADE, atomic_output_dir, check_out
+from pilothouse.progress import Wait, unheard
 from pilothouse.term import SteerTerm
 
 Kind = Literal["auto", "adapter", "checkpoint"]
 RECORD_FILE: Final = "pilothouse_bake.json"
 TOLERANCE: Final = 1e-4
 """Of float32 weights; rounded to bfloat16 they differ by about 1e-2."""
-
-
-class Waiting(Protocol):
-    """Says what takes a while; `pilothouse.progress.waiting` is one."""
-
-    def __call__(self, title: str) -> AbstractContextManager[object]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +94,7 @@ def bake(
     kind: Kind = "auto",
     compare: Comparison | None = None,
     model_id: str | None = None,
-    waiting: Waiting | None = None,
+    waiting: Wait | None = None,
 ) -> dict[str, Any]:
     """Write additive and projection steering into weights, exactly, or say why that cannot be.
 
@@ -123,7 +117,7 @@ def bake(
     """
     if kind not in get_args(Kind):
         raise ConfigError(f"--as: got {kind!r}, want one of {', '.join(get_args(Kind))}")
-    waits = waiting or _silently
+    waits = waiting or unheard
     model, out = Path(model), Path(out)
     check_out(out)
     settled = _settled(steering, on_all, model_id, model)
@@ -208,7 +202,3 @@ def _judge(parity: Parity, tolerance: float) -> None:
             "written. In bfloat16 rounded weights differ by about 1e-2: give --dtype float32 or a "
             "--tolerance that you can stand by"
         )
-
-
-def _silently(_: str) -> AbstractContextManager[object]:
-    return nullcontext()

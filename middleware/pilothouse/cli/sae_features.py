@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
+from pilothouse.artifacts.source import read_sae
 from pilothouse.cli.exits import exits
 from pilothouse.cli.sae_option import (
     AverageNorm,
@@ -26,7 +27,6 @@ from pilothouse.cli.sae_option import (
     noted,
     told,
 )
-from pilothouse.cli.source import read_sae
 from pilothouse.cli.template_option import ChatTemplateKwargs, template_kwargs
 from pilothouse.config import load_config
 from pilothouse.edit.sae_codes import encode

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from pilothouse.artifacts.source import read_sae
 from pilothouse.cli.exits import exits
 from pilothouse.cli.sae_option import (
     AverageNorm,
@@ -19,7 +20,6 @@ from pilothouse.cli.sae_option import (
     noted,
     told,
 )
-from pilothouse.cli.source import read_sae
 from pilothouse.edit.feature import labelled
 from pilothouse.edit.feature_probe import feature_probe
 from pilothouse.errors import EngineError, RequestError

@@ -14,7 +14,7 @@ from pilothouse.model.catalogue import SERVED_SITES
 from pilothouse.model.vector import Vector, save_vector
 from pilothouse.offline_env import set_offline_env
 from pilothouse.output_dir import MADE, atomic_output_dir, check_out
-from pilothouse.progress import Advance, Phase
+from pilothouse.progress import Phase, untold
 from pilothouse.training import difference, principal, ridge
 from pilothouse.training.card import card
 from pilothouse.training.engine_settings import with_dtype, with_memory
@@ -217,7 +217,7 @@ def fit_vector(
     for note in fit.notes:
         if tell is not None:
             tell(note)
-    return fit.run(phase or _silent)
+    return fit.run(phase or untold)
 
 
 def chosen_method(
@@ -269,7 +269,3 @@ def _check_sae(sae: Sae | None, known_as: str) -> None:
             f"sae: got one of {sae.model_id}, want one of {known_as}: give an SAE of this model "
             f"or, where both are the same weights, model_id={sae.model_id!r}"
         )
-
-
-def _silent(_: str, __: int | None) -> Advance:
-    return lambda _: None

@@ -40,7 +40,7 @@ def converted(place: Path, room: Path) -> Path:
     Raises:
         ArtefactError: a pickle that a weights-only load refuses, or that holds more than tensors.
     """
-    from pilothouse.cli.pickled import SAE_BOUNDS, read_torch  # torch takes seconds to import
+    from pilothouse.artifacts.pickled import SAE_BOUNDS, read_torch  # torch takes seconds to import
 
     folder = room / place.parent.resolve().name
     folder.mkdir()
@@ -53,7 +53,7 @@ def converted(place: Path, room: Path) -> Path:
 
 
 def _tensors(place: Path, state: object) -> dict[str, Matrix]:
-    from pilothouse.cli.pickled import SAVE_PLAIN
+    from pilothouse.artifacts.pickled import SAVE_PLAIN
 
     if isinstance(state, np.ndarray):
         # ITDA saves its one tensor without a name.
@@ -68,7 +68,7 @@ def _tensors(place: Path, state: object) -> dict[str, Matrix]:
 
 
 def _matrix(place: Path, name: str, value: Any) -> Matrix:
-    from pilothouse.cli.pickled import SAVE_PLAIN
+    from pilothouse.artifacts.pickled import SAVE_PLAIN
 
     if isinstance(value, bool) or not isinstance(value, np.ndarray | int | float):
         refuse(place, name, type(value).__name__, "a tensor", SAVE_PLAIN)

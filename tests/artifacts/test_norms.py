@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pilothouse.cli.norms import residual_norms
+from pilothouse.artifacts.norms import residual_norms
 from pilothouse.engine.shards import ShardWriter
 from pilothouse.errors import ConfigError
 from tests.capture.test_reader import index, step, value
