@@ -17,10 +17,10 @@ PACKAGE = CHECKOUT / "middleware" / "pilothouse"
 GROUND = frozenset(
     {
         "types", "errors", "term", "record", "sealed", "limits", "config", "library", "progress",
-        "log_text", "trusted_proxies",
+        "log_text", "trusted_proxies", "offline_env", "output_dir",
     }
 )  # fmt: skip
-ROOMS = frozenset({"model", "edit", "probe", "policy", "capture", "contrast"})
+ROOMS = frozenset({"model", "edit", "probe", "policy", "capture"})
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "types": frozenset(),
     "errors": frozenset(),
@@ -33,27 +33,33 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "library": frozenset({"errors"}),
     "progress": frozenset(),
     "log_text": frozenset(),
+    "offline_env": frozenset(),
+    "output_dir": frozenset({"errors"}),
     "model": GROUND,
     "edit": GROUND | {"model"},  # a program is made of the catalogue's vectors
-    "bake": GROUND | {"model", "edit"},  # programs into weights, offline
+    "bake": GROUND | {"model", "edit", "engine", "llm"},  # programs into weights, and both compared
     "probe": GROUND | {"model"},  # fitting and evaluation write the artefacts that model/ reads
     "policy": GROUND,
     "capture": GROUND | {"model"},  # sites that are served are the catalogue's to say
-    # Vectors are chosen by the probes' maths and by SAEs' codes; the engine is the verb's affair.
-    "contrast": GROUND | {"model", "edit", "probe"},
+    # Files of other libraries, offline; lengths may be of a capture.
+    "artifacts": GROUND | {"model", "capture"},
     "telemetry": GROUND | ROOMS,
     "engine": GROUND | ROOMS | {"telemetry"},
     "server": GROUND | ROOMS | {"telemetry", "engine"},
     "offline": GROUND | ROOMS | {"engine", "server"},
     "llm": GROUND | ROOMS | {"engine", "server", "offline"},
+    # Vectors are chosen by the probes' maths and by SAEs' codes, and measured as they are served.
+    "training": GROUND | ROOMS | {"engine", "llm"},
     # The real model, and how the figures about it are made.
-    "demo": GROUND | ROOMS | {"telemetry", "engine", "llm"},
-    "cli": GROUND | ROOMS | {"telemetry", "engine", "server", "llm", "bake", "demo"},
+    "demo": GROUND | ROOMS | {"telemetry", "engine", "llm", "training"},
+    "cli": GROUND
+    | ROOMS
+    | {"telemetry", "engine", "server", "llm", "bake", "demo", "training", "artifacts"},
 }
 HEAVY_STAYS_IN: dict[str, frozenset[str]] = {
-    "vllm": frozenset({"engine", "server", "offline", "llm", "cli", "demo"}),
-    # cli: the offline verbs that convert pickled weights; demo: where its SAE is trained.
-    "torch": frozenset({"engine", "cli", "demo"}),
+    "vllm": frozenset({"engine", "server", "offline", "llm", "training", "bake", "cli", "demo"}),
+    # artifacts: where pickled weights are converted; demo: where its SAE is trained.
+    "torch": frozenset({"engine", "artifacts", "demo"}),
     "triton": frozenset({"engine"}),
     "fastapi": frozenset({"server"}),
     "starlette": frozenset({"server"}),

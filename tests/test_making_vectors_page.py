@@ -15,11 +15,11 @@ import pytest
 import yaml
 
 from pilothouse.config import load_config
-from pilothouse.contrast.pair import load_pairs
-from pilothouse.contrast.report import FitReport
 from pilothouse.demo.smol import smol_folder
 from pilothouse.demo.wheels import IndexUnreachable
-from tests.cli.fitting import report_of
+from pilothouse.training.pair import load_pairs
+from pilothouse.training.report import FitReport
+from tests.support.fitting import report_of
 from tests.support.server_process import ServerProcess, free_port, started
 
 PAGE = (Path(__file__).parent.parent / "docs" / "making-vectors.md").read_text(encoding="utf-8")

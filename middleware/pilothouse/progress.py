@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -33,6 +33,19 @@ Advance = Callable[[int], None]
 Phase = Callable[[str, int | None], Advance]
 """Begins a stretch of work of so many steps, or of nobody knows how many."""
 
+Wait = Callable[[str], AbstractContextManager[object]]
+"""Tells of a stretch of work that nobody can count while it lasts."""
+
+
+def untold(_: str, __: int | None) -> Advance:
+    """A `Phase` that tells nobody."""
+    return lambda _count: None
+
+
+def unheard(_: str) -> AbstractContextManager[object]:
+    """A `Wait` that tells nobody."""
+    return nullcontext()
+
 
 @contextmanager
 def progress(
@@ -46,7 +59,7 @@ def progress(
         every_seconds: between two lines where stderr is no terminal.
     """
     if not shown:
-        yield lambda _name, _total: lambda _count: None
+        yield untold
     elif sys.stderr.isatty():
         with _bars(stays) as phase:
             yield phase

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from click.testing import Result
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from pilothouse.cli import vector_bake
-from pilothouse.cli.bake_check import Parity
+from pilothouse.bake import bake, bake_program, steering_of_profile, steering_of_vector
+from pilothouse.bake.parity import Parity
 from pilothouse.cli.vector import app
 from pilothouse.edit.program import Program, compile_program
 from pilothouse.edit.sources import Sources
+from pilothouse.errors import ConfigError
 from pilothouse.model.transform import build_transform, save_transform
 from pilothouse.model.vector import Vector, build_vector, load_vector, save_vector
 from pilothouse.term import SteerTerm
@@ -108,6 +110,33 @@ def test_a_constant_is_a_bias(models: Any, tmp_path: Path, name: str, site: Site
     as_llama = name in ("mistral", "qwen2")
     done = program(place, scale=1.5)
     agrees(model, tmp_path / "baked", name, "llama" if as_llama else name, done)
+
+
+def test_a_vector_and_a_profile_are_baked_from_python(models: Any, tmp_path: Path) -> None:
+    model, place = models("llama"), vector(tmp_path, "llama", "mlp_out")
+    titles: list[str] = []
+
+    def waiting(title: str) -> AbstractContextManager[object]:
+        titles.append(title)
+        return nullcontext()
+
+    record = bake(model, tmp_path / "one", steering_of_vector(place, scale=1.5), waiting=waiting)
+    assert record == json.loads((tmp_path / "one" / "pilothouse_bake.json").read_text())
+    assert len(titles) == 1
+    agrees(model, tmp_path / "one", "llama", "llama", program(place, scale=1.5))
+    (tmp_path / "pilothouse.yaml").write_text(
+        f"version: 1\nmodel_id: llama\nvectors: {{it: {{path: {place.name}}}}}\n"
+        'profiles: {"m:it": {steer: [{vector: it, scale: 1.5, on: all}]}}\n'
+    )
+    steering = steering_of_profile(tmp_path / "pilothouse.yaml", "m:it")
+    assert bake(model, tmp_path / "other", steering)["program"] == record["program"]
+    with pytest.raises(ConfigError, match="m:that"):
+        steering_of_profile(tmp_path / "pilothouse.yaml", "m:that")
+    with pytest.raises(ConfigError, match="already"):
+        bake(model, tmp_path / "other", steering)
+    with pytest.raises(ConfigError, match="got 'magic'"):
+        bake(model, tmp_path / "third", steering, kind="magic")  # type: ignore[arg-type]
+    assert not (tmp_path / "third").exists()
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "phi3", "mistral", "gpt2"])
@@ -327,7 +356,7 @@ def test_a_check_that_fails_writes_nothing(
     def parity(*_: Any) -> Parity:
         return Parity(difference=1.0, share=share, moved=5.0, num_tokens=7)
 
-    monkeypatch.setattr(vector_bake, "check_parity", parity)
+    monkeypatch.setattr(bake_program, "check_parity", parity)
     place = vector(tmp_path, "llama", "mlp_out")
     (tmp_path / "p.txt").write_text("the boats")
     words = ("--scale", "1", "--check", str(tmp_path / "p.txt"))

@@ -23,7 +23,6 @@ import pytest
 from openai import OpenAI
 
 from pilothouse.cli.prompts import smol_tour
-from pilothouse.contrast.pair import load_pairs
 from pilothouse.demo.card import CHOOSING, TESTING
 from pilothouse.demo.poles import SUBJECTS
 from pilothouse.demo.questions import open_questions
@@ -34,6 +33,7 @@ from pilothouse.demo.wheels import IndexUnreachable
 from pilothouse.library import library_path
 from pilothouse.probe.metrics import auroc
 from pilothouse.probe.report import Evaluation
+from pilothouse.training.pair import load_pairs
 from tests.support.page_examples import curl_blocks, pasted
 from tests.support.server_process import COMMAND, ServerProcess, free_port, started
 

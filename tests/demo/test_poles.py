@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pilothouse.contrast.pair import load_pairs
 from pilothouse.demo.judges import JUDGES
 from pilothouse.demo.poles import SUBJECTS, Subject
 from pilothouse.library import library_path
+from pilothouse.training.pair import load_pairs
 
 
 def test_every_vector_has_pairs_and_a_judge() -> None:

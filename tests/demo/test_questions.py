@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pilothouse.contrast.pair import Message, Pair, load_pairs
 from pilothouse.demo import questions
 from pilothouse.demo.questions import Fact, load_facts, open_questions
 from pilothouse.errors import ConfigError
 from pilothouse.library import library_path
+from pilothouse.training.pair import Message, Pair, load_pairs
 
 NAMES = ("cheerful", "formal", "brief", "french", "spanish", "hedged", "refuses")
 ASKED = [f"Explain {each} to {each}s who know {each}ing." for each in "abcdefghij"]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import cast
 
-from pilothouse.contrast.pair import Message, Pair
 from pilothouse.demo.answers import Answer
 from pilothouse.demo.evaluation import Bench, Heard
 from pilothouse.demo.poles import Pole
 from pilothouse.demo.readability import readable
+from pilothouse.training.pair import Message, Pair
 from tests.support.ruled_answers import RuledAnswerer, ruled_bench
 
 POLE = Pole("french", 1, "En français.")

@@ -6,7 +6,6 @@ from typing import cast
 
 import pytest
 
-from pilothouse.contrast.pair import Message, Pair
 from pilothouse.demo.judges import JUDGES
 from pilothouse.demo.judges.judge import Judge
 from pilothouse.demo.places import LAYERS, Scale
@@ -15,6 +14,7 @@ from pilothouse.demo.questions import Fact
 from pilothouse.demo.vector_figures import loaded_name, measured
 from pilothouse.errors import ConfigError
 from pilothouse.term import SteerTerm
+from pilothouse.training.pair import Message, Pair
 from tests.support.ruled_answers import RuledAnswerer, ruled_bench
 
 CHOOSING = tuple(f"choosing {number}" for number in range(10))

@@ -13,8 +13,8 @@ import pytest
 
 from pilothouse.cli.launch import config_of, plan_for
 from pilothouse.model.vector import load_vector
-from tests.cli.fitting import ENGINE
 from tests.support.echo_model import echo_pairs, make_echo_model, write_lines
+from tests.support.fitting import ENGINE
 from tests.support.plan_text import numbers_in
 from tests.support.server_process import COMMAND
 

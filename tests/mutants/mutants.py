@@ -667,22 +667,22 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "never-silent", "a mark in front is part of the first name", "decoded",
         '"utf-8-sig"', '"utf-8"',
-        ("tests/contrast/test_row_file.py",), "mark_in_front",
+        ("tests/training/test_row_file.py",), "mark_in_front",
     ),
     Mutant(
         "never-silent", "cells under no name are dropped", "_row",
         "len(row) != len(names) or extra", "len(row) != len(names)",
-        ("tests/contrast/test_row_file.py",), "under_no_name",
+        ("tests/training/test_row_file.py",), "under_no_name",
     ),
     Mutant(
         "never-silent", "variables that no template reads are dropped",
         "check_template_kwargs", "if unread: ...", "if False: ...",
-        ("tests/cli/test_fit_texts.py",), "no_template_reads",
+        ("tests/training/test_tokenized.py",), "no_template_reads",
     ),
     Mutant(
         "never-silent", "a prompt that begins twice is not told", "begins_twice",
         "list(tokenizer.encode(text))[:2] == [bos_id, bos_id]", "False",
-        ("tests/cli/test_fit_texts.py",), "begins_twice",
+        ("tests/training/test_tokenized.py",), "begins_twice",
     ),
     Mutant(
         "never-silent", "long work is not told of without a terminal", "_lines.tell",
@@ -1388,14 +1388,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "authored", "steers_asks",
     ),
     Mutant(
-        "cache-sound", "scores that a hit left out are taken for some", "Stand.say",
+        "cache-sound", "scores that a hit left out are taken for some", "FitEngine.say",
         "_cached(each) >= asked[i][0].start", "False",
-        ("tests/cli/test_fit_stand.py",), "asked_before",
+        ("tests/training/test_fit_engine.py",), "asked_before",
     ),
     Mutant(
-        "cache-sound", "an unsteered text is scored out of the cache", "Stand._scored.params",
+        "cache-sound", "an unsteered text is scored out of the cache", "FitEngine._scored.params",
         "term is None or not reads_cache", "False",
-        ("tests/cli/test_fit_stand.py",), "asked_before or wrote_itself",
+        ("tests/training/test_fit_engine.py",), "asked_before or wrote_itself",
     ),
     Mutant(
         "authored", "the plan does not know what policies say", "plan_for",

@@ -32,7 +32,7 @@ class Baked:
     """Modules whose bias changes, or tables to whose rows a constant is added."""
 
 
-def bake(base: Checkpoint, writers: Writers, placed: Sequence[Placed]) -> Baked:
+def bake_matrices(base: Checkpoint, writers: Writers, placed: Sequence[Placed]) -> Baked:
     """Compute every change, in the order in which a token passes them.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What `pilothouse vector fit` writes and prints of a fit."""
+"""What `pilothouse vector fit` prints of a fit."""
 
 from __future__ import annotations
 
@@ -10,25 +10,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pilothouse.cli.landing import MADE, landing
-from pilothouse.contrast.card import card, figures_row, profile_line
-from pilothouse.contrast.plot import plot
-from pilothouse.contrast.report import CONTROLS, Cell, FitReport
-from pilothouse.model.vector import Vector, save_vector
+from pilothouse.training.card import figures_row, profile_line
+from pilothouse.training.report import CONTROLS, Cell, FitReport
 
-REPORT_FILE, CARD_FILE, PLOT_FILE = "fit.json", "README.md", "sweep.svg"
 SHOWN_ROWS = 40
 SHOWN = ("L", "scale", "effect", "moved", "ppl x", "kept", "KL>=", "facts")
-
-
-def write(vector: Vector, report: FitReport, out: Path) -> None:
-    """The whole folder or nothing."""
-    with landing(out) as room:
-        place = room / MADE
-        save_vector(vector, place)
-        (place / REPORT_FILE).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        (place / CARD_FILE).write_text(card(vector.manifest, report), encoding="utf-8")
-        (place / PLOT_FILE).write_text(plot(report), encoding="utf-8")
 
 
 def show(report: FitReport, out: Path) -> None:

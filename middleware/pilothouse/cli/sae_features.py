@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
+from pilothouse.artifacts.source import read_sae
 from pilothouse.cli.exits import exits
-from pilothouse.cli.quiet import quieten
 from pilothouse.cli.sae_option import (
     AverageNorm,
     Centred,
@@ -27,13 +27,13 @@ from pilothouse.cli.sae_option import (
     noted,
     told,
 )
-from pilothouse.cli.source import read_sae
 from pilothouse.cli.template_option import ChatTemplateKwargs, template_kwargs
 from pilothouse.config import load_config
 from pilothouse.edit.sae_codes import encode
 from pilothouse.edit.top_features import TopFeature, top_features
 from pilothouse.errors import ConfigError
 from pilothouse.model.sae.opened import open_sae
+from pilothouse.offline_env import set_offline_env
 from pilothouse.progress import waiting
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def features(
         kwargs = template_kwargs(chat_template_kwargs)
         if raw and kwargs:
             raise ConfigError("--chat-template-kwargs: got it with --raw, which has no template")
-        quieten(in_process=True)
+        set_offline_env(in_process=True)
         asked = _checked(prompt, model, None if raw else kwargs)
         found = _found(sae, asked, model, kwargs, answer_tokens, dtype, top)
     typer.echo(_json(sae, model, found) if as_json else _text(sae, found, tokens))

@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pilothouse.capture.reader import CaptureReader
-from pilothouse.cli.quiet import quieten
-from pilothouse.contrast.row_file import decoded
 from pilothouse.edit.sae_codes import encode
 from pilothouse.errors import ConfigError
 from pilothouse.model.artefact import read_file, refuse
 from pilothouse.model.sae.autoencoder import Sae
+from pilothouse.offline_env import set_offline_env
 from pilothouse.progress import waiting
+from pilothouse.training.row_file import decoded
 from pilothouse.types import Tap
 
 MAX_PROMPTS_BYTES = 64 << 20
@@ -92,7 +92,7 @@ def measure(model: str, tap: Tap, width: int, prompts: Path, dtype: str) -> Iter
         refuse(model, "model", f"width {found} at {tap.site}, {facts.num_layers} layers",
                f"width {width} and layer {tap.layer} as the SAE has",
                "measure on the model that the SAE was trained on")  # fmt: skip
-    quieten(in_process=True)
+    set_offline_env(in_process=True)
     from pilothouse.llm import LLM  # the engine takes seconds to import
 
     with TemporaryDirectory(ignore_cleanup_errors=True) as room:

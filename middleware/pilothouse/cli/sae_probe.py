@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from pilothouse.artifacts.source import read_sae
 from pilothouse.cli.exits import exits
-from pilothouse.cli.landing import check_out
 from pilothouse.cli.sae_option import (
     AverageNorm,
     Centred,
@@ -20,11 +20,11 @@ from pilothouse.cli.sae_option import (
     noted,
     told,
 )
-from pilothouse.cli.source import read_sae
 from pilothouse.edit.feature import labelled
 from pilothouse.edit.feature_probe import feature_probe
 from pilothouse.errors import EngineError, RequestError
 from pilothouse.model.probe import save_probe
+from pilothouse.output_dir import check_out
 
 
 def probe(

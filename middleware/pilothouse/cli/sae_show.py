@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from pilothouse.artifacts.source import locate_sae
 from pilothouse.cli.exits import exits
 from pilothouse.cli.sae_option import (
     AverageNorm,
@@ -19,7 +20,6 @@ from pilothouse.cli.sae_option import (
     SiteName,
     told,
 )
-from pilothouse.cli.source import locate_sae
 from pilothouse.edit.sae import FeatureEdit, feature_rows, plain_read
 from pilothouse.errors import ConfigError, RequestError
 from pilothouse.model.artefact import MANIFEST_FILE, parse_json, read_file

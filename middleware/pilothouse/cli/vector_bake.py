@@ -3,41 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
 import typer
-from pydantic import ValidationError
 
-from pilothouse.bake.adapter import save_adapter
-from pilothouse.bake.architecture import Writers, writers_of
-from pilothouse.bake.baking import Baked, bake, checkpoint_parts
-from pilothouse.bake.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
-from pilothouse.bake.placing import check_terms, placed
-from pilothouse.cli.bake_check import Parity, check_parity
+from pilothouse.bake import Comparison, Steering, bake, steering_of_profile, steering_of_vector
+from pilothouse.bake.bake_program import TOLERANCE, Kind
 from pilothouse.cli.exits import exits
-from pilothouse.cli.landing import MADE, check_out, landing
-from pilothouse.config import ArtefactRef, PilothouseConfig, load_config
-from pilothouse.edit.program import Program, compile_program
-from pilothouse.edit.sources import Sources
+from pilothouse.cli.sae_measure import read_prompts
 from pilothouse.errors import ConfigError, EngineError
-from pilothouse.model.artefact import refuse
-from pilothouse.model.catalogue import load_catalogue
+from pilothouse.output_dir import check_out
 from pilothouse.progress import waiting
-from pilothouse.term import SteerTerm
-
-KINDS = ("auto", "adapter", "checkpoint")
-RECORD_FILE = "pilothouse_bake.json"
-TOLERANCE = 1e-4
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What is baked: terms, and the configuration that loads their vectors."""
-
-    terms: tuple[SteerTerm, ...]
-    config: PilothouseConfig
 
 
 def bake_program(
@@ -79,113 +56,36 @@ def bake_program(
 ) -> None:
     """Write additive and projection steering into weights, exactly, or say why that cannot be."""
     with exits(EngineError):
-        if kind not in KINDS:
-            raise ConfigError(f"--as: got {kind!r}, want one of {', '.join(KINDS)}")
+        if kind not in get_args(Kind):
+            raise ConfigError(f"--as: got {kind!r}, want one of {', '.join(get_args(Kind))}")
         named = (op, scale, value, unit, layer, writers)
-        order = _order(config, profile, vector, named, on_all)
+        steering = _steering(config, profile, vector, named)
         check_out(out)
-        with landing(out) as room:
-            made = room / MADE
-            served = model_id or order.config.model_id or model.resolve().name
-            settled = order.config.model_copy(update={"model_id": served})
-            with waiting(f"baking into {model}"):
-                record = _bake(model, Order(order.terms, settled), kind, made)
-            parity = None
-            if check is not None:
-                rank = record["rank"] if record["as"] == "adapter" else None
-                with waiting("running the steered and the baked model"):
-                    parity = check_parity(model, made, rank, settled, check, dtype)
-                record["parity"] = parity._asdict()
-            (made / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-            _judge(parity, tolerance)
+        compare = None if check is None else Comparison(read_prompts(check), tolerance, dtype)
+        record = bake(
+            model, out, steering, on_all=on_all, kind=cast(Kind, kind), compare=compare,
+            model_id=model_id, waiting=waiting,
+        )  # fmt: skip
     typer.echo(json.dumps(record, indent=2) if as_json else "\n".join(_lines(record, out)))
 
 
-def _order(
+def _steering(
     config: Path | None, profile: str | None, vector: Path | None,
-    named: tuple[str | None, float | None, float | None, str, list[int] | None, bool], on_all: bool,
-) -> Order:  # fmt: skip
+    named: tuple[str | None, float | None, float | None, str, list[int] | None, bool],
+) -> Steering:  # fmt: skip
     if (config is None) != (profile is None) or (config is None) == (vector is None):
         raise ConfigError("bake: want either --config FILE with --profile NAME, or --vector DIR")
     if config is not None and profile is not None:
         if any(each not in (None, "raw", False) for each in named):
             raise ConfigError("bake: --op, --scale, --value, --unit, --layer and --writers go with "
                               "--vector: a profile says them itself")  # fmt: skip
-        loaded = load_config(config)
-        if profile not in loaded.profiles:
-            raise ConfigError(f"--profile: got {profile!r}, want one of {sorted(loaded.profiles)}")
-        terms = loaded.profiles[profile].steer
-    else:
-        assert vector is not None
-        op, scale, value, unit, layers, at_writers = named
-        raw = {
-            "vector": "it", "op": op, "scale": scale, "value": value, "unit": unit,
-            "layers": layers, "sites": "writers" if at_writers else "own", "on": "all",
-        }  # fmt: skip
-        try:
-            terms = (SteerTerm.model_validate(raw),)
-        except ValidationError as error:
-            raise ConfigError(f"bake: {error}") from error
-        loaded = PilothouseConfig(version=1, vectors={"it": ArtefactRef(path=vector)})
-    if on_all:
-        terms = tuple(each.model_copy(update={"on": "all"}) for each in terms)
-    check_terms(terms)
-    names = {each.name for each in terms}
-    vectors = {name: ref for name, ref in loaded.vectors.items() if name in names}
-    kept = PilothouseConfig.model_validate(
-        {"version": 1, "vectors": vectors, "model_id": loaded.model_id,
-         "profiles": {"bake:program": {"steer": terms}},
-         "limits": {"max_norm_ratio": 1e30, "max_rank": 64}}
+        return steering_of_profile(config, profile)
+    assert vector is not None
+    op, scale, value, unit, layers, at_writers = named
+    return steering_of_vector(
+        vector, op=op, scale=scale, value=value, unit=unit, layers=layers,
+        sites="writers" if at_writers else "own",
     )  # fmt: skip
-    return Order(terms, kept)
-
-
-def _bake(model: Path, order: Order, kind: str, out: Path) -> dict[str, Any]:
-    catalogue = load_catalogue(order.config)
-    for each in catalogue.vectors.values():
-        if each.model_id != order.config.model_id:
-            refuse(each.name, "model_id", repr(each.model_id), repr(order.config.model_id),
-                   f"bake it into the model that it was made for, or say --model-id "
-                   f"{each.model_id} if this is that model")  # fmt: skip
-    base = open_checkpoint(model)
-    writers = writers_of(base.folder, base.config)
-    layers = int(base.config.get("num_hidden_layers") or base.config.get("n_layer") or 0)
-    program = compile_program(order.terms, Sources(catalogue.vectors, num_layers=layers))
-    if program is None:
-        raise ConfigError("bake: the terms write nothing: scales of 0, or additions that cancel")
-    baked = bake(base, writers, placed(program, writers, base.config))
-    written, rank = _write(base, writers, baked, kind, out)
-    return {
-        "as": written, "rank": rank, "model": str(model), "program": program.digest,
-        "coefficient": program.coefficient, "matrices": len(baked.matrices) + len(baked.tables),
-        "biases": len(baked.shifted & baked.matrices.keys()), "places": _places(program),
-        "artefacts": {name: each.digest for name, each in catalogue.vectors.items()},
-        "terms": [each.model_dump(mode="json", exclude_defaults=True) for each in order.terms],
-    }  # fmt: skip
-
-
-def _write(
-    base: Checkpoint, writers: Writers, baked: Baked, kind: str, out: Path
-) -> tuple[str, int | None]:
-    fits = not baked.shifted and writers.lora and (writers.lora_tables or not baked.tables)
-    if kind == "adapter" or (kind == "auto" and fits):
-        return "adapter", save_adapter(base, writers, baked, out)
-    save_checkpoint(base, out, *checkpoint_parts(base, writers, baked))
-    return "checkpoint", None
-
-
-def _places(program: Program) -> list[str]:
-    return [f"{tap.site} of layer {tap.layer}" for tap in program.layers]
-
-
-def _judge(parity: Parity | None, tolerance: float) -> None:
-    if parity is not None and not parity.share <= tolerance:
-        raise EngineError(
-            f"bake: the baked model differs from the steered one by {parity.difference:.3g}, "
-            f"{parity.share:.3g} of the largest number, want at most {tolerance:g}: nothing was "
-            "written. In bfloat16 rounded weights differ by about 1e-2: give --dtype float32 or a "
-            "--tolerance that you can stand by"
-        )
 
 
 def _lines(record: dict[str, Any], out: Path) -> list[str]:

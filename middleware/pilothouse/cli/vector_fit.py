@@ -4,39 +4,37 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from pilothouse.cli.exits import exits
-from pilothouse.cli.fit_output import show, write
-from pilothouse.cli.fit_stages import Clock
-from pilothouse.cli.landing import check_out
-from pilothouse.cli.quiet import quieten
+from pilothouse.cli.fit_output import show
 from pilothouse.cli.sae_option import noted
 from pilothouse.cli.template_option import ChatTemplateKwargs, template_kwargs
-from pilothouse.contrast import difference, principal, ridge
-from pilothouse.contrast.method import METHODS
 from pilothouse.errors import ConfigError
 from pilothouse.model.catalogue import SERVED_SITES
 from pilothouse.model.sae.formats import FORMATS, load_sae
 from pilothouse.model.sae.told import Told
+from pilothouse.output_dir import check_out
 from pilothouse.progress import progress, waiting
+from pilothouse.training.fit import (
+    ALL_METHODS,
+    NAME,
+    USUAL_SCALES,
+    chosen_method,
+    prepare_fit,
+)
+from pilothouse.training.fit_options import FitOptions, SearchKind, Token
+from pilothouse.training.stages import Clock
 from pilothouse.types import Clause, Site
 
 if TYPE_CHECKING:
     from pilothouse.model.sae.autoencoder import Sae
 
-assert {difference, principal, ridge}  # their import registers them
-SAE_METHOD, TUNED_METHOD, DEFAULT_METHOD = "sae-features", "tuned-difference", "difference-of-means"
-ALL_METHODS = (*METHODS, SAE_METHOD, TUNED_METHOD)
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
 LAYERS = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
-TOKENS = ("mean", "last", "first")
-SEARCHES = ("staged", "full")
-ALL_LAYERS, USUAL_SCALES = "all", "0.05,0.1,0.2,0.4"
+ALL_LAYERS = "all"
 EPILOG = """Examples:
 
 pilothouse vector fit pairs.jsonl --model my-model --out vectors/polite
@@ -75,7 +73,7 @@ def fit_vector(
         str | None,
         typer.Option(
             help="Strengths to try, as shares of the stream's mean length.",
-            show_default=USUAL_SCALES,
+            show_default=",".join(map(str, USUAL_SCALES)),
         ),
     ] = None,
     search: Annotated[
@@ -129,22 +127,24 @@ def fit_vector(
     """Fit a vector to pairs, search layer and strength, and test the best beside controls."""
     began = Clock.now()
     with exits():
-        from pilothouse.cli.fit_order import FitOrder, read_files, tokenized
-        from pilothouse.cli.fit_run import run_fit
-        from pilothouse.cli.fit_settings import engine_settings, with_dtype, with_memory
+        from pilothouse.training.engine_settings import engine_settings
 
         _check_out(out)
         known_as = model_id or Path(model).resolve().name
         wanted, where = _layers(ALL_LAYERS if layers is None else layers), _site(site)
         told = Told(model_id, _single(wanted, sae), where, sae_average_norm, sae_centred)
         loaded = _sae(sae, sae_format, told, known_as)
-        order = FitOrder(
+        options = FitOptions(
             pairs=pairs, model=model, model_id=known_as,
-            name=out.resolve().name, method=_method(method, sae, tuned),
+            name=out.resolve().name,
+            method=chosen_method(
+                method, with_sae=sae is not None, with_tuned=tuned is not None, spelled="--{}"
+            ),
             layers=wanted if loaded is None else (loaded.tap.layer,),
             site=(where or "resid_post") if loaded is None else loaded.tap.site,
-            token=_choice("--token", token, TOKENS), on=_choice("--on", on, get_args(Clause)),
-            scales=_scales(USUAL_SCALES if scales is None else scales), controls=controls,
+            token=_choice("--token", token, get_args(Token)),
+            on=_choice("--on", on, get_args(Clause)),
+            scales=USUAL_SCALES if scales is None else _scales(scales), controls=controls,
             resamples=resamples,
             max_perplexity_ratio=max_perplexity_ratio, seed=seed, neutral=neutral, facts=facts,
             answer_tokens=answer_tokens, features=features, tuned=tuned,
@@ -153,37 +153,18 @@ def fit_vector(
             finer=scales is None,
             chat_template_kwargs=template_kwargs(chat_template_kwargs),
         )  # fmt: skip
-        files = read_files(order)
-        quieten(in_process=True, small=False)
         with waiting("reading the texts with the model's tokenizer"):
-            by_dtype = with_dtype(model, order.settings)
-            order = replace(order, settings=by_dtype.settings)
-            texts = tokenized(order, files)
-            longest = texts.longest + answer_tokens
-            by_memory = with_memory(model, order.settings, longest)
-            order = replace(order, settings=by_memory.settings)
-        for note in (*by_dtype.told, *by_memory.told, *texts.notes):
+            fit = prepare_fit(options, loaded, began)
+        for note in fit.notes:
             typer.echo(note, err=True)
         with progress() as phase:
-            vector, report = run_fit(order, files, texts, loaded, phase, began)
-        write(vector, report, out)
+            fitted = fit.run(phase)
+        fitted.save(out)
+        report = fitted.report
     typer.echo(report.model_dump_json(indent=2) if as_json else "", nl=as_json)
     if not as_json:
         show(report, out)
     raise typer.Exit(1 if report.findings else 0)
-
-
-def _method(method: str | None, sae: Path | None, tuned: str | None) -> str:
-    needed = [name for name, on in ((SAE_METHOD, sae), (TUNED_METHOD, tuned)) if on is not None]
-    wanted = method or (needed[0] if needed else DEFAULT_METHOD)
-    if wanted not in ALL_METHODS:
-        raise ConfigError(f"--method: got {wanted!r}, want one of {', '.join(ALL_METHODS)}")
-    if needed != [name for name in (SAE_METHOD, TUNED_METHOD) if name == wanted]:
-        raise ConfigError(
-            f"--method {wanted}: {SAE_METHOD} goes with --sae and {TUNED_METHOD} with --tuned, and "
-            "each with nothing else"
-        )
-    return wanted
 
 
 def _sae(folder: Path | None, format_name: str | None, told: Told, known_as: str) -> Sae | None:
@@ -228,7 +209,7 @@ def _site(word: str | None) -> Site | None:
 
 def _search(word: str | None, *, is_grid: bool) -> Any:
     """A grid that was asked for is measured whole, unless a staged search was asked for, too."""
-    return _choice("--search", word or ("full" if is_grid else "staged"), SEARCHES)
+    return _choice("--search", word or ("full" if is_grid else "staged"), get_args(SearchKind))
 
 
 def _choice(option: str, word: str, known: Any) -> Any:

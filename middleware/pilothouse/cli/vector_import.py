@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
 
+from pilothouse import artifacts
 from pilothouse.cli.exits import exits
-from pilothouse.cli.landing import check_out
-from pilothouse.cli.norms import residual_norms
-from pilothouse.cli.source import locate
-from pilothouse.errors import ConfigError
 from pilothouse.model.artefact import MANIFEST_FILE
-from pilothouse.model.catalogue import Source
-from pilothouse.model.formats import FORMATS, read_foreign
-from pilothouse.model.formats.build import build_source
-from pilothouse.model.formats.reading import LayerChoice, ReadPickle, Wish
-from pilothouse.model.formats.target import target_of
-from pilothouse.model.transform import Transform, save_transform
-from pilothouse.model.vector import save_vector
+from pilothouse.model.formats import FORMATS
+from pilothouse.model.transform import Transform
 from pilothouse.progress import waiting
-from pilothouse.types import Site
 
-LAYERS = re.compile(r"(\d{1,4})(?:-(\d{1,4})|=(.+))?")
 FORMAT_HELP = "; ".join(f"{each.name}: {each.about}" for each in FORMATS.values())
-
-
-@dataclass(frozen=True, slots=True)
-class Imported:
-    """What was written, and what its operator should know."""
-
-    source: Source
-    notes: tuple[str, ...]
 
 
 def import_vector(
@@ -66,60 +46,16 @@ def import_vector(
     as_json: Annotated[bool, typer.Option("--json", help="Print manifest and notes.")] = False,
 ) -> None:
     """Turn a foreign vector or transform into an artefact; nothing in the file is executed."""
-    with exits():
-        wish = Wish(
-            layers=_layers(layer or []), site=_site(site), width=width, feature=feature, top=top,
-            read_pickle=_pickle_reader() if allow_pickle_weights else None,
+    with exits(), waiting(f"reading {source}"):
+        imported = artifacts.import_vector(
+            source, out, format_name=format_name, model_id=model_id, norms=norms, d_model=d_model,
+            model_config=model_config, layers=layer or [], site=site, width=width, feature=feature,
+            top=top, allow_pickle_weights=allow_pickle_weights,
         )  # fmt: skip
-        check_out(out)
-        with waiting(f"reading {source}"):
-            found = locate(source)
-            reading = read_foreign(format_name, found.place, wish)
-        target = target_of(model_id, d_model, model_config)
-        norms_L = residual_norms(norms, tuple(reading.layers), reading.site)
-        what = found.label or reading.place.name
-        created_by = f"pilothouse vector import of {what} ({format_name})"[:512]
-        name = out.resolve().name
-        made = build_source(name, reading, target, norms_L, created_by)
-        _save(made, out)
-    _print(Imported(made, reading.notes), out, as_json)
+    _print(imported, out, as_json)
 
 
-def _layers(words: list[str]) -> tuple[LayerChoice, ...]:
-    choices: list[LayerChoice] = []
-    for word in words:
-        match = LAYERS.fullmatch(word)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if match is None or last < first:
-            raise ConfigError(f"--layer: got {word!r}, want N, N-M with N at most M, or N=TENSOR")
-        choices += [LayerChoice(number, match[3]) for number in range(first, last + 1)]
-    return tuple(choices)
-
-
-def _site(word: str | None) -> Site | None:
-    for known in get_args(Site):
-        if word == known:
-            site: Site = known
-            return site
-    if word is not None:
-        raise ConfigError(f"--site: got {word!r}, want one of {', '.join(get_args(Site))}")
-    return None
-
-
-def _pickle_reader() -> ReadPickle:
-    from pilothouse.cli.pickled import read_torch  # torch takes seconds to import
-
-    return read_torch
-
-
-def _save(source: Source, out: Path) -> None:
-    if isinstance(source, Transform):
-        save_transform(source, out)
-    else:
-        save_vector(source, out)
-
-
-def _print(imported: Imported, out: Path, as_json: bool) -> None:
+def _print(imported: artifacts.ImportedVector, out: Path, as_json: bool) -> None:
     source, manifest = imported.source, imported.source.manifest
     if as_json:
         fields = {"manifest": manifest.model_dump(mode="json"), "notes": list(imported.notes)}

@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from pilothouse.config import PilothouseConfig, Taps
-from pilothouse.contrast.pair import Pair
-from pilothouse.contrast.sample import Floats
 from pilothouse.demo.directions import States
 from pilothouse.demo.kept import Kept, digest_of_parts
 from pilothouse.demo.wheels import digest_of
@@ -27,6 +25,8 @@ from pilothouse.limits import Limits
 from pilothouse.model.vector import Vector, save_vector
 from pilothouse.progress import Phase
 from pilothouse.term import SteerTerm
+from pilothouse.training.pair import Pair
+from pilothouse.training.sample import Floats
 
 if TYPE_CHECKING:
     from pilothouse.llm import LLM

@@ -17,7 +17,6 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from pilothouse import __version__
-from pilothouse.contrast.pair import Pair, load_pairs
 from pilothouse.demo.answers import Answerer
 from pilothouse.demo.cache import cache_folder
 from pilothouse.demo.directions import METHOD, Directions, fit_directions, vector_of
@@ -37,6 +36,7 @@ from pilothouse.library import library_path
 from pilothouse.model.vector import save_vector
 from pilothouse.probe.metrics import wilson
 from pilothouse.progress import progress
+from pilothouse.training.pair import Pair, load_pairs
 
 CHOOSING, TESTING, CHOOSING_FACTS, DRAWS = 60, 210, 50, 3
 LEAST_TESTING: Final = 2 * DRAWS

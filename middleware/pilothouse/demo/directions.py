@@ -12,15 +12,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pilothouse.contrast.control import (
+from pilothouse.demo.places import Scale
+from pilothouse.model.vector import Vector, build_vector
+from pilothouse.training.control import (
     bootstrap_cosines,
     random_direction,
     shuffled_direction,
 )
-from pilothouse.contrast.difference import mean_difference
-from pilothouse.contrast.sample import Floats, Sample
-from pilothouse.demo.places import Scale
-from pilothouse.model.vector import Vector, build_vector
+from pilothouse.training.difference import mean_difference
+from pilothouse.training.sample import Floats, Sample
 
 METHOD: Final = "difference-of-means"
 CREATED_BY: Final = "pilothouse.demo.card"

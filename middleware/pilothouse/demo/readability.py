@@ -7,13 +7,13 @@ from typing import Final
 
 import numpy as np
 
-from pilothouse.contrast.measure import mean_interval
-from pilothouse.contrast.pair import Pair
 from pilothouse.demo.answers import Answer
 from pilothouse.demo.evaluation import Bench, Heard
 from pilothouse.demo.poles import Pole
 from pilothouse.demo.vector_card import Readable
 from pilothouse.model.manifest import Interval
+from pilothouse.training.measure import mean_interval
+from pilothouse.training.pair import Pair
 
 ANSWERS: Final = 30
 

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.parametrizations import orthogonal
 
-from pilothouse.contrast.pair import Pair, load_pairs
 from pilothouse.demo.smol import smol_folder
 from pilothouse.errors import PilothouseError
 from pilothouse.library import library_path
@@ -37,6 +36,7 @@ from pilothouse.model.transform import (
     save_transform,
 )
 from pilothouse.progress import Phase, progress
+from pilothouse.training.pair import Pair, load_pairs
 
 CREATED_BY: Final = "pilothouse.demo.transforms"
 LAYER: Final = 24

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Final, NamedTuple
 
-from pilothouse.contrast.pair import Pair
 from pilothouse.demo.answers import Ask
 from pilothouse.demo.choice import Chosen, Search, facts_asked, right
 from pilothouse.demo.directions import control_name
@@ -18,6 +17,7 @@ from pilothouse.demo.readability import readable
 from pilothouse.demo.vector_card import Example, FactsKept, PoleCard, unreached
 from pilothouse.errors import ConfigError
 from pilothouse.probe.metrics import wilson
+from pilothouse.training.pair import Pair
 
 PERPLEXITY_QUESTIONS: Final = 30
 EXAMPLES: Final = 4

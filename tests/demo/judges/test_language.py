@@ -6,9 +6,9 @@ import pytest
 
 pytest.importorskip("py3langid", reason="the judges' packages are in the extra `card`")
 
-from pilothouse.contrast.pair import load_pairs
 from pilothouse.demo.judges.language import FRENCH, SPANISH, is_french, is_spanish, language
 from pilothouse.library import library_path
+from pilothouse.training.pair import load_pairs
 
 
 def test_a_text_without_words_has_no_language() -> None:

@@ -21,7 +21,7 @@ def test_only_the_offline_verb_imports_foreign_formats() -> None:
         for file in PACKAGE.rglob("*.py")
         if "formats" not in file.relative_to(PACKAGE).parts
         for each in imports_of(file, PACKAGE)
-        if each.module.startswith(("pilothouse.model.formats", "pilothouse.cli.pickled"))
+        if each.module.startswith(("pilothouse.model.formats", "pilothouse.artifacts.pickled"))
     }
     assert found == {("cli", name) for name in OFFLINE}
 

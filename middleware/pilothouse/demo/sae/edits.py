@@ -18,7 +18,6 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from pilothouse.contrast.measure import mean_interval
 from pilothouse.demo.answers import Answer, Ask
 from pilothouse.demo.repetition import is_degenerate
 from pilothouse.demo.sae.concepts import Concept
@@ -30,6 +29,7 @@ from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.probe.metrics import wilson
 from pilothouse.progress import Phase
 from pilothouse.term import SteerTerm
+from pilothouse.training.measure import mean_interval
 
 STRENGTHS: Final = (0.25, 0.4)
 TESTED: Final = 6
