@@ -72,10 +72,10 @@ def test_of_places_that_change_alike_it_takes_the_one_that_keeps_facts(number: J
     assert found.candidate.place == Place((16,))
 
 
-def tried(changed: float, kept: float, *, ratio: float = 1.0) -> Tried:
+def tried(changed: float, kept: float, *, ratio: float = 1.0, repeats: float = 0.0) -> Tried:
     return Tried(
         steering=Steering(layers=(LAYER,), how="add", when="answer", strengths=(0.1,)), dose=1.0,
-        n=40, progress=changed, changed=changed, degenerate=0.0, facts_kept=kept,
+        n=40, progress=changed, changed=changed, degenerate=repeats, facts_kept=kept,
         perplexity_ratio=ratio,
     )  # fmt: skip
 
@@ -90,6 +90,11 @@ def test_where_enough_answers_change_facts_decide() -> None:
 def test_where_not_enough_change_doing_nothing_is_not_best() -> None:
     assert merit(tried(0.7, 0.05)) > merit(tried(0.1, 0.9))
     assert merit(tried(0.5, 0.8)) > merit(tried(0.55, 0.2))
+
+
+def test_an_answer_that_repeats_itself_is_worse_than_one_that_did_not_change() -> None:
+    assert merit(tried(0.45, 0.4, repeats=0.05)) > merit(tried(0.55, 0.4, repeats=0.2))
+    assert merit(tried(ENOUGH, 0.5)) > merit(tried(0.9, 0.9, repeats=0.2))
 
 
 def test_of_equal_merit_the_weaker_dose_is_taken() -> None:

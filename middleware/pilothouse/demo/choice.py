@@ -24,7 +24,7 @@ SCREENED, REFINED, FINAL = 5, 2, 3
 """Candidates that the screen leaves over, whose doses are refined, and that answer all."""
 STEP: Final = 1.4
 ENOUGH: Final = 0.75
-"""Share changed from which on facts decide: a little over what is aimed at."""
+"""Share changed, less what repeats itself, from which on facts decide: a little over the aim."""
 FACTS_WEIGHT: Final = 0.25
 PERPLEXITY_QUESTIONS: Final = 8
 
@@ -145,19 +145,20 @@ def right(
 def merit(tried: Tried) -> tuple[bool, float]:
     """Return what counts: that enough answers change, and then how many facts are kept.
 
-    Where not enough change, four facts weigh as much as one answer: what does nothing keeps all
-    facts, and is still nothing.
+    An answer that repeats itself is worse than one that did not change: each takes one off. Where
+    not enough change, four facts weigh as much as one answer: what does nothing keeps all facts,
+    and is still nothing.
     """
+    net = tried.changed - tried.degenerate
     kept = min(tried.facts_kept or 0.0, AIM_FACTS)
-    is_enough = tried.changed >= ENOUGH
-    return is_enough, kept if is_enough else tried.changed + FACTS_WEIGHT * kept
+    is_enough = net >= ENOUGH
+    return is_enough, kept if is_enough else net + FACTS_WEIGHT * kept
 
 
 def chosen(last: dict[Candidate, Tried], max_perplexity_ratio: float) -> tuple[Candidate, str]:
     """Return the candidate of most merit, of equal ones the weaker, and what is wrong with it.
 
-    Only those within the bound on perplexity come into question, unless none is. What repeats
-    itself did not count as changed.
+    Only those within the bound on perplexity come into question, unless none is.
     """
     fluent = [
         each
