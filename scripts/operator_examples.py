@@ -1,8 +1,8 @@
 """The examples of docs/operators: `python scripts/operator_examples.py URL` writes their answers.
 
-URL is a running `pilothouse demo --world`. A page's JSON block holds one term a line; where a text
-block follows, it holds the question and the greedy answers, plain and for each term. The tests ask
-the same and compare.
+URL is a running server of `examples/smol/operators.yaml`, which docs/operators/README.md says how
+to start. A page's JSON block holds one term a line; where a text block follows, it holds the
+question and the greedy answers, plain and for each term. The tests ask the same and compare.
 """
 
 from __future__ import annotations
@@ -54,11 +54,14 @@ def examples(page: str) -> Iterator[Example]:
 
 
 def asker(url: str) -> Ask:
-    """Ask the demo: the greedy answer, and steered tokens by vector."""
+    """Ask the server: the greedy answer on one line, and steered tokens by vector."""
+
+    served = httpx.get(f"{url}/v1/models", timeout=30).json()["data"]
+    model = served[0]["id"]
 
     def ask(messages: list[Message], steer: list[dict[str, Any]]) -> Answer:
         body = {
-            "model": "demo", "temperature": 0, "max_tokens": MAX_TOKENS,
+            "model": model, "temperature": 0, "max_tokens": MAX_TOKENS,
             "messages": messages,
             "pilothouse": {"steer": steer} if steer else {},
         }  # fmt: skip
@@ -67,13 +70,13 @@ def asker(url: str) -> Ask:
             raise ValueError(f"{steer}: {answer.text}")
         choice = answer.json()["choices"][0]
         told = choice["pilothouse"]
-        return choice["message"]["content"], told.get("steered") or {}
+        return " ".join(choice["message"]["content"].split()), told.get("steered") or {}
 
     return ask
 
 
 def answered(example: Example, ask: Ask) -> str:
-    """The text block as the demo would have it."""
+    """The text block as the server would have it."""
     heads = {"system": SYSTEM, "user": ASKED}
     lines = [heads[each["role"]] + each["content"] for each in example.messages]
     lines.append(f"plain: {ask(example.messages, [])[0]}")
@@ -83,7 +86,7 @@ def answered(example: Example, ask: Ask) -> str:
 
 
 def rewritten(page: str, ask: Ask) -> str:
-    """The page with every text block as the demo would have it now."""
+    """The page with every text block as the server would have it now."""
     for example in examples(page):
         if example.text is not None:
             page = page.replace(
@@ -100,7 +103,7 @@ def _blocks(terms: tuple[dict[str, Any], ...], text: str) -> str:
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description="Write the answers into docs/operators.")
-    parser.add_argument("url", help="of a running `pilothouse demo --world`")
+    parser.add_argument("url", help="of a server of examples/smol/operators.yaml")
     ask = asker(parser.parse_args().url)
     for path in sorted(PAGES.glob("*.md")):
         path.write_text(rewritten(path.read_text(encoding="utf-8"), ask), encoding="utf-8")

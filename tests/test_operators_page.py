@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
 
 import pytest
 
+from pilothouse.demo.smol import smol_folder
+from pilothouse.demo.wheels import IndexUnreachable
 from pilothouse.edit.operator import DEFAULTS
 from pilothouse.edit.operators import OPERATORS
 from pilothouse.engine.table_size import MIB, table_bytes
@@ -18,7 +23,7 @@ from pilothouse.engine.tap_plan import EditPlan
 from pilothouse.model.manifest import TransformForm
 from pilothouse.term import Positions, SteerTerm
 from pilothouse.types import Operator, Reserved
-from tests.support.server_process import ServerProcess
+from tests.support.server_process import ServerProcess, free_port, started
 
 CHECKOUT = Path(__file__).parent.parent
 FOLDER = CHECKOUT / "docs" / "operators"
@@ -146,18 +151,38 @@ def reaches_the_answer(term: dict[str, Any]) -> bool:
     return "positions" not in term or term["on"] == "output"
 
 
+@pytest.fixture(scope="module")
+def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """The server that the index says how to start, on a free port."""
+    try:
+        model = smol_folder(lambda _: None)
+    except IndexUnreachable as error:
+        if os.environ.get("PILOTHOUSE_REQUIRE_TOOLS"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+    [command] = re.findall(r"```bash\n(pilothouse serve .*?)```", INDEX, re.DOTALL)
+    given = command.replace("\\\n", " ").replace('"$(pilothouse demo --fetch-only)"', str(model))
+    config = "examples/smol/operators.yaml"
+    words = shlex.split(given.replace(config, str(CHECKOUT / config)))[1:]
+    port = free_port()
+    log = tmp_path_factory.mktemp("operators") / "server.txt"
+    with started([*words, "--port", str(port)], port, log, {}) as server:
+        yield server
+
+
+@pytest.mark.full
 @pytest.mark.server
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", ["README", *PAGES])
-def test_the_demo_answers_every_example_as_its_page_says(
-    name: str, demo_server: ServerProcess
+def test_the_real_model_answers_every_example_as_its_page_says(
+    name: str, real_server: ServerProcess
 ) -> None:
-    ask = SCRIPT.asker(demo_server.url)
+    ask = SCRIPT.asker(real_server.url)
     for example in SCRIPT.examples(PAGES.get(name, INDEX)):
         for term in example.terms:
             steered = ask(example.messages, [term])[1]
             if reaches_the_answer(term):
                 assert steered[term.get("vector") or term["sae"]] > 0, term
         if example.text is not None:
-            told = "run scripts/operator_examples.py on a running demo and look at what changed"
+            told = "run scripts/operator_examples.py and look at what changed"
             assert SCRIPT.answered(example, ask) == example.text, told

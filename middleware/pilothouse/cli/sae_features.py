@@ -117,11 +117,19 @@ def features(
 
 
 def features_of(sae: Sae, reader: CaptureReader, tokenizer: Any, count: int) -> Features:
-    """The strongest features of a capture of one prompt at the SAE's tap."""
+    """The strongest features of a capture of one prompt at the SAE's tap.
+
+    The first token stands in the list of tokens and is not ranked: many models keep a sink there,
+    whose codes are like no other token's and would be all that one sees.
+    """
     hidden_TD, labels = reader.layer(sae.tap.layer, sae.tap.site)
     codes_TM = encode(sae, hidden_TD.astype(np.float64))
+    ranked_T = labels.position_R > 0 if len(labels) > 1 else labels.position_R >= 0
     return Features(
-        top=tuple(_on(sae, each, labels.position_R) for each in top_features(codes_TM, count)),
+        top=tuple(
+            _on(sae, each, labels.position_R[ranked_T])
+            for each in top_features(codes_TM[ranked_T], count)
+        ),
         tokens=tuple(
             Token(
                 position=int(labels.position_R[row]),
@@ -248,7 +256,8 @@ def _text(sae: Sae, found: Features, shows_tokens: bool) -> str:
         f"sae       {sae.name}, {sae.form}, {sae.num_features} features at {sae.tap.site} of "
         f"layer {sae.tap.layer}",
         f"tokens    {len(found.tokens)}, "
-        f"of which {sum(each.is_output for each in found.tokens)} of the answer",
+        f"of which {sum(each.is_output for each in found.tokens)} of the answer; the first, where "
+        "many models keep a sink, is not ranked",
         "",
         f"{'feature':>8}{'code':>10}{'of max':>8}{'on':>5}  at",
         *(
