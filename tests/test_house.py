@@ -175,20 +175,20 @@ def test_nobody_imports_the_source_root() -> None:
     assert not (CHECKOUT / "middleware" / "__init__.py").exists()
 
 
-LOAD_POLICY = """
+LOAD_ROOM = """
 import importlib, pkgutil, sys
-import pilothouse.policy as room
-names = [each.name for each in pkgutil.walk_packages(room.__path__, "pilothouse.policy.")]
+room = importlib.import_module(sys.argv[1])
+names = [each.name for each in pkgutil.walk_packages(room.__path__, sys.argv[1] + ".")]
 for name in names:
     importlib.import_module(name)
 print(len(names), *sorted({"torch", "vllm", "fastapi"} & set(sys.modules)))
 """
 
 
-def test_policy_loads_without_torch_vllm_and_fastapi() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD_POLICY], capture_output=True, text=True, timeout=120
-    )
+@pytest.mark.parametrize("room", ["policy", "edit"])
+def test_policy_and_edits_load_without_torch_vllm_and_fastapi(room: str) -> None:
+    command = [sys.executable, "-c", LOAD_ROOM, f"pilothouse.{room}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     count, *heavy = done.stdout.split()
     assert int(count) > 0

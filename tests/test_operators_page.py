@@ -17,8 +17,11 @@ import pytest
 from pilothouse.demo.smol import smol_folder
 from pilothouse.demo.wheels import IndexUnreachable
 from pilothouse.edit.operator import DEFAULTS
-from pilothouse.edit.operators import OPERATORS
-from pilothouse.engine.table_size import MIB, table_bytes
+from pilothouse.edit.operators import EXTRAS, OPERATORS
+from pilothouse.edit.ops import KINDS
+from pilothouse.edit.row import ROWS
+from pilothouse.engine.ops import DEVICE_KINDS
+from pilothouse.engine.table_size import MIB
 from pilothouse.engine.tap_plan import EditPlan
 from pilothouse.model.manifest import TransformForm
 from pilothouse.term import Positions, SteerTerm
@@ -29,7 +32,7 @@ CHECKOUT = Path(__file__).parent.parent
 FOLDER = CHECKOUT / "docs" / "operators"
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.md"))}
 INDEX = PAGES.pop("README")
-FEATURES = {"feature", "gate", "restore_norm", "token_unit"}
+FEATURES = set(EXTRAS)
 FORMS = ("vector", *get_args(TransformForm))
 HEADINGS = ("takes", "made for", "stage", "tables", "policies", "source")
 
@@ -102,8 +105,8 @@ def test_a_page_shows_its_own_operator_or_feature_with_what_came_of_it(name: str
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_the_index_says_which_forms_an_operator_takes_and_what_beside(name: str) -> None:
-    _, takes, *forms, _ = index_rows()[name]
-    spec = OPERATORS[name]  # type: ignore[index]
+    _, takes, *forms, policies = index_rows()[name]
+    spec = OPERATORS[name]
     told = {form for form, cell in zip(FORMS, forms, strict=True) if cell}
     defaults = {form for form, cell in zip(FORMS, forms, strict=True) if cell == "default"}
     assert told == set(spec.forms)
@@ -112,6 +115,9 @@ def test_the_index_says_which_forms_an_operator_takes_and_what_beside(name: str)
     assert ("`scale`" in takes and "`scale`?" not in takes) == spec.needs_scale
     assert ("`value`" in takes) == spec.takes_value
     assert ("`unit`" in takes) == spec.takes_unit
+    able = {form for form, needs in spec.forms.items() if needs <= {ROWS}}
+    some = "yes" if able == set(spec.forms) else ", ".join(sorted(able)) or "no"
+    assert policies.replace("-", "") == some
 
 
 def test_the_index_names_every_operator_and_feature_and_way_of_naming_positions() -> None:
@@ -120,24 +126,40 @@ def test_the_index_names_every_operator_and_feature_and_way_of_naming_positions(
     assert [name for name in Positions.model_fields if f"{name}:" not in INDEX] == []
 
 
-@pytest.mark.parametrize(
-    ("row", "edits"),
-    [
-        ("additions", EditPlan()),
-        ("rows", EditPlan(rank=8)),
-        ("diagonal maps", EditPlan(diagonal=True)),
-        ("`slerp`", EditPlan(slerp=True)),
-        ("`token_unit`", EditPlan(relative=True)),
-        ("`restore_norm`", EditPlan(restores_norm=True)),
-    ],
-)
-def test_the_index_tells_the_memory_that_is_reserved(row: str, edits: EditPlan) -> None:
-    def size(each: EditPlan) -> int:
-        return table_bytes(each, slots=65, width=4096, num_targets=0)
+def memory_rows() -> dict[str, tuple[str, str]]:
+    """The index's table of memory: what is reserved -> numbers per slot, and MiB of an example."""
+    section = INDEX.partition("## What must be reserved")[2].partition("\n## ")[0]
+    found = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([0-9.]+) MiB \|$", section, re.MULTILINE)
+    return {told: (numbers, size) for told, numbers, size in found}
 
-    more = size(edits) - (size(EditPlan()) if edits != EditPlan() else 0)
-    [told] = re.findall(rf"^\| {row}[^|]*\| [^|]+ \| ([0-9.]+) MiB \|$", INDEX, re.MULTILINE)
-    assert told == f"{more / MIB:.1f}"
+
+def names_that_need(need: str) -> set[str]:
+    """The operators and extras that a tap must have a kind of table for."""
+    operators = {
+        name
+        for name, spec in OPERATORS.items()
+        if any(need in needs for needs in spec.forms.values())
+    }
+    return operators | {name for name, extra in EXTRAS.items() if need in extra.needs}
+
+
+@pytest.mark.parametrize("name", DEVICE_KINDS)
+def test_the_index_tells_the_memory_that_each_kind_of_table_takes(name: str) -> None:
+    width, rank = 4096, 8
+    flags = frozenset(flag.name for flag in KINDS[name].flags) - {"statistics"}
+    edits = EditPlan(rank=rank if name == ROWS else 0, tables=flags)
+    size = DEVICE_KINDS[name].slot_bytes(edits, width)
+    needs = {ROWS} if name == ROWS else flags
+    names = {each for need in needs for each in names_that_need(need)}
+    [(numbers, told)] = [
+        row
+        for what, row in memory_rows().items()
+        if (names & set(re.findall(r"`(\w+)`", what)) if needs else what.startswith(name))
+    ]
+    assert told == f"{65 * size / MIB:.1f}"
+    formula = re.sub(r"(\d) D|\bD\b", lambda each: f"{each[1] or 1} * {width}", numbers)
+    formula = formula.replace("R (", "R * (").replace("R", str(rank))
+    assert eval(formula) * 4 == size
 
 
 def test_links_between_pages_lead_somewhere() -> None:

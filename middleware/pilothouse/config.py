@@ -18,9 +18,9 @@ from pydantic import (
 
 from pilothouse.errors import ConfigError, sendable
 from pilothouse.limits import Limits
-from pilothouse.term import SteerTerm
+from pilothouse.term import NamedReserved, SteerTerm
 from pilothouse.trusted_proxies import TrustedProxies
-from pilothouse.types import Reserved, Site, Tap
+from pilothouse.types import Site, Tap
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$")]
 ProfileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-/]{0,63}:[A-Za-z0-9_.\-]+$")]
@@ -129,7 +129,7 @@ class Taps(_Closed):
     mlp_neurons: Layers = ()
     mlp_out: Layers = ()
     resid_post: Layers = ()
-    operators: tuple[Reserved, ...] = ("add",)
+    operators: tuple[NamedReserved, ...] = ("add",)
     """What clients may do there; profiles and policies have what they name in any case."""
     reserve_rows: int = Field(default=0, ge=0, le=1024)
 

@@ -5,11 +5,20 @@ The same line stands in profiles, in requests and under the seal.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
-from pilothouse.types import Clause, FeatureOp, Operator, Sites, Unit
+from pilothouse.types import Clause, FeatureOp, Operator, Reserved, Sites, Unit
 
 MAX_INDICES = 32
 MAX_FEATURES = 64
@@ -18,6 +27,26 @@ Token = Annotated[int, Field(ge=0)]
 Number = Annotated[float, Field(strict=True)]
 Layer = Annotated[int, Field(ge=0, lt=4096, strict=True)]
 Count = Annotated[int, Field(ge=1)]
+
+
+_REGISTERED: set[str] = set()
+"""Operators that are not among the `Operator`s of this package."""
+
+
+def allow_operator(name: str) -> None:
+    """Let terms, configurations and policies name an operator from now on."""
+    if name not in get_args(Operator):
+        _REGISTERED.add(name)
+
+
+def _registered_or(given: object, known: ValidatorFunctionWrapHandler) -> object:
+    return given if isinstance(given, str) and given in _REGISTERED else known(given)
+
+
+NamedOp = Annotated[Operator | FeatureOp | None, WrapValidator(_registered_or), SerializeAsAny()]
+"""An operator of vectors or of features, as a term or a rule names it."""
+NamedReserved = Annotated[Reserved, WrapValidator(_registered_or), SerializeAsAny()]
+"""What a tap can have tables for, as `taps.operators` names it."""
 
 
 class _Closed(BaseModel):
@@ -87,7 +116,7 @@ Features = Annotated[int | tuple[int, ...] | str, BeforeValidator(_named)]
 
 
 class SteerTerm(_Closed):
-    """One intervention. Which of `scale` and `value` an operator takes, `edit.operators` says.
+    """One intervention. What an operator takes is said in its file in `edit.ops`.
 
     With a vector (or transform), or with features of an SAE: then `op` is one of `FeatureOp`, and
     the edit is made where the feature's code is over `above`.
@@ -96,7 +125,7 @@ class SteerTerm(_Closed):
     vector: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     sae: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     feature: Features | None = None
-    op: Operator | FeatureOp | None = None
+    op: NamedOp = None
     """None: what the artefact is made for; `add` for a vector, `set` for a feature."""
     scale: Number | None = None
     value: Number | None = None

@@ -37,7 +37,11 @@ Operator = Literal[
     "add", "add_below", "ablate", "reflect", "set", "floor", "cap", "affine", "rotate",
     "rotate_adaptive", "slerp", "apply", "replace",
 ]  # fmt: skip
-"""What is done along a direction, in a plane or by a map; `edit.operators` says what exactly."""
+"""What is done along a direction, in a plane or by a map; its file in `edit.ops` says what exactly.
+
+Listed here so that a policy can be checked where nothing of `edit` is loaded. A test holds the list
+against what is registered.
+"""
 
 FeatureOp = Literal["set", "scale", "ablate", "add", "floor", "cap", "steer"]
 """What becomes of the code of an SAE's feature; `edit.sae` says what exactly."""

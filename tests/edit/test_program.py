@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pilothouse.edit.ops.additions import Additions
 from pilothouse.edit.program import compile_program, growth
 from pilothouse.edit.sources import Sources
 from pilothouse.errors import RequestError
@@ -53,10 +54,10 @@ def test_coefficient_times_rows_is_the_sum_of_the_terms(terms: list[SteerTerm]) 
         got = np.zeros(D_MODEL)
         edit = None if program is None else program.layers.get(Tap(layer, "resid_post"))
         if program is not None and edit is not None:
-            assert edit.rank == 0
-            assert edit.addition_D is not None
-            assert edit.addition_D.dtype == np.float32
-            got = program.coefficient * edit.addition_D.astype(np.float64)
+            [additions] = edit.tables
+            assert isinstance(additions, Additions)
+            assert additions.addition_D.dtype == np.float32
+            got = program.coefficient * additions.addition_D.astype(np.float64)
         largest = max(abs(each.scale) for each in terms) * 10
         assert np.allclose(got, wanted, rtol=1e-6, atol=largest * 1e-6)
 
@@ -201,9 +202,10 @@ def test_rows_cannot_be_changed() -> None:
     program = compile_program(only(), SOURCES)
     assert program is not None
     edit = program.layers[Tap(2, "resid_post")]
-    assert edit.addition_D is not None
+    additions = edit.get(Additions)
+    assert additions is not None
     with pytest.raises(ValueError, match="read-only"):
-        edit.addition_D[0] = 1.0
+        additions.addition_D[0] = 1.0
     with pytest.raises(TypeError):
         program.layers[Tap(9, "resid_post")] = edit  # type: ignore[index]
 

@@ -15,10 +15,10 @@ import pytest
 from pilothouse.edit.assembly import Assembly
 from pilothouse.edit.gate import Gate
 from pilothouse.edit.layer import LayerEdit
-from pilothouse.edit.operator import Parts, Row
+from pilothouse.edit.ops.rows import GatedRows
+from pilothouse.edit.row import Row, RowStage, row_parts
 from pilothouse.edit.sae import FeatureEdit, feature_read, feature_rows, plain_read
 from pilothouse.edit.sae_codes import edited, encode
-from pilothouse.edit.sources import Sources
 from pilothouse.errors import RequestError
 from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.model.sae.formats import load_sae
@@ -102,18 +102,23 @@ def loaded(folder: Path, made: Book) -> Sae:
 def layer_edit(sae: Sae, *edits: FeatureEdit) -> LayerEdit:
     """The rows, put together as a program's are."""
     assembly = Assembly(sae.tap)
-    parts = Parts(codes=feature_rows(sae, edits))
-    assembly.take(SteerTerm(vector="s", op="apply"), 1.0, parts, Sources(edits={}))
+    parts = row_parts(RowStage.CODE, feature_rows(sae, edits))
+    assembly.take(SteerTerm(vector="s", op="apply"), 1.0, parts)
     edit = assembly.edit(sae.width)
     assert edit is not None
     return edit
 
 
+def rows_of(edit: LayerEdit) -> GatedRows:
+    rows = edit.get(GatedRows)
+    assert rows is not None
+    return rows
+
+
 def exact(edit: LayerEdit, sae: Sae, edits: tuple[FeatureEdit, ...], h_TD: Any) -> Any:
     """What the tables' float32 rows write, with the rows as they were before the rounding."""
     rows = feature_rows(sae, edits)
-    wide = LayerEdit(
-        addition_D=None,
+    wide = GatedRows(
         reads_RD=np.array([row.read_D for row in rows]),  # type: ignore[arg-type]
         writes_RD=np.array([row.write_D for row in rows]),  # type: ignore[arg-type]
         gates_RG=np.array([row.gate for row in rows]),  # type: ignore[arg-type]
@@ -122,7 +127,7 @@ def exact(edit: LayerEdit, sae: Sae, edits: tuple[FeatureEdit, ...], h_TD: Any) 
         latents_R=tuple(row.latent for row in rows),
     )
     assert edit.rank == wide.rank
-    return wide.apply(h_TD, 1.0, {sae.digest: sae})
+    return LayerEdit(sae.width, (wide,)).apply(h_TD, 1.0, {sae.digest: sae})
 
 
 def expected(made: Book, edits: tuple[FeatureEdit, ...], h_TD: Any) -> Any:
@@ -327,14 +332,15 @@ def test_a_row_that_needs_more_says_of_what(tmp_path: Path, form: str) -> None:
     wanted = (sae.digest, 3) if sae.needs_all_codes else None
     assert (row.latent and row.latent[:2]) == wanted
     assert bool(row.statistic) == (made_as(form).norm != "none")
-    plain = layer_edit(loaded(tmp_path / "plain", book("relu")), FeatureEdit(3, "set", 2.0))
+    edit = layer_edit(loaded(tmp_path / "plain", book("relu")), FeatureEdit(3, "set", 2.0))
+    plain = rows_of(edit)
     assert (plain.statistics_R, plain.latents_R) == ((), ())
 
 
 @pytest.mark.parametrize("form", ["topk", "topk of layer norm", "jumprelu of layer norm"])
 def test_what_a_row_reads_in_is_part_of_its_content(tmp_path: Path, form: str) -> None:
     edit = layer_edit(loaded(tmp_path, made_as(form)), FeatureEdit(3, "set", 2.0))
-    bare = replace(edit, statistics_R=(), latents_R=())
+    bare = LayerEdit(WIDTH, (replace(rows_of(edit), statistics_R=(), latents_R=()),))
     assert edit.content() != bare.content()
     assert edit.content() == edit.part(slice(0, WIDTH)).content()
 
@@ -377,8 +383,9 @@ def test_a_projection_does_not_stand_beside_a_decoder_that_is_not_linear(tmp_pat
         [row] = feature_rows(sae, [FeatureEdit(3, "set", 2.0)])
         assert row.latent is not None
         row = row._replace(latent=row.latent._replace(is_linear=is_linear))
-        parts = Parts(codes=[row], projections=[Row(unit_D, unit_D, Gate(slope=-1.0))])
-        assembly.take(SteerTerm(vector="s", op="apply"), 1.0, parts, Sources(edits={}))
+        projection = Row(unit_D, unit_D, Gate(slope=-1.0))
+        parts = row_parts(RowStage.CODE, [row]) + row_parts(RowStage.PROJECTION, [projection])
+        assembly.take(SteerTerm(vector="s", op="apply"), 1.0, parts)
         if is_linear:
             assert assembly.edit(WIDTH) is not None
             continue
@@ -392,8 +399,8 @@ def test_a_weight_and_its_inverse_as_coefficient_cancel(tmp_path: Path, form: st
     sae, h_TD = loaded(tmp_path, made), hidden()
     edits = (FeatureEdit(some_feature(sae, h_TD), "set", 3.0),)
     assembly = Assembly(sae.tap)
-    parts = Parts(codes=feature_rows(sae, edits))
-    assembly.take(SteerTerm(vector="s", op="apply"), -0.25, parts, Sources(edits={}))
+    parts = row_parts(RowStage.CODE, feature_rows(sae, edits))
+    assembly.take(SteerTerm(vector="s", op="apply"), -0.25, parts)
     edit = assembly.edit(sae.width)
     assert edit is not None
     got_TD = edit.apply(h_TD, -4.0, {sae.digest: sae})
@@ -424,5 +431,5 @@ def test_rows_lie_where_codes_do(tmp_path: Path) -> None:
     assert sae.tap == Tap(4, "resid_post")
     edit = layer_edit(sae, FeatureEdit(3, "set", 1.0))
     assert edit.rank == 1
-    assert edit.addition_D is None
-    assert not edit.has_planes
+    assert edit.tables == (rows_of(edit),)
+    assert not rows_of(edit).has_planes

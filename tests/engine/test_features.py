@@ -245,7 +245,8 @@ def test_of_equal_codes_the_first_is_chosen(tmp_path: Path) -> None:
 def test_a_tap_without_features_has_what_it_had() -> None:
     plain = allocate(EditPlan(rank=2), slots=3, width=WIDTH, device=CPU)
     assert set(named_tensors(plain)) == {
-        "additions_SD", "reads_SRD", "writes_SRD", "gates_SRG", "sees_SRR",
+        "additions_vectors_SD", "rows_reads_SRD", "rows_writes_SRD", "rows_gates_SRG",
+        "rows_sees_SRR",
     }  # fmt: skip
     assert plain.latents == ()
     assert table_bytes(EditPlan(rank=2), slots=3, width=WIDTH, num_targets=0) == sum(

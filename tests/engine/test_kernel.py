@@ -17,12 +17,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from pilothouse.edit.ops import KINDS
+from pilothouse.edit.ops.additions import ADDITIONS, Additions
+from pilothouse.edit.ops.slerp import Slerp
 from pilothouse.edit.program import Program, compile_program
+from pilothouse.edit.row import ROWS as ROWS_KIND
+from pilothouse.edit.table import register_table
+from pilothouse.engine.device_table import register_device_table
 from pilothouse.engine.kernel import edit_delta, policy_delta
+from pilothouse.engine.ops import DEVICE_KINDS
 from pilothouse.engine.policy_stage import stage_tables
-from pilothouse.engine.tables import allocate, policy_tables, upload
+from pilothouse.engine.table_size import table_bytes
+from pilothouse.engine.tables import allocate, named_tensors, policy_tables, upload
 from pilothouse.engine.tap_plan import EditPlan
-from pilothouse.errors import RequestError
+from pilothouse.errors import ConfigError, EngineError, RequestError
 from pilothouse.term import SteerTerm
 from tests.edit.test_operators import AT, D_MODEL, LAYER, SOURCES
 
@@ -102,10 +110,11 @@ def test_a_slerp_of_tokens_without_a_way_to_go_is_finite_and_as_numpy_computes_i
     slerp = program({"vector": "a", "op": "slerp", "scale": 0.3})
     assert slerp is not None
     edit = slerp.layers[AT]
-    assert edit.slerp_D is not None
+    turn = edit.get(Slerp)
+    assert turn is not None
     tables = allocate(EditPlan(slerp=True), slots=2, width=D_MODEL, device=CPU)
     upload(tables, 1, edit)
-    unit_D = edit.slerp_D
+    unit_D = turn.unit_D
     aside_D = np.roll(unit_D, 1) - unit_D * (np.roll(unit_D, 1) @ unit_D)
     hidden_TD = np.stack(
         [0 * unit_D, 5 * unit_D, -5 * unit_D, aside_D, 5 * unit_D + 1e-4 * aside_D,
@@ -148,9 +157,9 @@ def test_policies_follow_one_another_in_their_order() -> None:
         token_1D = hidden_TD[t : t + 1].astype(np.float64)
         for p in (0, 2):
             token_1D = kept[p].layers[AT].apply(token_1D, float(strengths_P[p]))
-        addition_D = kept[1].layers[AT].addition_D
-        assert addition_D is not None
-        wanted_D = token_1D[0] + strengths_P[1] * addition_D - hidden_TD[t]
+        additions = kept[1].layers[AT].get(Additions)
+        assert additions is not None
+        wanted_D = token_1D[0] + strengths_P[1] * additions.addition_D - hidden_TD[t]
         assert np.abs(got_TD[t] - wanted_D).max() < 1e-5
     assert not got_TD[3].any()
 
@@ -216,10 +225,37 @@ def test_ranks_that_share_a_token_carry_out_policies_as_one() -> None:
     assert np.abs(ranks.run(one_rank) - wanted_TD).max() < 1e-5
 
 
-@pytest.mark.parametrize("rows", [ROWS[:2], ROWS])
-def test_tables_are_no_larger_than_what_is_planned(rows: tuple[dict[str, Any], ...]) -> None:
-    needs_rows = len(rows) > 2
-    tables = allocate(EVERYTHING if needs_rows else EditPlan(), slots=3, width=8, device=CPU)
-    assert (tables.rows is None) != needs_rows
-    assert (tables.diagonals_S4D is None) != needs_rows
-    assert (tables.restores_norm_S is None) != needs_rows
+@pytest.mark.parametrize("name", [name for name in KINDS if name != ADDITIONS])
+def test_there_are_tables_for_what_is_planned_and_for_nothing_else(name: str) -> None:
+    flags = frozenset(flag.name for flag in KINDS[name].flags)
+    edits = EditPlan(rank=2, tables=flags) if name == ROWS_KIND else EditPlan(tables=flags)
+    tables = allocate(edits, slots=3, width=8, device=CPU)
+    assert [each.name for each in tables.held] == [ADDITIONS, name]
+    sizes = [each.numel() * each.element_size() for each in named_tensors(tables).values()]
+    assert table_bytes(edits, slots=3, width=8, num_targets=0) == sum(sizes)
+
+
+def test_every_kind_of_table_has_a_side_on_the_device_and_a_place() -> None:
+    assert set(KINDS) == set(DEVICE_KINDS)
+    assert [kind.order for kind in KINDS.values()] == sorted(
+        {kind.order for kind in KINDS.values()}
+    )
+    first, *others = KINDS.values()
+    assert first.name == ADDITIONS
+    roles = [kind.role for kind in others]
+    assert roles == sorted(roles), "maps come before what is written on them, the norm last"
+
+
+def test_a_device_table_is_of_a_known_kind_and_comes_once() -> None:
+    with pytest.raises(EngineError, match="device table 'additions': want one for each of"):
+        register_device_table(DEVICE_KINDS[ADDITIONS])
+    with pytest.raises(ConfigError, match="table 'slerp' of order 20: there is 'slerp'"):
+        register_table(Slerp)
+
+
+def test_a_program_that_the_tap_has_no_tables_for_is_no_upload() -> None:
+    slerp = program({"vector": "a", "op": "slerp", "scale": 0.3})
+    assert slerp is not None
+    tables = allocate(EditPlan(), slots=2, width=D_MODEL, device=CPU)
+    with pytest.raises(AssertionError, match=r"the tap has tables for \['slerp'\]"):
+        upload(tables, 1, slerp.layers[AT])

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from pilothouse.edit.layer import LayerEdit
+from pilothouse.edit.ops.additions import Additions
 from pilothouse.edit.program import Program
 from pilothouse.engine.programs import EMPTY_SLOT, ProgramSlots
 from pilothouse.types import Tap
@@ -18,8 +19,7 @@ AT = Tap(0, "resid_post")
 
 def program(name: str) -> Program:
     row_D = np.full(2, ord(name), np.float32)
-    none = np.zeros((0, 2), np.float32)
-    return Program(name, 1.0, {AT: LayerEdit(row_D, none, none, none, none)})
+    return Program(name, 1.0, {AT: LayerEdit(2, (Additions(row_D),))})
 
 
 class Slots(RuleBasedStateMachine):
@@ -47,7 +47,9 @@ class Slots(RuleBasedStateMachine):
     @invariant()
     def every_live_request_finds_its_rows_in_its_slot(self) -> None:
         for upload in self.slots.take_uploads():
-            self.table[upload.slot] = float(upload.layers[AT].addition_D[0])
+            additions = upload.layers[AT].get(Additions)
+            assert additions is not None
+            self.table[upload.slot] = float(additions.addition_D[0])
         for each in self.live:
             for digest, slot in each.items():
                 assert slot != EMPTY_SLOT

@@ -97,19 +97,22 @@ def test_a_profile_that_cannot_be_compiled_stops_the_start() -> None:
 
 
 @pytest.mark.parametrize(
-    "steer",
+    ("steer", "does"),
     [
-        {"vector": "plane", "value": 10.0},
-        {"vector": "plane", "op": "rotate_adaptive", "value": 10.0},
-        {"vector": "act"},
-        {"vector": "v", "op": "slerp", "scale": 0.5},
-        {"vector": "v", "scale": 0.5, "unit": "token"},
+        ({"vector": "plane", "value": 10.0}, "turns a plane"),
+        ({"vector": "plane", "op": "rotate_adaptive", "value": 10.0}, "turns a plane"),
+        ({"vector": "act"}, "maps single dimensions"),
+        ({"vector": "v", "op": "slerp", "scale": 0.5}, "goes a share of a way"),
+        ({"vector": "v", "scale": 0.5, "unit": "token"}, "counts in token units"),
     ],
 )
-def test_a_policy_cannot_steer_with_a_plane_or_a_map(steer: dict[str, Any]) -> None:
+def test_a_policy_cannot_steer_with_a_plane_or_a_map(steer: dict[str, Any], does: str) -> None:
     then = {"action": "steer", **steer}
     rule = {"id": "r", "phase": "output", "when": "x >= 0.5", "then": then}
-    with pytest.raises(ConfigError, match="policy push, rule r: at layer 1 it turns a plane, maps"):
+    told = (
+        f"policy push, rule r: at layer 1 it {does}; policies steer with vectors, subspaces, low-"
+    )
+    with pytest.raises(ConfigError, match=told):
         make_plan(CATALOGUE, (policy("push", [rule], {"x": "p/all"}),))
 
 

@@ -11,6 +11,7 @@ from pilothouse.edit.program import compile_program
 from pilothouse.engine.buffers import TapBuffers
 from pilothouse.engine.steering_state import FEW_SEGMENTS, SteeringState, positions
 from pilothouse.engine.step import PolicySpan, Steering, StepPlan, Upload
+from pilothouse.engine.tables import named_tensors
 from pilothouse.model.catalogue import Catalogue
 from pilothouse.term import SteerTerm
 from pilothouse.types import Tap
@@ -179,7 +180,11 @@ def test_an_upload_clears_the_taps_it_does_not_edit() -> None:
     assert one is not None
     buffers.upload(Upload(2, both.layers))
     buffers.upload(Upload(2, one.layers))
-    low, high = (buffers.tables[Tap(layer, "resid_post")].additions_SD for layer in (0, 1))
+    low, high = (
+        named_tensors(buffers.tables[Tap(layer, "resid_post")])["additions_vectors_SD"]
+        for layer in (0, 1)
+    )
     assert low.abs().sum() == 0
-    assert np.array_equal(high[2].numpy(), one.layers[Tap(1, "resid_post")].addition_D)
+    [additions] = one.layers[Tap(1, "resid_post")].tables
+    assert np.array_equal(high[2].numpy(), *additions.numbers())
     assert high[[0, 1, 3]].abs().sum() == 0

@@ -134,7 +134,7 @@ def test_every_request_of_a_steered_case_is_steered_in_its_own_way(
 def test_norms_are_restored_in_the_norm_case_alone(tmp_path: Path) -> None:
     for name in ("norm", "layer1"):
         edits = [tap.edits for tap in plan_of(ALL[name], tmp_path / name).body.taps]
-        assert [each.restores_norm for each in edits if each] == [name == "norm"]
+        assert ["restores_norm" in each.tables for each in edits if each] == [name == "norm"]
 
 
 def test_sae_feature_sets_one_feature_of_one_sae_in_another_way_each_time(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "parity", "chunks and opt",
     ),
     _mutant(
-        "parity", "projections do not see what maps wrote", "_sees",
+        "parity", "projections do not see what maps wrote", "seen_RR",
         "reads_RD @ writes_RD.T",
         "0.0",
         "operator_parity", "eager",

@@ -7,6 +7,7 @@ from typing import Any
 
 from pilothouse.cli.launch import plan_for
 from pilothouse.config import PilothouseConfig
+from pilothouse.edit.ops import known_flags
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.table_size import MIB, memory_problem, planned_memory
 from pilothouse.engine.tap_plan import EditPlan
@@ -14,14 +15,11 @@ from pilothouse.types import PROJECTION_SITES
 
 UNLIMITED_MIB = 1 << 40
 """So that a plan over its limit can be shown all the same."""
-FEATURES = {
-    "planes": "planes",
-    "diagonal": "diagonal maps",
-    "slerp": "slerp",
-    "relative": "token units",
-    "restores_norm": "norms",
-}
-"""Field of the plan -> how it is called here."""
+
+
+def _shown() -> dict[str, str]:
+    """Return the flags that are shown, each with its word, in the order in which tables apply."""
+    return {name: flag.shown for name, flag in known_flags().items() if flag.shown is not None}
 
 
 def plan_report(config: PilothouseConfig, model: str, problems: list[str]) -> dict[str, Any]:
@@ -84,12 +82,12 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
 
 
 def _reserved(edits: EditPlan) -> dict[str, Any]:
-    flags = {name: getattr(edits, name) for name in FEATURES}
+    flags = {name: name in edits.tables for name in _shown()}
     return {"rank": edits.rank, **flags, "policy_rows": len(edits.policy_rows)}
 
 
 def _tap_line(tap: dict[str, Any]) -> str:
-    has = ["additions", *(told for name, told in FEATURES.items() if tap[name])]
+    has = ["additions", *(told for name, told in _shown().items() if tap[name])]
     has += [f"{tap['rank']} rows"] if tap["rank"] else []
     has += [f"{tap['policy_rows']} rows of policies"] if tap["policy_rows"] else []
     has += [f"{tap['saes']} resident SAEs"] if tap["saes"] else []

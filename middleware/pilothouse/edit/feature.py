@@ -14,8 +14,9 @@ from typing import NoReturn, get_args
 
 import numpy as np
 
-from pilothouse.edit.operator import Parts
+from pilothouse.edit.row import RowStage, row_parts
 from pilothouse.edit.sae import FeatureEdit, feature_rows
+from pilothouse.edit.table import Parts
 from pilothouse.errors import RequestError
 from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.model.sae.written import written
@@ -73,7 +74,7 @@ def feature_parts(terms: Sequence[SteerTerm], sae: Sae) -> Parts:
         RequestError: as `feature_edits` and `feature_rows`.
     """
     edits = [edit for term in terms for edit in feature_edits(term, sae)]
-    return Parts(codes=feature_rows(sae, edits))
+    return row_parts(RowStage.CODE, feature_rows(sae, edits))
 
 
 def feature_growth(term: SteerTerm, sae: Sae) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pilothouse.edit.operators import operator_of
+from pilothouse.edit.operators import OPERATORS, operator_of
 from pilothouse.edit.sources import Sources
 from pilothouse.errors import RequestError
 from pilothouse.model.catalogue import Source
@@ -41,7 +41,7 @@ def places_of(term: SteerTerm, sources: Sources) -> tuple[Place, ...]:
             param="steer",
         )
     name = operator_of(term, source)
-    if name != "ablate":
+    if not OPERATORS[name].at_writers:
         raise RequestError(
             f"steer: sites: got 'writers' with {name!r}, want it with 'ablate'", param="steer"
         )

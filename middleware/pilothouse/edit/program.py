@@ -1,9 +1,9 @@
 """Programs: what the terms that hold at a position do together, at every tap, without strength.
 
-Order at a tap: the diagonal map; the turn towards a direction; codes and planes, each on the
-result of these maps; projections, on the result; additions; the norm. Projections on directions
-that are not orthogonal use the dual basis, so that each coordinate gets exactly what its operator
-says. Additions that a gate weighs read what the codes read.
+Order at a tap: the maps of the whole stream; codes and planes, each on the result of these maps;
+projections, on the result; additions; the norm. Projections on directions that are not orthogonal
+use the dual basis, so that each coordinate gets exactly what its operator says. Additions that a
+gate weighs read what the codes read.
 """
 
 from __future__ import annotations
@@ -16,12 +16,10 @@ from threading import Lock
 from types import MappingProxyType
 from typing import NamedTuple
 
-import numpy as np
-
 from pilothouse.edit.assembly import Assembly
 from pilothouse.edit.feature import feature_growth, feature_parts
 from pilothouse.edit.layer import LayerEdit
-from pilothouse.edit.operators import OPERATORS, Parts, operator_of, strength_of
+from pilothouse.edit.operators import OPERATORS, operator_of, strength_of, with_extras
 from pilothouse.edit.place import places_of
 from pilothouse.edit.sources import Sources
 from pilothouse.model.sae.autoencoder import Sae
@@ -58,7 +56,7 @@ def compile_program(terms: Sequence[SteerTerm], sources: Sources) -> Program | N
 
     Raises:
         RequestError: an unknown name or layer, an operator that does not fit, directions too near
-            to parallel, two diagonal maps or two slerps at one tap, or numbers that are not finite.
+            to parallel, two maps of one kind at one tap, or numbers that are not finite.
     """
     weighed = [(strength_of(term, sources.of(term)), term) for term in terms]
     strengths = [each for each, _ in weighed if each != 0.0]
@@ -92,20 +90,16 @@ def growth(terms: Sequence[SteerTerm], sources: Sources) -> dict[Tap, float]:
         if isinstance(source, Sae):
             bounds[source.tap] = bounds.get(source.tap, 0.0) + feature_growth(term, source)
             continue
-        name = operator_of(term, source)
+        spec = OPERATORS[operator_of(term, source)]
         for tap, layer in places_of(term, sources):
             norm = source.residual_norm(layer)
             shortest[tap] = min(norm, shortest.get(tap, norm))
-            if name != "add" or term.gate is not None:
-                more = OPERATORS[name].growth(term, source, layer)
-                bounds[tap] = bounds.get(tap, 0.0) + more
+            if not spec.is_addition or term.gate is not None:
+                bounds[tap] = bounds.get(tap, 0.0) + spec.growth(term, source, layer)
     for tap, edit in program.layers.items():
-        added = [(edit.relative_D, 1.0)]
-        added += [] if edit.addition_D is None else [(edit.addition_D, shortest[tap])]
-        for added_D, measure in added:
-            if added_D is not None:
-                length = float(np.linalg.norm(added_D.astype(np.float64)))
-                bounds[tap] = bounds.get(tap, 0.0) + abs(program.coefficient) * length / measure
+        # Nothing is measured at a tap of features alone, and none of their tables asks.
+        longer = sum(each.growth(shortest.get(tap, 1.0)) for each in edit.tables)
+        bounds[tap] = bounds.get(tap, 0.0) + abs(program.coefficient) * longer
     return {tap: bounds.get(tap, 0.0) for tap in program.layers}
 
 
@@ -184,18 +178,17 @@ def _compiled(sources: Sources, shares: tuple[_Share, ...]) -> tuple[str, Layers
         spec = OPERATORS[operator_of(share.term, source)]
         for tap, layer in places_of(share.term, sources):
             widths[tap] = source.width
-            parts = spec.compile(share.term, source, layer)
-            built.setdefault(tap, Assembly(tap)).take(share.term, share.weight, parts, sources)
+            parts = with_extras(share.term, spec.compile(share.term, source, layer), tap, sources)
+            built.setdefault(tap, Assembly(tap)).take(share.term, share.weight, parts)
     for digest, asked in features.items():
         sae = saes[digest]
         widths[sae.tap] = sae.width
         parts = feature_parts([share.term for share in asked], sae)
         # Their strengths lie in the codes, so that all of them have one weight.
         for share in asked:
-            built.setdefault(sae.tap, Assembly(sae.tap)).take(
-                share.term, share.weight, parts, sources
-            )
-            parts = Parts()
+            taken = with_extras(share.term, parts, sae.tap, sources)
+            built.setdefault(sae.tap, Assembly(sae.tap)).take(share.term, share.weight, taken)
+            parts = ()
     layers = {tap: built[tap].edit(widths[tap]) for tap in sorted(built)}
     kept = {tap: edit for tap, edit in layers.items() if edit is not None}
     return _digest(kept), MappingProxyType(kept)

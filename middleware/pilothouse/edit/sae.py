@@ -25,9 +25,10 @@ import numpy as np
 
 from pilothouse.edit.gate import STEEP, Gate
 from pilothouse.edit.latent import Latent
-from pilothouse.edit.operator import Floats, Row
+from pilothouse.edit.row import Row
 from pilothouse.edit.sae_codes import is_without_mean, statistic_of
 from pilothouse.edit.statistic import Statistic
+from pilothouse.edit.table import Floats
 from pilothouse.errors import RequestError
 from pilothouse.model.sae.autoencoder import ALL_AT_ONCE, Sae
 from pilothouse.types import FeatureOp, Unit

@@ -37,8 +37,8 @@ from pilothouse.model.transform import build_transform
 from pilothouse.model.vector import build_vector
 from pilothouse.policy.loader import policy_from_json
 from pilothouse.policy.rulebook import Rulebook
-from pilothouse.term import SteerTerm
-from pilothouse.types import Reserved, SignalSpec, Tap
+from pilothouse.term import NamedReserved, SteerTerm
+from pilothouse.types import SignalSpec, Tap
 
 if TYPE_CHECKING:
     from pilothouse.policy.schema import Policy
@@ -84,7 +84,7 @@ class PlanBody(Frozen):
     policy_targets: tuple[PolicyTarget, ...]
     policies: tuple[dict[str, Any], ...]
     profiles: dict[str, Profile]
-    operators: tuple[Reserved, ...]
+    operators: tuple[NamedReserved, ...]
     limits: Limits
     auth: Auth
     gate: Gate

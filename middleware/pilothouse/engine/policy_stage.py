@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pilothouse.edit.gate import GATE_WIDTH
-from pilothouse.edit.layer import LayerEdit
+from pilothouse.edit.ops.additions import Additions
+from pilothouse.edit.ops.rows import GatedRows
 from pilothouse.edit.program import Program, compile_program
 from pilothouse.edit.sources import Sources
 from pilothouse.edit.statistic import Statistic
@@ -99,26 +100,29 @@ def stage_tables(
     if not edits:
         return {}, ()
     additions_PD = np.zeros((len(programs), width), np.float32)
+    rows: list[tuple[int, GatedRows]] = []
     for p, edit in edits:
-        if edit.addition_D is not None:
-            additions_PD[p] = edit.addition_D
-    rows = [(p, edit) for p, edit in edits if edit.rank]
-    told = tuple(each for p, edit in rows for each in _rows(p, edit, saes))
+        additions, gated = edit.get(Additions), edit.get(GatedRows)
+        if additions is not None:
+            additions_PD[p] = additions.addition_D
+        if gated is not None:
+            rows.append((p, gated))
+    told = tuple(row for p, each in rows for row in _rows(p, each, saes))
     if not rows:
         return {"additions": additions_PD}, ()
-    reads_KD = np.concatenate([edit.reads_RD for _, edit in rows])
-    writes_KD = np.concatenate([edit.writes_RD for _, edit in rows])
-    gates_KG = np.concatenate([edit.gates_RG for _, edit in rows]).reshape(-1, GATE_WIDTH)
-    sees_KK = _sees([edit for _, edit in rows], told, reads_KD, writes_KD)
+    reads_KD = np.concatenate([each.reads_RD for _, each in rows])
+    writes_KD = np.concatenate([each.writes_RD for _, each in rows])
+    gates_KG = np.concatenate([each.gates_RG for _, each in rows]).reshape(-1, GATE_WIDTH)
+    sees_KK = _sees([each for _, each in rows], told, reads_KD, writes_KD)
     return {
         "additions": additions_PD, "reads": reads_KD, "writes": writes_KD, "gates": gates_KG,
         "sees": sees_KK,
     }, told  # fmt: skip
 
 
-def _rows(target: int, edit: LayerEdit, saes: Mapping[str, Sae]) -> Iterator[PolicyRow]:
-    statistics = edit.statistics_R or (Statistic.NONE,) * edit.rank
-    latents = edit.latents_R or (None,) * edit.rank
+def _rows(target: int, rows: GatedRows, saes: Mapping[str, Sae]) -> Iterator[PolicyRow]:
+    statistics = rows.statistics_R or (Statistic.NONE,) * rows.rank
+    latents = rows.latents_R or (None,) * rows.rank
     for statistic, latent in zip(statistics, latents, strict=True):
         known = None if latent is None else latent_plan(saes[latent.sae])
         feature = 0 if latent is None else latent.feature
@@ -136,23 +140,15 @@ def _program(term: SteerTerm, sources: Sources, origin: str) -> Program:
     if problem is not None:
         raise ConfigError(f"{origin}: {problem}")
     for tap, edit in program.layers.items():
-        maps = (edit.diagonal_4D, edit.slerp_D, edit.relative_D)
-        if edit.has_planes or edit.norm or any(each is not None for each in maps):
-            raise ConfigError(
-                f"{origin}: at layer {tap.layer} it turns a plane, maps single dimensions, "
-                "goes a share of a way, counts in token units or restores norms; policies steer "
-                "with vectors, subspaces, low-rank maps and SAE features: put this into a profile"
-            )
-        if not all(each is None or each.is_linear for each in edit.latents_R):
-            raise ConfigError(
-                f"{origin}: at layer {tap.layer} it edits features of an SAE whose decoder is not "
-                "linear, of which other policies would not see all: put this into a profile"
-            )
+        for each in edit.tables:
+            refusal = each.refused_in_policies()
+            if refusal is not None:
+                raise ConfigError(f"{origin}: at layer {tap.layer} it {refusal}")
     return program
 
 
 def _sees(
-    edits: Sequence[LayerEdit],
+    edits: Sequence[GatedRows],
     rows: Sequence[PolicyRow],
     reads_KD: FloatArray,
     writes_KD: FloatArray,

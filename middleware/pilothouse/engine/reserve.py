@@ -5,24 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from pilothouse.config import PilothouseConfig
+from pilothouse.edit.assembly import Assembly
 from pilothouse.edit.feature import feature_parts, mean_norm
-from pilothouse.edit.operators import OPERATORS, Parts, features_of, form_of, operator_of
+from pilothouse.edit.operators import (
+    EXTRAS,
+    OPERATORS,
+    features_of,
+    form_of,
+    operator_of,
+    with_extras,
+)
 from pilothouse.edit.place import places_of
+from pilothouse.edit.row import ROWS
 from pilothouse.edit.sae_codes import statistic_of
 from pilothouse.edit.sources import Sources
 from pilothouse.edit.statistic import Statistic
+from pilothouse.edit.table import Parts
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.residents import latent_plan
-from pilothouse.engine.tap_plan import EditPlan, LatentPlan, united
+from pilothouse.engine.tap_plan import EditPlan, LatentPlan
 from pilothouse.errors import ConfigError, RequestError
 from pilothouse.model.catalogue import Source
 from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.model.transform import Transform
 from pilothouse.term import SteerTerm
-from pilothouse.types import Reserved, Tap
-
-ROW_OPERATORS = frozenset({"add_below", "ablate", "reflect", "set", "floor", "cap", "affine"})
-PLANE_OPERATORS = frozenset({"rotate", "rotate_adaptive"})
+from pilothouse.types import Tap
 
 
 def plan_edits(config: PilothouseConfig, sources: Sources, *, demo: bool) -> dict[Tap, EditPlan]:
@@ -40,15 +47,15 @@ def plan_edits(config: PilothouseConfig, sources: Sources, *, demo: bool) -> dic
     for name, profile in config.profiles.items():
         for tap, needed in _needs(profile.steer, sources, f"profiles.{name}").items():
             _check_rank(needed, config, tap, f"profiles.{name}")
-            edits[tap] = _both(edits.get(tap, EditPlan()), needed)
+            edits[tap] = edits.get(tap, EditPlan()).with_room_for(needed)
     if demo or config.auth.client_steering:
         for source in sources.edits.values():
             granted = _granted(source, config)
             for layer in source.layers:
                 tap = Tap(layer, source.site)
-                edits[tap] = _both(edits[tap], granted)
+                edits[tap] = edits[tap].with_room_for(granted)
         for sae in sources.saes.values():
-            edits[sae.tap] = _both(edits[sae.tap], _granted_features(sae, config))
+            edits[sae.tap] = edits[sae.tap].with_room_for(_granted_features(sae, config))
     return edits
 
 
@@ -96,7 +103,7 @@ def _lines(
     return lines + ([f"limits: {{max_rank: {rank}}}"] if rank > config.limits.max_rank else [])
 
 
-def _features(config: PilothouseConfig, sources: Sources, missing: set[Tap]) -> Iterator[Reserved]:
+def _features(config: PilothouseConfig, sources: Sources, missing: set[Tap]) -> Iterator[str]:
     """What profiles use at taps where it is missing."""
     for profile in config.profiles.values():
         for term in profile.steer:
@@ -105,25 +112,28 @@ def _features(config: PilothouseConfig, sources: Sources, missing: set[Tap]) -> 
 
 
 def _needs(terms: Sequence[SteerTerm], sources: Sources, origin: str) -> Mapping[Tap, EditPlan]:
+    """Return what terms need at each tap if all of them hold at one position."""
     needs: dict[Tap, EditPlan] = {}
     for term in terms:
         try:
             for tap, parts in _parts_of(term, sources):
+                alone = _needs_of(term, parts, tap, sources)
                 known = needs.get(tap, EditPlan())
-                rows = len(parts.planes + parts.codes + parts.projections + parts.gated)
-                needs[tap] = EditPlan(
-                    rank=known.rank + rows + (term.gate is not None),
-                    planes=known.planes or bool(parts.planes),
-                    diagonal=known.diagonal or parts.diagonal_4D is not None,
-                    slerp=known.slerp or parts.slerp_D is not None,
-                    relative=known.relative or parts.relative_D is not None,
-                    restores_norm=known.restores_norm or bool(term.restore_norm),
-                    statistics=known.statistics or any(row.statistic for row in parts.codes),
-                    latents=united(known.latents, _latents(sources.of(term))),
-                )
+                rank = known.rank + alone.rank
+                needs[tap] = known.with_room_for(alone).model_copy(update={"rank": rank})
         except RequestError as error:
             raise ConfigError(f"{origin}: {error}") from error
     return needs
+
+
+def _needs_of(term: SteerTerm, parts: Parts, tap: Tap, sources: Sources) -> EditPlan:
+    source = sources.of(term)
+    assembly = Assembly(tap)
+    assembly.take(term, 1.0, with_extras(term, parts, tap, sources))
+    edit = assembly.edit(source.width)
+    if edit is None:
+        return EditPlan()
+    return EditPlan(rank=edit.rank, tables=edit.flags, latents=_latents(source))
 
 
 def _parts_of(term: SteerTerm, sources: Sources) -> Iterator[tuple[Tap, Parts]]:
@@ -137,34 +147,32 @@ def _parts_of(term: SteerTerm, sources: Sources) -> Iterator[tuple[Tap, Parts]]:
 
 def _promised(config: PilothouseConfig) -> EditPlan:
     """What a reserved tap holds: the listed operators, with whatever is loaded there later."""
-    allowed = set(config.taps.operators)
-    rows = bool(allowed & {*ROW_OPERATORS, *PLANE_OPERATORS, "apply", "gate", "feature"})
-    return EditPlan(
-        rank=config.limits.max_rank if rows else 0,
-        planes=bool(allowed & PLANE_OPERATORS),
-        diagonal=bool(allowed & {"apply", "replace"}),
-        slerp="slerp" in allowed,
-        relative="token_unit" in allowed,
-        restores_norm="restore_norm" in allowed,
-    )
+    needs: frozenset[str] = frozenset()
+    for name in config.taps.operators:
+        if name in OPERATORS:
+            needs = needs.union(*OPERATORS[name].forms.values())
+        else:
+            needs |= EXTRAS[name].needs
+    return _plan_of(needs, config.limits.max_rank)
 
 
 def _granted(source: Source, config: PilothouseConfig) -> EditPlan:
-    allowed = set(config.taps.operators)
-    form = form_of(source)
-    able = {name for name, spec in OPERATORS.items() if form in spec.forms} & allowed
-    maps = form == "diagonal" and "apply" in able
-    rows = bool(able & (ROW_OPERATORS | PLANE_OPERATORS)) or ("gate" in allowed and "add" in able)
-    rows = rows or (form == "lowrank" and "apply" in able)
+    """What clients may do with a vector or transform."""
+    allowed, form = set(config.taps.operators), form_of(source)
+    able = [spec for name, spec in OPERATORS.items() if form in spec.forms and name in allowed]
+    extras = [
+        extra
+        for name, extra in EXTRAS.items()
+        if name in allowed and (extra.beside is None or any(map(extra.beside, able)))
+    ]
+    needs = {*(need for spec in able for need in spec.forms[form])}
+    needs |= {need for extra in extras for need in extra.needs}
     own = source.manifest.rank if isinstance(source, Transform) and form != "diagonal" else 0
-    return EditPlan(
-        rank=max(config.limits.max_rank, own) if rows else 0,
-        planes=bool(able & PLANE_OPERATORS),
-        diagonal=maps or "replace" in able,
-        slerp="slerp" in able,
-        relative="token_unit" in allowed and "add" in able,
-        restores_norm="restore_norm" in allowed,
-    )
+    return _plan_of(frozenset(needs), max(config.limits.max_rank, own))
+
+
+def _plan_of(needs: frozenset[str], max_rank: int) -> EditPlan:
+    return EditPlan(rank=max_rank if ROWS in needs else 0, tables=needs - {ROWS})
 
 
 def _granted_features(sae: Sae, config: PilothouseConfig) -> EditPlan:
@@ -176,31 +184,21 @@ def _granted_features(sae: Sae, config: PilothouseConfig) -> EditPlan:
             mean_norm(sae)
         except RequestError as error:
             raise ConfigError(str(error)) from error
-    return EditPlan(
-        rank=config.limits.max_rank,
-        restores_norm="restore_norm" in config.taps.operators,
-        statistics=statistic_of(sae) != Statistic.NONE,
-        latents=_latents(sae),
+    with_any = (
+        extra.needs
+        for name, extra in EXTRAS.items()
+        if name in config.taps.operators and extra.beside is None
     )
+    needs = EXTRAS["feature"].needs.union(*with_any)
+    if statistic_of(sae) != Statistic.NONE:
+        needs |= {"statistics"}
+    return _plan_of(needs, config.limits.max_rank).model_copy(update={"latents": _latents(sae)})
 
 
 def _latents(source: Source | Sae) -> tuple[LatentPlan, ...]:
     if isinstance(source, Sae) and source.needs_all_codes:
         return (latent_plan(source),)
     return ()
-
-
-def _both(one: EditPlan, other: EditPlan) -> EditPlan:
-    return EditPlan(
-        rank=max(one.rank, other.rank),
-        planes=one.planes or other.planes,
-        diagonal=one.diagonal or other.diagonal,
-        slerp=one.slerp or other.slerp,
-        relative=one.relative or other.relative,
-        restores_norm=one.restores_norm or other.restores_norm,
-        statistics=one.statistics or other.statistics,
-        latents=united(one.latents, other.latents),
-    )
 
 
 def _check_rank(needed: EditPlan, config: PilothouseConfig, tap: Tap, origin: str) -> None:

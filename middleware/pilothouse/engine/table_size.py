@@ -6,14 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pilothouse.edit.gate import GATE_WIDTH
-from pilothouse.edit.layer import DIAGONAL_ROWS
+from pilothouse.engine.device_table import FLOAT32_BYTES, INT64_BYTES
+from pilothouse.engine.ops import held_kinds
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.tap_plan import EditPlan, LatentPlan, TapPlan
 from pilothouse.limits import Limits
 from pilothouse.types import Tap
 
-FLOAT32_BYTES = 4
-INT64_BYTES = 8
 MIB = 1 << 20
 
 
@@ -28,18 +27,14 @@ class TapMemory:
 
 
 def table_bytes(edits: EditPlan, *, slots: int, width: int, num_targets: int) -> int:
-    """Bytes of device memory of one tap's tables and resident SAEs, slot 0 included."""
-    numbers = slots * width + num_targets * width
-    numbers += slots * edits.rank * (2 * width + GATE_WIDTH + edits.rank)
-    numbers += slots * DIAGONAL_ROWS * width * edits.diagonal + slots * edits.restores_norm
-    numbers += slots * (width + 1) * edits.slerp + slots * width * edits.relative
+    """Return how many bytes one tap's tables and resident SAEs take, slot 0 included."""
+    num_bytes = slots * sum(kind.slot_bytes(edits, width) for kind in held_kinds(edits))
     policy_rank = len(edits.policy_rows)
+    numbers = num_targets * width + _numbers(edits.latents)
     numbers += policy_rank * (2 * width + GATE_WIDTH + policy_rank)
-    numbers += _numbers(edits.latents)
-    numbered = slots * edits.rank * (edits.statistics + bool(edits.latents))
     counts = any(each.statistic for each in edits.policy_rows)
-    numbered += policy_rank * (counts + bool(edits.policy_latents))
-    return FLOAT32_BYTES * numbers + INT64_BYTES * numbered
+    numbered = policy_rank * (counts + bool(edits.policy_latents))
+    return num_bytes + FLOAT32_BYTES * numbers + INT64_BYTES * numbered
 
 
 def table_memory(taps: Sequence[TapPlan], limits: Limits, *, num_targets: int) -> list[TapMemory]:

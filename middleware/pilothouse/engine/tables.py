@@ -1,7 +1,7 @@
 """Device memory of the edits: what each tap's programs and policies need, allocated once.
 
-Shape suffixes: S slots (row 0 zeros), R rows, D width of the tap on this rank, G numbers of a
-gate, P policy targets, K rows of all policy targets.
+Shape suffixes: D width of the tap on this rank, G numbers of a gate, P policy targets, K rows of
+all policy targets.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pilothouse.edit.gate import GATE_WIDTH
-from pilothouse.edit.layer import DIAGONAL_ROWS, LayerEdit
-from pilothouse.engine.kernel import EditTables, PolicyRows, PolicyTables, RowTables
+from pilothouse.edit.layer import LayerEdit
+from pilothouse.engine.device_table import Held
+from pilothouse.engine.kernel import EditTables, PolicyRows, PolicyTables
 from pilothouse.engine.latents import LatentTables
+from pilothouse.engine.ops import DEVICE_KINDS, held_kinds
+from pilothouse.engine.ops.rows import feature_numbers
 from pilothouse.engine.tap_plan import EditPlan, PolicyRow
 from pilothouse.types import FloatArray
 
@@ -30,95 +32,31 @@ def allocate(
     total: int | None = None,
     latents: Sequence[LatentTables] = (),
 ) -> EditTables:
-    """Zeros: every slot gives the stream back.
+    """Return zeros: every slot gives the stream back.
 
     Args:
+        edits: what the tap has tables for.
+        slots: how many programs it holds, the empty one included.
+        width: elements of a token on this rank.
+        device: where they lie.
         total: elements of a token on all ranks, where a rank has not the whole width.
         latents: the SAEs of `edits.latents`, in that order.
     """
-
-    def zeros(*shape: int) -> Tensor:
-        return torch.zeros(shape, dtype=torch.float32, device=device)
-
-    def numbers(*shape: int) -> Tensor:
-        return torch.zeros(shape, dtype=torch.int64, device=device)
-
-    rows = None
-    if edits.rank:
-        rows = RowTables(
-            reads_SRD=zeros(slots, edits.rank, width),
-            writes_SRD=zeros(slots, edits.rank, width),
-            gates_SRG=zeros(slots, edits.rank, GATE_WIDTH),
-            sees_SRR=zeros(slots, edits.rank, edits.rank),
-            statistics_SR=numbers(slots, edits.rank) if edits.statistics else None,
-            features_SR=numbers(slots, edits.rank) if edits.latents else None,
-        )
-    return EditTables(
-        additions_SD=zeros(slots, width),
-        rows=rows,
-        diagonals_S4D=zeros(slots, DIAGONAL_ROWS, width) if edits.diagonal else None,
-        slerps_SD=zeros(slots, width) if edits.slerp else None,
-        slerp_shares_S=zeros(slots) if edits.slerp else None,
-        relatives_SD=zeros(slots, width) if edits.relative else None,
-        restores_norm_S=zeros(slots) if edits.restores_norm else None,
-        has_planes=edits.planes,
-        latents=tuple(latents),
-        width=width if total is None else total,
-    )
+    held = [
+        kind.allocate(edits, slots=slots, width=width, device=device) for kind in held_kinds(edits)
+    ]
+    return EditTables(tuple(held), tuple(latents), width if total is None else total)
 
 
 def upload(tables: EditTables, slot: int, edit: LayerEdit | None) -> None:
     """Write what a program does at this tap into its slot; None makes the slot empty."""
     for table in _slot_tensors(tables).values():
         table[slot].zero_()
-    if edit is None:
-        return
-    if edit.addition_D is not None:
-        tables.additions_SD[slot].copy_(_tensor(edit.addition_D))
-    if edit.rank:
-        assert tables.rows is not None, "admission checks that the tap has rows"
-        tables.rows.reads_SRD[slot, : edit.rank].copy_(_tensor(edit.reads_RD))
-        tables.rows.writes_SRD[slot, : edit.rank].copy_(_tensor(edit.writes_RD))
-        tables.rows.gates_SRG[slot, : edit.rank].copy_(_tensor(edit.gates_RG))
-        tables.rows.sees_SRR[slot, : edit.rank, : edit.rank].copy_(_tensor(edit.sees_RR))
-        _upload_inside(tables, tables.rows, slot, edit)
-    if edit.diagonal_4D is not None:
-        assert tables.diagonals_S4D is not None, "admission checks that the tap has diagonals"
-        tables.diagonals_S4D[slot].copy_(_tensor(edit.diagonal_4D))
-    if edit.slerp_D is not None:
-        assert tables.slerps_SD is not None, "admission checks that the tap has slerps"
-        assert tables.slerp_shares_S is not None
-        tables.slerps_SD[slot].copy_(_tensor(edit.slerp_D))
-        tables.slerp_shares_S[slot] = edit.slerp_share
-    if edit.relative_D is not None:
-        assert tables.relatives_SD is not None, "admission checks that the tap has token units"
-        tables.relatives_SD[slot].copy_(_tensor(edit.relative_D))
-    if edit.norm:
-        assert tables.restores_norm_S is not None, "admission checks that the tap has norms"
-        tables.restores_norm_S[slot] = float(edit.norm)
-
-
-def _upload_inside(tables: EditTables, rows: RowTables, slot: int, edit: LayerEdit) -> None:
-    """Statistics and features of rows."""
-    if edit.statistics_R:
-        assert rows.statistics_SR is not None, "admission checks that the tap has statistics"
-        rows.statistics_SR[slot, : edit.rank].copy_(torch.tensor(edit.statistics_R))
-    if edit.latents_R:
-        assert rows.features_SR is not None, "admission checks that the tap has the SAE"
-        features = [None if each is None else (each.sae, each.feature) for each in edit.latents_R]
-        rows.features_SR[slot, : edit.rank].copy_(torch.tensor(_numbers(features, tables.latents)))
-
-
-def _numbers(
-    features: Iterable[tuple[str, int] | None], latents: Iterable[LatentTables]
-) -> list[int]:
-    """A number for each feature, counted on from 1 through the SAEs; 0 for none."""
-    firsts: dict[str, int] = {}
-    first = 1
-    for each in latents:
-        firsts[each.facts.sae] = first
-        first += each.facts.num_features
-    return [0 if each is None else firsts[each[0]] + each[1] for each in features]
+    given = {} if edit is None else {each.name: each for each in edit.tables}
+    for name, _, held in tables.held:
+        if name in given:
+            DEVICE_KINDS[name].upload(held, slot, given.pop(name), tables.latents)
+    assert not given, f"admission checks that the tap has tables for {sorted(given)}"
 
 
 def policy_tables(
@@ -154,13 +92,15 @@ def policy_tables(
         sees_KK=_tensor(tensors["sees"]).to(device),
         targets_K=tuple(each.target for each in policy_rows),
         statistics_K=torch.tensor(statistics, device=device) if any(statistics) else None,
-        features_K=torch.tensor(_numbers(features, latents), device=device) if latents else None,
+        features_K=torch.tensor(feature_numbers(features, latents), device=device)
+        if latents
+        else None,
     )
     return PolicyTables(additions_PD, rows, tuple(latents), total)
 
 
 def named_tensors(tables: EditTables | PolicyTables | None) -> dict[str, Tensor]:
-    """Every tensor, by the name that `tables_on` and `policies_on` look for."""
+    """Return every tensor, by the name that `tables_on` and `policies_on` look for."""
     if tables is None:
         return {}
     return _slot_tensors(tables) | named_latents(tables.latents)
@@ -189,32 +129,38 @@ def _head(latent: LatentTables) -> str:
 
 
 def _slot_tensors(tables: EditTables | PolicyTables) -> dict[str, Tensor]:
-    """Those that have a row for each slot or target."""
-    found: dict[str, Tensor] = {}
-    kind = "policy_" if isinstance(tables, PolicyTables) else ""
-    for owner in (tables, tables.rows):
-        for name, value in (owner._asdict() if owner is not None else {}).items():
-            if isinstance(value, Tensor):
-                found[f"{kind}{name}"] = value
-    return found
+    """Return those that have a row for each slot or target."""
+    if isinstance(tables, EditTables):
+        owners = [(f"{each.name}_", each.tables) for each in tables.held]
+    else:
+        owners = [("policy_", each) for each in (tables, tables.rows) if each is not None]
+    return {
+        f"{head}{name}": value
+        for head, owner in owners
+        for name, value in owner._asdict().items()
+        if isinstance(value, Tensor)
+    }
 
 
 def tables_on(on: Callable[[str], Tensor], like: EditTables) -> EditTables:
-    """The same tables, each found by its name."""
-    rows = None if like.rows is None else RowTables(**_found(on, like.rows))
+    """Return the same tables, each tensor found by its name."""
     return EditTables(
-        **_found(on, like),
-        rows=rows,
-        has_planes=like.has_planes,
-        latents=tuple(latent_on(on, each) for each in like.latents),
-        width=like.width,
+        tuple(_held_on(on, each) for each in like.held),
+        tuple(latent_on(on, each) for each in like.latents),
+        like.width,
     )
 
 
+def _held_on(on: Callable[[str], Tensor], like: Held) -> Held:
+    found = {
+        name: on(f"{like.name}_{name}") if isinstance(value, Tensor) else value
+        for name, value in like.tables._asdict().items()
+    }
+    return Held(like.name, like.role, type(like.tables)(**found))
+
+
 def _found(
-    on: Callable[[str], Tensor],
-    like: EditTables | RowTables | PolicyRows | LatentTables,
-    head: str = "",
+    on: Callable[[str], Tensor], like: PolicyRows | LatentTables, head: str
 ) -> dict[str, Any]:
     return {
         name: on(f"{head}{name}")
@@ -224,7 +170,7 @@ def _found(
 
 
 def policies_on(on: Callable[[str], Tensor], like: PolicyTables | None) -> PolicyTables | None:
-    """The same policies' tables, each found by its name."""
+    """Return the same policies' tables, each found by its name."""
     if like is None:
         return None
     rows = None

@@ -15,11 +15,13 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from vllm.distributed import tensor_model_parallel_all_reduce
 
+from pilothouse.edit.ops import KINDS
 from pilothouse.engine.architecture import HookPoint
 from pilothouse.engine.barrier import settled
 from pilothouse.engine.buffers import TapBuffers
 from pilothouse.engine.columns import ReadColumns
 from pilothouse.engine.kernel import edit_delta, policy_delta
+from pilothouse.engine.ops import held_kinds
 from pilothouse.engine.tables import named_tensors, policies_on, tables_on
 from pilothouse.engine.tap_plan import EditPlan, TapPlan
 
@@ -59,8 +61,8 @@ def install_tap(
 
 def needs_true_stream(edits: EditPlan) -> bool:
     """Whether what is written here depends on what is there."""
-    maps = edits.diagonal or edits.slerp or edits.relative or edits.restores_norm
-    return bool(edits.rank or maps or edits.policy_rows)
+    looks = any(KINDS[kind.name].reads_stream for kind in held_kinds(edits))
+    return looks or bool(edits.policy_rows)
 
 
 def _register(

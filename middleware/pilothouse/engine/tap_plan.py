@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
+
 from pilothouse.edit.layer import LayerEdit
+from pilothouse.edit.ops import known_flags
 from pilothouse.engine.facts import Frozen
 from pilothouse.types import Site, Tap
-
-UNRESERVED = {
-    "statistics": "features of an SAE that normalises each token",
-    "planes": "a turned plane",
-    "diagonal": "a map of single dimensions",
-    "slerp": "a slerp",
-    "relative": "an addition in token units",
-    "restores_norm": "a restored norm",
-}
-"""Field of an `EditPlan` -> what is missing where it is not set."""
 
 
 class LatentPlan(Frozen):
@@ -49,18 +45,38 @@ class PolicyRow(Frozen):
 class EditPlan(Frozen):
     """What a tap can do beside adding: tables exist for this and nothing else.
 
-    `rank` bounds a program's gated rows; `latents` are the SAEs whose codes requests may edit.
+    `rank` bounds a program's gated rows; `tables` names flags of the kinds in `edit.ops`; `latents`
+    are the SAEs whose codes requests may edit. As data each flag is a field of its own, true or
+    false.
     """
 
     rank: int = 0
-    planes: bool = False
-    diagonal: bool = False
-    slerp: bool = False
-    relative: bool = False
-    restores_norm: bool = False
-    statistics: bool = False
+    tables: frozenset[str] = frozenset()
     latents: tuple[LatentPlan, ...] = ()
     policy_rows: tuple[PolicyRow, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_fields(cls, given: object) -> object:
+        if not isinstance(given, Mapping):
+            return given
+        flags = {name: given[name] for name in known_flags() if name in given}
+        for name, value in flags.items():
+            if not isinstance(value, bool):
+                raise ValueError(f"{name}: got {value!r}, want true or false")
+        others = {name: value for name, value in given.items() if name not in flags}
+        named = {name for name, value in flags.items() if value} | set(others.get("tables", ()))
+        unknown = named - known_flags().keys()
+        if unknown:
+            raise ValueError(f"tables: got {sorted(unknown)}, want some of {sorted(known_flags())}")
+        return others | {"tables": frozenset(named)}
+
+    @model_serializer(mode="wrap")
+    def _as_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        told: dict[str, Any] = handler(self)
+        del told["tables"]
+        flags = {name: name in self.tables for name in known_flags()}
+        return {"rank": told.pop("rank")} | flags | told
 
     @property
     def policy_latents(self) -> tuple[LatentPlan, ...]:
@@ -69,16 +85,16 @@ class EditPlan(Frozen):
 
     @classmethod
     def needed_by(cls, edit: LayerEdit) -> EditPlan:
-        """The tables that a program's edit fills."""
-        return cls(
-            rank=edit.rank,
-            planes=edit.has_planes,
-            diagonal=edit.diagonal_4D is not None,
-            slerp=edit.slerp_D is not None,
-            relative=edit.relative_D is not None,
-            restores_norm=bool(edit.norm),
-            statistics=bool(edit.statistics_R),
-            latents=tuple(LatentPlan(sae=each) for each in edit.residents),
+        """Return the tables that a program's edit fills."""
+        latents = tuple(LatentPlan(sae=each) for each in edit.residents)
+        return cls(rank=edit.rank, tables=edit.flags, latents=latents)
+
+    def with_room_for(self, other: EditPlan) -> EditPlan:
+        """Return a plan that has what either has; policies' rows are those of neither."""
+        return EditPlan(
+            rank=max(self.rank, other.rank),
+            tables=self.tables | other.tables,
+            latents=united(self.latents, other.latents),
         )
 
     def lacks(self, wanted: EditPlan) -> str | None:
@@ -88,9 +104,9 @@ class EditPlan(Frozen):
         """
         if wanted.rank > self.rank:
             return f"{wanted.rank} rows, {self.rank} reserved"
-        for table, told in UNRESERVED.items():
-            if getattr(wanted, table) and not getattr(self, table):
-                return f"{told}, none reserved"
+        for name, flag in known_flags().items():
+            if name in wanted.tables - self.tables:
+                return f"{flag.missing}, none reserved"
         missing = {each.sae for each in wanted.latents} - {each.sae for each in self.latents}
         if missing:
             return "the codes of an SAE that is not resident there"

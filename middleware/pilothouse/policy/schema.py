@@ -7,12 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from pilothouse.policy.source import Source
+from pilothouse.term import NamedOp
 from pilothouse.types import (
     AggregateKind,
-    FeatureOp,
     Mode,
     OnError,
-    Operator,
     Phase,
     Scope,
     Sites,
@@ -123,7 +122,7 @@ class Steer(_Closed):
     vector: ArtefactName | None = None
     sae: ArtefactName | None = None
     feature: Feature | tuple[Feature, ...] | Label | None = None
-    op: Operator | FeatureOp | None = None
+    op: NamedOp = None
     scale: float | None = None
     value: float | None = None
     above: float | None = None
