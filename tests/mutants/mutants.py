@@ -691,7 +691,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # doors: text of the client's in the assistant's place
     Mutant(
-        "authored", "an answer that the client began is the model's", "supplied_in_chat",
+        "authored", "an answer that the client began is the model's", "supplied_text",
         'fields.roles and fields.roles[-1] == "assistant"', "False",
         ("tests/server/test_client_text.py",), "at_the_end",
     ),
@@ -701,7 +701,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/server/test_client_text.py",), "wherever_a_message",
     ),
     Mutant(
-        "authored", "what a grammar writes is the model's", "is_constrained",
+        "authored", "what a grammar writes is the model's", "chooses_tokens",
         'read.get("structured_outputs") is not None', "False",
         ("tests/server/test_client_text.py",), "constraint",
     ),
@@ -881,7 +881,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "never-silent", "other methods of governed routes are not counted",
         "Gate._ungoverned_method",
-        'state.metrics.request(None, family.endpoint, "", client.outcome_or(outcome))',
+        'state.metrics.request(None, endpoint.name, "", client.outcome_or(outcome))',
         "pass",
         ("tests/server/test_not_served.py",), "counted_once",
     ),
@@ -910,20 +910,19 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/server/test_prefixes.py",), "without_an_end",
     ),
     Mutant(
-        "authored", "what many bans leave is the model's", "is_constrained",
+        "authored", "what many bans leave is the model's", "chooses_tokens",
         'len(biases) + len(read.get("bad_words") or ()) > MAX_BANS', "False",
         ("tests/server/test_client_text.py",), "constraint",
     ),
     Mutant(
-        "authored", "a strict tool's arguments are the model's", "_calls_are_written",
-        'pins_tools or strict or read.get("parallel_tool_calls") is False',
-        'pins_tools or read.get("parallel_tool_calls") is False',
+        "authored", "a strict tool's arguments are the model's", "chooses_tokens",
+        'has_strict_tool or read.get("parallel_tool_calls") is False',
+        'read.get("parallel_tool_calls") is False',
         ("tests/server/test_client_text.py",), "constraint",
     ),
     Mutant(
-        "authored", "the server's own grammar of tools is not heeded", "_calls_are_written",
-        'pins_tools or strict or read.get("parallel_tool_calls") is False',
-        'strict or read.get("parallel_tool_calls") is False',
+        "authored", "the server's own grammar of tools is not heeded", "is_constrained",
+        "fields.constrained or (pins_tools and fields.may_call)", "fields.constrained",
         ("tests/server/test_client_text.py",), "grammar_of_them",
     ),
     Mutant(
@@ -1001,13 +1000,14 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/cli/test_main.py",), "doctor_knows_from_the_model",
     ),
     Mutant(
-        "authored", "a chat cut off may open no turn", "supplied_in_chat",
-        "fields.vllm.truncate_prompt_tokens is not None", "False",
+        "authored", "a chat cut off may open no turn", "supplied_text",
+        "fields.truncated or not fields.add_generation_prompt",
+        "not fields.add_generation_prompt",
         ("tests/server/test_client_text.py",), "may_not_be_open",
     ),
     Mutant(
-        "authored", "a chat without a generation prompt may open no turn", "supplied_in_chat",
-        "cut or not fields.add_generation_prompt", "cut",
+        "authored", "a chat without a generation prompt may open no turn", "supplied_text",
+        "fields.truncated or not fields.add_generation_prompt", "fields.truncated",
         ("tests/server/test_client_text.py",), "may_not_be_open",
     ),
     Mutant(
@@ -1016,17 +1016,17 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/server/test_client_text.py",), "forced_answer or at_the_end",
     ),
     Mutant(
-        "authored", "a schema leaves the words to the model", "is_constrained",
+        "authored", "a schema leaves the words to the model", "has_literal_shape",
         "shape is not None and shape.type in _LITERAL_FORMATS", "False",
         ("tests/server/test_client_text.py",), "constraint",
     ),
     Mutant(
-        "authored", "a forced tool leaves the words to the model", "is_constrained",
+        "authored", "a forced tool leaves the words to the model", "chooses_tokens",
         'tool is not None and tool not in ("none", "auto")', "False",
         ("tests/server/test_client_text.py",), "constraint",
     ),
     Mutant(
-        "authored", "a list of tokens leaves the words to the model", "is_constrained",
+        "authored", "a list of tokens leaves the words to the model", "chooses_tokens",
         'read.get("allowed_token_ids")', "False",
         ("tests/server/test_client_text.py",), "constraint",
     ),
@@ -1053,7 +1053,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "authored", "a forced answer is scored by its last part", "ForcedAnswer.body",
-        'self._said.get(index, "") + choice_text(choice)', "choice_text(choice)",
+        'self._said.get(each.index, "") + each.text', "each.text",
         ("tests/server/test_rescoring.py",), "streamed",
     ),
     Mutant(
@@ -1101,18 +1101,18 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/server/test_rescoring.py",), "several_prompts",
     ),
     Mutant(
-        "read-alike", "the body goes on as it came", "read_fields",
-        "_write_back(body, asked)", "pass",
+        "read-alike", "the body goes on as it came", "Completions.read",
+        "write_back(body, asked)", "pass",
         ("tests/server/test_request_schema.py",), "sent_on",
     ),
     Mutant(
-        "read-alike", "choices are counted as they are written", "_both",
+        "read-alike", "choices are counted as they are written", "choice_fields",
         "n if n is not None and n > 0 else 1", "1",
         ("tests/server/test_request_schema.py", "tests/server/test_admission.py"),
         "reads_every_field or bound_on_choices",
     ),
     Mutant(
-        "read-alike", "an echo asks for no logprobs", "_prompt_logprobs",
+        "read-alike", "an echo asks for no logprobs", "prompt_logprobs",
         'echoed if asked is None and read["echo"] else asked', "asked",
         ("tests/server/test_request_schema.py",), "by_itself or reads_every_field",
     ),
@@ -1123,9 +1123,9 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/server/test_request_schema.py",), "counted",
     ),
     Mutant(
-        "read-alike", "a value that trips vLLM up is a fault of ours", "_validated",
-        "RequestError",
-        "ValueError",
+        "read-alike", "a value that trips vLLM up is a fault of ours", "validated",
+        "unexplained(error)",
+        "ValueError(str(error))",
         ("tests/server/test_request_schema.py",), "trips_over",
     ),
     Mutant(
@@ -1145,13 +1145,13 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/server/test_request_schema.py",), "history",
     ),
     Mutant(
-        "read-alike", "another number of choices is as good as any", "shape_whole",
+        "read-alike", "another number of choices is as good as any", "ChoiceEndpoint.rewrite",
         "admitted.exposure.ends",
         "False",
         ("tests/server/test_unaccounted.py",), "another_number",
     ),
     Mutant(
-        "read-alike", "one streamed choice too many says what it likes", "StreamShaper._accounted",
+        "read-alike", "one streamed choice too many says what it likes", "ChoiceStream._accounted",
         "self._lost or key not in self._entry.choices", "False",
         ("tests/server/test_unaccounted.py",), "streamed",
     ),
@@ -1177,7 +1177,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/server/test_early_end.py",), "content_type",
     ),
     Mutant(
-        "read-alike", "chunks of ours lack the usage of vLLM's", "StreamShaper._ending",
+        "read-alike", "chunks of ours lack the usage of vLLM's", "ChoiceStream._ending",
         "self._tells_usage", "False",
         ("tests/server/test_early_end.py",), "chunks_of_ours",
     ),

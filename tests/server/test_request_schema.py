@@ -19,12 +19,14 @@ from vllm.renderers.inputs.preprocess import prompt_to_seq
 from vllm.sampling_params import RequestOutputKind
 
 from pilothouse.errors import RequestError
-from pilothouse.policy.endpoint import Endpoint
+from pilothouse.policy.endpoint import PATHS, EndpointName
 from pilothouse.server.answer import encode
-from pilothouse.server.request_schema import RequestFields, Unreadable, read_fields
+from pilothouse.server.endpoints.registry import ENDPOINTS
+from pilothouse.server.request_schema import RequestFields, Unreadable
 
-PATHS: dict[Endpoint, str] = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
-COMPARED = {each.name for each in fields(RequestFields)} - {"vllm"}
+NOT_COMPARED = {"vllm", "messages", "prompts", "constrained", "may_call"}
+"""What is read of a request beside its fields; tests/server/test_client_text.py is about it."""
+COMPARED = {each.name for each in fields(RequestFields)} - NOT_COMPARED
 """Everything that the gate decides on. docs/security.md tells how many there are."""
 TEMPLATE_KEYS = ("tools", "documents", "add_generation_prompt", "chat_template", "enable_thinking")
 
@@ -69,7 +71,8 @@ OPTIONS = st.dictionaries(
 )
 OPTIONAL = {
     "model": SCALARS, "stream": SCALARS, "stream_options": OPTIONS | JSON, "n": SCALARS,
-    "echo": SCALARS, "logprobs": SCALARS, "top_logprobs": SCALARS, "prompt_logprobs": SCALARS,
+    "echo": SCALARS, "truncate_prompt_tokens": SCALARS, "logprobs": SCALARS,
+    "top_logprobs": SCALARS, "prompt_logprobs": SCALARS,
     "prompt_embeds": TEXTS | st.lists(TEXTS, max_size=2) | JSON, "chat_template": SCALARS | JSON,
     "chat_template_kwargs": KWARGS | JSON, "add_generation_prompt": SCALARS,
     "continue_final_message": SCALARS, "use_beam_search": SCALARS, "kv_transfer_params": TRANSFER,
@@ -84,7 +87,7 @@ FIRST = {
 
 
 @st.composite
-def bodies(draw: st.DrawFn, endpoint: Endpoint) -> dict[str, Any]:
+def bodies(draw: st.DrawFn, endpoint: EndpointName) -> dict[str, Any]:
     """A body with a few fields, so that most are read and what is wrong with one is not hidden."""
     names = draw(st.lists(st.sampled_from(sorted(OPTIONAL)), max_size=4, unique=True))
     chosen = FIRST[endpoint] | {name: OPTIONAL[name] for name in names}
@@ -97,6 +100,7 @@ def told(request: Any) -> dict[str, Any]:
         "model": request.model,
         "stream": bool(request.stream),
         "echo": bool(request.echo),
+        "truncated": request.truncate_prompt_tokens is not None,
         "use_beam_search": request.use_beam_search,
         "kv_transfer_params": bool(request.kv_transfer_params),
         "ec_transfer_params": bool(request.ec_transfer_params),
@@ -160,7 +164,7 @@ def vllm_routes() -> TestClient:
     return TestClient(app, raise_server_exceptions=False)
 
 
-def sent(client: TestClient, endpoint: Endpoint, body: dict[str, Any]) -> Any:
+def sent(client: TestClient, endpoint: EndpointName, body: dict[str, Any]) -> Any:
     headers = {"content-type": "application/json"}
     return client.post(PATHS[endpoint], content=encode(body), headers=headers)
 
@@ -187,12 +191,12 @@ def gates(read: RequestFields) -> dict[str, Any]:
 )
 @given(data=st.data())
 def test_the_gate_reads_every_field_as_vllm_reads_it(
-    vllm_routes: TestClient, endpoint: Endpoint, data: st.DataObject
+    vllm_routes: TestClient, endpoint: EndpointName, data: st.DataObject
 ) -> None:
     raw = data.draw(bodies(endpoint))
     body = copy.deepcopy(raw)
     try:
-        read = read_fields(body, endpoint)
+        read = ENDPOINTS[endpoint].read(body)
     except Unreadable:
         event("vLLM refuses it")
         assert 400 <= sent(vllm_routes, endpoint, body).status_code < 500
@@ -219,7 +223,7 @@ def test_no_field_is_decided_on_without_being_compared() -> None:
     chat = ChatCompletionRequest(messages=[{"role": "user", "content": "a"}])
     completions = CompletionRequest(prompt="a")
     assert set(told_of_chat(chat)) | set(told_of_completions(completions)) == COMPARED
-    assert len(COMPARED) == 19
+    assert len(COMPARED) == 20
 
 
 @pytest.mark.parametrize(
@@ -237,7 +241,7 @@ def test_no_field_is_decided_on_without_being_compared() -> None:
 )
 def test_what_was_read_is_what_is_sent_on(asked: dict[str, Any], written: dict[str, Any]) -> None:
     body = {"prompt": "a", "theirs": "2"} | asked
-    read_fields(body, "completions")
+    ENDPOINTS["completions"].read(body)
     assert body == {"prompt": "a", "theirs": "2"} | written
     for name, value in written.items():
         assert type(body[name]) is type(value)
@@ -251,18 +255,18 @@ def test_what_was_read_is_what_is_sent_on(asked: dict[str, Any], written: dict[s
     ],
 )  # fmt: skip
 def test_prompts_are_counted_as_vllm_counts_them(prompt: Any, expected: int) -> None:
-    assert read_fields({"prompt": prompt}, "completions").num_prompts == expected
+    assert ENDPOINTS["completions"].read({"prompt": prompt}).num_prompts == expected
 
 
 def test_a_chats_echo_asks_for_logprobs_of_the_prompt_by_itself() -> None:
     body = {"messages": [{"role": "user", "content": "a"}], "echo": True}
-    assert read_fields(body, "chat").num_prompt_logprobs == 0
-    assert read_fields({"prompt": "a", "echo": True}, "completions").num_prompt_logprobs is None
+    assert ENDPOINTS["chat"].read(body).num_prompt_logprobs == 0
+    assert ENDPOINTS["completions"].read({"prompt": "a", "echo": True}).num_prompt_logprobs is None
 
 
 def test_a_value_that_a_validator_trips_over_is_a_400_of_ours() -> None:
     with pytest.raises(RequestError, match="wrong kind"):
-        read_fields({"prompt": "a", "structured_outputs": "regex"}, "completions")
+        ENDPOINTS["completions"].read({"prompt": "a", "structured_outputs": "regex"})
 
 
 REFUSED = {"role": "assistant", "content": None, "refusal": "No."}
@@ -282,6 +286,6 @@ REFUSED = {"role": "assistant", "content": None, "refusal": "No."}
 )
 def test_a_refusal_in_the_history_is_the_assistants_text(message: Any, content: Any) -> None:
     body = {"messages": [{"role": "user", "content": "a"}, dict(message)]}
-    read = read_fields(body, "chat")
+    read = ENDPOINTS["chat"].read(body)
     assert body["messages"][1]["content"] == content
     assert read.vllm.messages[1]["content"] == content

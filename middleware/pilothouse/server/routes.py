@@ -7,13 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from pilothouse.errors import ConfigError
+from pilothouse.policy.endpoint import PATHS, EndpointName
 
 RouteKind = Literal["governed", "harmless", "own", "admin", "denied"]
 
-GOVERNED: Final[Mapping[str, str]] = {
-    "/v1/chat/completions": "chat completions",
-    "/v1/completions": "completions",
-}
+GOVERNED: Final[Mapping[str, EndpointName]] = {path: name for name, path in PATHS.items()}
 
 OWN: Final[Mapping[str, tuple[str, ...]]] = {
     "/pilothouse/v1/ready": ("GET",),
