@@ -83,9 +83,12 @@ def stream_of(
 
 def body_of(endpoint: EndpointName) -> dict[str, Any]:
     """A small valid body."""
-    if endpoint == "chat":
-        return {"model": SERVED_NAME, "messages": [{"role": "user", "content": "the tide"}]}
-    return {"model": SERVED_NAME, "prompt": "the tide"}
+    first: dict[EndpointName, dict[str, Any]] = {
+        "chat": {"messages": [{"role": "user", "content": "the tide"}]},
+        "completions": {"prompt": "the tide"},
+        "responses": {"input": "the tide"},
+    }
+    return {"model": SERVED_NAME} | first[endpoint]
 
 
 def settler(counted: list[RuleOutcome] | None = None) -> Settler:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Literal
 
-EndpointName = Literal["chat", "completions"]
+EndpointName = Literal["chat", "completions", "responses"]
 PATHS: Final[Mapping[EndpointName, str]] = {
     "chat": "/v1/chat/completions",
     "completions": "/v1/completions",
+    "responses": "/v1/responses",
 }
 ENDPOINTS: Final[tuple[EndpointName, ...]] = tuple(PATHS)
