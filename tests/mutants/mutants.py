@@ -1235,7 +1235,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/server/test_limits.py",), "prompts_in_a_list",
     ),
     Mutant(
-        "bounded", "an automaton for each length in a schema", "refuse_large_guides",
+        "bounded", "an automaton for each length in a schema", "refuse_large_guide",
         "_num_lengths(entries)", "0",
         ("tests/server/test_limits.py",), "max_guide_lengths",
     ),
@@ -1422,5 +1422,74 @@ MUTANTS: tuple[Mutant, ...] = (
         "bounded", "logprobs of named tokens are not counted", "refuse_heavy_choices",
         "len(read.get(NAMED_LOGPROBS) or ())", "0",
         ("tests/server/test_limits.py",), "named_tokens",
+    ),
+    # /v1/responses: an answer that is told of many times, and a conversation made of items
+    Mutant(
+        "nothing-leaves", "the last event of a response has all that was withheld",
+        "ResponseStream._finish",
+        'end_response(content["response"], ending, [*self._items, item])', "pass",
+        ("tests/server/endpoints/test_response_events.py",), "nothing_withheld",
+    ),
+    Mutant(
+        "nothing-leaves", "a response leaves before its final rules", "ResponseStream._holds",
+        "exposure.buffers or (exposure.ends and self._answer.log(CHOICE) is None)",
+        "exposure.ends and self._answer.log(CHOICE) is None",
+        ("tests/server/endpoints/test_response_events.py",), "final_block",
+    ),
+    Mutant(
+        "read-alike", "a response that nobody told of goes free", "ResponseStream._holds",
+        "exposure.buffers or (exposure.ends and self._answer.log(CHOICE) is None)",
+        "exposure.buffers",
+        ("tests/server/endpoints/test_response_events.py",), "without_an_account",
+    ),
+    Mutant(
+        "nothing-leaves", "half a call is told as whole", "ResponseStream._passed",
+        'content["type"] in _CALL_DONE and self._is_cut', "False",
+        ("tests/server/endpoints/test_response_events.py",), "never_told_as_whole",
+    ),
+    Mutant(
+        "nothing-leaves", "raw messages show a blocked response", "_SHOWS_MORE",
+        '("output_messages", "kv_transfer_params", "ec_transfer_params")', "()",
+        ("tests/server/endpoints/test_response_events.py",), "refusal_alone",
+    ),
+    Mutant(
+        "never-silent", "a response starts that the engine refuses", "Exchange._may_start",
+        "not self._rewriter.may_start", "False",
+        ("tests/server/endpoints/test_response_events.py",), "engine_refuses",
+    ),
+    Mutant(
+        "authored", "a response's prompt that is cut off opens a turn", "Responses.read",
+        'read["truncation"] != "disabled"', "False",
+        ("tests/server/endpoints/test_responses.py",), "may_be_cut",
+    ),
+    Mutant(
+        "authored", "a schema of a response leaves the words to the model", "Responses.read",
+        'shape is not None and shape.type == "json_schema"', "False",
+        ("tests/server/endpoints/test_responses.py",), "constraint",
+    ),
+    Mutant(
+        "authored", "an item that is not complete closes its turn", "_conversation",
+        "should_continue_final_message(asked.input)", "False",
+        ("tests/server/endpoints/test_responses.py",), "open",
+    ),
+    Mutant(
+        "read-alike", "fields that nobody declared reach vLLM's parsers", "Responses.read",
+        "del body[name]", "pass",
+        ("tests/server/endpoints/test_responses.py",), "do_not_reach",
+    ),
+    Mutant(
+        "read-alike", "a response is kept where the server can", "Responses.read",
+        'body["store"] = False', "pass",
+        ("tests/server/endpoints/test_responses.py",), "nothing_is_kept",
+    ),
+    Mutant(
+        "every-door", "the server runs tools that no rule looks at", "_refuse_ungoverned",
+        'tool.get("type") not in TOOLS', "False",
+        ("tests/server/endpoints/test_responses.py",), "server_would_run",
+    ),
+    Mutant(
+        "every-door", "an endpoint that cannot be governed stays open", "RouteTable.judge",
+        "if path in self._closed: ...", "if False: ...",
+        ("tests/server/endpoints/test_registry.py",), "closed_for_a_model",
     ),
 )  # fmt: skip

@@ -10,7 +10,11 @@ from hypothesis import strategies as st
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from tests.server.builders import admit, admitted, entry_with, record, stream_of
+from pilothouse.server.endpoints.base import Answer
+from pilothouse.server.endpoints.registry import ENDPOINTS
+from pilothouse.server.exchange import Exchange
+from pilothouse.server.ledger import Entry
+from tests.server.builders import admit, admitted, entry_with, record, settler, stream_of
 from tests.server.endpoints.vllm_responses import (
     Event,
     called,
@@ -22,6 +26,7 @@ from tests.server.endpoints.vllm_responses import (
 )
 from tests.support.tiny_house import CANNED, MESSAGE, SERVED_NAME
 
+RESPONSES = ENDPOINTS["responses"]
 SECRET = "gloamwork"
 PLAIN = [thought("hm, "), thought("yes."), said("the "), said("tide")]
 CALLS = [*PLAIN, called("fetch", '{"a": '), called(None, "1}"), called("note", '{"input": "b"}', 1)]
@@ -231,17 +236,35 @@ def test_whenever_a_verdict_becomes_known_clients_can_follow(pieces: Any, at: in
     assert read(sent)[-1]["response"]["output"][-1]["content"][0].get("refusal") == MESSAGE
 
 
+@pytest.mark.parametrize("policy", ["plain", "output-refusal", "prompt-refusal"])
+async def test_a_request_that_the_engine_refuses_is_no_stream(policy: str) -> None:
+    """vLLM begins the stream at once, and breaks off when it hears of the error."""
+    entry = Entry()
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    answer = Answer(admitted(policy, "responses", stream=True), entry, settler())
+    exchange = Exchange(RESPONSES, answer, send)
+    kind = [(b"content-type", b"text/event-stream; charset=utf-8")]
+    await exchange.send({"type": "http.response.start", "status": 200, "headers": kind})
+    for event in streamed(PLAIN)[:2]:
+        await exchange.send({"type": "http.response.body", "body": event, "more_body": True})
+    assert sent == [] and not await exchange.answered_failure()
+    entry.error = "capacity"
+    assert await exchange.answered_failure()
+    assert [each.get("status") for each in sent] == [503, None]
+    assert b"pilothouse_capacity" in sent[1]["body"] and exchange.outcome == "error"
+
+
 @pytest.mark.parametrize("policy", ["final-refusal", "output-refusal", "prompt-refusal"])
 def test_a_whole_answer_that_a_rule_ends_holds_the_refusal_alone(policy: str) -> None:
-    from pilothouse.server.endpoints.base import Answer
-    from pilothouse.server.endpoints.registry import ENDPOINTS
-    from tests.server.builders import settler
-
     body = whole([thought(SECRET), said(SECRET), called("fetch", SECRET)])
     body["output_messages"] = [{"type": "raw_message_tokens", "message": SECRET, "tokens": [1]}]
     told = record(always__output=0.9) if policy == "final-refusal" else record(policy)
     answer = Answer(admitted(policy, "responses"), entry_with(((0, 0), told)), settler())
-    assert ENDPOINTS["responses"].rewrite(body, answer) == ["block"]
+    assert RESPONSES.rewrite(body, answer) == ["block"]
     assert SECRET not in str(body)
     assert (body["status"], body["model"]) == ("incomplete", f"{SERVED_NAME}:{policy}")
     assert body["pilothouse"]["action"] == "block" and "decision_id" in body["pilothouse"]
