@@ -1468,7 +1468,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/server/endpoints/test_responses.py",), "constraint",
     ),
     Mutant(
-        "authored", "an item that is not complete closes its turn", "_conversation",
+        "authored", "an item that is not complete closes its turn", "conversation",
         "should_continue_final_message(asked.input)", "False",
         ("tests/server/endpoints/test_responses.py",), "open",
     ),
@@ -1483,7 +1483,16 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/server/endpoints/test_responses.py",), "nothing_is_kept",
     ),
     Mutant(
-        "every-door", "the server runs tools that no rule looks at", "_refuse_ungoverned",
+        "bounded", "a list of items that are none costs a page of errors each", "_try_each",
+        "raise RequestError(\n"
+        '    f"{field}.{index}: got one of type {ascii(kind)[:60]} that cannot be read; "\n'
+        '    "want one of the Responses API, with all that its type needs",\n'
+        "    param=field,\n"
+        ") from error", "pass",
+        ("tests/server/endpoints/test_responses.py",), "refused_at_the_first",
+    ),
+    Mutant(
+        "every-door", "the server runs tools that no rule looks at", "refuse_ungoverned",
         'tool.get("type") not in TOOLS', "False",
         ("tests/server/endpoints/test_responses.py",), "server_would_run",
     ),

@@ -104,9 +104,10 @@ CASES: dict[str, tuple[int, EndpointName, Made]] = {
 }  # fmt: skip
 ELSEWHERE = {
     "max_body_kib", "max_text_kib", "max_guide_kib", "max_schema_kib", "max_prompt_logprobs",
-    "max_segments",
+    "max_segments", "max_items",
 }  # fmt: skip
-"""Sizes and logprobs have tests of their own here, stretches one beside the programs."""
+"""Sizes and logprobs have tests of their own here, stretches one beside the programs, items
+one beside their endpoint."""
 
 
 def take(limits: ServedLimits | Limits, endpoint: EndpointName, body: dict[str, Any]) -> None:

@@ -146,7 +146,7 @@ class Gate:
             if raw is None:
                 return
             body = await parsed_aside(raw, limits)
-            endpoint.refuse_large(body, limits)
+            await endpoint.refuse_large(body, limits)
             with state.editions.admitting() as edition:
                 caller = edition.doorkeeper.caller(scope)
                 try:

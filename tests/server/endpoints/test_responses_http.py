@@ -159,7 +159,7 @@ def test_no_word_of_a_blocked_answer_stands_in_any_byte(
     response = json.loads(last.removeprefix("data: "))
     response = response.get("response", response)
     words = [each["token"] for each in response["output"][0]["content"][0]["logprobs"]]
-    assert len(words) == 40 and response["output_messages"][0]["message"] not in blocked.text
+    assert len(words) > 20 and response["output_messages"][0]["message"] not in blocked.text
     assert blocked.status_code == 200 and '"logprob"' not in blocked.text
     assert "".join(words[:3]) not in blocked.text.replace(ASKED, "")
     assert '"output_messages":null' in blocked.text or not stream

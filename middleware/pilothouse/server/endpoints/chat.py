@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 
@@ -37,7 +37,7 @@ _SAID = ("content", "reasoning", "function_call", "audio", "annotations", "refus
 class Chat(ChoiceEndpoint):
     """Chat completions."""
 
-    name: EndpointName = "chat"
+    name: ClassVar[EndpointName] = "chat"
     object_name = "chat.completion.chunk"
     id_prefix = "chatcmpl-"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.renderers.inputs.preprocess import prompt_to_seq
@@ -39,7 +39,7 @@ _WITHHELD = (
 class Completions(ChoiceEndpoint):
     """Completions. They have no refusal: a blocked prompt is an error."""
 
-    name: EndpointName = "completions"
+    name: ClassVar[EndpointName] = "completions"
     object_name = "text_completion"
     id_prefix = "cmpl-"
 
