@@ -65,8 +65,9 @@ def check_order(events: list[Event]) -> None:
 
 @pytest.mark.parametrize("deltas", [PLAIN, CALLS, [said("a")], []])
 def test_an_allowed_stream_is_vllms_with_our_object_in_the_response(deltas: Any) -> None:
-    plain = read(streamed(deltas))
-    sent = read(rewritten(streamed(deltas), None, record(vary__output=0.5)))
+    events = streamed(deltas)
+    plain = read(events)
+    sent = read(rewritten(events, None, record(vary__output=0.5)))
     check_order(sent)
     assert sent[2:-1] == plain[2:-1]
     last = sent[-1]["response"].pop("pilothouse")
@@ -117,9 +118,10 @@ def test_a_final_block_lets_nothing_leave_but_the_refusal() -> None:
 
 
 def test_a_final_rule_that_passes_lets_the_held_answer_leave_in_order() -> None:
-    sent = read(rewritten(streamed(CALLS), "final-passes", record(never__output=0.01)))
+    events = streamed(CALLS)
+    sent = read(rewritten(events, "final-passes", record(never__output=0.01)))
     check_order(sent)
-    assert sent[2:-1] == read(streamed(CALLS))[2:-1]
+    assert sent[2:-1] == read(events)[2:-1]
     assert sent[-1]["type"] == "response.completed"
 
 

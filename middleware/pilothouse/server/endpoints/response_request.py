@@ -135,11 +135,16 @@ def conversation(asked: ResponsesRequest) -> tuple[bool, list[Json]]:
         made = construct_input_messages(
             request_instructions=asked.instructions, request_input=asked.input
         )
-        return is_continued, [_plain(each) for each in made]
+        return is_continued, [_plain(_without_status(each)) for each in made]
     except VLLM_EXPLAINS as error:
         raise Unreadable from error
     except Exception as error:
         raise unexplained(error) from error
+
+
+def _without_status(message: Mapping[str, Any]) -> Json:
+    """Return a message without what an item has beside it, which no template renders."""
+    return {name: each for name, each in message.items() if name != "status"}
 
 
 def _plain(value: Any) -> Any:
