@@ -199,7 +199,7 @@ def told_of_responses(request: ResponsesRequest) -> dict[str, Any]:
         "ec_transfer_params": bool(request.ec_transfer_params),
         "xargs": request.vllm_xargs or {},
         "num_logprobs": params.logprobs,
-        "roles": [each["role"] for each in messages],
+        "roles": [str(each["role"]) for each in messages],
         "add_generation_prompt": rest["add_generation_prompt"],
         "continue_final_message": rest["continue_final_message"],
         "truncated": request.build_tok_params(ModelConfig).truncate_prompt_tokens is not None,

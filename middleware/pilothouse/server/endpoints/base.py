@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Protocol
 
 from pilothouse.limits import ServedLimits
 from pilothouse.policy.endpoint import PATHS, EndpointName
@@ -46,7 +46,8 @@ class Answer:
         }
 
 
-class Spoken(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Spoken:
     """A piece of what a choice says."""
 
     index: int
@@ -95,7 +96,7 @@ class Endpoint(ABC):
         """
         return None
 
-    def refuse_large(self, body: Body, limits: ServedLimits) -> None:  # noqa: B027
+    async def refuse_large(self, body: Body, limits: ServedLimits) -> None:  # noqa: B027
         """Count what only bodies of this endpoint hold, before vLLM's models read them.
 
         Raises:

@@ -137,7 +137,7 @@ class ResponseStream:
         key = "refusal" if part["type"] == "refusal" else "text"
         at = {"item_id": item["id"], "output_index": output_index, "content_index": 0}
         words = f"response.{part['type']}"
-        shown = {} if key == "refusal" else {"logprobs": []}
+        shown: Json = {} if key == "refusal" else {"logprobs": []}
         events: list[Json] = [
             {
                 "type": "response.output_item.added",
