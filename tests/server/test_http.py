@@ -490,7 +490,7 @@ def test_clients_headers_in_our_name_are_dropped(small_server: ServerProcess) ->
 
 def test_errors_of_ours_are_the_clients_kinds(client: OpenAI) -> None:
     with pytest.raises(PermissionDeniedError):
-        client.responses.create(model=SERVED_NAME, input="hello")
+        client.embeddings.create(model=SERVED_NAME, input="hello")
     with pytest.raises(APIStatusError) as caught:
         client.chat.completions.create(
             model=SERVED_NAME, messages=MESSAGES, extra_body={"pilothouse": "loud"}
