@@ -42,7 +42,8 @@ def _of_responses(chunks: list[dict[str, Any]]) -> Iterator[str]:
         if "delta" in chunk:
             name = chunk["item_id"]
             pieces[name] = pieces.get(name, "") + chunk["delta"]
-        yield from (chunk.get(key) or "" for key in ("text", "arguments", "input"))
+        shown = (chunk.get(key) for key in ("text", "arguments", "input"))
+        yield from (each for each in shown if isinstance(each, str))
         told = chunk.get("response") or chunk
         for item in (*(told.get("output") or ()), chunk.get("item") or {}):
             yield from (item.get(key) or "" for key in ("name", "arguments", "input"))
