@@ -10,6 +10,7 @@ from itertools import cycle, islice
 from typing import Any
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+RESPONSES = "/v1/responses"
 TOKENIZE, DETOKENIZE = "/tokenize", "/detokenize"
 TEXT = "the tide is out and so it goes "
 LONGEST_ANSWER = 64
@@ -74,6 +75,9 @@ def _base(target: Target, path: str) -> dict[str, Any]:
         return short | {"messages": [{"role": "user", "content": "hi"}]}
     if path == COMPLETIONS:
         return short | {"prompt": "hi"}
+    if path == RESPONSES:
+        kept = {name: short[name] for name in ("model", "temperature", "cache_salt")}
+        return kept | {"input": "hi", "max_output_tokens": 1}
     return {"model": target.model}
 
 
@@ -109,6 +113,13 @@ def _structures(target: Target) -> Iterator[Made]:
     yield "content parts", CHAT, {"messages": [_user(parts)]}, "max_content_parts"
     broken = [{}] * limit("max_content_parts")
     yield "broken parts", CHAT, {"messages": [_user(broken)]}, "max_content_parts"
+    count = limit("max_items")
+    yield "items", RESPONSES, {"input": [_user("a")] * count}, "max_items"
+    piece = {"type": "input_text", "text": "a"}
+    yield "parts of an item", RESPONSES, {"input": [_user([piece] * (count - 1))]}, "max_items"
+    yield "broken items", RESPONSES, {"input": [_user("a"), *[{}] * (count - 1)]}, "max_items"
+    own_tool = {"type": "function", "name": "f", "parameters": {"type": "object"}}
+    yield "tools of a response", RESPONSES, {"tools": [own_tool] * limit("max_tools")}, "max_tools"
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
     yield "tools", CHAT, {"tools": [tool] * limit("max_tools")}, "max_tools"
     yield "broken tools", CHAT, {"tools": [{}] * limit("max_tools")}, "max_tools"

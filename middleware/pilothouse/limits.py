@@ -53,6 +53,8 @@ class RequestLimits(_Closed):
     """By default one for 64 tokens of the context, between 256 and 1024."""
     max_content_parts: int = Field(default=1024, ge=1)
     """Of all messages together."""
+    max_items: int = Field(default=256, ge=1)
+    """Of `input` of a response, and parts of theirs: each is compared with some fifty kinds."""
     max_tools: int = Field(default=128, ge=0)
     max_stop_strings: int = Field(default=16, ge=0)
     """Each is looked for in every token of every choice."""

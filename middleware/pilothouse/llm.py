@@ -37,7 +37,7 @@ from pilothouse.offline.capturing import Capturing
 from pilothouse.offline.governance import Governance, Run
 from pilothouse.offline.prompts import check_chat, warn_of_doubled
 from pilothouse.offline.request_field import Steering, request_fields
-from pilothouse.policy.endpoint import Endpoint
+from pilothouse.policy.endpoint import EndpointName
 from pilothouse.policy.loader import load_policies
 from pilothouse.server.start_report import log_start
 from pilothouse.term import SteerTerm as Steer
@@ -205,7 +205,7 @@ class LLM(VllmLLM):  # type: ignore[misc]
             return str(name)
 
         index = capture_index(self.plan, order, self.llm_engine.vllm_config.model_config.dtype)
-        endpoint: Endpoint = "chat" if is_chat else "completions"
+        endpoint: EndpointName = "chat" if is_chat else "completions"
         run = Capturing(self, self._governance, order, asked, endpoint, enqueue)
         return run.into(Path(out).absolute(), index, progress=progress)
 
@@ -234,7 +234,7 @@ class LLM(VllmLLM):  # type: ignore[misc]
 
     def _governed(
         self,
-        endpoint: Endpoint,
+        endpoint: EndpointName,
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
         fields: Sequence[dict[str, Any]],
         profile: str | None,

@@ -691,7 +691,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # doors: text of the client's in the assistant's place
     Mutant(
-        "authored", "an answer that the client began is the model's", "supplied_in_chat",
+        "authored", "an answer that the client began is the model's", "supplied_text",
         'fields.roles and fields.roles[-1] == "assistant"', "False",
         ("tests/server/test_client_text.py",), "at_the_end",
     ),
@@ -701,7 +701,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/server/test_client_text.py",), "wherever_a_message",
     ),
     Mutant(
-        "authored", "what a grammar writes is the model's", "is_constrained",
+        "authored", "what a grammar writes is the model's", "chooses_tokens",
         'read.get("structured_outputs") is not None', "False",
         ("tests/server/test_client_text.py",), "constraint",
     ),
@@ -881,7 +881,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "never-silent", "other methods of governed routes are not counted",
         "Gate._ungoverned_method",
-        'state.metrics.request(None, family.endpoint, "", client.outcome_or(outcome))',
+        'state.metrics.request(None, endpoint.name, "", client.outcome_or(outcome))',
         "pass",
         ("tests/server/test_not_served.py",), "counted_once",
     ),
@@ -910,20 +910,19 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/server/test_prefixes.py",), "without_an_end",
     ),
     Mutant(
-        "authored", "what many bans leave is the model's", "is_constrained",
+        "authored", "what many bans leave is the model's", "chooses_tokens",
         'len(biases) + len(read.get("bad_words") or ()) > MAX_BANS', "False",
         ("tests/server/test_client_text.py",), "constraint",
     ),
     Mutant(
-        "authored", "a strict tool's arguments are the model's", "_calls_are_written",
-        'pins_tools or strict or read.get("parallel_tool_calls") is False',
-        'pins_tools or read.get("parallel_tool_calls") is False',
+        "authored", "a strict tool's arguments are the model's", "chooses_tokens",
+        'has_strict_tool or read.get("parallel_tool_calls") is False',
+        'read.get("parallel_tool_calls") is False',
         ("tests/server/test_client_text.py",), "constraint",
     ),
     Mutant(
-        "authored", "the server's own grammar of tools is not heeded", "_calls_are_written",
-        'pins_tools or strict or read.get("parallel_tool_calls") is False',
-        'strict or read.get("parallel_tool_calls") is False',
+        "authored", "the server's own grammar of tools is not heeded", "is_constrained",
+        "fields.constrained or (pins_tools and fields.may_call)", "fields.constrained",
         ("tests/server/test_client_text.py",), "grammar_of_them",
     ),
     Mutant(
@@ -1001,13 +1000,14 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/cli/test_main.py",), "doctor_knows_from_the_model",
     ),
     Mutant(
-        "authored", "a chat cut off may open no turn", "supplied_in_chat",
-        "fields.vllm.truncate_prompt_tokens is not None", "False",
+        "authored", "a chat cut off may open no turn", "supplied_text",
+        "fields.truncated or not fields.add_generation_prompt",
+        "not fields.add_generation_prompt",
         ("tests/server/test_client_text.py",), "may_not_be_open",
     ),
     Mutant(
-        "authored", "a chat without a generation prompt may open no turn", "supplied_in_chat",
-        "cut or not fields.add_generation_prompt", "cut",
+        "authored", "a chat without a generation prompt may open no turn", "supplied_text",
+        "fields.truncated or not fields.add_generation_prompt", "fields.truncated",
         ("tests/server/test_client_text.py",), "may_not_be_open",
     ),
     Mutant(
@@ -1016,17 +1016,17 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/server/test_client_text.py",), "forced_answer or at_the_end",
     ),
     Mutant(
-        "authored", "a schema leaves the words to the model", "is_constrained",
+        "authored", "a schema leaves the words to the model", "has_literal_shape",
         "shape is not None and shape.type in _LITERAL_FORMATS", "False",
         ("tests/server/test_client_text.py",), "constraint",
     ),
     Mutant(
-        "authored", "a forced tool leaves the words to the model", "is_constrained",
+        "authored", "a forced tool leaves the words to the model", "chooses_tokens",
         'tool is not None and tool not in ("none", "auto")', "False",
         ("tests/server/test_client_text.py",), "constraint",
     ),
     Mutant(
-        "authored", "a list of tokens leaves the words to the model", "is_constrained",
+        "authored", "a list of tokens leaves the words to the model", "chooses_tokens",
         'read.get("allowed_token_ids")', "False",
         ("tests/server/test_client_text.py",), "constraint",
     ),
@@ -1053,7 +1053,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "authored", "a forced answer is scored by its last part", "ForcedAnswer.body",
-        'self._said.get(index, "") + choice_text(choice)', "choice_text(choice)",
+        'self._said.get(each.index, "") + each.text', "each.text",
         ("tests/server/test_rescoring.py",), "streamed",
     ),
     Mutant(
@@ -1101,18 +1101,18 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/server/test_rescoring.py",), "several_prompts",
     ),
     Mutant(
-        "read-alike", "the body goes on as it came", "read_fields",
-        "_write_back(body, asked)", "pass",
+        "read-alike", "the body goes on as it came", "Completions.read",
+        "write_back(body, asked)", "pass",
         ("tests/server/test_request_schema.py",), "sent_on",
     ),
     Mutant(
-        "read-alike", "choices are counted as they are written", "_both",
+        "read-alike", "choices are counted as they are written", "choice_fields",
         "n if n is not None and n > 0 else 1", "1",
         ("tests/server/test_request_schema.py", "tests/server/test_admission.py"),
         "reads_every_field or bound_on_choices",
     ),
     Mutant(
-        "read-alike", "an echo asks for no logprobs", "_prompt_logprobs",
+        "read-alike", "an echo asks for no logprobs", "prompt_logprobs",
         'echoed if asked is None and read["echo"] else asked', "asked",
         ("tests/server/test_request_schema.py",), "by_itself or reads_every_field",
     ),
@@ -1123,9 +1123,9 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/server/test_request_schema.py",), "counted",
     ),
     Mutant(
-        "read-alike", "a value that trips vLLM up is a fault of ours", "_validated",
-        "RequestError",
-        "ValueError",
+        "read-alike", "a value that trips vLLM up is a fault of ours", "validated",
+        "unexplained(error)",
+        "ValueError(str(error))",
         ("tests/server/test_request_schema.py",), "trips_over",
     ),
     Mutant(
@@ -1145,13 +1145,13 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/server/test_request_schema.py",), "history",
     ),
     Mutant(
-        "read-alike", "another number of choices is as good as any", "shape_whole",
+        "read-alike", "another number of choices is as good as any", "ChoiceEndpoint.rewrite",
         "admitted.exposure.ends",
         "False",
         ("tests/server/test_unaccounted.py",), "another_number",
     ),
     Mutant(
-        "read-alike", "one streamed choice too many says what it likes", "StreamShaper._accounted",
+        "read-alike", "one streamed choice too many says what it likes", "ChoiceStream._accounted",
         "self._lost or key not in self._entry.choices", "False",
         ("tests/server/test_unaccounted.py",), "streamed",
     ),
@@ -1177,7 +1177,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/server/test_early_end.py",), "content_type",
     ),
     Mutant(
-        "read-alike", "chunks of ours lack the usage of vLLM's", "StreamShaper._ending",
+        "read-alike", "chunks of ours lack the usage of vLLM's", "ChoiceStream._ending",
         "self._tells_usage", "False",
         ("tests/server/test_early_end.py",), "chunks_of_ours",
     ),
@@ -1235,7 +1235,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/server/test_limits.py",), "prompts_in_a_list",
     ),
     Mutant(
-        "bounded", "an automaton for each length in a schema", "refuse_large_guides",
+        "bounded", "an automaton for each length in a schema", "refuse_large_guide",
         "_num_lengths(entries)", "0",
         ("tests/server/test_limits.py",), "max_guide_lengths",
     ),
@@ -1422,5 +1422,83 @@ MUTANTS: tuple[Mutant, ...] = (
         "bounded", "logprobs of named tokens are not counted", "refuse_heavy_choices",
         "len(read.get(NAMED_LOGPROBS) or ())", "0",
         ("tests/server/test_limits.py",), "named_tokens",
+    ),
+    # /v1/responses: an answer that is told of many times, and a conversation made of items
+    Mutant(
+        "nothing-leaves", "the last event of a response has all that was withheld",
+        "ResponseStream._finish",
+        'end_response(content["response"], ending, [*self._items, item])', "pass",
+        ("tests/server/endpoints/test_response_events.py",), "nothing_withheld",
+    ),
+    Mutant(
+        "nothing-leaves", "a response leaves before its final rules", "ResponseStream._holds",
+        "exposure.buffers or (exposure.ends and self._answer.log(CHOICE) is None)",
+        "exposure.ends and self._answer.log(CHOICE) is None",
+        ("tests/server/endpoints/test_response_events.py",), "final_block",
+    ),
+    Mutant(
+        "read-alike", "a response that nobody told of goes free", "ResponseStream._holds",
+        "exposure.buffers or (exposure.ends and self._answer.log(CHOICE) is None)",
+        "exposure.buffers",
+        ("tests/server/endpoints/test_response_events.py",), "without_an_account",
+    ),
+    Mutant(
+        "nothing-leaves", "half a call is told as whole", "ResponseStream._passed",
+        'content["type"] in _CALL_DONE and self._is_cut', "False",
+        ("tests/server/endpoints/test_response_events.py",), "never_told_as_whole",
+    ),
+    Mutant(
+        "nothing-leaves", "raw messages show a blocked response", "_SHOWS_MORE",
+        '("output_messages", "kv_transfer_params", "ec_transfer_params")', "()",
+        ("tests/server/endpoints/test_response_events.py",), "refusal_alone",
+    ),
+    Mutant(
+        "never-silent", "a response starts that the engine refuses", "Exchange._may_start",
+        "not self._rewriter.may_start", "False",
+        ("tests/server/endpoints/test_response_events.py",), "engine_refuses",
+    ),
+    Mutant(
+        "authored", "a response's prompt that is cut off opens a turn", "Responses.read",
+        'read["truncation"] != "disabled"', "False",
+        ("tests/server/endpoints/test_responses.py",), "may_be_cut",
+    ),
+    Mutant(
+        "authored", "a schema of a response leaves the words to the model", "Responses.read",
+        'shape is not None and shape.type == "json_schema"', "False",
+        ("tests/server/endpoints/test_responses.py",), "constraint",
+    ),
+    Mutant(
+        "authored", "an item that is not complete closes its turn", "conversation",
+        "should_continue_final_message(asked.input)", "False",
+        ("tests/server/endpoints/test_responses.py",), "open",
+    ),
+    Mutant(
+        "read-alike", "fields that nobody declared reach vLLM's parsers", "Responses.read",
+        "del body[name]", "pass",
+        ("tests/server/endpoints/test_responses.py",), "do_not_reach",
+    ),
+    Mutant(
+        "read-alike", "a response is kept where the server can", "Responses.read",
+        'body["store"] = False', "pass",
+        ("tests/server/endpoints/test_responses.py",), "nothing_is_kept",
+    ),
+    Mutant(
+        "bounded", "a list of items that are none costs a page of errors each", "_try_each",
+        "raise RequestError(\n"
+        '    f"{field}.{index}: got one of type {ascii(kind)[:60]} that cannot be read; "\n'
+        '    "want one of the Responses API, with all that its type needs",\n'
+        "    param=field,\n"
+        ") from error", "pass",
+        ("tests/server/endpoints/test_responses.py",), "refused_at_the_first",
+    ),
+    Mutant(
+        "every-door", "the server runs tools that no rule looks at", "refuse_ungoverned",
+        'tool.get("type") not in TOOLS', "False",
+        ("tests/server/endpoints/test_responses.py",), "server_would_run",
+    ),
+    Mutant(
+        "every-door", "an endpoint that cannot be governed stays open", "RouteTable.judge",
+        "if path in self._closed: ...", "if False: ...",
+        ("tests/server/endpoints/test_registry.py",), "closed_for_a_model",
     ),
 )  # fmt: skip

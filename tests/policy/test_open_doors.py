@@ -115,7 +115,7 @@ def test_a_rule_in_shadow_or_for_some_stands_in_for_none() -> None:
     unlike = policy(name="all", read="other/prompt")
     for other in (shadow, some, elsewhere, unlike):
         assert "endpoint" in names(scoped, other)
-    same = policy(name="all", more=match(endpoints="completions"))
+    same = policy(name="all", more=match(endpoints="completions, responses"))
     assert names(scoped, same) == set()
 
 

@@ -11,12 +11,11 @@ from typing import Any
 
 from pilothouse.cli.launch import config_of, plan_for
 from pilothouse.engine.plan import Plan
-from pilothouse.policy.endpoint import Endpoint
+from pilothouse.policy.endpoint import EndpointName
 from pilothouse.record import Record, RuleOutcome, Verdict
 from pilothouse.server.admission import Admission, Admitted
-from pilothouse.server.chat import Chat
-from pilothouse.server.completions import Completions
-from pilothouse.server.family import Family
+from pilothouse.server.endpoints.base import Answer, StreamRewriter
+from pilothouse.server.endpoints.registry import ENDPOINTS
 from pilothouse.server.identity import Caller
 from pilothouse.server.ledger import Entry
 from pilothouse.server.settlement import Settler
@@ -24,7 +23,6 @@ from tests.support.tiny_house import SERVED_NAME, make_tiny_house
 
 RECORDED = Path(__file__).parent / "recorded"
 KEY = b"k" * 32
-FAMILIES: dict[Endpoint, Family] = {"chat": Chat(), "completions": Completions()}
 
 
 @cache
@@ -52,18 +50,45 @@ def admission(plan: Plan | None = None) -> Admission:
     return Admission(plan or tiny_plan(), (SERVED_NAME,), KEY)
 
 
-def admitted(policy: str | None, endpoint: Endpoint = "chat", **changes: Any) -> Admitted:
+def admitted(policy: str | None, endpoint: EndpointName = "chat", **changes: Any) -> Admitted:
     """A request under the profile of one policy, or under none."""
     name = SERVED_NAME if policy is None else f"{SERVED_NAME}:{policy}"
-    body = body_of(endpoint) | {"model": name} | changes
-    return admission().admit(body, endpoint, caller())
+    return admit(body_of(endpoint) | {"model": name} | changes, endpoint)
 
 
-def body_of(endpoint: Endpoint) -> dict[str, Any]:
+def admit(
+    body: dict[str, Any],
+    endpoint: EndpointName = "chat",
+    door: Admission | None = None,
+    **changes: Any,
+) -> Admitted:
+    """Admit a body, which is changed in place, as the gate does.
+
+    Args:
+        changes: what is different about the caller.
+    """
+    read = ENDPOINTS[endpoint].read
+    return (door or admission()).admit(body, endpoint, caller(**changes), read)
+
+
+def stream_of(
+    endpoint: EndpointName,
+    request: Admitted,
+    entry: Entry,
+    counted: list[RuleOutcome] | None = None,
+) -> StreamRewriter:
+    """What rewrites the stream of a request."""
+    return ENDPOINTS[endpoint].stream(Answer(request, entry, settler(counted)))
+
+
+def body_of(endpoint: EndpointName) -> dict[str, Any]:
     """A small valid body."""
-    if endpoint == "chat":
-        return {"model": SERVED_NAME, "messages": [{"role": "user", "content": "the tide"}]}
-    return {"model": SERVED_NAME, "prompt": "the tide"}
+    first: dict[EndpointName, dict[str, Any]] = {
+        "chat": {"messages": [{"role": "user", "content": "the tide"}]},
+        "completions": {"prompt": "the tide"},
+        "responses": {"input": "the tide"},
+    }
+    return {"model": SERVED_NAME} | first[endpoint]
 
 
 def settler(counted: list[RuleOutcome] | None = None) -> Settler:

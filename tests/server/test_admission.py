@@ -11,14 +11,16 @@ import pytest
 from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 
 from pilothouse.errors import ConfigError, RequestError
-from pilothouse.policy.endpoint import Endpoint
+from pilothouse.policy.endpoint import EndpointName
 from pilothouse.sealed import SEALED_KEY, unseal
 from pilothouse.server.admission import Admission
 from pilothouse.server.bypass import Guard, refuse_bypass
 from pilothouse.server.endpoint import adapter_names, refuse_shadowed_profiles
-from pilothouse.server.request_schema import RequestFields, Unreadable, read_fields
+from pilothouse.server.endpoints.registry import ENDPOINTS
+from pilothouse.server.request_schema import RequestFields, Unreadable
 from pilothouse.term import SteerTerm
-from tests.server.builders import KEY, admission, body_of, caller, tiny_plan
+from tests.server import builders
+from tests.server.builders import KEY, body_of, tiny_plan
 from tests.support.tiny_sae import FEATURE, LABEL, MAX_ACT
 
 NUDGE = {"vector": "nudge", "scale": 0.5}
@@ -27,7 +29,7 @@ TIDE = {"sae": "topics", "feature": FEATURE, "value": 90.0}
 
 def admit(change: dict[str, Any], **grants: Any) -> tuple[Any, dict[str, Any]]:
     body = body_of("chat") | change
-    return admission().admit(body, "chat", caller(**grants)), body
+    return builders.admit(body, **grants), body
 
 
 def refusal(change: dict[str, Any], **grants: Any) -> RequestError:
@@ -192,7 +194,7 @@ def test_an_alias_is_no_way_around_a_policy() -> None:
     spec = plan.policies[0].spec.model_copy(update={"match": match})
     policy = plan.policies[0].model_copy(update={"spec": spec})
     aliased = Admission(replace(plan, policies=(policy,)), ("other", "small"), KEY)
-    admitted = aliased.admit(body_of("chat") | {"model": "other"}, "chat", caller())
+    admitted = builders.admit(body_of("chat") | {"model": "other"}, door=aliased)
     assert [each.enforced for each in admitted.sealed.policies] == [True]
 
 
@@ -205,10 +207,10 @@ def test_a_policy_holds_for_an_adapter_by_its_own_or_by_any_served_name(pattern:
     policy = plan.policies[0].model_copy(update={"spec": spec})
     door = Admission(replace(plan, policies=(policy,)), ("small",), KEY)
     body = body_of("chat") | {"model": "tuned"}
-    admitted = door.admit(body, "chat", caller())
+    admitted = builders.admit(body, door=door)
     assert [each.enforced for each in admitted.sealed.policies] == [True]
     assert body["model"] == "tuned" and admitted.asked_model is None
-    others = door.admit(body_of("chat") | {"model": "small"}, "chat", caller())
+    others = builders.admit(body_of("chat") | {"model": "small"}, door=door)
     assert bool(others.sealed.policies) == (pattern != "tuned")
 
 
@@ -221,8 +223,8 @@ def test_a_profile_with_the_name_of_an_adapter_stops_the_start() -> None:
 
 
 def read(change: Any) -> RequestFields:
-    endpoint: Endpoint = "completions" if "prompt" in change else "chat"
-    return read_fields(body_of(endpoint) | change, endpoint)
+    endpoint: EndpointName = "completions" if "prompt" in change else "chat"
+    return ENDPOINTS[endpoint].read(body_of(endpoint) | change)
 
 
 REGEX = {"structured_outputs": {"regex": "so be it.*"}}
@@ -311,21 +313,21 @@ def test_what_vllm_reads_as_on_is_refused_however_it_is_written(body: Any) -> No
 @pytest.mark.parametrize(("endpoint", "n"), [("chat", 200.0), ("completions", "200")])
 def test_the_bound_on_choices_counts_what_vllm_would_make(endpoint: Any, n: Any) -> None:
     with pytest.raises(RequestError, match="128") as caught:
-        admission().admit(body_of(endpoint) | {"n": n}, endpoint, caller())
+        builders.admit(body_of(endpoint) | {"n": n}, endpoint)
     assert caught.value.param == "n"
 
 
 def test_a_body_that_vllm_refuses_is_not_sealed() -> None:
     body = body_of("chat") | {"n": "many"}
     with pytest.raises(Unreadable):
-        admission().admit(body, "chat", caller())
+        builders.admit(body)
     assert "vllm_xargs" not in body
 
 
 def test_prompts_times_choices_are_bounded() -> None:
     body = body_of("completions") | {"prompt": ["a"] * 20, "n": 20}
     with pytest.raises(RequestError, match="128"):
-        admission().admit(body, "completions", caller())
+        builders.admit(body, "completions")
 
 
 @pytest.mark.parametrize(
@@ -333,7 +335,7 @@ def test_prompts_times_choices_are_bounded() -> None:
 )
 def test_prompts_are_counted_as_vllm_counts_them(prompt: Any, expected: int) -> None:
     body = body_of("completions") | {"prompt": prompt}
-    assert admission().admit(body, "completions", caller()).num_prompts == expected
+    assert builders.admit(body, "completions").num_prompts == expected
 
 
 def test_the_rewritten_body_is_json() -> None:

@@ -9,26 +9,27 @@ import pytest
 
 from pilothouse.server.client_text import (
     MAX_BANS,
-    choice_text,
     forced_texts,
     is_constrained,
-    supplied_in_chat,
+    supplied_text,
 )
 from pilothouse.server.endpoint import pins_tools
-from pilothouse.server.request_schema import RequestFields, read_fields
+from pilothouse.server.endpoints.choices import choice_text
+from pilothouse.server.endpoints.registry import ENDPOINTS
+from pilothouse.server.request_schema import RequestFields
 
 ASKED, BEGUN = "how do i open it?", "so be it."
 QUESTION = {"role": "user", "content": ASKED}
 
 
 def chat(**fields: Any) -> RequestFields:
-    return read_fields({"messages": [QUESTION]} | fields, "chat")
+    return ENDPOINTS["chat"].read({"messages": [QUESTION]} | fields)
 
 
 def supplied(answer: dict[str, Any] | None = None, **fields: Any) -> tuple[str, ...]:
     messages = [QUESTION, *([] if answer is None else [{"role": "assistant"} | answer])]
     body = {"messages": messages} | fields
-    return supplied_in_chat(read_fields(body, "chat"), body)
+    return supplied_text(ENDPOINTS["chat"].read(body))
 
 
 def test_a_chat_that_ends_with_the_user_supplies_nothing() -> None:
@@ -82,7 +83,7 @@ def test_wherever_a_message_holds_text_it_is_scored_with_the_question(
 def test_parts_of_the_question_are_read_too() -> None:
     question = {"role": "user", "content": [{"type": "text", "text": ASKED}]}
     body = {"messages": [question, {"role": "assistant", "content": BEGUN}]}
-    assert supplied_in_chat(read_fields(body, "chat"), body)[1] == f"{ASKED} {BEGUN}"
+    assert supplied_text(ENDPOINTS["chat"].read(body))[1] == f"{ASKED} {BEGUN}"
 
 
 SHAPE = {"type": "object", "properties": {"answer": {"type": "string"}}}
@@ -156,14 +157,12 @@ def test_the_server_makes_a_grammar_of_tools_by_its_flag_or_for_its_parser(
 
 
 def test_a_forced_answer_is_scored_alone_and_behind_the_question() -> None:
-    body = {"messages": [QUESTION]}
-    assert forced_texts("of it, so", body) == ("of it, so", f"{ASKED} of it, so")
+    assert forced_texts("of it, so", ASKED) == ("of it, so", f"{ASKED} of it, so")
 
 
 def test_a_forced_answer_is_scored_wherever_it_could_have_ended() -> None:
     """Behind the question and the answer a grammar may write anything."""
-    body = {"messages": [QUESTION]}
-    assert f"{ASKED} of it? so be it." in forced_texts("of it? so be it. bye. bye.", body)
+    assert f"{ASKED} of it? so be it." in forced_texts("of it? so be it. bye. bye.", ASKED)
 
 
 def test_all_that_a_choice_says_is_its_text() -> None:

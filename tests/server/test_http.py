@@ -390,7 +390,8 @@ def test_every_route_the_server_really_has_is_known_and_the_denied_ones_are_deni
         ("/nowhere", 404),
         ("/v1/models/small", 404),
         ("/v1/chat/completions/", 307),
-        ("/v1/responses/", 404),
+        ("/v1/responses/", 307),
+        ("/v1/messages/", 404),
         ("//v1/responses", 404),
         ("/V1/models", 404),
         ("/metrics/deep", 403),
@@ -489,7 +490,7 @@ def test_clients_headers_in_our_name_are_dropped(small_server: ServerProcess) ->
 
 def test_errors_of_ours_are_the_clients_kinds(client: OpenAI) -> None:
     with pytest.raises(PermissionDeniedError):
-        client.responses.create(model=SERVED_NAME, input="hello")
+        client.embeddings.create(model=SERVED_NAME, input="hello")
     with pytest.raises(APIStatusError) as caught:
         client.chat.completions.create(
             model=SERVED_NAME, messages=MESSAGES, extra_body={"pilothouse": "loud"}

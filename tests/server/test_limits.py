@@ -25,7 +25,7 @@ from pilothouse.limits import (
     RequestLimits,
     ServedLimits,
 )
-from pilothouse.policy.endpoint import Endpoint
+from pilothouse.policy.endpoint import EndpointName
 from pilothouse.server import body as body_module
 from pilothouse.server import fields
 from pilothouse.server.answer import encode, error_body, request_error_body
@@ -34,7 +34,7 @@ from pilothouse.server.body import LONG_BODY, encoded, parsed, read_body
 from pilothouse.server.fields import parse_field
 from pilothouse.server.guide import Cost, cost
 from pilothouse.server.request_schema import RequestFields
-from tests.server.builders import admission, body_of, caller, tiny_plan
+from tests.server.builders import admission, admit, body_of, caller, tiny_plan
 from tests.support.tiny_model import D_MODEL
 
 Made = Callable[[int], dict[str, Any]]
@@ -55,7 +55,7 @@ def guide(**fields: Any) -> dict[str, Any]:
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
-CASES: dict[str, tuple[int, Endpoint, Made]] = {
+CASES: dict[str, tuple[int, EndpointName, Made]] = {
     # a bound, and a body that has as many as it is asked for
     "max_json_depth": (5, "chat", lambda n: {"zz": nested(n - 1)}),
     "max_json_values": (80, "chat", lambda n: {"zz": [*["a"] * 20], "yy": ["a"] * (n - 27)}),
@@ -104,12 +104,13 @@ CASES: dict[str, tuple[int, Endpoint, Made]] = {
 }  # fmt: skip
 ELSEWHERE = {
     "max_body_kib", "max_text_kib", "max_guide_kib", "max_schema_kib", "max_prompt_logprobs",
-    "max_segments",
+    "max_segments", "max_items",
 }  # fmt: skip
-"""Sizes and logprobs have tests of their own here, stretches one beside the programs."""
+"""Sizes and logprobs have tests of their own here, stretches one beside the programs, items
+one beside their endpoint."""
 
 
-def take(limits: ServedLimits | Limits, endpoint: Endpoint, body: dict[str, Any]) -> None:
+def take(limits: ServedLimits | Limits, endpoint: EndpointName, body: dict[str, Any]) -> None:
     """Everything the gate does with a body before it hands it on."""
     plan = tiny_plan()
     own = Limits.model_validate(
@@ -117,7 +118,7 @@ def take(limits: ServedLimits | Limits, endpoint: Endpoint, body: dict[str, Any]
     )
     door = admission(replace(plan, body=plan.body.model_copy(update={"limits": own})))
     raw = json.dumps(body_of(endpoint) | body).encode()
-    door.admit(parsed(raw, door.limits), endpoint, caller())
+    admit(parsed(raw, door.limits), endpoint, door)
 
 
 def test_every_bound_has_a_case() -> None:
@@ -168,7 +169,7 @@ def test_every_logprob_of_a_prompt_is_too_many() -> None:
 def test_prompts_in_a_list_are_bounded_one_by_one_and_other_texts_together() -> None:
     limits = Limits(max_text_kib=1, max_body_kib=64).served()
 
-    def sent(endpoint: Endpoint, body: dict[str, Any]) -> None:
+    def sent(endpoint: EndpointName, body: dict[str, Any]) -> None:
         parsed(json.dumps(body_of(endpoint) | body).encode(), limits)
 
     sent("completions", {"prompt": ["a" * 1024] * 9})

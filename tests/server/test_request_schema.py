@@ -14,17 +14,21 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+from vllm.entrypoints.openai.responses.utils import construct_input_messages
 from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
 from vllm.renderers.inputs.preprocess import prompt_to_seq
 from vllm.sampling_params import RequestOutputKind
 
 from pilothouse.errors import RequestError
-from pilothouse.policy.endpoint import Endpoint
+from pilothouse.policy.endpoint import PATHS, EndpointName
 from pilothouse.server.answer import encode
-from pilothouse.server.request_schema import RequestFields, Unreadable, read_fields
+from pilothouse.server.endpoints.registry import ENDPOINTS
+from pilothouse.server.request_schema import RequestFields, Unreadable
 
-PATHS: dict[Endpoint, str] = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
-COMPARED = {each.name for each in fields(RequestFields)} - {"vllm"}
+NOT_COMPARED = {"vllm", "messages", "prompts", "constrained", "may_call"}
+"""What is read of a request beside its fields; tests/server/test_client_text.py is about it."""
+COMPARED = {each.name for each in fields(RequestFields)} - NOT_COMPARED
 """Everything that the gate decides on. docs/security.md tells how many there are."""
 TEMPLATE_KEYS = ("tools", "documents", "add_generation_prompt", "chat_template", "enable_thinking")
 
@@ -69,7 +73,8 @@ OPTIONS = st.dictionaries(
 )
 OPTIONAL = {
     "model": SCALARS, "stream": SCALARS, "stream_options": OPTIONS | JSON, "n": SCALARS,
-    "echo": SCALARS, "logprobs": SCALARS, "top_logprobs": SCALARS, "prompt_logprobs": SCALARS,
+    "echo": SCALARS, "truncate_prompt_tokens": SCALARS, "logprobs": SCALARS,
+    "top_logprobs": SCALARS, "prompt_logprobs": SCALARS,
     "prompt_embeds": TEXTS | st.lists(TEXTS, max_size=2) | JSON, "chat_template": SCALARS | JSON,
     "chat_template_kwargs": KWARGS | JSON, "add_generation_prompt": SCALARS,
     "continue_final_message": SCALARS, "use_beam_search": SCALARS, "kv_transfer_params": TRANSFER,
@@ -77,17 +82,53 @@ OPTIONAL = {
     "temperature": SCALARS, "seed": SCALARS, "structured_outputs": JSON, "response_format": JSON,
     "tools": JSON, "tool_choice": JSON, "unheard_of": JSON,
 }  # fmt: skip
+PARTS = st.lists(
+    st.fixed_dictionaries(
+        {"type": st.sampled_from(["input_text", "output_text", "refusal", "reasoning_text"])},
+        optional={"text": SCALARS, "refusal": SCALARS, "annotations": st.just([])},
+    ),
+    max_size=2,
+)
+ITEMS = st.lists(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "role": st.sampled_from(["user", "assistant", "system", "developer"]) | SCALARS,
+            "type": st.sampled_from(
+                ["message", "reasoning", "function_call", "function_call_output",
+                 "custom_tool_call", "custom_tool_call_output"]
+            ) | SCALARS,
+            "content": SCALARS | PARTS | JSON, "status": st.sampled_from(
+                ["in_progress", "incomplete", "completed"]
+            ) | SCALARS,
+            "id": TEXTS, "call_id": TEXTS, "name": TEXTS, "arguments": TEXTS, "output": SCALARS,
+            "input": TEXTS, "summary": st.just([]) | JSON,
+        },
+    ),
+    max_size=3,
+)  # fmt: skip
+OF_RESPONSES = {
+    "model": SCALARS, "stream": SCALARS, "top_logprobs": SCALARS, "instructions": SCALARS,
+    "include": st.lists(st.sampled_from(["message.output_text.logprobs", "a"]), max_size=2) | JSON,
+    "chat_template_kwargs": KWARGS | JSON, "kv_transfer_params": TRANSFER,
+    "ec_transfer_params": TRANSFER, "vllm_xargs": XARGS | JSON, "max_output_tokens": SCALARS,
+    "temperature": SCALARS, "seed": SCALARS, "structured_outputs": JSON, "text": JSON,
+    "tools": JSON, "tool_choice": JSON, "truncation": st.sampled_from(["auto", "disabled", "no"]),
+    "store": SCALARS, "reasoning": JSON, "unheard_of": JSON,
+}  # fmt: skip
 FIRST = {
+    "responses": {"input": TEXTS | ITEMS | JSON},
     "chat": {"messages": st.just([{"role": "user", "content": "a"}]) | MESSAGES | JSON},
     "completions": {"prompt": PROMPTS | JSON},
 }
 
 
 @st.composite
-def bodies(draw: st.DrawFn, endpoint: Endpoint) -> dict[str, Any]:
+def bodies(draw: st.DrawFn, endpoint: EndpointName) -> dict[str, Any]:
     """A body with a few fields, so that most are read and what is wrong with one is not hidden."""
-    names = draw(st.lists(st.sampled_from(sorted(OPTIONAL)), max_size=4, unique=True))
-    chosen = FIRST[endpoint] | {name: OPTIONAL[name] for name in names}
+    fields = OF_RESPONSES if endpoint == "responses" else OPTIONAL
+    names = draw(st.lists(st.sampled_from(sorted(fields)), max_size=4, unique=True))
+    chosen = FIRST[endpoint] | {name: fields[name] for name in names}
     return draw(st.fixed_dictionaries(chosen))
 
 
@@ -97,6 +138,7 @@ def told(request: Any) -> dict[str, Any]:
         "model": request.model,
         "stream": bool(request.stream),
         "echo": bool(request.echo),
+        "truncated": request.truncate_prompt_tokens is not None,
         "use_beam_search": request.use_beam_search,
         "kv_transfer_params": bool(request.kv_transfer_params),
         "ec_transfer_params": bool(request.ec_transfer_params),
@@ -141,6 +183,35 @@ def told_of_completions(request: CompletionRequest) -> dict[str, Any]:
     }
 
 
+def told_of_responses(request: ResponsesRequest) -> dict[str, Any]:
+    template = request.build_chat_params(None, "auto")
+    rest = template.with_defaults({"tokenize": False}).chat_template_kwargs
+    messages = construct_input_messages(
+        request_instructions=request.instructions, request_input=request.input
+    )
+    params = request.model_copy(update={"vllm_xargs": None}).to_sampling_params(16, {})
+    assert params.n == 1 and params.prompt_logprobs is None
+    assert not request.store
+    return {
+        "model": request.model,
+        "stream": params.output_kind == RequestOutputKind.DELTA,
+        "kv_transfer_params": bool(request.kv_transfer_params),
+        "ec_transfer_params": bool(request.ec_transfer_params),
+        "xargs": request.vllm_xargs or {},
+        "num_logprobs": params.logprobs,
+        "roles": [str(each["role"]) for each in messages],
+        "add_generation_prompt": rest["add_generation_prompt"],
+        "continue_final_message": rest["continue_final_message"],
+        "truncated": request.build_tok_params(ModelConfig).truncate_prompt_tokens is not None,
+    }
+
+
+class ModelConfig:
+    """As much of vLLM's as bounds on a prompt need."""
+
+    max_model_len = 512
+
+
 @pytest.fixture(scope="module")
 def vllm_routes() -> TestClient:
     """vLLM's request models behind the routing and the error handlers that it has them behind."""
@@ -156,11 +227,15 @@ def vllm_routes() -> TestClient:
     async def completions(request: CompletionRequest) -> dict[str, Any]:
         return told_of_completions(request)
 
+    @app.post(PATHS["responses"])
+    async def responses(request: ResponsesRequest) -> dict[str, Any]:
+        return told_of_responses(request)
+
     # FastAPI resolves annotations by module globals, and these stand in this one.
     return TestClient(app, raise_server_exceptions=False)
 
 
-def sent(client: TestClient, endpoint: Endpoint, body: dict[str, Any]) -> Any:
+def sent(client: TestClient, endpoint: EndpointName, body: dict[str, Any]) -> Any:
     headers = {"content-type": "application/json"}
     return client.post(PATHS[endpoint], content=encode(body), headers=headers)
 
@@ -187,19 +262,22 @@ def gates(read: RequestFields) -> dict[str, Any]:
 )
 @given(data=st.data())
 def test_the_gate_reads_every_field_as_vllm_reads_it(
-    vllm_routes: TestClient, endpoint: Endpoint, data: st.DataObject
+    vllm_routes: TestClient, endpoint: EndpointName, data: st.DataObject
 ) -> None:
     raw = data.draw(bodies(endpoint))
     body = copy.deepcopy(raw)
     try:
-        read = read_fields(body, endpoint)
+        read = ENDPOINTS[endpoint].read(body)
     except Unreadable:
         event("vLLM refuses it")
         assert 400 <= sent(vllm_routes, endpoint, body).status_code < 500
         return
-    except RequestError:
-        event("vLLM would break")
-        assert sent(vllm_routes, endpoint, raw).status_code >= 400
+    except RequestError as error:
+        if "wrong kind" in str(error):
+            event("vLLM would break")
+            assert sent(vllm_routes, endpoint, raw).status_code >= 400
+        else:
+            event("not governed")
         return
     try:
         answer = sent(vllm_routes, endpoint, body)
@@ -219,7 +297,7 @@ def test_no_field_is_decided_on_without_being_compared() -> None:
     chat = ChatCompletionRequest(messages=[{"role": "user", "content": "a"}])
     completions = CompletionRequest(prompt="a")
     assert set(told_of_chat(chat)) | set(told_of_completions(completions)) == COMPARED
-    assert len(COMPARED) == 19
+    assert len(COMPARED) == 20
 
 
 @pytest.mark.parametrize(
@@ -237,7 +315,7 @@ def test_no_field_is_decided_on_without_being_compared() -> None:
 )
 def test_what_was_read_is_what_is_sent_on(asked: dict[str, Any], written: dict[str, Any]) -> None:
     body = {"prompt": "a", "theirs": "2"} | asked
-    read_fields(body, "completions")
+    ENDPOINTS["completions"].read(body)
     assert body == {"prompt": "a", "theirs": "2"} | written
     for name, value in written.items():
         assert type(body[name]) is type(value)
@@ -251,18 +329,18 @@ def test_what_was_read_is_what_is_sent_on(asked: dict[str, Any], written: dict[s
     ],
 )  # fmt: skip
 def test_prompts_are_counted_as_vllm_counts_them(prompt: Any, expected: int) -> None:
-    assert read_fields({"prompt": prompt}, "completions").num_prompts == expected
+    assert ENDPOINTS["completions"].read({"prompt": prompt}).num_prompts == expected
 
 
 def test_a_chats_echo_asks_for_logprobs_of_the_prompt_by_itself() -> None:
     body = {"messages": [{"role": "user", "content": "a"}], "echo": True}
-    assert read_fields(body, "chat").num_prompt_logprobs == 0
-    assert read_fields({"prompt": "a", "echo": True}, "completions").num_prompt_logprobs is None
+    assert ENDPOINTS["chat"].read(body).num_prompt_logprobs == 0
+    assert ENDPOINTS["completions"].read({"prompt": "a", "echo": True}).num_prompt_logprobs is None
 
 
 def test_a_value_that_a_validator_trips_over_is_a_400_of_ours() -> None:
     with pytest.raises(RequestError, match="wrong kind"):
-        read_fields({"prompt": "a", "structured_outputs": "regex"}, "completions")
+        ENDPOINTS["completions"].read({"prompt": "a", "structured_outputs": "regex"})
 
 
 REFUSED = {"role": "assistant", "content": None, "refusal": "No."}
@@ -282,6 +360,6 @@ REFUSED = {"role": "assistant", "content": None, "refusal": "No."}
 )
 def test_a_refusal_in_the_history_is_the_assistants_text(message: Any, content: Any) -> None:
     body = {"messages": [{"role": "user", "content": "a"}, dict(message)]}
-    read = read_fields(body, "chat")
+    read = ENDPOINTS["chat"].read(body)
     assert body["messages"][1]["content"] == content
     assert read.vllm.messages[1]["content"] == content

@@ -15,10 +15,11 @@ import pytest
 
 from pilothouse.errors import ConfigError
 from pilothouse.limits import EngineSize
-from pilothouse.policy.endpoint import Endpoint
+from pilothouse.policy.endpoint import EndpointName
 from pilothouse.policy.rulebook import Rulebook
 from pilothouse.record import Verdict
 from pilothouse.sealed import SEALED_KEY, AppliedPolicy, unseal
+from pilothouse.server.endpoints.registry import ENDPOINTS
 from pilothouse.server.exposure import Exposures, refuse_scored_answers
 from pilothouse.server.ledger import Entry, Ledger
 from pilothouse.server.rescoring import (
@@ -27,15 +28,12 @@ from pilothouse.server.rescoring import (
     Rescored,
     Rescorer,
     rescored,
-    shortest,
 )
 from tests.policy.samples import SPECS, rule_text, sample_policy
 from tests.server.builders import (
-    FAMILIES,
     KEY,
     admission,
     admitted,
-    body_of,
     record,
     tiny_plan,
     verdict,
@@ -90,18 +88,17 @@ class Inside:
         return [body["messages"][0]["content"] for path, body in self.asked if path == CHAT_PATH]
 
 
-def scorer(inside: Inside, policy: str, endpoint: Endpoint, **fields: Any) -> Rescorer:
+def scorer(inside: Inside, policy: str, endpoint: EndpointName, **fields: Any) -> Rescorer:
     request = admitted(policy, endpoint, **fields)
     return Rescorer(inside, SCOPE, admission(), inside.ledger, request)
 
 
 def run(
-    inside: Inside, policy: str = POLICY, endpoint: Endpoint = "completions", **fields: Any
+    inside: Inside, policy: str = POLICY, endpoint: EndpointName = "completions", **fields: Any
 ) -> tuple[Rescored, Entry]:
     entry = Entry()
     made = scorer(inside, policy, endpoint, **fields)
-    body = body_of(endpoint) | fields
-    return asyncio.run(rescored(made, body, FAMILIES[endpoint], entry)), entry
+    return asyncio.run(rescored(made, ENDPOINTS[endpoint], entry)), entry
 
 
 def test_a_prompt_that_reads_as_barred_is_blocked_and_another_goes_on() -> None:
@@ -288,7 +285,7 @@ def test_a_policy_that_scores_answers_has_free_ones_scored_by_itself_alone() -> 
     exposure = replace(made.admitted.exposure, scores_answers=(mine,))
     made.admitted = replace(made.admitted, exposure=exposure)
     entry, told = Entry(), record()
-    found = asyncio.run(rescored(made, body_of("chat"), FAMILIES["chat"], entry))
+    found = asyncio.run(rescored(made, ENDPOINTS["chat"], entry))
     assert found.forced is not None and found.admitted.exposure.buffers and not found.blocked
     told.choice = (0, 0)
     entry.add(told)
@@ -314,5 +311,6 @@ def test_scored_answers_that_cannot_be_stop_the_start() -> None:
 
 def test_a_blocked_request_makes_one_token_for_the_shape_of_its_answer() -> None:
     body = {"prompt": "a", "max_tokens": 900, "min_tokens": 500, "max_completion_tokens": 900}
+    shortest = ENDPOINTS["completions"].shortest
     assert shortest(body) == {"prompt": "a", "max_tokens": 1, "max_completion_tokens": 1}
     assert shortest({"prompt": "a"}) == {"prompt": "a", "max_tokens": 1}

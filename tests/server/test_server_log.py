@@ -46,7 +46,7 @@ def test_the_start_says_once_what_runs_in_vllms_format(
     text = "\n".join(told)
     assert "  | vectors: 1 (nudge)" in text and "  | policies in shadow: 1 (watch)" in text
     assert "/v1/chat/completions, /v1/completions" in text
-    assert re.search(r"doors denied: \d+; that would run the model: \d+ \(.*/v1/responses", text)
+    assert re.search(r"doors denied: \d+; that would run the model: \d+ \(.*/v1/messages", text)
     assert re.search(r"tables \d+\.\d MiB of \d+ for \d+ programs", text)
 
 

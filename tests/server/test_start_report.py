@@ -58,13 +58,13 @@ def test_grants_that_every_client_has_are_told() -> None:
 
 def test_doors_are_counted_and_those_worth_knowing_named() -> None:
     table = RouteTable(["/server_info"])
-    paths = ["/v1/completions", "/health", "/server_info", "/v1/responses", "/sleep", "/new"]
+    paths = ["/v1/completions", "/health", "/server_info", "/v1/messages", "/sleep", "/new"]
     lines = list(start_lines(plan_of(), [route(path, table) for path in paths]))
     assert line(lines, "doors governed") == "doors governed: 1 (/v1/completions)"
     assert "no model: 2, and 0 of" in line(lines, "doors open")
     assert line(lines, "doors open").endswith("opened by gate.allow: 1 (/server_info)")
     assert line(lines, "doors denied") == (
-        "doors denied: 3; that would run the model: 1 (/v1/responses); that nothing is known of: "
+        "doors denied: 3; that would run the model: 1 (/v1/messages); that nothing is known of: "
         "1 (/new)"
     )
 

@@ -9,15 +9,15 @@ import pytest
 
 from pilothouse.record import RuleOutcome
 from pilothouse.server.sse import EventSplitter
-from pilothouse.server.stream import StreamShaper
 from tests.server.builders import (
-    FAMILIES,
+    admit,
     admitted,
+    body_of,
     chunks_of,
     entry_with,
     record,
     recorded_events,
-    settler,
+    stream_of,
 )
 from tests.support.tiny_house import CANNED, MESSAGE
 
@@ -32,7 +32,7 @@ def endpoint_of(name: str) -> Any:
 def shaped(name: str, policy: str | None, *records: Any, **changes: Any) -> list[bytes]:
     endpoint = endpoint_of(name)
     request = admitted(policy, endpoint, stream=True, **changes)
-    shaper = StreamShaper(FAMILIES[endpoint], request, entry_with(*records), settler())
+    shaper = stream_of(endpoint, request, entry_with(*records))
     return [sent for event in recorded_events(name) for sent in shaper.feed(event)]
 
 
@@ -103,7 +103,7 @@ def test_final_rules_are_counted_once_per_choice() -> None:
     counted: list[RuleOutcome] = []
     request = admitted("final-refusal", stream=True, n=2)
     entry = entry_with(*(((0, i), record(always__output=0.9)) for i in (0, 1)))
-    shaper = StreamShaper(FAMILIES["chat"], request, entry, settler(counted))
+    shaper = stream_of("chat", request, entry, counted)
     for event in recorded_events("chat-two"):
         shaper.feed(event)
     blocked = [each for each in counted if each.policy == "final-refusal"]
@@ -147,7 +147,7 @@ def test_an_output_block_ends_a_stream_after_the_words_that_were_cleared(name: s
     endpoint = endpoint_of(name)
     request = admitted("output-late", endpoint, stream=True)
     entry = entry_with(((0, 0), record("output-late")))
-    shaper = StreamShaper(FAMILIES[endpoint], request, entry, settler())
+    shaper = stream_of(endpoint, request, entry)
     events = cut_by_the_engine(recorded_events(name), 3)
     sent = [each for event in events for each in shaper.feed(event)]
     assert b"pilothouse:block" not in b"".join(sent)
@@ -164,7 +164,7 @@ def test_a_choice_that_never_had_a_token_still_gets_its_end() -> None:
     events = recorded_events("chat")
     request = admitted("prompt-refusal", stream=True)
     entry = entry_with(((0, 0), record("prompt-refusal")))
-    shaper = StreamShaper(FAMILIES["chat"], request, entry, settler())
+    shaper = stream_of("chat", request, entry)
     sent = [each for event in (events[0], *events[-2:]) for each in shaper.feed(event)]
     chunks = chunks_of(sent)
     assert finishes(chunks) == [(0, "content_filter")]
@@ -184,7 +184,7 @@ def test_model_text_that_looks_like_a_finish_or_an_error_changes_nothing() -> No
         '{"error":1,"finish_reason":"stop"}\n\ndata: [DONE]\n\n'
     )
     odd = b"data: " + json.dumps(chunk, separators=(",", ":")).encode() + b"\n\n"
-    shaper = StreamShaper(FAMILIES["chat"], admitted(None, stream=True), entry_with(), settler())
+    shaper = stream_of("chat", admitted(None, stream=True), entry_with())
     sent = [each for event in (events[0], odd, *events[2:]) for each in shaper.feed(event)]
     assert sent[1] == odd and not shaper.failed
 
@@ -193,7 +193,7 @@ def test_an_error_frame_of_vllm_drops_what_was_buffered_and_passes() -> None:
     events = recorded_events("chat")
     error = b'data: {"error":{"message":"broken","type":"InternalServerError","code":500}}\n\n'
     request = admitted("final-passes", stream=True)
-    shaper = StreamShaper(FAMILIES["chat"], request, entry_with(((0, 0), record())), settler())
+    shaper = stream_of("chat", request, entry_with(((0, 0), record())))
     feed = (*events[:4], error, b"data: [DONE]\n\n")
     sent = [each for event in feed for each in shaper.feed(event)]
     assert sent == [error, b"data: [DONE]\n\n"] and shaper.failed
@@ -209,11 +209,9 @@ def test_events_are_whole_however_the_bytes_are_cut(size: int) -> None:
 
 
 def test_without_the_grant_a_client_sees_the_action_and_nothing_else() -> None:
-    from tests.server.builders import admission, body_of, caller
-
-    request = admission().admit(body_of("chat"), "chat", caller(may_see_scores=False))
+    request = admit(body_of("chat"), may_see_scores=False)
     entry = entry_with(((0, 0), record(vary__output=0.5)))
-    shaper = StreamShaper(FAMILIES["chat"], request, entry, settler())
+    shaper = stream_of("chat", request, entry)
     sent = chunks_of([s for event in recorded_events("chat") for s in shaper.feed(event)])
     (final,) = [each for chunk in sent for each in chunk["choices"] if each.get("finish_reason")]
     assert final["pilothouse"] == {"action": "allow"}

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 
 from pilothouse.record import Record, RuleOutcome
+from pilothouse.server.endpoints.base import Answer
+from pilothouse.server.endpoints.registry import ENDPOINTS
 from pilothouse.server.exchange import Exchange
 from pilothouse.server.ledger import Entry
-from pilothouse.server.stream import StreamShaper
-from pilothouse.server.whole import shape_whole
 from tests.server.builders import (
-    FAMILIES,
     admitted,
     chunks_of,
     entry_with,
@@ -21,8 +20,10 @@ from tests.server.builders import (
     recorded_body,
     recorded_events,
     settler,
+    stream_of,
 )
 
+CHAT = ENDPOINTS["chat"]
 GUARDED = ("prompt-refusal", "output-passes", "final-passes")
 
 
@@ -46,7 +47,7 @@ def said(events: list[bytes], index: int) -> str:
 
 def streamed(policy: str | None, *records: Any, n: int) -> list[bytes]:
     request = admitted(policy, stream=True, n=n)
-    shaper = StreamShaper(FAMILIES["chat"], request, entry_with(*records), settler())
+    shaper = stream_of("chat", request, entry_with(*records))
     return [sent for event in recorded_events("chat-two") for sent in shaper.feed(event)]
 
 
@@ -80,7 +81,7 @@ def test_a_whole_choice_without_an_account_ends(policy: str) -> None:
     counted: list[RuleOutcome] = []
     body = body_of_two()
     request = admitted(policy, n=2)
-    shape_whole(body, FAMILIES["chat"], request, entry_with(good(0)), settler(counted))
+    CHAT.rewrite(body, Answer(request, entry_with(good(0)), settler(counted)))
     assert [each["finish_reason"] == "content_filter" for each in body["choices"]] == [False, True]
     assert body["choices"][1]["message"]["content"] is None
     assert (policy, "error_blocked") in {(each.policy, each.result) for each in counted}
@@ -91,7 +92,7 @@ def test_a_whole_choice_without_an_account_ends(policy: str) -> None:
 def test_another_number_of_choices_ends_every_one(policy: str, n: int) -> None:
     body = body_of_two()
     entry = entry_with(*(good(index) for index in range(max(n, 2))))
-    shape_whole(body, FAMILIES["chat"], admitted(policy, n=n), entry, settler())
+    CHAT.rewrite(body, Answer(admitted(policy, n=n), entry, settler()))
     assert {each["finish_reason"] for each in body["choices"]} == {"content_filter"}
 
 
@@ -111,7 +112,7 @@ async def answer_of(headers: list[tuple[bytes, bytes]]) -> tuple[int, bytes]:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    exchange = Exchange(FAMILIES["chat"], admitted(None), entry_with(good(0)), settler(), send)
+    exchange = Exchange(CHAT, Answer(admitted(None), entry_with(good(0)), settler()), send)
     await exchange.send({"type": "http.response.start", "status": 200, "headers": headers})
     body = json.dumps(recorded_body("chat")).encode()
     await exchange.send({"type": "http.response.body", "body": body})

@@ -58,7 +58,7 @@ def test_each_request_is_counted_once_by_what_became_of_it(small_server: ServerP
         chat(small_server, "small:steers")
         chat(small_server, SERVED_NAME, pilothouse={"no": 1})
         chat(small_server, "nothing")
-        httpx.post(f"{small_server.url}/v1/responses", json={})
+        httpx.post(f"{small_server.url}/v1/messages", json={})
         httpx.get(f"{small_server.url}/health")
 
     wanted = {"allow": 2, "block": 2, "respond": 1, "steer": 1, "reject": 1, "error": 1, "deny": 1}
@@ -90,7 +90,7 @@ def test_what_asks_by_another_method_or_runs_nothing_is_counted_once(
         assert httpx.options(f"{url}/v1/completions").status_code == 405
         assert httpx.options(f"{url}/v1/completions", headers=preflight).status_code == 200
         assert httpx.get(f"{url}/v1/models/{SERVED_NAME}").status_code == 404
-        assert httpx.options(f"{url}/v1/responses").status_code == 403
+        assert httpx.options(f"{url}/v1/messages").status_code == 403
         assert httpx.post(f"{url}/v1/completions/").status_code == 307
         assert httpx.post(f"{url}/health").status_code == 405
 

@@ -18,7 +18,7 @@ from pilothouse.engine.collection import WAVE, Collection, capture_params
 from pilothouse.errors import ConfigError, EngineError
 from pilothouse.offline.governance import Governance
 from pilothouse.offline.request_field import request_fields
-from pilothouse.policy.endpoint import Endpoint
+from pilothouse.policy.endpoint import EndpointName
 from pilothouse.progress import Advance, Phase
 from pilothouse.progress import progress as shown_progress
 
@@ -40,7 +40,7 @@ class Capturing:
     governance: Governance
     order: CaptureOrder
     prompts: Sequence[Any]
-    endpoint: Endpoint
+    endpoint: EndpointName
     enqueue: Enqueue
 
     def into(self, folder: Path, index: CaptureIndex, *, progress: bool) -> CaptureReader:

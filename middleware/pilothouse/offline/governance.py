@@ -10,7 +10,7 @@ from vllm import SamplingParams
 
 from pilothouse.engine import pickup
 from pilothouse.engine.plan import Plan
-from pilothouse.policy.endpoint import Endpoint
+from pilothouse.policy.endpoint import EndpointName
 from pilothouse.sealed import SEALED_KEY, seal_key
 from pilothouse.server.admission import Admission, Admitted
 from pilothouse.server.exposure import refuse_scored_answers
@@ -54,7 +54,7 @@ class Governance:
 
     def run(
         self,
-        endpoint: Endpoint,
+        endpoint: EndpointName,
         params: Sequence[SamplingParams],
         fields: Sequence[dict[str, Any]],
         profile: str | None,
@@ -73,7 +73,7 @@ class Governance:
         for sampling, field in zip(params, fields, strict=True):
             body: dict[str, Any] = {"pilothouse": field}
             asked = RequestFields(model=profile or self._model_id, num_per_prompt=sampling.n)
-            admitted.append(self._admission.admit(body, endpoint, OPERATOR, asked))
+            admitted.append(self._admission.admit(body, endpoint, OPERATOR, _known(asked)))
             entries.append(self._ledger.open(admitted[-1].decision_id))
             own = sampling.clone()
             own.extra_args = (own.extra_args or {}) | {SEALED_KEY: body["vllm_xargs"][SEALED_KEY]}
@@ -100,6 +100,11 @@ class Governance:
             completion.pilothouse = settlement.visible
             if settlement.ending is not None:
                 _end(completion, settlement.ending)
+
+
+def _known(fields: RequestFields) -> Callable[[dict[str, Any]], RequestFields]:
+    """Return what reads a body that holds nothing but our own field."""
+    return lambda _: fields
 
 
 def _end(completion: Any, ending: Ending) -> None:

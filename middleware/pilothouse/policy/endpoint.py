@@ -1,8 +1,18 @@
-"""The endpoint families a policy can name in `match.endpoints`."""
+"""The registry of endpoints: their names, as `match.endpoints` of a policy has them, and paths.
+
+An endpoint that is named here is the file of that name in `server/endpoints/`. The names stand in
+this room because policies are checked where neither vLLM nor a server can be loaded.
+"""
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Final, Literal
 
-Endpoint = Literal["chat", "completions"]
-ENDPOINTS: tuple[Endpoint, ...] = get_args(Endpoint)
+EndpointName = Literal["chat", "completions", "responses"]
+PATHS: Final[Mapping[EndpointName, str]] = {
+    "chat": "/v1/chat/completions",
+    "completions": "/v1/completions",
+    "responses": "/v1/responses",
+}
+ENDPOINTS: Final[tuple[EndpointName, ...]] = tuple(PATHS)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from pilothouse.policy.endpoint import Endpoint
+from pilothouse.policy.endpoint import EndpointName
 from pilothouse.policy.schema import Policy
 from pilothouse.sealed import AppliedPolicy
 
@@ -30,7 +30,7 @@ class RequestFacts:
     tenant: str
     model: str
     profile: str | None
-    endpoint: Endpoint
+    endpoint: EndpointName
     rollout_key: str
 
 

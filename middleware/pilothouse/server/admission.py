@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from pilothouse.engine.facts import SaeFacts, VectorFacts
 from pilothouse.engine.plan import Plan
 from pilothouse.errors import RequestError
 from pilothouse.limits import EngineSize
-from pilothouse.policy.endpoint import Endpoint
+from pilothouse.policy.endpoint import EndpointName
 from pilothouse.policy.matching import RequestFacts, applied_policies
 from pilothouse.record import Verdict
 from pilothouse.sealed import SEALED_KEY, AppliedPolicy, SealedRequest, seal
@@ -27,7 +27,7 @@ from pilothouse.server.exposure import Exposure, Exposures
 from pilothouse.server.fields import FIELD, RequestField, parse_field
 from pilothouse.server.identity import Caller
 from pilothouse.server.request_id import refuse_request_id_field
-from pilothouse.server.request_schema import RequestFields, read_fields
+from pilothouse.server.request_schema import RequestFields
 from pilothouse.term import SteerTerm
 
 Body = dict[str, Any]
@@ -91,14 +91,14 @@ class Admission:
     def admit(
         self,
         body: Body,
-        endpoint: Endpoint,
+        endpoint: EndpointName,
         caller: Caller,
-        fields: RequestFields | None = None,
+        read: Callable[[Body], RequestFields],
     ) -> Admitted:
         """Check `body`, and rewrite it in place into what vLLM gets.
 
         Args:
-            fields: what vLLM reads in the body, where that is known already.
+            read: what vLLM reads in the body, once our own field is out of it.
 
         Raises:
             RequestError: refused; nothing has reached the engine.
@@ -106,7 +106,7 @@ class Admission:
         """
         refuse_request_id_field(body)
         field = parse_field(body.pop(FIELD, None), caller, self.limits)
-        fields = fields or read_fields(body, endpoint)
+        fields = read(body)
         profile = self._profile(fields.model)
         exposure = self._exposures.of(self._applied(fields.model, profile, endpoint, caller))
         refuse_bypass(fields, Guard(self._enforced, exposure.ends_output))
@@ -179,7 +179,7 @@ class Admission:
         return name if name in self._plan.body.profiles else None
 
     def _applied(
-        self, asked: str | None, profile: str | None, endpoint: Endpoint, caller: Caller
+        self, asked: str | None, profile: str | None, endpoint: EndpointName, caller: Caller
     ) -> tuple[AppliedPolicy, ...]:
         """The policies that match under any served name: an alias is no way around one.
 

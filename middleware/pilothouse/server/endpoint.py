@@ -29,6 +29,7 @@ from pilothouse.record import Record
 from pilothouse.sealed import seal_key
 from pilothouse.server.admission import Admission, label_names
 from pilothouse.server.edition import Edition, Editions
+from pilothouse.server.endpoints.registry import ENDPOINTS
 from pilothouse.server.exposure import refuse_scored_answers
 from pilothouse.server.follower import Follower
 from pilothouse.server.identity import Doorkeeper
@@ -116,7 +117,7 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateSt
     can_score = renders_chats(engine_client, args)
     if not can_score:
         refuse_scored_answers(plan, "the model has no chat template: give one with --chat-template")
-    table = RouteTable(plan.body.gate.allow)
+    table = RouteTable(plan.body.gate.allow, unserved(vllm_config.model_config))
     routes = inventory(app.routes, table)
     if plan.body.gate.unknown_routes == "refuse_start":
         refuse_unknown(routes)
@@ -148,6 +149,12 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateSt
         ),
         routes=routes,
     )
+
+
+def unserved(model_config: Any) -> dict[str, str]:
+    """Return the paths of endpoints that cannot be governed for this model, with the reasons."""
+    reasons = {each.path: each.unserved(model_config) for each in ENDPOINTS.values()}
+    return {path: reason for path, reason in reasons.items() if reason is not None}
 
 
 def renders_chats(engine_client: Any, args: Namespace) -> bool:

@@ -7,15 +7,11 @@ from typing import Any, Literal
 
 from starlette.types import Message, Send
 
-from pilothouse.server.admission import Admitted
 from pilothouse.server.answer import encode, error_body, is_encoded, send_json
-from pilothouse.server.family import Family
-from pilothouse.server.ledger import Entry
+from pilothouse.server.endpoints.base import Answer, Endpoint
 from pilothouse.server.rescoring import ForcedAnswer
-from pilothouse.server.settlement import DEEDS, Deed, Ending, Settler
+from pilothouse.server.settlement import DEEDS, Deed, Ending
 from pilothouse.server.sse import EventSplitter
-from pilothouse.server.stream import StreamShaper
-from pilothouse.server.whole import shape_whole
 from pilothouse.telemetry.metrics import RequestAction
 
 _OVERLOADED = (
@@ -44,24 +40,23 @@ class Exchange:
 
     def __init__(
         self,
-        family: Family,
-        admitted: Admitted,
-        entry: Entry,
-        settler: Settler,
+        endpoint: Endpoint,
+        answer: Answer,
         send: Send,
         forced: ForcedAnswer | None = None,
     ) -> None:
-        self._family = family
+        self._endpoint = endpoint
         self._forced = forced
-        self._admitted = admitted
-        self._entry = entry
-        self._settler = settler
+        self._answer = answer
+        self._admitted = answer.admitted
+        self._entry = answer.entry
+        self._settler = answer.settler
         self._send = send
         self._start: Message | None = None
         self._mode: Literal["stream", "whole", "encoded", "untouched"] = "untouched"
         self._body = b""
         self._events = EventSplitter()
-        self._shaper = StreamShaper(family, admitted, entry, settler)
+        self._rewriter = endpoint.stream(answer)
         self._pending: list[bytes] = []
         self._started = False
         self._done = False
@@ -84,15 +79,25 @@ class Exchange:
         else:
             await self._whole(piece, more)
 
+    async def answered_failure(self) -> bool:
+        """Answer for an app that raised because the scheduler refused the request.
+
+        vLLM's stream of some endpoints begins before the engine is heard of, and breaks then.
+        """
+        if self._done or self._started or self._entry.error is None:
+            return False
+        await self._answer_refused(self._entry.error)
+        return True
+
     @property
     def outcome(self) -> RequestAction:
         """What became of the request; for the count of requests."""
         if not self._done:
             return "abort"
-        if self._status != 200 or self._shaper.failed:
+        if self._status != 200 or self._rewriter.failed:
             verdict = self._status == 400 and self._early_ending() is not None
             return "block" if verdict else "error"
-        deeds = self._deeds or self._shaper.deeds
+        deeds = self._deeds or self._rewriter.deeds
         return max(deeds, key=DEEDS.index, default="allow")
 
     def _open(self, message: Message) -> None:
@@ -109,7 +114,7 @@ class Exchange:
         for event in self._events.feed(piece):
             if self._forced is not None:
                 await self._forced.event(event)
-            self._pending += self._shaper.feed(event)
+            self._pending += self._rewriter.feed(event)
         if not self._started:
             if more and not self._may_start():
                 return
@@ -124,7 +129,11 @@ class Exchange:
 
     def _may_start(self) -> bool:
         """Headers name the prompt's verdict, so where rules can reach it they wait for it."""
-        if not self._admitted.exposure.holds_start or self._entry.error is not None:
+        if self._entry.error is not None:
+            return True
+        if not self._rewriter.may_start:
+            return False
+        if not self._admitted.exposure.holds_start:
             return True
         return self._entry.prompt_settled
 
@@ -139,9 +148,7 @@ class Exchange:
                 return  # vLLM's `null`, or nothing, for a client that has gone away
             if self._forced is not None:
                 await self._forced.body(body)
-            self._deeds = shape_whole(
-                body, self._family, self._admitted, self._entry, self._settler
-            )
+            self._deeds = self._endpoint.rewrite(body, self._answer)
             raw = encode(body)
         await self._send_start(length=len(raw))
         self._done = True
@@ -163,10 +170,7 @@ class Exchange:
             "code": "PolicyViolation",
             "decision_id": self._admitted.decision_id,
         }
-        body["pilothouse"] = {
-            "decision_id": self._admitted.decision_id,
-            "revision": self._admitted.sealed.revision,
-        }
+        body["pilothouse"] = self._answer.mark
         headers = {**self._headers("block"), "x-should-retry": "false"}
         await send_json(self._send, 400, body, headers)
         return True
@@ -181,7 +185,7 @@ class Exchange:
         for verdict in self._entry.verdicts():
             if verdict.phase == "prompt":
                 ending = self._settler.ending(verdict)
-                if self._family.as_error(ending, self._admitted):
+                if self._endpoint.as_error(ending, self._admitted):
                     return ending
         return None
 

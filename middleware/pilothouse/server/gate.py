@@ -10,12 +10,11 @@ from pilothouse.errors import RequestError
 from pilothouse.server.admin import admin_refusal
 from pilothouse.server.answer import error_body, plainly, request_error_body, send_json
 from pilothouse.server.body import encoded, parsed_aside, read_body, sent_on
-from pilothouse.server.chat import Chat
-from pilothouse.server.completions import Completions
 from pilothouse.server.cross_origin import readable
 from pilothouse.server.disconnect import Disconnect
+from pilothouse.server.endpoints.base import Answer, Endpoint
+from pilothouse.server.endpoints.registry import BY_PATH
 from pilothouse.server.exchange import Exchange
-from pilothouse.server.family import Family
 from pilothouse.server.identity import Refused
 from pilothouse.server.models import with_profiles
 from pilothouse.server.not_served import (
@@ -27,7 +26,7 @@ from pilothouse.server.not_served import (
 )
 from pilothouse.server.request_id import refuse_request_id_header
 from pilothouse.server.request_schema import Unreadable
-from pilothouse.server.rescoring import Rescorer, rescored, shortest
+from pilothouse.server.rescoring import Rescorer, rescored
 from pilothouse.server.routes import OWN_OPEN, RouteVerdict
 from pilothouse.server.state import GateState, state_of
 from pilothouse.telemetry.metrics import RequestAction
@@ -37,11 +36,6 @@ BODILESS = ("GET", "HEAD", "OPTIONS")
 JSON = "application/json"
 UNAUTHORIZED = {"error": "Unauthorized"}
 """vLLM's own words; whether a path wants a key is not left to how it reads the path."""
-
-FAMILIES: dict[str, Family] = {
-    "/v1/chat/completions": Chat(),
-    "/v1/completions": Completions(),
-}
 
 
 class Gate:
@@ -78,9 +72,9 @@ class Gate:
         path, method = get_route_path(scope), scope["method"]
         verdict = state.table.judge(method, path)
         if verdict.kind == "governed" and method == "POST":
-            await self._governed(state, FAMILIES[path], _clean(scope), receive, send)
+            await self._governed(state, BY_PATH[path], _clean(scope), receive, send)
         elif verdict.kind == "governed":
-            await self._ungoverned_method(state, FAMILIES[path], verdict, scope, receive, send)
+            await self._ungoverned_method(state, BY_PATH[path], verdict, scope, receive, send)
         elif verdict.allowed_methods:
             await answer_wrong_method(send, scope, verdict)
         elif verdict.kind == "denied":
@@ -133,7 +127,7 @@ class Gate:
         await self._app(*sent_on(scope, raw, receive), send)
 
     async def _governed(
-        self, state: GateState, family: Family, scope: Scope, receive: Receive, send: Send
+        self, state: GateState, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send
     ) -> None:
         client = Disconnect(receive, send)
         receive, send = client.receive, client.send
@@ -152,10 +146,11 @@ class Gate:
             if raw is None:
                 return
             body = await parsed_aside(raw, limits)
+            await endpoint.refuse_large(body, limits)
             with state.editions.admitting() as edition:
                 caller = edition.doorkeeper.caller(scope)
                 try:
-                    admitted = edition.admission.admit(body, family.endpoint, caller)
+                    admitted = edition.admission.admit(body, endpoint.name, caller, endpoint.read)
                 except Unreadable:
                     # Without a seal: should vLLM take it after all, the scheduler does not.
                     await self._app(*sent_on(scope, encoded(body), receive), send)
@@ -170,25 +165,28 @@ class Gate:
                         scorer = Rescorer(
                             self._app, scope, edition.admission, state.ledger, admitted
                         )
-                        found = await rescored(
-                            scorer, body, family, entry, pins_tools=state.pins_tools
-                        )
+                        found = await rescored(scorer, endpoint, entry, pins_tools=state.pins_tools)
                         admitted, forced = found.admitted, found.forced
-                        raw = encoded(shortest(body)) if found.blocked else raw
-                    exchange = Exchange(family, admitted, entry, state.settler, send, forced)
-                    await self._app(*sent_on(plainly(scope), raw, receive), exchange.send)
+                        raw = encoded(endpoint.shortest(body)) if found.blocked else raw
+                    answer = Answer(admitted, entry, state.settler)
+                    exchange = Exchange(endpoint, answer, send, forced)
+                    try:
+                        await self._app(*sent_on(plainly(scope), raw, receive), exchange.send)
+                    except Exception:
+                        if not await exchange.answered_failure():
+                            raise
                     outcome = exchange.outcome
                 finally:
                     state.ledger.close(admitted.decision_id)
         except RequestError as error:
             await send_json(send, error.status, request_error_body(error))
         finally:
-            state.metrics.request(model, family.endpoint, tenant, client.outcome_or(outcome))
+            state.metrics.request(model, endpoint.name, tenant, client.outcome_or(outcome))
 
     async def _ungoverned_method(
         self,
         state: GateState,
-        family: Family,
+        endpoint: Endpoint,
         verdict: RouteVerdict,
         scope: Scope,
         receive: Receive,
@@ -203,7 +201,7 @@ class Gate:
                 await self._app(scope, client.receive, client.send)
         finally:
             outcome: RequestAction = "allow" if 200 <= client.status < 300 else "reject"
-            state.metrics.request(None, family.endpoint, "", client.outcome_or(outcome))
+            state.metrics.request(None, endpoint.name, "", client.outcome_or(outcome))
 
 
 def _refuse_other_content(scope: Scope) -> None:

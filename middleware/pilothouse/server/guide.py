@@ -85,25 +85,34 @@ def refuse_large_guides(body: Mapping[str, Any], limits: ServedLimits) -> None:
         RequestError: larger than a bound allows; the message begins with the field.
     """
     for field, guide in _guides(body):
-        entries = list(_entries(guide))
-        texts = [value for key, value in entries if isinstance(value, str) and key in WRITTEN]
-        texts += [json.dumps(v) for key, v in entries if key == CHOICES and isinstance(v, list)]
-        for size, limit in (
-            (len(json.dumps(guide)), "max_schema_kib"),
-            (max(map(len, texts), default=0), "max_guide_kib"),
-        ):
-            if size > getattr(limits, limit) * 1024:
-                raise exceeded(field, -(-size // 1024), limit, limits, unit=" KiB", param=field)
-        found = list(_costs(entries))
-        for got, limit in (
-            (sum(each.repeats for each in found), "max_guide_repeats"),
-            (sum(each.states for each in found), "max_guide_states"),
-            (max((each.depth for each in found), default=0), "max_guide_depth"),
-            (_most_properties(entries), "max_guide_properties"),
-            (_num_lengths(entries), "max_guide_lengths"),
-        ):
-            if got > getattr(limits, limit):
-                raise exceeded(field, got, limit, limits, param=field)
+        refuse_large_guide(field, guide, limits)
+
+
+def refuse_large_guide(field: str, guide: Any, limits: ServedLimits) -> None:
+    """Count one guide, which stands under a field of the body.
+
+    Raises:
+        RequestError: larger than a bound allows; the message begins with the field.
+    """
+    entries = list(_entries(guide))
+    texts = [value for key, value in entries if isinstance(value, str) and key in WRITTEN]
+    texts += [json.dumps(v) for key, v in entries if key == CHOICES and isinstance(v, list)]
+    for size, limit in (
+        (len(json.dumps(guide)), "max_schema_kib"),
+        (max(map(len, texts), default=0), "max_guide_kib"),
+    ):
+        if size > getattr(limits, limit) * 1024:
+            raise exceeded(field, -(-size // 1024), limit, limits, unit=" KiB", param=field)
+    found = list(_costs(entries))
+    for got, limit in (
+        (sum(each.repeats for each in found), "max_guide_repeats"),
+        (sum(each.states for each in found), "max_guide_states"),
+        (max((each.depth for each in found), default=0), "max_guide_depth"),
+        (_most_properties(entries), "max_guide_properties"),
+        (_num_lengths(entries), "max_guide_lengths"),
+    ):
+        if got > getattr(limits, limit):
+            raise exceeded(field, got, limit, limits, param=field)
 
 
 def _guides(body: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

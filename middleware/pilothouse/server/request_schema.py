@@ -2,37 +2,27 @@
 
 Every decision of the gate is made on these values and never on the JSON, where a number may be a
 text and `false` a number of logprobs. The values that were read are written back into the body, so
-that what vLLM reads afterwards is what was decided on.
-
-Two things differ from vLLM's own reading, both on purpose: a refusal that a client sends back is
-rendered as text (`history`), and an empty `chat_template` or `prompt_embeds` means none.
+that what vLLM reads afterwards is what was decided on. Each endpoint says in its own `read` which
+of vLLM's values the fields below are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.exceptions import VLLMError
-from vllm.renderers.inputs.preprocess import prompt_to_seq
 
 from pilothouse.errors import RequestError
-from pilothouse.policy.endpoint import Endpoint
-from pilothouse.server.history import say_refusals
 
 Body = dict[str, Any]
+Model = TypeVar("Model", bound=BaseModel)
 
-MODELS: Final[Mapping[Endpoint, type[BaseModel]]] = {
-    "chat": ChatCompletionRequest,
-    "completions": CompletionRequest,
-}
 EMPTY_MEANS_NONE: Final = ("chat_template", "prompt_embeds")
 """Fields of text that say nothing when they are empty, and that vLLM refuses then."""
-_VLLM_EXPLAINS: Final = (
+VLLM_EXPLAINS: Final = (
     ValidationError, VLLMError, ValueError, TypeError, OverflowError, NotImplementedError,
 )  # fmt: skip
 """What vLLM answers with a 4xx of its own; anything else would be a 500."""
@@ -52,8 +42,12 @@ class RequestFields:
     continuous_usage: bool = False
     num_prompts: int = 1
     num_per_prompt: int = 1
+    messages: Sequence[Any] | None = None
+    """The conversation as vLLM renders it; None on an endpoint whose prompts are none."""
     roles: tuple[str, ...] = ()
-    """Who speaks in each message of a chat."""
+    """Who speaks in each message."""
+    prompts: Sequence[Any] = ()
+    """Texts and token ids of an endpoint without conversations."""
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     echo: bool = False
@@ -65,6 +59,12 @@ class RequestFields:
     chat_template: bool = False
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """`chat_template_kwargs` without those that vLLM takes for unset."""
+    truncated: bool = False
+    """The prompt may be cut to a length."""
+    constrained: bool = False
+    """The client, and not the model, may choose tokens of the answer."""
+    may_call: bool = False
+    """The model may call tools; some servers make a grammar of these."""
     use_beam_search: bool = False
     kv_transfer_params: bool = False
     ec_transfer_params: bool = False
@@ -74,40 +74,38 @@ class RequestFields:
     """vLLM's own request, for what is read of it elsewhere."""
 
 
-def read_fields(body: Body, endpoint: Endpoint) -> RequestFields:
-    """Read a body as vLLM will, and write what was read back into it.
-
-    Args:
-        body: a JSON object without our own field; changed in place.
+def validated(body: Body, model: type[Model]) -> Model:
+    """Return vLLM's request of a body.
 
     Raises:
-        Unreadable: vLLM itself refuses it, and says why better than we could.
-        RequestError: vLLM could not even say why.
+        Unreadable: vLLM itself refuses it.
+        RequestError: a validator of vLLM's tripped over a value of a kind that it did not expect.
     """
-    say_refusals(body)
+    try:
+        return model.model_validate(body)
+    except VLLM_EXPLAINS as error:
+        raise Unreadable from error
+    except Exception as error:
+        raise unexplained(error) from error
+
+
+def unexplained(error: Exception) -> RequestError:
+    """Return the refusal of a body that vLLM could not even say what is wrong with."""
+    return RequestError(
+        f"body: cannot be read ({type(error).__name__}: {str(error)[:80]}); a field has a "
+        "value of the wrong kind"
+    )
+
+
+def drop_empty(body: Body) -> None:
+    """Take fields that are there and say nothing for absent, in place."""
     for name in EMPTY_MEANS_NONE:
         if name in body and not body[name] and isinstance(body[name], str | list):
             body[name] = None
-    asked = _validated(body, MODELS[endpoint])
-    _write_back(body, asked)
-    return _chat(asked) if endpoint == "chat" else _completions(asked)
 
 
-def _validated(body: Body, model: type[BaseModel]) -> BaseModel:
-    try:
-        return model.model_validate(body)
-    except _VLLM_EXPLAINS as error:
-        raise Unreadable from error
-    except Exception as error:
-        # A validator of vLLM's tripped over a value of a kind that it did not expect.
-        raise RequestError(
-            f"body: cannot be read ({type(error).__name__}: {str(error)[:80]}); a field has a "
-            "value of the wrong kind"
-        ) from error
-
-
-def _write_back(body: Body, asked: BaseModel) -> None:
-    """Texts, numbers and switches go on as they were read; lists and objects as they came.
+def write_back(body: Body, asked: BaseModel) -> None:
+    """Send texts, numbers and switches on as they were read; lists and objects as they came.
 
     The latter are read again by the same rules, and give the same.
     """
@@ -118,66 +116,6 @@ def _write_back(body: Body, asked: BaseModel) -> None:
             body[name] = value
 
 
-def _chat(asked: BaseModel) -> RequestFields:
-    read = asked.__dict__
-    kwargs = read["chat_template_kwargs"] or {}
-    return RequestFields(
-        **_both(read),
-        roles=tuple(_role(each) for each in read["messages"]),
-        add_generation_prompt=read["add_generation_prompt"],
-        continue_final_message=read["continue_final_message"],
-        num_logprobs=read["top_logprobs"] if read["logprobs"] else None,
-        num_prompt_logprobs=_prompt_logprobs(read, echoed=read["top_logprobs"]),
-        chat_template=bool(read["chat_template"]),
-        template_kwargs={
-            name: value for name, value in kwargs.items() if value not in (None, "auto")
-        },
-        vllm=asked,
-    )
-
-
-def _completions(asked: BaseModel) -> RequestFields:
-    read = asked.__dict__
-    return RequestFields(
-        **_both(read),
-        num_prompts=_num_prompts(read["prompt"]) + _num_prompts(read["prompt_embeds"]),
-        num_logprobs=read["logprobs"],
-        num_prompt_logprobs=_prompt_logprobs(read, echoed=read["logprobs"]),
-        prompt_embeds=bool(read["prompt_embeds"]),
-        vllm=asked,
-    )
-
-
-def _both(read: Mapping[str, Any]) -> dict[str, Any]:
-    """What chat and completions read alike."""
-    options = read["stream_options"]
-    usage = options is not None and bool(options.include_usage)
-    n = read["n"]
-    return {
-        "model": read["model"],
-        "stream": bool(read["stream"]),
-        "include_usage": usage,
-        "continuous_usage": usage and bool(options.continuous_usage_stats),
-        "num_per_prompt": n if n is not None and n > 0 else 1,
-        "echo": bool(read["echo"]),
-        "use_beam_search": read["use_beam_search"],
-        "kv_transfer_params": bool(read["kv_transfer_params"]),
-        "ec_transfer_params": bool(read["ec_transfer_params"]),
-        "xargs": read["vllm_xargs"] or {},
-    }
-
-
-def _prompt_logprobs(read: Mapping[str, Any], *, echoed: int | None) -> int | None:
-    asked: int | None = read["prompt_logprobs"]
-    return echoed if asked is None and read["echo"] else asked
-
-
-def _num_prompts(prompt: Sequence[Any] | None) -> int:
-    return 0 if prompt is None else len(prompt_to_seq(prompt))
-
-
-def _role(message: Any) -> str:
-    """Messages are objects of JSON, or of vLLM's for what it reads as gpt-oss's own format."""
-    if isinstance(message, Mapping):
-        return str(message["role"])
-    return str(getattr(message.author.role, "value", message.author.role))
+def set_template_kwargs(kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return `chat_template_kwargs` without those that vLLM takes for unset."""
+    return {name: value for name, value in (kwargs or {}).items() if value not in (None, "auto")}

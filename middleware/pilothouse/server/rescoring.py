@@ -17,7 +17,6 @@ from itertools import islice
 from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Scope
-from vllm.renderers.inputs.preprocess import prompt_to_seq
 
 from pilothouse.record import Verdict
 from pilothouse.sealed import AppliedPolicy
@@ -25,14 +24,13 @@ from pilothouse.server.admission import Admission, Admitted
 from pilothouse.server.answer import encode
 from pilothouse.server.client_text import (
     answer_texts,
-    choice_text,
     forced_texts,
     is_constrained,
-    supplied_in_chat,
+    last_user_text,
+    supplied_text,
 )
-from pilothouse.server.family import Family
+from pilothouse.server.endpoints.base import Endpoint
 from pilothouse.server.ledger import Entry, Ledger
-from pilothouse.server.request_schema import Body
 from pilothouse.server.sse import payload
 from pilothouse.types import Phase
 
@@ -108,7 +106,7 @@ class Rescorer:
 
     async def _is_too_long(self, prompt: Any) -> bool:
         """Whether vLLM will refuse the prompt for its length, so that it is read in vain."""
-        if self.admitted.fields.vllm.truncate_prompt_tokens is not None:
+        if self.admitted.fields.truncated:
             return False
         context, size = self._admission.max_model_len, len(prompt)
         if isinstance(prompt, str) and size > context:
@@ -139,24 +137,23 @@ class ForcedAnswer:
     Args:
         policies: those that judge it: all where the client constrained it, else those that score
             answers.
-        texts: what of an answer is scored, given the request's body.
+        texts: what of an answer is scored, given what was said before it.
     """
 
     def __init__(
         self,
         rescorer: Rescorer,
-        family: Family,
+        endpoint: Endpoint,
         entry: Entry,
-        body: Body,
         policies: tuple[AppliedPolicy, ...],
-        texts: Callable[[str, Body], tuple[str, ...]],
+        texts: Callable[[str, str], tuple[str, ...]],
     ) -> None:
         self._policies = policies
         self._texts = texts
         self._rescorer = rescorer
-        self._family = family
+        self._endpoint = endpoint
         self._entry = entry
-        self._body = body
+        self._before = last_user_text(rescorer.admitted.fields.messages)
         self._said: dict[int, str] = {}
 
     async def event(self, event: bytes) -> None:
@@ -171,15 +168,14 @@ class ForcedAnswer:
         await self.body(chunk)
 
     async def body(self, body: dict[str, Any]) -> None:
-        """Take in the choices of a body or of a chunk."""
-        for choice in body.get("choices") or ():
-            index = choice["index"]
-            said = self._said[index] = self._said.get(index, "") + choice_text(choice)
-            if choice.get("finish_reason") is not None:
-                texts = self._texts(said, self._body)
+        """Take in what a body or a chunk says."""
+        for each in self._endpoint.spoken(body):
+            said = self._said[each.index] = self._said.get(each.index, "") + each.text
+            if each.ended:
+                texts = self._texts(said, self._before)
                 verdict = await self._rescorer.verdict(texts, "final", self._policies)
                 if verdict is not None:
-                    key = self._family.key(index, self._rescorer.admitted)
+                    key = self._endpoint.key(each.index, self._rescorer.admitted)
                     self._entry.impose(key, verdict)
 
 
@@ -194,7 +190,7 @@ class Rescored:
 
 
 async def rescored(
-    rescorer: Rescorer, body: Body, family: Family, entry: Entry, *, pins_tools: bool = False
+    rescorer: Rescorer, endpoint: Endpoint, entry: Entry, *, pins_tools: bool = False
 ) -> Rescored:
     """Score what the client wrote of an answer, and make ready to score what it will force.
 
@@ -203,11 +199,10 @@ async def rescored(
     """
     admitted = rescorer.admitted
     fields = admitted.fields
-    if family.endpoint == "chat":
-        found = [await rescorer.verdict(supplied_in_chat(fields, body), "prompt")]
+    if fields.messages is not None:
+        found = [await rescorer.verdict(supplied_text(fields), "prompt")]
     else:
-        prompts = prompt_to_seq(fields.vllm.prompt or [])
-        found = await rescorer.prompt_verdicts(prompts)
+        found = await rescorer.prompt_verdicts(fields.prompts)
     for prompt, verdict in enumerate(found):
         if verdict is not None:
             entry.prompt_verdicts[prompt] = verdict
@@ -215,21 +210,12 @@ async def rescored(
     constrained = is_constrained(fields, pins_tools=pins_tools)
     judging = exposure.applied if constrained else exposure.scores_answers
     texts = forced_texts if constrained else answer_texts
-    forced = ForcedAnswer(rescorer, family, entry, body, judging, texts) if judging else None
+    forced = ForcedAnswer(rescorer, endpoint, entry, judging, texts) if judging else None
     blocked = len(entry.prompt_verdicts) == admitted.num_prompts
     if forced is not None or entry.prompt_verdicts:
         # Whole choices wait for their verdict, as under a final rule.
         admitted = replace(admitted, exposure=replace(exposure, buffers=True))
     return Rescored(admitted, forced, blocked)
-
-
-def shortest(body: Body) -> Body:
-    """The body of a request that is blocked already, for the shape of its answer and its usage."""
-    kept = {name: each for name, each in body.items() if name != "min_tokens"}
-    kept["max_tokens"] = 1
-    if kept.get("max_completion_tokens") is not None:
-        kept["max_completion_tokens"] = 1
-    return kept
 
 
 async def call(app: ASGIApp, scope: Scope, path: str, body: dict[str, Any]) -> tuple[int, Any]:

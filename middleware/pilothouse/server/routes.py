@@ -7,13 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from pilothouse.errors import ConfigError
+from pilothouse.policy.endpoint import PATHS, EndpointName
 
 RouteKind = Literal["governed", "harmless", "own", "admin", "denied"]
 
-GOVERNED: Final[Mapping[str, str]] = {
-    "/v1/chat/completions": "chat completions",
-    "/v1/completions": "completions",
-}
+GOVERNED: Final[Mapping[str, EndpointName]] = {path: name for name, path in PATHS.items()}
 
 OWN: Final[Mapping[str, tuple[str, ...]]] = {
     "/pilothouse/v1/ready": ("GET",),
@@ -58,14 +56,14 @@ HARMLESS: Final[Mapping[str, Harmless]] = {
 }
 
 _UNSHAPED = "it generates, and its answers are not governed yet; use /v1/chat/completions"
+_NOT_KEPT = "answers are not kept here, so that there is none to come back to"
 _UNSCORED = "it runs the model without policies"
 _INTERNAL = "it serves other parts of a vLLM deployment, not clients"
 _CONTROL = "it changes the running server"
 
-DENIED: Final[Mapping[str, str]] = {
-    "/v1/responses": _UNSHAPED,
-    "/v1/responses/{response_id}": _UNSHAPED,
-    "/v1/responses/{response_id}/cancel": _UNSHAPED,
+_LISTED: Final[Mapping[str, str]] = {
+    "/v1/responses/{response_id}": _NOT_KEPT,
+    "/v1/responses/{response_id}/cancel": _NOT_KEPT,
     "/v1/messages": _UNSHAPED,
     "/v1/messages/count_tokens": "it belongs to /v1/messages, which is not governed yet",
     "/v1/chat/completions/batch": "it answers many conversations at once; send them one by one",
@@ -113,6 +111,7 @@ DENIED: Final[Mapping[str, str]] = {
     "/release_kv_cache_memory": _CONTROL,
     "/is_sleeping": _INTERNAL,
 }
+DENIED: Final = {path: reason for path, reason in _LISTED.items() if path not in GOVERNED}
 
 GENERATING: Final = frozenset(
     path for path, reason in DENIED.items() if reason not in (_INTERNAL, _CONTROL)
@@ -138,10 +137,15 @@ class RouteVerdict:
 
 
 class RouteTable:
-    """The built-in table and the operator's own `gate.allow`."""
+    """The built-in table and the operator's own `gate.allow`.
 
-    def __init__(self, allow: Iterable[str] = ()) -> None:
+    Args:
+        closed: paths of endpoints that this server cannot govern, each with the reason.
+    """
+
+    def __init__(self, allow: Iterable[str] = (), closed: Mapping[str, str] | None = None) -> None:
         self.allow = frozenset(allow)
+        self._closed = closed or {}
         for path in sorted(self.allow):
             if path in GENERATING or path in GOVERNED:
                 raise ConfigError(
@@ -153,6 +157,8 @@ class RouteTable:
 
     def judge(self, method: str, path: str) -> RouteVerdict:
         """The verdict on one request line; `path` is as routed, without the root path."""
+        if path in self._closed:
+            return RouteVerdict("denied", self._closed[path])
         if path in GOVERNED:
             return _of_methods("governed", ("POST",), method)
         if path in OWN:

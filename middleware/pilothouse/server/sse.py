@@ -9,6 +9,7 @@ from pilothouse.server.answer import encode
 DONE = b"data: [DONE]\n\n"
 _END = b"\n\n"
 _DATA = b"data: "
+_EVENT = b"event: "
 
 
 class EventSplitter:
@@ -28,10 +29,13 @@ class EventSplitter:
 
 
 def payload(event: bytes) -> bytes | None:
-    """The data of an event; None for comments and empty events."""
+    """The data of an event, named or not; None for comments and empty events."""
+    if event.startswith(_EVENT):
+        event = event[event.find(b"\n") + 1 :]
     return event[len(_DATA) : -len(_END)] if event.startswith(_DATA) else None
 
 
-def event_of(value: object) -> bytes:
+def event_of(value: object, name: str | None = None) -> bytes:
     """An event whose data is JSON."""
-    return _DATA + encode(value) + _END
+    head = b"" if name is None else _EVENT + name.encode() + b"\n"
+    return head + _DATA + encode(value) + _END

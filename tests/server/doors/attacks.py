@@ -10,6 +10,7 @@ from tests.server.doors import (
     forced,
     histories,
     raw_prompts,
+    responses,
     token_rules,
     turns,
 )
@@ -17,5 +18,7 @@ from tests.server.doors.registry import DOORS, SHUT, Draw, Knock
 
 __all__ = ["DOORS", "MODULES", "SHUT", "Draw", "Knock"]
 
-MODULES: Final = (turns, histories, raw_prompts, forced, token_rules, fields, closed_routes)
+MODULES: Final = (
+    turns, histories, raw_prompts, forced, token_rules, fields, responses, closed_routes,
+)  # fmt: skip
 """Importing one is what enters its doors."""

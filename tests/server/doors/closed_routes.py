@@ -13,12 +13,14 @@ def _knock(path: str, **body: Any) -> Knock:
     return Knock(path, {"model": "demo", "temperature": 0} | body)
 
 
-@shut(NOT_GOVERNED)
-def responses(draw: Draw) -> Knock:
-    """The newer endpoint, plain or with items of an earlier assistant."""
-    items = [user(draw.asked), said(draw.begun)]
-    asked = draw.rng.choice((draw.asked, items, [*items, user("go on.")]))
-    return _knock("/v1/responses", input=asked, max_output_tokens=48)
+@shut("what the server would keep, or fetch, between requests is refused")
+def kept_responses(draw: Draw) -> Knock:
+    """A response that somebody else would read, that goes on from one, or that fetches text."""
+    field = draw.rng.choice((
+        {"background": True}, {"store": True}, {"previous_response_id": "resp_1"},
+        {"tools": [{"type": "web_search"}]}, {"messages": [user(draw.asked)]},
+    ))  # fmt: skip
+    return _knock("/v1/responses", input=draw.asked, max_output_tokens=48, **field)
 
 
 @shut(NOT_GOVERNED)

@@ -25,9 +25,45 @@ def read(answer: httpx.Response) -> tuple[list[str], set[str]]:
         for choice in chunk.get("choices") or ():
             choices.setdefault(choice["index"], []).append(choice)
             reasons.add(choice.get("finish_reason"))
+        details = (chunk.get("response") or chunk).get("incomplete_details") or {}
+        reasons.add(details.get("reason"))
+        if chunk.get("type") in ("error", "response.failed"):
+            reasons.add("error")
     texts = [text for pieces in choices.values() for text in _texts(pieces)]
+    texts += _of_responses(chunks)
     texts += [text for chunk in chunks for text in _of_prompt(chunk.get("prompt_logprobs"))]
     return texts, reasons - {None}
+
+
+def _of_responses(chunks: list[dict[str, Any]]) -> Iterator[str]:
+    """Of a response, or of the events of one: pieces put together, items, raw messages."""
+    pieces: dict[str, str] = {}
+    for chunk in chunks:
+        if "delta" in chunk:
+            name = chunk["item_id"]
+            pieces[name] = pieces.get(name, "") + chunk["delta"]
+        shown = (chunk.get(key) for key in ("text", "arguments", "input"))
+        yield from (each for each in shown if isinstance(each, str))
+        told = chunk.get("response") or chunk
+        for item in (*(told.get("output") or ()), chunk.get("item") or {}):
+            yield from (item.get(key) or "" for key in ("name", "arguments", "input"))
+            for part in item.get("content") or ():
+                yield part.get("text") or part.get("refusal") or ""
+                yield from _shown(part.get("logprobs"))
+        for message in told.get("output_messages") or ():
+            yield message["message"]
+            yield tokenizer().decode(message["tokens"])
+        yield from _shown(chunk.get("logprobs"))
+    yield from pieces.values()
+
+
+def _shown(places: Any) -> Iterator[str]:
+    """What logprobs of a response show; a piece of a stream shows those of its own tokens."""
+    before = ""
+    for token, others in _places({"logprobs": {"content": places}}):
+        yield from (f"{before}{other}" for other in others)
+        before += token
+    yield before
 
 
 def _chunks(text: str) -> Iterator[dict[str, Any]]:

@@ -50,6 +50,12 @@ def test_doors_that_stood_open_are_closed(demo_server: ServerProcess) -> None:
     assert len(told(visits, "through")) <= 1, told(visits, "through")
 
 
+def test_the_doors_of_responses_are_closed(demo_server: ServerProcess) -> None:
+    doors = [name for name in open_doors() if name.startswith("response")]
+    visits = visit(demo_server.url, "items", 2 * len(doors), BARRED, UNSEEN, doors)
+    assert len(doors) == 11 and not told(visits, "through", "failed")
+
+
 def test_an_answer_is_stopped_whatever_stands_behind_it(demo_server: ServerProcess) -> None:
     visits = visit(demo_server.url, "tail", 6, BARRED, TUNING, ["regex_with_tail"])
     assert len(told(visits, "blocked")) >= 5, told(visits, "nothing", "through")

@@ -60,6 +60,38 @@ def test_a_text_is_read_from_whatever_field_shows_it(
     assert any(SECRET in text for text in read(answer(choice, streamed=streamed))[0])
 
 
+RESPONSE = {"output": [{"type": "message", "content": [{"type": "output_text", "text": SECRET}]}]}
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        RESPONSE,
+        {"type": "response.completed", "response": RESPONSE},
+        {"type": "response.output_item.done", "item": RESPONSE["output"][0]},
+        {"type": "response.output_text.done", "text": SECRET},
+        {"type": "response.function_call_arguments.done", "arguments": SECRET},
+        {"output": [{"type": "function_call", "name": "a", "arguments": SECRET}]},
+        {"output": [{"content": [{"text": "", "logprobs": SHOWN["content"]}]}]},
+        {"output_messages": [{"message": "", "tokens": token_ids(SECRET)}]},
+    ],
+)
+def test_a_text_is_read_from_whatever_part_of_a_response_shows_it(shown: Any) -> None:
+    text = f"event: a\ndata: {json.dumps(shown)}\n\n"
+    headers = {"content-type": "text/event-stream"}
+    for each in (httpx.Response(200, text=text, headers=headers), httpx.Response(200, json=shown)):
+        assert any(SECRET in found for found in read(each)[0])
+
+
+def test_pieces_of_a_response_are_put_together() -> None:
+    pieces = [{"type": "a.delta", "item_id": "m", "delta": each} for each in SECRET.split(" ")]
+    text = "".join(
+        f"data: {json.dumps(each | {'delta': each['delta'] + ' '})}\n\n" for each in pieces
+    )
+    found = read(httpx.Response(200, text=text, headers={"content-type": "text/event-stream"}))
+    assert any(SECRET in each for each in found[0])
+
+
 def test_a_tool_that_the_client_wrote_or_that_is_one_of_many_is_not_given_away() -> None:
     record = next(
         each for each in sample("tool", 200, "forbidden") if each.the_deed.tool == "wrench"

@@ -1,4 +1,4 @@
-"""One streamed answer on its way out: chunks held, ended, marked, or passed on as they are."""
+"""A streamed answer with choices: chunks held, ended, marked, or passed on as they are."""
 
 from __future__ import annotations
 
@@ -7,35 +7,31 @@ import logging
 import re
 import time
 from collections.abc import Iterable
-from typing import Any
 
-from pilothouse.server.admission import Admitted
-from pilothouse.server.family import Family
-from pilothouse.server.ledger import Entry
-from pilothouse.server.settlement import Deed, Ending, Settlement, Settler
+from pilothouse.server.endpoints.base import Answer, Json
+from pilothouse.server.endpoints.choices import ChoiceEndpoint
+from pilothouse.server.settlement import Deed, Ending, Settlement
 from pilothouse.server.sse import DONE, event_of, payload
 
 logger = logging.getLogger(__name__)
-
-Json = dict[str, Any]
 
 _FINISH, _UNFINISHED = b'"finish_reason":', b'"finish_reason":null'
 _INDEX = re.compile(rb'"choices":\[\{"index":(\d+),')
 _HEAD = ("id", "object", "created", "model")
 
 
-class StreamShaper:
-    """Shapes the events of one answer.
+class ChoiceStream:
+    """Rewrites the chunks of one answer, choice by choice."""
 
-    Tokens under an output rule are held back in the scheduler, so what arrives here is cleared,
-    unless a final rule may still end the answer: then each choice waits here for its end.
-    """
+    may_start = True
+    """vLLM's first chunk comes with the first output of the engine."""
 
-    def __init__(self, family: Family, admitted: Admitted, entry: Entry, settler: Settler) -> None:
-        self._family = family
+    def __init__(self, endpoint: ChoiceEndpoint, answer: Answer) -> None:
+        admitted = answer.admitted
+        self._endpoint = endpoint
+        self._answer = answer
         self._admitted = admitted
-        self._entry = entry
-        self._settler = settler
+        self._entry = answer.entry
         self._head: Json = {}
         self._tells_usage = admitted.continuous_usage
         """Every chunk has the usage of its choice so far."""
@@ -100,7 +96,7 @@ class StreamShaper:
         if "usage" in chunk:
             self._tells_usage = True
             self._usage[index] = chunk["usage"]
-        if not self._accounted(index) and not self._family.is_opening(choice):
+        if not self._accounted(index) and not self._endpoint.is_opening(choice):
             return self._finish(index, chunk, choice)
         if choice.get("finish_reason") is None:
             if not self._admitted.exposure.buffers:
@@ -115,7 +111,7 @@ class StreamShaper:
             return True
         if self._admitted.exposure.ends:
             self._lost = self._lost or index >= self._admitted.num_choices
-            key = self._family.key(index, self._admitted)
+            key = self._endpoint.key(index, self._admitted)
             if self._lost or key not in self._entry.choices:
                 return False
         self._known.add(index)
@@ -132,7 +128,7 @@ class StreamShaper:
         sent = [*map(event_of, self._openings(held))]
         if not settlement.ending.withholds_all:
             sent = [*map(event_of, held)]
-            cleared = self._family.cleared_part(choice)
+            cleared = self._endpoint.cleared_part(choice)
             if cleared is not None:
                 sent.append(event_of({**chunk, "choices": [cleared]}))
         return sent + self._ending(index, settlement.ending, settlement.visible)
@@ -143,7 +139,7 @@ class StreamShaper:
         if self._failed:
             return sent
         for index in range(self._admitted.num_choices):
-            log = self._entry.choices.get(self._family.key(index, self._admitted))
+            log = self._entry.choices.get(self._endpoint.key(index, self._admitted))
             if index in self._ended or (log is not None and log.verdict is None):
                 continue
             if log is None and not self._admitted.exposure.ends:
@@ -157,16 +153,15 @@ class StreamShaper:
     def _settle(self, index: int) -> Settlement:
         self._ended.add(index)
         if self._lost:
-            settlement = self._settler.unaccounted(self._admitted)
+            settlement = self._answer.unaccounted()
         else:
-            key = self._family.key(index, self._admitted)
-            settlement = self._settler.settle(self._admitted, self._entry, key)
+            settlement = self._answer.settle(self._endpoint.key(index, self._admitted))
         self.deeds.append(settlement.deed)
         return settlement
 
     def _ending(self, index: int, ending: Ending, visible: Json) -> list[bytes]:
         """Chunks of ours, each with every key that a chunk of vLLM's has in its place."""
-        parts = self._family.ending_parts(index, ending)
+        parts = self._endpoint.ending_parts(index, ending)
         parts[-1]["pilothouse"] = visible
         head = self._head or self._own_head()
         chunks: list[Json] = [{**head, "choices": [part]} for part in parts]
@@ -181,22 +176,19 @@ class StreamShaper:
     def _own_head(self) -> Json:
         """vLLM has sent nothing: completions open no choice before its first token."""
         return {
-            "id": self._family.id_prefix + self._admitted.decision_id,
-            "object": self._family.object_name,
+            "id": self._endpoint.id_prefix + self._admitted.decision_id,
+            "object": self._endpoint.object_name,
             "created": int(time.time()),
             "model": self._admitted.model_label,
         }
 
     def _usage_before_any(self, index: int) -> Json:
-        log = self._entry.choices.get(self._family.key(index, self._admitted))
+        log = self._entry.choices.get(self._endpoint.key(index, self._admitted))
         prompt = log.newest.num_prompt_tokens if log is not None else 0
         return {"prompt_tokens": prompt, "total_tokens": prompt, "completion_tokens": 0}
 
     def _openings(self, held: Iterable[Json]) -> Iterable[Json]:
-        return (each for each in held if self._family.is_opening(each["choices"][0]))
+        return (each for each in held if self._endpoint.is_opening(each["choices"][0]))
 
     def _mark(self, chunk: Json) -> None:
-        chunk["pilothouse"] = {
-            "decision_id": self._admitted.decision_id,
-            "revision": self._admitted.sealed.revision,
-        }
+        chunk["pilothouse"] = self._answer.mark
