@@ -1183,7 +1183,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "never-silent", "what vLLM resolves is not looked at", "refuse_resolved",
-        "resolved_value(config, refusal.resolved) if refusal.resolved else None",
+        "resolved_value(config, path) if path else None",
         "None",
         ("tests/engine/test_never_silent.py",), "wherever_it_came_from",
     ),

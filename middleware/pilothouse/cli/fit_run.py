@@ -39,7 +39,7 @@ from pilothouse.cli.fit_texts import Texts
 from pilothouse.contrast.report import Cell, FitReport, LayerFit, Parts, Search, Trial
 from pilothouse.contrast.sample import Floats
 from pilothouse.contrast.verdict import choose, findings, notes
-from pilothouse.engine.compat import vllm_version
+from pilothouse.engine.vllm.version import vllm_version
 from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.model.vector import Vector, build_vector, save_vector
 from pilothouse.progress import Phase

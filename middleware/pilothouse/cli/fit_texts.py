@@ -12,7 +12,7 @@ from pilothouse.errors import ConfigError
 
 if TYPE_CHECKING:
     from pilothouse.cli.fit_order import Files, FitOrder
-    from pilothouse.engine.compat.prompts import PromptRenderer
+    from pilothouse.engine.vllm.prompts import PromptRenderer
 
 SHOWN_PROBLEMS = 20
 CHANGE = "change the conversation, or say --chat-template-kwargs"
@@ -44,7 +44,7 @@ def read_texts(order: FitOrder, files: Files, model: str) -> Texts:
     Raises:
         ConfigError: a line for each text that the model cannot take, with its file and number.
     """
-    from pilothouse.engine.compat.prompts import PromptRenderer  # vLLM takes seconds to import
+    from pilothouse.engine.vllm.prompts import PromptRenderer  # vLLM takes seconds to import
 
     renderer = PromptRenderer(model, order.settings, order.chat_template_kwargs)
     contexts = _each(order.pairs, "pair", files.pairs, lambda pair: context_of(renderer, pair))

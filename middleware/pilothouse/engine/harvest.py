@@ -30,8 +30,8 @@ from pilothouse.capture.index import (
 from pilothouse.capture.order import CaptureOrder
 from pilothouse.engine.architecture import HookPoint
 from pilothouse.engine.architecture.point import Call
-from pilothouse.engine.compat import v0_32 as compat
 from pilothouse.engine.shards import DTYPES, Ended, ShardWriter, StepRows
+from pilothouse.engine.vllm.model_runner import step_token_ids
 from pilothouse.types import IntArray, Tap
 
 PROMPT_KEY = "pilothouse_capture_prompt"
@@ -162,7 +162,7 @@ class Harvest:
         if missing:
             self.problem = f"nothing was computed at {missing} in a forward pass"
             return
-        token_ids_T = compat.step_token_ids(runner)
+        token_ids_T = step_token_ids(runner)
         labels = {
             "prompt": wanted.prompt_R,
             "position": wanted.position_R,

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from pilothouse.edit.positions import Interval, intervals, merged
 from pilothouse.edit.program import Program
 from pilothouse.engine.authorship import Authorship
-from pilothouse.engine.compat import outputs as wire
 from pilothouse.engine.holdback import HoldBack
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.request_programs import RequestPrograms
 from pilothouse.engine.step import Steering
 from pilothouse.engine.timeline import Timeline
+from pilothouse.engine.vllm import outputs as wire
 from pilothouse.record import Record
 from pilothouse.sealed import SealedRequest
 

@@ -9,17 +9,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
-
-from vllm.v1.core.sched.async_scheduler import AsyncScheduler
-from vllm.v1.core.sched.scheduler import Scheduler
+from typing import Any
 
 from pilothouse.engine.authorship import TurnReader
 from pilothouse.engine.cache_identity import EditedBlockHasher
 from pilothouse.engine.cached_reads import CachedReads
-from pilothouse.engine.compat import outputs as wire
-from pilothouse.engine.compat.control import offer_control
-from pilothouse.engine.compat.prefix_cache import is_on, watch_prefix_cache
 from pilothouse.engine.governor import Governor
 from pilothouse.engine.openings import OutputOpenings
 from pilothouse.engine.orders import Orders
@@ -32,6 +26,12 @@ from pilothouse.engine.runs import is_anchored
 from pilothouse.engine.shaping import Shaping
 from pilothouse.engine.speculation import NOTHING, Verified, settled, verify, waves
 from pilothouse.engine.step import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, Emissions, StepPlan
+from pilothouse.engine.vllm import outputs as wire
+from pilothouse.engine.vllm.check import check
+from pilothouse.engine.vllm.prefix_cache import is_on, watch_prefix_cache
+from pilothouse.engine.vllm.protocols import Request
+from pilothouse.engine.vllm.rpc import offer_control
+from pilothouse.engine.vllm.scheduler import AsyncScheduler, Over, Scheduler, wrap_block_hasher
 from pilothouse.errors import EngineError, RequestError
 from pilothouse.log_text import log_lines, log_text
 from pilothouse.record import Record
@@ -43,13 +43,8 @@ logger = logging.getLogger(__name__)
 FIRST_CLIENT = 0
 """The API process that is always there."""
 
-if TYPE_CHECKING:
-    from vllm.v1.core.sched.scheduler import Scheduler as Base
-else:
-    Base = object
 
-
-class Guarded(Base):
+class Guarded(Over):
     """Mixin over either of vLLM's schedulers."""
 
     steps_ahead = 0
@@ -177,12 +172,13 @@ class Guarded(Base):
         """Also while outputs of ours wait for a step to ride on."""
         return bool(self._pending) or bool(super().has_requests())
 
-    def _handle_blocked_waiting_request(self, request: Any) -> bool:
+    def may_run(self, request: Request) -> bool:
+        """Tell whether a waiting request has all the slots that it needs, or gets them now."""
         passenger = self._passengers[request.request_id]
-        seated = passenger.error is None and self._orders.seat(passenger)
         if passenger.error is not None:
             self._refused.append(request.request_id)
-        return seated and bool(super()._handle_blocked_waiting_request(request))
+            return False
+        return self._orders.seat(passenger)
 
     def _board(self, request: Any) -> Passenger:
         decision_id = ""
@@ -204,7 +200,8 @@ class Guarded(Base):
         if sealed.policies or sealed.probes or sealed.scores != "none":
             self._watch(request, passenger)
         if passenger.programs or self._plan.body.policy_targets:
-            self._give_identity(request, passenger)
+            timeline, block_size = passenger.timeline, self.hash_block_size
+            wrap_block_hasher(request, lambda inner: EditedBlockHasher(inner, timeline, block_size))
         return passenger
 
     def _watch(self, request: Any, passenger: Passenger) -> None:
@@ -221,14 +218,6 @@ class Guarded(Base):
             # One token more than the client asked for, so that its last one is fed and scored.
             passenger.hold(request.max_tokens)
             request.max_tokens += 1
-
-    def _give_identity(self, request: Any, passenger: Passenger) -> None:
-        inner = request._block_hasher
-        if inner is None:
-            return
-        request._block_hasher = EditedBlockHasher(inner, passenger.timeline, self.hash_block_size)
-        request.block_hashes.clear()
-        request.update_block_hashes()
 
     def _steer(self, ruling: Ruling, verified: Mapping[str, Verified]) -> None:
         for order in ruling.steers:
@@ -317,8 +306,14 @@ class GuardedScheduler:
     """`scheduler_cls` of every guarded server: picks the class by the resolved setting."""
 
     def __new__(cls, vllm_config: Any, *args: Any, **kwargs: Any) -> Any:
-        """The scheduler for this configuration."""
+        """The scheduler for this configuration.
+
+        Raises:
+            UnsupportedError: vLLM's scheduler is not as it was when it was tested.
+            EngineError: speculative decoding with async scheduling.
+        """
         log_with_vllm()
+        check("scheduler")
         asynchronous = vllm_config.scheduler_config.async_scheduling
         if asynchronous and vllm_config.speculative_config is not None:
             raise EngineError("speculative decoding with async scheduling is not governed")

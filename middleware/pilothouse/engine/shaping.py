@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pilothouse.engine.compat import outputs as wire
 from pilothouse.engine.governor import Governor
 from pilothouse.engine.passenger import Passenger
 from pilothouse.engine.ruling import Ruling
+from pilothouse.engine.vllm import outputs as wire
 from pilothouse.record import Record
 
 

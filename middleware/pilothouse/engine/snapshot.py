@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pilothouse.engine.compat import v0_32 as compat
 from pilothouse.engine.step import Emissions
+from pilothouse.engine.vllm.model_runner import copy_stream
 from pilothouse.types import IntArray
 
 
@@ -37,7 +37,7 @@ class Snapshot:
         snapshot_TE = self._scores_NE[: sum(counts)].clone()
         if snapshot_TE.device.type == "cpu":
             return lambda: Emissions(request_ids, starts, counts, snapshot_TE.numpy())
-        stream = compat.copy_stream(runner)
+        stream = copy_stream(runner)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             host_TE = snapshot_TE.to("cpu", non_blocking=True)

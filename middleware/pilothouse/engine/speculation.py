@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from pilothouse.engine.compat.drafts import num_kept
 from pilothouse.engine.steering_state import positions
 from pilothouse.engine.step import Emissions
+from pilothouse.engine.vllm.drafts import num_kept
 from pilothouse.types import IntArray
 
 

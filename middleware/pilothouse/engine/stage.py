@@ -15,8 +15,8 @@ from typing import Any
 from torch import Tensor
 
 from pilothouse.engine.architecture import Decoder
-from pilothouse.engine.compat import v0_32 as compat
 from pilothouse.engine.plan import Plan
+from pilothouse.engine.vllm.model_runner import between_stages
 
 
 def part_of(plan: Plan, decoder: Decoder) -> Plan:
@@ -43,4 +43,4 @@ def relay_reads(runner: Any, scores_NE: Tensor, wanted: Callable[[], bool]) -> N
         # A copy: it is still on its way when the next pass writes the buffer.
         return scores_NE[:num_tokens].clone()
 
-    compat.between_stages(runner, wanted, receive, give)
+    between_stages(runner, wanted, receive, give)

@@ -1,39 +1,21 @@
-"""vLLM 0.32: batch order and positions of a step, in both model runners, and outputs."""
+"""Both model runners: batch order and positions of a step, its buffers, the model itself."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from vllm.distributed import get_pp_group
-from vllm.platforms import current_platform
 from vllm.sequence import IntermediateTensors
-from vllm.v1.outputs import AsyncModelRunnerOutput, ModelRunnerOutput
 
 from pilothouse.errors import EngineError
 from pilothouse.types import IntArray
 
 TRAVELLING = "pilothouse_reads"
 OnStep = Callable[[list[str], IntArray, IntArray], None]
-
-
-def worker_base() -> type[Any]:
-    """The platform's own worker class."""
-    if current_platform.is_cpu():
-        from vllm.v1.worker import cpu_worker
-
-        return cast(type[Any], cpu_worker.CPUWorker)
-    if current_platform.is_cuda():
-        from vllm.v1.worker import gpu_worker
-
-        return cast(type[Any], gpu_worker.Worker)
-    raise EngineError(
-        f"platform {current_platform.device_name!r} is not supported: CPU and CUDA are"
-    )
 
 
 def uses_v2_runner(runner: Any) -> bool:
@@ -45,17 +27,6 @@ def loaded_model(runner: Any) -> nn.Module:
     """The model object the runner executes, before any wrapper."""
     model: nn.Module = runner.get_model()
     return model
-
-
-def without_adapters(runner: Any, num_tokens: int) -> AbstractContextManager[None]:
-    """While open, a pass of `num_tokens` through the model uses no LoRA adapter.
-
-    Wrapped modules index by token, so that a pass outside a step needs a mapping too.
-    """
-    selected: AbstractContextManager[None] = runner.maybe_select_dummy_loras(
-        runner.lora_config, np.array([num_tokens]), num_active_loras=0
-    )
-    return selected
 
 
 def is_last_stage() -> bool:
@@ -87,27 +58,6 @@ def between_stages(
         return output
 
     runner.execute_model = execute_model
-
-
-def add_empty_adapter(model: nn.Module) -> None:
-    """On CPU, put a slot that stays empty behind a model's LoRA slots.
-
-    vLLM 0.32's CPU kernels look a token without an adapter up at index -1 and so give it the
-    adapter of the last slot, where its CUDA kernels skip it. Zeros in the last place of the second
-    factor make that nothing.
-    """
-    if not current_platform.is_cpu():
-        return
-    for module in model.modules():
-        stacked = getattr(module, "lora_b_stacked", None)
-        if isinstance(stacked, torch.Tensor):
-            module.lora_b_stacked = _with_zeros(stacked)
-        elif isinstance(stacked, tuple):
-            module.lora_b_stacked = tuple(map(_with_zeros, stacked))  # type: ignore[assignment]
-
-
-def _with_zeros(stacked: torch.Tensor) -> torch.Tensor:
-    return torch.cat([stacked, torch.zeros_like(stacked[:1])])
 
 
 def max_step_tokens(vllm_config: Any) -> int:
@@ -197,29 +147,6 @@ def set_compiled(runner: Any, compiled: bool) -> None:
     for module in loaded_model(runner).modules():
         if "compiled" in vars(module) and "do_not_compile" in vars(module):
             module.do_not_compile = not compiled  # type: ignore[assignment]
-
-
-class AttachedOutput(AsyncModelRunnerOutput):
-    """vLLM's output of a step, with an attribute added once both are on the host."""
-
-    def __init__(self, inner: Any, attribute: str, value: Callable[[], object]) -> None:
-        self._inner = inner
-        self._attribute = attribute
-        self._value = value
-
-    def get_output(self) -> ModelRunnerOutput:
-        """Wait for vLLM's output, then attach ours. Runs in vLLM's output thread."""
-        output = self._inner.get_output()
-        setattr(output, self._attribute, self._value())
-        return output
-
-
-def attach(output: Any, attribute: str, value: Callable[[], object]) -> Any:
-    """Put an attribute on a step's output, now or when it has arrived on the host."""
-    if isinstance(output, AsyncModelRunnerOutput):
-        return AttachedOutput(output, attribute, value)
-    setattr(output, attribute, value())
-    return output
 
 
 def copy_stream(runner: Any) -> Any:

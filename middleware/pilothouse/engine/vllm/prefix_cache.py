@@ -1,4 +1,4 @@
-"""vLLM 0.32's prefix cache: which hits a request may have, and blocks as they are given out."""
+"""The prefix cache: which hits a request may have, and blocks as they are given out."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def watch_prefix_cache(scheduler: Any, watcher: Watcher) -> None:
     manager = scheduler.kv_cache_manager
     look, allocate = manager.get_computed_blocks, manager.allocate_slots
 
-    def get_computed_blocks(request: Any) -> Any:
+    def get_computed_blocks(request: Any, *args: Any, **kwargs: Any) -> Any:
         most = watcher.bound(request)
         if most is None or not manager.prefix_cache_lookup_enabled(request):
-            answer = look(request)
+            answer = look(request, *args, **kwargs)
         else:
             hashes = request.block_hashes
             request.block_hashes = hashes[:most]
             try:
-                answer = look(request)
+                answer = look(request, *args, **kwargs)
             finally:
                 request.block_hashes = hashes
             # Groups with states in place of blocks may end a hit inside a block.
@@ -52,12 +52,16 @@ def watch_prefix_cache(scheduler: Any, watcher: Watcher) -> None:
         return answer
 
     def allocate_slots(
-        request: Any, num_new_tokens: int, num_new_computed_tokens: int = 0, *args: Any, **kw: Any
+        request: Any,
+        num_new_tokens: int,
+        num_new_computed_tokens: int = 0,
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
-        blocks = allocate(request, num_new_tokens, num_new_computed_tokens, *args, **kw)
+        blocks = allocate(request, num_new_tokens, num_new_computed_tokens, *args, **kwargs)
         if blocks is not None:
             start = request.num_computed_tokens + num_new_computed_tokens
-            start += kw.get("num_external_computed_tokens", 0)
+            start += kwargs.get("num_external_computed_tokens", 0)
             watcher.given(request, start, start + num_new_tokens)
         return blocks
 

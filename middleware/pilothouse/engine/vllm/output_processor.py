@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pilothouse.engine.compat.outputs import complete_prompt_logprobs
+from pilothouse.engine.vllm.outputs import complete_prompt_logprobs
 from pilothouse.record import PROGRAMS_KEY, RECORD_KEY, REVISION_KEY, Record
 
 Subscriber = Callable[[Record], None]
