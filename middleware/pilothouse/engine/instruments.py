@@ -32,6 +32,8 @@ from pilothouse.engine.vllm.model_runner import (
     refuse_unseen_passes,
     set_compiled,
 )
+from pilothouse.engine.vllm.protocols import SchedulerOutput
+from pilothouse.engine.vllm.runner_protocols import ModelRunner
 from pilothouse.engine.vllm.step_output import attach
 from pilothouse.errors import EngineError
 from pilothouse.types import IntArray, Tap
@@ -42,7 +44,7 @@ EMPTY_PLAN = StepPlan()
 class Instruments:
     """Everything of ours in one worker: buffers, taps, steering state, the step's emissions."""
 
-    def __init__(self, plan: Plan, vllm_config: Any, runner: Any) -> None:
+    def __init__(self, plan: Plan, vllm_config: Any, runner: ModelRunner) -> None:
         self._plan = plan
         body = plan.body
         device = torch.device(runner.device)
@@ -77,7 +79,7 @@ class Instruments:
         on_step(runner, self._on_step)
         relay_reads(runner, self._buffers.scores_NE, lambda: self._wants_emissions)
 
-    def begin(self, scheduler_output: Any) -> None:
+    def begin(self, scheduler_output: SchedulerOutput) -> None:
         """Take in what the scheduler sent with a step."""
         if self._harvest is not None:
             self._harvest.begin(scheduler_output)
@@ -90,7 +92,7 @@ class Instruments:
         if self._harvest is not None:
             self._harvest.finish(self._runner)
 
-    def finish(self, output: Any, runner: Any) -> Any:
+    def finish(self, output: Any, runner: ModelRunner) -> Any:
         """Attach the step's emissions to its output, where somebody asked for them."""
         if output is None or not self._wants_emissions or not self._replies:
             return output

@@ -29,7 +29,12 @@ from pilothouse.engine.step import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, Emission
 from pilothouse.engine.vllm import outputs as wire
 from pilothouse.engine.vllm.check import check
 from pilothouse.engine.vllm.prefix_cache import is_on, watch_prefix_cache
-from pilothouse.engine.vllm.protocols import Request
+from pilothouse.engine.vllm.protocols import (
+    EngineCoreOutput,
+    ModelRunnerOutput,
+    Request,
+    SchedulerOutput,
+)
 from pilothouse.engine.vllm.rpc import offer_control
 from pilothouse.engine.vllm.scheduler import AsyncScheduler, Over, Scheduler, wrap_block_hasher
 from pilothouse.errors import EngineError, RequestError
@@ -79,11 +84,11 @@ class Guarded(Over):
         self._refused: list[str] = []
         self._looking: set[str] = set()
         """Requests whose own tokens decide where they are steered."""
-        self._pending: dict[int, list[Any]] = {}
+        self._pending: dict[int, list[EngineCoreOutput]] = {}
         self._programs_told = 0
         self.listeners: list[Callable[[Emissions], None]] = []
 
-    def add_request(self, request: Any) -> None:
+    def add_request(self, request: Request) -> None:
         """Admit a request under a valid seal; anything else is let in only to be refused."""
         passenger = self._board(request)
         passenger.request = request
@@ -117,7 +122,9 @@ class Guarded(Over):
         setattr(scheduled, STEP_ATTRIBUTE, step)
         return scheduled
 
-    def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
+    def update_from_output(
+        self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
+    ) -> Any:
         """Fold, decide, let vLLM append, then hold back, rewrite and annotate its outputs."""
         started = time.perf_counter()
         emissions: Emissions | None = getattr(model_runner_output, EMISSIONS_ATTRIBUTE, None)
@@ -180,19 +187,20 @@ class Guarded(Over):
             return False
         return self._orders.seat(passenger)
 
-    def _board(self, request: Any) -> Passenger:
+    def _board(self, request: Request) -> Passenger:
         decision_id = ""
         try:
-            extra = (request.sampling_params and request.sampling_params.extra_args) or {}
+            params = request.sampling_params
+            extra = (params and params.extra_args) or {}
             sealed = unseal(extra.get(SEALED_KEY), self._key)
             decision_id = sealed.decision_id
             if request.resumable:
                 raise RequestError("streamed input is not governed", status=403)
             passenger = self._orders.passenger(
                 sealed,
-                request.prompt_token_ids,
+                request.prompt_token_ids or (),
                 plan=self._revisions.plan(sealed.revision),
-                ends_on_text=bool(request.sampling_params.stop),
+                ends_on_text=bool(params and params.stop),
             )
         except RequestError as error:
             logger.warning("refused request %s: %s", log_text(request.request_id), log_lines(error))
@@ -204,7 +212,7 @@ class Guarded(Over):
             wrap_block_hasher(request, lambda inner: EditedBlockHasher(inner, timeline, block_size))
         return passenger
 
-    def _watch(self, request: Any, passenger: Passenger) -> None:
+    def _watch(self, request: Request, passenger: Passenger) -> None:
         authorship = self._turns.read(request.prompt_token_ids, request.num_prompt_tokens)
         watched = self._governor.open(request.request_id, passenger.sealed, authorship)
         passenger.watched, passenger.authorship = watched, authorship
@@ -230,7 +238,7 @@ class Guarded(Over):
             start = max(request.num_computed_tokens - rejected, folded + self.steps_ahead)
             self._orders.steer(passenger, order.request_id, order, start)
 
-    def _look(self, outputs: list[Any]) -> None:
+    def _look(self, outputs: list[EngineCoreOutput]) -> None:
         """Tokens that were just sampled may start an edit of what follows them."""
         for output in outputs:
             if output.request_id in self._looking and output.new_token_ids:
@@ -288,7 +296,7 @@ class Guarded(Over):
             self._programs_told = active
             self._queue(FIRST_CLIENT, wire.programs_notice(active))
 
-    def _queue(self, client_index: int, output: Any) -> None:
+    def _queue(self, client_index: int, output: EngineCoreOutput) -> None:
         self._pending.setdefault(client_index, []).append(output)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pilothouse.engine.vllm import protocols
 from pilothouse.engine.vllm.comparison import members_of
 from pilothouse.engine.vllm.relied_on import RELIED_ON
 from pilothouse.engine.vllm.version import KNOWN
@@ -78,7 +78,7 @@ def is_self(node: ast.expr) -> bool:
 
 def vllms_names() -> set[str]:
     """Return the private names of vLLM's that the seam relies on."""
-    shapes = [each for each in vars(protocols).values() if isinstance(each, type)]
+    shapes = {use.shape for uses in RELIED_ON.values() for use in uses if use.shape is not None}
     return {name for shape in shapes for name in members_of(shape) if is_private(name)}
 
 
@@ -163,6 +163,22 @@ def test_every_row_is_about_a_name_that_the_package_uses() -> None:
             for name in use.keys or (use.name.split(".")[-1],):
                 count = sum(text.count(name) for text in texts)
                 assert count > 1 or use.shape, f"{use.where}: {name} stands in the table alone"
+
+
+def test_every_member_of_a_shape_is_used() -> None:
+    texts = [
+        file.read_text(encoding="utf-8")
+        for file in sorted(PACKAGE.rglob("*.py"))
+        if not file.stem.endswith("protocols")
+    ]
+    unused = {
+        f"{use.where}.{name}"
+        for uses in RELIED_ON.values()
+        for use in uses
+        for name in (members_of(use.shape) if use.shape else ())
+        if not any(re.search(rf"[.\"]{name}\b|def {name}\b", text) for text in texts)
+    }
+    assert unused == set()
 
 
 def test_every_known_version_has_a_module_of_its_own() -> None:

@@ -136,7 +136,7 @@ def members_of(shape: type) -> dict[str, FunctionType | None]:
         for name, value in vars(each).items():
             if isinstance(value, property):
                 members[name] = None
-            elif isinstance(value, FunctionType) and value.__module__ == shape.__module__:
+            elif isinstance(value, FunctionType) and value.__module__ == each.__module__:
                 members[name] = value
     return members
 

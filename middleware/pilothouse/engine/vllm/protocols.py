@@ -1,4 +1,4 @@
-"""What is used of vLLM's objects, and nothing else, as types.
+"""What is used of vLLM's objects, and nothing else, as types: requests, scheduler, outputs, engine.
 
 `relied_on` names the class of vLLM's behind each. A method's parameters are those that we give, in
 vLLM's order and by vLLM's names; one that takes `*args` and `**kwargs` is handed on as it came.
@@ -9,12 +9,7 @@ that vLLM's takes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
-
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor, nn
+from typing import Any, Protocol, TypeVar
 
 Call = TypeVar("Call", bound=Callable[..., Any])
 
@@ -25,100 +20,6 @@ def replaced(function: Call) -> Call:
     """Mark a method in whose place vLLM calls ours."""
     setattr(function, REPLACED, True)
     return function
-
-
-class VllmConfig(Protocol):
-    """The whole configuration, as vLLM resolved it."""
-
-    additional_config: Any
-    attention_config: Any
-    aux_output_config: Any
-    cache_config: Any
-    compilation_config: Any
-    diffusion_config: Any
-    ec_transfer_config: Any
-    kv_events_config: Any
-    kv_transfer_config: Any
-    lora_config: Any
-    model_config: Any
-    parallel_config: Any
-    scheduler_config: Any
-    speculative_config: Any
-
-
-class ModelConfig(Protocol):
-    """The model, as its own configuration and the flags have it."""
-
-    dtype: Any
-    enable_prompt_embeds: bool
-    enable_sleep_mode: bool
-    hf_config: Any
-    hf_text_config: Any
-    max_model_len: int
-    multimodal_config: Any
-    return_sampling_mask: bool
-    runner_type: str
-
-    @property
-    def architecture(self) -> str: ...
-
-    @property
-    def is_multimodal_model(self) -> bool: ...
-
-    @property
-    def mrope_num_dims(self) -> int: ...
-
-    @property
-    def uses_mrope(self) -> bool: ...
-
-    def get_head_size(self) -> int: ...
-
-    def get_hidden_size(self) -> int: ...
-
-    def get_multimodal_config(self) -> Any: ...
-
-    def get_total_num_hidden_layers(self) -> int: ...
-
-    def get_total_num_kv_heads(self) -> int: ...
-
-    def get_vocab_size(self) -> int: ...
-
-
-class ParallelConfig(Protocol):
-    """How the model is split; `v0_31` and later differ in sequence parallelism."""
-
-    data_parallel_size: int
-    decode_context_parallel_size: int
-    enable_dbo: bool
-    pipeline_parallel_size: int
-    prefill_context_parallel_size: int
-    tensor_parallel_size: int
-    ubatch_size: int
-    worker_extension_cls: str
-
-
-class SchedulerConfig(Protocol):
-    """How much a step holds."""
-
-    async_scheduling: bool | None
-    max_num_batched_tokens: int
-    max_num_seqs: int
-
-
-class CacheConfig(Protocol):
-    """The KV cache."""
-
-    block_size: int
-    enable_prefix_caching: bool
-    kv_offloading_size: float | None
-    kv_sharing_fast_prefill: bool
-
-
-class CompilationConfig(Protocol):
-    """What is compiled, and which CUDA graphs are captured."""
-
-    cudagraph_mode: Any
-    max_cudagraph_capture_size: int | None
 
 
 class SamplingParams(Protocol):
@@ -141,7 +42,6 @@ class Request(Protocol):
     sampling_params: SamplingParams | None
     num_prompt_tokens: int
     max_tokens: int
-    status: Any
     spec_token_ids: list[int]
     num_computed_tokens: int
     num_preemptions: int
@@ -162,14 +62,6 @@ class Request(Protocol):
     def update_block_hashes(self) -> None: ...
 
     def is_finished(self) -> bool: ...
-
-
-class NewRequestData(Protocol):
-    """A request that a worker sees for the first time."""
-
-    req_id: str
-    prompt_token_ids: list[int] | None
-    sampling_params: SamplingParams | None
 
 
 class SchedulerOutput(Protocol):
@@ -283,116 +175,6 @@ class EngineCore(Protocol):
     """The process of the scheduler; utility calls look their method up on it by name."""
 
     scheduler: Any
-
-
-class Worker(Protocol):
-    """The worker of a platform, from which ours is derived."""
-
-    vllm_config: Any
-    model_runner: Any
-
-    @replaced
-    def load_model(self, *args: Any, **kwargs: Any) -> None: ...
-
-    @replaced
-    def execute_model(self, scheduler_output: Any) -> Any: ...
-
-    @replaced
-    def sample_tokens(self, grammar_output: Any) -> Any: ...
-
-    @replaced
-    def shutdown(self) -> None: ...
-
-
-class ModelRunner(Protocol):
-    """What both generations of model runners have."""
-
-    device: Any
-    lora_config: Any
-
-    def get_model(self) -> nn.Module: ...
-
-    @replaced
-    def execute_model(
-        self,
-        scheduler_output: Any,
-        intermediate_tensors: Any = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any: ...
-
-    def maybe_select_dummy_loras(
-        self,
-        lora_config: Any,
-        num_scheduled_tokens: np.ndarray,
-        *,
-        num_active_loras: int,
-    ) -> AbstractContextManager[None]: ...
-
-
-class ModelRunnerV1(ModelRunner, Protocol):
-    """The first generation: `_prepare_inputs` settles the order of the batch."""
-
-    input_batch: Any
-    input_ids: Any
-    async_output_copy_stream: Any
-
-    @replaced
-    def _prepare_inputs(self, scheduler_output: Any, num_scheduled_tokens: Any) -> Any: ...
-
-
-class InputBatchV1(Protocol):
-    """The first generation's batch; arrays are as long as the largest batch."""
-
-    num_computed_tokens_cpu: np.ndarray
-
-    @property
-    def req_ids(self) -> list[str]: ...
-
-    @property
-    def num_reqs(self) -> int: ...
-
-
-class DeviceBuffer(Protocol):
-    """A tensor with a copy on the host."""
-
-    gpu: Tensor
-
-
-class ModelRunnerV2(ModelRunner, Protocol):
-    """The second generation."""
-
-    model_state: Any
-    input_buffers: Any
-    output_copy_stream: Any
-
-
-class ModelState(Protocol):
-    """What the second generation asks for a model's own inputs, before a graph's replay too."""
-
-    @replaced
-    def prepare_inputs(self, input_batch: Any, req_states: Any) -> Any: ...
-
-
-class InputBatchV2(Protocol):
-    """The second generation's batch."""
-
-    req_ids: list[str]
-    num_reqs: int
-    num_computed_tokens_np: np.ndarray
-    num_scheduled_tokens: np.ndarray
-
-
-class InputBuffers(Protocol):
-    """The second generation's inputs, as long as the largest step."""
-
-    input_ids: Tensor
-
-
-class IntermediateTensors(Protocol):
-    """What travels between pipeline stages."""
-
-    tensors: dict[str, Tensor]
 
 
 class LogprobsProcessor(Protocol):

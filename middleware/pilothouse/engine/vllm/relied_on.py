@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from pilothouse.engine.vllm import config_protocols as config
 from pilothouse.engine.vllm import protocols as shapes
+from pilothouse.engine.vllm import runner_protocols as runners
 from pilothouse.engine.vllm.version import as_number
 
 Part = Literal["api", "scheduler", "worker", "runner_v1", "runner_v2", "offline"]
@@ -59,16 +61,16 @@ _CLIENTS: Final = "vllm.v1.engine.core_client"
 _ANSWERS: Final = "vllm.v1.engine.output_processor"
 
 _CONFIG: Final = (
-    Use("vllm.config", "CacheConfig", shape=shapes.CacheConfig),
-    Use("vllm.config", "CompilationConfig", shape=shapes.CompilationConfig),
+    Use("vllm.config", "CacheConfig", shape=config.CacheConfig),
+    Use("vllm.config", "CompilationConfig", shape=config.CompilationConfig),
     Use("vllm.config", "CompilationConfig.pass_config", until="0.31"),
-    Use("vllm.config", "ModelConfig", shape=shapes.ModelConfig),
+    Use("vllm.config", "ModelConfig", shape=config.ModelConfig),
     Use("vllm.config", "MultiModalConfig.enable_mm_embeds"),
-    Use("vllm.config", "ParallelConfig", shape=shapes.ParallelConfig),
+    Use("vllm.config", "ParallelConfig", shape=config.ParallelConfig),
     Use("vllm.config", "ParallelConfig.enable_hc_sp", since="0.32"),
     Use("vllm.config", "PassConfig.enable_sp", until="0.31"),
-    Use("vllm.config", "SchedulerConfig", shape=shapes.SchedulerConfig),
-    Use("vllm.config", "VllmConfig", shape=shapes.VllmConfig),
+    Use("vllm.config", "SchedulerConfig", shape=config.SchedulerConfig),
+    Use("vllm.config", "VllmConfig", shape=config.VllmConfig),
 )
 
 _API: Final = (
@@ -230,28 +232,28 @@ _WORKER: Final = (
     *_names("vllm.model_executor.layers.linear", "LinearBase"),
     *_names("vllm.model_executor.models.utils", "PPMissingLayer"),
     *_names("vllm.platforms", "current_platform"),
-    Use("vllm.sequence", "IntermediateTensors", shape=shapes.IntermediateTensors),
-    Use("vllm.v1.core.sched.output", "NewRequestData", shape=shapes.NewRequestData),
+    Use("vllm.sequence", "IntermediateTensors", shape=runners.IntermediateTensors),
+    Use("vllm.v1.core.sched.output", "NewRequestData", shape=runners.NewRequestData),
     Use(
         "vllm.v1.outputs",
         "AsyncModelRunnerOutput",
         defines=("get_output", "get_kv_connector_output"),
     ),
-    Use("vllm.v1.worker.cpu_worker", "CPUWorker", shape=shapes.Worker),
-    Use("vllm.v1.worker.gpu_worker", "Worker", shape=shapes.Worker),
+    Use("vllm.v1.worker.cpu_worker", "CPUWorker", shape=runners.Worker),
+    Use("vllm.v1.worker.gpu_worker", "Worker", shape=runners.Worker),
 )
 
 _RUNNER_V1: Final = (
-    Use("vllm.v1.utils", "CpuGpuBuffer", shape=shapes.DeviceBuffer),
-    Use("vllm.v1.worker.gpu_input_batch", "InputBatch", shape=shapes.InputBatchV1),
-    Use("vllm.v1.worker.gpu_model_runner", "GPUModelRunner", shape=shapes.ModelRunnerV1),
+    Use("vllm.v1.utils", "CpuGpuBuffer", shape=runners.DeviceBuffer),
+    Use("vllm.v1.worker.gpu_input_batch", "InputBatch", shape=runners.InputBatchV1),
+    Use("vllm.v1.worker.gpu_model_runner", "GPUModelRunner", shape=runners.ModelRunnerV1),
 )
 
 _RUNNER_V2: Final = (
-    Use("vllm.v1.worker.gpu.input_batch", "InputBatch", shape=shapes.InputBatchV2),
-    Use("vllm.v1.worker.gpu.input_batch", "InputBuffers", shape=shapes.InputBuffers),
-    Use("vllm.v1.worker.gpu.model_runner", "GPUModelRunner", shape=shapes.ModelRunnerV2),
-    Use("vllm.v1.worker.gpu.model_states.interface", "ModelState", shape=shapes.ModelState),
+    Use("vllm.v1.worker.gpu.input_batch", "InputBatch", shape=runners.InputBatchV2),
+    Use("vllm.v1.worker.gpu.input_batch", "InputBuffers", shape=runners.InputBuffers),
+    Use("vllm.v1.worker.gpu.model_runner", "GPUModelRunner", shape=runners.ModelRunnerV2),
+    Use("vllm.v1.worker.gpu.model_states.interface", "ModelState", shape=runners.ModelState),
 )
 
 _OFFLINE: Final = (
