@@ -24,7 +24,7 @@ class Unpacked:
         self.definition = cache(self._definition)
         self._tree = cache(self._parse)
 
-    def find(self, module: str, name: str) -> Node | None:
+    def find(self, module: str, name: str) -> Parsed | None:
         """Return what a module has under a name, which may be dotted."""
         first, *rest = name.split(".")
         found = self.definition(module, first)
@@ -32,7 +32,7 @@ class Unpacked:
             found = None if found is None else found.member(part)
         return found
 
-    def _definition(self, module: str, name: str) -> Node | None:
+    def _definition(self, module: str, name: str) -> Parsed | None:
         tree = self._tree(module)
         if tree is None:
             return None
@@ -44,12 +44,12 @@ class Unpacked:
             else:
                 found = _defined(node, name)
                 if found is not _NOT_HERE:
-                    return Node(self, module, found)
+                    return Parsed(self, module, found)
         if self._tree(f"{module}.{name}") is not None:
-            return Node(self, module, None)
+            return Parsed(self, module, None)
         return self._lazy(tree, name)
 
-    def _imported(self, module: str, node: ast.ImportFrom, name: str) -> Node | None:
+    def _imported(self, module: str, node: ast.ImportFrom, name: str) -> Parsed | None:
         source = self._absolute(module, node)
         for alias in node.names:
             if alias.name == "*" and source.startswith("vllm"):
@@ -58,7 +58,7 @@ class Unpacked:
                     return found
             elif (alias.asname or alias.name) == name:
                 if not source.startswith("vllm"):
-                    return Node(self, module, None)
+                    return Parsed(self, module, None)
                 return self.definition(source, alias.name)
         return None
 
@@ -70,7 +70,7 @@ class Unpacked:
         base = parts[: len(parts) - node.level + is_package]
         return ".".join([*base, *(node.module or "").split(".")]).rstrip(".")
 
-    def _lazy(self, tree: ast.Module, name: str) -> Node | None:
+    def _lazy(self, tree: ast.Module, name: str) -> Parsed | None:
         for node in tree.body:
             told = _defined(node, LAZY)
             if isinstance(told, ast.Dict):
@@ -89,7 +89,7 @@ class Unpacked:
         return ast.parse(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-class Node:
+class Parsed:
     """One definition, and the module in which it stands."""
 
     def __init__(self, release: Unpacked, module: str, node: Definition) -> None:
@@ -103,16 +103,16 @@ class Node:
             return None
         return signature_of_tree(self._node.args)
 
-    def member(self, name: str) -> Node | None:
+    def member(self, name: str) -> Parsed | None:
         """Return what a class, or an object of it, has under a name."""
         for kind in self._kinds():
             assert isinstance(kind._node, ast.ClassDef)
             for node in kind._node.body:
                 found = _defined(node, name)
                 if found is not _NOT_HERE:
-                    return Node(self._release, kind._module, found)
+                    return Parsed(self._release, kind._module, found)
             if any(_assigns_to_self(node, name) for node in ast.walk(kind._node)):
-                return Node(self._release, kind._module, None)
+                return Parsed(self._release, kind._module, None)
         return None
 
     def required_fields(self) -> Collection[str]:
@@ -143,7 +143,7 @@ class Node:
             return ()
         return [str(each.value) for each in self._node.keys if isinstance(each, ast.Constant)]
 
-    def _kinds(self) -> Iterator[Node]:
+    def _kinds(self) -> Iterator[Parsed]:
         """Yield the class, then those of vLLM's that it is derived from."""
         if not isinstance(self._node, ast.ClassDef):
             return

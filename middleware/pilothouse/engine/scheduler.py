@@ -36,7 +36,12 @@ from pilothouse.engine.vllm.protocols import (
     SchedulerOutput,
 )
 from pilothouse.engine.vllm.rpc import offer_control
-from pilothouse.engine.vllm.scheduler import AsyncScheduler, Over, Scheduler, wrap_block_hasher
+from pilothouse.engine.vllm.scheduler import (
+    AsyncScheduler,
+    Scheduler,
+    SchedulerMixin,
+    wrap_block_hasher,
+)
 from pilothouse.errors import EngineError, RequestError
 from pilothouse.log_text import log_lines, log_text
 from pilothouse.record import Record
@@ -49,7 +54,7 @@ FIRST_CLIENT = 0
 """The API process that is always there."""
 
 
-class Guarded(Over):
+class Guarded(SchedulerMixin):
     """Mixin over either of vLLM's schedulers."""
 
     steps_ahead = 0

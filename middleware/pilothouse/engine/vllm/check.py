@@ -39,7 +39,7 @@ _NOTHING = object()
 class Installed:
     """The vLLM that this Python imports."""
 
-    def find(self, module: str, name: str) -> Thing | None:
+    def find(self, module: str, name: str) -> Imported | None:
         """Return what a module has under a name, which may be dotted."""
         try:
             found: Any = import_module(module)
@@ -48,13 +48,13 @@ class Installed:
         first, *rest = name.split(".")
         if not hasattr(found, first):
             return None
-        thing: Thing | None = Thing(getattr(found, first))
+        thing: Imported | None = Imported(getattr(found, first))
         for part in rest:
             thing = None if thing is None else thing.member(part)
         return thing
 
 
-class Thing:
+class Imported:
     """One object: a class, a function, a dict, or whatever else a module has."""
 
     def __init__(self, value: Any) -> None:
@@ -64,7 +64,7 @@ class Thing:
         """Return the parameters; None where it is no function or hides them."""
         return signature_of(self._value) if callable(self._value) else None
 
-    def member(self, name: str) -> Thing | None:
+    def member(self, name: str) -> Imported | None:
         """Return what a class, or an object of it, has under a name.
 
         What objects alone have is known from annotations, fields and assignments to `self`.
@@ -72,9 +72,10 @@ class Thing:
         kind = self._value
         found = inspect.getattr_static(kind, name, _NOTHING)
         if found is not _NOTHING:
-            return Thing(found.__func__ if isinstance(found, staticmethod | classmethod) else found)
-        named = any(name in inspect.get_annotations(each) for each in kind.__mro__)
-        return Thing(None) if named or any(_assigns(each, name) for each in kind.__mro__) else None
+            is_wrapped = isinstance(found, staticmethod | classmethod)
+            return Imported(found.__func__ if is_wrapped else found)
+        is_given = any(_gives(each, name) for each in kind.__mro__)
+        return Imported(None) if is_given else None
 
     def required_fields(self) -> Collection[str]:
         """Return the fields without which no object of a record class can be made."""
@@ -91,9 +92,9 @@ class Thing:
         return set(self._value)
 
 
-def _assigns(kind: type, name: str) -> bool:
-    """Tell whether a method of a class, without those it is derived from, assigns `self.name`."""
-    return any(
+def _gives(kind: type, name: str) -> bool:
+    """Tell whether a class, without those it is derived from, gives its objects a name."""
+    return name in inspect.get_annotations(kind) or any(
         name in function.__code__.co_names
         and any(
             each.opname == "STORE_ATTR" and each.argval == name

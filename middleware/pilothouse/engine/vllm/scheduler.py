@@ -1,6 +1,6 @@
 """vLLM's schedulers as ours is put over them, and the hasher of a request's blocks.
 
-A scheduler of ours is a mixin that is named before one of vLLM's: `class Ours(Over, Scheduler)`.
+The mixin is named before one of vLLM's: `class Ours(SchedulerMixin, Scheduler)`.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from vllm.v1.core.sched.scheduler import Scheduler
 
 from pilothouse.engine.vllm.protocols import Request
 
-__all__ = ["AsyncScheduler", "Over", "Scheduler", "wrap_block_hasher"]
+__all__ = ["AsyncScheduler", "Scheduler", "SchedulerMixin", "wrap_block_hasher"]
 
 BlockHasher = Callable[[Any], list[Any]]
 
 if TYPE_CHECKING:
-    Base = Scheduler
+    from vllm.v1.core.sched.scheduler import Scheduler as Base
 else:
     Base = object
 
 
-class Over(Base):
-    """What comes over either of vLLM's schedulers."""
+class SchedulerMixin(Base):
+    """What either of vLLM's schedulers is asked by a name that it keeps private."""
 
     vllm_config: Any
     requests: dict[str, Request]
