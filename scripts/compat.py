@@ -148,7 +148,13 @@ def install(folder: Path, pins: list[str]) -> Path:
     lock = folder / "lock.txt"
     lock.write_text(text, encoding="utf-8")
     base = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"]
-    run_pip([*base, "--extra-index-url", TORCH_CPU_INDEX, "-r", str(lock)])
+    [torch] = [each for each in pins if each.startswith("torch==")]
+    try:
+        run_pip([*base, torch])
+    except NotTried:
+        say(f"the default index has no {torch}; trying {TORCH_CPU_INDEX}")
+        run_pip([*base, "--index-url", TORCH_CPU_INDEX, torch])
+    run_pip([*base, "-r", str(lock)])
     run_pip([*base, "--no-build-isolation", "-e", str(ROOT)])
     stamp.write_text(text, encoding="utf-8")
     return python
