@@ -15,6 +15,7 @@ from pilothouse.engine.scheduler import GuardedScheduler
 from pilothouse.engine.vllm import version
 from pilothouse.engine.vllm.check import Installed, check
 from pilothouse.engine.vllm.comparison import Found, missing
+from pilothouse.engine.vllm.output_processor import install
 from pilothouse.engine.vllm.relied_on import RELIED_ON, Part, Use, uses_of
 from pilothouse.errors import UnsupportedError
 from tests.support.vllm_source import unpacked
@@ -62,6 +63,12 @@ def test_a_method_that_takes_something_else_stops_the_server(
     monkeypatch.setattr(OutputProcessor, "process_outputs", process_outputs)
     with pytest.raises(UnsupportedError, match=r"takes \(outputs\), wanted \(engine_core_outputs"):
         guarded_args(None, None)  # type: ignore[arg-type]
+
+
+def test_vllms_own_parameters_are_seen_behind_what_replaces_them() -> None:
+    install()
+    found = Installed().find("vllm.v1.engine.output_processor", "OutputProcessor.process_outputs")
+    assert found is not None and "iteration_stats" in str(found.signature())
 
 
 @pytest.mark.parametrize("release", ["0.30.2", "0.33.0", "0.99.1"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 from pilothouse.engine.vllm.outputs import complete_prompt_logprobs
@@ -42,6 +43,7 @@ def install() -> None:
     if getattr(process, "_pilothouse", False):
         return
 
+    @wraps(process)  # the check at start looks at vLLM's own parameters
     def process_outputs(
         self: OutputProcessor,
         engine_core_outputs: Sequence[EngineCoreOutput],
