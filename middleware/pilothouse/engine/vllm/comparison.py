@@ -106,6 +106,7 @@ def _misshapen(where: str, found: Found, shape: type) -> Iterator[str]:
             yield f"{where}.{name}: is not there"
         elif function is not None:
             wanted = signature_of(function)
+            assert wanted is not None
             is_replaced = getattr(function, REPLACED, False)
             yield from _misfits(f"{where}.{name}", got, wanted, is_replaced=is_replaced)
 
@@ -163,7 +164,7 @@ def signature_of_tree(arguments: ast.arguments) -> Signature:
     """Return the parameters of a parsed function."""
     by_place = [*arguments.posonlyargs, *arguments.args]
     without = len(by_place) - len(arguments.defaults)
-    parameters = [
+    parameters: list[tuple[str, object, bool]] = [
         (each.arg, inspect.Parameter.POSITIONAL_OR_KEYWORD, place >= without)
         for place, each in enumerate(by_place)
     ]
