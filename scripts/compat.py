@@ -136,7 +136,7 @@ def install(folder: Path, pins: list[str]) -> Path:
     """Return the Python of an environment that has the pins and this checkout.
 
     Raises:
-        NotTried: pip failed.
+        NotTried: pip failed, or the packages contradict each other.
     """
     python, stamp = folder / "venv" / "bin" / "python", folder / "installed.txt"
     text = "\n".join(pins) + "\n"
@@ -156,6 +156,15 @@ def install(folder: Path, pins: list[str]) -> Path:
         run_pip([*base, "--index-url", TORCH_CPU_INDEX, torch])
     run_pip([*base, "-r", str(lock)])
     run_pip([*base, "--no-build-isolation", "-e", str(ROOT)])
+    told = subprocess.run([str(python), "-m", "pip", "check"], capture_output=True, text=True)
+    # The locked set leaves packages out on purpose, and setuptools as Python brings it.
+    wrong = [
+        line
+        for line in told.stdout.splitlines()
+        if "but you have" in line and "requirement setuptools" not in line
+    ]
+    if wrong:
+        raise NotTried("the pins do not fit together:\n" + "\n".join(wrong))
     stamp.write_text(text, encoding="utf-8")
     return python
 
