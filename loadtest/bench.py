@@ -38,7 +38,7 @@ from paired import (
     summarise_host,
     verdict_line,
 )
-from pilothouse.engine.compat.compiled_code import keep_compiled_code
+from pilothouse.engine.vllm.compiled_code import keep_compiled_code
 from pilothouse.errors import PilothouseError
 from report import AnyResult, HostResult, Result, table, write_bench_json, write_record
 from scenario import (

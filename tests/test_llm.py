@@ -17,7 +17,7 @@ import pytest
 
 from pilothouse import LLM, CaptureReader, Steer
 from pilothouse.cli.prompts import load_prompts
-from pilothouse.engine.compat.prompts import PromptRenderer
+from pilothouse.engine.vllm.prompts import PromptRenderer
 from pilothouse.errors import ConfigError, RequestError, UnsupportedError
 from pilothouse.library import library_path
 

@@ -22,8 +22,6 @@ from pilothouse.capture.prompts import prompts_of
 from pilothouse.capture.reader import CaptureReader
 from pilothouse.config import PilothouseConfig, load_config
 from pilothouse.engine.collection import capture_index
-from pilothouse.engine.compat.chat import turn_markers
-from pilothouse.engine.compat.control import ask_engine
 from pilothouse.engine.launch import SCHEDULER, WORKER, guard_environment, settle_speculation
 from pilothouse.engine.model_facts import model_facts
 from pilothouse.engine.plan import Plan
@@ -31,6 +29,9 @@ from pilothouse.engine.refusals import refuse_settings
 from pilothouse.engine.refused_turns import policy_messages
 from pilothouse.engine.resolve import resolve_plan
 from pilothouse.engine.succession import following_plan
+from pilothouse.engine.vllm.chat import turn_markers
+from pilothouse.engine.vllm.check import check
+from pilothouse.engine.vllm.rpc import ask_engine
 from pilothouse.errors import ConfigError, EngineError
 from pilothouse.model.catalogue import load_catalogue
 from pilothouse.offline.capturing import Capturing
@@ -63,7 +64,7 @@ class LLM(VllmLLM):  # type: ignore[misc]
 
     Raises:
         ConfigError: the configuration does not fit the model.
-        UnsupportedError: a setting that is refused with Pilothouse.
+        UnsupportedError: another vLLM than was tested; a setting that is refused with Pilothouse.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class LLM(VllmLLM):  # type: ignore[misc]
         **settings: Any,
     ) -> None:
         guard_environment()
+        check("offline")
         args = Namespace(model=model, **settings)
         refuse_settings(args)
         settle_speculation(args)

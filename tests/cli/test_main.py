@@ -22,9 +22,9 @@ from pilothouse.cli.main import VERBS
 from pilothouse.cli.prompts import Stop, Tour
 from pilothouse.cli.serve import split_own
 from pilothouse.config import load_config
-from pilothouse.engine import compat
 from pilothouse.engine.buffers import TapBuffers
 from pilothouse.engine.tables import named_tensors
+from pilothouse.engine.vllm import version
 from pilothouse.errors import ConfigError, UnsupportedError
 from pilothouse.types import Tap
 from tests.support.server_process import COMMAND
@@ -260,12 +260,12 @@ def test_doctor_names_a_model_that_cannot_be_read(
 def test_doctor_and_the_engine_hold_the_same_vllm_for_tested(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(compat, "version", lambda name: {"vllm": "0.31.2"}[name])
-    with pytest.raises(UnsupportedError, match=r"0\.31\.2") as refused:
-        compat.check_version()
+    monkeypatch.setattr(version, "version", lambda name: {"vllm": "0.30.2"}[name])
+    with pytest.raises(UnsupportedError, match=r"0\.30\.2") as refused:
+        version.check_version()
     report = doctor.examine(None, None)
-    assert report["vllm"]["tested"] == list(compat.SUPPORTED)
-    told = "vLLM 0.31.2 is outside the supported range"
+    assert report["vllm"]["tested"] == list(version.TESTED)
+    told = "vLLM 0.30.2 is outside the supported range"
     assert [each for each in report["problems"] if each.startswith(told) or each == str(refused)]
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from vllm import LLM, SamplingParams
 
-from pilothouse.engine import pickup
 from pilothouse.engine.launch import SCHEDULER, WORKER, guard_environment
+from pilothouse.engine.vllm import output_processor
 from pilothouse.model.catalogue import Catalogue
 from pilothouse.record import Record
 from pilothouse.sealed import SEALED_KEY, AppliedPolicy, SealedRequest, seal, seal_key
@@ -68,9 +68,9 @@ def main() -> None:
         str(i) for i in range(args.workers * args.stages)
     )
     guard_environment()
-    pickup.install()
+    output_processor.install()
     records: dict[str, Record] = {}
-    pickup.subscribe(lambda record: records.update({record.decision_id: record}))
+    output_processor.subscribe(lambda record: records.update({record.decision_id: record}))
     engine = LLM(
         args.model, dtype="float32", skip_tokenizer_init=True, enforce_eager=not args.compiled,
         max_model_len=128, seed=0, max_logprobs=-1, kv_cache_memory_bytes=KV_BYTES,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pilothouse.engine.compat.compiled_code import keep_compiled_code, kept_in
+from pilothouse.engine.vllm.compiled_code import keep_compiled_code, kept_in
 
 if "--plain" not in sys.argv:
     keep_compiled_code()  # before torch is imported, as `pilothouse serve` does

@@ -17,13 +17,13 @@ from vllm.distributed import cleanup_dist_env_and_memory
 from vllm.v1.engine.output_processor import OutputProcessor
 
 from pilothouse.config import PilothouseConfig, parse_config
-from pilothouse.engine import pickup
 from pilothouse.engine.facts import ModelFacts
 from pilothouse.engine.launch import SCHEDULER, WORKER, guard_environment
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.resolve import resolve_plan
 from pilothouse.engine.step import Emissions
 from pilothouse.engine.turn_markers import TurnMarkers
+from pilothouse.engine.vllm import output_processor
 from pilothouse.model.catalogue import Catalogue
 from pilothouse.policy.schema import Policy
 from pilothouse.record import Record
@@ -233,7 +233,7 @@ def engine(
         torch.set_num_threads(1)
         made = Engine(LLM(str(model), **(settings | overrides)), plan)
         listeners.append(made.sent.append)
-        stop = pickup.subscribe(
+        stop = output_processor.subscribe(
             lambda record: made.records.setdefault(record.decision_id, []).append(record)
         )
         if plan is not None:
@@ -250,10 +250,10 @@ def engine(
 
 @contextmanager
 def _watched_outputs() -> Iterator[list[Callable[[Sent], None]]]:
-    """Install the pickup, and call listeners with each output as it left the core."""
+    """Pick records up, and call listeners with each output as it left the core."""
     listeners: list[Callable[[Sent], None]] = []
     before = OutputProcessor.process_outputs
-    pickup.install()
+    output_processor.install()
     picked_up = OutputProcessor.process_outputs
 
     def process_outputs(self: Any, outputs: Any, *args: Any, **kwargs: Any) -> Any:

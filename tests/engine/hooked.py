@@ -14,14 +14,16 @@ from torch import Tensor, nn
 
 from pilothouse.engine.architecture import Decoder, HookPoint, check_model, open_decoder
 from pilothouse.engine.architecture.forward import NUM_TOKENS
-from pilothouse.engine.compat import v0_32 as compat
+from pilothouse.engine.vllm.adapters import without_adapters
+from pilothouse.engine.vllm.model_runner import loaded_model, max_step_tokens
+from pilothouse.engine.vllm.worker import worker_base
 from pilothouse.types import Site
 
 HOOKED_WORKER = "tests.engine.hooked.HookedWorker"
 Key = tuple[int, Site]
 
 
-class HookedWorker(compat.worker_base()):  # type: ignore[misc]
+class HookedWorker(worker_base()):  # type: ignore[misc]
     """vLLM's worker of this platform, with taps at every site of every layer.
 
     `seen[layer, site]` [N, D] float32 is what was read in the last pass, `edits[layer, site]`
@@ -31,8 +33,8 @@ class HookedWorker(compat.worker_base()):  # type: ignore[misc]
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         """Load, check, install."""
         super().load_model(*args, **kwargs)
-        model = compat.loaded_model(self.model_runner)
-        with compat.without_adapters(self.model_runner, NUM_TOKENS):
+        model = loaded_model(self.model_runner)
+        with without_adapters(self.model_runner, NUM_TOKENS):
             self.decoder: Decoder = open_decoder(model, self.vllm_config)
             keys = [
                 (layer, site)
@@ -46,7 +48,7 @@ class HookedWorker(compat.worker_base()):  # type: ignore[misc]
         for key in keys:
             point = self.decoder.point(*key)
             self.points[key] = point
-            self.seen[key] = torch.zeros(compat.max_step_tokens(self.vllm_config), point.width)
+            self.seen[key] = torch.zeros(max_step_tokens(self.vllm_config), point.width)
             self.edits[key] = torch.zeros(point.width)
         for point in sorted(self.points.values(), key=lambda each: each.order):
             key = (point.layer, point.site)

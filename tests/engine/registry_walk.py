@@ -67,7 +67,7 @@ def architectures(*, multimodal: bool) -> list[str]:
         return list(registry._MULTIMODAL_MODELS)
     causal = [
         name
-        for name, (_, served_by) in registry._TRANSFORMERS_SUPPORTED_MODELS.items()
+        for name, (_, served_by) in registry._TRANSFORMERS_TESTED_MODELS.items()
         if "MultiModal" not in served_by
     ]
     return [*registry._TEXT_GENERATION_MODELS, *causal]

@@ -15,9 +15,9 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "demo"))
 from pilothouse.cli.launch import plan_for
 from pilothouse.config import load_config
 from pilothouse.engine.authorship import Authorship, TurnReader
-from pilothouse.engine.compat.chat import turn_markers
 from pilothouse.engine.refused_turns import policy_messages, with_refused
 from pilothouse.engine.turn_markers import ASSISTANT, TurnMarkers, find_markers
+from pilothouse.engine.vllm.chat import turn_markers
 from pilothouse.library import library_path
 from pilothouse.policy.loader import load_policies
 from sample import sample

@@ -1182,8 +1182,26 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/server/test_early_end.py",), "chunks_of_ours",
     ),
     Mutant(
+        "never-silent", "a vLLM that differs from what is relied on is taken", "check",
+        "if problems: ...",
+        "if False: ...",
+        ("tests/engine/vllm/test_check.py",), "stops_the_scheduler",
+    ),
+    Mutant(
+        "never-silent", "vLLM may call what replaces its own with more", "_misfits",
+        "not is_replaced or got.names <= wanted.names",
+        "True",
+        ("tests/engine/vllm/test_comparison.py",), "ours_would_not_take",
+    ),
+    Mutant(
+        "never-silent", "what is not there counts as there", "Imported.member",
+        "Imported(None) if is_given else None",
+        "Imported(None)",
+        ("tests/engine/vllm/test_comparison.py",), "member_that_has_gone",
+    ),
+    Mutant(
         "never-silent", "what vLLM resolves is not looked at", "refuse_resolved",
-        "resolved_value(config, refusal.resolved) if refusal.resolved else None",
+        "resolved_value(config, path) if path else None",
         "None",
         ("tests/engine/test_never_silent.py",), "wherever_it_came_from",
     ),

@@ -13,7 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from pilothouse.engine.compat import SUPPORTED
+from pilothouse.engine.vllm.version import TESTED
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 LOCKS = ["build", "cpu", "dev", "sae"]
@@ -75,7 +75,16 @@ def test_the_supported_range_is_what_the_engine_knows(project: dict[str, Any]) -
     (line,) = project["optional-dependencies"]["cuda"]
     wanted = Requirement(line).specifier
     minors = {f"0.{minor}" for minor in range(20, 60) if wanted.contains(f"0.{minor}.0")}
-    assert minors == set(SUPPORTED)
+    assert minors == set(TESTED)
+
+
+def test_what_another_vllm_wants_differs_from_the_lock(pinned: dict[str, str]) -> None:
+    for path in sorted((CHECKOUT / "requirements").glob("compat-*.txt")):
+        assert path.stem.removeprefix("compat-") in TESTED
+        for each in requirements(path.stem):
+            (specifier,) = each.specifier
+            assert specifier.operator == "=="
+            assert specifier.version != pinned[canonicalize_name(each.name)], f"{path.name}: {each}"
 
 
 def imported(node: ast.AST) -> Iterator[str]:

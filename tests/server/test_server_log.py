@@ -38,7 +38,7 @@ def test_the_start_says_once_what_runs_in_vllms_format(
     starts = [line.removeprefix("  | ").partition(":")[0] for line in told[1:]]
     assert starts == [
         "model", "vectors", "SAEs", "probes", "profiles", "policies enforced",
-        "policies in shadow", "taps", "grants to every client",
+        "policies in shadow", "taps", "vLLM", "grants to every client",
         "reload, status and catalogue are for callers on this machine", "doors governed",
         "doors open that run no model", "doors denied",
         *["door left open, " + each["door"] for each in doors_of_status(small_server)],

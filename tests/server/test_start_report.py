@@ -11,6 +11,7 @@ from pilothouse.config import parse_config
 from pilothouse.engine.facts import ModelFacts
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.resolve import resolve_plan
+from pilothouse.engine.vllm.version import TESTED, vllm_version
 from pilothouse.model.catalogue import Catalogue
 from pilothouse.server.routes import RouteEntry, RouteTable
 from pilothouse.server.start_report import MOST_NAMES, door_line, log_start, start_lines
@@ -42,6 +43,11 @@ def test_nothing_loaded_is_said_too() -> None:
     ]  # fmt: skip
     assert line(lines, "taps") == "taps: 0; tables 0.0 MiB of 1024 for 64 programs"
     assert not [each for each in lines if each.startswith("doors")]
+
+
+def test_the_version_of_vllm_is_told_with_those_that_were_tested() -> None:
+    told = line(list(start_lines(plan_of())), "vLLM")
+    assert told == f"vLLM: {vllm_version()} (tested: {', '.join(f'{each}.x' for each in TESTED)})"
 
 
 def test_taps_are_told_by_site_with_runs_of_layers_and_their_memory() -> None:

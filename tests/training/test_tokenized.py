@@ -113,7 +113,7 @@ def test_variables_that_no_template_reads_are_refused(
 
 
 def test_variables_reach_the_template_as_they_do_over_http(tmp_path: Path) -> None:
-    from pilothouse.engine.compat.prompts import PromptRenderer
+    from pilothouse.engine.vllm.prompts import PromptRenderer
 
     model = model_of(tmp_path / "m", THINKS)
     asked = [{"role": "user", "content": "the boats"}]
@@ -131,7 +131,7 @@ def test_variables_reach_the_template_as_they_do_over_http(tmp_path: Path) -> No
 
 
 def test_a_prompt_that_begins_twice_is_told_and_is_what_vllm_makes_of_it(tmp_path: Path) -> None:
-    from pilothouse.engine.compat.prompts import PromptRenderer
+    from pilothouse.engine.vllm.prompts import PromptRenderer
 
     model = model_of(tmp_path / "m", "<|pad|>" + THINKS, bos="<|pad|>")
     renderer = PromptRenderer(str(model), {}, {})
@@ -227,7 +227,7 @@ def test_features_put_a_prompt_into_the_template_before_an_engine_starts(tmp_pat
 def test_texts_that_begin_twice_are_logged_offline(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from pilothouse.engine.compat.prompts import PromptRenderer
+    from pilothouse.engine.vllm.prompts import PromptRenderer
     from pilothouse.offline.prompts import warn_of_doubled
 
     renderer = PromptRenderer(str(model_of(tmp_path / "m", None, bos="<|pad|>")), {}, {})._renderer

@@ -62,6 +62,7 @@ def _streams(
     profiles: list[str | None], adapter: Path | None = None, rank: int = 0,
 ) -> list[FloatArray]:  # fmt: skip
     from pilothouse.engine.model_facts import model_facts
+    from pilothouse.engine.vllm.rpc import shut_down
     from pilothouse.llm import LLM  # vLLM takes seconds to import
 
     settings: dict[str, Any] = {}
@@ -89,7 +90,7 @@ def _streams(
     except Exception as error:
         raise EngineError(f"bake: {name} could not be run: {error}") from error
     finally:
-        llm.llm_engine.engine_core.shutdown()
+        shut_down(llm)
         del llm
         gc.collect()
     return found

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from pilothouse.demo.memory import GIB, available_bytes
-from pilothouse.engine.compat import SUPPORTED, check_version, vllm_version
+from pilothouse.engine.vllm.version import TESTED, check_version, vllm_version
 from pilothouse.errors import PilothouseError, UnsupportedError
 from pilothouse.library import Shelf, library_path
 
@@ -95,7 +95,7 @@ def _vllm(problems: list[str]) -> dict[str, Any]:
             check_version()
     except UnsupportedError as error:
         problems.append(str(error))
-    return {"installed": installed, "supported": supported, "tested": list(SUPPORTED)}
+    return {"installed": installed, "supported": supported, "tested": list(TESTED)}
 
 
 def _supported_range() -> str:

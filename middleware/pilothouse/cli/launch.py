@@ -11,14 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from pilothouse.config import PilothouseConfig, load_config
-from pilothouse.engine.compat.chat import turn_markers
-from pilothouse.engine.compat.compiled_code import kept_in
-from pilothouse.engine.compat.processes import (
-    fork_processes,
-    limit_threads,
-    may_fork_core,
-    may_fork_worker,
-)
 from pilothouse.engine.launch import (
     CONFIG_VARIABLE,
     ENDPOINT_PLUGIN,
@@ -28,6 +20,15 @@ from pilothouse.engine.launch import (
 from pilothouse.engine.model_facts import model_facts
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.refused_turns import policy_messages
+from pilothouse.engine.vllm.chat import turn_markers
+from pilothouse.engine.vllm.compiled_code import kept_in
+from pilothouse.engine.vllm.processes import (
+    fork_processes,
+    limit_threads,
+    may_fork_core,
+    may_fork_worker,
+)
+from pilothouse.engine.vllm.version import of_this_version
 from pilothouse.errors import ConfigError
 from pilothouse.log_text import log_lines
 from pilothouse.model.catalogue import load_catalogue
@@ -91,7 +92,6 @@ def serve(command: Any, args: Namespace, plan: Plan, file: Path | None = None) -
     Raises:
         ConfigError: a flag, a variable or `auth` cannot take effect; vLLM refuses a flag.
     """
-    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
     from vllm.logger import configure_logging_from_args
 
     os.environ.pop(CONFIG_VARIABLE, None)
@@ -107,7 +107,8 @@ def serve(command: Any, args: Namespace, plan: Plan, file: Path | None = None) -
         raise ConfigError(f"vLLM refuses these flags: {error}") from error
     if may_fork_core(args):
         fork_processes(worker=may_fork_worker(args))
-    cli_env_setup()  # after the question above: it sets the variable that a user may have set
+    # After the question above, for it sets the variable that a user may have set.
+    of_this_version().cli_env_setup()
     if not args.enforce_eager and kept_in() is not None:
         log_with_vllm()
         logger.info("compiled code is kept in %s", log_lines(str(kept_in())))

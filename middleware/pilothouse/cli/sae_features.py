@@ -152,7 +152,7 @@ def _checked(prompt: str, model: str, kwargs: dict[str, Any] | None) -> Any:
     Raises:
         ConfigError: in the template's own words.
     """
-    from pilothouse.engine.compat.prompts import PromptRenderer  # vLLM takes seconds to import
+    from pilothouse.engine.vllm.prompts import PromptRenderer  # vLLM takes seconds to import
 
     renderer = PromptRenderer(model, {}, kwargs or {})
     if kwargs is not None:

@@ -30,7 +30,7 @@ from pilothouse.demo.smol import smol_folder
 from pilothouse.demo.vector_card import PoleCard, VectorCard
 from pilothouse.demo.vector_figures import measured
 from pilothouse.demo.vector_page import overview, readme
-from pilothouse.engine.compat import vllm_version
+from pilothouse.engine.vllm.version import vllm_version
 from pilothouse.errors import PilothouseError
 from pilothouse.library import library_path
 from pilothouse.model.vector import save_vector

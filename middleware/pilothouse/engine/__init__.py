@@ -1,1 +1,1 @@
-"""Everything that touches vLLM: plan, taps, worker, scheduler, cache identity, pickup."""
+"""Everything that touches vLLM: plan, taps, worker, scheduler, cache identity, outputs."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Any
 
 from pilothouse.engine.timeline import Timeline
+from pilothouse.engine.vllm.protocols import Request
 
-BlockHasher = Callable[[Any], list[bytes]]
+BlockHasher = Callable[[Request], list[bytes]]
 
 
 class EditedBlockHasher:
@@ -28,7 +28,7 @@ class EditedBlockHasher:
         self._raw: list[bytes] = []
         self._running: bytes | None = None
 
-    def __call__(self, request: Any) -> list[bytes]:
+    def __call__(self, request: Request) -> list[bytes]:
         """Hashes of the blocks that became full since the last call."""
         shown = request.block_hashes
         request.block_hashes = self._raw

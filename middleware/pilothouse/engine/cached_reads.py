@@ -20,12 +20,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from pilothouse.engine.read_store import ReadStore, Rows
 from pilothouse.engine.step import Emissions
+from pilothouse.engine.vllm.protocols import Request
 from pilothouse.types import FloatArray, IntArray
 
 NOWHERE = -1
@@ -37,7 +37,7 @@ CursorOf = Callable[[str], int | None]
 class _Follower:
     """A request whose reads are kept."""
 
-    request: Any
+    request: Request
     sees_all: bool
     """A rule must see every position: no hit without rows."""
     slot: int = NOWHERE
@@ -72,7 +72,7 @@ class CachedReads:
         self._awaited: dict[bytes, list[_Follower]] = {}
         """Who took a block whose rows are promised."""
         self._given: set[str] = set()
-        self._unhashed: list[tuple[Any, int, Rows]] = []
+        self._unhashed: list[tuple[Request, int, Rows]] = []
         self._free: list[int] = []
         self._tail_CSE: FloatArray = np.zeros((0, block_size, 0), np.float32)
         """The newest positions of each, those of block b at their places in it."""
@@ -82,7 +82,7 @@ class CachedReads:
         self.life = 0
         """Which life of the cache it is in; a reset begins another one."""
 
-    def follow(self, request: Any, *, sees_all: bool) -> None:
+    def follow(self, request: Request, *, sees_all: bool) -> None:
         """From now on keep what is read of a request."""
         self.forget(request.request_id)
         self._followers[request.request_id] = _Follower(request, sees_all)
@@ -96,7 +96,7 @@ class CachedReads:
         follower.hit, follower.pinned = [], {}
         self._drop_if_done(request_id, follower)
 
-    def bound(self, request: Any) -> int | None:
+    def bound(self, request: Request) -> int | None:
         """How many of a request's leading blocks it may skip; None for all.
 
         What was folded before it was preempted is not folded again, and may be skipped.
@@ -111,14 +111,14 @@ class CachedReads:
                 return block
         return len(hashes)
 
-    def found(self, request: Any, num_tokens: int) -> None:
+    def found(self, request: Request, num_tokens: int) -> None:
         """A request looked for blocks and skips so many tokens, if it is given room."""
         follower = self._followers.get(request.request_id)
         if follower is not None:
             blocks = -(-num_tokens // self._size)
             follower.hit, follower.pinned = list(request.block_hashes[:blocks]), {}
 
-    def given(self, request: Any, start: int, stop: int) -> None:
+    def given(self, request: Request, start: int, stop: int) -> None:
         """A request computes positions [start, stop) in the step that is being planned."""
         follower = self._followers.get(request.request_id)
         if follower is None:
@@ -252,7 +252,7 @@ class CachedReads:
         tail_SE[begin % size : begin % size + stop - begin] = scores_TE[begin - start :]
         self._until_C[slot] = stop
 
-    def _put(self, request: Any, block: int, rows_SE: Rows) -> None:
+    def _put(self, request: Request, block: int, rows_SE: Rows) -> None:
         if block < len(request.block_hashes):
             self._hand_out(request.block_hashes[block], rows_SE)
         else:

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from pilothouse.config import Auth, Gate
-from pilothouse.engine.compat import in_process_scheduler
 from pilothouse.engine.facts import ModelFacts
 from pilothouse.engine.offline import OfflineEngine
 from pilothouse.engine.plan import Plan, PlanBody
 from pilothouse.engine.step import Emissions
 from pilothouse.engine.tap_plan import TapPlan
 from pilothouse.engine.turn_markers import TurnMarkers
+from pilothouse.engine.vllm.rpc import in_process_scheduler
 from pilothouse.errors import ConfigError
 from pilothouse.limits import Limits
 from pilothouse.sealed import SealedRequest

@@ -17,12 +17,12 @@ from vllm import SamplingParams
 from pilothouse import __version__
 from pilothouse.capture.index import CapturedModel, CaptureIndex
 from pilothouse.capture.order import CaptureOrder
-from pilothouse.engine.compat import vllm_version
-from pilothouse.engine.compat.workers import ask_workers
 from pilothouse.engine.harvest import PROMPT_KEY
 from pilothouse.engine.interrupt import Interrupt
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.shards import Ended
+from pilothouse.engine.vllm.rpc import ask_workers
+from pilothouse.engine.vllm.version import vllm_version
 from pilothouse.errors import EngineError
 
 WAVE = 256

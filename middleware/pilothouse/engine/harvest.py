@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,8 +29,10 @@ from pilothouse.capture.index import (
 from pilothouse.capture.order import CaptureOrder
 from pilothouse.engine.architecture import HookPoint
 from pilothouse.engine.architecture.point import Call
-from pilothouse.engine.compat import v0_32 as compat
 from pilothouse.engine.shards import DTYPES, Ended, ShardWriter, StepRows
+from pilothouse.engine.vllm.model_runner import step_token_ids
+from pilothouse.engine.vllm.protocols import SchedulerOutput
+from pilothouse.engine.vllm.runner_protocols import ModelRunner
 from pilothouse.types import IntArray, Tap
 
 PROMPT_KEY = "pilothouse_capture_prompt"
@@ -106,7 +107,7 @@ class Harvest:
         """What to call with the values of a place in each forward pass."""
         return partial(self._read, self._points[place], place_name(place))
 
-    def begin(self, scheduler_output: Any) -> None:
+    def begin(self, scheduler_output: SchedulerOutput) -> None:
         """Take in the numbers of requests that are new in a step."""
         self._wanted = None
         self._values.clear()
@@ -151,7 +152,7 @@ class Harvest:
             torch.from_numpy(np.where(is_output_R, OUTPUT_PHASE, PROMPT_PHASE)),
         )
 
-    def finish(self, runner: Any) -> None:
+    def finish(self, runner: ModelRunner) -> None:
         """Hand the rows of the forward pass that was run to the writer."""
         wanted, self._wanted = self._wanted, None
         if wanted is None or self._writer is None:
@@ -162,7 +163,7 @@ class Harvest:
         if missing:
             self.problem = f"nothing was computed at {missing} in a forward pass"
             return
-        token_ids_T = compat.step_token_ids(runner)
+        token_ids_T = step_token_ids(runner)
         labels = {
             "prompt": wanted.prompt_R,
             "position": wanted.position_R,

@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from pilothouse.engine.compat import outputs
+from pilothouse.engine.vllm import outputs
 
 
 @dataclass(slots=True)

@@ -14,7 +14,6 @@ from pilothouse.engine.architecture import HookPoint, check_model, open_decoder
 from pilothouse.engine.architecture.forward import NUM_TOKENS
 from pilothouse.engine.buffers import TapBuffers
 from pilothouse.engine.columns import ReadColumns, columns_of
-from pilothouse.engine.compat import v0_32 as compat
 from pilothouse.engine.harvest import Harvest
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.shards import Ended
@@ -24,6 +23,18 @@ from pilothouse.engine.steering_state import SteeringState
 from pilothouse.engine.step import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, StepPlan
 from pilothouse.engine.tap import install_tap
 from pilothouse.engine.tap_plan import TapPlan
+from pilothouse.engine.vllm.adapters import add_empty_adapter, without_adapters
+from pilothouse.engine.vllm.model_runner import (
+    is_last_stage,
+    loaded_model,
+    max_step_tokens,
+    on_step,
+    refuse_unseen_passes,
+    set_compiled,
+)
+from pilothouse.engine.vllm.protocols import SchedulerOutput
+from pilothouse.engine.vllm.runner_protocols import ModelRunner
+from pilothouse.engine.vllm.step_output import attach
 from pilothouse.errors import EngineError
 from pilothouse.types import IntArray, Tap
 
@@ -33,13 +44,13 @@ EMPTY_PLAN = StepPlan()
 class Instruments:
     """Everything of ours in one worker: buffers, taps, steering state, the step's emissions."""
 
-    def __init__(self, plan: Plan, vllm_config: Any, runner: Any) -> None:
+    def __init__(self, plan: Plan, vllm_config: Any, runner: ModelRunner) -> None:
         self._plan = plan
         body = plan.body
         device = torch.device(runner.device)
-        model = compat.loaded_model(runner)
-        compat.add_empty_adapter(model)
-        with compat.without_adapters(runner, NUM_TOKENS):
+        model = loaded_model(runner)
+        add_empty_adapter(model)
+        with without_adapters(runner, NUM_TOKENS):
             decoder = open_decoder(model, vllm_config)
             _check_model(plan, vllm_config, len(decoder.blocks))
             check_model(model, vllm_config, decoder, [(tap.layer, tap.site) for tap in body.taps])
@@ -50,13 +61,13 @@ class Instruments:
         self._buffers = TapBuffers.allocate(
             here,
             {tap: point.part for tap, point in points.items()},
-            max_tokens=compat.max_step_tokens(vllm_config),
+            max_tokens=max_step_tokens(vllm_config),
             device=device,
         )
         self._state = SteeringState(self._buffers, len(body.policy_targets))
         self._snapshot = Snapshot(self._buffers.scores_NE)
         self._wants_emissions = False
-        self._replies = compat.is_last_stage() and get_tensor_model_parallel_rank() == 0
+        self._replies = is_last_stage() and get_tensor_model_parallel_rank() == 0
         self._decoder, self._vllm_config, self._runner = decoder, vllm_config, runner
         self._columns = {
             tap: self._columns_of(planned, points[tap], device)
@@ -65,10 +76,10 @@ class Instruments:
         self._harvest: Harvest | None = None
         self._installed: list[Callable[[], None]] = []
         self._install()
-        compat.on_step(runner, self._on_step)
+        on_step(runner, self._on_step)
         relay_reads(runner, self._buffers.scores_NE, lambda: self._wants_emissions)
 
-    def begin(self, scheduler_output: Any) -> None:
+    def begin(self, scheduler_output: SchedulerOutput) -> None:
         """Take in what the scheduler sent with a step."""
         if self._harvest is not None:
             self._harvest.begin(scheduler_output)
@@ -81,12 +92,12 @@ class Instruments:
         if self._harvest is not None:
             self._harvest.finish(self._runner)
 
-    def finish(self, output: Any, runner: Any) -> Any:
+    def finish(self, output: Any, runner: ModelRunner) -> Any:
         """Attach the step's emissions to its output, where somebody asked for them."""
         if output is None or not self._wants_emissions or not self._replies:
             return output
         emissions = self._snapshot.take(runner)
-        return compat.attach(output, EMISSIONS_ATTRIBUTE, emissions)
+        return attach(output, EMISSIONS_ATTRIBUTE, emissions)
 
     @property
     def num_taps(self) -> int:
@@ -109,17 +120,17 @@ class Instruments:
                 forward pass cannot be looked into; a folder that cannot be written.
         """
         self.close_capture({}, complete=False)
-        compat.refuse_unseen_passes(self._vllm_config)
+        refuse_unseen_passes(self._vllm_config)
         places = index.order.places
         points = {place: self._decoder.point(*place) for place in places}
         self._uninstall()
         try:
-            with compat.without_adapters(self._runner, NUM_TOKENS):
-                model = compat.loaded_model(self._runner)
+            with without_adapters(self._runner, NUM_TOKENS):
+                model = loaded_model(self._runner)
                 check_model(model, self._vllm_config, self._decoder, places)
             writes = get_tensor_model_parallel_rank() == 0
             self._harvest = Harvest(index, folder, points, writes=writes)
-            compat.set_compiled(self._runner, False)
+            set_compiled(self._runner, False)
         except OSError as error:
             raise EngineError(f"{folder}: cannot be written: {error.strerror or error}") from error
         finally:
@@ -140,7 +151,7 @@ class Instruments:
         harvest.close(actions, complete=complete)
         self._uninstall()
         self._install()
-        compat.set_compiled(self._runner, True)
+        set_compiled(self._runner, True)
         return harvest.problem
 
     def _install(self) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 
-from pilothouse.engine.compat import check_version
-from pilothouse.engine.compat.compiled_code import keep_compiled_code
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.refusals import refuse_settings
+from pilothouse.engine.vllm.check import check
+from pilothouse.engine.vllm.compiled_code import keep_compiled_code
 from pilothouse.errors import ConfigError, UnsupportedError
 from pilothouse.sealed import SEAL_KEY_VARIABLE, new_seal_key
 
@@ -26,10 +26,10 @@ def guarded_args(args: Namespace, plan: Plan) -> Namespace:
     The gate is added last: vLLM wraps in the order of the list, so that it stays outermost.
 
     Raises:
-        UnsupportedError: a setting that cannot be guarded.
+        UnsupportedError: another vLLM than was tested; a setting that cannot be guarded.
         ConfigError: `--additional-config` uses our key.
     """
-    check_version()
+    check("api")
     refuse_settings(args)
     settle_speculation(args)
     additional = dict(args.additional_config or {})

@@ -39,13 +39,13 @@ class OfflineEngine:
         guard_environment()
         from vllm import LLM
 
-        from pilothouse.engine import pickup
+        from pilothouse.engine.vllm import output_processor
 
         self.plan = plan
         self._key = seal_key()
         self._records: dict[str, Record] = {}
-        pickup.install()
-        self._unsubscribe = pickup.subscribe(self._keep)
+        output_processor.install()
+        self._unsubscribe = output_processor.subscribe(self._keep)
         defaults: dict[str, Any] = {
             "dtype": "float32", "enforce_eager": True, "enable_prefix_caching": False,
             "distributed_executor_backend": "uni",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from pilothouse.engine.authorship import TurnReader
 from pilothouse.engine.passenger import Passenger
 from pilothouse.engine.speculation import Verified, sampled_ids
+from pilothouse.engine.vllm.protocols import EngineCoreOutput, ModelRunnerOutput
 
 Mark = Callable[[str, int], None]
 """Have the values read at openings rise with a position of a request."""
@@ -27,7 +27,7 @@ class OutputOpenings:
         self._headed: set[str] = set()
         """Requests whose output began a turn of a role not known yet."""
 
-    def find(self, outputs: Sequence[Any]) -> None:
+    def find(self, outputs: Sequence[EngineCoreOutput]) -> None:
         """Mark tokens that vLLM has taken down in this step; they are fed next."""
         telling, headed = self._reader.telling, self._headed
         for output in outputs:
@@ -36,7 +36,9 @@ class OutputOpenings:
                 if token_id in telling or output.request_id in headed:
                     self._look_back(output.request_id, i - count, ())
 
-    def find_drafted(self, runner_output: Any, verified: Mapping[str, Verified]) -> None:
+    def find_drafted(
+        self, runner_output: ModelRunnerOutput, verified: Mapping[str, Verified]
+    ) -> None:
         """The same of drafts: those accepted are fed in the very step that tells of them."""
         for request_id in verified:
             sampled = sampled_ids(runner_output, request_id)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from pilothouse.edit.positions import Interval, intervals, merged
 from pilothouse.edit.program import Program
 from pilothouse.engine.authorship import Authorship
-from pilothouse.engine.compat import outputs as wire
 from pilothouse.engine.holdback import HoldBack
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.request_programs import RequestPrograms
 from pilothouse.engine.step import Steering
 from pilothouse.engine.timeline import Timeline
+from pilothouse.engine.vllm import outputs as wire
+from pilothouse.engine.vllm.protocols import EngineCoreOutput
 from pilothouse.record import Record
 from pilothouse.sealed import SealedRequest
 
@@ -73,14 +74,14 @@ class Passenger:
         beyond = max(0, held.released + len(held) - held.visible_limit)
         self._withheld += max(0, held.drop() - beyond)
 
-    def keep_once(self, output: Any) -> None:
+    def keep_once(self, output: EngineCoreOutput) -> None:
         """Keep one-shot fields of an output that does not leave."""
         for name in wire.ONE_SHOT:
             value = getattr(output, name)
             if value is not None:
                 self._kept[name] = value
 
-    def carry_once(self, output: Any) -> None:
+    def carry_once(self, output: EngineCoreOutput) -> None:
         """Give the kept one-shot fields to an output."""
         for name, value in self._kept.items():
             if getattr(output, name) is None:

@@ -23,6 +23,6 @@ def register() -> None:
         )
     if guarded:
         log_with_vllm()
-        from pilothouse.engine.pickup import install
+        from pilothouse.engine.vllm.output_processor import install
 
         install()

@@ -13,6 +13,7 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from pilothouse.engine.vllm.version import is_at_least
 from pilothouse.errors import UnsupportedError
 
 OURS = "this is how Pilothouse gets into the engine"
@@ -35,6 +36,8 @@ class Refusal:
     reason: str
     resolved: str | None = None
     """Where the resolved configuration has it; None for what is the API server's alone, or ours."""
+    since: str = "0.0"
+    """The first minor version of vLLM that has it."""
 
 
 def _set(value: object) -> bool:
@@ -79,7 +82,8 @@ REFUSALS: tuple[Refusal, ...] = (
             "parallel_config.decode_context_parallel_size"),
     Refusal("--enable-dbo", "enable_dbo", _set, SPLIT, "parallel_config.enable_dbo"),
     Refusal("--ubatch-size", "ubatch_size", _above_one, SPLIT, "parallel_config.ubatch_size"),
-    Refusal("--enable-hc-sp", "enable_hc_sp", _set, SPLIT, "parallel_config.enable_hc_sp"),
+    Refusal("--enable-hc-sp", "enable_hc_sp", _set, SPLIT, "parallel_config.enable_hc_sp",
+            since="0.32"),
     Refusal("--speculative-config", "speculative_config", _drafts_untested,
             f"tested are the methods {' and '.join(DRAFT_METHODS)}, named as `method`, with "
             "`rejection_sample_method: standard`", "speculative_config"),
@@ -170,7 +174,8 @@ def refuse_resolved(config: object) -> None:
     """
     problems = []
     for refusal in REFUSALS:
-        found = resolved_value(config, refusal.resolved) if refusal.resolved else None
+        path = refusal.resolved if is_at_least(refusal.since) else None
+        found = resolved_value(config, path) if path else None
         if refusal.applies(found):
             problems.append(
                 f"{refusal.flag}: vLLM's configuration has {refusal.resolved} = {found!r}, which "

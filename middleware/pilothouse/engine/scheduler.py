@@ -9,17 +9,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
-
-from vllm.v1.core.sched.async_scheduler import AsyncScheduler
-from vllm.v1.core.sched.scheduler import Scheduler
+from typing import Any
 
 from pilothouse.engine.authorship import TurnReader
 from pilothouse.engine.cache_identity import EditedBlockHasher
 from pilothouse.engine.cached_reads import CachedReads
-from pilothouse.engine.compat import outputs as wire
-from pilothouse.engine.compat.control import offer_control
-from pilothouse.engine.compat.prefix_cache import is_on, watch_prefix_cache
 from pilothouse.engine.governor import Governor
 from pilothouse.engine.openings import OutputOpenings
 from pilothouse.engine.orders import Orders
@@ -32,6 +26,22 @@ from pilothouse.engine.runs import is_anchored
 from pilothouse.engine.shaping import Shaping
 from pilothouse.engine.speculation import NOTHING, Verified, settled, verify, waves
 from pilothouse.engine.step import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, Emissions, StepPlan
+from pilothouse.engine.vllm import outputs as wire
+from pilothouse.engine.vllm.check import check
+from pilothouse.engine.vllm.prefix_cache import is_on, watch_prefix_cache
+from pilothouse.engine.vllm.protocols import (
+    EngineCoreOutput,
+    ModelRunnerOutput,
+    Request,
+    SchedulerOutput,
+)
+from pilothouse.engine.vllm.rpc import offer_control
+from pilothouse.engine.vllm.scheduler import (
+    AsyncScheduler,
+    Scheduler,
+    SchedulerMixin,
+    wrap_block_hasher,
+)
 from pilothouse.errors import EngineError, RequestError
 from pilothouse.log_text import log_lines, log_text
 from pilothouse.record import Record
@@ -43,13 +53,8 @@ logger = logging.getLogger(__name__)
 FIRST_CLIENT = 0
 """The API process that is always there."""
 
-if TYPE_CHECKING:
-    from vllm.v1.core.sched.scheduler import Scheduler as Base
-else:
-    Base = object
 
-
-class Guarded(Base):
+class Guarded(SchedulerMixin):
     """Mixin over either of vLLM's schedulers."""
 
     steps_ahead = 0
@@ -84,11 +89,11 @@ class Guarded(Base):
         self._refused: list[str] = []
         self._looking: set[str] = set()
         """Requests whose own tokens decide where they are steered."""
-        self._pending: dict[int, list[Any]] = {}
+        self._pending: dict[int, list[EngineCoreOutput]] = {}
         self._programs_told = 0
         self.listeners: list[Callable[[Emissions], None]] = []
 
-    def add_request(self, request: Any) -> None:
+    def add_request(self, request: Request) -> None:
         """Admit a request under a valid seal; anything else is let in only to be refused."""
         passenger = self._board(request)
         passenger.request = request
@@ -122,7 +127,9 @@ class Guarded(Base):
         setattr(scheduled, STEP_ATTRIBUTE, step)
         return scheduled
 
-    def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
+    def update_from_output(
+        self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
+    ) -> Any:
         """Fold, decide, let vLLM append, then hold back, rewrite and annotate its outputs."""
         started = time.perf_counter()
         emissions: Emissions | None = getattr(model_runner_output, EMISSIONS_ATTRIBUTE, None)
@@ -177,26 +184,28 @@ class Guarded(Base):
         """Also while outputs of ours wait for a step to ride on."""
         return bool(self._pending) or bool(super().has_requests())
 
-    def _handle_blocked_waiting_request(self, request: Any) -> bool:
+    def may_run(self, request: Request) -> bool:
+        """Tell whether a waiting request has all the slots that it needs, or gets them now."""
         passenger = self._passengers[request.request_id]
-        seated = passenger.error is None and self._orders.seat(passenger)
         if passenger.error is not None:
             self._refused.append(request.request_id)
-        return seated and bool(super()._handle_blocked_waiting_request(request))
+            return False
+        return self._orders.seat(passenger)
 
-    def _board(self, request: Any) -> Passenger:
+    def _board(self, request: Request) -> Passenger:
         decision_id = ""
         try:
-            extra = (request.sampling_params and request.sampling_params.extra_args) or {}
+            params = request.sampling_params
+            extra = (params and params.extra_args) or {}
             sealed = unseal(extra.get(SEALED_KEY), self._key)
             decision_id = sealed.decision_id
             if request.resumable:
                 raise RequestError("streamed input is not governed", status=403)
             passenger = self._orders.passenger(
                 sealed,
-                request.prompt_token_ids,
+                request.prompt_token_ids or (),
                 plan=self._revisions.plan(sealed.revision),
-                ends_on_text=bool(request.sampling_params.stop),
+                ends_on_text=bool(params and params.stop),
             )
         except RequestError as error:
             logger.warning("refused request %s: %s", log_text(request.request_id), log_lines(error))
@@ -204,10 +213,11 @@ class Guarded(Base):
         if sealed.policies or sealed.probes or sealed.scores != "none":
             self._watch(request, passenger)
         if passenger.programs or self._plan.body.policy_targets:
-            self._give_identity(request, passenger)
+            timeline, block_size = passenger.timeline, self.hash_block_size
+            wrap_block_hasher(request, lambda inner: EditedBlockHasher(inner, timeline, block_size))
         return passenger
 
-    def _watch(self, request: Any, passenger: Passenger) -> None:
+    def _watch(self, request: Request, passenger: Passenger) -> None:
         authorship = self._turns.read(request.prompt_token_ids, request.num_prompt_tokens)
         watched = self._governor.open(request.request_id, passenger.sealed, authorship)
         passenger.watched, passenger.authorship = watched, authorship
@@ -222,14 +232,6 @@ class Guarded(Base):
             passenger.hold(request.max_tokens)
             request.max_tokens += 1
 
-    def _give_identity(self, request: Any, passenger: Passenger) -> None:
-        inner = request._block_hasher
-        if inner is None:
-            return
-        request._block_hasher = EditedBlockHasher(inner, passenger.timeline, self.hash_block_size)
-        request.block_hashes.clear()
-        request.update_block_hashes()
-
     def _steer(self, ruling: Ruling, verified: Mapping[str, Verified]) -> None:
         for order in ruling.steers:
             request = self.requests.get(order.request_id)
@@ -241,7 +243,7 @@ class Guarded(Base):
             start = max(request.num_computed_tokens - rejected, folded + self.steps_ahead)
             self._orders.steer(passenger, order.request_id, order, start)
 
-    def _look(self, outputs: list[Any]) -> None:
+    def _look(self, outputs: list[EngineCoreOutput]) -> None:
         """Tokens that were just sampled may start an edit of what follows them."""
         for output in outputs:
             if output.request_id in self._looking and output.new_token_ids:
@@ -299,7 +301,7 @@ class Guarded(Base):
             self._programs_told = active
             self._queue(FIRST_CLIENT, wire.programs_notice(active))
 
-    def _queue(self, client_index: int, output: Any) -> None:
+    def _queue(self, client_index: int, output: EngineCoreOutput) -> None:
         self._pending.setdefault(client_index, []).append(output)
 
 
@@ -317,8 +319,14 @@ class GuardedScheduler:
     """`scheduler_cls` of every guarded server: picks the class by the resolved setting."""
 
     def __new__(cls, vllm_config: Any, *args: Any, **kwargs: Any) -> Any:
-        """The scheduler for this configuration."""
+        """The scheduler for this configuration.
+
+        Raises:
+            UnsupportedError: vLLM's scheduler is not as it was when it was tested.
+            EngineError: speculative decoding with async scheduling.
+        """
         log_with_vllm()
+        check("scheduler")
         asynchronous = vllm_config.scheduler_config.async_scheduling
         if asynchronous and vllm_config.speculative_config is not None:
             raise EngineError("speculative decoding with async scheduling is not governed")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
-from pilothouse.engine.compat import outputs as wire
 from pilothouse.engine.governor import Governor
 from pilothouse.engine.passenger import Passenger
 from pilothouse.engine.ruling import Ruling
+from pilothouse.engine.vllm import outputs as wire
+from pilothouse.engine.vllm.protocols import EngineCoreOutput
 from pilothouse.record import Record
 
 
@@ -33,13 +33,15 @@ class Shaping:
         self._leave = leave
         self._stop = stop
 
-    def shape(self, outputs: list[Any], ruling: Ruling, seconds: float) -> list[Any]:
+    def shape(
+        self, outputs: list[EngineCoreOutput], ruling: Ruling, seconds: float
+    ) -> list[EngineCoreOutput]:
         """What leaves in place of these outputs of one API process.
 
         Args:
             seconds: of this step's deciding, a request's share.
         """
-        shaped: list[Any] = []
+        shaped: list[EngineCoreOutput] = []
         for output in outputs:
             passenger = self._passengers.get(output.request_id)
             if passenger is None:
@@ -51,7 +53,7 @@ class Shaping:
                 shaped.extend(self._shape_one(output, passenger, ruling, seconds))
         return shaped
 
-    def _passes(self, output: Any, passenger: Passenger) -> bool:
+    def _passes(self, output: EngineCoreOutput, passenger: Passenger) -> bool:
         """The steady state: a token comes and leaves, or takes the place of the one held."""
         if output.finish_reason is not None or not output.new_token_ids or not passenger.steady:
             return False
@@ -67,8 +69,8 @@ class Shaping:
         return True
 
     def _shape_one(
-        self, output: Any, passenger: Passenger, ruling: Ruling, seconds: float
-    ) -> list[Any]:
+        self, output: EngineCoreOutput, passenger: Passenger, ruling: Ruling, seconds: float
+    ) -> list[EngineCoreOutput]:
         request_id = output.request_id
         passenger.policy_seconds += seconds
         watched = passenger.watched
@@ -89,7 +91,7 @@ class Shaping:
             wire.carry(passenger.record(self._governor), output)
         return [output]
 
-    def _hold(self, output: Any, passenger: Passenger) -> None:
+    def _hold(self, output: EngineCoreOutput, passenger: Passenger) -> None:
         held, watched = passenger.held, passenger.watched
         assert held is not None and watched is not None
         held.push(output.new_token_ids, output.new_logprobs)
@@ -106,10 +108,10 @@ class Shaping:
         if output.finish_reason is not None:
             passenger.withheld(held)
 
-    def _end(self, output: Any, passenger: Passenger) -> list[Any]:
+    def _end(self, output: EngineCoreOutput, passenger: Passenger) -> list[EngineCoreOutput]:
         """Carry a verdict out: what was cleared before leaves first, then the end."""
         held, watched = passenger.held, passenger.watched
-        shaped = []
+        shaped: list[EngineCoreOutput] = []
         if held is not None and watched is not None:
             held.push(output.new_token_ids, output.new_logprobs)
             token_ids, logprobs = held.release(watched.cleared_at_end)

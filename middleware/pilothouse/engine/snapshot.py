@@ -6,13 +6,13 @@ Shape suffixes: N most tokens, T tokens of the step, E read columns.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from pilothouse.engine.compat import v0_32 as compat
 from pilothouse.engine.step import Emissions
+from pilothouse.engine.vllm.model_runner import copy_stream
+from pilothouse.engine.vllm.runner_protocols import ModelRunner
 from pilothouse.types import IntArray
 
 
@@ -27,7 +27,7 @@ class Snapshot:
         """The step's requests, their first positions and token counts, in batch order."""
         self._members = (tuple(request_ids), tuple(starts_B.tolist()), tuple(counts_B.tolist()))
 
-    def take(self, runner: Any) -> Callable[[], Emissions]:
+    def take(self, runner: ModelRunner) -> Callable[[], Emissions]:
         """Start copying this step's rows; the result waits for the copy.
 
         The snapshot is made on the main stream, in order with the forward pass that wrote it and
@@ -37,7 +37,7 @@ class Snapshot:
         snapshot_TE = self._scores_NE[: sum(counts)].clone()
         if snapshot_TE.device.type == "cpu":
             return lambda: Emissions(request_ids, starts, counts, snapshot_TE.numpy())
-        stream = compat.copy_stream(runner)
+        stream = copy_stream(runner)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             host_TE = snapshot_TE.to("cpu", non_blocking=True)

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from pilothouse.engine.compat.drafts import num_kept
 from pilothouse.engine.steering_state import positions
 from pilothouse.engine.step import Emissions
+from pilothouse.engine.vllm.drafts import num_kept
+from pilothouse.engine.vllm.protocols import ModelRunnerOutput, Request, SchedulerOutput
 from pilothouse.types import IntArray
 
 
@@ -33,7 +33,10 @@ NOTHING = Verified(1 << 60, 0)
 
 
 def verify(
-    scheduler_output: Any, runner_output: Any, requests: Mapping[str, Any], max_model_len: int
+    scheduler_output: SchedulerOutput,
+    runner_output: ModelRunnerOutput,
+    requests: Mapping[str, Request],
+    max_model_len: int,
 ) -> dict[str, Verified]:
     """What became of the drafts of a step, by request; empty in a step without drafts.
 
@@ -84,7 +87,7 @@ def waves(emissions: Emissions, verified: Mapping[str, Verified]) -> Iterator[Em
         yield _rows(emissions, wave_B, (drafted_B & (counts_B > wave)).astype(np.int64))
 
 
-def sampled_ids(runner_output: Any, request_id: str) -> list[int]:
+def sampled_ids(runner_output: ModelRunnerOutput, request_id: str) -> list[int]:
     """What a step sampled for a request, drafts that were accepted first."""
     index = runner_output.req_id_to_index.get(request_id)
     if index is None or not runner_output.sampled_token_ids:

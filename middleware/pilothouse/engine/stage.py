@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor
 
 from pilothouse.engine.architecture import Decoder
-from pilothouse.engine.compat import v0_32 as compat
 from pilothouse.engine.plan import Plan
+from pilothouse.engine.vllm.model_runner import between_stages
+from pilothouse.engine.vllm.runner_protocols import ModelRunner
 
 
 def part_of(plan: Plan, decoder: Decoder) -> Plan:
@@ -27,7 +27,7 @@ def part_of(plan: Plan, decoder: Decoder) -> Plan:
     return replace(plan, body=plan.body.model_copy(update={"taps": here}))
 
 
-def relay_reads(runner: Any, scores_NE: Tensor, wanted: Callable[[], bool]) -> None:
+def relay_reads(runner: ModelRunner, scores_NE: Tensor, wanted: Callable[[], bool]) -> None:
     """Hand reads from stage to stage in the steps whose emissions are wanted.
 
     Every stage is told the same of a step, so that what one sends the next expects.
@@ -43,4 +43,4 @@ def relay_reads(runner: Any, scores_NE: Tensor, wanted: Callable[[], bool]) -> N
         # A copy: it is still on its way when the next pass writes the buffer.
         return scores_NE[:num_tokens].clone()
 
-    compat.between_stages(runner, wanted, receive, give)
+    between_stages(runner, wanted, receive, give)

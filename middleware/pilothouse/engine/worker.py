@@ -7,28 +7,34 @@ from pathlib import Path
 from typing import Any
 
 from pilothouse.capture.index import CaptureIndex
-from pilothouse.engine.compat import v0_32 as compat
 from pilothouse.engine.instruments import Instruments
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.refusals import refuse_resolved
 from pilothouse.engine.shards import Ended
+from pilothouse.engine.vllm.check import check
+from pilothouse.engine.vllm.model_runner import uses_v2_runner
+from pilothouse.engine.vllm.version import of_this_version
+from pilothouse.engine.vllm.worker import worker_base
 from pilothouse.errors import EngineError
 from pilothouse.telemetry.logs import log_with_vllm
 
 logger = logging.getLogger(__name__)
 
 
-class GuardedWorker(compat.worker_base()):  # type: ignore[misc]
+class GuardedWorker(worker_base()):  # type: ignore[misc]
     """vLLM's worker of this platform with instruments; `worker_cls` of every guarded server."""
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         """Load, then install taps: before profiling, so that their memory is accounted for.
 
         Raises:
-            UnsupportedError: a setting that is refused and that no flag told of.
+            UnsupportedError: vLLM's worker is not as it was when it was tested; a setting that is
+                refused and that no flag told of.
         """
         log_with_vllm()
+        check("worker", "runner_v2" if uses_v2_runner(self.model_runner) else "runner_v1")
         refuse_resolved(self.vllm_config)
+        of_this_version().refuse_settings(self.vllm_config)
         super().load_model(*args, **kwargs)
         plan = Plan.from_additional_config(self.vllm_config.additional_config)
         self.pilothouse = Instruments(plan, self.vllm_config, self.model_runner)

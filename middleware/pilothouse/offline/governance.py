@@ -8,8 +8,8 @@ from typing import Any
 
 from vllm import SamplingParams
 
-from pilothouse.engine import pickup
 from pilothouse.engine.plan import Plan
+from pilothouse.engine.vllm import output_processor
 from pilothouse.policy.endpoint import EndpointName
 from pilothouse.sealed import SEALED_KEY, seal_key
 from pilothouse.server.admission import Admission, Admitted
@@ -37,8 +37,8 @@ class Governance:
 
     def __init__(self, plan: Plan) -> None:
         self._ledger = Ledger()
-        pickup.install()
-        weakref.finalize(self, pickup.subscribe(self._ledger.receive))
+        output_processor.install()
+        weakref.finalize(self, output_processor.subscribe(self._ledger.receive))
         self.follow(plan)
 
     def follow(self, plan: Plan) -> None:

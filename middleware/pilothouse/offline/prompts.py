@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pilothouse.engine.compat.prompts import begins_twice, check_template_kwargs
+from pilothouse.engine.vllm.prompts import begins_twice, check_template_kwargs
 from pilothouse.log_text import log_text
 
 logger = logging.getLogger(__name__)

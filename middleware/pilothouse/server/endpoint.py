@@ -17,10 +17,10 @@ from starlette.datastructures import State
 from vllm.entrypoints.serve.utils.fingerprint import get_system_fingerprint
 from vllm.tool_parsers import ToolParserManager
 
-from pilothouse.engine.compat.control import client_index
 from pilothouse.engine.launch import CONFIG_VARIABLE, GUARDED_VARIABLE
-from pilothouse.engine.pickup import follow, install, subscribe, watch_programs
 from pilothouse.engine.plan import Plan
+from pilothouse.engine.vllm.output_processor import follow, install, subscribe, watch_programs
+from pilothouse.engine.vllm.rpc import client_index
 from pilothouse.errors import ConfigError
 from pilothouse.limits import EngineSize
 from pilothouse.log_text import log_lines, log_text

@@ -12,8 +12,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from pilothouse.edit.program import forget_programs
-from pilothouse.engine.compat.control import ask_engines, client_index
 from pilothouse.engine.plan import Plan, Wire
+from pilothouse.engine.vllm.rpc import ask_engines, client_index
 from pilothouse.errors import ConfigError
 from pilothouse.log_text import log_lines
 from pilothouse.server.edition import Edition, Editions

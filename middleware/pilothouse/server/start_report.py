@@ -9,6 +9,7 @@ from typing import Any
 
 from pilothouse.engine.plan import Plan
 from pilothouse.engine.table_size import MIB, planned_memory
+from pilothouse.engine.vllm.version import tested_range, vllm_version
 from pilothouse.log_text import log_lines
 from pilothouse.policy.ending_rules import Surroundings
 from pilothouse.server.open_doors import doors_of
@@ -56,6 +57,7 @@ def start_lines(
     for mode, told in (("enforce", "policies enforced"), ("shadow", "policies in shadow")):
         yield _counted(told, [each.name for each in plan.policies if each.spec.mode == mode])
     yield _taps(plan)
+    yield f"vLLM: {vllm_version()} (tested: {tested_range()})"
     granted = [
         name for name in ("client_steering", "client_scores") if getattr(body.auth, name)
     ]  # fmt: skip

@@ -97,7 +97,7 @@ def with_memory(model: str, settings: dict[str, Any], longest: int) -> Chosen:
     chosen = usual | settings
     if "kv_cache_memory_bytes" in settings or os.environ.get(KV_VARIABLE):
         return Chosen(chosen, ())
-    from pilothouse.engine.compat.kv_cache import kv_cache_size
+    from pilothouse.engine.vllm.kv_cache import kv_cache_size
 
     size = kv_cache_size(model, settings)
     context, told = size.max_tokens, []

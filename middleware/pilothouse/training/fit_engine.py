@@ -93,7 +93,9 @@ class FitEngine:
         """Let go of the engine, so that another can be made."""
         from vllm.distributed import cleanup_dist_env_and_memory
 
-        self.llm.llm_engine.engine_core.shutdown()
+        from pilothouse.engine.vllm.rpc import shut_down
+
+        shut_down(self.llm)
         del self.llm
         cleanup_dist_env_and_memory()
 

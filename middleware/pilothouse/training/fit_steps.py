@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pilothouse import __version__
-from pilothouse.engine.compat import vllm_version
+from pilothouse.engine.vllm.version import vllm_version
 from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.model.vector import Vector, build_vector, save_vector
 from pilothouse.progress import Phase

@@ -11,7 +11,7 @@ from pilothouse.training.pair import Asked, Pair
 from pilothouse.training.scored_text import ScoredText
 
 if TYPE_CHECKING:
-    from pilothouse.engine.compat.prompts import PromptRenderer
+    from pilothouse.engine.vllm.prompts import PromptRenderer
     from pilothouse.training.fit_options import Files, FitOptions
 
 SHOWN_PROBLEMS = 20
@@ -44,7 +44,7 @@ def read_texts(options: FitOptions, files: Files, model: str) -> Texts:
     Raises:
         ConfigError: a line for each text that the model cannot take, with its file and number.
     """
-    from pilothouse.engine.compat.prompts import PromptRenderer  # vLLM takes seconds to import
+    from pilothouse.engine.vllm.prompts import PromptRenderer  # vLLM takes seconds to import
 
     renderer = PromptRenderer(model, options.settings, options.chat_template_kwargs)
     contexts = _each(options.pairs, "pair", files.pairs, lambda pair: context_of(renderer, pair))

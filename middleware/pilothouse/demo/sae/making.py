@@ -38,7 +38,7 @@ from pilothouse.demo.sae.sources import CHATS, SOURCES
 from pilothouse.demo.sae.stream import Learnt, captured
 from pilothouse.demo.sae.training import trained
 from pilothouse.demo.wheels import WHEELS, digest_of
-from pilothouse.engine.compat import vllm_version
+from pilothouse.engine.vllm.version import vllm_version
 from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.model.sae.saelens import WEIGHTS_FILE
 from pilothouse.progress import Phase

@@ -11,11 +11,11 @@ from vllm.config import VllmConfig
 from vllm.engine.arg_utils import EngineArgs
 from vllm.exceptions import VLLMClientError
 from vllm.renderers import renderer_from_config
-from vllm.renderers.chat_utils import ChatTemplateResolutionError
 from vllm.renderers.hf import HfRenderer, resolve_chat_template, resolve_chat_template_kwargs
 from vllm.renderers.params import ChatParams
 from vllm.tokenizers.mistral import MistralTokenizer
 
+from pilothouse.engine.vllm.version import of_this_version
 from pilothouse.errors import ConfigError
 
 
@@ -120,6 +120,6 @@ def check_template_kwargs(
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, ChatTemplateResolutionError):
+    if isinstance(error, of_this_version().no_chat_template()):
         return "the model has no chat template: give `prompt` texts in place of `messages`"
     return f"the model's chat template refuses it: {error}"

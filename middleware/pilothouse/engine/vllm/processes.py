@@ -1,6 +1,6 @@
 """Which of a server's processes are forks of the API server, which has vLLM imported.
 
-vLLM 0.32 starts engine core and worker as new programs on a CPU, so that three processes import it
+vLLM starts engine core and worker as new programs on a CPU, so that three processes import it
 one after the other. That is for the worker's sake: OpenMP reads its number of threads and its cores
 from the environment as it is loaded, and a fork has it loaded already. The core computes nothing
 with threads, so it may be a fork, as it is in vLLM's own `LLM` on other platforms. So may a worker

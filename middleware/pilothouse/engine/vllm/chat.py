@@ -9,6 +9,7 @@ from typing import Any
 
 from pilothouse.engine.refused_turns import with_refused
 from pilothouse.engine.turn_markers import Message, Render, TurnMarkers, find_markers
+from pilothouse.engine.vllm.version import of_this_version
 from pilothouse.telemetry.logs import errors_alone
 
 OWN_TEMPLATE_MODES = ("mistral", "deepseek_v32", "deepseek_v4", "deepseek_v41", "kimi_audio")
@@ -50,7 +51,6 @@ def _tokenizer(args: Namespace) -> tuple[Any, str]:
 
 
 def _renderer(args: Namespace, tokenizer: Any, mode: str) -> Render:
-    from vllm.renderers.chat_utils import load_chat_template
     from vllm.renderers.hf import resolve_chat_template_content_format, safe_apply_chat_template
 
     kwargs = dict(getattr(args, "default_chat_template_kwargs", None) or {})
@@ -59,7 +59,7 @@ def _renderer(args: Namespace, tokenizer: Any, mode: str) -> Render:
             [dict(each) for each in messages], add_generation_prompt=generate, **kwargs
         )
     model_config: Any = _ModelConfig(args)
-    template = load_chat_template(getattr(args, "chat_template", None))
+    template = of_this_version().load_chat_template(getattr(args, "chat_template", None))
     given = getattr(args, "chat_template_content_format", None) or "auto"
     in_parts = (
         resolve_chat_template_content_format(

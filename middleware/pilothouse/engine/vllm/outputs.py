@@ -9,6 +9,7 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.outputs import LogprobsLists
 from vllm.v1.request import RequestStatus
 
+from pilothouse.engine.vllm import protocols as shapes
 from pilothouse.record import ORPHAN_PREFIX, PROGRAMS_KEY, RECORD_KEY, REVISION_KEY, Record
 
 STOP = FinishReason.STOP
@@ -51,7 +52,7 @@ def join_logprobs(slices: list[Any]) -> Any:
     )
 
 
-def num_fed_tokens(request: Any) -> int:
+def num_fed_tokens(request: shapes.Request) -> int:
     """Positions of a request that went through the model at least once: all but the newest token.
 
     A request that never ran or was stopped while its prompt was computed has fewer.
@@ -61,7 +62,7 @@ def num_fed_tokens(request: Any) -> int:
     return int(request.num_computed_tokens)
 
 
-def carry(record: Record, output: Any) -> None:
+def carry(record: Record, output: shapes.EngineCoreOutput) -> None:
     """Put a record on an output. KV connectors are refused, so the field is free."""
     output.kv_transfer_params = {RECORD_KEY: record.to_wire()}
 
@@ -87,7 +88,9 @@ def programs_notice(count: int) -> EngineCoreOutput:
     return output
 
 
-def final_output(request: Any, reason: FinishReason, stop_reason: str | None) -> EngineCoreOutput:
+def final_output(
+    request: shapes.Request, reason: FinishReason, stop_reason: str | None
+) -> EngineCoreOutput:
     """An output without tokens that ends a request."""
     return EngineCoreOutput(
         request_id=request.request_id,
@@ -98,7 +101,9 @@ def final_output(request: Any, reason: FinishReason, stop_reason: str | None) ->
     )
 
 
-def token_output(output: Any, token_ids: list[int], logprobs: Any) -> EngineCoreOutput:
+def token_output(
+    output: shapes.EngineCoreOutput, token_ids: list[int], logprobs: Any
+) -> EngineCoreOutput:
     """An output with cleared tokens only, with the one-shot fields of the one it leaves before."""
     first = EngineCoreOutput(
         request_id=output.request_id,
@@ -112,7 +117,7 @@ def token_output(output: Any, token_ids: list[int], logprobs: Any) -> EngineCore
     return first
 
 
-def verdict_output(output: Any) -> EngineCoreOutput:
+def verdict_output(output: shapes.EngineCoreOutput) -> EngineCoreOutput:
     """The end of a request by a verdict: nothing that was sampled in this step is left on it."""
     last = EngineCoreOutput(
         request_id=output.request_id,
@@ -126,7 +131,7 @@ def verdict_output(output: Any) -> EngineCoreOutput:
     return last
 
 
-def complete_prompt_logprobs(state: Any, output: Any) -> None:
+def complete_prompt_logprobs(state: shapes.RequestState, output: shapes.EngineCoreOutput) -> None:
     """Give a request that ends early the prompt logprobs that vLLM's answers count on.
 
     Where they were asked for, its formatters take one entry for each token of the prompt for

@@ -1,8 +1,8 @@
-"""Compiled code is kept between starts on a CPU, where vLLM 0.32 by itself compiles at every start.
+"""Compiled code is kept between starts on a CPU, where vLLM by itself compiles at every start.
 
-On a CPU vLLM has Inductor compile a model in one piece (its mode DYNAMO_TRACE_ONCE). With
-VLLM_USE_AOT_COMPILE, its default, the compiled function is written to disk and cannot be read back:
-the loader calls `finalize_loading`, which only functions of vLLM's other backend have, logs
+On a CPU vLLM (0.31, 0.32) has Inductor compile a model in one piece (its mode DYNAMO_TRACE_ONCE).
+With VLLM_USE_AOT_COMPILE, its default, the compiled function is written to disk and cannot be read
+back: the loader calls `finalize_loading`, which only functions of vLLM's other backend have, logs
 "Compiling model again due to a load failure", and compiles. That goes past Inductor's own cache,
 for torch's `aot_compile` bundles its results instead of looking there. With the setting off, Dynamo
 traces the model at each start and Inductor finds its code by what the graph contains.
@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from pilothouse.engine.compat import is_cpu_build
+from pilothouse.engine.vllm.version import is_cpu_build
 
 WRITES_WHOLE_FUNCTIONS: Final = "VLLM_USE_AOT_COMPILE"
 KEEPS_NOTHING: Final = "VLLM_DISABLE_COMPILE_CACHE"

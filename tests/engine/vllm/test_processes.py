@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from vllm.platforms import current_platform
 
-from pilothouse.engine.compat import processes
-from pilothouse.engine.compat.processes import (
+from pilothouse.engine.vllm import processes
+from pilothouse.engine.vllm.processes import (
     METHOD,
     fork_processes,
     limit_threads,
@@ -135,7 +135,7 @@ def test_vllm_is_given_forks_of_what_may_be_one(
 
 FORKS = """
 import json, os, signal, socket, sys
-from pilothouse.engine.compat.processes import _fork, _fork_bound, _part_from_parent
+from pilothouse.engine.vllm.processes import _fork, _fork_bound, _part_from_parent
 
 def told(pipe):
     left = {name for name in held if is_open(name)}

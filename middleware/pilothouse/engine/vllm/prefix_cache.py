@@ -1,48 +1,50 @@
-"""vLLM 0.32's prefix cache: which hits a request may have, and blocks as they are given out."""
+"""The prefix cache: which hits a request may have, and blocks as they are given out."""
 
 from __future__ import annotations
 
 from typing import Any, Protocol
 
+from pilothouse.engine.vllm.protocols import KvCacheManager, Request, Scheduler
+
 
 class Watcher(Protocol):
     """Who bounds what requests take from the prefix cache, and is told of it."""
 
-    def bound(self, request: Any) -> int | None:
+    def bound(self, request: Request) -> int | None:
         """How many leading blocks, counted as its hashes are, it may take; None for all.
 
         Asked whenever a request looks for blocks that were computed.
         """
 
-    def found(self, request: Any, num_tokens: int) -> None:
+    def found(self, request: Request, num_tokens: int) -> None:
         """So many tokens were found. A request that finds no room asks again later."""
 
-    def given(self, request: Any, start: int, stop: int) -> None:
+    def given(self, request: Request, start: int, stop: int) -> None:
         """Blocks of positions [start, stop) were given out, to be computed in the step to come.
 
         From then on others find those that are full.
         """
 
 
-def is_on(scheduler: Any) -> bool:
+def is_on(scheduler: Scheduler) -> bool:
     """Whether blocks are shared between requests at all."""
     return bool(scheduler.kv_cache_manager.enable_caching)
 
 
-def watch_prefix_cache(scheduler: Any, watcher: Watcher) -> None:
+def watch_prefix_cache(scheduler: Scheduler, watcher: Watcher) -> None:
     """Have a watcher bound the hits of a scheduler's requests, and tell it of them."""
-    manager = scheduler.kv_cache_manager
+    manager: KvCacheManager = scheduler.kv_cache_manager
     look, allocate = manager.get_computed_blocks, manager.allocate_slots
 
-    def get_computed_blocks(request: Any) -> Any:
+    def get_computed_blocks(request: Request, *args: Any, **kwargs: Any) -> Any:
         most = watcher.bound(request)
         if most is None or not manager.prefix_cache_lookup_enabled(request):
-            answer = look(request)
+            answer = look(request, *args, **kwargs)
         else:
             hashes = request.block_hashes
             request.block_hashes = hashes[:most]
             try:
-                answer = look(request)
+                answer = look(request, *args, **kwargs)
             finally:
                 request.block_hashes = hashes
             # Groups with states in place of blocks may end a hit inside a block.
@@ -52,13 +54,18 @@ def watch_prefix_cache(scheduler: Any, watcher: Watcher) -> None:
         return answer
 
     def allocate_slots(
-        request: Any, num_new_tokens: int, num_new_computed_tokens: int = 0, *args: Any, **kw: Any
+        request: Request,
+        num_new_tokens: int,
+        num_new_computed_tokens: int = 0,
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
-        blocks = allocate(request, num_new_tokens, num_new_computed_tokens, *args, **kw)
+        blocks = allocate(request, num_new_tokens, num_new_computed_tokens, *args, **kwargs)
         if blocks is not None:
             start = request.num_computed_tokens + num_new_computed_tokens
-            start += kw.get("num_external_computed_tokens", 0)
+            start += kwargs.get("num_external_computed_tokens", 0)
             watcher.given(request, start, start + num_new_tokens)
         return blocks
 
-    manager.get_computed_blocks, manager.allocate_slots = get_computed_blocks, allocate_slots
+    manager.get_computed_blocks = get_computed_blocks  # type: ignore[method-assign]
+    manager.allocate_slots = allocate_slots  # type: ignore[method-assign]

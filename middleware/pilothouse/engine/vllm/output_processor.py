@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
-from pilothouse.engine.compat.outputs import complete_prompt_logprobs
+from pilothouse.engine.vllm.outputs import complete_prompt_logprobs
+from pilothouse.engine.vllm.protocols import EngineCoreOutput, OutputProcessor
 from pilothouse.record import PROGRAMS_KEY, RECORD_KEY, REVISION_KEY, Record
 
 Subscriber = Callable[[Record], None]
@@ -35,33 +37,39 @@ def watch_programs(call: Callable[[int], None]) -> Callable[[], None]:
 
 def install() -> None:
     """Wrap vLLM's output processor, once per process."""
-    from vllm.v1.engine.output_processor import OutputProcessor
+    from vllm.v1.engine import output_processor
 
-    process = OutputProcessor.process_outputs
+    process = output_processor.OutputProcessor.process_outputs
     if getattr(process, "_pilothouse", False):
         return
 
-    def process_outputs(self: Any, engine_core_outputs: Any, *args: Any, **kwargs: Any) -> Any:
+    @wraps(process)  # the check at start looks at vLLM's own parameters
+    def process_outputs(
+        self: OutputProcessor,
+        engine_core_outputs: Sequence[EngineCoreOutput],
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         for output in engine_core_outputs:
             if output.kv_transfer_params:
-                _take(self, output)
+                _take(self, output, output.kv_transfer_params)
         return process(self, engine_core_outputs, *args, **kwargs)
 
     process_outputs._pilothouse = True  # type: ignore[attr-defined]
-    OutputProcessor.process_outputs = process_outputs
+    output_processor.OutputProcessor.process_outputs = process_outputs
 
 
-def _take(processor: Any, output: Any) -> None:
-    revision = output.kv_transfer_params.pop(REVISION_KEY, None)
+def _take(processor: OutputProcessor, output: EngineCoreOutput, carried: dict[str, Any]) -> None:
+    revision = carried.pop(REVISION_KEY, None)
     if revision is not None:
         for tell in _followers:
             tell(revision)
-    programs = output.kv_transfer_params.pop(PROGRAMS_KEY, None)
+    programs = carried.pop(PROGRAMS_KEY, None)
     if programs is not None:
         for count in _program_watchers:
             count(programs)
-    wire = output.kv_transfer_params.pop(RECORD_KEY, None)
-    if not output.kv_transfer_params:
+    wire = carried.pop(RECORD_KEY, None)
+    if not carried:
         output.kv_transfer_params = None
     if wire is None:
         return

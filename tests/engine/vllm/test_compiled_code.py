@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from pilothouse.engine.compat import compiled_code, is_cpu_build
-from pilothouse.engine.compat.compiled_code import keep_compiled_code, kept_in
+from pilothouse.engine.vllm import compiled_code
+from pilothouse.engine.vllm.compiled_code import keep_compiled_code, kept_in
+from pilothouse.engine.vllm.version import is_cpu_build
 from tests.support.own_process import said_by
 
 PROGRAM = "tests.engine.compiled_answers"

@@ -1,19 +1,27 @@
-"""vLLM 0.32: batch order and positions of a step, in both model runners, and outputs."""
+"""Both model runners: batch order and positions of a step, its buffers, the model itself."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from vllm.distributed import get_pp_group
-from vllm.platforms import current_platform
 from vllm.sequence import IntermediateTensors
-from vllm.v1.outputs import AsyncModelRunnerOutput, ModelRunnerOutput
 
+from pilothouse.engine.vllm.protocols import SchedulerOutput
+from pilothouse.engine.vllm.runner_protocols import (
+    DeviceBuffer,
+    InputBatchV1,
+    InputBatchV2,
+    InputBuffers,
+    ModelRunner,
+    ModelRunnerV1,
+    ModelRunnerV2,
+    ModelState,
+)
 from pilothouse.errors import EngineError
 from pilothouse.types import IntArray
 
@@ -21,41 +29,14 @@ TRAVELLING = "pilothouse_reads"
 OnStep = Callable[[list[str], IntArray, IntArray], None]
 
 
-def worker_base() -> type[Any]:
-    """The platform's own worker class."""
-    if current_platform.is_cpu():
-        from vllm.v1.worker import cpu_worker
-
-        return cast(type[Any], cpu_worker.CPUWorker)
-    if current_platform.is_cuda():
-        from vllm.v1.worker import gpu_worker
-
-        return cast(type[Any], gpu_worker.Worker)
-    raise EngineError(
-        f"platform {current_platform.device_name!r} is not supported: CPU and CUDA are"
-    )
-
-
-def uses_v2_runner(runner: Any) -> bool:
+def uses_v2_runner(runner: ModelRunner) -> TypeGuard[ModelRunnerV2]:
     """Whether a model runner is of the second generation."""
     return hasattr(runner, "model_state")
 
 
-def loaded_model(runner: Any) -> nn.Module:
+def loaded_model(runner: ModelRunner) -> nn.Module:
     """The model object the runner executes, before any wrapper."""
-    model: nn.Module = runner.get_model()
-    return model
-
-
-def without_adapters(runner: Any, num_tokens: int) -> AbstractContextManager[None]:
-    """While open, a pass of `num_tokens` through the model uses no LoRA adapter.
-
-    Wrapped modules index by token, so that a pass outside a step needs a mapping too.
-    """
-    selected: AbstractContextManager[None] = runner.maybe_select_dummy_loras(
-        runner.lora_config, np.array([num_tokens]), num_active_loras=0
-    )
-    return selected
+    return runner.get_model()
 
 
 def is_last_stage() -> bool:
@@ -64,7 +45,7 @@ def is_last_stage() -> bool:
 
 
 def between_stages(
-    runner: Any,
+    runner: ModelRunner,
     wanted: Callable[[], bool],
     receive: Callable[[torch.Tensor], None],
     give: Callable[[int], torch.Tensor],
@@ -86,28 +67,7 @@ def between_stages(
             output.tensors[TRAVELLING] = give(scheduler_output.total_num_scheduled_tokens)
         return output
 
-    runner.execute_model = execute_model
-
-
-def add_empty_adapter(model: nn.Module) -> None:
-    """On CPU, put a slot that stays empty behind a model's LoRA slots.
-
-    vLLM 0.32's CPU kernels look a token without an adapter up at index -1 and so give it the
-    adapter of the last slot, where its CUDA kernels skip it. Zeros in the last place of the second
-    factor make that nothing.
-    """
-    if not current_platform.is_cpu():
-        return
-    for module in model.modules():
-        stacked = getattr(module, "lora_b_stacked", None)
-        if isinstance(stacked, torch.Tensor):
-            module.lora_b_stacked = _with_zeros(stacked)
-        elif isinstance(stacked, tuple):
-            module.lora_b_stacked = tuple(map(_with_zeros, stacked))  # type: ignore[assignment]
-
-
-def _with_zeros(stacked: torch.Tensor) -> torch.Tensor:
-    return torch.cat([stacked, torch.zeros_like(stacked[:1])])
+    runner.execute_model = execute_model  # type: ignore[method-assign]
 
 
 def max_step_tokens(vllm_config: Any) -> int:
@@ -118,7 +78,7 @@ def max_step_tokens(vllm_config: Any) -> int:
     return max(scheduled, captured, sequences)
 
 
-def on_step(runner: Any, call: OnStep) -> None:
+def on_step(runner: ModelRunner, call: OnStep) -> None:
     """Have `call(request ids, first positions, token counts)` run before each real forward pass.
 
     V1: after `_prepare_inputs` settled the batch order. V2: in the model state's
@@ -127,15 +87,15 @@ def on_step(runner: Any, call: OnStep) -> None:
     if uses_v2_runner(runner):
         _on_step_v2(runner, call)
     else:
-        _on_step_v1(runner, call)
+        _on_step_v1(cast(ModelRunnerV1, runner), call)
 
 
-def _on_step_v1(runner: Any, call: OnStep) -> None:
+def _on_step_v1(runner: ModelRunnerV1, call: OnStep) -> None:
     prepare = runner._prepare_inputs
 
-    def prepare_inputs(scheduler_output: Any, num_scheduled_tokens: Any) -> Any:
+    def prepare_inputs(scheduler_output: SchedulerOutput, num_scheduled_tokens: Any) -> Any:
         prepared = prepare(scheduler_output, num_scheduled_tokens)
-        batch = runner.input_batch
+        batch: InputBatchV1 = runner.input_batch
         count = batch.num_reqs
         call(
             batch.req_ids[:count],
@@ -144,14 +104,14 @@ def _on_step_v1(runner: Any, call: OnStep) -> None:
         )
         return prepared
 
-    runner._prepare_inputs = prepare_inputs
+    runner._prepare_inputs = prepare_inputs  # type: ignore[method-assign]
 
 
-def _on_step_v2(runner: Any, call: OnStep) -> None:
-    state = runner.model_state
+def _on_step_v2(runner: ModelRunnerV2, call: OnStep) -> None:
+    state: ModelState = runner.model_state
     prepare = state.prepare_inputs
 
-    def prepare_inputs(input_batch: Any, req_states: Any) -> Any:
+    def prepare_inputs(input_batch: InputBatchV2, req_states: Any) -> Any:
         count = input_batch.num_reqs
         call(
             list(input_batch.req_ids[:count]),
@@ -160,13 +120,16 @@ def _on_step_v2(runner: Any, call: OnStep) -> None:
         )
         return prepare(input_batch, req_states)
 
-    state.prepare_inputs = prepare_inputs
+    state.prepare_inputs = prepare_inputs  # type: ignore[method-assign]
 
 
-def step_token_ids(runner: Any) -> Tensor:
+def step_token_ids(runner: ModelRunner) -> Tensor:
     """Token ids [T] of the step that was run, in batch order, on the device; longer than it."""
-    buffer = runner.input_buffers.input_ids if uses_v2_runner(runner) else runner.input_ids.gpu
-    return cast(Tensor, buffer)
+    if uses_v2_runner(runner):
+        buffers: InputBuffers = runner.input_buffers
+        return buffers.input_ids
+    buffer: DeviceBuffer = cast(ModelRunnerV1, runner).input_ids
+    return buffer.gpu
 
 
 def refuse_unseen_passes(vllm_config: Any) -> None:
@@ -192,36 +155,15 @@ def refuse_unseen_passes(vllm_config: Any) -> None:
         )
 
 
-def set_compiled(runner: Any, compiled: bool) -> None:
+def set_compiled(runner: ModelRunner, compiled: bool) -> None:
     """Have forward passes take the compiled graph, if there is one, or the modules themselves."""
     for module in loaded_model(runner).modules():
         if "compiled" in vars(module) and "do_not_compile" in vars(module):
             module.do_not_compile = not compiled  # type: ignore[assignment]
 
 
-class AttachedOutput(AsyncModelRunnerOutput):
-    """vLLM's output of a step, with an attribute added once both are on the host."""
-
-    def __init__(self, inner: Any, attribute: str, value: Callable[[], object]) -> None:
-        self._inner = inner
-        self._attribute = attribute
-        self._value = value
-
-    def get_output(self) -> ModelRunnerOutput:
-        """Wait for vLLM's output, then attach ours. Runs in vLLM's output thread."""
-        output = self._inner.get_output()
-        setattr(output, self._attribute, self._value())
-        return output
-
-
-def attach(output: Any, attribute: str, value: Callable[[], object]) -> Any:
-    """Put an attribute on a step's output, now or when it has arrived on the host."""
-    if isinstance(output, AsyncModelRunnerOutput):
-        return AttachedOutput(output, attribute, value)
-    setattr(output, attribute, value())
-    return output
-
-
-def copy_stream(runner: Any) -> Any:
+def copy_stream(runner: ModelRunner) -> Any:
     """The stream on which the runner copies outputs to the host."""
-    return getattr(runner, "output_copy_stream", None) or runner.async_output_copy_stream
+    if uses_v2_runner(runner):
+        return runner.output_copy_stream
+    return cast(ModelRunnerV1, runner).async_output_copy_stream

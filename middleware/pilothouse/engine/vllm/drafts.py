@@ -7,12 +7,15 @@ from typing import Any
 
 from vllm.v1.core.sched.utils import check_stop
 
+from pilothouse.engine.vllm.protocols import Request
+
 
 class _Ahead:
     """A request as it will be after some more tokens; only vLLM's check of its end looks at it."""
 
-    def __init__(self, request: Any) -> None:
+    def __init__(self, request: Request) -> None:
         params = request.sampling_params
+        assert params is not None
         self.pooling_params = None
         self.sampling_params = params
         self.max_tokens = request.max_tokens
@@ -31,7 +34,7 @@ class _Ahead:
         self.num_output_tokens += 1
 
 
-def num_kept(request: Any, sampled: Sequence[int], max_model_len: int) -> int:
+def num_kept(request: Request, sampled: Sequence[int], max_model_len: int) -> int:
     """How many of the sampled tokens the answer will have: up to the one that ends it."""
     ahead: Any = _Ahead(request)
     for count, token_id in enumerate(sampled, start=1):
