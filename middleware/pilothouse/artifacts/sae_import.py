@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pilothouse.artifacts.sae_pickle import converted, pickle_of
 from pilothouse.artifacts.source import Located, locate_sae
@@ -25,7 +26,7 @@ from pilothouse.model.sae.own import NAME, SaeManifest, SaeSource, save_own
 from pilothouse.model.sae.told import Told, UnknownNorm
 from pilothouse.output_dir import MADE, atomic_output_dir, check_out
 from pilothouse.progress import Wait, unheard
-from pilothouse.types import FloatArray, Tap
+from pilothouse.types import Tap
 
 CONVERT = (
     "add --allow-pickle-weights to read its tensors by a weights-only load; nothing in the file is "
@@ -42,7 +43,7 @@ class Rows(Protocol):
         """Return the mean length of a token."""
         ...
 
-    def largest_codes(self, sae: Sae) -> FloatArray:
+    def largest_codes(self, sae: Sae) -> NDArray[np.float64]:
         """Return of each feature the largest code [M]."""
         ...
 

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 
 from pilothouse import artifacts
 from pilothouse.artifacts.sae_import import Measure
@@ -27,7 +29,7 @@ from pilothouse.errors import ConfigError, EngineError, RequestError
 from pilothouse.model.artefact import MANIFEST_FILE
 from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.progress import waiting
-from pilothouse.types import FloatArray, Tap
+from pilothouse.types import Tap
 
 
 def import_sae(
@@ -84,7 +86,7 @@ class _Told:
         self._told_of.append(measured)
         return measured.average_norm
 
-    def largest_codes(self, sae: Sae) -> FloatArray:
+    def largest_codes(self, sae: Sae) -> NDArray[np.float64]:
         return self._captured.largest_codes(sae)
 
 

@@ -28,13 +28,8 @@ from torch.nn.utils.parametrizations import orthogonal
 from pilothouse.demo.smol import smol_folder
 from pilothouse.errors import PilothouseError
 from pilothouse.library import library_path
-from pilothouse.model.transform import (
-    UNBOUNDED,
-    Transform,
-    TransformForm,
-    build_transform,
-    save_transform,
-)
+from pilothouse.model.manifest import TransformForm
+from pilothouse.model.transform import UNBOUNDED, Transform, build_transform, save_transform
 from pilothouse.progress import Phase, progress
 from pilothouse.training.pair import Pair, load_pairs
 
@@ -110,12 +105,16 @@ class LoReft(nn.Module):
     def forward(self, hidden_BTD: Tensor) -> Tensor:
         """Return what is added, everywhere."""
         moved_BTR: Tensor = self.learned(hidden_BTD) - self.rotation(hidden_BTD)
-        return moved_BTR @ self.rotation.weight
+        return moved_BTR @ self._rotation_RD()
+
+    def _rotation_RD(self) -> Tensor:
+        weight_RD: Tensor = self.rotation.weight  # type: ignore[assignment]
+        return weight_RD
 
     def arrays(self) -> dict[str, Floats]:
         """Return them as a low-rank map holds them."""
         with torch.no_grad():
-            rotation_RD = self.rotation.weight
+            rotation_RD = self._rotation_RD()
             return {
                 "read": (self.learned.weight - rotation_RD).double().numpy(),
                 "write": rotation_RD.double().numpy().copy(),
@@ -148,7 +147,8 @@ def fit_loreft(model: Model, texts: Sequence[Text], phase: Phase) -> dict[str, F
     edited: dict[str, Tensor] = {}
 
     def add(_: object, __: object, hidden_BTD: Tensor) -> Tensor:
-        return hidden_BTD + edited["BT1"] * edit(hidden_BTD)
+        edited_BTD: Tensor = hidden_BTD + edited["BT1"] * edit(hidden_BTD)
+        return edited_BTD
 
     hook = model.network.model.layers[LAYER].register_forward_hook(add)
     rng = np.random.default_rng(SEED)
@@ -165,7 +165,7 @@ def fit_loreft(model: Model, texts: Sequence[Text], phase: Phase) -> dict[str, F
                 logits_BTV[:, :-1].flatten(0, 1), labels_BT.flatten(), ignore_index=IGNORED
             )
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             advance(1)
     finally:
