@@ -1,4 +1,4 @@
-"""Another vLLM gets the locked set, with what it needs otherwise and nothing that contradicts it."""
+"""Another vLLM gets the locked set, with what it needs otherwise, in packages that fit together."""
 
 from __future__ import annotations
 
