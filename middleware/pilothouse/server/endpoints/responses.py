@@ -50,7 +50,7 @@ class Responses(Endpoint):
         """Close the endpoint where vLLM asks the engine several times for one answer."""
         if model_config.hf_config.model_type == "gpt_oss":
             return "vLLM asks gpt-oss several times for one answer; use /v1/chat/completions"
-        if envs.VLLM_USE_EXPERIMENTAL_PARSER_CONTEXT:
+        if getattr(envs, "VLLM_USE_EXPERIMENTAL_PARSER_CONTEXT", False):
             return (
                 "with VLLM_USE_EXPERIMENTAL_PARSER_CONTEXT vLLM asks the engine several times for "
                 "one answer; unset it"
