@@ -54,7 +54,8 @@ DOORS_HERE = [name for name in sorted(DOORS) if name not in {*SHUT, *LONG, *OWN_
 
 def knock(name: str) -> Knock:
     made = DOORS[name](Draw(ASKED, "so be it.", random.Random(name)))
-    return Knock(made.path, made.body | {"max_tokens": min(made.body["max_tokens"], 24)})
+    length = "max_output_tokens" if "max_output_tokens" in made.body else "max_tokens"
+    return Knock(made.path, made.body | {length: min(made.body[length], 24)})
 
 
 def of_the_model(asked: Knock, answer: httpx.Response) -> list[Any]:
