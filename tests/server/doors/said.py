@@ -30,12 +30,12 @@ def read(answer: httpx.Response) -> tuple[list[str], set[str]]:
         if chunk.get("type") in ("error", "response.failed"):
             reasons.add("error")
     texts = [text for pieces in choices.values() for text in _texts(pieces)]
-    texts += _of_responses(chunks)
+    texts += of_responses(chunks)
     texts += [text for chunk in chunks for text in _of_prompt(chunk.get("prompt_logprobs"))]
     return texts, reasons - {None}
 
 
-def _of_responses(chunks: list[dict[str, Any]]) -> Iterator[str]:
+def of_responses(chunks: list[dict[str, Any]]) -> Iterator[str]:
     """Of a response, or of the events of one: pieces put together, items, raw messages."""
     pieces: dict[str, str] = {}
     for chunk in chunks:

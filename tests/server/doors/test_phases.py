@@ -29,7 +29,7 @@ from tests.server.doors.house import (
     tool_row,
 )
 from tests.server.doors.prefills import TUNING, UNSEEN
-from tests.server.doors.said import read
+from tests.server.doors.said import of_responses, read
 from tests.server.doors.visitor import BARRED, FACTS, Visit, open_doors, revisit, visit
 from tests.support.server_process import ServerProcess, free_port, started
 from tests.support.tiny_house import SERVED_NAME as TINY_NAME
@@ -72,7 +72,19 @@ def of_the_model(asked: Knock, answer: httpx.Response) -> list[Any]:
         shown = choice.get("logprobs") or {}
         found += [shown[key] for key in ("content", "tokens", "top_logprobs") if shown.get(key)]
         found += [each for each in (said.get("tool_calls"), choice.get("token_ids")) if each]
-    return found
+    given = {str(asked.body), *refusals(chunks)}
+    texts = [each for each in of_responses(chunks) if each]
+    return found + [each for each in texts if not any(each in known for known in given)]
+
+
+def refusals(chunks: list[Any]) -> Iterator[str]:
+    """The words of a policy, as a response has them."""
+    for chunk in chunks:
+        told = chunk.get("response") or chunk
+        for item in (*(told.get("output") or ()), chunk.get("item") or {}):
+            yield from (
+                part["refusal"] for part in item.get("content") or () if part.get("refusal")
+            )
 
 
 @pytest.mark.parametrize("name", ALWAYS)
