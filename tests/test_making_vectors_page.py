@@ -89,7 +89,7 @@ def test_the_fit_chooses_and_measures_what_the_page_says(folder: Path) -> None:
     assert (report.chosen_layer, report.chosen_scale) == (layer, scale)
     assert report.test.effect.estimate == pytest.approx(effect, abs=0.01)
     assert min(over.low for over in report.test.effect_over.values()) > 0
-    [term] = yaml.safe_load((folder / "pilothouse.yaml").read_text())["profiles"]["smol:glad"][
+    [term] = yaml.safe_load((folder / "pilothouse.yaml").read_text())["profiles"]["house:glad"][
         "steer"
     ]
     assert term["scale"] == scale

@@ -75,6 +75,7 @@ _LISTED: Final[Mapping[str, str]] = {
     "/v1/audio/translations": _UNSHAPED,
     "/generative_scoring": _UNSCORED,
     "/v1/systemone": _UNSCORED,
+    "/v1/decisions": _UNSCORED,
     "/pooling": _UNSCORED,
     "/classify": _UNSCORED,
     "/score": _UNSCORED,

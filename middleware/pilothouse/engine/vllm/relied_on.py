@@ -56,6 +56,7 @@ def _names(module: str, *names: str) -> tuple[Use, ...]:
 
 _ENGINE_ARGS: Final = "vllm.engine.arg_utils"
 _SERVE: Final = "vllm.entrypoints.cli.serve"
+_RESPONSES: Final = "vllm.entrypoints.openai.responses.utils"
 _RENDERER: Final = "vllm.renderers.hf"
 _CLIENTS: Final = "vllm.v1.engine.core_client"
 _ANSWERS: Final = "vllm.v1.engine.output_processor"
@@ -86,6 +87,9 @@ _API: Final = (
     Use("vllm.entrypoints.common.startup", "cli_env_setup", "()", since="0.33"),
     *_names("vllm.entrypoints.openai.chat_completion.protocol", "ChatCompletionRequest"),
     *_names("vllm.entrypoints.openai.completion.protocol", "CompletionRequest"),
+    *_names("vllm.entrypoints.openai.responses.protocol", "ResponsesRequest"),
+    Use(_RESPONSES, "construct_input_messages", takes="(*, request_instructions, request_input)"),
+    Use(_RESPONSES, "should_continue_final_message", takes="(request_input)"),
     Use("vllm.entrypoints.serve.utils.fingerprint", "get_system_fingerprint", "(vllm_config)"),
     *_names("vllm.exceptions", "VLLMClientError", "VLLMError"),
     Use("vllm.logger", "configure_logging_from_args", "(args)"),
