@@ -41,7 +41,10 @@ ALWAYS = ("prompt-refusal", "prompt-error", "output-refusal", "final-refusal")
 NEVER = ("output-passes", "final-passes")
 MAY_BE_EMPTY = frozenset({"unlikely_tokens"})
 """An answer of no token at all is unscored, and ends by `on_error: closed`."""
-LONG = frozenset({"long_text_before", "long_text_after", "long_talk_before", "long_talk_after"})
+LONG = frozenset({
+    "long_text_before", "long_text_after", "long_talk_before", "long_talk_after",
+    "response_truncated",
+})  # fmt: skip
 """Longer than the tiny model reads, as are lists of another tokenizer's ids."""
 OWN_TOKENS = frozenset({
     "raw_tokens", "allowed_tokens", "pushed_tokens", "banned_pairs", "watched_tokens",
