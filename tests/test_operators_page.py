@@ -80,7 +80,7 @@ def test_a_page_says_what_it_takes_where_it_stands_what_it_costs_and_where_it_is
     assert page.startswith(f"# `{name}`\n\n    h' = ")
     rows = re.findall(r"^\| ([a-z ]+) \| (.+) \|$", page, re.MULTILINE)
     assert tuple(key for key, _ in rows[: len(HEADINGS)]) == HEADINGS
-    for part in ("**When.**", "**Together with others.**", "**Limits.**", "## On the demo"):
+    for part in ("**When.**", "**Together with others.**", "**Limits.**", "## On the real model"):
         assert page.count(part) == 1
 
 
