@@ -23,7 +23,7 @@ from tests.support.fitting import report_of
 from tests.support.server_process import ServerProcess, free_port, started
 
 PAGE = (Path(__file__).parent.parent / "docs" / "making-vectors.md").read_text(encoding="utf-8")
-STEPS = PAGE.partition("\n## Pairs\n")[0]
+STEPS = PAGE.partition("\n## From Python\n")[0]
 MODEL, PAIRS, FIT, PROFILE, REQUEST = re.findall(r"```bash\n(.*?)```", STEPS, re.DOTALL)
 [OFFLINE] = re.findall(r"```python\n(.*?)```", STEPS, re.DOTALL)
 FIGURES, ANSWERS = re.findall(r"```text\n(.*?)```", STEPS, re.DOTALL)
