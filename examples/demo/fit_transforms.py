@@ -18,9 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.nn.utils.parametrizations import orthogonal
 
 from fit_vectors import (
     BATCH,
@@ -35,7 +34,8 @@ from fit_vectors import (
     padded,
     plain_replies,
 )
-from pilothouse.model.transform import UNBOUNDED, Transform, build_transform, save_transform
+from pilothouse.demo.transforms import LoReft, linear_act
+from pilothouse.model.transform import Transform, build_transform, save_transform
 from pilothouse.model.vector import load_vector
 from pilothouse.term import SteerTerm
 from runs import MODEL_ID, refuse_changed
@@ -45,10 +45,7 @@ from style import cheerfully
 
 LAYER = LAYERS[0]
 TRANSFORMS = OUT.parent / "transforms"
-RANK, STEPS, RATE = 4, 150, 0.01
-TAIL = 0.005
-"""Of a dimension's values on either side, beyond which AcT leaves it alone."""
-NARROWEST = 1e-3
+STEPS, RATE = 150, 0.01
 CREATED_BY = "examples/demo/fit_transforms.py"
 TRIED: dict[str, list[dict[str, Any]]] = {
     "moods": [{"value": 0.0}, {"value": 90.0}, {"op": "rotate_adaptive", "value": 90.0}],
@@ -79,40 +76,6 @@ def streams_ND(speaker: Speaker, lessons: list[Lesson]) -> np.ndarray:
             ).hidden_states[LAYER + 1]
         found.append(hidden[edited_BT].double().numpy())
     return np.concatenate(found)
-
-
-def linear_act(plain_ND: np.ndarray, wanted_ND: np.ndarray) -> dict[str, np.ndarray]:
-    """Gaussian transport in each dimension, on the support of the plain values."""
-    spread_D = np.maximum(plain_ND.std(axis=0), NARROWEST)
-    factor_D = np.maximum(wanted_ND.std(axis=0), NARROWEST) / spread_D
-    low_D, high_D = np.quantile(plain_ND, (TAIL, 1 - TAIL), axis=0)
-    shift_D = wanted_ND.mean(axis=0) - factor_D * plain_ND.mean(axis=0)
-    limits = np.clip((low_D, high_D), -UNBOUNDED, UNBOUNDED)
-    return {"weight": factor_D - 1.0, "bias": shift_D, "low": limits[0], "high": limits[1]}
-
-
-class LoReft(nn.Module):
-    """h + R' (W h + b - R h) at the marked positions, rows of R orthonormal."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.rotation = orthogonal(nn.Linear(width, RANK, bias=False))
-        self.learned = nn.Linear(width, RANK)
-
-    def forward(self, hidden_BTD: Tensor) -> Tensor:
-        """What is added, everywhere."""
-        moved_BTR: Tensor = self.learned(hidden_BTD) - self.rotation(hidden_BTD)
-        return moved_BTR @ self.rotation.weight
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """As a low-rank map holds them."""
-        with torch.no_grad():
-            rotation_RD = self.rotation.weight
-            return {
-                "read": (self.learned.weight - rotation_RD).numpy(),
-                "write": rotation_RD.numpy().copy(),
-                "bias": self.learned.bias.numpy().copy(),
-            }
 
 
 def fit_loreft(model: Any, lessons: list[Lesson]) -> dict[str, np.ndarray]:
