@@ -11,7 +11,7 @@ import pytest
 
 from pilothouse.cli import tour as tour_module
 from pilothouse.cli.main import main
-from pilothouse.cli.port import held_port
+from pilothouse.cli.port import held_port, is_held
 from pilothouse.cli.prompts import Stop, Tour, smol_tour, world_tour
 from pilothouse.cli.tour import NOT_LOADED, Seen, action_of, look
 from pilothouse.config import load_config
@@ -172,6 +172,18 @@ def test_a_demo_does_not_start_where_another_program_listens(
     with pytest.raises(SystemExit) as ended:
         main(["demo", "--world", "--port", str(demo.server_port)])
     assert ended.value.code == 2 and "a program that listens" in capsys.readouterr().err
+
+
+def test_where_nothing_can_be_written_a_port_can_be_had_all_the_same(
+    demo: HTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PILOTHOUSE_CACHE", str(tmp_path / "file"))
+    with held_port("127.0.0.1", demo.server_port):
+        assert not is_held(demo.server_port)
+    demo.server_activate()
+    with pytest.raises(ConfigError, match="listens"), held_port("127.0.0.1", demo.server_port):
+        raise AssertionError("it was had")
 
 
 def test_the_tour_waits_for_a_demo_that_is_starting(

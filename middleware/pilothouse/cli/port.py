@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from filelock import FileLock, Timeout
 
@@ -23,6 +23,8 @@ def is_held(port: int) -> bool:
         _lock(port).acquire(blocking=False).lock.release()
     except Timeout:
         return True
+    except (ConfigError, OSError):
+        return False  # where nothing can be written no demo has a lock either
     return False
 
 
@@ -33,17 +35,16 @@ def held_port(host: str, port: int) -> Iterator[None]:
     Raises:
         ConfigError: a demo has it, or another program listens there.
     """
-    lock = _lock(port)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise _taken(port, "another demo, which may still be starting") from None
-    try:
+    with ExitStack() as held:
+        try:
+            held.enter_context(_lock(port).acquire(blocking=False))
+        except Timeout:
+            raise _taken(port, "another demo, which may still be starting") from None
+        except (ConfigError, OSError):
+            pass  # the invented world needs no folder that can be written, and this is no reason
         if _is_listened_on(host, port):
             raise _taken(port, f"a program that listens on {host}")
         yield
-    finally:
-        lock.release()
 
 
 def _lock(port: int) -> FileLock:

@@ -196,6 +196,10 @@ def fit_vector(
     """
     known_as = model_id or Path(model).resolve().name
     _check_arguments(name=name, site=site, token=token, on=on, search=search, scales=scales)
+    _check_numbers(
+        controls=(controls, 1), resamples=(resamples, 2), answer_tokens=(answer_tokens, 1),
+        features=(features, 1), seed=(seed, 0), max_perplexity_ratio=(max_perplexity_ratio, 1.0),
+    )  # fmt: skip
     _check_sae(sae, known_as)
     given = dict(engine or {})
     if dtype is not None and given.setdefault("dtype", dtype) != dtype:
@@ -261,6 +265,13 @@ def _check_arguments(
         scales and all(math.isfinite(each) and each > 0 for each in scales)
     ):
         raise ConfigError(f"scales: got {list(scales)}, want positive numbers")
+
+
+def _check_numbers(**given: tuple[float, float]) -> None:
+    """Refuse numbers below their least, each given beside it."""
+    for argument, (number, least) in given.items():
+        if not number >= least:
+            raise ConfigError(f"{argument}: got {number}, want at least {least:g}")
 
 
 def _check_sae(sae: Sae | None, known_as: str) -> None:

@@ -74,8 +74,10 @@ def run_fit(
         with stages.stage(ANSWERS, engine) as tell:
             parts = material(options, files, texts, engine, tell)
         directions, apart = _directions(options, engine, parts, sae, tuned, stages)
-        find = _searched if options.search == "staged" else _swept
-        found = find(options, engine, parts, directions, apart, room, stages)
+        if options.search == "staged":
+            found = _searched(options, engine, parts, directions, apart, room, stages)
+        else:
+            found = _swept(options, engine, parts, directions, room, stages)
         with stages.stage(TEST, engine) as tell:
             meter = PartMeter(options, engine, parts.test, tell(None))
             measured = meter.cells(found.tested, tell(len(found.tested) * meter.texts))
@@ -191,12 +193,10 @@ def _swept(
     engine: FitEngine,
     texts: Material,
     directions: Directions,
-    apart: Mapping[int, float],
     room: Path,
     stages: Stages,
 ) -> Chosen:
     """Measure every layer at every strength, controls too."""
-    del apart
     layers = directions.layers
     _load(options, engine, directions, layers, directions.with_controls(layers), room / "swept")
     steerings = with_controls(options, layers)
