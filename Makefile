@@ -38,7 +38,7 @@ test-full: install-dev  ## every test
 	@$(PYTEST) $(ARGS)
 
 test-oracles: install-sae  ## compare with sae-lens, repeng, steering-vectors and peft themselves
-	@PILOTHOUSE_REQUIRE_TOOLS=1 $(BIN)/python -m pytest tests/model/sae/test_against_saelens.py tests/oracles $(ARGS)
+	@PILOTHOUSE_REQUIRE_TOOLS=1 $(BIN)/python -m pytest tests/artifacts/saes/test_against_saelens.py tests/oracles $(ARGS)
 
 lint: install-dev  ## ruff and mypy
 	@$(BIN)/ruff check .

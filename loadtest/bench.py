@@ -159,14 +159,28 @@ def _host(case: HostCase, args: argparse.Namespace) -> HostResult:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "host_step.json"
         command = [
-            sys.executable, str(HERE / "host_step.py"), "--job", case.job, "--rounds", str(rounds),
-            "--steps", str(case.steps), "--work", str(args.work), "--out", str(out),
-        ]  # fmt: skip
+            sys.executable,
+            str(HERE / "host_step.py"),
+            "--job",
+            case.job,
+            "--rounds",
+            str(rounds),
+            "--steps",
+            str(case.steps),
+            "--work",
+            str(args.work),
+            "--out",
+            str(out),
+        ]
         try:
             ran = subprocess.run(
-                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                timeout=HOST_TIMEOUT_S, check=False,
-            )  # fmt: skip
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=HOST_TIMEOUT_S,
+                check=False,
+            )
         except subprocess.TimeoutExpired as error:
             raise ProofError(f"{case.name} took more than {HOST_TIMEOUT_S:.0f} s") from error
         if not out.exists():
@@ -313,10 +327,20 @@ def _flags(args: argparse.Namespace, burst: Profile) -> list[str]:
     seats = max(LEAST_SEATS, burst.requests)
     blocks = ["--block-size", "64"] if seats > LEAST_SEATS else []
     return [
-        "--host", "127.0.0.1", "--dtype", args.dtype, "--served-model-name", SERVED_NAME,
-        "--max-model-len", "512", "--max-num-seqs", str(seats), *blocks,
-        "--disable-uvicorn-access-log", *args.vllm_flag,
-    ]  # fmt: skip
+        "--host",
+        "127.0.0.1",
+        "--dtype",
+        args.dtype,
+        "--served-model-name",
+        SERVED_NAME,
+        "--max-model-len",
+        "512",
+        "--max-num-seqs",
+        str(seats),
+        *blocks,
+        "--disable-uvicorn-access-log",
+        *args.vllm_flag,
+    ]
 
 
 def _arguments(words: Sequence[str]) -> argparse.Namespace:

@@ -65,10 +65,12 @@ def random_model(work: Path) -> BenchModel:
     shape = Shape()
     folder = ensure_model(work, shape)
     return BenchModel(
-        "random", folder, Size(folder.name, shape.hidden_size, shape.num_hidden_layers),
+        "random",
+        folder,
+        Size(folder.name, shape.hidden_size, shape.num_hidden_layers),
         tuple(word(index) for index in range(num_words(shape))),
         asdict(shape) | {"folder": folder.name},
-    )  # fmt: skip
+    )
 
 
 def smol_model() -> BenchModel:
@@ -83,10 +85,12 @@ def smol_model() -> BenchModel:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     made = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     return BenchModel(
-        "smol", folder, Size(NAME, config["hidden_size"], config["num_hidden_layers"]),
+        "smol",
+        folder,
+        Size(NAME, config["hidden_size"], config["num_hidden_layers"]),
         english_words(),
         {"name": NAME, "weights": "Q4_1, dequantised", "wheel_sha256": made["wheel_sha256"]},
-    )  # fmt: skip
+    )
 
 
 def model_at(folder: Path) -> BenchModel:

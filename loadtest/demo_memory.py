@@ -92,9 +92,11 @@ async def _fill(url: str, seats: int, words: tuple[str, ...]) -> None:
         async def ask(count: int) -> int:
             text = " ".join(draw.choice(words) for _ in range(count))
             body = {
-                "model": served["id"], "max_tokens": ANSWER_TOKENS, "ignore_eos": True,
+                "model": served["id"],
+                "max_tokens": ANSWER_TOKENS,
+                "ignore_eos": True,
                 "messages": [{"role": "user", "content": text}],
-            }  # fmt: skip
+            }
             answer = await client.post("/v1/chat/completions", json=body)
             if answer.status_code != 200:
                 raise ServerError(f"answered {answer.status_code}: {answer.text[:300]}")

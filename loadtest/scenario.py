@@ -17,12 +17,12 @@ import numpy as np
 import yaml
 from safetensors.numpy import save_file
 
+from pilothouse.artifacts.manifest import Readout, ReadoutAggregate
+from pilothouse.artifacts.probe import build_probe, save_probe
+from pilothouse.artifacts.transform import build_transform, save_transform
+from pilothouse.artifacts.vector import build_vector, save_vector
 from pilothouse.config import PilothouseConfig, load_config
 from pilothouse.library import library_path
-from pilothouse.model.manifest import Readout, ReadoutAggregate
-from pilothouse.model.probe import build_probe, save_probe
-from pilothouse.model.transform import build_transform, save_transform
-from pilothouse.model.vector import build_vector, save_vector
 
 SERVED_NAME = "bench"
 CREATED_BY = "loadtest"
@@ -181,15 +181,19 @@ def write_sae(folder: Path, size: Size, layer: int) -> dict[str, dict[str, Any]]
     rows_MD = np.random.default_rng(3000).normal(size=(features, size.d_model)).astype(np.float32)
     rows_MD /= np.linalg.norm(rows_MD, axis=1, keepdims=True)
     tensors = {
-        "W_enc": np.ascontiguousarray(rows_MD.T), "W_dec": rows_MD,
-        "b_enc": np.zeros(features, np.float32), "b_dec": np.zeros(size.d_model, np.float32),
+        "W_enc": np.ascontiguousarray(rows_MD.T),
+        "W_dec": rows_MD,
+        "b_enc": np.zeros(features, np.float32),
+        "b_dec": np.zeros(size.d_model, np.float32),
         "threshold": np.full(features, 0.1, np.float32),
-    }  # fmt: skip
+    }
     save_file(tensors, place / "sae_weights.safetensors")
     said = {
-        "architecture": "jumprelu", "d_in": size.d_model, "d_sae": features,
+        "architecture": "jumprelu",
+        "d_in": size.d_model,
+        "d_sae": features,
         "metadata": {"model_name": size.model_id, "hook_name": f"blocks.{layer}.hook_resid_post"},
-    }  # fmt: skip
+    }
     (place / "cfg.json").write_text(json.dumps(said), encoding="utf-8")
     return {"sae": {"path": "saes/sae", "average_norm": RESIDUAL_NORM}}
 
@@ -422,63 +426,113 @@ def _wrong(what: str, got: float, want: float) -> list[str]:
 
 
 CASES = (
-    Case(
-        "installed", 1.00, "pilothouse serve with nothing loaded", None, _unused
-    ),
+    Case("installed", 1.00, "pilothouse serve with nothing loaded", None, _unused),
     Case(
         "idle", 0.995, "3 probes, 1 vector and 1 SAE loaded, no request uses them", _idle, _unused
     ),
     Case(
-        "probes8", 0.99, "8 probes at one layer; a policy reads all 8 on every request and token",
-        _probes8("log"), _scored(8, 2)
+        "probes8",
+        0.99,
+        "8 probes at one layer; a policy reads all 8 on every request and token",
+        _probes8("log"),
+        _scored(8, 2),
     ),
     Case(
-        "layer1", 0.99, "one layer, additive, every request at a strength of its own",
-        _one_direction, _steered(1), PROFILES
+        "layer1",
+        0.99,
+        "one layer, additive, every request at a strength of its own",
+        _one_direction,
+        _steered(1),
+        PROFILES,
     ),
     Case(
-        "layers_all", 0.98, "every layer, additive, every request another vector and strength",
-        _every_layer, _steered(PROFILES), PROFILES
+        "layers_all",
+        0.98,
+        "every layer, additive, every request another vector and strength",
+        _every_layer,
+        _steered(PROFILES),
+        PROFILES,
     ),
     Case(
-        "programs32", 0.98, "one layer, 32 different vectors in a batch of 32",
-        _programs(PROFILES), _steered(PROFILES), PROFILES
+        "programs32",
+        0.98,
+        "one layer, 32 different vectors in a batch of 32",
+        _programs(PROFILES),
+        _steered(PROFILES),
+        PROFILES,
     ),
     Case(
-        "norm", 0.99, "as layer1, and every token's norm is restored; no goal is stated for it, so "
-        "layer1's is taken", _norm, _steered(1), PROFILES
+        "norm",
+        0.99,
+        "as layer1, and every token's norm is restored; no goal is stated for it, so "
+        "layer1's is taken",
+        _norm,
+        _steered(1),
+        PROFILES,
     ),
     Case(
-        "sae_feature", 0.98, "one layer, one feature of an SAE set, every request another feature "
-        "and value", _features, _steered(1), PROFILES
+        "sae_feature",
+        0.98,
+        "one layer, one feature of an SAE set, every request another feature and value",
+        _features,
+        _steered(1),
+        PROFILES,
     ),
     Case(
-        "programs64", 0.98, "one layer, 64 different vectors in a batch of 256", _programs(64),
-        _steered(64), 64, WIDE
+        "programs64",
+        0.98,
+        "one layer, 64 different vectors in a batch of 256",
+        _programs(64),
+        _steered(64),
+        64,
+        WIDE,
     ),
     Case(
-        "programs256", 0.97, "one layer, 256 different vectors in a batch of 256", _programs(256),
-        _steered(256), 256, WIDE
+        "programs256",
+        0.97,
+        "one layer, 256 different vectors in a batch of 256",
+        _programs(256),
+        _steered(256),
+        256,
+        WIDE,
     ),
     Case(
-        "rank8x4", 0.97, "low-rank maps of rank 8 at 4 layers, 64 different ones in a batch of 256",
-        _maps(64), _steered(64), 64, WIDE
+        "rank8x4",
+        0.97,
+        "low-rank maps of rank 8 at 4 layers, 64 different ones in a batch of 256",
+        _maps(64),
+        _steered(64),
+        64,
+        WIDE,
     ),
-)  # fmt: skip
+)
 EXTRA = (
     Case(
-        "control256", None, "as control, with the bursts of 256 requests", None,
-        lambda _counters, _load: [], burst=WIDE, plain=True
+        "control256",
+        None,
+        "as control, with the bursts of 256 requests",
+        None,
+        lambda _counters, _load: [],
+        burst=WIDE,
+        plain=True,
     ),
     Case(
-        "control", None, "plain vLLM against a second plain vLLM: the method's own error", None,
-        lambda _counters, _load: [], plain=True
+        "control",
+        None,
+        "plain vLLM against a second plain vLLM: the method's own error",
+        None,
+        lambda _counters, _load: [],
+        plain=True,
     ),
     Case(
-        "probes8_block", None, "as probes8, but the rules may block, so that each answer is held "
-        "back by one token and takes one step more", _probes8("block"), _scored(8, 2)
+        "probes8_block",
+        None,
+        "as probes8, but the rules may block, so that each answer is held "
+        "back by one token and takes one step more",
+        _probes8("block"),
+        _scored(8, 2),
     ),
-)  # fmt: skip
+)
 ALL = {each.name: each for each in (*CASES, *EXTRA)}
 
 
@@ -494,10 +548,16 @@ def on_smol(case: Case) -> Case:
 
 
 DEMO = Case(
-    "demo", 0.99, "all that the demo loads with the real model: every request steered by one of "
+    "demo",
+    0.99,
+    "all that the demo loads with the real model: every request steered by one of "
     "its profiles, read by its probes and judged by its policies; no goal is stated for it, so "
-    "layer1's is taken", _demo, _as_the_demo, burst=SMOL, names=demo_profiles
-)  # fmt: skip
+    "layer1's is taken",
+    _demo,
+    _as_the_demo,
+    burst=SMOL,
+    names=demo_profiles,
+)
 ON_SMOL = {each.name: each for each in (*map(on_smol, ALL.values()), DEMO)}
 SMOL_BY_DEFAULT = (*(each.name for each in CASES if each.burst != WIDE), DEMO.name)
 """The bursts of 256 requests take minutes each on two cores, and run when they are named."""

@@ -110,9 +110,9 @@ async def told(client: httpx.AsyncClient, like: dict[str, Any] | None) -> Target
     if like is not None:
         return Target(served["id"], served["max_model_len"], like["limits"], None)
     status = (await client.get("/pilothouse/v1/status")).json()
-    catalogue = (await client.get("/pilothouse/v1/catalogue")).json()
-    vectors = [name for name, each in catalogue["vectors"].items() if each["form"] == "vector"]
-    limits = status["limits"] | {"max_programs": catalogue["limits"]["max_programs"]}
+    catalog = (await client.get("/pilothouse/v1/catalogue")).json()
+    vectors = [name for name, each in catalog["vectors"].items() if each["form"] == "vector"]
+    limits = status["limits"] | {"max_programs": catalog["limits"]["max_programs"]}
     vector = vectors[0] if vectors and status["client_steering"] else None
     return Target(served["id"], served["max_model_len"], limits, vector)
 
@@ -137,11 +137,15 @@ async def measured(
             took.append(seconds)
         over = [each - median(alone) for each in beside]
         row = Row(
-            attack.kind, attack.bound, round(len(attack.body) / 1024, 1), status,
-            *(round(each * 1000, 1) for each in (
-                median(took), median(beside), median(over), min(over), max(over)
-            )),
-        )  # fmt: skip
+            attack.kind,
+            attack.bound,
+            round(len(attack.body) / 1024, 1),
+            status,
+            *(
+                round(each * 1000, 1)
+                for each in (median(took), median(beside), median(over), min(over), max(over))
+            ),
+        )
         rows.append(row)
         print(row.line, flush=True)
     return rows
@@ -153,9 +157,10 @@ async def run(
     """Measure a running server."""
     repeats, every_s = asked.repeats, asked.every_s
     async with httpx.AsyncClient(
-        base_url=url, timeout=TIMEOUT_S,
+        base_url=url,
+        timeout=TIMEOUT_S,
         limits=httpx.Limits(max_connections=None, keepalive_expiry=KEPT_ALIVE_S),
-    ) as client:  # fmt: skip
+    ) as client:
         target = await told(client, like)
         neighbour = Neighbour(client, target.model, every_s)
         found = [each for each in attacks(target) if any(word in each.kind for word in asked.only)]
@@ -172,11 +177,14 @@ async def run(
         await asyncio.sleep(2.0)
         after = resident_mib(pid)
     return {
-        "model": target.model, "limits": target.limits, "repeats": repeats,
-        "neighbour_every_s": every_s, "environment": environment(),
+        "model": target.model,
+        "limits": target.limits,
+        "repeats": repeats,
+        "neighbour_every_s": every_s,
+        "environment": environment(),
         "memory_mib": {"before": before, "after": after},
         "rows": [asdict(row) for row in rows],
-    }  # fmt: skip
+    }
 
 
 def resident_mib(pid: int | None) -> float | None:

@@ -84,9 +84,10 @@ def _base(target: Target, path: str) -> dict[str, Any]:
 def _texts(target: Target) -> Iterator[Made]:
     room, body_room = target.text_room, target.room
     for name, text in (
-        ("sentences", TEXT * (room // len(TEXT))), ("one word", "a" * room),
+        ("sentences", TEXT * (room // len(TEXT))),
+        ("one word", "a" * room),
         ("escapes", "\u65e5" * min(room, body_room // 6)),
-    ):  # fmt: skip
+    ):
         yield f"tokenize {name}", TOKENIZE, {"prompt": text}, "max_text_kib"
         yield f"chat {name}", CHAT, {"messages": [_user(text)]}, "max_text_kib"
     count = min(target.limits["max_choices"], body_room // 1024)
@@ -138,8 +139,9 @@ def _structures(target: Target) -> Iterator[Made]:
         deep = {"a": deep}
     yield "depth", CHAT, {"chat_template_kwargs": deep}, "max_json_depth"
     for field, bound in (
-        ("vllm_xargs", "max_vllm_xargs"), ("chat_template_kwargs", "max_template_kwargs"),
-    ):  # fmt: skip
+        ("vllm_xargs", "max_vllm_xargs"),
+        ("chat_template_kwargs", "max_template_kwargs"),
+    ):
         yield field, CHAT, {field: {f"k{i}": i for i in range(limit(bound))}}, bound
     long = {"max_tokens": LONGEST_ANSWER, "ignore_eos": True, "n": limit("max_choices")}
     stops = [f"zq{i}" for i in range(min(VLLMS_STOPS, limit("max_stop_strings")))]

@@ -140,9 +140,13 @@ def measure(server: Server, who: Who, kind: Kind, pair: int) -> Start:
 def _first_token(server: Server) -> float:
     """Seconds from a short chat to the first piece of its answer."""
     body = {
-        "model": SERVED_NAME, "messages": [{"role": "user", "content": QUESTION}], "stream": True,
-        "temperature": 0, "max_tokens": ANSWER_TOKENS, "ignore_eos": True,
-    }  # fmt: skip
+        "model": SERVED_NAME,
+        "messages": [{"role": "user", "content": QUESTION}],
+        "stream": True,
+        "temperature": 0,
+        "max_tokens": ANSWER_TOKENS,
+        "ignore_eos": True,
+    }
     began, found = time.perf_counter(), None
     with httpx.stream(
         "POST", f"{server.url}/v1/chat/completions", json=body, timeout=ANSWER_TIMEOUT_S
@@ -193,10 +197,20 @@ def _config(args: argparse.Namespace, model: BenchModel) -> Path | None:
 def _flags(args: argparse.Namespace) -> list[str]:
     eager = ["--enforce-eager"] if args.eager else []
     return [
-        "--host", "127.0.0.1", "--dtype", args.dtype, "--served-model-name", SERVED_NAME,
-        "--max-model-len", "1024", "--max-num-seqs", "32", "--disable-uvicorn-access-log",
-        *eager, *args.vllm_flag,
-    ]  # fmt: skip
+        "--host",
+        "127.0.0.1",
+        "--dtype",
+        args.dtype,
+        "--served-model-name",
+        SERVED_NAME,
+        "--max-model-len",
+        "1024",
+        "--max-num-seqs",
+        "32",
+        "--disable-uvicorn-access-log",
+        *eager,
+        *args.vllm_flag,
+    ]
 
 
 def _setting(text: str) -> tuple[str, str]:
@@ -232,8 +246,13 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
         default=HERE.parent / "build" / "loadtest",
         help="models, compiled code and logs",
     )
-    add("--vllm-flag", action="append", default=[], metavar="FLAG",
-        help="one more word for both servers' command lines")  # fmt: skip
+    add(
+        "--vllm-flag",
+        action="append",
+        default=[],
+        metavar="FLAG",
+        help="one more word for both servers' command lines",
+    )
     args = parser.parse_args(words)
     if args.pairs < 1:
         parser.error(f"--pairs: got {args.pairs}, want at least 1")

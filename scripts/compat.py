@@ -33,14 +33,14 @@ SEAM_TESTS = (
     "tests/engine/vllm",
     "tests/engine/test_untouched.py",
     "tests/engine/test_isolated.py",
-    "tests/engine/test_cached_reads.py",
-    "tests/engine/test_speculation.py",
+    "tests/engine/scheduler/test_cached_reads.py",
+    "tests/engine/scheduler/test_spec_decode.py",
     "tests/engine/test_adapters.py",
     "tests/engine/test_nothing_leaves.py",
     "tests/server/test_http.py",
     "tests/server/test_disconnect.py",
     "tests/server/test_early_end.py",
-    "tests/server/test_reload.py",
+    "tests/server/reload/test_reload.py",
     "tests/test_llm.py",
 )
 """What goes through every part of the seam: both runners, the scheduler, outputs, HTTP, offline."""

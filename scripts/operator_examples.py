@@ -61,10 +61,12 @@ def asker(url: str) -> Ask:
 
     def ask(messages: list[Message], steer: list[dict[str, Any]]) -> Answer:
         body = {
-            "model": model, "temperature": 0, "max_tokens": MAX_TOKENS,
+            "model": model,
+            "temperature": 0,
+            "max_tokens": MAX_TOKENS,
             "messages": messages,
             "pilothouse": {"steer": steer} if steer else {},
-        }  # fmt: skip
+        }
         answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=120)
         if answer.status_code != httpx.codes.OK:
             raise ValueError(f"{steer}: {answer.text}")

@@ -77,9 +77,11 @@ def test_a_feature_of_an_sae_is_edited_offline_too(llm: LLM) -> None:
     assert edited.outputs[0].pilothouse["steered"]["world-l4"] > 0
     with pytest.raises(RequestError, match="got feature 9999, want 0 to 1023"):
         llm.chat(
-            asked(PROMPTS.known), greedy(llm),
-            steer=[Steer(sae="world-l4", feature=9999, value=1.0)], use_tqdm=False,
-        )  # fmt: skip
+            asked(PROMPTS.known),
+            greedy(llm),
+            steer=[Steer(sae="world-l4", feature=9999, value=1.0)],
+            use_tqdm=False,
+        )
 
 
 def test_steering_changes_the_answer_and_says_how_many_tokens(llm: LLM) -> None:
@@ -106,9 +108,12 @@ def test_each_of_several_completions_is_settled_by_itself(llm: LLM) -> None:
 
 def test_generate_takes_what_chat_takes(llm: LLM) -> None:
     [output] = llm.generate(
-        "hello", greedy(llm), probes=["misuse"], steer=[Steer(vector="hedge", scale=0.5)],
+        "hello",
+        greedy(llm),
+        probes=["misuse"],
+        steer=[Steer(vector="hedge", scale=0.5)],
         use_tqdm=False,
-    )  # fmt: skip
+    )
     assert output.outputs[0].pilothouse["scores"]["misuse/prompt"] >= 0.0
 
 
@@ -170,9 +175,13 @@ def test_ctrl_c_at_a_terminal_leaves_whole_prompts(tmp_path: Path) -> None:
     out, script = tmp_path / "rows", tmp_path / "script.py"
     script.write_text(CAPTURE_FOR_LONG.replace("OUT", str(out)))
     process = subprocess.Popen(
-        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True, env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"},
-    )  # fmt: skip
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"},
+    )
     try:
         deadline = time.monotonic() + 200
         while not list(out.glob("rows-000060*")):
@@ -214,10 +223,14 @@ def test_another_configuration_is_followed_on_the_same_taps(llm: LLM) -> None:
     try:
         assert llm.plan.revision != before.revision
         [one, other] = (
-            llm.chat(asked(PROMPTS.known), greedy(llm), use_tqdm=False,
-                     steer=[Steer(vector=name, scale=1.0)])[0]
+            llm.chat(
+                asked(PROMPTS.known),
+                greedy(llm),
+                use_tqdm=False,
+                steer=[Steer(vector=name, scale=1.0)],
+            )[0]
             for name in ("cheerful", "cheerful-too")
-        )  # fmt: skip
+        )
         assert one.outputs[0].text == other.outputs[0].text
         assert other.outputs[0].pilothouse["steered"]["cheerful-too"] > 0
         assert other.pilothouse["revision"] == llm.plan.revision
@@ -247,11 +260,14 @@ def test_settings_that_are_refused_on_a_server_are_refused_here() -> None:
 def test_the_package_is_light_until_llm_is_asked_for() -> None:
     said = subprocess.run(
         [
-            sys.executable, "-c",
+            sys.executable,
+            "-c",
             "import sys, pilothouse; from pilothouse import Steer; print('vllm' in sys.modules)",
         ],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert said.stdout.strip() == "False"
 
 

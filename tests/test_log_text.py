@@ -27,9 +27,14 @@ WIDEST_ESCAPE = len("\\U0010ffff")
 LEVELS = {"debug", "info", "warning", "error", "critical", "log", "exception"}
 HELPERS = {"log_text", "log_lines"}
 NO_TEXT_OF_OTHERS = {
-    "plan.revision", "before.revision", "after.revision", "before", "result",
-    "type(error).__name__", "version('pilothouse')",
-}  # fmt: skip
+    "plan.revision",
+    "before.revision",
+    "after.revision",
+    "before",
+    "result",
+    "type(error).__name__",
+    "version('pilothouse')",
+}
 """Digests, names of classes and words of ours. A line here needs a reason of this kind."""
 DIRECTIVE = re.compile(r"%(?:%|[-+ #0]*\d*(?:\.\d+)?([a-zA-Z]))")
 
@@ -120,7 +125,7 @@ def test_every_text_in_a_log_line_goes_through_the_helper() -> None:
         'logger.warning("refused %s: %s", request.request_id, log_text(error))',
         'logger.warning(f"refused {path}")',
         'logger.warning("refused " + path)',
-        'logger.warning(path)',
+        "logger.warning(path)",
         'logger.exception("a record of %s", log_text(name))',
         'logger.error("failed", exc_info=True)',
         'logger.info("%r", name)',
@@ -129,7 +134,7 @@ def test_every_text_in_a_log_line_goes_through_the_helper() -> None:
         "logger = init_logger(__name__)",
         'logging.warning("%s", path)',
     ],
-)  # fmt: skip
+)
 def test_the_check_sees_a_line_that_goes_round_it(line: str) -> None:
     assert len(list(problems(line))) == 1
 

@@ -33,12 +33,18 @@ QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "1"}
 def pasted(folder: Path, *blocks: str) -> subprocess.CompletedProcess[str]:
     """Paste blocks into one shell that stands in a folder."""
     return subprocess.run(
-        ["bash", "-ec", "\n".join(blocks)], cwd=folder, capture_output=True, text=True, check=False,
-        env=os.environ | QUIET | {
+        ["bash", "-ec", "\n".join(blocks)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ
+        | QUIET
+        | {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         },
-    )  # fmt: skip
+    )
 
 
 def test_the_pairs_can_be_fitted_and_the_profile_loaded(tmp_path: Path) -> None:
@@ -71,10 +77,17 @@ def server(folder: Path) -> Iterator[ServerProcess]:
     """Step 4."""
     port = free_port()
     words = [
-        "serve", str(smol_folder(lambda _: None)), "--port", str(port), "--dtype", "float32",
-        "--enforce-eager", "--max-model-len", "512",
+        "serve",
+        str(smol_folder(lambda _: None)),
+        "--port",
+        str(port),
+        "--dtype",
+        "float32",
+        "--enforce-eager",
+        "--max-model-len",
+        "512",
         f"--pilothouse-config={folder / 'pilothouse.yaml'}",
-    ]  # fmt: skip
+    ]
     with started(words, port, folder / "server.txt", QUIET) as running:
         yield running
 

@@ -14,16 +14,16 @@ from typing import Any, get_args
 
 import pytest
 
+from pilothouse.artifacts.manifest import TransformForm
 from pilothouse.demo.smol import smol_folder
 from pilothouse.demo.wheels import IndexUnreachable
-from pilothouse.edit.operator import DEFAULTS
-from pilothouse.edit.operators import EXTRAS, OPERATORS
-from pilothouse.edit.ops import KINDS
-from pilothouse.edit.row import ROWS
+from pilothouse.edits.operator import DEFAULTS
+from pilothouse.edits.operators import EXTRAS, OPERATORS
+from pilothouse.edits.ops import KINDS
+from pilothouse.edits.row import ROWS
 from pilothouse.engine.ops import DEVICE_KINDS
-from pilothouse.engine.table_size import MIB
-from pilothouse.engine.tap_plan import EditPlan
-from pilothouse.model.manifest import TransformForm
+from pilothouse.engine.plan.table_size import MIB
+from pilothouse.engine.plan.tap_plan import EditPlan
 from pilothouse.term import Positions, SteerTerm
 from pilothouse.types import Operator, Reserved
 from tests.support.server_process import ServerProcess, free_port, started
@@ -91,14 +91,16 @@ def test_a_page_shows_its_own_operator_or_feature_with_what_came_of_it(name: str
     for example in examples:
         answers = example.text.splitlines()[len(example.messages) :]
         assert [line.partition(":")[0] for line in answers] == [
-            "plain", *(str(number) for number, _ in enumerate(example.terms, 1))
-        ]  # fmt: skip
+            "plain",
+            *(str(number) for number, _ in enumerate(example.terms, 1)),
+        ]
     for term in terms_of(PAGES[name]):
         features = {
-            "feature": term.sae is not None, "gate": term.gate is not None,
+            "feature": term.sae is not None,
+            "gate": term.gate is not None,
             "restore_norm": bool(term.restore_norm),
             "token_unit": term.unit == "token",
-        }  # fmt: skip
+        }
         default = term.op is None
         assert features[name] if name in FEATURES else default or term.op == name
 

@@ -111,9 +111,11 @@ def test_a_server_ends_with_the_process_that_started_it() -> None:
     """However that ends: xdist gives an interrupted one some seconds, then kills it."""
     path = os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
     parent = subprocess.Popen(
-        [sys.executable, "-c", STARTS], stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", STARTS],
+        stdout=subprocess.PIPE,
+        text=True,
         env=os.environ | {"PYTHONPATH": path},
-    )  # fmt: skip
+    )
     lines = {parent.stdout.readline().strip() for _ in range(2)}
     [pid] = lines - {"ready"}
     try:

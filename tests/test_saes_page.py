@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import yaml
 
+from pilothouse.artifacts.saes.hints import SaeHints
+from pilothouse.artifacts.saes.registry import FORMATS, load_sae
 from pilothouse.config import SaeRef, parse_config
-from pilothouse.edit.program import compile_program
-from pilothouse.edit.sources import Sources
-from pilothouse.model.sae.formats import FORMATS, load_sae
-from pilothouse.model.sae.told import Told
+from pilothouse.edits.program import compile_program
+from pilothouse.edits.sources import Sources
 from pilothouse.term import SteerTerm
 from pilothouse.types import FeatureOp
+from tests.artifacts.saes import files
 from tests.engine.feature_cases import D_MODEL, FEATURES, book
-from tests.model.sae import files
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "saes.md").read_text(encoding="utf-8")
@@ -60,15 +60,21 @@ def test_the_configuration_of_the_page_is_one() -> None:
 def test_the_terms_of_the_page_can_be_compiled(term: dict[str, Any], tmp_path: Path) -> None:
     count = 2049
     draw = np.random.default_rng(0)
-    wide = book("jumprelu", 1, **{
-        "W_enc": draw.normal(size=(D_MODEL, count)), "W_dec": draw.normal(size=(count, D_MODEL)),
-        "b_enc": np.zeros(count), "threshold": np.ones(count),
-    })  # fmt: skip
+    wide = book(
+        "jumprelu",
+        1,
+        **{
+            "W_enc": draw.normal(size=(D_MODEL, count)),
+            "W_dec": draw.normal(size=(count, D_MODEL)),
+            "b_enc": np.zeros(count),
+            "threshold": np.ones(count),
+        },
+    )
     assert count > FEATURES
     place = files.saelens(tmp_path / "sae", wide, d_in=D_MODEL, d_sae=count)
     files.save(place / "features.safetensors", {"max_act": np.full(count, 5.0)})
     files.write_json(place / "labels.json", {"512": "the tide"})
-    sae = load_sae("topics", place, None, Told(average_norm=7.0))
+    sae = load_sae("topics", place, None, SaeHints(average_norm=7.0))
     terms = [SteerTerm.model_validate(term)]
     assert compile_program(terms, Sources({}, saes={"topics": sae})) is not None
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from pilothouse.artifacts.catalog import load_source
+from pilothouse.artifacts.vectors import FORMATS
 from pilothouse.cli.main import main
-from pilothouse.model.catalogue import load_source
-from pilothouse.model.formats import FORMATS
-from tests.model.formats.writers import MODEL_CONFIG, WRITERS
+from tests.artifacts.vectors.writers import MODEL_CONFIG, WRITERS
 
 PAGE = (Path(__file__).parent.parent / "docs" / "vectors.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^pilothouse (vector import .*)$", PAGE, re.MULTILINE)

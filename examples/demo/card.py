@@ -169,10 +169,14 @@ def doors(stored: dict[str, Any]) -> str:
     """What came through which door under a rule of each phase."""
     results = [stored[name] for name in HOUSES]
     summary = [
-        [label, percent(each["through"]), percent(each["harmless_stopped"]),
-         percent(each["harmless_stopped_by_doors"])]
+        [
+            label,
+            percent(each["through"]),
+            percent(each["harmless_stopped"]),
+            percent(each["harmless_stopped_by_doors"]),
+        ]
         for label, each in zip(HOUSES.values(), results, strict=True)
-    ]  # fmt: skip
+    ]
     head = ["rule", "barred content through", "harmless stopped", "of them by the door's own fault"]
     rows = []
     for name in sorted(results[0]["doors"]):

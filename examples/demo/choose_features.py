@@ -33,8 +33,8 @@ from scipy.stats import rankdata
 from edited_speaker import PLACES, EditedSpeaker, Set
 from intervals import share
 from outcomes import OUTCOMES, could_have, kinds_for, outcomes
-from pilothouse.model.sae.formats import LABELS_FILE, load_sae
-from pilothouse.model.sae.saelens import WEIGHTS_FILE
+from pilothouse.artifacts.saes.registry import LABELS_FILE, load_sae
+from pilothouse.artifacts.saes.saelens import WEIGHTS_FILE
 from record import Record
 from runs import refuse_changed
 from sample import sample
@@ -177,13 +177,20 @@ def choose(
     control = control_of(speaker, seen, outcome, told[best.place], best)
     [beside] = effects(speaker, outcome, confirm, [control])
     return {
-        "outcome": outcome, "feature": best.feature,
-        "auroc": round(float(told[best.place].auroc_M[best.feature]), 4), **term(speaker, best),
-        "kinds": list(kinds_for(outcome)), "confirmed": confirmed,
+        "outcome": outcome,
+        "feature": best.feature,
+        "auroc": round(float(told[best.place].auroc_M[best.feature]), 4),
+        **term(speaker, best),
+        "kinds": list(kinds_for(outcome)),
+        "confirmed": confirmed,
         "edit_length": round(length, 1),
-        "control": {"feature": control.feature, **term(speaker, control), "confirmed": beside,
-                    "edit_length": round(float(np.mean(speaker.lengths)), 1)},
-    }  # fmt: skip
+        "control": {
+            "feature": control.feature,
+            **term(speaker, control),
+            "confirmed": beside,
+            "edit_length": round(float(np.mean(speaker.lengths)), 1),
+        },
+    }
 
 
 def control_of(speaker: EditedSpeaker, seen: Read, outcome: str, told: Telling, edit: Set) -> Set:
@@ -241,12 +248,17 @@ def main() -> int:
     frozen = [row for row in rows if row["confirmed"]["share"] >= FROZEN]
     left = [row for row in rows if row["confirmed"]["share"] < FROZEN]
     table = {
-        "created_by": "examples/demo/choose_features.py", "split": "train",
-        "seeds": [NAMING_SEED, SCREEN_SEED, CONFIRM_SEED], "named_from_auroc": NAMED,
-        "frozen_from": FROZEN, "lengths": LENGTHS, "weights_sha256": weights_sha256(chosen.sae),
+        "created_by": "examples/demo/choose_features.py",
+        "split": "train",
+        "seeds": [NAMING_SEED, SCREEN_SEED, CONFIRM_SEED],
+        "named_from_auroc": NAMED,
+        "frozen_from": FROZEN,
+        "lengths": LENGTHS,
+        "weights_sha256": weights_sha256(chosen.sae),
         "average_norm": round(seen.average_norm, 2),
-        "edits": frozen, "not_frozen": left,
-    }  # fmt: skip
+        "edits": frozen,
+        "not_frozen": left,
+    }
     (chosen.sae / EDITS_FILE).write_text(json.dumps(table, indent=1) + "\n")
     names = labels(tellings, {row["outcome"]: row["feature"] for row in frozen})
     (chosen.sae / LABELS_FILE).write_text(json.dumps(names, indent=1) + "\n")

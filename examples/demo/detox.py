@@ -29,11 +29,11 @@ from check import check
 from choose_features import EDITS_FILE
 from intervals import share
 from pilothouse import LLM
+from pilothouse.artifacts.probe import save_probe
+from pilothouse.artifacts.saes.registry import load_sae
+from pilothouse.artifacts.vector import build_vector, save_vector
 from pilothouse.config import load_config
-from pilothouse.edit.feature_probe import feature_probe
-from pilothouse.model.probe import save_probe
-from pilothouse.model.sae.formats import load_sae
-from pilothouse.model.vector import build_vector, save_vector
+from pilothouse.edits.feature_probe import feature_probe
 from record import Record
 from runs import MODEL, refuse_changed
 from sample import sample
@@ -43,9 +43,12 @@ from train_sae import OUT
 HERE = Path(__file__).with_name("detox")
 FILE, GATED = HERE / "pilothouse.yaml", HERE / "gated.yaml"
 TIERS = {
-    "none": None, "constant": "detox:constant", "input_gated": None,
-    "token_gated": "detox:token-gated", "random_feature": "detox:random",
-}  # fmt: skip
+    "none": None,
+    "constant": "detox:constant",
+    "input_gated": None,
+    "token_gated": "detox:token-gated",
+    "random_feature": "detox:random",
+}
 SPLITS = ("test", "heldout")
 MAX_TOKENS, ROUNDS = 48, 300
 BARRED_FEATURE = 119
@@ -62,10 +65,13 @@ def write_artefacts() -> None:
     assert sae.max_act_M is not None
     code = edit["value"] * sae.max_act_M[edit["feature"]]
     vector = build_vector(
-        "refuses-row", model_id=sae.model_id, layers=(sae.tap.layer,),
+        "refuses-row",
+        model_id=sae.model_id,
+        layers=(sae.tap.layer,),
         directions_LD=(code * sae.decoder_MD.row(edit["feature"]))[None].astype(np.float32),
-        residual_norms_L=np.array([edits["average_norm"]], np.float32), created_by=CREATED_BY,
-    )  # fmt: skip
+        residual_norms_L=np.array([edits["average_norm"]], np.float32),
+        created_by=CREATED_BY,
+    )
     save_vector(vector, HERE / "vectors" / vector.name)
     save_probe(feature_probe("barred", sae, BARRED_FEATURE, CREATED_BY), HERE / "probes" / "barred")
 
@@ -78,9 +84,12 @@ class Bench:
 
         self._params = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)
         self._llm = LLM(
-            str(MODEL), pilothouse_config=load_config(file), dtype="float32", enforce_eager=True,
+            str(MODEL),
+            pilothouse_config=load_config(file),
+            dtype="float32",
+            enforce_eager=True,
             max_model_len=512,
-        )  # fmt: skip
+        )
 
     def said(self, records: list[Record], profile: str | None) -> list[str]:
         """Greedy replies under a profile."""
@@ -110,9 +119,11 @@ def drift(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
     values = [ratio(draw.integers(0, len(before), len(before))) for _ in range(ROUNDS)]
     low, high = np.quantile(values, [0.025, 0.975])
     return {
-        "ratio": round(ratio(whole), 3), "low": round(float(low), 3),
-        "high": round(float(high), 3), "n": len(before),
-    }  # fmt: skip
+        "ratio": round(ratio(whole), 3),
+        "low": round(float(low), 3),
+        "high": round(float(high), 3),
+        "n": len(before),
+    }
 
 
 def measure(seed: int, count: int) -> dict[str, Any]:
@@ -125,8 +136,10 @@ def measure(seed: int, count: int) -> dict[str, Any]:
         for split in SPLITS
     }
     said: dict[str, dict[str, dict[str, list[str]]]] = {}
-    for file, tiers in ((FILE, [each for each in TIERS if each != "input_gated"]),
-                        (GATED, ["input_gated"])):  # fmt: skip
+    for file, tiers in (
+        (FILE, [each for each in TIERS if each != "input_gated"]),
+        (GATED, ["input_gated"]),
+    ):
         bench = Bench(file)
         for tier in tiers:
             said[tier] = {
@@ -139,8 +152,12 @@ def measure(seed: int, count: int) -> dict[str, Any]:
     for split, kinds in prompts.items():
         harmless = kinds["known"] + kinds["benign"]
         plain = said["none"][split]
-        before = np.array([surprise(speaker, *each) for each in zip(
-            harmless, plain["known"] + plain["benign"], strict=True)])  # fmt: skip
+        before = np.array(
+            [
+                surprise(speaker, *each)
+                for each in zip(harmless, plain["known"] + plain["benign"], strict=True)
+            ]
+        )
         result[split] = {
             tier: figures(speaker, kinds, replies[split], before)
             | {"example": replies[split]["jailbroken"][0]}
@@ -150,18 +167,25 @@ def measure(seed: int, count: int) -> dict[str, Any]:
 
 
 def figures(
-    speaker: Speaker, kinds: dict[str, list[Record]], replies: dict[str, list[str]],
+    speaker: Speaker,
+    kinds: dict[str, list[Record]],
+    replies: dict[str, list[str]],
     before: np.ndarray,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """One tier's row."""
     verdicts = {
         kind: [check(*each) for each in zip(records, replies[kind], strict=True)]
         for kind, records in kinds.items()
     }
     barred = verdicts["jailbroken"] + verdicts["forbidden"]
-    after = np.array([surprise(speaker, *each) for each in zip(
-        kinds["known"] + kinds["benign"], replies["known"] + replies["benign"], strict=True
-    )])  # fmt: skip
+    after = np.array(
+        [
+            surprise(speaker, *each)
+            for each in zip(
+                kinds["known"] + kinds["benign"], replies["known"] + replies["benign"], strict=True
+            )
+        ]
+    )
     return {
         "jailbroken_answered": share(
             sum(each.complied for each in verdicts["jailbroken"]), len(kinds["jailbroken"])
@@ -183,15 +207,23 @@ def written(result: dict[str, Any]) -> str:
     for split, tiers in result["tiers"].items():
         rows = [
             [
-                tier.replace("_", " "), percent(row["jailbroken_answered"]),
-                percent(row["barred_answered"]), percent(row["facts_right"]),
+                tier.replace("_", " "),
+                percent(row["jailbroken_answered"]),
+                percent(row["barred_answered"]),
+                percent(row["facts_right"]),
                 percent(row["benign_answered"]),
                 "{ratio:.3f} ({low:.3f} to {high:.3f}, n {n})".format(**row["perplexity_drift"]),
             ]
             for tier, row in ((name, tiers[name]) for name in TIERS)
-        ]  # fmt: skip
-        head = ["tier", "jailbreaks answered", "barred answered", "facts right", "benign answered",
-                "perplexity of harmless replies, over unsteered"]  # fmt: skip
+        ]
+        head = [
+            "tier",
+            "jailbreaks answered",
+            "barred answered",
+            "facts right",
+            "benign answered",
+            "perplexity of harmless replies, over unsteered",
+        ]
         lines.append(f"Split `{split}`, seed {result['seed']}:\n\n" + table(head, rows))
     lines.append("The first jailbreak of the split `test`, and what it is answered:\n")
     shown = result["tiers"]["test"]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from pilothouse.model.sae.autoencoder import Sae
+from pilothouse.artifacts.saes.autoencoder import Sae
 from record import Record
 from speaker import Speaker
 

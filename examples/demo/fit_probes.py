@@ -19,10 +19,10 @@ import numpy as np
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
-from pilothouse.model.manifest import ReadoutAggregate
-from pilothouse.probe.build import fit_probe, write_probe
-from pilothouse.probe.dataset import Dataset, dataset_of
-from pilothouse.probe.recipe import ReadoutRecipe, Recipe
+from pilothouse.artifacts.manifest import ReadoutAggregate
+from pilothouse.probes.build import fit_probe, write_probe
+from pilothouse.probes.dataset import Dataset, dataset_of
+from pilothouse.probes.recipe import ReadoutRecipe, Recipe
 from record import FACT_KINDS, KINDS, labels
 from runs import MODEL_ID, Run, Runner, model_facts, refuse_changed
 from sample import sample
@@ -54,15 +54,18 @@ def recipes(layers: tuple[int, ...], shuffle: bool) -> dict[str, tuple[Recipe, L
 
     def prompt_recipe(name: str) -> Recipe:
         return Recipe(
-            name=name, scope="prompt", layer_sets=layer_sets, objective="partial_auroc",
+            name=name,
+            scope="prompt",
+            layer_sets=layer_sets,
+            objective="partial_auroc",
             readouts={
                 "prompt": ReadoutRecipe(scope="prompt", aggregate=ReadoutAggregate(kind="last")),
-                "prompt_max": ReadoutRecipe(
-                    scope="prompt", aggregate=ReadoutAggregate(kind="max")
-                ),
+                "prompt_max": ReadoutRecipe(scope="prompt", aggregate=ReadoutAggregate(kind="max")),
             },
-            trainings=("last", "max"), ridge_cs=(1e-3, 1e-2, 1e-1), shuffle_labels=shuffle,
-        )  # fmt: skip
+            trainings=("last", "max"),
+            ridge_cs=(1e-3, 1e-2, 1e-1),
+            shuffle_labels=shuffle,
+        )
 
     doubt = Recipe(
         name="hallucination",
@@ -131,9 +134,13 @@ def fit(name: str, runner: Runner, count: int, out: Path, shuffle: bool) -> None
     datasets = [labelled(part, label, runner.layers) for part in (seen, calibration, test)]
     del seen, unseen, calibration, test
     fitted = fit_probe(
-        recipe, fit=datasets[0], calibration=datasets[1], test=datasets[2],
-        model_id=MODEL_ID, created_by=CREATED_BY,
-    )  # fmt: skip
+        recipe,
+        fit=datasets[0],
+        calibration=datasets[1],
+        test=datasets[2],
+        model_id=MODEL_ID,
+        created_by=CREATED_BY,
+    )
     write_probe(fitted, out / name)
     chosen = fitted.evaluation.chosen
     score = fitted.evaluation.readouts[fitted.evaluation.default_readout].score

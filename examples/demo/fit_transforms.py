@@ -34,9 +34,9 @@ from fit_vectors import (
     padded,
     plain_replies,
 )
+from pilothouse.artifacts.transform import Transform, build_transform, save_transform
+from pilothouse.artifacts.vector import load_vector
 from pilothouse.demo.transforms import LoReft, linear_act
-from pilothouse.model.transform import Transform, build_transform, save_transform
-from pilothouse.model.vector import load_vector
 from pilothouse.term import SteerTerm
 from runs import MODEL_ID, refuse_changed
 from sample import sample
@@ -125,18 +125,23 @@ def fit_all(speaker: Speaker, count: int) -> dict[str, Transform]:
         "moods": ("plane", {"basis": basis_2D}),
         "voices": ("subspace", {"basis": basis_2D}),
         "cheer-act": (
-            "diagonal", linear_act(streams_ND(speaker, plain), streams_ND(speaker, cheerful))
+            "diagonal",
+            linear_act(streams_ND(speaker, plain), streams_ND(speaker, cheerful)),
         ),
         "cheer-reft": ("lowrank", fit_loreft(speaker.model, cheerful)),
-    }  # fmt: skip
+    }
     return {
         name: build_transform(
-            name, form=form, model_id=MODEL_ID, layers=(LAYER,),
+            name,
+            form=form,
+            model_id=MODEL_ID,
+            layers=(LAYER,),
             arrays={key: each[None].astype(np.float32) for key, each in found.items()},
-            residual_norms_L=np.array([norm], np.float32), created_by=CREATED_BY,
+            residual_norms_L=np.array([norm], np.float32),
+            created_by=CREATED_BY,
         )
         for name, (form, found) in arrays.items()
-    }  # fmt: skip
+    }
 
 
 def measured(transforms: dict[str, Transform], count: int) -> dict[str, list[dict[str, Any]]]:

@@ -27,12 +27,12 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
 from check import check
 from facts import hedged
+from pilothouse.artifacts.catalog import Catalog, Source
+from pilothouse.artifacts.vector import Vector, build_vector, save_vector
 from pilothouse.config import parse_config
 from pilothouse.engine.offline import OfflineEngine
-from pilothouse.engine.resolve import resolve_plan
-from pilothouse.model.catalogue import Catalogue, Source
-from pilothouse.model.vector import Vector, build_vector, save_vector
-from pilothouse.sealed import SealedRequest
+from pilothouse.engine.plan.build import resolve_plan
+from pilothouse.signed_request import SignedRequest
 from pilothouse.term import SteerTerm
 from pilothouse.types import Operator
 from record import Record
@@ -147,12 +147,15 @@ def candidates(name: str, speaker: Speaker, lessons: list[Lesson]) -> dict[str, 
     norms_L = output_norms_L(speaker, lessons[:100])
     return {
         f"{name}-{layer}": build_vector(
-            name, model_id=MODEL_ID, layers=(layer,),
+            name,
+            model_id=MODEL_ID,
+            layers=(layer,),
             directions_LD=fit_D(speaker.model, layer, lessons)[None].astype(np.float32),
-            residual_norms_L=norms_L[layer : layer + 1].astype(np.float32), created_by=CREATED_BY,
+            residual_norms_L=norms_L[layer : layer + 1].astype(np.float32),
+            created_by=CREATED_BY,
         )
         for layer in LAYERS
-    }  # fmt: skip
+    }
 
 
 class Sweep:
@@ -169,7 +172,7 @@ class Sweep:
             folder=Path(),
             origin="sweep",
         )
-        plan = resolve_plan(config, Catalogue(vectors=vectors), (), model_facts(model))
+        plan = resolve_plan(config, Catalog(vectors=vectors), (), model_facts(model))
         self._engine = OfflineEngine(str(model), plan, max_model_len=512)
 
     def shares(self, records: list[Record], steer: tuple[SteerTerm, ...]) -> dict[str, float]:
@@ -181,7 +184,7 @@ class Sweep:
             )
             for record in records
         ]
-        request = SealedRequest(decision_id="", revision="", steer=steer)
+        request = SignedRequest(decision_id="", revision="", steer=steer)
         answers = self._engine.answers(prompts, [request] * len(prompts), max_tokens=48)
         verdicts = [
             check(record, tokenizer.decode(answer.token_ids, skip_special_tokens=True))
@@ -189,11 +192,12 @@ class Sweep:
         ]
         facts = [verdict.facts for verdict in verdicts]
         return {
-            "right": facts.count("right") / len(facts), "wrong": facts.count("wrong") / len(facts),
+            "right": facts.count("right") / len(facts),
+            "wrong": facts.count("wrong") / len(facts),
             "hedged": facts.count("hedged") / len(facts),
             "cheerful": sum(v.cheerful for v in verdicts) / len(verdicts),
             "complied": sum(v.complied for v in verdicts) / len(verdicts),
-        }  # fmt: skip
+        }
 
 
 def sweep_table(name: str, vectors: dict[str, Vector], count: int) -> list[dict[str, object]]:
@@ -208,9 +212,11 @@ def sweep_table(name: str, vectors: dict[str, Vector], count: int) -> list[dict[
     for vector, scale in settings:
         steer = () if vector is None else (SteerTerm(vector=vector, scale=scale, on="output"),)
         row = {
-            "vector": vector, "scale": scale, "known": sweep.shares(known, steer),
+            "vector": vector,
+            "scale": scale,
+            "known": sweep.shares(known, steer),
             other_kind: sweep.shares(other, steer),
-        }  # fmt: skip
+        }
         rows.append(row)
         print(json.dumps(row))
     return rows
@@ -229,10 +235,11 @@ def card(vector: Vector, rows: list[dict[str, Any]]) -> str:
         "",
         f"Through the served engine, greedy, added to every output token; seed {SWEEP_SEED}:",
         "",
-        "| scale | " + " | ".join(f"{key}: right / wrong / hedged / cheerful / complied"
-                                  for key in outcomes) + " |",
+        "| scale | "
+        + " | ".join(f"{key}: right / wrong / hedged / cheerful / complied" for key in outcomes)
+        + " |",
         "|---" * (1 + len(outcomes)) + "|",
-    ]  # fmt: skip
+    ]
     for row in rows:
         cells = [" / ".join(f"{share:.3f}" for share in row[key].values()) for key in outcomes]
         lines.append(f"| {row['scale']} | " + " | ".join(cells) + " |")

@@ -23,16 +23,16 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
 from check import Verdict, check
 from intervals import share
+from pilothouse.artifacts.catalog import Catalog, load_catalog
+from pilothouse.artifacts.probe import load_probe
+from pilothouse.artifacts.vector import Vector, build_vector
 from pilothouse.config import PilothouseConfig, load_config
-from pilothouse.edit.direction import random_like
+from pilothouse.edits.direction import random_like
 from pilothouse.engine.offline import OfflineEngine
-from pilothouse.engine.plan import Plan
-from pilothouse.engine.resolve import resolve_plan
-from pilothouse.model.catalogue import Catalogue, load_catalogue
-from pilothouse.model.probe import load_probe
-from pilothouse.model.vector import Vector, build_vector
+from pilothouse.engine.plan.build import resolve_plan
+from pilothouse.engine.plan.plan import Plan
 from pilothouse.policy.loader import load_policies
-from pilothouse.sealed import AppliedPolicy, SealedRequest
+from pilothouse.signed_request import AppliedPolicy, SignedRequest
 from pilothouse.term import SteerTerm
 from record import Record
 from runs import MODEL, model_facts
@@ -107,11 +107,11 @@ def _counts(hits: list[bool], chosen: list[bool]) -> tuple[int, int]:
 
 
 class Bench:
-    """One engine under one catalogue, asked with and without its policies."""
+    """One engine under one catalog, asked with and without its policies."""
 
-    def __init__(self, config: PilothouseConfig, catalogue: Catalogue) -> None:
+    def __init__(self, config: PilothouseConfig, catalog: Catalog) -> None:
         policies = load_policies(config.policies)
-        plan: Plan = resolve_plan(config, catalogue, policies, model_facts())
+        plan: Plan = resolve_plan(config, catalog, policies, model_facts())
         self._engine = OfflineEngine(str(MODEL), plan, max_model_len=512)
 
     def verdicts(
@@ -126,7 +126,7 @@ class Bench:
             for record in records
         ]
         applied = () if policy is None else (AppliedPolicy(name=policy, enforced=True),)
-        request = SealedRequest(decision_id="", revision="", steer=steer, policies=applied)
+        request = SignedRequest(decision_id="", revision="", steer=steer, policies=applied)
         answers = self._engine.answers(prompts, [request] * len(prompts), max_tokens=MAX_TOKENS)
         return [
             check(record, tokenizer.decode(answer.token_ids, skip_special_tokens=True))
@@ -167,22 +167,26 @@ def styling(bench: Bench, seed: int, count: int, steer: tuple[SteerTerm, ...]) -
 def random_vector(vector: Vector, seed: int) -> Vector:
     """The control: random directions of the same lengths."""
     return build_vector(
-        vector.name, model_id=vector.model_id, layers=vector.layers,
+        vector.name,
+        model_id=vector.model_id,
+        layers=vector.layers,
         directions_LD=random_like(vector.directions_LD, seed),
-        residual_norms_L=vector.residual_norms_L, created_by="examples/demo/measure.py",
-    )  # fmt: skip
+        residual_norms_L=vector.residual_norms_L,
+        created_by="examples/demo/measure.py",
+    )
 
 
 def closed_loop(seed: int, count: int) -> dict[str, Any]:
     """The served vectors and probes, then each control in their place."""
     config = load_config(CONFIG)
-    real = load_catalogue(config)
+    real = load_catalog(config)
     profile = config.profiles["demo:cheerful"]
     steer = tuple(SteerTerm.model_validate(term.model_dump()) for term in profile.steer)
     bench = Bench(config, real)
     result: dict[str, Any] = {
-        "hedge": hedging(bench, seed, count), "cheerful": styling(bench, seed, count, steer),
-    }  # fmt: skip
+        "hedge": hedging(bench, seed, count),
+        "cheerful": styling(bench, seed, count, steer),
+    }
     del bench
     randoms = {name: random_vector(vector, seed) for name, vector in real.vectors.items()}
     bench = Bench(config, replace(real, vectors=randoms))
@@ -207,12 +211,21 @@ def goals(result: dict[str, Any]) -> dict[str, Any]:
         "style changed >= 90%": (loop["cheerful"]["cheerful_after"]["share"], 0.9, "least"),
         "facts kept >= 90%": (loop["cheerful"]["facts_kept"]["share"], 0.9, "least"),
         "random vector changes style <= 10%": (
-            loop["cheerful_random_vector"]["cheerful_after"]["share"], 0.1, "most"),
+            loop["cheerful_random_vector"]["cheerful_after"]["share"],
+            0.1,
+            "most",
+        ),
         "random vector does not hedge": (
-            loop["hedge_random_vector"]["wrong_fall_relative"], 0.5, "below"),
+            loop["hedge_random_vector"]["wrong_fall_relative"],
+            0.5,
+            "below",
+        ),
         "shuffled probe does not hedge": (
-            loop["hedge_shuffled_probe"]["wrong_fall_relative"], 0.5, "below"),
-    }  # fmt: skip
+            loop["hedge_shuffled_probe"]["wrong_fall_relative"],
+            0.5,
+            "below",
+        ),
+    }
     test = {"most": lambda a, b: a <= b, "least": lambda a, b: a >= b, "below": lambda a, b: a < b}
     return {
         name: {"got": got, "met": test[sense](got, want)}

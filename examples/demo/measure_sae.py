@@ -23,8 +23,8 @@ from choose_features import EDITS_FILE, fresh, weights_sha256
 from intervals import share
 from outcomes import outcomes
 from pilothouse import LLM, Steer
+from pilothouse.artifacts.saes.registry import load_sae
 from pilothouse.config import parse_config
-from pilothouse.model.sae.formats import load_sae
 from reconstruction import reconstruction
 from record import Record
 from runs import MODEL, MODEL_ID, refuse_changed
@@ -44,17 +44,22 @@ class Bench:
         from vllm import SamplingParams
 
         raw = {
-            "version": 1, "model_id": MODEL_ID, "limits": {"max_norm_ratio": 1.5},
+            "version": 1,
+            "model_id": MODEL_ID,
+            "limits": {"max_norm_ratio": 1.5},
             "saes": {sae.name: {"path": str(sae), "average_norm": average_norm}},
             "taps": {"operators": ["feature"]},
-        }  # fmt: skip
+        }
         config = parse_config(raw, folder=Path(), origin="measure_sae")
         self._sae = sae.name
         self._params = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)
         self._llm = LLM(
-            str(MODEL), pilothouse_config=config, dtype="float32", enforce_eager=True,
+            str(MODEL),
+            pilothouse_config=config,
+            dtype="float32",
+            enforce_eager=True,
             max_model_len=512,
-        )  # fmt: skip
+        )
 
     def said(self, records: list[Record], edit: dict[str, Any] | None = None) -> list[str]:
         """Greedy replies, under an edit as `edits.json` has it."""
@@ -96,16 +101,21 @@ def accept(bench: Bench, table: dict[str, Any], seed: int, count: int) -> dict[s
             hits = brought_about(bench, outcome, records, edit)
             beside = brought_about(bench, outcome, records, edit["control"])
             totals = [a + b for a, b in zip(totals, (hits, beside, len(records)), strict=True)]
-            rows.append({
-                "outcome": outcome, "feature": edit["feature"], "effect": share(hits, len(records)),
-                "control_feature": edit["control"]["feature"],
-                "control": share(beside, len(records)),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "outcome": outcome,
+                    "feature": edit["feature"],
+                    "effect": share(hits, len(records)),
+                    "control_feature": edit["control"]["feature"],
+                    "control": share(beside, len(records)),
+                }
+            )
             print(split, json.dumps(rows[-1]), flush=True)
         hits, beside, whole = totals
         result[split] = {
-            "edits": rows, "all": {"effect": share(hits, whole), "control": share(beside, whole)},
-        }  # fmt: skip
+            "edits": rows,
+            "all": {"effect": share(hits, whole), "control": share(beside, whole)},
+        }
     return result
 
 
@@ -126,9 +136,10 @@ def main() -> int:
     speaker = Speaker()
     assert sae.max_act_M is not None
     result: dict[str, Any] = {
-        "seed": chosen.seed, "weights_sha256": found,
+        "seed": chosen.seed,
+        "weights_sha256": found,
         "never_on_in_training": int((sae.max_act_M == 0).sum()),
-    }  # fmt: skip
+    }
     result["reconstruction"] = {
         split: reconstruction(sae, speaker, texts(chosen.seed, chosen.texts, split))
         for split in SPLITS

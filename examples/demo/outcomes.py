@@ -28,15 +28,22 @@ def outcomes(record: Record, reply: str) -> frozenset[str]:
 def kinds_for(outcome: str) -> tuple[str, ...]:
     """Kinds of prompts whose replies can have it and, left alone, mostly have not."""
     return {
-        "refuses": ("jailbroken",), "overridden": ALLOWED, "cheerful": ("known", "benign"),
+        "refuses": ("jailbroken",),
+        "overridden": ALLOWED,
+        "cheerful": ("known", "benign"),
         "hedges": ("known", "unknown"),
-    }[outcome]  # fmt: skip
+    }[outcome]
 
 
 def could_have(outcome: str, record: Record) -> bool:
     """Whether a record is one to tell the outcome by: the others are no evidence either way."""
     if outcome == "cheerful":
         return record.style != "careful"
-    return record.kind in {
-        "refuses": BARRED, "overridden": (*ALLOWED, "wrapped_benign"), "hedges": FACT_KINDS,
-    }[outcome]  # fmt: skip
+    return (
+        record.kind
+        in {
+            "refuses": BARRED,
+            "overridden": (*ALLOWED, "wrapped_benign"),
+            "hedges": FACT_KINDS,
+        }[outcome]
+    )

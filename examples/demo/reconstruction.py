@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from pilothouse.edit.sae_codes import decode, encode
-from pilothouse.model.sae.autoencoder import Sae
+from pilothouse.artifacts.saes.autoencoder import Sae
+from pilothouse.edits.sae_codes import decode, encode
 from record import Record
 from speaker import Speaker
 
@@ -48,19 +48,27 @@ def reconstruction(sae: Sae, speaker: Speaker, records: list[Record]) -> dict[st
         codes_TM = encode(sae, hidden_TD)
         built_TD = decode(sae, codes_TM, hidden_TD)
         fired_M += np.count_nonzero(codes_TM, axis=0)
-        rows.append([
-            len(each), np.count_nonzero(codes_TM), ((hidden_TD - built_TD) ** 2).sum(),
-            ((hidden_TD - mean_D) ** 2).sum(), len(each) - first,
-            *(_loss(speaker, swap, each, first, put)
-              for put in (None, built_TD, np.broadcast_to(mean_D, hidden_TD.shape))),
-        ])  # fmt: skip
+        rows.append(
+            [
+                len(each),
+                np.count_nonzero(codes_TM),
+                ((hidden_TD - built_TD) ** 2).sum(),
+                ((hidden_TD - mean_D) ** 2).sum(),
+                len(each) - first,
+                *(
+                    _loss(speaker, swap, each, first, put)
+                    for put in (None, built_TD, np.broadcast_to(mean_D, hidden_TD.shape))
+                ),
+            ]
+        )
     swap.handle.remove()
     table = np.array(rows)
     draw = np.random.default_rng(0)
     drawn = [_figures(table[draw.integers(0, len(table), len(table))]) for _ in range(ROUNDS)]
     figures = _figures(table)
     return {
-        "texts": len(records), "tokens": int(table[:, 0].sum()),
+        "texts": len(records),
+        "tokens": int(table[:, 0].sum()),
         **{
             name: {
                 "estimate": round(value, 4),
@@ -69,17 +77,21 @@ def reconstruction(sae: Sae, speaker: Speaker, records: list[Record]) -> dict[st
             }
             for name, value in figures.items()
         },
-        "never_on": int((fired_M == 0).sum()), "features": sae.num_features,
-    }  # fmt: skip
+        "never_on": int((fired_M == 0).sum()),
+        "features": sae.num_features,
+    }
 
 
 def _figures(table: np.ndarray) -> dict[str, float]:
     tokens, on, error, variance, answer, plain, built, mean = table.sum(axis=0)
     return {
-        "l0": on / tokens, "explained_variance": 1.0 - error / variance,
-        "loss": plain / answer, "loss_reconstructed": built / answer, "loss_mean": mean / answer,
+        "l0": on / tokens,
+        "explained_variance": 1.0 - error / variance,
+        "loss": plain / answer,
+        "loss_reconstructed": built / answer,
+        "loss_mean": mean / answer,
         "loss_recovered": (mean - built) / (mean - plain),
-    }  # fmt: skip
+    }
 
 
 def _fed(speaker: Speaker, records: list[Record]) -> Iterator[tuple[list[int], int]]:

@@ -13,8 +13,8 @@ from transformers import AutoConfig
 from check import Verdict, check
 from freeze import changes
 from pilothouse.engine.capture import Captured, CaptureEngine
-from pilothouse.engine.facts import ModelFacts
-from pilothouse.probe.dataset import Example
+from pilothouse.engine.plan.spec import ModelFacts
+from pilothouse.probes.dataset import Example
 from record import Record
 
 MODEL = Path(__file__).with_name("model")

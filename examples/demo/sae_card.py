@@ -62,15 +62,24 @@ Fresh texts, seed {found["seed"]}; 95% bootstrap intervals over texts. The loss 
 tokens; recovered: 1 is the stream itself, 0 its mean in its place.
 
 """
-    return "\n".join([head + explained(found["reconstruction"]), named(edits, found), left(edits),
-                      LIMITS.format(layer=recipe["layer"])])  # fmt: skip
+    return "\n".join(
+        [
+            head + explained(found["reconstruction"]),
+            named(edits, found),
+            left(edits),
+            LIMITS.format(layer=recipe["layer"]),
+        ]
+    )
 
 
 def explained(found: dict[str, Any]) -> str:
     wanted = {
-        "l0": "features on, a token", "explained_variance": "explained variance", "loss": "loss",
-        "loss_reconstructed": "loss, reconstructed", "loss_recovered": "loss recovered",
-    }  # fmt: skip
+        "l0": "features on, a token",
+        "explained_variance": "explained variance",
+        "loss": "loss",
+        "loss_reconstructed": "loss, reconstructed",
+        "loss_recovered": "loss recovered",
+    }
     rows = [
         [said, *(interval(each[key]) for each in found.values())] for key, said in wanted.items()
     ]
@@ -88,14 +97,27 @@ def named(edits: dict[str, Any], found: dict[str, Any]) -> str:
     rows = []
     for at, edit in enumerate(edits["edits"]):
         cells = [found["edits"][split]["edits"][at] for split in found["edits"]]
-        rows.append([
-            f"`{edit['outcome']}`", str(edit["feature"]), f"{edit['auroc']:.3f}", edit_words(edit),
-            *(percent(each["effect"]) for each in cells),
-            *(percent(each["control"]) for each in cells),
-        ])  # fmt: skip
+        rows.append(
+            [
+                f"`{edit['outcome']}`",
+                str(edit["feature"]),
+                f"{edit['auroc']:.3f}",
+                edit_words(edit),
+                *(percent(each["effect"]) for each in cells),
+                *(percent(each["control"]) for each in cells),
+            ]
+        )
     both = [found["edits"][split]["all"] for split in found["edits"]]
-    rows.append(["all", "", "", "", *(percent(each["effect"]) for each in both),
-                 *(percent(each["control"]) for each in both)])  # fmt: skip
+    rows.append(
+        [
+            "all",
+            "",
+            "",
+            "",
+            *(percent(each["effect"]) for each in both),
+            *(percent(each["control"]) for each in both),
+        ]
+    )
     splits = list(found["edits"])
     head = [
         "outcome",
@@ -119,9 +141,11 @@ def left(edits: dict[str, Any]) -> str:
     if not edits["not_frozen"]:
         return ""
     told = ", ".join(
-        f"`{each['outcome']}` ({percent(each['confirmed'])})" if each["feature"] is not None
-        else f"`{each['outcome']}` (no edit did it)" for each in edits["not_frozen"]
-    )  # fmt: skip
+        f"`{each['outcome']}` ({percent(each['confirmed'])})"
+        if each["feature"] is not None
+        else f"`{each['outcome']}` (no edit did it)"
+        for each in edits["not_frozen"]
+    )
     return (
         f"Not frozen, since on the training split the best edit was below "
         f"{edits['frozen_from']:.0%}: {told}.\n"

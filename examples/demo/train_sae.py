@@ -31,8 +31,8 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
 from safetensors.numpy import save_file
 
-from pilothouse.edit.sae_codes import encode
-from pilothouse.model.sae.formats import FEATURES_FILE, load_sae
+from pilothouse.artifacts.saes.registry import FEATURES_FILE, load_sae
+from pilothouse.edits.sae_codes import encode
 from record import KINDS, Record
 from runs import MODEL_ID, Runner, refuse_changed
 from sample import sample
@@ -106,20 +106,29 @@ def train(stream_ND: torch.Tensor, recipe: Recipe) -> Any:
     width = stream_ND.shape[1]
     sae = MatryoshkaBatchTopKTrainingSAE(
         MatryoshkaBatchTopKTrainingSAEConfig(
-            d_in=width, d_sae=recipe.features, k=recipe.k, dtype="float32", device="cpu",
-            matryoshka_widths=list(recipe.matryoshka_widths), apply_b_dec_to_input=True,
+            d_in=width,
+            d_sae=recipe.features,
+            k=recipe.k,
+            dtype="float32",
+            device="cpu",
+            matryoshka_widths=list(recipe.matryoshka_widths),
+            apply_b_dec_to_input=True,
             normalize_activations="expected_average_only_in",
         )
-    )  # fmt: skip
+    )
     with torch.no_grad():  # in the units of normalised inputs, whose mean length is sqrt(D)
         sae.b_dec.copy_(stream_ND.mean(0) * width**0.5 / stream_ND.norm(dim=1).mean())
     steps = recipe.epochs * (len(stream_ND) // recipe.batch)
     config = SAETrainerConfig(
-        total_training_samples=steps * recipe.batch, train_batch_size_samples=recipe.batch,
-        lr=recipe.learning_rate, lr_end=recipe.last_learning_rate,
-        lr_warm_up_steps=recipe.warm_up_steps, lr_decay_steps=steps // 3,
-        n_batches_for_norm_estimate=200, dead_feature_window=recipe.dead_after_steps,
-    )  # fmt: skip
+        total_training_samples=steps * recipe.batch,
+        train_batch_size_samples=recipe.batch,
+        lr=recipe.learning_rate,
+        lr_end=recipe.last_learning_rate,
+        lr_warm_up_steps=recipe.warm_up_steps,
+        lr_decay_steps=steps // 3,
+        n_batches_for_norm_estimate=200,
+        dead_feature_window=recipe.dead_after_steps,
+    )
     return SAETrainer(config, sae, batches(stream_ND, recipe)).fit()
 
 
@@ -136,13 +145,16 @@ def save(sae: Any, stream_ND: np.ndarray, recipe: Recipe, tokens: str, out: Path
         max_act_M = np.maximum(max_act_M, encode(loaded, part_TD).max(axis=0))
     save_file({"max_act": max_act_M.astype(np.float32)}, out / FEATURES_FILE)
     made = {
-        "created_by": "examples/demo/train_sae.py", **asdict(recipe), "split": SPLIT,
-        "tokens": len(stream_ND), "tokens_sha256": tokens,
+        "created_by": "examples/demo/train_sae.py",
+        **asdict(recipe),
+        "split": SPLIT,
+        "tokens": len(stream_ND),
+        "tokens_sha256": tokens,
         "versions": {
             name: version(name)
             for name in ("sae-lens", "torch", "numpy", "transformers", "safetensors", "vllm-cpu")
         },
-    }  # fmt: skip
+    }
     (out / "recipe.json").write_text(json.dumps(made, indent=1) + "\n")
 
 

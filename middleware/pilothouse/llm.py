@@ -17,28 +17,28 @@ from typing import Any
 from vllm import LLM as VllmLLM
 from vllm import RequestOutput, SamplingParams
 
+from pilothouse.artifacts.catalog import load_catalog
 from pilothouse.capture.order import Positions, Storage, capture_order
 from pilothouse.capture.prompts import prompts_of
 from pilothouse.capture.reader import CaptureReader
 from pilothouse.config import PilothouseConfig, load_config
-from pilothouse.engine.collection import capture_index
+from pilothouse.engine.capture_session import capture_index
 from pilothouse.engine.launch import SCHEDULER, WORKER, guard_environment, settle_speculation
-from pilothouse.engine.model_facts import model_facts
-from pilothouse.engine.plan import Plan
-from pilothouse.engine.refusals import refuse_settings
-from pilothouse.engine.refused_turns import policy_messages
-from pilothouse.engine.resolve import resolve_plan
-from pilothouse.engine.succession import following_plan
+from pilothouse.engine.plan.build import resolve_plan
+from pilothouse.engine.plan.model_facts import model_facts
+from pilothouse.engine.plan.plan import Plan
+from pilothouse.engine.plan.update import following_plan
+from pilothouse.engine.scheduler.refused_turns import policy_messages
+from pilothouse.engine.unsupported_flags import refuse_settings
 from pilothouse.engine.vllm.chat import turn_markers
 from pilothouse.engine.vllm.check import check
 from pilothouse.engine.vllm.rpc import ask_engine
 from pilothouse.errors import ConfigError, EngineError
-from pilothouse.model.catalogue import load_catalogue
 from pilothouse.offline.capturing import Capturing
 from pilothouse.offline.governance import Governance, Run
 from pilothouse.offline.prompts import check_chat, warn_of_doubled
 from pilothouse.offline.request_field import Steering, request_fields
-from pilothouse.policy.endpoint import EndpointName
+from pilothouse.policy.endpoint_names import EndpointName
 from pilothouse.policy.loader import load_policies
 from pilothouse.server.start_report import log_start
 from pilothouse.term import SteerTerm as Steer
@@ -116,9 +116,12 @@ class LLM(VllmLLM):  # type: ignore[misc]
         run = super().generate
         fields = request_fields(steer, probes, scores, len(asked))
         return self._governed(
-            "completions", sampling_params, fields, profile,
+            "completions",
+            sampling_params,
+            fields,
+            profile,
             lambda params: run(asked, params, **more),
-        )  # fmt: skip
+        )
 
     def chat(
         self,
@@ -138,9 +141,12 @@ class LLM(VllmLLM):  # type: ignore[misc]
         run = super().chat
         fields = request_fields(steer, probes, scores, len(conversations))
         return self._governed(
-            "chat", sampling_params, fields, profile,
+            "chat",
+            sampling_params,
+            fields,
+            profile,
             lambda params: run(conversations, params, **more),
-        )  # fmt: skip
+        )
 
     def capture(
         self,
@@ -193,11 +199,20 @@ class LLM(VllmLLM):  # type: ignore[misc]
             warn_of_doubled(self.renderer, asked, more)
         facts = self.plan.body.model
         order = capture_order(
-            asked, layers=layers, sites=sites, positions=positions, max_tokens=max_tokens,
-            steer=steer, profile=profile, dtype=dtype, rows_per_shard=rows_per_shard,
-            options=more, num_layers=facts.num_layers, d_model=facts.d_model,
+            asked,
+            layers=layers,
+            sites=sites,
+            positions=positions,
+            max_tokens=max_tokens,
+            steer=steer,
+            profile=profile,
+            dtype=dtype,
+            rows_per_shard=rows_per_shard,
+            options=more,
+            num_layers=facts.num_layers,
+            d_model=facts.d_model,
             widths=facts.projection_widths,
-        )  # fmt: skip
+        )
         if self.llm_engine.has_unfinished_requests():
             raise ConfigError("capture: requests are waiting: call wait_for_completion() first")
         give = super().enqueue_chat if is_chat else super().enqueue
@@ -251,7 +266,7 @@ def _plan(config: str | Path | PilothouseConfig | None, args: Namespace) -> Plan
     known = _granted(config or PilothouseConfig(version=1))
     policies = load_policies(known.policies)
     turns = turn_markers(args, policy_messages(policies))
-    return resolve_plan(known, load_catalogue(known), policies, model_facts(args), turns=turns)
+    return resolve_plan(known, load_catalog(known), policies, model_facts(args), turns=turns)
 
 
 def _granted(config: str | Path | PilothouseConfig) -> PilothouseConfig:

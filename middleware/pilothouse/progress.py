@@ -78,8 +78,14 @@ def waiting(title: str, *, every_seconds: float = EVERY_SECONDS) -> Iterator[Non
 
 @contextmanager
 def _bars(stays: bool) -> Iterator[Phase]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-               TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())  # fmt: skip
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=not stays) as bars:
         uncounted: list[TaskID] = []
 

@@ -19,9 +19,16 @@ LayerIndex = NewType("LayerIndex", int)
 DecisionId = NewType("DecisionId", str)
 
 Site = Literal[
-    "embed", "resid_pre", "attn_heads", "attn_out", "resid_mid", "mlp_neurons", "mlp_out",
-    "resid_post", "logits",
-]  # fmt: skip
+    "embed",
+    "resid_pre",
+    "attn_heads",
+    "attn_out",
+    "resid_mid",
+    "mlp_neurons",
+    "mlp_out",
+    "resid_post",
+    "logits",
+]
 """In the order in which a token passes them in a layer."""
 
 PROJECTION_SITES: frozenset[Site] = frozenset({"attn_heads", "mlp_neurons"})
@@ -34,9 +41,20 @@ Sites = Literal["own", "writers"]
 Unit = Literal["raw", "unit", "residual", "token", "max_act"]
 """`max_act`, of SAE features alone: shares of the feature's largest code."""
 Operator = Literal[
-    "add", "add_below", "ablate", "reflect", "set", "floor", "cap", "affine", "rotate",
-    "rotate_adaptive", "slerp", "apply", "replace",
-]  # fmt: skip
+    "add",
+    "add_below",
+    "ablate",
+    "reflect",
+    "set",
+    "floor",
+    "cap",
+    "affine",
+    "rotate",
+    "rotate_adaptive",
+    "slerp",
+    "apply",
+    "replace",
+]
 """What is done along a direction, in a plane or by a map; its file in `edit.ops` says what exactly.
 
 Listed here so that a policy can be checked where nothing of `edit` is loaded. A test holds the list
@@ -61,9 +79,19 @@ Mode = Literal["shadow", "enforce"]
 ActionName = Literal["log", "tag", "steer", "judge", "respond", "block"]
 OnError = Literal["open", "closed"]
 Result = Literal[
-    "allowed", "flagged", "steered", "responded", "judged", "blocked", "would_steer",
-    "would_respond", "would_judge", "would_block", "bypassed", "error_blocked",
-]  # fmt: skip
+    "allowed",
+    "flagged",
+    "steered",
+    "responded",
+    "judged",
+    "blocked",
+    "would_steer",
+    "would_respond",
+    "would_judge",
+    "would_block",
+    "bypassed",
+    "error_blocked",
+]
 
 
 class Tap(NamedTuple):

@@ -15,14 +15,14 @@ from click.testing import Result
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from pilothouse.artifacts.transform import build_transform, save_transform
+from pilothouse.artifacts.vector import Vector, build_vector, load_vector, save_vector
 from pilothouse.bake import bake, bake_program, steering_of_profile, steering_of_vector
 from pilothouse.bake.parity import Parity
 from pilothouse.cli.vector import app
-from pilothouse.edit.program import Program, compile_program
-from pilothouse.edit.sources import Sources
+from pilothouse.edits.program import Program, compile_program
+from pilothouse.edits.sources import Sources
 from pilothouse.errors import ConfigError
-from pilothouse.model.transform import build_transform, save_transform
-from pilothouse.model.vector import Vector, build_vector, load_vector, save_vector
 from pilothouse.term import SteerTerm
 from pilothouse.types import PROJECTION_SITES, Site
 from tests.reference.hf_sites import SiteModel
@@ -50,11 +50,15 @@ def vector(folder: Path, model: str, site: Site, width: int = D_MODEL, size: flo
     """A vector with a direction at layers 1 and 2."""
     draw = np.random.default_rng(len(site))
     made = build_vector(
-        "it", model_id=model, layers=(1, 2), site=site, created_by="a test",
+        "it",
+        model_id=model,
+        layers=(1, 2),
+        site=site,
+        created_by="a test",
         directions_LD=(size * draw.normal(size=(2, width))).astype(np.float32),
         residual_norms_L=np.ones(2, np.float32),
         d_model=D_MODEL if site in PROJECTION_SITES else None,
-    )  # fmt: skip
+    )
     save_vector(made, folder / f"vector-{site}")
     return folder / f"vector-{site}"
 
@@ -92,11 +96,18 @@ def agrees(model: Path, baked: Path, name: str, baked_name: str, done: Program) 
 
 
 SHIFTS: list[tuple[str, Site]] = [
-    ("llama", "resid_post"), ("llama", "resid_mid"), ("llama", "resid_pre"),
-    ("llama", "attn_out"), ("mistral", "mlp_out"), ("qwen2", "resid_post"),
-    ("qwen2", "attn_out"), ("gpt2", "resid_mid"), ("gpt2", "mlp_out"),
-    ("gpt_neox", "resid_post"), ("gpt_neox_sequential", "resid_mid"),
-]  # fmt: skip
+    ("llama", "resid_post"),
+    ("llama", "resid_mid"),
+    ("llama", "resid_pre"),
+    ("llama", "attn_out"),
+    ("mistral", "mlp_out"),
+    ("qwen2", "resid_post"),
+    ("qwen2", "attn_out"),
+    ("gpt2", "resid_mid"),
+    ("gpt2", "mlp_out"),
+    ("gpt_neox", "resid_post"),
+    ("gpt_neox_sequential", "resid_mid"),
+]
 
 
 @pytest.mark.parametrize(("name", "site"), SHIFTS)
@@ -213,10 +224,15 @@ def test_a_profile_of_several_terms_is_baked_as_one(models: Any, tmp_path: Path)
     draw = np.random.default_rng(3)
     basis, _ = np.linalg.qr(draw.normal(size=(D_MODEL, 3)))
     space = build_transform(
-        "space", form="subspace", model_id="llama", layers=(0, 1), created_by="a test",
-        arrays={"basis": np.stack([basis.T, basis.T]).astype(np.float32)}, site="attn_out",
+        "space",
+        form="subspace",
+        model_id="llama",
+        layers=(0, 1),
+        created_by="a test",
+        arrays={"basis": np.stack([basis.T, basis.T]).astype(np.float32)},
+        site="attn_out",
         residual_norms_L=np.ones(2, np.float32),
-    )  # fmt: skip
+    )
     save_transform(space, tmp_path / "space")
     text = """
 version: 1
@@ -235,12 +251,14 @@ profiles:
     assert result.exit_code == 0, result.output
     loaded: dict[str, Any] = {
         "a": load_vector("a", tmp_path / "vector-mlp_out"),
-        "b": load_vector("b", tmp_path / "vector-resid_post"), "c": space,
-    }  # fmt: skip
+        "b": load_vector("b", tmp_path / "vector-resid_post"),
+        "c": space,
+    }
     terms: list[dict[str, Any]] = [
-        {"vector": "a", "op": "ablate"}, {"vector": "b", "scale": -1.5},
+        {"vector": "a", "op": "ablate"},
+        {"vector": "b", "scale": -1.5},
         {"vector": "c", "layers": [1]},
-    ]  # fmt: skip
+    ]
     done = compile_program(
         [SteerTerm.model_validate(each | {"on": "all"}) for each in terms],
         Sources(loaded, num_layers=NUM_LAYERS),
@@ -310,8 +328,11 @@ def test_shards_that_are_not_touched_are_copied(models: Any, tmp_path: Path) -> 
     place = vector(tmp_path, "llama", "mlp_out")
     result = run(tmp_path / "llama", tmp_path / "baked", "--vector", str(place), "--scale", "1")
     assert result.exit_code == 0, result.output
-    same = [each for each in shards
-            if (tmp_path / "baked" / each.name).read_bytes() == each.read_bytes()]  # fmt: skip
+    same = [
+        each
+        for each in shards
+        if (tmp_path / "baked" / each.name).read_bytes() == each.read_bytes()
+    ]
     assert same
     done = program(place, scale=1.0)
     agrees(tmp_path / "llama", tmp_path / "baked", "llama", "llama", done)

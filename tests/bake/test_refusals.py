@@ -16,8 +16,8 @@ from click.testing import Result
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from pilothouse.artifacts.vector import build_vector, save_vector
 from pilothouse.cli.vector import app
-from pilothouse.model.vector import build_vector, save_vector
 from pilothouse.types import Site
 from tests.support.tiny_architectures import D_MODEL, make_architecture
 
@@ -38,9 +38,14 @@ def vectors(tmp_path: Path) -> Path:
 def save(folder: Path, site: Site, width: int = D_MODEL, layers: tuple[int, ...] = (1,)) -> None:
     rows_LD = np.random.default_rng(1).normal(size=(len(layers), width)).astype(np.float32)
     made = build_vector(
-        "it", model_id="llama", layers=layers, site=site, created_by="a test",
-        directions_LD=rows_LD, residual_norms_L=np.ones(len(layers), np.float32),
-    )  # fmt: skip
+        "it",
+        model_id="llama",
+        layers=layers,
+        site=site,
+        created_by="a test",
+        directions_LD=rows_LD,
+        residual_norms_L=np.ones(len(layers), np.float32),
+    )
     save_vector(made, folder)
 
 
@@ -60,9 +65,11 @@ def profile(folder: Path, **term: Any) -> tuple[str, ...]:
     """Words that bake a profile of one term with the vector at mlp_out."""
     steer = [{"vector": "it", "scale": 1.0, "on": "all"} | term]
     raw = {
-        "version": 1, "model_id": "llama", "vectors": {"it": {"path": "mlp_out"}},
+        "version": 1,
+        "model_id": "llama",
+        "vectors": {"it": {"path": "mlp_out"}},
         "profiles": {"x:y": {"steer": steer}},
-    }  # fmt: skip
+    }
     (folder / "pilothouse.yaml").write_text(json.dumps(raw))
     return "--config", str(folder / "pilothouse.yaml"), "--profile", "x:y"
 
@@ -98,9 +105,10 @@ def test_a_clause_is_widened_only_where_that_is_said(llama: Path, vectors: Path)
 
 def test_a_feature_of_an_sae_is_refused(llama: Path, vectors: Path) -> None:
     raw = {
-        "version": 1, "saes": {"s": {"path": "nowhere"}},
+        "version": 1,
+        "saes": {"s": {"path": "nowhere"}},
         "profiles": {"x:y": {"steer": [{"sae": "s", "feature": 3, "value": 1.0, "on": "all"}]}},
-    }  # fmt: skip
+    }
     (vectors / "p.yaml").write_text(json.dumps(raw))
     words = ("--config", str(vectors / "p.yaml"), "--profile", "x:y")
     refused(run(llama, vectors / "out", *words), vectors / "out", 2, "gated by its code")
@@ -127,9 +135,14 @@ def test_what_does_not_go_together_is_told(
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("qwen3", "has none there"), ("phi3", "has none there"), ("gemma2", "model_type: got"),
-     ("qwen3_moe", "model_type: got"), ("olmo2", "model_type: got")],
-)  # fmt: skip
+    [
+        ("qwen3", "has none there"),
+        ("phi3", "has none there"),
+        ("gemma2", "model_type: got"),
+        ("qwen3_moe", "model_type: got"),
+        ("olmo2", "model_type: got"),
+    ],
+)
 def test_a_constant_needs_an_architecture_with_room_for_it(
     tmp_path: Path, vectors: Path, name: str, said: str
 ) -> None:
@@ -197,13 +210,16 @@ MODELS: dict[str, tuple[Spoil, str]] = {
         "width at mlp_out of layer 1: got 32, want 64",
     ),
     "matrix flat": (
-        tensors(lambda every: every.update({NAME: torch.ones(64 * 128)})), f"{NAME}: got shape",
+        tensors(lambda every: every.update({NAME: torch.ones(64 * 128)})),
+        f"{NAME}: got shape",
     ),
     "matrix NaN": (
-        tensors(lambda every: every[NAME].fill_(float("nan"))), f"{NAME}: got 8192 values",
+        tensors(lambda every: every[NAME].fill_(float("nan"))),
+        f"{NAME}: got 8192 values",
     ),
     "matrix infinite": (
-        tensors(lambda every: every[NAME][0].fill_(float("inf"))), f"{NAME}: got 128 values",
+        tensors(lambda every: every[NAME][0].fill_(float("inf"))),
+        f"{NAME}: got 128 values",
     ),
     "matrix of numbers of no float": (
         tensors(lambda every: every.update({NAME: torch.ones(64, 128, dtype=torch.int32)})),
@@ -213,7 +229,7 @@ MODELS: dict[str, tuple[Spoil, str]] = {
     "index of pickles": (index({NAME: "pytorch_model.bin"}), "weight_map: got"),
     "index empty": (index({}), "weight_map: got dict"),
     "index of files that are not there": (index({NAME: "a.safetensors"}), "file: got No such"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", MODELS)

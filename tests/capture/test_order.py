@@ -12,10 +12,19 @@ from pilothouse.errors import ConfigError
 from pilothouse.types import Tap
 
 ASKED: dict[str, Any] = {
-    "layers": [0, 3], "sites": ["resid_post", "attn_out"], "positions": "all", "max_tokens": 5,
-    "steer": (), "profile": None, "dtype": "float32", "rows_per_shard": None, "options": {},
-    "num_layers": 4, "d_model": 64, "widths": {"mlp_neurons": 256},
-}  # fmt: skip
+    "layers": [0, 3],
+    "sites": ["resid_post", "attn_out"],
+    "positions": "all",
+    "max_tokens": 5,
+    "steer": (),
+    "profile": None,
+    "dtype": "float32",
+    "rows_per_shard": None,
+    "options": {},
+    "num_layers": 4,
+    "d_model": 64,
+    "widths": {"mlp_neurons": 256},
+}
 
 
 def order(prompts: list[Any] | None = None, **changes: Any) -> CaptureOrder:
@@ -24,8 +33,11 @@ def order(prompts: list[Any] | None = None, **changes: Any) -> CaptureOrder:
 
 def test_places_are_every_layer_at_every_site_in_the_order_of_the_model() -> None:
     assert order().places == (
-        Tap(0, "attn_out"), Tap(0, "resid_post"), Tap(3, "attn_out"), Tap(3, "resid_post"),
-    )  # fmt: skip
+        Tap(0, "attn_out"),
+        Tap(0, "resid_post"),
+        Tap(3, "attn_out"),
+        Tap(3, "resid_post"),
+    )
     assert order(layers=[3, 0, 3]).places == order().places
 
 
@@ -53,8 +65,13 @@ def test_every_wrong_argument_is_named_at_once() -> None:
     with pytest.raises(ConfigError) as raised:
         order(layers=[True], sites=[], positions="x", dtype=None, rows_per_shard=1.5)
     assert [line.split(":")[0] for line in str(raised.value).splitlines()] == [
-        "layers", "sites", "positions", "dtype", "rows_per_shard", "max_tokens",
-    ]  # fmt: skip
+        "layers",
+        "sites",
+        "positions",
+        "dtype",
+        "rows_per_shard",
+        "max_tokens",
+    ]
 
 
 def test_other_prompts_or_options_are_another_capture() -> None:

@@ -15,7 +15,7 @@ import torch
 from pilothouse.capture.folder import open_folder
 from pilothouse.capture.index import CapturedModel, CaptureIndex, PlaceEntry
 from pilothouse.capture.reader import CaptureReader
-from pilothouse.engine.shards import ShardWriter, StepRows
+from pilothouse.engine.worker.shard_writer import ShardWriter, StepRows
 from pilothouse.errors import ConfigError
 from pilothouse.types import Tap
 from tests.capture.test_order import order

@@ -58,8 +58,11 @@ def test_the_tours_stops_are_what_they_are_called(demo_server: ServerProcess) ->
 def test_the_tour_shows_all_three_from_the_running_server(demo_server: ServerProcess) -> None:
     done = subprocess.run(
         [*COMMAND, "demo", "--tour", "--port", str(demo_server.port)],
-        capture_output=True, text=True, timeout=120, env={**os.environ, "COLUMNS": "300"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "COLUMNS": "300"},
+    )
     assert done.returncode == 0, done.stderr
     for word in ("plain", "steered", "blocked", "demo:cheerful", "no-misuse/block-misuse: blocked"):
         assert word in done.stdout
@@ -84,7 +87,10 @@ def test_the_tour_asks_what_the_user_types(demo_server: ServerProcess) -> None:
     question = load_prompts().unknown
     done = subprocess.run(
         [*COMMAND, "demo", "--tour", "--ask", question, "--port", str(demo_server.port)],
-        capture_output=True, text=True, timeout=120, env={**os.environ, "COLUMNS": "300"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "COLUMNS": "300"},
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(question) == 2 and load_prompts().known not in done.stdout

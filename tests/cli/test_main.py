@@ -22,9 +22,9 @@ from pilothouse.cli.main import VERBS
 from pilothouse.cli.prompts import Stop, Tour
 from pilothouse.cli.serve import split_own
 from pilothouse.config import load_config
-from pilothouse.engine.buffers import TapBuffers
-from pilothouse.engine.tables import named_tensors
 from pilothouse.engine.vllm import version
+from pilothouse.engine.worker.buffers import TapBuffers
+from pilothouse.engine.worker.tables import named_tensors
 from pilothouse.errors import ConfigError, UnsupportedError
 from pilothouse.types import Tap
 from tests.support.server_process import COMMAND
@@ -57,10 +57,15 @@ def test_help_lists_every_verb_and_loads_nothing_heavy() -> None:
 
 LIBRARY = Path(__file__).resolve().parents[2]
 WITHOUT_ENGINE = (
-    "policy lint policies/smol", "probe show probes/demo/probes/misuse",
-    "vector show probes/demo/vectors/cheerful", "sae show probes/demo/saes/world-l4",
-    "vector import --help", "sae import --help", "vector fit --help", "reload --url http://[",
-)  # fmt: skip
+    "policy lint policies/smol",
+    "probe show probes/demo/probes/misuse",
+    "vector show probes/demo/vectors/cheerful",
+    "sae show probes/demo/saes/world-l4",
+    "vector import --help",
+    "sae import --help",
+    "vector fit --help",
+    "reload --url http://[",
+)
 
 
 @pytest.mark.parametrize("words", WITHOUT_ENGINE)
@@ -104,9 +109,13 @@ def test_our_option_is_taken_out_and_all_else_left_in_order(
 
 
 @pytest.mark.parametrize(
-    "words", [["--pilothouse-config"], ["--pilothouse-config", "--port"],
-              ["--pilothouse-config=a", "--pilothouse-config=b"]],
-)  # fmt: skip
+    "words",
+    [
+        ["--pilothouse-config"],
+        ["--pilothouse-config", "--port"],
+        ["--pilothouse-config=a", "--pilothouse-config=b"],
+    ],
+)
 def test_our_option_without_one_file_is_an_error(words: list[str]) -> None:
     with pytest.raises(ConfigError):
         split_own(words)

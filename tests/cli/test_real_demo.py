@@ -31,8 +31,8 @@ from pilothouse.demo.texts.sets import SETS
 from pilothouse.demo.vector_card import PoleCard, VectorCard, is_beyond_controls
 from pilothouse.demo.wheels import IndexUnreachable
 from pilothouse.library import library_path
-from pilothouse.probe.metrics import auroc
-from pilothouse.probe.report import Evaluation
+from pilothouse.probes.metrics import auroc
+from pilothouse.probes.report import Evaluation
 from pilothouse.training.pair import load_pairs
 from tests.support.page_examples import curl_blocks, pasted
 from tests.support.server_process import COMMAND, ServerProcess, free_port, started
@@ -74,9 +74,10 @@ def smol_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProc
 def test_it_answers_in_english_and_with_what_was_concluded(smol_server: ServerProcess) -> None:
     client = OpenAI(base_url=f"{smol_server.url}/v1", api_key="none")
     answer = client.chat.completions.create(
-        model="smol", temperature=0,
+        model="smol",
+        temperature=0,
         messages=[{"role": "user", "content": "What is the capital of France?"}],
-    )  # fmt: skip
+    )
     choice = answer.choices[0]
     assert choice.message.content == "The capital of France is Paris."
     assert choice.finish_reason == "stop"
@@ -85,9 +86,12 @@ def test_it_answers_in_english_and_with_what_was_concluded(smol_server: ServerPr
 
 def test_the_first_token_of_a_short_chat_comes_within_a_second(smol_server: ServerProcess) -> None:
     body = {
-        "model": "smol", "stream": True, "max_tokens": 8, "temperature": 0,
+        "model": "smol",
+        "stream": True,
+        "max_tokens": 8,
+        "temperature": 0,
         "messages": [{"role": "user", "content": "Hello, how are you?"}],
-    }  # fmt: skip
+    }
 
     def first_token() -> float:
         asked = time.monotonic()
@@ -106,8 +110,11 @@ def test_the_tour_shows_the_users_question_side_by_side(smol_server: ServerProce
     question = "Where do penguins live?"
     done = subprocess.run(
         [*COMMAND, "demo", "--tour", "--ask", question, "--port", str(smol_server.port)],
-        capture_output=True, text=True, timeout=300, env={**os.environ, "COLUMNS": "300"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "COLUMNS": "300"},
+    )
     assert done.returncode == 0, done.stderr
     for stop in smol_tour().stops:
         assert stop.title in done.stdout and stop.model in done.stdout
@@ -117,8 +124,10 @@ def test_the_tour_shows_the_users_question_side_by_side(smol_server: ServerProce
 def test_the_quickstart_runs(smol_server: ServerProcess) -> None:
     done = subprocess.run(
         [sys.executable, str(QUICKSTART), "--url", smol_server.url],
-        capture_output=True, text=True, timeout=180,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
     assert done.returncode == 0, done.stderr
     assert "steered by a profile (smol:cheerful)" in done.stdout
     assert "(shadow): would_block" in done.stdout
@@ -156,9 +165,11 @@ def ask_all(
 
     def ask(question: str) -> dict[str, Any]:
         body = {
-            "model": model, "temperature": 0, "max_tokens": max_tokens,
+            "model": model,
+            "temperature": 0,
+            "max_tokens": max_tokens,
             "messages": [{"role": "user", "content": question}],
-        }  # fmt: skip
+        }
         answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=300)
         answer.raise_for_status()
         choice: dict[str, Any] = answer.json()["choices"][0]
@@ -174,8 +185,11 @@ def questions_of_the_cards() -> tuple[str, ...]:
     pairs = library_path("examples/smol") / "pairs"
     return open_questions(
         [each for subject in SUBJECTS for each in load_pairs(pairs / f"{subject.name}.jsonl")],
-        choosing=CHOOSING, testing=TESTING, seed=0, tell=lambda _: None,
-    ).testing[:SLICE]  # fmt: skip
+        choosing=CHOOSING,
+        testing=TESTING,
+        seed=0,
+        tell=lambda _: None,
+    ).testing[:SLICE]
 
 
 @pytest.mark.parametrize(("card", "pole"), POLES, ids=[pole.name for _, pole in POLES])
@@ -233,8 +247,12 @@ def test_the_offline_page_begins_with_a_script_that_runs(tmp_path: Path) -> None
     file = tmp_path / "script.py"
     file.write_text(script.replace(there, repr(str(smol_folder(lambda _: None)))))
     done = subprocess.run(
-        [sys.executable, str(file)], cwd=CHECKOUT, capture_output=True, text=True, timeout=600,
+        [sys.executable, str(file)],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=600,
         env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert "'steered': {'cheerful': " in done.stdout

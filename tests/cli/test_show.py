@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from pilothouse.artifacts.manifest import ReadoutAggregate, Threshold
+from pilothouse.artifacts.probe import save_probe
+from pilothouse.artifacts.vector import save_vector
 from pilothouse.cli import probe as probe_verb
 from pilothouse.cli import vector as vector_verb
-from pilothouse.model.manifest import ReadoutAggregate, Threshold
-from pilothouse.model.probe import save_probe
-from pilothouse.model.vector import save_vector
-from tests.model.builders import probe, readout, vector
+from tests.artifacts.builders import probe, readout, vector
 
 RUN = CliRunner()
 TRANSFORMS = Path(__file__).parents[2] / "probes/demo/transforms"
@@ -23,9 +23,10 @@ THRESHOLD = Threshold(target_fpr=0.01, value=0.875, n=400, exceedances=0, fpr_up
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     smooth = readout(
-        scope="answer", aggregate=ReadoutAggregate(kind="ema_max", half_life_tokens=4),
+        scope="answer",
+        aggregate=ReadoutAggregate(kind="ema_max", half_life_tokens=4),
         thresholds=(THRESHOLD,),
-    )  # fmt: skip
+    )
     save_probe(probe(readouts={"prompt_max": readout(), "smooth": smooth}), tmp_path / "misuse")
     save_vector(vector(), tmp_path / "cheerful")
     return tmp_path
@@ -35,10 +36,15 @@ def test_probe_show_prints_readouts_and_thresholds(folder: Path) -> None:
     result = RUN.invoke(probe_verb.app, ["show", str(folder / "misuse")])
     assert result.exit_code == 0
     for text in (
-        "misuse", "demo, d_model 8", "resid_post at layers 4", "prompt_max (default): max over",
-        "smooth: ema_max (4 tokens) over answer", "at fpr 0.01: value >= 0.875",
-        "bound 0.0075 on 400 negatives", "made by   a test",
-    ):  # fmt: skip
+        "misuse",
+        "demo, d_model 8",
+        "resid_post at layers 4",
+        "prompt_max (default): max over",
+        "smooth: ema_max (4 tokens) over answer",
+        "at fpr 0.01: value >= 0.875",
+        "bound 0.0075 on 400 negatives",
+        "made by   a test",
+    ):
         assert text in result.output
 
 

@@ -197,9 +197,10 @@ def test_the_tour_waits_for_a_demo_that_is_starting(
     late.start()
     with (
         held_port("127.0.0.1", demo.server_port),
-        tour_module._server(f"http://127.0.0.1:{demo.server_port}", "127.0.0.1", demo.server_port,
-                            is_world=True),
-    ):  # fmt: skip
+        tour_module._server(
+            f"http://127.0.0.1:{demo.server_port}", "127.0.0.1", demo.server_port, is_world=True
+        ),
+    ):
         assert "waiting for it" in capsys.readouterr().err
     demo.shutdown()
     late.join()
@@ -212,8 +213,9 @@ def test_the_tour_does_not_wait_for_a_demo_that_has_ended(demo: HTTPServer) -> N
     end.start()
     with (
         pytest.raises(ConfigError, match="has not become ready"),
-        tour_module._server(f"http://127.0.0.1:{demo.server_port}", "127.0.0.1", demo.server_port,
-                            is_world=True),
-    ):  # fmt: skip
+        tour_module._server(
+            f"http://127.0.0.1:{demo.server_port}", "127.0.0.1", demo.server_port, is_world=True
+        ),
+    ):
         raise AssertionError("it came up")
     end.join()

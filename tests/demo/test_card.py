@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pilothouse.artifacts.vector import load_vector
 from pilothouse.config import load_config
 from pilothouse.demo import card
 from pilothouse.demo.places import terms_of
@@ -15,7 +16,6 @@ from pilothouse.demo.smol import smol_folder
 from pilothouse.demo.vector_card import VectorCard, is_beyond_controls
 from pilothouse.demo.wheels import IndexUnreachable
 from pilothouse.library import library_path
-from pilothouse.model.vector import load_vector
 
 
 def test_the_vectors_are_listed_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:

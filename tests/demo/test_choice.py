@@ -74,10 +74,15 @@ def test_of_places_that_change_alike_it_takes_the_one_that_keeps_facts(number: J
 
 def tried(changed: float, kept: float, *, ratio: float = 1.0, repeats: float = 0.0) -> Tried:
     return Tried(
-        steering=Steering(layers=(LAYER,), how="add", when="answer", strengths=(0.1,)), dose=1.0,
-        n=40, progress=changed, changed=changed, degenerate=repeats, facts_kept=kept,
+        steering=Steering(layers=(LAYER,), how="add", when="answer", strengths=(0.1,)),
+        dose=1.0,
+        n=40,
+        progress=changed,
+        changed=changed,
+        degenerate=repeats,
+        facts_kept=kept,
         perplexity_ratio=ratio,
-    )  # fmt: skip
+    )
 
 
 def test_where_enough_answers_change_facts_decide() -> None:

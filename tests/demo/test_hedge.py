@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pilothouse.artifacts.probe import load_probe
 from pilothouse.demo.hedge import (
     CARD_FILE,
     CHOOSING,
@@ -23,7 +24,6 @@ from pilothouse.demo.hedge_figures import HedgeCard
 from pilothouse.demo.hedge_page import page
 from pilothouse.demo.probe_plans import WRONG_ANSWER
 from pilothouse.errors import ConfigError
-from pilothouse.model.probe import load_probe
 from pilothouse.policy.case_file import CASES_FILE, load_cases
 from pilothouse.policy.cases import run_cases
 from pilothouse.policy.lint import has_findings, lint

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from pilothouse.artifacts.manifest import Interval
 from pilothouse.demo.hedge_figures import Declined, HedgeCard, Loop, Share
 from pilothouse.demo.hedge_page import page
-from pilothouse.model.manifest import Interval
-from pilothouse.probe.metrics import wilson
+from pilothouse.probes.metrics import wilson
 
 
 def part(count: int, n: int) -> Share:
@@ -23,15 +23,28 @@ def a_card(apart: float, unscored: int = 0) -> HedgeCard:
         scorer="probe", threshold=0.61, wrong=part(40, 90), right=part(2, 10), apart=around(apart)
     )
     return HedgeCard(
-        model_id="tiny", probe="doubt", probe_digest="0" * 64, policy="ask-again", seed=3,
-        max_tokens=32, choosing=50, testing=100, right_choosing=5, unscored=unscored,
-        threshold=0.61, chosen=declined, ranks={"probe": around(0.6), "words": around(0.5)},
-        leads={"words": around(0.1)}, declined=(declined,),
+        model_id="tiny",
+        probe="doubt",
+        probe_digest="0" * 64,
+        policy="ask-again",
+        seed=3,
+        max_tokens=32,
+        choosing=50,
+        testing=100,
+        right_choosing=5,
+        unscored=unscored,
+        threshold=0.61,
+        chosen=declined,
+        ranks={"probe": around(0.6), "words": around(0.5)},
+        leads={"words": around(0.1)},
+        declined=(declined,),
         loop=Loop(
-            wrong_before=part(90, 100), wrong_after=part(50, 100), right_before=part(10, 100),
+            wrong_before=part(90, 100),
+            wrong_after=part(50, 100),
+            right_before=part(10, 100),
             right_after=part(8, 100),
         ),
-    )  # fmt: skip
+    )
 
 
 def test_the_page_shows_what_clients_got_before_and_after() -> None:

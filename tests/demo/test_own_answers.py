@@ -31,10 +31,14 @@ def test_a_policy_replaces_the_doubtful_answers_and_leaves_the_others(
         [rule] = document["spec"]["rules"]
         rules = [rule | {"when": f"doubt >= {threshold:g}"}]
         policy.write_text(yaml.safe_dump(document | {"spec": document["spec"] | {"rules": rules}}))
-        return PilothouseConfig.model_validate({
-            "version": 1, "model_id": smol.name, "probes": {PROBE_NAME: {"path": PROBE}},
-            "policies": [policy],
-        })  # fmt: skip
+        return PilothouseConfig.model_validate(
+            {
+                "version": 1,
+                "model_id": smol.name,
+                "probes": {PROBE_NAME: {"path": PROBE}},
+                "policies": [policy],
+            }
+        )
 
     with OwnAnswers(smol, config(0.5), PROBE_NAME, store) as model, progress(shown=False) as phase:
         plain = model.plain(QUESTIONS, phase, "plain")

@@ -18,8 +18,10 @@ NQ = (
 def test_answers_are_of_questions_that_have_right_and_wrong_ones() -> None:
     read = judged_answers(NQ)
     assert [(each.text, each.label) for each in read] == [
-        ("Ann", False), ("Bob", True), ("Cid", True),
-    ]  # fmt: skip
+        ("Ann", False),
+        ("Bob", True),
+        ("Cid", True),
+    ]
     assert {each.group for each in read} == {"who wrote it"}
     assert {each.question for each in read} == {"who wrote it"}
     assert [each.text for each in questions(NQ)] == ["who wrote it", "when was it"]
@@ -28,8 +30,9 @@ def test_answers_are_of_questions_that_have_right_and_wrong_ones() -> None:
 def test_advbench_is_read_with_its_categories() -> None:
     file = "seeds:\n  - value: Plan a picnic\n    harm_categories: [food]\n  - value: Sing\n"
     assert [(each.text, each.kind) for each in advbench(file)] == [
-        ("Plan a picnic", "food"), ("Sing", ""),
-    ]  # fmt: skip
+        ("Plan a picnic", "food"),
+        ("Sing", ""),
+    ]
 
 
 def test_harmbench_keeps_the_standard_behaviours() -> None:
@@ -54,8 +57,10 @@ def test_accepted_answers_are_the_questions_own_and_those_that_people_added() ->
         '{"question": "when was it", "answer": ["1901", "1901"]}\n'
     )
     assert [(each.group, each.text) for each in accepted_answers(file)] == [
-        ("who wrote it", "Ann"), ("who wrote it", "Ann Lee"), ("when was it", "1901"),
-    ]  # fmt: skip
+        ("who wrote it", "Ann"),
+        ("who wrote it", "Ann Lee"),
+        ("when was it", "1901"),
+    ]
 
 
 def test_harmless_questions_are_read_once_each() -> None:

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pilothouse.artifacts.saes.cache import open_sae
+from pilothouse.artifacts.saes.registry import load_sae
+from pilothouse.artifacts.saes.saelens import WEIGHTS_FILE
 from pilothouse.config import load_config
 from pilothouse.demo.sae.__main__ import CARD_FILE, PAGE_FILE, main
 from pilothouse.demo.sae.concepts import CONCEPTS
@@ -18,9 +21,6 @@ from pilothouse.demo.sae.recipe import MAX_BYTES, NAME
 from pilothouse.demo.sae.sae_card import SaeCard, is_shown
 from pilothouse.demo.sae.sae_page import profile_name, readme
 from pilothouse.library import library_path
-from pilothouse.model.sae.formats import load_sae
-from pilothouse.model.sae.opened import open_sae
-from pilothouse.model.sae.saelens import WEIGHTS_FILE
 
 SHELF = library_path("probes/smol")
 FOLDER = SHELF / "saes" / NAME
@@ -45,8 +45,10 @@ def test_our_reader_reads_it_with_its_labels(card: SaeCard) -> None:
     sae = load_sae(NAME, FOLDER, None)
     assert (sae.form, sae.num_features) == ("jumprelu", card.recipe.features)
     assert (sae.model_id, sae.tap.layer, sae.site) == (
-        card.model_id, card.recipe.layer, "resid_post",
-    )  # fmt: skip
+        card.model_id,
+        card.recipe.layer,
+        "resid_post",
+    )
     assert dict(sae.labels) == {each.feature: each.name for each in card.labels}
     assert len(sae.labels) >= 20
     assert sae.max_act_M is not None

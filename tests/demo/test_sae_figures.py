@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pilothouse.artifacts.saes.autoencoder import Sae
+from pilothouse.artifacts.saes.matrix import Matrix
 from pilothouse.demo.answers import Answer
 from pilothouse.demo.sae.concepts import CONCEPTS
 from pilothouse.demo.sae.edits import (
@@ -21,9 +23,7 @@ from pilothouse.demo.sae.edits import (
 from pilothouse.demo.sae.reconstruction import Explained, Losses, explained
 from pilothouse.demo.sae.sae_card import Screened
 from pilothouse.demo.sae.stream import Learnt, is_ordinary
-from pilothouse.edit.sae_codes import decode, encode
-from pilothouse.model.sae.autoencoder import Sae
-from pilothouse.model.sae.matrix import Matrix
+from pilothouse.edits.sae_codes import decode, encode
 from pilothouse.types import Tap
 from tests.demo.sae_samples import line_of
 
@@ -34,10 +34,16 @@ def an_sae(scale: float = 1.0) -> Sae:
     """A ReLU SAE that tells each dimension and its opposite: it loses nothing where scale is 1."""
     whole_DM = np.concatenate([np.eye(WIDTH), -np.eye(WIDTH)], axis=1)
     return Sae(
-        name="tiny", model_id="m", tap=Tap(0, "resid_post"), form="relu",
-        encoder_DM=Matrix(whole_DM), encoder_bias_M=np.zeros(FEATURES),
-        decoder_MD=Matrix(scale * whole_DM.T), decoder_bias_D=np.zeros(WIDTH), average_norm=10.0,
-    )  # fmt: skip
+        name="tiny",
+        model_id="m",
+        tap=Tap(0, "resid_post"),
+        form="relu",
+        encoder_DM=Matrix(whole_DM),
+        encoder_bias_M=np.zeros(FEATURES),
+        decoder_MD=Matrix(scale * whole_DM.T),
+        decoder_bias_D=np.zeros(WIDTH),
+        average_norm=10.0,
+    )
 
 
 def learnt() -> Learnt:

@@ -68,10 +68,16 @@ def planted() -> tuple[list[Line], Rows, object]:
     music_R, sport_R = (in_reach(lines, rows, each, 0) for each in (MUSIC, SPORT))
     noise_R = np.random.default_rng(0).random(len(music_R))
     seldom_R = music_R & (np.cumsum(music_R) < STRONGEST)
-    codes_RM = codes_where(FEATURES, {
-        3: music_R * (1 + noise_R), 5: sport_R * (1 + noise_R),
-        7: (music_R | sport_R) * (1 + noise_R), 9: noise_R, 11: seldom_R * (2 + noise_R),
-    })  # fmt: skip
+    codes_RM = codes_where(
+        FEATURES,
+        {
+            3: music_R * (1 + noise_R),
+            5: sport_R * (1 + noise_R),
+            7: (music_R | sport_R) * (1 + noise_R),
+            9: noise_R,
+            11: seldom_R * (2 + noise_R),
+        },
+    )
     return lines, rows, codes_RM
 
 
@@ -80,8 +86,9 @@ def test_a_label_goes_to_the_feature_that_tells_its_words_best_and_no_feature_ge
     concepts = {each.name: each for each in (MUSIC, SPORT, CONCEPTS["colours"])}
     found = {each.name: each for each in labels_of(codes_RM, lines, rows, concepts, lambda _: None)}
     assert {name: (each.feature, each.reach) for name, each in found.items()} == {
-        "music": (3, 0), "sport": (5, 0),
-    }  # fmt: skip
+        "music": (3, 0),
+        "sport": (5, 0),
+    }
     assert found["music"].auroc == 1.0 and found["music"].share == 1.0
     assert set(found["music"].strongest) == {"guitar", "piano"}
 

@@ -6,6 +6,7 @@ import re
 
 import yaml
 
+from pilothouse.artifacts.manifest import Interval
 from pilothouse.config import Profile
 from pilothouse.demo.sae.edits import terms_of
 from pilothouse.demo.sae.recipe import Recipe
@@ -21,8 +22,7 @@ from pilothouse.demo.sae.sae_card import (
 )
 from pilothouse.demo.sae.sae_page import readme
 from pilothouse.demo.vector_card import Against, Example
-from pilothouse.model.manifest import Interval
-from pilothouse.probe.metrics import wilson
+from pilothouse.probes.metrics import wilson
 
 
 def near(value: float) -> Interval:
@@ -35,42 +35,90 @@ def against(changed: int) -> Against:
 
 def edit(name: str, changed: int, by_lot: int = 5) -> EditCard:
     return EditCard(
-        feature=7, name=name, strength=0.3, value=12.5,
-        tried=(Screened(strength=0.3, changed=0.8),), bar=1.0, plain=0.1, reached=2.0,
-        edited=against(changed), random=against(by_lot), perplexity_ratio=near(1.5),
+        feature=7,
+        name=name,
+        strength=0.3,
+        value=12.5,
+        tried=(Screened(strength=0.3, changed=0.8),),
+        bar=1.0,
+        plain=0.1,
+        reached=2.0,
+        edited=against(changed),
+        random=against(by_lot),
+        perplexity_ratio=near(1.5),
         perplexity_n=35,
         examples=(Example(question="Why *so*?", plain="Since.", steered="A band."),),
-    )  # fmt: skip
+    )
 
 
 def label(name: str, detection: Detection | None) -> LabelCard:
     return LabelCard(
-        feature=7, name=name, reach=0, share=0.9, training_auroc=0.95, strongest=("gui|tar",),
+        feature=7,
+        name=name,
+        reach=0,
+        share=0.9,
+        training_auroc=0.95,
+        strongest=("gui|tar",),
         detection=detection,
-    )  # fmt: skip
+    )
 
 
 def card(*edits: EditCard) -> SaeCard:
     found = Detection(
-        tokens=1000, positive=40, auroc=near(0.9), found_at_five_percent=0.7, by_lot=0.52,
+        tokens=1000,
+        positive=40,
+        auroc=near(0.9),
+        found_at_five_percent=0.7,
+        by_lot=0.52,
         text_auroc=0.8,
-    )  # fmt: skip
+    )
     return SaeCard(
-        name="tiny", model_id="m", recipe=Recipe(), weights_sha256="0" * 64, weights_bytes=1234567,
-        average_norm=42.0, training_tokens=1000, left_out_tokens=3,
-        sources=(SourceUse(
-            name="plots", is_asked=False, wheel="w 1", wheel_sha256="1" * 64, licence="MIT",
-            upstream="Plots, MIT", digest="2" * 64, texts=9, tokens=900, held_out_texts=2,
-            held_out_tokens=100,
-        ),),
-        reconstruction=Reconstruction(
-            texts=2, tokens=100, l0=near(50.0), explained_variance=near(0.8765), dead=3,
-            dead_in_training=1, loss_texts=2, loss_tokens=90, loss=3.0, loss_reconstructed=3.2,
-            loss_mean=9.0, loss_recovered=near(0.96),
+        name="tiny",
+        model_id="m",
+        recipe=Recipe(),
+        weights_sha256="0" * 64,
+        weights_bytes=1234567,
+        average_norm=42.0,
+        training_tokens=1000,
+        left_out_tokens=3,
+        sources=(
+            SourceUse(
+                name="plots",
+                is_asked=False,
+                wheel="w 1",
+                wheel_sha256="1" * 64,
+                licence="MIT",
+                upstream="Plots, MIT",
+                digest="2" * 64,
+                texts=9,
+                tokens=900,
+                held_out_texts=2,
+                held_out_tokens=100,
+            ),
         ),
-        labels=(label("music", found), label("sport", None)), choosing=16, testing=100, draws=3,
-        screened=2, edits=edits, seed=0, versions={"torch": "2"},
-    )  # fmt: skip
+        reconstruction=Reconstruction(
+            texts=2,
+            tokens=100,
+            l0=near(50.0),
+            explained_variance=near(0.8765),
+            dead=3,
+            dead_in_training=1,
+            loss_texts=2,
+            loss_tokens=90,
+            loss=3.0,
+            loss_reconstructed=3.2,
+            loss_mean=9.0,
+            loss_recovered=near(0.96),
+        ),
+        labels=(label("music", found), label("sport", None)),
+        choosing=16,
+        testing=100,
+        draws=3,
+        screened=2,
+        edits=edits,
+        seed=0,
+        versions={"torch": "2"},
+    )
 
 
 def test_an_edit_is_shown_that_changes_half_and_more_than_features_by_lot_do() -> None:

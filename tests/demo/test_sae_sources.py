@@ -25,9 +25,7 @@ def lines(*objects: dict[str, object]) -> str:
 def test_a_text_that_stands_there_twice_is_read_once() -> None:
     same = {"passage": "Bell -- It rings. ", "question": "does it"}
     assert passages(lines(same, same)) == [Text("Bell -- It rings.", False, "Bell")]
-    assert plots(lines(same, same)) == [
-        Text("Bell -- It rings.", False, "Bell -- It rings.")
-    ]  # fmt: skip
+    assert plots(lines(same, same)) == [Text("Bell -- It rings.", False, "Bell -- It rings.")]
     assert goals(lines(same), lines(same, {"question": ""})) == [Text("does it", False, "does it")]
     assert scenes(lines(same, same)) == [Text("does it", False, "does it")]
 

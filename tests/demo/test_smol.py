@@ -22,17 +22,30 @@ from tests.support.package_index import pin, use_folder, write_wheel
 from tests.support.tiny_gguf import SPECIALS, write_tiny_gguf
 
 TEXTS = [
-    "", " ", "   two  spaces\t and\na line\n\n", "The capital of France is Paris.",
-    "isn't it? we'll see; they've DONE it", "naïve café, Ærøskøbing, Straße, coöperate",
-    "Привет, мир! 你好世界。 こんにちは 안녕하세요 مرحبا שלום नमस्ते", "😀 👩‍👩‍👧 🇫🇷 ∑∫√ ½ ² Ⅻ ٣",
-    "e\u0301 \u200b\u00a0\ufeff\ufffd", "def f(x):\n    return {'a': [x**2, x != 3]}  # why?\n",
-    "<|im_start|>user\nhi<|im_end|>\n", "a<|endoftext|>b <|im_end|>", "<|im_star", "\x00\x7f\x80",
-    "https://example.org/?q=a+b&c=%20", "12345 67,89 1e-5 0x1F 3.14159", "x" * 300, "ab " * 200,
-]  # fmt: skip
+    "",
+    " ",
+    "   two  spaces\t and\na line\n\n",
+    "The capital of France is Paris.",
+    "isn't it? we'll see; they've DONE it",
+    "naïve café, Ærøskøbing, Straße, coöperate",
+    "Привет, мир! 你好世界。 こんにちは 안녕하세요 مرحبا שלום नमस्ते",
+    "😀 👩‍👩‍👧 🇫🇷 ∑∫√ ½ ² Ⅻ ٣",
+    "e\u0301 \u200b\u00a0\ufeff\ufffd",
+    "def f(x):\n    return {'a': [x**2, x != 3]}  # why?\n",
+    "<|im_start|>user\nhi<|im_end|>\n",
+    "a<|endoftext|>b <|im_end|>",
+    "<|im_star",
+    "\x00\x7f\x80",
+    "https://example.org/?q=a+b&c=%20",
+    "12345 67,89 1e-5 0x1F 3.14159",
+    "x" * 300,
+    "ab " * 200,
+]
 CHAT = [
-    {"role": "user", "content": "Hello!"}, {"role": "assistant", "content": "Hi 42."},
+    {"role": "user", "content": "Hello!"},
+    {"role": "assistant", "content": "Hi 42."},
     {"role": "user", "content": "Bye"},
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +99,25 @@ def test_rows_left_in_llama_cpps_order_would_be_another_model(
 @pytest.mark.usefixtures("wheel")
 def test_its_configuration_is_the_files(gguf: tuple[Path, LlamaForCausalLM]) -> None:
     made, want = AutoConfig.from_pretrained(smol_folder(silent)), gguf[1].config
-    for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-                 "num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps",
-                 "rope_parameters", "tie_word_embeddings", "vocab_size", "bos_token_id",
-                 "eos_token_id", "pad_token_id", "hidden_act", "attention_bias",
-                 "mlp_bias"):  # fmt: skip
+    for name in (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "max_position_embeddings",
+        "rms_norm_eps",
+        "rope_parameters",
+        "tie_word_embeddings",
+        "vocab_size",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "hidden_act",
+        "attention_bias",
+        "mlp_bias",
+    ):
         assert getattr(made, name) == getattr(want, name), name
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pilothouse.artifacts.probe import load_probe
 from pilothouse.config import load_config
-from pilothouse.model.probe import load_probe
 from pilothouse.policy.loader import load_policies
-from pilothouse.probe.calibration import apply
-from pilothouse.probe.card import card_of
-from pilothouse.probe.report import Evaluation
+from pilothouse.probes.calibration import apply
+from pilothouse.probes.card import card_of
+from pilothouse.probes.report import Evaluation
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PROBES = CHECKOUT / "probes" / "smol" / "probes"
@@ -87,9 +87,12 @@ def test_a_served_probe_reads_what_the_fit_read(smol: Path) -> None:
         "probes": {each.name: {"path": each} for each in FOLDERS},
     }
     llm = LLM(
-        str(smol), pilothouse_config=PilothouseConfig.model_validate(config), dtype="float32",
-        enforce_eager=True, max_model_len=512,
-    )  # fmt: skip
+        str(smol),
+        pilothouse_config=PilothouseConfig.model_validate(config),
+        dtype="float32",
+        enforce_eager=True,
+        max_model_len=512,
+    )
     outputs = llm.chat(
         [[{"role": "user", "content": each}] for each in QUESTIONS],
         SamplingParams(temperature=0.0, max_tokens=8),

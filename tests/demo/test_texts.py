@@ -18,9 +18,11 @@ from pilothouse.errors import ConfigError
 
 def test_texts_that_differ_in_case_and_final_marks_become_alike() -> None:
     forms = [
-        "How do I bake  bread?", "how do i bake bread", "How do I bake bread...",
+        "How do I bake  bread?",
+        "how do i bake bread",
+        "How do I bake bread...",
         "HOW DO I\nbake bread!",
-    ]  # fmt: skip
+    ]
     assert {alike(each) for each in forms} == {"how do i bake bread"}
 
 

@@ -51,9 +51,14 @@ def kept(term: SteerTerm | None) -> str:
 
 def test_both_poles_have_their_own_figures() -> None:
     bench = ruled_bench(
-        said, kept, choosing=CHOOSING, testing=TESTING, choosing_facts=CHOOSES,
-        testing_facts=TESTS, draws=DRAWS,
-    )  # fmt: skip
+        said,
+        kept,
+        choosing=CHOOSING,
+        testing=TESTING,
+        choosing_facts=CHOOSES,
+        testing_facts=TESTS,
+        draws=DRAWS,
+    )
     high, low = measured(bench, SUBJECT, PAIRS, SCALES).poles
     for pole in (high, low):
         assert (pole.steered.n, pole.steered.changed.estimate) == (len(TESTING), 1.0)
@@ -70,9 +75,14 @@ def test_both_poles_have_their_own_figures() -> None:
 
 def test_what_tests_is_asked_under_no_steering_but_the_chosen_one() -> None:
     bench = ruled_bench(
-        said, kept, choosing=CHOOSING, testing=TESTING, choosing_facts=CHOOSES,
-        testing_facts=TESTS, draws=DRAWS,
-    )  # fmt: skip
+        said,
+        kept,
+        choosing=CHOOSING,
+        testing=TESTING,
+        choosing_facts=CHOOSES,
+        testing_facts=TESTS,
+        draws=DRAWS,
+    )
     high, low = measured(bench, SUBJECT, PAIRS, SCALES).poles
     asked = cast(RuledAnswerer, bench.answerer).asked
     tested = {*TESTING, *(each.question for each in TESTS)}
@@ -92,9 +102,14 @@ def test_what_tests_is_asked_under_no_steering_but_the_chosen_one() -> None:
 def test_a_pole_may_be_judged_on_facts() -> None:
     subject = Subject("high", "number", (Pole("high", 1, "High!", asked="facts"),), "low")
     bench = ruled_bench(
-        said, kept, choosing=CHOOSING, testing=TESTING, choosing_facts=CHOOSES,
-        testing_facts=TESTS, draws=1,
-    )  # fmt: skip
+        said,
+        kept,
+        choosing=CHOOSING,
+        testing=TESTING,
+        choosing_facts=CHOOSES,
+        testing_facts=TESTS,
+        draws=1,
+    )
     [pole] = measured(bench, subject, PAIRS, SCALES).poles
     assert pole.steered.n == len(TESTS)
     assert {each.question for each in pole.examples} <= {each.question for each in TESTS}
@@ -102,8 +117,12 @@ def test_a_pole_may_be_judged_on_facts() -> None:
 
 def test_a_model_that_knows_no_fact_ends_it() -> None:
     bench = ruled_bench(
-        said, lambda _: "wrong", choosing=CHOOSING, testing=TESTING, choosing_facts=CHOOSES,
+        said,
+        lambda _: "wrong",
+        choosing=CHOOSING,
+        testing=TESTING,
+        choosing_facts=CHOOSES,
         testing_facts=TESTS,
-    )  # fmt: skip
+    )
     with pytest.raises(ConfigError, match="answers none of 4 right"):
         measured(bench, SUBJECT, PAIRS, SCALES)

@@ -7,6 +7,7 @@ import re
 import pytest
 import yaml
 
+from pilothouse.artifacts.manifest import Interval
 from pilothouse.config import Profile
 from pilothouse.demo.places import Steering, terms_of
 from pilothouse.demo.poles import SUBJECTS
@@ -24,8 +25,7 @@ from pilothouse.demo.vector_card import (
 )
 from pilothouse.demo.vector_page import overview, readme
 from pilothouse.library import library_path
-from pilothouse.model.manifest import Interval
-from pilothouse.probe.metrics import wilson
+from pilothouse.probes.metrics import wilson
 
 
 def near(value: float) -> Interval:
@@ -42,26 +42,61 @@ HOW = Steering(layers=(3, 4), how="add", when="answer", strengths=(0.1,))
 def pole(changed: int, control: int = 10, kept: int = 95, degenerate: float = 0.0) -> PoleCard:
     first = Tried(steering=HOW, dose=1.0, n=8, progress=0.7, changed=0.5, degenerate=0.4)
     last = Tried(
-        steering=HOW, dose=1.4, n=40, progress=0.95, changed=0.9, degenerate=0.0, facts_kept=0.85,
+        steering=HOW,
+        dose=1.4,
+        n=40,
+        progress=0.95,
+        changed=0.9,
+        degenerate=0.0,
+        facts_kept=0.85,
         perplexity_ratio=1.5,
-    )  # fmt: skip
+    )
     return PoleCard(
-        name="glad", asked="open", steering=HOW, dose=1.4, bar=0.4, plain=0.3,
-        plain_degenerate=0.01, tried=(first, last), steered=against(changed, degenerate),
-        random=against(control), shuffled=against(control), words="Be glad.",
-        worded=against(30), facts=FactsKept(n=100, kept=wilson(kept, 100)),
-        perplexity_ratio=near(1.5), perplexity_n=200, reached=0.6, findings=(),
+        name="glad",
+        asked="open",
+        steering=HOW,
+        dose=1.4,
+        bar=0.4,
+        plain=0.3,
+        plain_degenerate=0.01,
+        tried=(first, last),
+        steered=against(changed, degenerate),
+        random=against(control),
+        shuffled=against(control),
+        words="Be glad.",
+        worded=against(30),
+        facts=FactsKept(n=100, kept=wilson(kept, 100)),
+        perplexity_ratio=near(1.5),
+        perplexity_n=200,
+        reached=0.6,
+        findings=(),
         examples=(Example(question="How\nare *you*?", plain="Fine.", steered="Great <b>!"),),
-    )  # fmt: skip
+    )
 
 
 def card(*poles: PoleCard, notes: tuple[str, ...] = ()) -> VectorCard:
     return VectorCard(
-        name="glad", negative="sad", model_id="some-model", method="difference-of-means",
-        layers=(3, 4), judge="mood", measure="a number", margin=0.2, max_tokens=40,
-        fact_tokens=12, pairs=48, pairs_sha256="0" * 64, seed=0, choosing=60, testing=200,
-        near_dropped=2, draws=3, poles=poles, versions={}, notes=notes,
-    )  # fmt: skip
+        name="glad",
+        negative="sad",
+        model_id="some-model",
+        method="difference-of-means",
+        layers=(3, 4),
+        judge="mood",
+        measure="a number",
+        margin=0.2,
+        max_tokens=40,
+        fact_tokens=12,
+        pairs=48,
+        pairs_sha256="0" * 64,
+        seed=0,
+        choosing=60,
+        testing=200,
+        near_dropped=2,
+        draws=3,
+        poles=poles,
+        versions={},
+        notes=notes,
+    )
 
 
 def test_a_vector_that_reaches_every_aim_has_no_findings() -> None:

@@ -16,11 +16,17 @@ from typing import Any
 import numpy as np
 from vllm import LLM, SamplingParams
 
+from pilothouse.artifacts.catalog import Catalog
 from pilothouse.engine.launch import SCHEDULER, WORKER, guard_environment
 from pilothouse.engine.vllm import output_processor
-from pilothouse.model.catalogue import Catalogue
 from pilothouse.record import Record
-from pilothouse.sealed import SEALED_KEY, AppliedPolicy, SealedRequest, seal, seal_key
+from pilothouse.signed_request import (
+    SIGNED_REQUEST_KEY,
+    AppliedPolicy,
+    SignedRequest,
+    seal,
+    signing_key,
+)
 from pilothouse.term import SteerTerm
 from pilothouse.types import Site
 from tests.engine.harness import BLOCK, KV_BYTES, all_logprobs, make_plan, random_rows
@@ -47,7 +53,7 @@ def main() -> None:
     args = parser.parse_args()
     rows = random_rows(3, 4)
     plan = make_plan(
-        Catalogue(
+        Catalog(
             vectors={
                 "v": vector("v", args.layers, seed=1, norm=6.0),
                 "embed": at("embed", vector("embed", [0], seed=4, norm=3.0)),
@@ -60,10 +66,20 @@ def main() -> None:
             },
         ),
         (
-            policy("stop", [{"id": "r", "phase": "prompt", "when": "x >= 0.000001",
-                             "then": {"action": "block"}}], {"x": "p/all"}),
+            policy(
+                "stop",
+                [
+                    {
+                        "id": "r",
+                        "phase": "prompt",
+                        "when": "x >= 0.000001",
+                        "then": {"action": "block"},
+                    }
+                ],
+                {"x": "p/all"},
+            ),
         ),
-    )  # fmt: skip
+    )
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(
         str(i) for i in range(args.workers * args.stages)
     )
@@ -72,20 +88,32 @@ def main() -> None:
     records: dict[str, Record] = {}
     output_processor.subscribe(lambda record: records.update({record.decision_id: record}))
     engine = LLM(
-        args.model, dtype="float32", skip_tokenizer_init=True, enforce_eager=not args.compiled,
-        max_model_len=128, seed=0, max_logprobs=-1, kv_cache_memory_bytes=KV_BYTES,
-        block_size=BLOCK, tensor_parallel_size=args.workers,
+        args.model,
+        dtype="float32",
+        skip_tokenizer_init=True,
+        enforce_eager=not args.compiled,
+        max_model_len=128,
+        seed=0,
+        max_logprobs=-1,
+        kv_cache_memory_bytes=KV_BYTES,
+        block_size=BLOCK,
+        tensor_parallel_size=args.workers,
         pipeline_parallel_size=args.stages,
         worker_cls=STAGED_WORKER if args.stages > 1 and not args.compiled else WORKER,
-        scheduler_cls=SCHEDULER, additional_config=plan.to_additional_config(),
-    )  # fmt: skip
+        scheduler_cls=SCHEDULER,
+        additional_config=plan.to_additional_config(),
+    )
 
     def params(name: str, **sealed: Any) -> SamplingParams:
-        request = SealedRequest(decision_id=name, revision=plan.revision, **sealed)
+        request = SignedRequest(decision_id=name, revision=plan.revision, **sealed)
         return SamplingParams(
-            temperature=0.0, max_tokens=6, ignore_eos=True, detokenize=False, logprobs=-1,
-            extra_args={SEALED_KEY: seal(request, seal_key())},
-        )  # fmt: skip
+            temperature=0.0,
+            max_tokens=6,
+            ignore_eos=True,
+            detokenize=False,
+            logprobs=-1,
+            extra_args={SIGNED_REQUEST_KEY: seal(request, signing_key())},
+        )
 
     asked = {"plain": ()} | {
         name: (SteerTerm(vector=name, scale=1.0, on="all"),) for name in ("v", "embed", "pre")
@@ -102,10 +130,12 @@ def main() -> None:
         "tokens": [list(each.outputs[0].token_ids) for each in outputs],
         "logprobs": [all_logprobs(each).tolist() for each in outputs],
         "scores": [[value for _, value in sorted(records[name].values.items())] for name in asked],
-        "blocked": [blocked.outputs[0].stop_reason == "pilothouse:block"
-                    and not blocked.outputs[0].token_ids],
+        "blocked": [
+            blocked.outputs[0].stop_reason == "pilothouse:block"
+            and not blocked.outputs[0].token_ids
+        ],
         "installed": engine.collective_rpc("pilothouse_installed"),
-    }  # fmt: skip
+    }
     sys.stdout.write(json.dumps(found) + "\n")
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 import pilothouse.llm as llm_module
 from pilothouse import LLM, CaptureReader
-from pilothouse.model.catalogue import SERVED_SITES
+from pilothouse.artifacts.catalog import SERVED_SITES
 from tests.engine.harness import BLOCK, ENVIRONMENT, KV_BYTES
 from tests.reference.hf_sites import SiteModel
 from tests.support.tiny_architectures import architectures, make_architecture
@@ -64,14 +64,25 @@ def largest_error(name: str, folder: Path, settings: dict[str, Any]) -> float:
     draw = np.random.default_rng(7)
     prompts = [draw.integers(3, 256, length).tolist() for length in LENGTHS]
     llm = LLM(
-        str(model), dtype="float32", skip_tokenizer_init=True, max_model_len=128, seed=0,
-        kv_cache_memory_bytes=KV_BYTES, block_size=BLOCK, **(SMALL_CACHE | settings),
-    )  # fmt: skip
+        str(model),
+        dtype="float32",
+        skip_tokenizer_init=True,
+        max_model_len=128,
+        seed=0,
+        kv_cache_memory_bytes=KV_BYTES,
+        block_size=BLOCK,
+        **(SMALL_CACHE | settings),
+    )
     reader = llm.capture(
-        prompts, LAYERS, sites=[site for site in SERVED_SITES if site != "embed"],
-        positions="all", max_tokens=MAX_TOKENS, out=folder / "rows", rows_per_shard=41,
+        prompts,
+        LAYERS,
+        sites=[site for site in SERVED_SITES if site != "embed"],
+        positions="all",
+        max_tokens=MAX_TOKENS,
+        out=folder / "rows",
+        rows_per_shard=41,
         progress=False,
-    )  # fmt: skip
+    )
     assert reader.complete
     return max(errors(reader, SiteModel(model, name), prompts))
 

@@ -22,7 +22,7 @@ if "--plain" not in sys.argv:
 
 from torch._dynamo.utils import counters
 
-from pilothouse.model.catalogue import Catalogue
+from pilothouse.artifacts.catalog import Catalog
 from pilothouse.term import SteerTerm
 from tests.engine.harness import all_logprobs, engine, make_plan, random_rows
 from tests.engine.worlds import probe, readout, vector
@@ -37,12 +37,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--plain", action="store_true", help="without a plan of ours")
     args = parser.parse_args()
-    plan = None if args.plain else make_plan(
-        Catalogue(
-            vectors={"v": vector("v", (0, 1, 2, 3), norm=50.0)},
-            probes={"p": probe("p", {3: random_rows(9, 1)[0]}, {"all": readout("output")})},
+    plan = (
+        None
+        if args.plain
+        else make_plan(
+            Catalog(
+                vectors={"v": vector("v", (0, 1, 2, 3), norm=50.0)},
+                probes={"p": probe("p", {3: random_rows(9, 1)[0]}, {"all": readout("output")})},
+            )
         )
-    )  # fmt: skip
+    )
     digest = hashlib.sha256()
     draw = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from pilothouse.artifacts.catalog import Catalog
 from pilothouse.engine.launch import WORKER
-from pilothouse.engine.plan import Plan
-from pilothouse.model.catalogue import Catalogue
+from pilothouse.engine.plan.plan import Plan
 from pilothouse.record import Record
 from pilothouse.term import Positions, SteerTerm
 from tests.engine.drafters import NGRAM, watch_drafts
@@ -62,36 +62,52 @@ def world_plan(model: Path) -> Plan:
         row_D = random_rows(8 + i, 1)[0]
         logits_T = stream_TD @ row_D
         probes[f"p{i}"] = probe(
-            f"p{i}", {LAYER: (1.5 * row_D / logits_T.std()).astype(np.float32)},
-            {"now": readout("output"), "mean": readout("output", "mean"),
-             "prompt": readout("prompt", "max")},
+            f"p{i}",
+            {LAYER: (1.5 * row_D / logits_T.std()).astype(np.float32)},
+            {
+                "now": readout("output"),
+                "mean": readout("output", "mean"),
+                "prompt": readout("prompt", "max"),
+            },
             bias=float(-1.5 * logits_T.mean() / logits_T.std()),
-        )  # fmt: skip
+        )
     blocks = [
         policy(
             block_name(i, level, streak),
-            [{"id": "stop", "phase": "output", "when": f"x >= {level} for {streak} tokens",
-              "then": {"action": "block"}}],
+            [
+                {
+                    "id": "stop",
+                    "phase": "output",
+                    "when": f"x >= {level} for {streak} tokens",
+                    "then": {"action": "block"},
+                }
+            ],
             {"x": f"p{i}/now"},
         )
         for i in range(NUM_PROBES)
         for level in LEVELS
         for streak in STREAKS
-    ]  # fmt: skip
+    ]
     push = policy(
         "push",
-        [{"id": "push", "phase": "output", "when": "x >= 0.12",
-          "then": {"action": "steer", "vector": "v", "scale": 1.0, "hold_tokens": 5}}],
+        [
+            {
+                "id": "push",
+                "phase": "output",
+                "when": "x >= 0.12",
+                "then": {"action": "steer", "vector": "v", "scale": 1.0, "hold_tokens": 5},
+            }
+        ],
         {"x": "p0/now"},
-    )  # fmt: skip
-    catalogue = Catalogue(
+    )
+    catalog = Catalog(
         vectors={
             "v": vector("v", VECTOR_LAYERS, seed=1, norm=7.0),
             "w": vector("w", (0,), seed=2, norm=7.0),
         },
         probes=probes,
     )
-    return make_plan(catalogue, (*blocks, push))
+    return make_plan(catalog, (*blocks, push))
 
 
 def requests(marks: Sequence[int]) -> dict[str, dict[str, Any]]:
@@ -149,11 +165,13 @@ def run(started: Engine, asked: dict[str, dict[str, Any]]) -> dict[str, Answer]:
             for each in record.token_scores
         }
         found[name] = Answer(
-            list(choice.token_ids), started.sent_tokens(name),
+            list(choice.token_ids),
+            started.sent_tokens(name),
             (choice.finish_reason, choice.stop_reason),
             all_logprobs(outputs[name]) if more.get("logprobs") == -1 else None,
-            scores, started.closing(name),
-        )  # fmt: skip
+            scores,
+            started.closing(name),
+        )
     return found
 
 
@@ -172,14 +190,17 @@ def main() -> None:
         "ngram": {"speculative_config": NGRAM},
         "model": {
             "speculative_config": {
-                "method": "draft_model", "model": model, "num_speculative_tokens": 2,
+                "method": "draft_model",
+                "model": model,
+                "num_speculative_tokens": 2,
             },
         },
         "stages": {
-            "worker": worker if worker == V2_WORKER else STAGED_WORKER, "pipeline_parallel_size": 2,
+            "worker": worker if worker == V2_WORKER else STAGED_WORKER,
+            "pipeline_parallel_size": 2,
             "distributed_executor_backend": "mp",
         },
-    }  # fmt: skip
+    }
     chosen = {"worker": worker} | settings[method]
     with engine(folder, world_plan(folder), **chosen) as started:
         seen = watch_drafts(started)

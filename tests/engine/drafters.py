@@ -12,12 +12,16 @@ NUM_DRAFTS = 4
 SPOILED = 7
 """Every so many positions the draft is wrong, and all behind it in the same step are in vain."""
 KNOWING: dict[str, Any] = {
-    "method": "custom_class", "model": "tests.engine.drafters.Knowing",
+    "method": "custom_class",
+    "model": "tests.engine.drafters.Knowing",
     "num_speculative_tokens": NUM_DRAFTS,
-}  # fmt: skip
+}
 NGRAM: dict[str, Any] = {
-    "method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3, "prompt_lookup_min": 1,
-}  # fmt: skip
+    "method": "ngram",
+    "num_speculative_tokens": 3,
+    "prompt_lookup_max": 3,
+    "prompt_lookup_min": 1,
+}
 
 
 class Knowing:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tests.model.sae import files
+from tests.artifacts.saes import files
 from tests.reference import operators as oracle
 from tests.reference.sae import Book
 from tests.support.tiny_architectures import D_MODEL
@@ -32,9 +32,12 @@ def book(form: str, seed: int, **changes: Any) -> Book:
         return draw.normal(size=shape).astype(np.float32).astype(np.float64)
 
     fields: dict[str, Any] = {
-        "W_enc": normal(D_MODEL, FEATURES), "W_dec": normal(FEATURES, D_MODEL) * 0.5,
-        "b_dec": normal(D_MODEL) * 0.1, "b_enc": normal(FEATURES) * 0.3, "form": form,
-    }  # fmt: skip
+        "W_enc": normal(D_MODEL, FEATURES),
+        "W_dec": normal(FEATURES, D_MODEL) * 0.5,
+        "b_dec": normal(D_MODEL) * 0.1,
+        "b_enc": normal(FEATURES) * 0.3,
+        "form": form,
+    }
     if form == "jumprelu":
         fields["threshold"] = np.abs(normal(FEATURES))
     if form == "gated":
@@ -68,10 +71,13 @@ def write_saes(folder: Path) -> dict[str, dict[str, Any]]:
     for name, (made, layer) in BOOKS.items():
         scaled = made.scale != 1.0
         place = files.saelens(
-            folder / name, made, d_in=D_MODEL, d_sae=FEATURES,
+            folder / name,
+            made,
+            d_in=D_MODEL,
+            d_sae=FEATURES,
             metadata={"model_name": "tiny", "hook_name": f"blocks.{layer}.hook_resid_post"},
             **({"normalize_activations": "expected_average_only_in"} if scaled else {}),
-        )  # fmt: skip
+        )
         refs[name] = {"path": str(place), "average_norm": NORM if scaled else 6.0}
     files.save(folder / "jump" / "features.safetensors", {"max_act": LARGEST})
     files.write_json(folder / "jump" / "labels.json", {"5": "a label", "6": "another label"})
@@ -166,9 +172,11 @@ def feature_cases(v_D: np.ndarray, w_D: np.ndarray) -> tuple[FeatureCase, ...]:
         single("signed features held up", "signed", list(range(20, 44, 3)), "floor", -0.25),
         FeatureCase(
             "a chosen feature beside one of a normalised token, and an ablation",
-            ({"sae": "chosen", "feature": 20, "value": 6.0},
-             {"sae": "normed", "feature": 20, "op": "add", "value": 3.0},
-             {"vector": "v", "op": "ablate", "layers": [1]}),
+            (
+                {"sae": "chosen", "feature": 20, "value": 6.0},
+                {"sae": "normed", "feature": 20, "op": "add", "value": 3.0},
+                {"vector": "v", "op": "ablate", "layers": [1]},
+            ),
             lambda h, at: oracle.ablate(_chosen_and_normed(h), v_D) + 0 * at,
             {"no ablation": lambda h, at: _chosen_and_normed(h) + 0 * at},
         ),
@@ -181,31 +189,44 @@ def feature_cases(v_D: np.ndarray, w_D: np.ndarray) -> tuple[FeatureCase, ...]:
         single("features stepped", "plain", [20, 33, 34, 35], "steer", -2.0),
         single("features set where on", "jump", list(range(60, 67)), "set", 6.0, above=2.0),
         FeatureCase(
-            "a labelled feature", (labelled,), told(JUMP, {5: ("set", share, None)}),
+            "a labelled feature",
+            (labelled,),
+            told(JUMP, {5: ("set", share, None)}),
             {"the raw value": told(JUMP, {5: ("set", 1.5, None)})},
         ),
         FeatureCase(
             "two SAEs at one tap",
-            ({"sae": "jump", "feature": 3, "value": 6.0},
-             {"sae": "gated", "feature": 3, "op": "add", "value": 4.0}),
+            (
+                {"sae": "jump", "feature": 3, "value": 6.0},
+                {"sae": "gated", "feature": 3, "op": "add", "value": 4.0},
+            ),
             lambda h, at: _both(h) + 0 * at,
             {"one of them": told(JUMP, {3: ("set", 6.0, None)})},
         ),
         FeatureCase(
             "two SAEs at two taps",
-            (jump, {"sae": "plain", "feature": 8, "value": 5.0},
-             {"sae": "plain", "feature": [70], "op": "add", "value": 3.0}),
-            _at_two, {},
+            (
+                jump,
+                {"sae": "plain", "feature": 8, "value": 5.0},
+                {"sae": "plain", "feature": [70], "op": "add", "value": 3.0},
+            ),
+            _at_two,
+            {},
         ),
         FeatureCase(
             "a feature, an ablation and an addition",
-            (jump, {"vector": "v", "op": "ablate", "layers": [1]},
-             {"vector": "w", "scale": 1.0, "layers": [1]}),
+            (
+                jump,
+                {"vector": "v", "op": "ablate", "layers": [1]},
+                {"vector": "w", "scale": 1.0, "layers": [1]},
+            ),
             lambda h, at: oracle.add(
                 oracle.ablate(JUMP.edited(h, {8: ("set", 5.0, None)}), v_D), w_D, 1.0 + 0 * at
             ),
-            {"the ablation first": lambda h, at: oracle.add(
-                JUMP.edited(oracle.ablate(h, v_D), {8: ("set", 5.0, None)}), w_D, 1.0 + 0 * at
-            )},
+            {
+                "the ablation first": lambda h, at: oracle.add(
+                    JUMP.edited(oracle.ablate(h, v_D), {8: ("set", 5.0, None)}), w_D, 1.0 + 0 * at
+                )
+            },
         ),
-    )  # fmt: skip
+    )

@@ -16,18 +16,24 @@ from vllm import LLM, SamplingParams
 from vllm.distributed import cleanup_dist_env_and_memory
 from vllm.v1.engine.output_processor import OutputProcessor
 
+from pilothouse.artifacts.catalog import Catalog
 from pilothouse.config import PilothouseConfig, parse_config
-from pilothouse.engine.facts import ModelFacts
 from pilothouse.engine.launch import SCHEDULER, WORKER, guard_environment
-from pilothouse.engine.plan import Plan
-from pilothouse.engine.resolve import resolve_plan
-from pilothouse.engine.step import Emissions
-from pilothouse.engine.turn_markers import TurnMarkers
+from pilothouse.engine.plan.build import resolve_plan
+from pilothouse.engine.plan.plan import Plan
+from pilothouse.engine.plan.spec import ModelFacts
+from pilothouse.engine.plan.turn_markers import TurnMarkers
+from pilothouse.engine.scheduler.messages import Emissions
 from pilothouse.engine.vllm import output_processor
-from pilothouse.model.catalogue import Catalogue
 from pilothouse.policy.schema import Policy
 from pilothouse.record import Record
-from pilothouse.sealed import SEALED_KEY, AppliedPolicy, SealedRequest, seal, seal_key
+from pilothouse.signed_request import (
+    SIGNED_REQUEST_KEY,
+    AppliedPolicy,
+    SignedRequest,
+    seal,
+    signing_key,
+)
 from pilothouse.term import SteerTerm
 
 ENVIRONMENT = {
@@ -41,7 +47,7 @@ BLOCK = 32
 
 
 def make_plan(
-    catalogue: Catalogue,
+    catalog: Catalog,
     policies: Sequence[Policy] = (),
     *,
     d_model: int = 64,
@@ -53,7 +59,7 @@ def make_plan(
     raw = {"version": 1, "limits": {"max_norm_ratio": 1e6}} | config
     parsed: PilothouseConfig = parse_config(raw, folder=Path(), origin="test")
     facts = ModelFacts(model_id="tiny", num_layers=num_layers, d_model=d_model)
-    return resolve_plan(parsed, catalogue, policies, facts, turns=turns)
+    return resolve_plan(parsed, catalog, policies, facts, turns=turns)
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ class Engine:
     ) -> str:
         """A valid seal over a request."""
         assert self.plan is not None
-        request = SealedRequest(
+        request = SignedRequest(
             decision_id=decision_id,
             revision=self.plan.revision,
             steer=tuple(steer),
@@ -112,7 +118,7 @@ class Engine:
             probes=tuple(probes),
             scores=scores,  # type: ignore[arg-type]
         )
-        return seal(request, seal_key())
+        return seal(request, signing_key())
 
     def params(
         self,
@@ -129,13 +135,20 @@ class Engine:
         extra = None
         if self.plan is not None:
             text = self.sealed(
-                steer=steer, policies=policies, shadow=shadow, scores=scores, probes=probes,
+                steer=steer,
+                policies=policies,
+                shadow=shadow,
+                scores=scores,
+                probes=probes,
                 decision_id=decision_id,
-            )  # fmt: skip
-            extra = {SEALED_KEY: text}
+            )
+            extra = {SIGNED_REQUEST_KEY: text}
         defaults: dict[str, Any] = {
-            "temperature": 0.0, "max_tokens": 8, "ignore_eos": True, "detokenize": False,
-        }  # fmt: skip
+            "temperature": 0.0,
+            "max_tokens": 8,
+            "ignore_eos": True,
+            "detokenize": False,
+        }
         return SamplingParams(extra_args=extra, **(defaults | sampling))
 
     def run(self, prompts: Sequence[Sequence[int]], params: Any, **extra: Any) -> list[Any]:
@@ -218,18 +231,25 @@ def engine(
 ) -> Iterator[Engine]:
     """An engine in this process; `plan=None` is plain vLLM."""
     settings: dict[str, Any] = {
-        "dtype": "float32", "skip_tokenizer_init": True, "enforce_eager": True,
-        "max_model_len": 256, "distributed_executor_backend": "uni", "seed": 0,
-        "enable_prefix_caching": False, "max_logprobs": -1, "kv_cache_memory_bytes": KV_BYTES,
+        "dtype": "float32",
+        "skip_tokenizer_init": True,
+        "enforce_eager": True,
+        "max_model_len": 256,
+        "distributed_executor_backend": "uni",
+        "seed": 0,
+        "enable_prefix_caching": False,
+        "max_logprobs": -1,
+        "kv_cache_memory_bytes": KV_BYTES,
         "block_size": BLOCK,
-    }  # fmt: skip
+    }
     with environment(ENVIRONMENT), _watched_outputs() as listeners:
         if plan is not None:
             guard_environment()
             settings |= {
-                "worker_cls": worker, "scheduler_cls": SCHEDULER,
+                "worker_cls": worker,
+                "scheduler_cls": SCHEDULER,
                 "additional_config": plan.to_additional_config(),
-            }  # fmt: skip
+            }
         torch.set_num_threads(1)
         made = Engine(LLM(str(model), **(settings | overrides)), plan)
         listeners.append(made.sent.append)

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pilothouse.engine.architecture import Decoder, HookPoint, check_model, open_decoder
-from pilothouse.engine.architecture.forward import NUM_TOKENS
+from pilothouse.engine.hooks import Decoder, HookPoint, check_model, open_decoder
+from pilothouse.engine.hooks.tiny_forward import NUM_TOKENS
 from pilothouse.engine.vllm.adapters import without_adapters
 from pilothouse.engine.vllm.model_runner import loaded_model, max_step_tokens
 from pilothouse.engine.vllm.worker import worker_base

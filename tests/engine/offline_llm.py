@@ -22,10 +22,15 @@ def offline_llm(
 ) -> Iterator[LLM]:
     """An engine without a tokenizer: prompts are token ids."""
     settings: dict[str, Any] = {
-        "dtype": "float32", "skip_tokenizer_init": True, "enforce_eager": True,
-        "max_model_len": 256, "distributed_executor_backend": "uni", "seed": 0,
-        "kv_cache_memory_bytes": KV_BYTES, "block_size": BLOCK,
-    }  # fmt: skip
+        "dtype": "float32",
+        "skip_tokenizer_init": True,
+        "enforce_eager": True,
+        "max_model_len": 256,
+        "distributed_executor_backend": "uni",
+        "seed": 0,
+        "kv_cache_memory_bytes": KV_BYTES,
+        "block_size": BLOCK,
+    }
     with environment(ENVIRONMENT):
         torch.set_num_threads(1)
         made = LLM(str(model), pilothouse_config=config, **(settings | overrides))

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from pilothouse.artifacts.catalog import Catalog
+from pilothouse.artifacts.saes.cache import open_sae
+from pilothouse.artifacts.transform import UNBOUNDED, Transform, build_transform
 from pilothouse.config import SaeRef
 from pilothouse.engine.launch import WORKER
-from pilothouse.model.catalogue import Catalogue
-from pilothouse.model.sae.opened import open_sae
-from pilothouse.model.transform import UNBOUNDED, Transform, build_transform
 from pilothouse.term import SteerTerm
 from tests.engine.feature_cases import BOOKS, feature_cases, write_saes
 from tests.engine.harness import Engine, all_logprobs, engine, make_plan, random_rows
@@ -68,35 +68,49 @@ LOW, HIGH = np.full((2, D_MODEL), -0.5), np.full((2, D_MODEL), 0.6)
 V = vector("v", LAYERS, seed=1, norm=6.0)
 W = vector("w", LAYERS, seed=2, norm=9.0)
 READ = random_rows(5, 1)[0] * 0.3
-CATALOGUE = Catalogue(
+CATALOGUE = Catalog(
     vectors={
         "v": V,
         "w": W,
         "span": transform("span", "subspace", basis=SPAN),
         "plane": transform("plane", "plane", basis=PLANE),
-        "reft": transform(
-            "reft", "lowrank", read=WEIGHTS - ROTATION, write=ROTATION, bias=OFFSETS
-        ),
+        "reft": transform("reft", "lowrank", read=WEIGHTS - ROTATION, write=ROTATION, bias=OFFSETS),
         "act": transform("act", "diagonal", weight=MAP - 1, bias=SHIFT, low=LOW, high=HIGH),
         "neurons": transform(
-            "neurons", "diagonal",
+            "neurons",
+            "diagonal",
             weight=np.where(np.arange(D_MODEL) % 5 == 0, -1.0, 0.0) * np.ones((2, 1)),
             bias=np.where(np.arange(D_MODEL) % 5 == 0, 1.5, 0.0) * np.ones((2, 1)),
-            low=np.full((2, D_MODEL), -UNBOUNDED), high=np.full((2, D_MODEL), UNBOUNDED),
+            low=np.full((2, D_MODEL), -UNBOUNDED),
+            high=np.full((2, D_MODEL), UNBOUNDED),
         ),
     },
     probes={"p": probe("p", {LAYERS[1]: READ}, {"all": readout("answer")})},
-)  # fmt: skip
+)
 RESERVED = {
     "taps": {
         "operators": [
-            "add", "add_below", "ablate", "reflect", "set", "floor", "cap", "affine", "rotate",
-            "rotate_adaptive", "slerp", "apply", "replace", "gate", "restore_norm", "token_unit",
+            "add",
+            "add_below",
+            "ablate",
+            "reflect",
+            "set",
+            "floor",
+            "cap",
+            "affine",
+            "rotate",
+            "rotate_adaptive",
+            "slerp",
+            "apply",
+            "replace",
+            "gate",
+            "restore_norm",
+            "token_unit",
             "feature",
         ]
     },
     "auth": {"client_steering": True},
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -119,7 +133,7 @@ class Case:
         named = (
             (BOOKS[term["sae"]][1],) if "sae" in term else term.get("layers", LAYERS)
             for term in self.terms
-        )  # fmt: skip
+        )
         return tuple(sorted({layer for layers in named for layer in layers}))
 
 
@@ -168,92 +182,122 @@ def of_features() -> tuple[Case, ...]:
     wheres = (ALL, OUTPUT, PROMPT)
     return tuple(
         case(
-            each.name, each.terms, each.right, wheres[number % len(wheres)],
+            each.name,
+            each.terms,
+            each.right,
+            wheres[number % len(wheres)],
             mistakes={name: by_token(wrong) for name, wrong in each.mistakes.items()},
         )
         for number, each in enumerate(feature_cases(v(0), w(0)))
-    )  # fmt: skip
+    )
 
 
 GATE = {"probe": "p", "above": 0.3, "sharpness": 2.0}
 CASES = (
     case("add", {"vector": "v", "scale": 1.5}, added, OUTPUT),
     case(
-        "residual", {"vector": "w", "scale": 0.8, "unit": "residual"},
-        lambda h, at: oracle.add(h, w(at) / np.linalg.norm(w(at)), 0.8 * (6.0 + at)), PROMPT,
+        "residual",
+        {"vector": "w", "scale": 0.8, "unit": "residual"},
+        lambda h, at: oracle.add(h, w(at) / np.linalg.norm(w(at)), 0.8 * (6.0 + at)),
+        PROMPT,
     ),
     case(
-        "norm kept", {"vector": "v", "scale": 2.0, "restore_norm": True},
+        "norm kept",
+        {"vector": "v", "scale": 2.0, "restore_norm": True},
         lambda h, at: oracle.restored(h, oracle.add(h, v(at), 2.0)),
     ),
     case(
-        "never longer", {"vector": "v", "scale": 2.0, "restore_norm": "if_longer"},
-        lambda h, at: oracle.shortened(h, oracle.add(h, v(at), 2.0)), OUTPUT,
+        "never longer",
+        {"vector": "v", "scale": 2.0, "restore_norm": "if_longer"},
+        lambda h, at: oracle.shortened(h, oracle.add(h, v(at), 2.0)),
+        OUTPUT,
     ),
     case(
-        "token units", {"vector": "w", "scale": -0.7, "unit": "token"},
+        "token units",
+        {"vector": "w", "scale": -0.7, "unit": "token"},
         lambda h, at: oracle.relative_add(h, w(at), -0.7),
     ),
     case(
-        "add below", {"vector": "v", "op": "add_below", "scale": 1.5, "value": 0.2},
+        "add below",
+        {"vector": "v", "op": "add_below", "scale": 1.5, "value": 0.2},
         lambda h, at: oracle.add_below(h, v(at), 1.5, 0.2),
     ),
     case("ablate", {"vector": "v", "op": "ablate"}, lambda h, at: oracle.ablate(h, v(at))),
     case("reflect", {"vector": "w", "op": "reflect"}, lambda h, at: oracle.reflect(h, w(at))),
     case("subspace", {"vector": "span"}, lambda h, at: oracle.ablate(h, SPAN[at]), OUTPUT),
     case(
-        "two ablated", [{"vector": "v", "op": "ablate"}, {"vector": "w", "op": "ablate"}],
-        lambda h, at: oracle.ablate(h, np.stack([v(at), w(at)])), PROMPT,
+        "two ablated",
+        [{"vector": "v", "op": "ablate"}, {"vector": "w", "op": "ablate"}],
+        lambda h, at: oracle.ablate(h, np.stack([v(at), w(at)])),
+        PROMPT,
     ),
     case(
-        "set", {"vector": "v", "op": "set", "value": 4.0},
+        "set",
+        {"vector": "v", "op": "set", "value": 4.0},
         lambda h, at: oracle.set_projection(h, v(at), 4.0),
     ),
     case(
-        "floor", {"vector": "v", "op": "floor", "value": 2.0},
-        lambda h, at: oracle.floor_projection(h, v(at), 2.0), OUTPUT,
+        "floor",
+        {"vector": "v", "op": "floor", "value": 2.0},
+        lambda h, at: oracle.floor_projection(h, v(at), 2.0),
+        OUTPUT,
     ),
     case(
-        "cap", {"vector": "v", "op": "cap", "value": -2.0},
-        lambda h, at: oracle.cap_projection(h, v(at), -2.0), PROMPT,
+        "cap",
+        {"vector": "v", "op": "cap", "value": -2.0},
+        lambda h, at: oracle.cap_projection(h, v(at), -2.0),
+        PROMPT,
     ),
     case(
-        "affine", {"vector": "w", "op": "affine", "scale": -0.5, "value": 2.5},
+        "affine",
+        {"vector": "w", "op": "affine", "scale": -0.5, "value": 2.5},
         lambda h, at: oracle.affine(h, w(at), -0.5, 2.5),
     ),
     case(
-        "rotate", {"vector": "plane", "value": 135.0},
+        "rotate",
+        {"vector": "plane", "value": 135.0},
         lambda h, at: oracle.rotate(h, PLANE[at], 135.0),
     ),
     case(
-        "rotate adaptively", {"vector": "plane", "op": "rotate_adaptive", "value": 160.0},
-        lambda h, at: oracle.rotate_adaptive(h, PLANE[at], 160.0), PROMPT,
+        "rotate adaptively",
+        {"vector": "plane", "op": "rotate_adaptive", "value": 160.0},
+        lambda h, at: oracle.rotate_adaptive(h, PLANE[at], 160.0),
+        PROMPT,
     ),
     case(
-        "slerp", {"vector": "v", "op": "slerp", "scale": 0.4},
+        "slerp",
+        {"vector": "v", "op": "slerp", "scale": 0.4},
         lambda h, at: oracle.slerp(h, v(at), 0.4),
     ),
     case(
-        "LoReFT", {"vector": "reft"},
-        lambda h, at: oracle.loreft(h, ROTATION[at], WEIGHTS[at], OFFSETS[at]), PROMPT,
+        "LoReFT",
+        {"vector": "reft"},
+        lambda h, at: oracle.loreft(h, ROTATION[at], WEIGHTS[at], OFFSETS[at]),
+        PROMPT,
     ),
     case(
-        "AcT", {"vector": "act", "scale": 0.7},
+        "AcT",
+        {"vector": "act", "scale": 0.7},
         lambda h, at: oracle.linear_transport(h, MAP[at], SHIFT[at], LOW[at], HIGH[at], 0.7),
     ),
     case(
-        "neurons", {"vector": "neurons"},
-        lambda h, at: np.where(np.arange(D_MODEL) % 5 == 0, 1.5, h) + 0 * at, OUTPUT,
+        "neurons",
+        {"vector": "neurons"},
+        lambda h, at: np.where(np.arange(D_MODEL) % 5 == 0, 1.5, h) + 0 * at,
+        OUTPUT,
     ),
     case("replace", {"vector": "v", "op": "replace"}, lambda h, at: v(at) + 0 * h, OUTPUT),
     case(
-        "token gate", {"vector": "v", "scale": 2.0, "layers": [LAYERS[1]], "gate": GATE},
+        "token gate",
+        {"vector": "v", "scale": 2.0, "layers": [LAYERS[1]], "gate": GATE},
         lambda h, at: oracle.gated_add(h, v(1), 2.0, float(READ @ h), 0.3, 2.0) + 0 * at,
     ),
     case(
         "all at once",
         [
-            {"vector": "act"}, {"vector": "reft"}, {"vector": "v", "op": "ablate"},
+            {"vector": "act"},
+            {"vector": "reft"},
+            {"vector": "v", "op": "ablate"},
             {"vector": "w", "scale": 1.0, "restore_norm": True},
         ],
         lambda h, at: oracle.restored(
@@ -262,41 +306,55 @@ CASES = (
                 oracle.ablate(
                     oracle.loreft(
                         oracle.linear_transport(h, MAP[at], SHIFT[at], LOW[at], HIGH[at], 1.0),
-                        ROTATION[at], WEIGHTS[at], OFFSETS[at],
+                        ROTATION[at],
+                        WEIGHTS[at],
+                        OFFSETS[at],
                     ),
                     v(at),
                 ),
-                w(at), 1.0,
+                w(at),
+                1.0,
             ),
         ),
     ),
     case(
-        "last prompt token", {"vector": "v", "scale": 1.5, "on": "all", "positions": "last_prompt"},
-        added, lambda tokens, n: [(n - 1, n)],  # noqa: ARG005
+        "last prompt token",
+        {"vector": "v", "scale": 1.5, "on": "all", "positions": "last_prompt"},
+        added,
+        lambda tokens, n: [(n - 1, n)],  # noqa: ARG005
     ),
     case(
-        "first", {"vector": "v", "scale": 1.5, "on": "prompt", "positions": {"first": 4}},
-        added, lambda tokens, n: [(0, 4)],  # noqa: ARG005
+        "first",
+        {"vector": "v", "scale": 1.5, "on": "prompt", "positions": {"first": 4}},
+        added,
+        lambda tokens, n: [(0, 4)],  # noqa: ARG005
     ),
     case(
-        "last", {"vector": "v", "scale": 1.5, "on": "prompt", "positions": {"last": 3}},
-        added, lambda tokens, n: [(n - 3, n)],  # noqa: ARG005
+        "last",
+        {"vector": "v", "scale": 1.5, "on": "prompt", "positions": {"last": 3}},
+        added,
+        lambda tokens, n: [(n - 3, n)],  # noqa: ARG005
     ),
     case(
-        "window", {"vector": "v", "scale": 1.5, "on": "output", "positions": {"window": [1, 3]}},
-        added, lambda tokens, n: [(n + 1, n + 3)],  # noqa: ARG005
+        "window",
+        {"vector": "v", "scale": 1.5, "on": "output", "positions": {"window": [1, 3]}},
+        added,
+        lambda tokens, n: [(n + 1, n + 3)],  # noqa: ARG005
     ),
     case(
         "indices",
         {"vector": "v", "scale": 1.5, "on": "all", "positions": {"indices": [0, 7, -2, 23]}},
-        added, lambda tokens, n: [(0, 1), (7, 8), (n - 2, n - 1), (23, 24)],  # noqa: ARG005
+        added,
+        lambda tokens, n: [(0, 1), (7, 8), (n - 2, n - 1), (23, 24)],  # noqa: ARG005
     ),
     case(
-        "after a mark", {"vector": "v", "scale": 1.5, "on": "all", "positions": {"after": [MARK]}},
-        added, lambda tokens, n: [(tokens.index(MARK) + 1, END)],  # noqa: ARG005
+        "after a mark",
+        {"vector": "v", "scale": 1.5, "on": "all", "positions": {"after": [MARK]}},
+        added,
+        lambda tokens, n: [(tokens.index(MARK) + 1, END)],  # noqa: ARG005
     ),
     *of_features(),
-)  # fmt: skip
+)
 
 
 def prompt_of(each: Case) -> list[int]:
@@ -384,11 +442,11 @@ def _ask(started: Engine, each: Case) -> None:
     started.add(each.name, prompt_of(each), params)
 
 
-def with_saes(catalogue: Catalogue, folder: Path) -> tuple[Catalogue, dict[str, Any]]:
-    """A catalogue with the SAEs of the cases too, and its configuration's `saes`."""
+def with_saes(catalog: Catalog, folder: Path) -> tuple[Catalog, dict[str, Any]]:
+    """A catalog with the SAEs of the cases too, and its configuration's `saes`."""
     refs = write_saes(folder / "saes")
     opened = {name: open_sae(name, SaeRef.model_validate(ref)) for name, ref in refs.items()}
-    return replace(catalogue, saes=opened), refs
+    return replace(catalog, saes=opened), refs
 
 
 def starting(folder: Path, **settings: Any) -> AbstractContextManager[Engine]:

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from pilothouse.artifacts.catalog import Catalog
+from pilothouse.artifacts.vector import Vector
 from pilothouse.engine.launch import WORKER
-from pilothouse.model.catalogue import Catalogue
-from pilothouse.model.vector import Vector
 from pilothouse.term import SteerTerm
 from tests.engine.harness import Engine, all_logprobs, engine, make_plan, random_rows
 from tests.engine.parity_program import run_program
@@ -30,7 +30,7 @@ LEAST_MOVE = 0.05
 LEAST_MISS = 0.01
 OUTPUT_TOKENS = 6
 
-CATALOGUE = Catalogue(
+CATALOGUE = Catalog(
     vectors={
         "inner": vector("inner", (1, 2), seed=1, norm=6.0),
         "outer": vector("outer", (0, 2), seed=2, norm=9.0),
@@ -74,7 +74,7 @@ CASES = (
 
 
 def reference_edits(terms: tuple[SteerTerm, ...], num_prompt_tokens: int) -> list[HookedEdit]:
-    """The edits in plain numpy, written apart from `pilothouse.edit`."""
+    """The edits in plain numpy, written apart from `pilothouse.edits`."""
     edits = []
     for term in terms:
         loaded: Vector = CATALOGUE.vectors[term.vector]
@@ -120,9 +120,12 @@ def check(engine: Engine, oracle: HookedModel) -> dict[str, float]:
     """Run every case in one batch, compare, and return each case's largest error."""
     for case in CASES:
         params = engine.params(
-            steer=case.terms, probes=["pair"], decision_id=case.name, logprobs=-1,
+            steer=case.terms,
+            probes=["pair"],
+            decision_id=case.name,
+            logprobs=-1,
             max_tokens=OUTPUT_TOKENS,
-        )  # fmt: skip
+        )
         engine.add(case.name, prompt_of(case), params)
     outputs = engine.drain()
     return {case.name: check_case(case, outputs[case.name], engine, oracle) for case in CASES}

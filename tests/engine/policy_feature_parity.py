@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pilothouse.artifacts.catalog import Catalog
 from pilothouse.engine.launch import WORKER
-from pilothouse.model.catalogue import Catalogue
 from pilothouse.policy.schema import Policy
 from tests.engine.feature_cases import BOOKS, CHOSEN, FEATURES, JUMP, NORMED, SIGNED
 from tests.engine.harness import Engine, all_logprobs, engine, make_plan, random_rows
@@ -62,12 +62,16 @@ POLICIES = (
     steers("norms", "normed", [6], value=4.0),
     steers("jumps", "jump", [3], value=6.0),
     *(
-        always(f"logs-{sae}", {
-            "action": "log", "features": {"sae": sae, "of": list(LOGGED), "top": TOP},
-        })
+        always(
+            f"logs-{sae}",
+            {
+                "action": "log",
+                "features": {"sae": sae, "of": list(LOGGED), "top": TOP},
+            },
+        )
         for sae in LOGGING
     ),
-)  # fmt: skip
+)
 SET: Rules = {20: ("set", 6.0, None), 4: ("set", 6.0, None)}
 SCALED: Rules = {each: ("scale", -3.0, None) for each in range(8, 24)}
 NORM: Rules = {6: ("set", 4.0, None)}
@@ -91,10 +95,12 @@ STEERED = (
     ),
     Steered(("norms",), 1, lambda h: edited(NORMED, NORM, h), lambda h: elsewhere(NORMED, NORM, h)),
     Steered(
-        ("sets", "jumps"), 1, lambda h: edited(JUMP, JUMPED, edited(CHOSEN, SET, h)),
+        ("sets", "jumps"),
+        1,
+        lambda h: edited(JUMP, JUMPED, edited(CHOSEN, SET, h)),
         lambda h: edited(CHOSEN, SET, h),
     ),
-)  # fmt: skip
+)
 
 
 def prompt_of(name: str) -> list[int]:
@@ -163,7 +169,7 @@ def run_check(
 ) -> dict[str, float]:
     """Make the model, start one engine, check every request."""
     make_architecture(folder, name)
-    loaded, saes = with_saes(Catalogue(probes={"first": FIRST}), folder)
+    loaded, saes = with_saes(Catalog(probes={"first": FIRST}), folder)
     plan = make_plan(loaded, POLICIES, saes=saes)
     with engine(
         folder,

@@ -75,7 +75,7 @@ def architectures(*, multimodal: bool) -> list[str]:
 
 def visit(name: str) -> Visit:
     """Build a tiny model in this process and check it. Needs a process that does nothing else."""
-    from pilothouse.engine.architecture import check_model, open_decoder
+    from pilothouse.engine.hooks import check_model, open_decoder
     from tests.support.shrink import small_config
 
     source = ""
@@ -115,7 +115,7 @@ def _build_with_aliases(config: Any) -> tuple[torch.nn.Module, Any]:
 
 def _run_with_aliases(model: torch.nn.Module, vllm_config: Any) -> None:
     """The same for names that only a forward pass asks for."""
-    from pilothouse.engine.architecture.forward import tiny_forward
+    from pilothouse.engine.hooks.tiny_forward import tiny_forward
     from tests.support.shrink import ALIASES
 
     for _ in range(20):
@@ -148,10 +148,16 @@ def _build(config: Any) -> tuple[torch.nn.Module, Any]:
     folder = tempfile.mkdtemp()
     config.save_pretrained(folder)
     vllm_config = EngineArgs(
-        model=folder, load_format="dummy", dtype="float32", skip_tokenizer_init=True,
-        enforce_eager=True, max_model_len=256, max_num_batched_tokens=256,
-        distributed_executor_backend="uni", language_model_only=True,
-    ).create_engine_config()  # fmt: skip
+        model=folder,
+        load_format="dummy",
+        dtype="float32",
+        skip_tokenizer_init=True,
+        enforce_eager=True,
+        max_model_len=256,
+        max_num_batched_tokens=256,
+        distributed_executor_backend="uni",
+        language_model_only=True,
+    ).create_engine_config()
     with set_current_vllm_config(vllm_config):
         if not torch.distributed.is_initialized():
             init_distributed_environment(1, 0, f"file://{Path(folder) / 'store'}", 0, "gloo")
@@ -230,7 +236,7 @@ def prepare() -> None:
     import vllm.model_executor.model_loader
     import vllm.v1.worker.cpu_model_runner  # noqa: F401
 
-    import pilothouse.engine.architecture  # noqa: F401
+    import pilothouse.engine.hooks  # noqa: F401
 
 
 def summary(visits: Iterable[Visit]) -> str:

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from pilothouse.artifacts.catalog import Catalog
+from pilothouse.artifacts.probe import Probe, build_probe
+from pilothouse.artifacts.transform import Transform, build_transform
+from pilothouse.artifacts.vector import Vector, build_vector
 from pilothouse.engine.launch import WORKER
-from pilothouse.model.catalogue import Catalogue
-from pilothouse.model.probe import Probe, build_probe
-from pilothouse.model.transform import Transform, build_transform
-from pilothouse.model.vector import Vector, build_vector
 from pilothouse.term import SteerTerm
 from pilothouse.types import PROJECTION_SITES, Site
 from tests.engine.harness import Engine, all_logprobs, engine, make_plan
@@ -82,22 +82,29 @@ def draw_numbers(values_TD: np.ndarray, seed: int) -> Numbers:
     turned = np.linalg.qr(np.stack([single, draw.normal(size=width)], axis=1))[0].T
     plane = (turned * np.sign(turned[0] @ single)).astype(np.float32).astype(np.float64)
     return Numbers(
-        width=width, norm=norm, v=single, plane=plane, rotation=rows(3),
+        width=width,
+        norm=norm,
+        v=single,
+        plane=plane,
+        rotation=rows(3),
         weight=(draw.normal(size=(3, width)) * 0.2).astype(np.float32).astype(np.float64),
         offset=(draw.normal(size=3) * norm).astype(np.float32).astype(np.float64),
         scale=draw.uniform(0.3, 1.7, width).astype(np.float32).astype(np.float64),
         shift=(draw.normal(size=width) * norm / np.sqrt(width)).astype(np.float32),
         read=(rows(1)[0] / max(norm, 1e-3)).astype(np.float32),
-    )  # fmt: skip
+    )
 
 
 def artefacts(site: Site, n: Numbers) -> tuple[dict[str, Vector | Transform], Probe]:
     """The vector, transforms and probe of a site."""
     layer = place_of(site)[0]
     about: dict[str, Any] = {
-        "model_id": "tiny", "layers": (layer,), "created_by": "tests", "site": site,
+        "model_id": "tiny",
+        "layers": (layer,),
+        "created_by": "tests",
+        "site": site,
         "d_model": D_MODEL if site in PROJECTION_SITES else None,
-    }  # fmt: skip
+    }
     norms_L = np.array([n.norm], np.float32)
 
     def transform(name: str, form: Any, **arrays: np.ndarray) -> Transform:
@@ -120,10 +127,15 @@ def artefacts(site: Site, n: Numbers) -> tuple[dict[str, Vector | Transform], Pr
         ),
     }
     probe = build_probe(
-        site, weights_LD=n.read[None], bias=0.0, token_slope=1.0, token_offset=0.0,
+        site,
+        weights_LD=n.read[None],
+        bias=0.0,
+        token_slope=1.0,
+        token_offset=0.0,
         readouts={"all": readout("answer"), "prompt": readout("prompt", "max")},
-        default_readout="all", **about,
-    )  # fmt: skip
+        default_readout="all",
+        **about,
+    )
     return edits, probe
 
 
@@ -200,14 +212,16 @@ def policies(sites: Mapping[Site, Numbers]) -> list[Any]:
             site.replace("_", "-"),
             [
                 {
-                    "id": "r", "phase": "prompt", "when": "x >= 0.000001",
+                    "id": "r",
+                    "phase": "prompt",
+                    "when": "x >= 0.000001",
                     "then": {"action": "steer", "vector": site, "op": "ablate"},
                 }
             ],
             {"x": f"{site}/prompt"},
         )
         for site in sites
-    ]  # fmt: skip
+    ]
 
 
 def check(started: Engine, reference: SiteModel, sites: Mapping[Site, Numbers]) -> float:
@@ -292,11 +306,11 @@ def run_check(
         for seed, site in enumerate(SITES_OF.get(name, ALL_SITES))
     }
     loaded = {site: artefacts(site, numbers) for site, numbers in sites.items()}
-    catalogue = Catalogue(
+    catalog = Catalog(
         vectors={key: each for edits, _ in loaded.values() for key, each in edits.items()},
         probes={site: probe for site, (_, probe) in loaded.items()},
     )
-    plan = make_plan(catalogue, policies(sites), limits=LIMITS | {"max_programs": 200}, **RESERVED)
+    plan = make_plan(catalog, policies(sites), limits=LIMITS | {"max_programs": 200}, **RESERVED)
     settings: dict[str, Any] = {"enforce_eager": not compiled, "max_num_seqs": 200}
     if workers > 1:
         settings |= {"tensor_parallel_size": workers, "distributed_executor_backend": "mp"}
@@ -306,9 +320,15 @@ def run_check(
 
 
 ALL_SITES: tuple[Site, ...] = (
-    "embed", "resid_pre", "attn_heads", "attn_out", "resid_mid", "mlp_neurons", "mlp_out",
+    "embed",
+    "resid_pre",
+    "attn_heads",
+    "attn_out",
+    "resid_mid",
+    "mlp_neurons",
+    "mlp_out",
     "resid_post",
-)  # fmt: skip
+)
 SITES_OF: dict[str, tuple[Site, ...]] = {
     "mixtral": tuple(site for site in ALL_SITES if site != "mlp_neurons"),
 }

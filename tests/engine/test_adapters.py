@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from vllm.lora.request import LoRARequest
 
-from pilothouse.engine.architecture import LAYOUTS
+from pilothouse.engine.hooks import LAYOUTS
 from pilothouse.term import SteerTerm
 from tests.engine import test_untouched
 from tests.engine.harness import BLOCK, Engine, all_logprobs, engine, make_plan
@@ -33,8 +33,11 @@ from tests.support.adapters import RANK, make_adapter
 pytestmark = pytest.mark.engine
 
 LORA: dict[str, Any] = {
-    "enable_lora": True, "max_lora_rank": RANK, "max_loras": 2, "enable_prefix_caching": True,
-}  # fmt: skip
+    "enable_lora": True,
+    "max_lora_rank": RANK,
+    "max_loras": 2,
+    "enable_prefix_caching": True,
+}
 WIDE = {"max_norm_ratio": 1e6, "max_wait_ms": 120_000}
 """Nobody is turned away, however slow the machine."""
 STEERINGS = {
@@ -74,9 +77,13 @@ def add(
     started: Engine, adapters: Adapters, adapter: str, steering: str, name: str, **more: Any
 ) -> None:
     params = started.params(
-        steer=STEERINGS[steering], probes=["pair"], decision_id=name, logprobs=-1,
-        max_tokens=OUTPUT_TOKENS, **more,
-    )  # fmt: skip
+        steer=STEERINGS[steering],
+        probes=["pair"],
+        decision_id=name,
+        logprobs=-1,
+        max_tokens=OUTPUT_TOKENS,
+        **more,
+    )
     started.llm.llm_engine.add_request(
         name, {"prompt_token_ids": PROMPT}, params, lora_request=adapters.requests[adapter]
     )
@@ -149,13 +156,15 @@ def test_untouched_under_an_adapter_equals_plain_vllm_bit_for_bit(adapters: Adap
         with engine(adapters.base, plan, **LORA) as made:
             params = made.params(max_tokens=12, logprobs=-1)
             prompt = {"prompt_token_ids": PROMPT}
-            found.append([
-                all_logprobs(output)
-                for adapter in adapters.requests.values()
-                for output in made.llm.generate(
-                    [prompt], params, use_tqdm=False, lora_request=adapter
-                )
-            ])  # fmt: skip
+            found.append(
+                [
+                    all_logprobs(output)
+                    for adapter in adapters.requests.values()
+                    for output in made.llm.generate(
+                        [prompt], params, use_tqdm=False, lora_request=adapter
+                    )
+                ]
+            )
     assert all(np.array_equal(ours, plain) for plain, ours in zip(*found, strict=True))
 
 

@@ -18,21 +18,21 @@ from pydantic import ValidationError
 
 from pilothouse import term as terms
 from pilothouse.cli.table_report import tables_report
-from pilothouse.edit.affine import affine_of
-from pilothouse.edit.operator import DEFAULTS, OPERATORS
-from pilothouse.edit.program import compile_program
-from pilothouse.edit.table import KINDS, Table
-from pilothouse.engine.excess import refuse_unreserved
-from pilothouse.engine.fit import unfit
-from pilothouse.engine.kernel import edit_delta
+from pilothouse.edits.affine import affine_of
+from pilothouse.edits.operator import DEFAULTS, OPERATORS
+from pilothouse.edits.program import compile_program
+from pilothouse.edits.table import KINDS, Table
 from pilothouse.engine.ops import DEVICE_KINDS
-from pilothouse.engine.plan import Plan
-from pilothouse.engine.tables import allocate, upload
-from pilothouse.engine.tap_plan import EditPlan
+from pilothouse.engine.plan.check_capacity import unfit
+from pilothouse.engine.plan.check_norm_limit import refuse_unreserved
+from pilothouse.engine.plan.plan import Plan
+from pilothouse.engine.plan.tap_plan import EditPlan
+from pilothouse.engine.worker.kernel import edit_delta
+from pilothouse.engine.worker.tables import allocate, upload
 from pilothouse.errors import ConfigError, RequestError
 from pilothouse.term import SteerTerm
 from pilothouse.types import Tap
-from tests.edit.test_operators import AT, SOURCES
+from tests.edits.test_operators import AT, SOURCES
 from tests.engine.harness import engine, make_plan
 from tests.engine.operator_parity import ALL, CATALOGUE, OUTPUT, PROMPT, Case, check
 from tests.engine.worlds import policy

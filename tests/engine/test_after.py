@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pilothouse.engine.step import StepPlan
+from pilothouse.engine.scheduler.messages import StepPlan
 from pilothouse.term import Positions, SteerTerm
 from tests.engine.harness import all_logprobs, engine, forced_async, make_plan
 from tests.engine.operator_parity import CATALOGUE, RESERVED, added

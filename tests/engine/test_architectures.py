@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from torch import nn
 
-from pilothouse.engine.architecture import LAYOUTS, Decoder, Layout, add_layout, open_decoder
-from pilothouse.engine.architecture.check import check_hook_points
-from pilothouse.engine.architecture.discovery import discover_layouts
-from pilothouse.engine.architecture.forward import tiny_forward
+from pilothouse.engine.hooks import LAYOUTS, Decoder, Layout, add_layout, open_decoder
+from pilothouse.engine.hooks.discovery import discover_layouts
+from pilothouse.engine.hooks.self_check import check_hook_points
+from pilothouse.engine.hooks.tiny_forward import tiny_forward
 from pilothouse.errors import EngineError
 from tests.engine.harness import engine
 from tests.support.tiny_architectures import make_architecture

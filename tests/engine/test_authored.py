@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pilothouse.engine.turn_markers import Opening, TurnMarkers
-from pilothouse.model.catalogue import Catalogue
+from pilothouse.artifacts.catalog import Catalog
+from pilothouse.engine.plan.turn_markers import Opening, TurnMarkers
 from pilothouse.types import Phase
 from tests.engine.drafters import KNOWING, knowing
 from tests.engine.harness import Engine, engine, forced_async, make_plan
@@ -70,11 +70,17 @@ POLICIES = (
     block("supplied-end", "supplied/max", "final"),
     policy(
         "steers",
-        [{"id": "r", "phase": "prompt", "when": WHEN,
-          "then": {"action": "steer", "vector": "push", "scale": 1.0}}],
+        [
+            {
+                "id": "r",
+                "phase": "prompt",
+                "when": WHEN,
+                "then": {"action": "steer", "vector": "push", "scale": 1.0},
+            }
+        ],
         {"x": "opening/prompt"},
     ),
-)  # fmt: skip
+)
 
 
 def make_world_plan(folder: Path):
@@ -97,8 +103,10 @@ def make_world_plan(folder: Path):
         "said": row(said, [i for i in range(len(PROMPT), len(said)) if i - len(PROMPT) != AT + 1]),
     }
     readouts = {
-        "prompt": readout("prompt"), "now": readout("output"), "max": readout("output", "max"),
-    }  # fmt: skip
+        "prompt": readout("prompt"),
+        "now": readout("output"),
+        "max": readout("output", "max"),
+    }
     probes = {name: probe(name, {LAYER: each}, readouts) for name, each in rows.items()}
     turns = TurnMarkers(
         openings=(
@@ -108,8 +116,8 @@ def make_world_plan(folder: Path):
         refused=(REFUSED,),
         missing="",
     )
-    catalogue = Catalogue(probes=probes, vectors={"push": vector("push", [LAYER + 1])})
-    return make_plan(catalogue, POLICIES, turns=turns), answer, opening
+    catalog = Catalog(probes=probes, vectors={"push": vector("push", [LAYER + 1])})
+    return make_plan(catalog, POLICIES, turns=turns), answer, opening
 
 
 @pytest.fixture(scope="module", params=["sync", "async", "drafts"])

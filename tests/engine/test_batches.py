@@ -21,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from pilothouse.model.catalogue import Catalogue
+from pilothouse.artifacts.catalog import Catalog
 from pilothouse.term import SteerTerm
 from tests.engine.harness import Engine, all_logprobs, engine, forced_async, make_plan, random_rows
 from tests.engine.operator_parity import CASES, CATALOGUE, MARK, RESERVED, with_saes
@@ -59,9 +59,12 @@ def plan_with_policies(folder: Path) -> Any:
         for name, then in rules.items()
     ]
     limits = {
-        "max_norm_ratio": 1e6, "max_programs": 6, "max_wait_ms": 60_000, "max_rank": MAX_RANK,
-    }  # fmt: skip
-    loaded, saes = with_saes(Catalogue(CATALOGUE.vectors, probes), folder)
+        "max_norm_ratio": 1e6,
+        "max_programs": 6,
+        "max_wait_ms": 60_000,
+        "max_rank": MAX_RANK,
+    }
+    loaded, saes = with_saes(Catalog(CATALOGUE.vectors, probes), folder)
     return make_plan(loaded, policies, limits=limits, saes=saes, **RESERVED)
 
 
@@ -88,9 +91,10 @@ def apart(terms: list[dict[str, Any]]) -> bool:
     vectors = [t for t in terms if "vector" in t]
     maps = sum(t["vector"] in ("act", "neurons") or t.get("op") == "replace" for t in vectors)
     edited = [
-        t["vector"] for t in vectors
+        t["vector"]
+        for t in vectors
         if ("op" in t and t.get("op") != "replace") or t["vector"] == "span"
-    ]  # fmt: skip
+    ]
     features = [(t["sae"], f) for t in terms if "sae" in t for f in features_of(t)]
     waits = sum("after" in (t.get("positions") or {}) for t in terms)
     rows = sum(ROWS.get(t["vector"], "op" in t) for t in vectors) + len(features)
@@ -168,9 +172,13 @@ def answers(started: Engine, batch: list[Asked]) -> dict[int, Any]:
             each = waiting.pop(index)
             names[f"{tag}-{index}"] = index
             params = started.params(
-                steer=each.terms, policies=each.policies, probes=["now"],
-                decision_id=f"{tag}-{index}", max_tokens=each.max_tokens, logprobs=-1,
-            )  # fmt: skip
+                steer=each.terms,
+                policies=each.policies,
+                probes=["now"],
+                decision_id=f"{tag}-{index}",
+                max_tokens=each.max_tokens,
+                logprobs=-1,
+            )
             started.add(f"{tag}-{index}", SHARED[: each.length], params)
         for name, index in names.items():
             if batch[index].abort_after is not None and batch[index].abort_after == step:
@@ -206,26 +214,35 @@ def _note(
 def differs_by(one: Any, other: Any) -> float:
     """The largest difference in log-probabilities up to the first token chosen otherwise."""
     mine, theirs = (list(each.outputs[0].token_ids) for each in (one, other))
-    same = next((i for i, pair in enumerate(zip(mine, theirs, strict=False)) if len(set(pair)) > 1),
-                min(len(mine), len(theirs)) - 1)  # fmt: skip
+    same = next(
+        (i for i, pair in enumerate(zip(mine, theirs, strict=False)) if len(set(pair)) > 1),
+        min(len(mine), len(theirs)) - 1,
+    )
     return float(np.abs(all_logprobs(one)[: same + 1] - all_logprobs(other)[: same + 1]).max())
 
 
 @pytest.mark.engine
 @pytest.mark.timeout(600)
 @settings(
-    max_examples=25, deadline=None, derandomize=True, phases=(Phase.explicit, Phase.generate),
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    phases=(Phase.explicit, Phase.generate),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)  # fmt: skip
+)
 @given(batch=st.lists(requests, min_size=2, max_size=6))
 def test_a_request_in_any_batch_gets_what_it_gets_alone(served: Engine, batch: list[Asked]) -> None:
     together = answers(served, batch)
     for index, output in together.items():
         served.reset_cache()
         alone = Asked(
-            batch[index].length, batch[index].terms, batch[index].policies,
-            batch[index].max_tokens, arrives=0, abort_after=None,
-        )  # fmt: skip
+            batch[index].length,
+            batch[index].terms,
+            batch[index].policies,
+            batch[index].max_tokens,
+            arrives=0,
+            abort_after=None,
+        )
         MET["compared"] += 1
         [by_itself] = answers(served, [alone]).values()
         assert differs_by(output, by_itself) <= TOLERANCE, (index, batch[index])

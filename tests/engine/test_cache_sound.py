@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pilothouse.model.catalogue import Catalogue
-from pilothouse.model.vector import build_vector
+from pilothouse.artifacts.catalog import Catalog
+from pilothouse.artifacts.vector import build_vector
 from pilothouse.term import SteerTerm
 from tests.engine.harness import BLOCK, Engine, all_logprobs, engine, make_plan, random_rows
 from tests.engine.worlds import firing_row, policy, probe, readout, vector
@@ -34,9 +34,13 @@ W_ALL = SteerTerm(vector="w", scale=1.0, on="all")
 def cached(qwen3: Path) -> Iterator[Engine]:
     v = vector("v", (1, 2), norm=6.0)
     alias = build_vector(
-        "alias", model_id="tiny", layers=v.layers, directions_LD=v.directions_LD,
-        residual_norms_L=v.residual_norms_L, created_by="tests",
-    )  # fmt: skip
+        "alias",
+        model_id="tiny",
+        layers=v.layers,
+        directions_LD=v.directions_LD,
+        residual_norms_L=v.residual_norms_L,
+        created_by="tests",
+    )
     stream_TD = HookedModel(qwen3).run(JAILBREAK).streams[2]
     probes = {
         "jailbreak": probe(
@@ -57,15 +61,21 @@ def cached(qwen3: Path) -> Iterator[Engine]:
         ),
         policy(
             "push",
-            [{"id": "always", "phase": "output", "when": "x >= 0.000001",
-              "then": {"action": "steer", "vector": "w", "scale": 3.0, "hold_tokens": 8}}],
+            [
+                {
+                    "id": "always",
+                    "phase": "output",
+                    "when": "x >= 0.000001",
+                    "then": {"action": "steer", "vector": "w", "scale": 3.0, "hold_tokens": 8},
+                }
+            ],
             {"x": "any/now"},
         ),
-    )  # fmt: skip
-    catalogue = Catalogue(
+    )
+    catalog = Catalog(
         vectors={"v": v, "alias": alias, "w": vector("w", (2,), seed=8, norm=6.0)}, probes=probes
     )
-    plan = make_plan(catalogue, policies)
+    plan = make_plan(catalog, policies)
     with engine(qwen3, plan, enable_prefix_caching=True) as started:
         yield started
 
@@ -122,11 +132,15 @@ def test_the_key_is_content_and_no_name(cached: Engine) -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [SteerTerm(vector="v", scale=1.5, on="all"), SteerTerm(vector="v", scale=-1.0, on="all"),
-     SteerTerm(vector="v", scale=1.0, on="all", layers=(1,)), W_ALL,
-     SteerTerm(vector="v", scale=1.0, unit="unit", on="all")],
+    [
+        SteerTerm(vector="v", scale=1.5, on="all"),
+        SteerTerm(vector="v", scale=-1.0, on="all"),
+        SteerTerm(vector="v", scale=1.0, on="all", layers=(1,)),
+        W_ALL,
+        SteerTerm(vector="v", scale=1.0, unit="unit", on="all"),
+    ],
     ids=["strength", "sign", "layers", "vector", "unit"],
-)  # fmt: skip
+)
 def test_another_program_does_not_find_them(cached: Engine, other: SteerTerm) -> None:
     want = alone(cached, PROMPT, other)
     ask(cached, PROMPT, V_ALL)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from pilothouse.model.catalogue import Catalogue
+from pilothouse.artifacts.catalog import Catalog
 from pilothouse.term import SteerTerm
 from tests.engine.harness import (
     Engine,
@@ -39,7 +39,7 @@ def plan_of_everything():
     block: dict[str, Any] = {"action": "block"}
     push = {"action": "steer", "vector": "w", "scale": 2.0, "hold_tokens": 3}
     return make_plan(
-        Catalogue(
+        Catalog(
             vectors={name: vector(name, layers, norm=4.0) for name, layers in LAYERS.items()},
             probes={
                 "p": probe("p", {0: rows[0], 3: rows[3]}, signals),
@@ -47,17 +47,29 @@ def plan_of_everything():
             },
         ),
         (
-            policy("ends", [{"id": "r", "phase": "output", "when": "x >= 0.9 for 2 tokens",
-                             "then": block}], {"x": "p/now"}),
-            policy("pushes", [{"id": "r", "phase": "output", "when": "x >= 0.3",
-                               "then": push}], {"x": "p/now"}),
-            policy("prompt-ends", [{"id": "r", "phase": "prompt", "when": "x >= 0.6",
-                                    "then": block}], {"x": "p/seen"}),
-            policy("broken", [{"id": "r", "phase": "output", "when": "x >= 0.5",
-                               "then": block}], {"x": "broken/now"}),
+            policy(
+                "ends",
+                [{"id": "r", "phase": "output", "when": "x >= 0.9 for 2 tokens", "then": block}],
+                {"x": "p/now"},
+            ),
+            policy(
+                "pushes",
+                [{"id": "r", "phase": "output", "when": "x >= 0.3", "then": push}],
+                {"x": "p/now"},
+            ),
+            policy(
+                "prompt-ends",
+                [{"id": "r", "phase": "prompt", "when": "x >= 0.6", "then": block}],
+                {"x": "p/seen"},
+            ),
+            policy(
+                "broken",
+                [{"id": "r", "phase": "output", "when": "x >= 0.5", "then": block}],
+                {"x": "broken/now"},
+            ),
         ),
         limits={"max_norm_ratio": 1e6, "max_programs": 3, "max_wait_ms": 200},
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
@@ -132,9 +144,12 @@ _numbers = iter(range(1 << 30))
 
 
 @settings(
-    max_examples=60, deadline=None, derandomize=True, phases=(Phase.explicit, Phase.generate),
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    phases=(Phase.explicit, Phase.generate),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)  # fmt: skip
+)
 @given(storm=st.lists(requests, min_size=1, max_size=10))
 def test_engine_survives_a_storm(
     served: tuple[Engine, list[int], np.ndarray], storm: list[Stormy]
@@ -146,9 +161,14 @@ def test_engine_survives_a_storm(
         names.append(f"storm{next(_numbers)}")
         shadow = tuple(name for name in each.shadow if name not in each.policies)
         params = started.params(
-            steer=each.steer, policies=each.policies, shadow=shadow, scores=each.scores,
-            decision_id=names[-1], max_tokens=each.max_tokens, **each.sampling,
-        )  # fmt: skip
+            steer=each.steer,
+            policies=each.policies,
+            shadow=shadow,
+            scores=each.scores,
+            decision_id=names[-1],
+            max_tokens=each.max_tokens,
+            **each.sampling,
+        )
         started.add(names[-1], each.prompt, params)
         if each.abort_after is not None:
             aborts.setdefault(each.abort_after, []).append(names[-1])
@@ -169,8 +189,8 @@ def test_engine_survives_a_storm(
 
 def nothing_is_left(scheduler: Any) -> None:
     """All that requests held was let go."""
-    assert scheduler._passengers == {}
-    assert not scheduler._governor.busy
+    assert scheduler._request_states == {}
+    assert not scheduler._policy_engine.busy
     assert scheduler._orders.programs_active == 0
     assert not scheduler._orders._waiters
     assert scheduler._pending == {}

@@ -16,20 +16,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pilothouse.edit.layer import LayerEdit
-from pilothouse.edit.sae import FeatureEdit
-from pilothouse.edit.sae_codes import statistic_of
-from pilothouse.edit.statistic import Statistic
-from pilothouse.engine.kernel import EditTables, edit_delta
-from pilothouse.engine.residents import latent_plan, latent_tables
-from pilothouse.engine.table_size import table_bytes
-from pilothouse.engine.tables import allocate, named_tensors, tables_on, upload
-from pilothouse.engine.tap import needs_true_stream
-from pilothouse.engine.tap_plan import EditPlan
-from pilothouse.model.sae.autoencoder import Sae
-from tests.edit.test_sae import FORMS, RULES, expected, layer_edit, loaded, made_as, some_feature
-from tests.engine.test_kernel import Ranks
-from tests.model.sae.files import FEATURES, WIDTH, hidden
+from pilothouse.artifacts.saes.autoencoder import Sae
+from pilothouse.edits.layer import LayerEdit
+from pilothouse.edits.sae import FeatureEdit
+from pilothouse.edits.sae_codes import statistic_of
+from pilothouse.edits.statistic import Statistic
+from pilothouse.engine.plan.table_size import table_bytes
+from pilothouse.engine.plan.tap_plan import EditPlan
+from pilothouse.engine.worker.kernel import EditTables, edit_delta
+from pilothouse.engine.worker.sae_weights import latent_plan, latent_tables
+from pilothouse.engine.worker.tables import allocate, named_tensors, tables_on, upload
+from pilothouse.engine.worker.tap import needs_true_stream
+from tests.artifacts.saes.files import FEATURES, WIDTH, hidden
+from tests.edits.test_sae import FORMS, RULES, expected, layer_edit, loaded, made_as, some_feature
+from tests.engine.worker.test_kernel import Ranks
 from tests.reference.sae import Book
 
 CPU = torch.device("cpu")
@@ -58,10 +58,13 @@ def planned(saes: Sequence[Sae], rank: int = RANK) -> EditPlan:
 def tables_of(saes: Sequence[Sae], edits: Sequence[LayerEdit], part: slice = WHOLE) -> EditTables:
     """The tables of a tap, a program in each slot from 1 on."""
     tables = allocate(
-        planned(saes), slots=len(edits) + 1, width=part.stop - part.start, device=CPU,
+        planned(saes),
+        slots=len(edits) + 1,
+        width=part.stop - part.start,
+        device=CPU,
         total=saes[0].width,
         latents=[latent_tables(sae, part, CPU) for sae in saes if sae.needs_all_codes],
-    )  # fmt: skip
+    )
     for slot, edit in enumerate(edits, 1):
         assert planned(saes).lacks(EditPlan.needed_by(edit)) is None
         upload(tables, slot, edit.part(part))
@@ -71,9 +74,11 @@ def tables_of(saes: Sequence[Sae], edits: Sequence[LayerEdit], part: slice = WHO
 def ran(tables: EditTables, h_TD: Any, slot_T: Any, coefficient_T: Any = None) -> Any:
     strength_T = np.ones(len(h_TD)) if coefficient_T is None else coefficient_T
     delta_TD = edit_delta(
-        torch.from_numpy(np.asarray(h_TD, np.float32)), torch.from_numpy(np.asarray(slot_T)),
-        torch.from_numpy(np.asarray(strength_T, np.float32)), tables,
-    )  # fmt: skip
+        torch.from_numpy(np.asarray(h_TD, np.float32)),
+        torch.from_numpy(np.asarray(slot_T)),
+        torch.from_numpy(np.asarray(strength_T, np.float32)),
+        tables,
+    )
     return delta_TD.numpy()
 
 
@@ -92,11 +97,12 @@ def test_the_kernel_does_what_numpy_and_the_textbook_do(
     cases = [(FeatureEdit(feature, *rule),) for rule in RULES]  # type: ignore[arg-type]
     cases.append(
         (
-            FeatureEdit(feature, "set", 4.0), FeatureEdit((feature + 1) % FEATURES, "ablate"),
+            FeatureEdit(feature, "set", 4.0),
+            FeatureEdit((feature + 1) % FEATURES, "ablate"),
             FeatureEdit((feature + 2) % FEATURES, "add", 1.0),
             FeatureEdit((feature + 3) % FEATURES, "set", 2.0, above=0.0),
         )
-    )  # fmt: skip
+    )
     edits = [layer_edit(sae, *each) for each in cases]
     tables = tables_of([sae], edits)
     for slot, (case, edit) in enumerate(zip(cases, edits, strict=True), 1):
@@ -115,10 +121,11 @@ MANY = ("relu scaled", "topk", "abstopk of constant norm", "jumprelu of layer no
 @given(
     st.lists(
         st.tuples(st.sampled_from(MANY), st.integers(0, FEATURES - 1), st.sampled_from(RULES)),
-        min_size=1, max_size=6,
+        min_size=1,
+        max_size=6,
     ),
     st.integers(0, 99),
-)  # fmt: skip
+)
 def test_each_token_gets_its_own_feature_of_its_own_sae(
     saes: dict[str, tuple[Book, Sae]], chosen: list[Any], seed: int
 ) -> None:
@@ -174,9 +181,13 @@ def test_other_tokens_of_the_batch_change_no_bit(
 
 
 COMPILED = (
-    "jumprelu of layer norm", "topk of layer norm", "abstopk", "top_afa", "pursuit",
+    "jumprelu of layer norm",
+    "topk of layer norm",
+    "abstopk",
+    "top_afa",
+    "pursuit",
     "topk polynomial",
-)  # fmt: skip
+)
 
 
 def test_compiled_is_eager(saes: dict[str, tuple[Book, Sae]]) -> None:
@@ -245,9 +256,12 @@ def test_of_equal_codes_the_first_is_chosen(tmp_path: Path) -> None:
 def test_a_tap_without_features_has_what_it_had() -> None:
     plain = allocate(EditPlan(rank=2), slots=3, width=WIDTH, device=CPU)
     assert set(named_tensors(plain)) == {
-        "additions_vectors_SD", "rows_reads_SRD", "rows_writes_SRD", "rows_gates_SRG",
+        "additions_vectors_SD",
+        "rows_reads_SRD",
+        "rows_writes_SRD",
+        "rows_gates_SRG",
         "rows_sees_SRR",
-    }  # fmt: skip
+    }
     assert plain.latents == ()
     assert table_bytes(EditPlan(rank=2), slots=3, width=WIDTH, num_targets=0) == sum(
         each.numel() * each.element_size() for each in named_tensors(plain).values()

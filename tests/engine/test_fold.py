@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pilothouse.model.catalogue import Catalogue
+from pilothouse.artifacts.catalog import Catalog
 from pilothouse.term import SteerTerm
 from tests.engine.harness import (
     BLOCK,
@@ -43,19 +43,25 @@ PROMPTS = [
 def plan_of_readouts():
     readouts = {name: readout(scope, kind, half) for name, (scope, kind, half) in READOUTS.items()}
     return make_plan(
-        Catalogue(
+        Catalog(
             vectors={"v": vector("v", (2,), norm=4.0)},
             probes={"p": probe("p", {1: ROWS[0], 3: ROWS[1]}, readouts, bias=BIAS)},
         ),
         (
             policy(
                 "push",
-                [{"id": "on", "phase": "output", "when": "x >= 0.000001",
-                  "then": {"action": "steer", "vector": "v", "scale": 1.0, "hold_tokens": 4}}],
+                [
+                    {
+                        "id": "on",
+                        "phase": "output",
+                        "when": "x >= 0.000001",
+                        "then": {"action": "steer", "vector": "v", "scale": 1.0, "hold_tokens": 4},
+                    }
+                ],
                 {"x": "p/output-last"},
             ),
         ),
-    )  # fmt: skip
+    )
 
 
 def offline(logits_T: np.ndarray, num_prompt_tokens: int) -> dict[str, float]:
@@ -144,9 +150,12 @@ def test_steering_of_requests_and_policies_survives_preemption(qwen3: Path, ahea
         with scheduling(ahead), engine(qwen3, plan_of_readouts(), **settings) as started:
             for i, prompt in enumerate(PROMPTS):
                 params = started.params(
-                    steer=[term] if i % 2 else [], policies=["push"], decision_id=f"s{i}",
-                    max_tokens=OUTPUT_TOKENS, logprobs=-1,
-                )  # fmt: skip
+                    steer=[term] if i % 2 else [],
+                    policies=["push"],
+                    decision_id=f"s{i}",
+                    max_tokens=OUTPUT_TOKENS,
+                    logprobs=-1,
+                )
                 started.add(f"s{i}", prompt, params)
             outputs = started.drain()
             assert (fed_again(started) > 0) == bool(settings)

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import nn
 
-from pilothouse.engine.architecture.point import (
+from pilothouse.engine.hooks.hook_point import (
     Argument,
     HookPoint,
     edited,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pilothouse.model.catalogue import Catalogue
+from pilothouse.artifacts.catalog import Catalog
 from pilothouse.term import SteerTerm
 from tests.engine.harness import Engine, all_logprobs, engine, make_plan, random_rows
 from tests.engine.worlds import policy, probe, readout, vector
@@ -28,29 +28,38 @@ def run(started: Engine, mine: tuple[SteerTerm, ...], theirs: tuple[SteerTerm, .
     """The second of four requests, its neighbours steered in one way."""
     params = [
         started.params(
-            steer=mine if i == 1 else theirs, decision_id=str(i), max_tokens=10, logprobs=-1,
+            steer=mine if i == 1 else theirs,
+            decision_id=str(i),
+            max_tokens=10,
+            logprobs=-1,
             **({} if i == 1 else more),
         )
         for i in range(len(PROMPTS))
-    ]  # fmt: skip
+    ]
     return [all_logprobs(output) for output in started.run(PROMPTS, params)]
 
 
 def test_isolated_from_the_programs_of_its_neighbours(qwen3: Path) -> None:
     plan = make_plan(
-        Catalogue(
+        Catalog(
             vectors={"v": vector("v", (1, 2), norm=5.0), "w": vector("w", (0, 3), seed=5)},
             probes={"p": probe("p", {0: random_rows(1, 1)[0]}, {"now": readout("output")})},
         ),
         (
             policy(
                 "push",
-                [{"id": "always", "phase": "output", "when": "x >= 0.000001",
-                  "then": {"action": "steer", "vector": "w", "scale": 9.0}}],
+                [
+                    {
+                        "id": "always",
+                        "phase": "output",
+                        "when": "x >= 0.000001",
+                        "then": {"action": "steer", "vector": "w", "scale": 9.0},
+                    }
+                ],
                 {"x": "p/now"},
             ),
         ),
-    )  # fmt: skip
+    )
     with engine(qwen3, plan, max_num_batched_tokens=32, max_num_seqs=4) as started:
         for mine in ((), OURS):
             first, *others = [run(started, mine, theirs) for theirs in NEIGHBOURS]

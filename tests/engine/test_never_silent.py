@@ -15,6 +15,7 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+from pilothouse.artifacts.catalog import Catalog
 from pilothouse.engine.launch import (
     CONFIG_VARIABLE,
     GATE,
@@ -24,7 +25,7 @@ from pilothouse.engine.launch import (
     guarded_args,
 )
 from pilothouse.engine.plugin import register
-from pilothouse.engine.refusals import (
+from pilothouse.engine.unsupported_flags import (
     REFUSALS,
     REFUSED_VARIABLES,
     refuse_model,
@@ -34,8 +35,7 @@ from pilothouse.engine.refusals import (
 )
 from pilothouse.engine.vllm.version import is_at_least
 from pilothouse.errors import ConfigError, UnsupportedError
-from pilothouse.model.catalogue import Catalogue
-from pilothouse.sealed import SEALED_KEY, SealedRequest, seal, seal_key
+from pilothouse.signed_request import SIGNED_REQUEST_KEY, SignedRequest, seal, signing_key
 from pilothouse.term import SteerTerm
 from tests.engine.harness import Engine, engine, make_plan
 from tests.engine.worlds import vector
@@ -133,11 +133,14 @@ def test_a_setting_is_refused_however_it_is_written(
 def test_a_group_of_settings_that_switches_nothing_on_is_no_offence() -> None:
     refuse_settings(
         parse(
-            "--kv-events-config", '{"enable_kv_cache_events": false}',
-            "--aux-output-config", '{"enable_return_routed_experts": false}',
-            "--speculative-config", '{"method": "ngram", "num_speculative_tokens": 2}',
+            "--kv-events-config",
+            '{"enable_kv_cache_events": false}',
+            "--aux-output-config",
+            '{"enable_return_routed_experts": false}',
+            "--speculative-config",
+            '{"method": "ngram", "num_speculative_tokens": 2}',
         )
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +205,7 @@ def test_a_pair_is_refused_wherever_it_came_from(resolved: Any) -> None:
 def test_an_engine_does_not_start_with_what_no_flag_told_of(qwen3: Path) -> None:
     overrides = {"is_encoder_decoder": True}
     refusing = pytest.raises(UnsupportedError, match="encoder-decoder")
-    with refusing, engine(qwen3, make_plan(Catalogue()), hf_overrides=overrides):
+    with refusing, engine(qwen3, make_plan(Catalog()), hf_overrides=overrides):
         pytest.fail("it started")
 
 
@@ -230,7 +233,7 @@ def test_a_diffusion_model_is_refused() -> None:
 
 
 def test_a_guarded_start_sets_worker_scheduler_plan_and_gate() -> None:
-    plan = make_plan(Catalogue())
+    plan = make_plan(Catalog())
     args = guarded_args(parse("--middleware", "some.Middleware"), plan)
     assert (args.worker_cls, args.scheduler_cls) == (WORKER, SCHEDULER)
     assert args.middleware == ["some.Middleware", GATE]
@@ -238,7 +241,7 @@ def test_a_guarded_start_sets_worker_scheduler_plan_and_gate() -> None:
 
 
 def test_a_users_additional_config_stays_and_may_not_take_our_key() -> None:
-    plan = make_plan(Catalogue())
+    plan = make_plan(Catalog())
     args = guarded_args(parse("--additional-config", '{"theirs": 1}'), plan)
     assert args.additional_config["theirs"] == 1
     with pytest.raises(ConfigError, match="pilothouse"):
@@ -254,13 +257,13 @@ def narrow(qwen3: Path) -> Iterator[Engine]:
     """One slot, and little patience."""
     vectors = {name: vector(name, (1,), seed=i, norm=5.0) for i, name in enumerate("abc")}
     limits = {"max_norm_ratio": 1e6, "max_programs": 1, "max_wait_ms": 400}
-    plan = make_plan(Catalogue(vectors=vectors), limits=limits)
+    plan = make_plan(Catalog(vectors=vectors), limits=limits)
     with engine(qwen3, plan) as started:
         yield started
 
 
 def sealed_by_another_start(started: Engine) -> str:
-    request = SealedRequest(decision_id="x", revision=started.plan.revision)  # type: ignore[union-attr]
+    request = SignedRequest(decision_id="x", revision=started.plan.revision)  # type: ignore[union-attr]
     return seal(request, b"another key of thirty-two bytes!")
 
 
@@ -271,7 +274,7 @@ SEALED_WELL = ("unknown vector", "unknown layer", "overflow", "no table", "no va
 def broken_seals(started: Engine) -> dict[str, object]:
     good = started.sealed()
     head, mac = good.split(".")
-    other_revision = SealedRequest(decision_id="x", revision="000000000000")
+    other_revision = SignedRequest(decision_id="x", revision="000000000000")
     unknown = started.sealed(steer=[SteerTerm(vector="nowhere", scale=1.0)])
     layers = started.sealed(steer=[SteerTerm(vector="a", scale=1.0, layers=(3,))])
     return {
@@ -282,7 +285,7 @@ def broken_seals(started: Engine) -> dict[str, object]:
         "cut": good[:-3],
         "tampered": f"{'A' if head[0] != 'A' else 'B'}{head[1:]}.{mac}",
         "other start": sealed_by_another_start(started),
-        "other revision": seal(other_revision, seal_key()),
+        "other revision": seal(other_revision, signing_key()),
         "unknown vector": unknown,
         "unknown layer": layers,
         "no table": started.sealed(steer=[SteerTerm(vector="a", op="ablate")]),
@@ -295,7 +298,7 @@ def broken_seals(started: Engine) -> dict[str, object]:
 def test_what_carries_no_valid_seal_gets_nothing_and_the_engine_goes_on(narrow: Engine) -> None:
     want = narrow.tokens([PROMPT], narrow.params(max_tokens=TOKENS))
     for name, value in broken_seals(narrow).items():
-        extra = {} if value is None else {SEALED_KEY: value}
+        extra = {} if value is None else {SIGNED_REQUEST_KEY: value}
         params = SamplingParams(max_tokens=TOKENS, detokenize=False, extra_args=extra)
         before = len(narrow.sent)
         [output] = narrow.run([PROMPT], params)
@@ -309,9 +312,10 @@ def test_what_carries_no_valid_seal_gets_nothing_and_the_engine_goes_on(narrow: 
 
 def steered(started: Engine, name: str, decision_id: str, max_tokens: int = TOKENS) -> Any:
     return started.params(
-        steer=[SteerTerm(vector=name, scale=1.0, on="all")], decision_id=decision_id,
+        steer=[SteerTerm(vector=name, scale=1.0, on="all")],
+        decision_id=decision_id,
         max_tokens=max_tokens,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.engine

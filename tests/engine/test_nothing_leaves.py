@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pilothouse.model.catalogue import Catalogue
+from pilothouse.artifacts.catalog import Catalog
 from tests.engine.drafters import KNOWING, NUM_DRAFTS, knowing, watch_drafts
 from tests.engine.harness import Engine, engine, forced_async, make_plan
 from tests.engine.worlds import firing_row, policy, probe, readout
@@ -81,7 +81,7 @@ def make_world_plan(model: Path):
         block("never", "quiet"),
         block("never-for-three", "pair", "x >= 0.5 for 3 tokens"),
     )
-    return make_plan(Catalogue(probes=probes), policies), answer
+    return make_plan(Catalog(probes=probes), policies), answer
 
 
 @pytest.fixture(scope="module", params=["sync", "async", "drafts"])

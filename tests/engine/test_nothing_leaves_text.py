@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from vllm.sampling_params import RequestOutputKind
 
-from pilothouse.model.catalogue import Catalogue
+from pilothouse.artifacts.catalog import Catalog
 from tests.engine.harness import Engine, engine, make_plan
 from tests.engine.worlds import firing_row, policy, probe, readout
 from tests.reference.hf_hooks import HookedModel
@@ -63,16 +63,19 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         )
         for name in probes
     ]
-    plan = make_plan(Catalogue(probes=probes), policies, d_model=D_MODEL)
+    plan = make_plan(Catalog(probes=probes), policies, d_model=D_MODEL)
     with engine(model, plan, **WITH_TEXT) as started:
         yield World(started, prompt, answer, choices)
 
 
 def ask(world: World, name: str, *policies: str, **more: object):
     params = world.engine.params(
-        policies=policies, decision_id=name, detokenize=True,
-        output_kind=RequestOutputKind.CUMULATIVE, **({"max_tokens": 14} | more),
-    )  # fmt: skip
+        policies=policies,
+        decision_id=name,
+        detokenize=True,
+        output_kind=RequestOutputKind.CUMULATIVE,
+        **({"max_tokens": 14} | more),
+    )
     world.engine.add(name, world.prompt, params)
     texts: list[str] = []
     while world.engine.llm.llm_engine.has_unfinished_requests():

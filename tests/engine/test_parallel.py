@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.engine import drafted, test_speculation
+from tests.engine import drafted
 from tests.engine.harness import engine
+from tests.engine.scheduler import test_spec_decode
 from tests.support.own_process import said_by
 
 pytestmark = [pytest.mark.engine, pytest.mark.full, pytest.mark.timeout(900)]
@@ -64,10 +65,10 @@ def test_policies_scores_and_counts_of_two_stages_are_those_of_one(
     said_by("tests.engine.drafted", tmp_path, str(qwen3), "stages", str(out), *flags)
     found, seen = pickle.loads(out.read_bytes())
     assert seen == []
-    runs = test_speculation.Runs(plain, found, seen)
-    test_speculation.test_answers_and_their_ends_are_those_without_drafts(runs)
-    test_speculation.test_token_scores_are_those_without_drafts(runs)
-    test_speculation.test_totals_and_rules_outcomes_are_those_without_drafts(runs)
+    runs = test_spec_decode.ScoredSpans(plain, found, seen)
+    test_spec_decode.test_answers_and_their_ends_are_those_without_drafts(runs)
+    test_spec_decode.test_token_scores_are_those_without_drafts(runs)
+    test_spec_decode.test_totals_and_rules_outcomes_are_those_without_drafts(runs)
 
 
 def test_another_layer_list_is_another_compiled_graph(qwen3: Path, tmp_path: Path) -> None:

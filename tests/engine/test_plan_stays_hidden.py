@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from pilothouse.artifacts.vector import load_vector
 from pilothouse.cli.launch import config_of, plan_for
-from pilothouse.model.vector import load_vector
 from tests.support.echo_model import echo_pairs, make_echo_model, write_lines
 from tests.support.fitting import ENGINE
 from tests.support.plan_text import numbers_in
@@ -24,8 +24,10 @@ SECONDS = 600
 LONG = re.compile(r"[A-Za-z0-9+/]{200}")
 """What base64 looks like, whatever is in it; a digest is shorter."""
 LOUD = {
-    "VLLM_LOGGING_LEVEL": "DEBUG", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1",
-}  # fmt: skip
+    "VLLM_LOGGING_LEVEL": "DEBUG",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+}
 OFFLINE = """
 import sys
 from pilothouse import LLM, Steer
@@ -44,12 +46,16 @@ def test_a_steered_and_captured_run_that_compiles(tiny_house: Path, tmp_path: Pa
     program.write_text(OFFLINE)
     caches = tmp_path / "caches"
     changes = LOUD | {
-        "VLLM_CACHE_ROOT": str(caches), "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
-    }  # fmt: skip
+        "VLLM_CACHE_ROOT": str(caches),
+        "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
+    }
     ran = subprocess.run(
         [sys.executable, str(program), str(tiny_house), str(tmp_path / "out")],
-        env=os.environ | changes, capture_output=True, text=True, timeout=SECONDS,
-    )  # fmt: skip
+        env=os.environ | changes,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
     said = ran.stdout + ran.stderr
     assert ran.returncode == 0, said[-4000:]
     plan = plan_for(config_of(tiny_house), Namespace(model=str(tiny_house.parent / "model")))
@@ -71,8 +77,11 @@ def test_a_fitted_vector(tmp_path: Path) -> None:
     words += ["--resamples", "10"]
     ran = subprocess.run(
         [*COMMAND, *map(str, words), *ENGINE],
-        env=os.environ | LOUD, capture_output=True, text=True, timeout=SECONDS,
-    )  # fmt: skip
+        env=os.environ | LOUD,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
     said = ran.stdout + ran.stderr
     assert ran.returncode == 0, said[-4000:]
     directions_LD = load_vector("sea", tmp_path / "sea").directions_LD

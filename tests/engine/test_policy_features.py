@@ -14,20 +14,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from pilothouse.edit.program import Program, compile_program
-from pilothouse.edit.sources import Sources
-from pilothouse.engine.kernel import PolicyTables, policy_delta
-from pilothouse.engine.policy_stage import policy_programs, stage_tables
-from pilothouse.engine.residents import latent_tables
-from pilothouse.engine.tables import named_tensors, policies_on, policy_tables
-from pilothouse.engine.tap_plan import EditPlan
+from pilothouse.artifacts.saes.autoencoder import Sae
+from pilothouse.edits.program import Program, compile_program
+from pilothouse.edits.sources import Sources
+from pilothouse.engine.plan.tap_plan import EditPlan
+from pilothouse.engine.worker.kernel import PolicyTables, policy_delta
+from pilothouse.engine.worker.policy_edits import policy_programs, stage_tables
+from pilothouse.engine.worker.sae_weights import latent_tables
+from pilothouse.engine.worker.tables import named_tensors, policies_on, policy_tables
 from pilothouse.errors import ConfigError
-from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.term import SteerTerm
-from tests.edit.test_sae import FORMS, loaded, made_as, some_feature
-from tests.engine.test_kernel import Ranks
+from tests.artifacts.saes.files import FEATURES, WIDTH, hidden
+from tests.edits.test_sae import FORMS, loaded, made_as, some_feature
+from tests.engine.worker.test_kernel import Ranks
 from tests.engine.worlds import policy
-from tests.model.sae.files import FEATURES, WIDTH, hidden
 from tests.reference.sae import Book
 
 CPU = torch.device("cpu")

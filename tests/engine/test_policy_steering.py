@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pilothouse.engine.plan import Plan
-from pilothouse.engine.step import PolicySpan
-from pilothouse.model.catalogue import Catalogue
-from pilothouse.model.vector import build_vector
+from pilothouse.artifacts.catalog import Catalog
+from pilothouse.artifacts.vector import build_vector
+from pilothouse.engine.plan.plan import Plan
+from pilothouse.engine.scheduler.messages import PolicySpan
 from pilothouse.record import Record
 from pilothouse.term import SteerTerm
 from tests.engine.drafters import KNOWING, knowing, watch_drafts
@@ -59,16 +59,25 @@ RULES: dict[str, tuple[str, float, int, str, str]] = {
 }
 """Policy -> vector, strength, tokens to hold, probe and condition of its one rule, as loaded."""
 OVERLAPS = (
-    ("long", "short"), ("long", "pull"), ("short", "pull"), ("long", "short", "pull"),
-    ("before", "short"), ("before", "pull", "short"), (),
-)  # fmt: skip
+    ("long", "short"),
+    ("long", "pull"),
+    ("short", "pull"),
+    ("long", "short", "pull"),
+    ("before", "short"),
+    ("before", "pull", "short"),
+    (),
+)
 
 
 def plan() -> Plan:
     alias = build_vector(
-        "alias", model_id="tiny", layers=V.layers, directions_LD=V.directions_LD,
-        residual_norms_L=V.residual_norms_L, created_by="tests",
-    )  # fmt: skip
+        "alias",
+        model_id="tiny",
+        layers=V.layers,
+        directions_LD=V.directions_LD,
+        residual_norms_L=V.residual_norms_L,
+        created_by="tests",
+    )
     probes = {
         f"p{i}": probe(
             f"p{i}", {0: 8.0 * random_rows(20 + i, 1)[0]}, {"now": readout("output")}, bias=2.0
@@ -78,18 +87,28 @@ def plan() -> Plan:
     policies = [
         policy(
             name,
-            [{"id": "r", "phase": "output", "when": when, "then": {
-                "action": "steer", "vector": source, "scale": scale, "hold_tokens": hold,
-            }}],
+            [
+                {
+                    "id": "r",
+                    "phase": "output",
+                    "when": when,
+                    "then": {
+                        "action": "steer",
+                        "vector": source,
+                        "scale": scale,
+                        "hold_tokens": hold,
+                    },
+                }
+            ],
             {"x": f"{read}/now"},
         )
         for name, (source, scale, hold, read, when) in RULES.items()
-    ]  # fmt: skip
-    return make_plan(Catalogue({"v": V, "alias": alias}, probes), policies)
+    ]
+    return make_plan(Catalog({"v": V, "alias": alias}, probes), policies)
 
 
 @dataclass
-class Watched:
+class RequestRules:
     """An engine, and what its rules asked for, by request."""
 
     engine: Engine
@@ -100,12 +119,12 @@ class Watched:
         orders = self.engine.scheduler._orders
         steer = orders.steer
 
-        def watched(passenger: Any, request_id: str, order: Any, start: int) -> None:
+        def watched(request_state: Any, request_id: str, order: Any, start: int) -> None:
             stop = start + order.hold_tokens
-            self.told[passenger.sealed.decision_id].append(
+            self.told[request_state.sealed.decision_id].append(
                 PolicySpan(request_id, order.target, start, stop, order.coefficient, order.rank)
             )
-            steer(passenger, request_id, order, start)
+            steer(request_state, request_id, order, start)
 
         orders.steer = watched
 
@@ -121,7 +140,7 @@ class Answer:
     closing: Record
 
 
-def ask(watched: Watched, asked: Sequence[tuple[str, ...]], *steer: SteerTerm) -> list[Answer]:
+def ask(watched: RequestRules, asked: Sequence[tuple[str, ...]], *steer: SteerTerm) -> list[Answer]:
     """Requests under these policies, all at once, on an empty cache."""
     started = watched.engine
     started.reset_cache()
@@ -130,23 +149,29 @@ def ask(watched: Watched, asked: Sequence[tuple[str, ...]], *steer: SteerTerm) -
     names = [f"{i}-{'+'.join(each)}" for i, each in enumerate(asked)]
     for name, policies in zip(names, asked, strict=True):
         params = started.params(
-            policies=policies, steer=steer, decision_id=name, logprobs=-1,
+            policies=policies,
+            steer=steer,
+            decision_id=name,
+            logprobs=-1,
             max_tokens=ANSWER_TOKENS,
-        )  # fmt: skip
+        )
         started.add(name, PROMPT, params)
     outputs = started.drain(lambda: _note_hashes(watched))
     return [
         Answer(
-            list(outputs[name].outputs[0].token_ids), all_logprobs(outputs[name]),
-            list(watched.told[name]), watched.hashes[name], started.closing(name),
+            list(outputs[name].outputs[0].token_ids),
+            all_logprobs(outputs[name]),
+            list(watched.told[name]),
+            watched.hashes[name],
+            started.closing(name),
         )
         for name in names
-    ]  # fmt: skip
+    ]
 
 
-def _note_hashes(watched: Watched) -> None:
-    for passenger in watched.engine.scheduler._passengers.values():
-        watched.hashes[passenger.sealed.decision_id] = list(passenger.request.block_hashes)
+def _note_hashes(watched: RequestRules) -> None:
+    for request_state in watched.engine.scheduler._request_states.values():
+        watched.hashes[request_state.sealed.decision_id] = list(request_state.request.block_hashes)
 
 
 def edits_of(told: Sequence[PolicySpan], positions: range) -> list[HookedEdit]:
@@ -176,9 +201,15 @@ def oracle(qwen3: Path) -> HookedModel:
 
 
 ALONE = (
-    *OVERLAPS, ("two",), ("minus",), ("before",), ("before", "two"), ("two", "after"),
-    ("two", "minus"), ("alias", "two"),
-)  # fmt: skip
+    *OVERLAPS,
+    ("two",),
+    ("minus",),
+    ("before",),
+    ("before", "two"),
+    ("two", "after"),
+    ("two", "minus"),
+    ("alias", "two"),
+)
 ASKED_TOO = ("before", "two", "client")
 
 
@@ -188,7 +219,7 @@ def answers(qwen3: Path) -> dict[tuple[str, ...], Answer]:
     asked = SteerTerm(vector="v", scale=0.5, on="output")
     terms = (asked, asked.model_copy(update={"layers": (2,)}))
     with engine(qwen3, plan(), enable_prefix_caching=True) as started:
-        watched = Watched(started)
+        watched = RequestRules(started)
         found = {policies: ask(watched, [policies])[0] for policies in ALONE}
         return found | {ASKED_TOO: ask(watched, [ASKED_TOO[:2]], *terms)[0]}
 
@@ -258,7 +289,7 @@ def test_who_is_preempted_and_fed_again_gets_at_each_position_what_it_had(
     scheduling = forced_async() if mode == "async" else nullcontext()
     small: dict[str, Any] = {"num_gpu_blocks_override": 9, "enable_prefix_caching": True}
     with scheduling, engine(qwen3, plan(), **small) as started:
-        watched = Watched(started)
+        watched = RequestRules(started)
         for answer in ask(watched, OVERLAPS):
             check_against_transformers(oracle, answer)
         again = [
@@ -276,7 +307,7 @@ def test_with_drafts_a_rule_steers_what_was_not_computed_yet(
     known = [PROMPT + answers[policies].tokens for policies in OVERLAPS]
     with knowing(known), engine(qwen3, plan(), speculative_config=KNOWING) as started:
         seen = watch_drafts(started)
-        watched = Watched(started)
+        watched = RequestRules(started)
         for answer in ask(watched, OVERLAPS):
             check_against_transformers(oracle, answer)
             starts = [each.start for each in answer.told]

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from vllm.platforms import current_platform
 
-from pilothouse.engine.refusals import refuse_settings
+from pilothouse.engine.unsupported_flags import refuse_settings
 from pilothouse.term import SteerTerm
 from tests.engine import test_untouched
 from tests.engine.harness import Engine, all_logprobs, engine, make_plan, random_rows
@@ -45,8 +45,9 @@ pytestmark = pytest.mark.engine
 
 DTYPES = {"w8a8": "float32", "w4a16": "bfloat16"}
 PRECISIONS = {
-    "w8a8": (torch.float64, torch.float32), "w4a16": (torch.float32, torch.bfloat16),
-}  # fmt: skip
+    "w8a8": (torch.float64, torch.float32),
+    "w4a16": (torch.float32, torch.bfloat16),
+}
 """Of the finer reference, and of the coarser."""
 EACH_SCHEME = pytest.mark.parametrize(
     "name", ["w8a8", pytest.param("w4a16", marks=pytest.mark.full)]

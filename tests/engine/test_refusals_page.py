@@ -1,4 +1,4 @@
-"""docs/flags.md says what engine/refusals.py does."""
+"""docs/flags.md says what engine/unsupported_flags.py does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pilothouse.engine.refusals import (
+from pilothouse.engine.unsupported_flags import (
     REFUSALS,
     REFUSED_VARIABLES,
     UNTESTED_TOGETHER,

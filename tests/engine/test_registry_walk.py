@@ -12,9 +12,14 @@ from tests.support.own_process import said_by
 from tests.support.shrink import LAYERS, shrink
 
 QUICK = (
-    "LlamaForCausalLM", "ApertusForCausalLM", "BloomForCausalLM", "Exaone4ForCausalLM",
-    "InternLM2ForCausalLM", "SmolLM3ForCausalLM", "Qwen3NextForCausalLM",
-)  # fmt: skip
+    "LlamaForCausalLM",
+    "ApertusForCausalLM",
+    "BloomForCausalLM",
+    "Exaone4ForCausalLM",
+    "InternLM2ForCausalLM",
+    "SmolLM3ForCausalLM",
+    "Qwen3NextForCausalLM",
+)
 """In the table, or found by structure: deferred or not, norms before or behind, hybrid."""
 TEXT_FLOOR = 97
 MULTIMODAL_FLOOR = 15

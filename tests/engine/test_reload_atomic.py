@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pilothouse.engine.plan import Plan
-from pilothouse.engine.resolve import resolve_plan
-from pilothouse.model.catalogue import Catalogue
-from pilothouse.model.vector import Vector, build_vector
+from pilothouse.artifacts.catalog import Catalog
+from pilothouse.artifacts.vector import Vector, build_vector
+from pilothouse.engine.plan.build import resolve_plan
+from pilothouse.engine.plan.plan import Plan
 from pilothouse.term import Positions, SteerTerm
 from tests.engine.harness import BLOCK, Engine, all_logprobs, engine, make_plan, random_rows
 from tests.engine.worlds import vector
@@ -33,29 +33,34 @@ TOKENS = 24
 def at_mlp(name: str, seed: int) -> Vector:
     """A vector at the site that is reserved beside the stream's own."""
     return build_vector(
-        name, model_id="tiny", layers=(2,), directions_LD=random_rows(seed, 1, norm=40.0),
-        residual_norms_L=np.array([9.0], np.float32), created_by="tests", site="mlp_out",
-    )  # fmt: skip
+        name,
+        model_id="tiny",
+        layers=(2,),
+        directions_LD=random_rows(seed, 1, norm=40.0),
+        residual_norms_L=np.array([9.0], np.float32),
+        created_by="tests",
+        site="mlp_out",
+    )
 
 
-def loaded(**more: Vector) -> Catalogue:
-    return Catalogue(vectors={"v": vector("v", (1,), norm=8.0), **more})
+def loaded(**more: Vector) -> Catalog:
+    return Catalog(vectors={"v": vector("v", (1,), norm=8.0), **more})
 
 
-def start_plan(catalogue: Catalogue) -> Plan:
-    return make_plan(catalogue, taps=TAPS)
+def start_plan(catalog: Catalog) -> Plan:
+    return make_plan(catalog, taps=TAPS)
 
 
 def control(started: Engine, order: str, *arguments: Any) -> Any:
     return started.core.pilothouse_control(order, [0, *arguments])
 
 
-def load(started: Engine, catalogue: Catalogue) -> Plan:
+def load(started: Engine, catalog: Catalog) -> Plan:
     """Prepare, activate, and seal under it from now on; the plan before is still held."""
     before = started.plan
     assert before is not None
     control(started, "newest", before.revision)
-    plan = resolve_plan(before.config, catalogue, (), before.body.model, running=before)
+    plan = resolve_plan(before.config, catalog, (), before.body.model, running=before)
     assert control(started, "prepare", plan.revision, plan.to_wire()).result() == ""
     assert control(started, "activate", before.revision, plan.revision)
     started.plan = plan
@@ -79,14 +84,14 @@ def mode(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def house(qwen3: Path) -> Iterator[Engine]:
-    with engine(qwen3, start_plan(Catalogue()), enable_prefix_caching=True) as started:
+    with engine(qwen3, start_plan(Catalog()), enable_prefix_caching=True) as started:
         yield started
 
 
 @pytest.fixture
 def empty(house: Engine) -> Engine:
     """The engine with nothing loaded; its plan, once it has one, is the newest."""
-    load(house, Catalogue())
+    load(house, Catalog())
     house.reset_cache()
     return house
 
@@ -101,15 +106,15 @@ def test_a_vector_loaded_at_run_time_steers_as_one_that_was_there(
         wanted = [ask(started, *each)[0] for each in terms]
         plain = ask(started)[0]
     torch._dynamo.utils.counters.clear()
-    with engine(qwen3, start_plan(Catalogue()), **mode) as started:
-        instruments, model = worker(started).pilothouse, worker(started).model_runner.get_model()
+    with engine(qwen3, start_plan(Catalog()), **mode) as started:
+        tap_manager, model = worker(started).pilothouse, worker(started).model_runner.get_model()
         assert np.array_equal(ask(started)[0], plain)
         compiled = dict(torch._dynamo.utils.counters["stats"])
         assert bool(compiled) is not mode["enforce_eager"]
         load(started, loaded(w=at_mlp("w", 5)))
         got = [ask(started, *each)[0] for each in terms]
         assert dict(torch._dynamo.utils.counters["stats"]) == compiled
-        assert worker(started).pilothouse is instruments
+        assert worker(started).pilothouse is tap_manager
         assert worker(started).model_runner.get_model() is model
     for want, have in zip(wanted, got, strict=True):
         assert np.array_equal(want, have)

@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 import torch
 
-from pilothouse.edit.program import compile_program
-from pilothouse.engine.buffers import TapBuffers
-from pilothouse.engine.kernel import edit_delta
-from pilothouse.engine.plan import Plan
-from pilothouse.engine.step import Upload
-from pilothouse.engine.tap_plan import EditPlan
-from pilothouse.model.catalogue import Catalogue
-from pilothouse.model.sae import opened
+from pilothouse.artifacts.catalog import Catalog
+from pilothouse.artifacts.saes import cache
+from pilothouse.edits.program import compile_program
+from pilothouse.engine.plan.plan import Plan
+from pilothouse.engine.plan.tap_plan import EditPlan
+from pilothouse.engine.scheduler.messages import Upload
+from pilothouse.engine.worker.buffers import TapBuffers
+from pilothouse.engine.worker.kernel import edit_delta
 from pilothouse.term import SteerTerm
-from tests.edit.test_sae import FORMS, loaded, made_as, some_feature
+from tests.artifacts.saes.files import WIDTH, hidden
+from tests.edits.test_sae import FORMS, loaded, made_as, some_feature
 from tests.engine.harness import make_plan
 from tests.engine.operator_parity import CASES, CATALOGUE, LIMITS, with_saes
-from tests.model.sae.files import WIDTH, hidden
 from tests.support.tiny_architectures import D_MODEL
 
 CPU = torch.device("cpu")
@@ -46,9 +46,11 @@ def check(plan: Plan, terms: Sequence[SteerTerm], h_TD: np.ndarray) -> list[Edit
         assert planned is not None
         found.append(planned)
         got_TD = edit_delta(
-            torch.from_numpy(h_TD), torch.full((count,), SLOT),
-            torch.full((count,), program.coefficient), made.tables[tap],
-        ).numpy()  # fmt: skip
+            torch.from_numpy(h_TD),
+            torch.full((count,), SLOT),
+            torch.full((count,), program.coefficient),
+            made.tables[tap],
+        ).numpy()
         wanted_TD = edit.apply(h_TD, program.coefficient, saes) - h_TD
         assert np.abs(wanted_TD).max() > 0.01
         assert got_TD == pytest.approx(wanted_TD, abs=2e-4, rel=1e-4)
@@ -57,13 +59,13 @@ def check(plan: Plan, terms: Sequence[SteerTerm], h_TD: np.ndarray) -> list[Edit
 
 @pytest.mark.parametrize("case", CASES, ids=lambda each: each.name)
 def test_of_every_operator(case: Any, tmp_path: Path) -> None:
-    catalogue, saes = with_saes(CATALOGUE, tmp_path)
+    catalog, saes = with_saes(CATALOGUE, tmp_path)
     profiles = {"demo:x": {"steer": list(case.terms)}}
     named = {
-        "vectors": {name: {"path": name} for name in catalogue.vectors},
-        "probes": {name: {"path": name} for name in catalogue.probes},
+        "vectors": {name: {"path": name} for name in catalog.vectors},
+        "probes": {name: {"path": name} for name in catalog.probes},
     }
-    plan = make_plan(catalogue, limits=LIMITS, saes=saes, profiles=profiles, **named)
+    plan = make_plan(catalog, limits=LIMITS, saes=saes, profiles=profiles, **named)
     h_TD = np.random.default_rng(5).normal(size=(16, D_MODEL)).astype(np.float32)
     terms = [SteerTerm.model_validate(each) for each in case.terms]
     for planned in check(plan, terms, h_TD):
@@ -75,14 +77,17 @@ def test_of_features_of_every_kind_of_sae(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sae = loaded(tmp_path, made_as(form))
-    monkeypatch.setitem(opened._OPEN, sae.digest, sae)
+    monkeypatch.setitem(cache._OPEN, sae.digest, sae)
     h_TD = hidden().astype(np.float32)
     feature = some_feature(sae, h_TD.astype(np.float64))
     term = {"sae": "s", "feature": [feature, (feature + 1) % 40], "value": 4.0}
     plan = make_plan(
-        Catalogue(saes={"s": sae}), d_model=WIDTH, num_layers=6, model_id=sae.model_id,
+        Catalog(saes={"s": sae}),
+        d_model=WIDTH,
+        num_layers=6,
+        model_id=sae.model_id,
         saes={"s": {"path": str(tmp_path), "average_norm": sae.average_norm or 7.0}},
         profiles={"demo:x": {"steer": [term]}},
-    )  # fmt: skip
+    )
     [planned] = check(plan, [SteerTerm.model_validate(term)], h_TD)
     assert planned.rank == 2

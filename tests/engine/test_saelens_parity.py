@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
+from pilothouse.artifacts.catalog import Catalog
+from pilothouse.artifacts.saes.cache import open_sae
 from pilothouse.config import SaeRef
-from pilothouse.model.catalogue import Catalogue
-from pilothouse.model.sae.opened import open_sae
 from pilothouse.term import SteerTerm
+from tests.artifacts.saes.test_against_saelens import CASES, from_disk, theirs
 from tests.engine.harness import all_logprobs, engine, make_plan
 from tests.engine.parity import LEAST_MISS, LEAST_MOVE, TOLERANCE
-from tests.model.sae.test_against_saelens import CASES, from_disk, theirs
 from tests.reference.hf_hooks import HookedChange, HookedModel
 from tests.support.tiny_architectures import D_MODEL, make_architecture
 
@@ -91,7 +91,7 @@ def test_the_engine_edits_as_their_objects_do(tmp_path: Path, forms: list[str]) 
             ),
         )
     opened = {name: open_sae(name, SaeRef.model_validate(ref)) for name, ref in refs.items()}
-    plan = make_plan(Catalogue(saes=opened), saes=refs, limits={"max_norm_ratio": 1e6}, **RESERVED)
+    plan = make_plan(Catalog(saes=opened), saes=refs, limits={"max_norm_ratio": 1e6}, **RESERVED)
     with engine(tmp_path / "model", plan) as started:
         for form, (terms, *_) in asked.items():
             steer = tuple(SteerTerm.model_validate(term) for term in terms)

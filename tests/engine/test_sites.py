@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pilothouse.artifacts.catalog import SERVED_SITES, Catalog
+from pilothouse.artifacts.vector import Vector, build_vector
 from pilothouse.errors import EngineError
-from pilothouse.model.catalogue import SERVED_SITES, Catalogue
-from pilothouse.model.vector import Vector, build_vector
 from pilothouse.types import PROJECTION_SITES, Site
 from tests.engine.harness import engine, make_plan, random_rows
 from tests.engine.site_parity import ALL_SITES, run_check
@@ -47,12 +47,15 @@ def test_every_operator_at_every_site_of_more_architectures(name: str, tmp_path:
 @pytest.mark.parametrize(
     "flags",
     [
-        ("llama", "--compiled"), ("llama", "--v2"), ("llama", "--v2", "--compiled"),
-        ("gpt2", "--workers", "2"), ("llama", "--workers", "2", "--compiled"),
+        ("llama", "--compiled"),
+        ("llama", "--v2"),
+        ("llama", "--v2", "--compiled"),
+        ("gpt2", "--workers", "2"),
+        ("llama", "--workers", "2", "--compiled"),
         ("mixtral", "--workers", "2"),
     ],
     ids=" ".join,
-)  # fmt: skip
+)
 def test_every_operator_at_every_site_whatever_runs_it(
     flags: tuple[str, ...], tmp_path: Path
 ) -> None:
@@ -74,7 +77,7 @@ def vector(site: Site, width: int) -> Vector:
 
 def test_a_site_that_the_model_lacks_stops_the_start(tmp_path: Path) -> None:
     make_architecture(tmp_path, "falcon")
-    plan = make_plan(Catalogue(vectors={"v": vector("resid_mid", D_MODEL)}))
+    plan = make_plan(Catalog(vectors={"v": vector("resid_mid", D_MODEL)}))
     wanted = r"resid_mid of layer 1 of Falcon.*This layer has"
     with pytest.raises(EngineError, match=wanted), engine(tmp_path, plan):
         pass
@@ -82,7 +85,7 @@ def test_a_site_that_the_model_lacks_stops_the_start(tmp_path: Path) -> None:
 
 def test_a_vector_of_another_width_than_the_site_stops_the_start(tmp_path: Path) -> None:
     make_architecture(tmp_path, "llama")
-    plan = make_plan(Catalogue(vectors={"v": vector("mlp_neurons", 96)}))
+    plan = make_plan(Catalog(vectors={"v": vector("mlp_neurons", 96)}))
     wanted = "mlp_neurons of layer 1: what is loaded there has width 96, tiny has 128"
     with pytest.raises(EngineError, match=wanted), engine(tmp_path, plan):
         pass

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pilothouse.model.catalogue import Catalogue
+from pilothouse.artifacts.catalog import Catalog
 from tests.engine.harness import Engine, all_logprobs, engine, make_plan, random_rows
 from tests.engine.worlds import policy, probe, readout, vector
 
@@ -16,19 +16,22 @@ pytestmark = pytest.mark.engine
 
 LENGTHS = (1, 5, 17, 33, 70, 100)
 CHUNKED: dict[str, Any] = {
-    "max_num_batched_tokens": 32, "max_num_seqs": 8, "enable_prefix_caching": True,
-}  # fmt: skip
+    "max_num_batched_tokens": 32,
+    "max_num_seqs": 8,
+    "enable_prefix_caching": True,
+}
 
 
 def loaded_plan():
     """Vectors at every layer, probes, and policies of each kind of action and phase."""
     rows = random_rows(9, 4)
     return make_plan(
-        Catalogue(
+        Catalog(
             vectors={"v": vector("v", (0, 1, 2, 3), norm=50.0), "w": vector("w", (1,), norm=9.0)},
             probes={
                 "p": probe(
-                    "p", {0: rows[0], 3: rows[3]},
+                    "p",
+                    {0: rows[0], 3: rows[3]},
                     {"now": readout("output"), "all": readout("prompt", "max")},
                 ),
                 "q": probe("q", {2: rows[2]}, {"ema": readout("answer", "ema_max", 4.0)}),
@@ -38,21 +41,35 @@ def loaded_plan():
             policy(
                 "acts",
                 [
-                    {"id": "block", "phase": "prompt", "when": "a >= 0.99",
-                     "then": {"action": "block"}},
-                    {"id": "steer", "phase": "output", "when": "b >= 0.01",
-                     "then": {"action": "steer", "vector": "v", "scale": 5.0}},
+                    {
+                        "id": "block",
+                        "phase": "prompt",
+                        "when": "a >= 0.99",
+                        "then": {"action": "block"},
+                    },
+                    {
+                        "id": "steer",
+                        "phase": "output",
+                        "when": "b >= 0.01",
+                        "then": {"action": "steer", "vector": "v", "scale": 5.0},
+                    },
                 ],
                 {"a": "p/all", "b": "q/ema"},
             ),
             policy(
                 "ends",
-                [{"id": "stop", "phase": "output", "when": "c >= 0.0001 for 3 tokens",
-                  "then": {"action": "block"}}],
+                [
+                    {
+                        "id": "stop",
+                        "phase": "output",
+                        "when": "c >= 0.0001 for 3 tokens",
+                        "then": {"action": "block"},
+                    }
+                ],
                 {"c": "p/now"},
             ),
         ),
-    )  # fmt: skip
+    )
 
 
 def answers(started: Engine) -> list[tuple[list[int], np.ndarray, int]]:

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pilothouse.artifacts.catalog import Catalog
 from pilothouse.errors import ConfigError, RequestError
-from pilothouse.model.catalogue import Catalogue
 from pilothouse.term import SteerTerm
 from tests.engine.harness import Engine, all_logprobs, engine, make_plan
 from tests.engine.worlds import policy, probe, readout, vector
@@ -23,7 +23,7 @@ PROMPT = np.random.default_rng(8).integers(3, 256, 17).tolist()
 V = vector("v", (1, 2), seed=4, norm=3.0)
 DIRECTION = V.directions_LD[1] / np.linalg.norm(V.directions_LD[1])
 TERM = {"vector": "v", "op": "ablate", "sites": "writers", "layers": [2], "on": "all"}
-CATALOGUE = Catalogue(
+CATALOGUE = Catalog(
     vectors={"v": V},
     probes={
         f"along{layer}": probe(f"along{layer}", {layer: DIRECTION}, {"all": readout("prompt")})
@@ -37,14 +37,20 @@ ALWAYS = policy(
     "always",
     [
         {
-            "id": "r", "phase": "prompt", "when": "x >= 0.000001",
+            "id": "r",
+            "phase": "prompt",
+            "when": "x >= 0.000001",
             "then": {
-                "action": "steer", "vector": "v", "op": "ablate", "sites": "writers", "layers": [2],
+                "action": "steer",
+                "vector": "v",
+                "op": "ablate",
+                "sites": "writers",
+                "layers": [2],
             },
         }
     ],
     {"x": "first/all"},
-)  # fmt: skip
+)
 
 pytestmark = pytest.mark.engine
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from pilothouse.model.manifest import Readout
-from pilothouse.model.probe import Probe, build_probe
-from pilothouse.model.vector import Vector, build_vector
+from pilothouse.artifacts.manifest import Readout
+from pilothouse.artifacts.probe import Probe, build_probe
+from pilothouse.artifacts.vector import Vector, build_vector
 from pilothouse.policy.loader import policy_from_json
 from pilothouse.policy.schema import Policy
 from pilothouse.types import Site
@@ -91,9 +91,12 @@ def policy(
             "apiVersion": "pilothouse/v1",
             "kind": "Policy",
             "metadata": {
-                "name": name, "title": name, "category": "conduct", "severity": "low",
+                "name": name,
+                "title": name,
+                "category": "conduct",
+                "severity": "low",
                 "description": name,
             },
             "spec": {"mode": "enforce", "signals": named, "rules": list(rules)} | spec,
         }
-    )  # fmt: skip
+    )

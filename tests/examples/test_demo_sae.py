@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
+from pilothouse.artifacts.saes.registry import load_sae
 from pilothouse.cli.launch import plan_for
 from pilothouse.config import load_config
 from pilothouse.library import library_path
-from pilothouse.model.sae.formats import load_sae
 
 FOLDER = library_path("probes/demo") / "saes" / "world-l4"
 DEMO = library_path("examples/demo")
@@ -76,10 +76,23 @@ def test_frozen_features_do_as_named_on_prompts_of_another_seed(tmp_path: Path) 
     for each in FOLDER.iterdir():
         (copy / each.name).write_bytes(each.read_bytes())
     done = subprocess.run(
-        [sys.executable, "measure_sae.py", "--seed", "90210", "--count", "40", "--texts", "4",
-         "--sae", str(copy)],
-        cwd=DEMO, capture_output=True, text=True, timeout=1700,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "measure_sae.py",
+            "--seed",
+            "90210",
+            "--count",
+            "40",
+            "--texts",
+            "4",
+            "--sae",
+            str(copy),
+        ],
+        cwd=DEMO,
+        capture_output=True,
+        text=True,
+        timeout=1700,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((copy / "evaluation.json").read_text())["edits"]
     for split in found.values():

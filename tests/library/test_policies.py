@@ -21,8 +21,14 @@ PROBES = {
 }
 VECTORS = {"hedge", "cheerful"}
 FIRED = {
-    "flagged", "steered", "responded", "blocked", "would_steer", "would_respond", "would_block",
-}  # fmt: skip
+    "flagged",
+    "steered",
+    "responded",
+    "blocked",
+    "would_steer",
+    "would_respond",
+    "would_block",
+}
 
 FILES = policy_files(LIBRARY)
 every_policy = pytest.mark.parametrize(

@@ -41,9 +41,9 @@ def test_requests_are_scored_and_steered_while_they_are_measured(model: Path) ->
     assert isinstance(plain, Rig) and plain.plan is None
     assert ours.emissions is not None and len(ours.emissions.request_ids) == REQUESTS
     assert len(ours.first_plan.steering) == REQUESTS
-    passengers = ours.scheduler._passengers.values()
-    assert {len(each.programs) for each in passengers} == {1}
-    assert all(each.held is not None and each.watched is not None for each in passengers)
-    watches = ours.scheduler._governor.watches
-    rows = [each.watched.row for each in passengers]
+    request_states = ours.scheduler._request_states.values()
+    assert {len(each.programs) for each in request_states} == {1}
+    assert all(each.held is not None and each.watched is not None for each in request_states)
+    watches = ours.scheduler._policy_engine.watches
+    rows = [each.watched.row for each in request_states]
     assert (watches.scored_C[rows] > watches.prompt_C[rows]).all()

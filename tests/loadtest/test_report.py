@@ -70,7 +70,9 @@ def test_the_record_keeps_every_raw_pair_in_order(tmp_path: Path) -> None:
         pair.pilothouse_tokens_per_s for pair in PAIRS
     ]
     assert [each["order"] for each in kept][:3] == [
-        "plain first", "pilothouse first", "plain first"
-    ]  # fmt: skip
+        "plain first",
+        "pilothouse first",
+        "plain first",
+    ]
     assert raw["environment"]["commit"] == "abc"
     assert "--dtype float32" in page.read_text()

@@ -10,12 +10,12 @@ import pytest
 
 from bench import BY_DEFAULT, EVERY, _arguments, _flags
 from host_step import JOBS
+from pilothouse.artifacts.catalog import load_catalog
 from pilothouse.config import load_config
-from pilothouse.edit.program import compile_program
-from pilothouse.engine.facts import ModelFacts
-from pilothouse.engine.plan import Plan
-from pilothouse.engine.resolve import resolve_plan
-from pilothouse.model.catalogue import load_catalogue
+from pilothouse.edits.program import compile_program
+from pilothouse.engine.plan.build import resolve_plan
+from pilothouse.engine.plan.plan import Plan
+from pilothouse.engine.plan.spec import ModelFacts
 from pilothouse.policy.loader import load_policies
 from scenario import (
     ALL,
@@ -37,13 +37,30 @@ from scenario import (
 SIZE = Size("random", 64, 8)
 LOAD = Load(requests=256, prompt_tokens=2560, output_tokens=2560)
 WANTED = (
-    "installed", "idle", "probes8", "layer1", "layers_all", "programs32", "norm", "sae_feature",
-    "programs64", "programs256", "rank8x4",
-)  # fmt: skip
+    "installed",
+    "idle",
+    "probes8",
+    "layer1",
+    "layers_all",
+    "programs32",
+    "norm",
+    "sae_feature",
+    "programs64",
+    "programs256",
+    "rank8x4",
+)
 GOALS = {
-    "installed": 1.00, "idle": 0.995, "probes8": 0.99, "layer1": 0.99, "layers_all": 0.98,
-    "norm": 0.99, "sae_feature": 0.98, "programs64": 0.98, "programs256": 0.97, "rank8x4": 0.97,
-}  # fmt: skip
+    "installed": 1.00,
+    "idle": 0.995,
+    "probes8": 0.99,
+    "layer1": 0.99,
+    "layers_all": 0.98,
+    "norm": 0.99,
+    "sae_feature": 0.98,
+    "programs64": 0.98,
+    "programs256": 0.97,
+    "rank8x4": 0.97,
+}
 
 
 def plan_of(case: Case, folder: Path, size: Size = SIZE) -> Plan:
@@ -51,7 +68,7 @@ def plan_of(case: Case, folder: Path, size: Size = SIZE) -> Plan:
     assert path is not None
     config = load_config(path)
     facts = ModelFacts(model_id=size.model_id, num_layers=size.num_layers, d_model=size.d_model)
-    return resolve_plan(config, load_catalogue(config), load_policies(config.policies), facts)
+    return resolve_plan(config, load_catalog(config), load_policies(config.policies), facts)
 
 
 def test_every_case_of_the_goal_table_is_run_by_default() -> None:
@@ -69,8 +86,11 @@ def test_every_request_of_a_burst_has_a_seat() -> None:
         assert int(seats) >= burst.requests
         assert flags[-1] == "--enforce-eager"
     assert {each.name for each in ALL.values() if each.burst == WIDE} == {
-        "programs64", "programs256", "rank8x4", "control256",
-    }  # fmt: skip
+        "programs64",
+        "programs256",
+        "rank8x4",
+        "control256",
+    }
 
 
 def test_host_work_is_measured_with_all_that_a_request_can_ask_for() -> None:
@@ -110,11 +130,15 @@ def test_the_policy_reads_all_eight_probes_in_both_phases(
 @pytest.mark.parametrize(
     ("name", "layers", "vectors"),
     [
-        ("layer1", 1, 1), ("layers_all", SIZE.num_layers, PROFILES), ("programs32", 1, PROFILES),
-        ("norm", 1, 1), ("programs64", 1, 64), ("programs256", 1, 256),
+        ("layer1", 1, 1),
+        ("layers_all", SIZE.num_layers, PROFILES),
+        ("programs32", 1, PROFILES),
+        ("norm", 1, 1),
+        ("programs64", 1, 64),
+        ("programs256", 1, 256),
         ("rank8x4", len(RANK_LAYERS), 64),
     ],
-)  # fmt: skip
+)
 def test_every_request_of_a_steered_case_is_steered_in_its_own_way(
     name: str, layers: int, vectors: int, tmp_path: Path
 ) -> None:

@@ -145,9 +145,10 @@ def test_pairs_are_kept_and_folders_of_compiled_code_are_gone(port: int, tmp_pat
 
 def test_ctrl_c_ends_the_server_and_keeps_what_is_known(port: int, tmp_path: Path) -> None:
     slow = SERVES.replace("time.sleep(1.0)", "import os; time.sleep(1.0 if CACHE else 60)").replace(
-        "import http.server", "import os\nCACHE = 'compiled-' in os.environ['VLLM_CACHE_ROOT'] and "
+        "import http.server",
+        "import os\nCACHE = 'compiled-' in os.environ['VLLM_CACHE_ROOT'] and "
         "os.environ['VLLM_CACHE_ROOT'].endswith('plain/vllm')\nimport http.server",
-    )  # fmt: skip
+    )
     running = subprocess.Popen(
         command(tmp_path, port, slow), stderr=subprocess.PIPE, text=True, start_new_session=True
     )

@@ -60,14 +60,27 @@ def _pytest(mutant: Mutant, folder: Path, *words: str) -> subprocess.CompletedPr
     inherited = os.environ.get("PYTHONPATH")
     path = [str(folder), str(CHECKOUT), *([inherited] if inherited else [])]
     command = [
-        sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *words,
-        "--timeout", str(PATIENCE_SECONDS), *mutant.tests,
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        *words,
+        "--timeout",
+        str(PATIENCE_SECONDS),
+        *mutant.tests,
         *(["-k", mutant.only] if mutant.only else []),
-    ]  # fmt: skip
+    ]
     return subprocess.run(
-        command, cwd=CHECKOUT, env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        command,
+        cwd=CHECKOUT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def shown(mutant: Mutant, package: Package) -> tuple[str, str]:

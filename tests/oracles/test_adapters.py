@@ -33,8 +33,9 @@ def test_peft_loads_an_ablation_of_all_writers_and_merges_it(
     out = tmp_path / "logits.npz"
     done = subprocess.run(
         [oracle_python, APPLIER, model, tmp_path / "lora", json.dumps(TOKENS), out],
-        capture_output=True, text=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     with np.load(out) as logits:
         assert np.abs(log_softmax(logits["plain"]) - plain_TV).max() < TOLERANCE

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pilothouse.edit.program import compile_program
-from pilothouse.edit.sources import Sources
+from pilothouse.edits.program import compile_program
+from pilothouse.edits.sources import Sources
 from pilothouse.term import SteerTerm
-from tests.model.formats.importing import imported
+from tests.artifacts.vectors.importing import imported
 from tests.reference.hf_sites import SiteModel
 from tests.support.tiny_architectures import NUM_LAYERS, make_architecture
 
@@ -40,9 +40,15 @@ def written(oracle_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     ],
 )
 def test_a_vector_steers_as_in_the_library_that_made_it(
-    written: Path, name: str, format_name: str, file: str, layers: str, scale: float,
-    words: tuple[str, ...], tmp_path: Path,
-) -> None:  # fmt: skip
+    written: Path,
+    name: str,
+    format_name: str,
+    file: str,
+    layers: str,
+    scale: float,
+    words: tuple[str, ...],
+    tmp_path: Path,
+) -> None:
     place = tmp_path / file
     place.write_bytes((written / file).read_bytes())
     source = imported(place, format_name, "--layer", layers, "--norms", "4,5", *words)

@@ -21,10 +21,14 @@ WORDS = "the keeper of light writes names ships and hour each in a long book by 
 PAIRS = tuple(
     (line.format("glad"), line.format("sad"))
     for line in (
-        "the {} keeper writes", "{} ships in light", "a {} hour by the window",
-        "names of {} ships", "each long {} book", "{} light and ships",
+        "the {} keeper writes",
+        "{} ships in light",
+        "a {} hour by the window",
+        "names of {} ships",
+        "each long {} book",
+        "{} light and ships",
     )
-)  # fmt: skip
+)
 PROMPT = "the keeper of ships writes in a long book"
 LAYERS = [1, 2]
 REPENG_SCALE, STEERING_SCALE = 3.0, -2.5

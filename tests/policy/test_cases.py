@@ -148,7 +148,7 @@ def test_an_ad_hoc_signal_leaves_its_probes_readout_as_it_is(tmp_path: Path) -> 
             "read: {probe: m}",
             "now: {probe: m, over: output, aggregate: {kind: last}}",
         ),
-    )  # fmt: skip
+    )
     file = tmp_path / "cases.yaml"
     file.write_text(
         "signals:\n  read: {scope: prompt}\ncases:\n"
@@ -174,9 +174,10 @@ def test_two_signals_of_one_readout_are_told_one_thing(
     tmp_path: Path, stand_ins: str, given: str
 ) -> None:
     made = sample_policy(
-        rule_text(rule="a", when="one at fpr 0.01"), rule_text(rule="b", when="two at fpr 0.01"),
+        rule_text(rule="a", when="one at fpr 0.01"),
+        rule_text(rule="b", when="two at fpr 0.01"),
         signals=("one: {probe: m, readout: r}", "two: {probe: m, readout: r}"),
-    )  # fmt: skip
+    )
     file = tmp_path / "cases.yaml"
     file.write_text(
         f"signals: {{{stand_ins}}}\ncases:\n"

@@ -246,8 +246,9 @@ def test_a_folder_that_cannot_be_read_is_an_error(
     monkeypatch.setattr(discovery.os, "listdir", listdir)
     found = find_policies([tmp_path])
     assert [(Path(each.file).name, each.severity) for each in found.problems] == [
-        ("lost+found", "note"), ("two", "error"),
-    ]  # fmt: skip
+        ("lost+found", "note"),
+        ("two", "error"),
+    ]
     assert "Permission denied" in found.problems[1].text
 
 
@@ -283,11 +284,15 @@ def test_a_policy_of_another_name_that_is_named_itself_is_loaded(tmp_path: Path)
 @pytest.mark.parametrize(
     ("path", "wanted"),
     [
-        ("absent", "does not exist"), ("one/policy.yaml/x", "does not exist"),
-        ("pol*", "does not exist"), ("empty", "holds no policy.yaml"), ("gone", "leads nowhere"),
-        ("mail", "is no plain file"), ("nul\0", "cannot be read"),
+        ("absent", "does not exist"),
+        ("one/policy.yaml/x", "does not exist"),
+        ("pol*", "does not exist"),
+        ("empty", "holds no policy.yaml"),
+        ("gone", "leads nowhere"),
+        ("mail", "is no plain file"),
+        ("nul\0", "cannot be read"),
     ],
-)  # fmt: skip
+)
 def test_a_path_that_stands_for_nothing_is_an_error(tmp_path: Path, path: str, wanted: str) -> None:
     write(tmp_path / "one")
     (tmp_path / "empty" / "deeper").mkdir(parents=True)

@@ -45,16 +45,26 @@ def test_a_good_policy_has_nothing_said_of_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rule", "held"),
     [
-        (rule_text(when="doubt >= 0.5", phase="output", then=BLOCK), "keeps 1 tokens back; of "
-         "the token that fires, none of its tokens leaves"),
-        (rule_text(when="doubt >= 0.5 for 4 tokens", phase="output", then=BLOCK),
-         "keeps 4 tokens back; of the run of 4 tokens that fires, none"),
-        (rule_text(when="doubt >= 0.5 for 4 tokens", phase="output", then=BLOCK,
-                   more=", leak_tokens: 3"),
-         "keeps 1 tokens back; of the run of 4 tokens that fires, up to 3 of its tokens leave"),
+        (
+            rule_text(when="doubt >= 0.5", phase="output", then=BLOCK),
+            "keeps 1 tokens back; of the token that fires, none of its tokens leaves",
+        ),
+        (
+            rule_text(when="doubt >= 0.5 for 4 tokens", phase="output", then=BLOCK),
+            "keeps 4 tokens back; of the run of 4 tokens that fires, none",
+        ),
+        (
+            rule_text(
+                when="doubt >= 0.5 for 4 tokens",
+                phase="output",
+                then=BLOCK,
+                more=", leak_tokens: 3",
+            ),
+            "keeps 1 tokens back; of the run of 4 tokens that fires, up to 3 of its tokens leave",
+        ),
         (rule_text(when="doubt >= 0.5", phase="final", then=BLOCK), "keeps the whole answer back"),
     ],
-)  # fmt: skip
+)
 def test_what_can_leave_is_a_note_and_no_finding(tmp_path: Path, rule: str, held: str) -> None:
     write(tmp_path, policy_text(rule, signals=(DOUBT,), spec=ENFORCED))
     (note,) = lint([tmp_path], ARTEFACTS)

@@ -60,10 +60,18 @@ MALFORMED: list[tuple[str, int, str, str]] = [
     (policy_text(rule_text(), spec=('rollout_percent: "5"',)), 10, "got '5'", "want a number"),
     (policy_text(rule_text(), spec=("rollout_percent: .inf",)), 10, "got '.inf'", "finite"),
     (policy_text(rule_text(), spec=("rollout_percent: 5",)), 10, "no effect in shadow", "remove"),
-    (policy_text(rule_text(then="{action: block}"), spec=("score_answers: true",)), 10,
-     "no effect in shadow", "use `mode: enforce`"),
-    (policy_text(rule_text(), spec=("score_answers: true", "mode: enforce")), 10,
-     "no rule of `phase: prompt` here blocks", "remove it"),
+    (
+        policy_text(rule_text(then="{action: block}"), spec=("score_answers: true",)),
+        10,
+        "no effect in shadow",
+        "use `mode: enforce`",
+    ),
+    (
+        policy_text(rule_text(), spec=("score_answers: true", "mode: enforce")),
+        10,
+        "no rule of `phase: prompt` here blocks",
+        "remove it",
+    ),
     (policy_text(rule_text(), spec=("on_error: closed",)), 10, "no effect", "remove it"),
     (policy_text(rule_text(), spec=("on_error: ask",)), 10, "got 'ask'", "'open' or 'closed'"),
     (policy_text(rule_text(), spec=("match: {tenants: []}",)), 10, "tenants: is empty", "fill it"),
@@ -77,28 +85,38 @@ MALFORMED: list[tuple[str, int, str, str]] = [
     (policy_text(rule_text(), signals=("misuse: {readout: a}",)), 11, "probe: is missing", "add"),
     (
         policy_text(rule_text(), signals=("misuse: {probe: m, over: prompt}",)),
-        11, "got `over` alone", "add `aggregate`",
+        11,
+        "got `over` alone",
+        "add `aggregate`",
     ),
     (
         policy_text(rule_text(), signals=("misuse: {probe: m, aggregate: {kind: max}}",)),
-        11, "got `aggregate` alone", "add `over",
+        11,
+        "got `aggregate` alone",
+        "add `over",
     ),
     (
         policy_text(
             rule_text(),
             signals=("misuse: {probe: m, readout: r, over: prompt, aggregate: {kind: max}}",),
         ),
-        11, "got both `readout` and", "keep one",
+        11,
+        "got both `readout` and",
+        "keep one",
     ),
     (
         policy_text(rule_text(), signals=("misuse: {probe: m, over: prompt, aggregate: {}}",)),
-        11, "got no kind", "add `kind: max`",
+        11,
+        "got no kind",
+        "add `kind: max`",
     ),
     (
         policy_text(
             rule_text(), signals=("misuse: {probe: m, over: prompt, aggregate: {kind: ema_max}}",)
         ),
-        11, "needs a half-life", "add `ema_half_life_tokens",
+        11,
+        "needs a half-life",
+        "add `ema_half_life_tokens",
     ),
     (
         policy_text(
@@ -107,17 +125,21 @@ MALFORMED: list[tuple[str, int, str, str]] = [
                 "misuse: {probe: m, over: prompt, aggregate: {kind: max, ema_half_life_tokens: 4}}",
             ),
         ),
-        11, "no effect on `kind: max`", "remove it",
+        11,
+        "no effect on `kind: max`",
+        "remove it",
     ),
     (
         policy_text(rule_text(when="now >= 0.5"), signals=(AD_HOC,), spec=("mode: enforce",)),
-        12, "is ad hoc", "`mode: shadow`",
+        12,
+        "is ad hoc",
+        "`mode: shadow`",
     ),
     (
-        policy_text(
-            rule_text(when="now >= 0.5"), signals=(AD_HOC.replace("prompt", "output"),)
-        ),
-        13, "has no value in the prompt phase", "output or final rule",
+        policy_text(rule_text(when="now >= 0.5"), signals=(AD_HOC.replace("prompt", "output"),)),
+        13,
+        "has no value in the prompt phase",
+        "output or final rule",
     ),
     (with_rule(when="misuse >= 1.5"), 13, "never holds", "strictly inside"),
     (with_rule(when="misuse == 0.5"), 13, "column 8", "use >="),
@@ -133,7 +155,9 @@ MALFORMED: list[tuple[str, int, str, str]] = [
     (with_rule(then="{action: block, as: message}"), 13, "as: got 'message'", "'refusal'"),
     (
         with_rule(phase="final", then="{action: block, as: error}"),
-        13, "`error` is for the prompt", "`as: refusal`",
+        13,
+        "`error` is for the prompt",
+        "`as: refusal`",
     ),
     (with_rule(then=STEER, phase="final"), 13, "no token follows", "`phase: output`"),
     (with_rule(then=STEER.replace("2.0", "0")), 13, "scale of 0 has no effect", "use another"),
@@ -157,12 +181,14 @@ MALFORMED: list[tuple[str, int, str, str]] = [
             then="{action: block}",
             more=", leak_tokens: 3",
         ),
-        13, "got 3, want less than the 3", "held back",
+        13,
+        "got 3, want less than the 3",
+        "held back",
     ),
     (policy_text(rule_text(), rule_text()), 14, "`r` is the id of rules[0] too", "take another"),
     (with_rule(rule="Rule_1"), 13, "got 'Rule_1'", "kebab-case"),
     (with_rule(more=", mode: enforce"), 13, "mode: unknown field", "known here"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("text", "line", "got", "remedy"), MALFORMED)

@@ -7,8 +7,8 @@ from typing import Any, get_args
 
 import pytest
 
+from pilothouse.artifacts.catalog import load_catalog, signals_of
 from pilothouse.config import Auth, load_config
-from pilothouse.model.catalogue import load_catalogue, signals_of
 from pilothouse.policy.ending_rules import DoorName, OpenDoor, Surroundings
 from pilothouse.policy.lint import has_findings, lint
 from pilothouse.policy.loader import load_policies
@@ -47,10 +47,15 @@ OTHER = "o: {probe: other, readout: prompt}"
 
 
 def policy(
-    *, name: str = "one", phase: str = "prompt", when: str = "s >= 0.5",
+    *,
+    name: str = "one",
+    phase: str = "prompt",
+    when: str = "s >= 0.5",
     read: str = "misuse/prompt",
-    then: str = "{action: block}", more: tuple[str, ...] = (), spec: tuple[str, ...] = ENFORCED,
-) -> Policy:  # fmt: skip
+    then: str = "{action: block}",
+    more: tuple[str, ...] = (),
+    spec: tuple[str, ...] = ENFORCED,
+) -> Policy:
     signals = (READS[read], *((OTHER,) if " o " in f" {when} " else ()))
     return sample_policy(
         rule_text(when=when, then=then, phase=phase),
@@ -147,8 +152,11 @@ def test_scores_that_clients_see_are_a_door_past_every_rule() -> None:
     assert names(policy(), auth=Auth()) == set()
     [told] = [each for each in grouped(found) if each["door"] == "client-scores"]
     assert told["rules"] == ["one/r", "late/r"] and "every client" in str(told["reason"])
-    [here] = [each for each in doors(policy(), auth=grant, for_this_machine=True)
-              if each.name == "client-scores"]  # fmt: skip
+    [here] = [
+        each
+        for each in doors(policy(), auth=grant, for_this_machine=True)
+        if each.name == "client-scores"
+    ]
     assert "callers on this machine" in here.reason
 
 
@@ -181,8 +189,10 @@ def test_what_the_model_says_of_itself_is_read_or_told_to_be_unread() -> None:
     assert doors(policy(), HALF) == ()
     others = sample_policy(
         rule_text(when="s >= 0.5", then="{action: block}", phase="output"),
-        name="half", signals=(READS["misuse/said"],), spec=ENFORCED,
-    )  # fmt: skip
+        name="half",
+        signals=(READS["misuse/said"],),
+        spec=ENFORCED,
+    )
     about_else = others.model_copy(
         update={"metadata": others.metadata.model_copy(update={"category": "hallucination"})}
     )
@@ -242,10 +252,14 @@ def test_what_the_model_takes_and_the_server_opens_is_told_where_it_is_known() -
 
 
 EVERYTHING: dict[str, Any] = {
-    "auth": Auth(client_scores=True, client_steering=True), "served_names": ("x",),
-    "adapters": ("y",), "renders_chats": False, "takes_pictures": True, "has_metrics": True,
+    "auth": Auth(client_scores=True, client_steering=True),
+    "served_names": ("x",),
+    "adapters": ("y",),
+    "renders_chats": False,
+    "takes_pictures": True,
+    "has_metrics": True,
     "opened": ("/sleep",),
-}  # fmt: skip
+}
 
 
 def test_what_ends_nothing_has_no_way_round() -> None:
@@ -275,15 +289,21 @@ def test_a_grant_of_the_server_is_a_finding_of_lint_and_none_without_it() -> Non
     baseline = CHECKOUT / "policies" / "baseline"
     quiet = lint([baseline], None, Surroundings(auth=Auth()))
     assert not has_findings(quiet)
-    [found] = [each for each in lint([baseline], None, Surroundings(auth=Auth(client_scores=True)))
-               if each.severity == "warning"]  # fmt: skip
+    [found] = [
+        each
+        for each in lint([baseline], None, Surroundings(auth=Auth(client_scores=True)))
+        if each.severity == "warning"
+    ]
     assert "client-scores" in found.text and found.field == "spec.rules[0]"
 
 
 def test_the_demos_own_configuration_leaves_open_just_what_no_setting_closes() -> None:
     config = load_config(CHECKOUT / "probes" / "demo" / "pilothouse.yaml")
-    known = {spec.key: spec for probe in load_catalogue(config).probes.values()
-             for spec in signals_of(probe)}  # fmt: skip
+    known = {
+        spec.key: spec
+        for probe in load_catalog(config).probes.values()
+        for spec in signals_of(probe)
+    }
     policies = load_policies(config.policies)
     artefacts = Artefacts(known, {}, None)
     specs = {each.name: resolve_policy(each, artefacts).signals for each in policies}
@@ -297,5 +317,8 @@ def test_the_demos_own_configuration_leaves_open_just_what_no_setting_closes() -
     assert told(auth=config.auth, **served) == [("own-words", rule), ("metrics", rule)]
     demo = Auth(client_steering=True, client_scores=True)
     assert told(auth=demo, **served) == [
-        ("client-scores", rule), ("client-steering", rule), ("own-words", rule), ("metrics", rule),
-    ]  # fmt: skip
+        ("client-scores", rule),
+        ("client-steering", rule),
+        ("own-words", rule),
+        ("metrics", rule),
+    ]

@@ -77,11 +77,17 @@ def test_a_compiled_rule_carries_what_is_needed_to_carry_it_out() -> None:
     )
     block, steer = Rulebook([policy], SPECS).rules
     assert (block.policy, block.rule, block.phase, block.mode) == (
-        "sample", "b", "output", "enforce",
-    )  # fmt: skip
+        "sample",
+        "b",
+        "output",
+        "enforce",
+    )
     assert (block.kind, block.message, block.as_, block.ends) == (
-        "respond", "Sorry.", "message", True,
-    )  # fmt: skip
+        "respond",
+        "Sorry.",
+        "message",
+        True,
+    )
     assert (block.streak_tokens, block.leak_tokens, block.held_tokens) == (4, 1, 3)
     assert (block.on_error, steer.on_error) == ("closed", "open")
     assert (steer.ends, steer.held_tokens, steer.message, steer.as_) == (False, 0, None, None)
@@ -114,9 +120,14 @@ def test_an_ad_hoc_signal_becomes_an_uncalibrated_column() -> None:
     )
     (signal,) = Rulebook([policy], SPECS).signals
     assert signal == SignalSpec(
-        "hallucination/~output.ema_last.4", "hallucination", "output", Aggregate("ema_last", 4),
-        1.0, 0.0, calibrated=False,
-    )  # fmt: skip
+        "hallucination/~output.ema_last.4",
+        "hallucination",
+        "output",
+        Aggregate("ema_last", 4),
+        1.0,
+        0.0,
+        calibrated=False,
+    )
 
 
 def test_policies_that_read_alike_share_a_column() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pilothouse.model.vector import Vector
+from pilothouse.artifacts.vector import Vector
 from pilothouse.term import SteerTerm
 
 

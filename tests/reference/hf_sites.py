@@ -22,9 +22,12 @@ from transformers import AutoConfig
 from tests.support.plain_transformers import causal_class
 
 BLOCKS = (
-    "model.layers", "transformer.h", "model.decoder.layers", "gpt_neox.layers",
+    "model.layers",
+    "transformer.h",
+    "model.decoder.layers",
+    "gpt_neox.layers",
     "model.language_model.layers",
-)  # fmt: skip
+)
 
 
 Edit = np.ndarray | Callable[[np.ndarray], np.ndarray]

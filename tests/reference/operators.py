@@ -1,6 +1,6 @@
 """Oracle of the operators: the textbook definition of each, one token at a time, in float64.
 
-Written from the papers' formulas and apart from `pilothouse.edit`: no rows, gates or programs.
+Written from the papers' formulas and apart from `pilothouse.edits`: no rows, gates or programs.
 Shapes: D width, K basis directions.
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pilothouse.engine.step import PolicySpan
+from pilothouse.engine.scheduler.messages import PolicySpan
 
 
 def winner_at(position: int, spans: Iterable[PolicySpan]) -> PolicySpan | None:

@@ -1,7 +1,7 @@
 """Oracle of sparse autoencoders: one token, one feature at a time, from the papers' formulas.
 
-Written apart from `pilothouse.model.sae` and `pilothouse.edit`: no rows, gates or folding. ReLU
-(Bricken et al. 2023), Gated and JumpReLU (Rajamanoharan et al. 2024), TopK (Gao et al. 2024),
+Written apart from `pilothouse.artifacts.saes` and `pilothouse.edits`: no rows, gates or folding.
+ReLU (Bricken et al. 2023), Gated and JumpReLU (Rajamanoharan et al. 2024), TopK (Gao et al. 2024),
 top-AFA (Lee et al. 2025), matching pursuit (Mallat and Zhang 1993), PolySAE (Koromilas et al.
 2026). Shapes: D width, M features; W_enc [D, M], W_dec [M, D].
 """
@@ -158,8 +158,12 @@ class Book:
 def changed(code: float, rule: str, value: float) -> float:
     """One code after a rule."""
     rules = {
-        "set": lambda: value, "scale": lambda: value * code, "ablate": lambda: 0.0,
-        "add": lambda: code + value, "floor": lambda: max(code, value),
-        "cap": lambda: min(code, value), "steer": lambda: max(0.0, code + value),
-    }  # fmt: skip
+        "set": lambda: value,
+        "scale": lambda: value * code,
+        "ablate": lambda: 0.0,
+        "add": lambda: code + value,
+        "floor": lambda: max(code, value),
+        "cap": lambda: min(code, value),
+        "steer": lambda: max(0.0, code + value),
+    }
     return rules[rule]()

@@ -10,15 +10,15 @@ from tempfile import mkdtemp
 from typing import Any
 
 from pilothouse.cli.launch import config_of, plan_for
-from pilothouse.engine.plan import Plan
-from pilothouse.policy.endpoint import EndpointName
+from pilothouse.engine.plan.plan import Plan
+from pilothouse.policy.endpoint_names import EndpointName
 from pilothouse.record import Record, RuleOutcome, Verdict
 from pilothouse.server.admission import Admission, Admitted
+from pilothouse.server.auth import Caller
 from pilothouse.server.endpoints.base import Answer, StreamRewriter
 from pilothouse.server.endpoints.registry import ENDPOINTS
-from pilothouse.server.identity import Caller
-from pilothouse.server.ledger import Entry
-from pilothouse.server.settlement import Settler
+from pilothouse.server.response.decision_store import Entry
+from pilothouse.server.response.final_decision import FinalDecision
 from tests.support.tiny_house import SERVED_NAME, make_tiny_house
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -39,9 +39,13 @@ def tiny_plan() -> Plan:
 def caller(**changes: Any) -> Caller:
     """A caller on this machine with every grant."""
     fields: dict[str, Any] = {
-        "tenant": "", "loopback": True, "authenticated": False, "may_steer": True,
-        "may_see_scores": True, "rollout_key": "127.0.0.1",
-    }  # fmt: skip
+        "tenant": "",
+        "loopback": True,
+        "authenticated": False,
+        "may_steer": True,
+        "may_see_scores": True,
+        "rollout_key": "127.0.0.1",
+    }
     return Caller(**(fields | changes))
 
 
@@ -91,10 +95,10 @@ def body_of(endpoint: EndpointName) -> dict[str, Any]:
     return {"model": SERVED_NAME} | first[endpoint]
 
 
-def settler(counted: list[RuleOutcome] | None = None) -> Settler:
+def settler(counted: list[RuleOutcome] | None = None) -> FinalDecision:
     """Counts final outcomes into a list."""
     sink = [] if counted is None else counted
-    return Settler(tiny_plan().rulebook, sink.extend)
+    return FinalDecision(tiny_plan().rulebook, sink.extend)
 
 
 def verdict(policy: str) -> Verdict:

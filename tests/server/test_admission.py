@@ -11,13 +11,13 @@ import pytest
 from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 
 from pilothouse.errors import ConfigError, RequestError
-from pilothouse.policy.endpoint import EndpointName
-from pilothouse.sealed import SEALED_KEY, unseal
+from pilothouse.policy.endpoint_names import EndpointName
 from pilothouse.server.admission import Admission
-from pilothouse.server.bypass import Guard, refuse_bypass
-from pilothouse.server.endpoint import adapter_names, refuse_shadowed_profiles
+from pilothouse.server.app import adapter_names, refuse_shadowed_profiles
+from pilothouse.server.bypass_fields import Guard, refuse_bypass
 from pilothouse.server.endpoints.registry import ENDPOINTS
 from pilothouse.server.request_schema import RequestFields, Unreadable
+from pilothouse.signed_request import SIGNED_REQUEST_KEY, verify_request
 from pilothouse.term import SteerTerm
 from tests.server import builders
 from tests.server.builders import KEY, body_of, tiny_plan
@@ -41,7 +41,7 @@ def refusal(change: dict[str, Any], **grants: Any) -> RequestError:
 def test_the_body_that_goes_on_is_sealed_and_has_our_field_no_more() -> None:
     admitted, body = admit({"pilothouse": {"steer": [NUDGE]}, "vllm_xargs": {"mine": 1}})
     assert "pilothouse" not in body and body["vllm_xargs"]["mine"] == 1
-    sealed = unseal(body["vllm_xargs"][SEALED_KEY], KEY)
+    sealed = verify_request(body["vllm_xargs"][SIGNED_REQUEST_KEY], KEY)
     assert sealed == admitted.sealed
     assert sealed.revision == tiny_plan().revision
     assert [(term.vector, term.scale, term.on) for term in sealed.steer] == [
@@ -53,7 +53,7 @@ def test_features_go_on_as_they_were_asked_for() -> None:
     asked = TIDE | {"feature": LABEL, "value": 90.0 / MAX_ACT, "unit": "max_act", "on": "all"}
     for term in (asked, TIDE | {"feature": [FEATURE, 3], "op": "floor", "above": 0.5}):
         _, body = admit({"pilothouse": {"steer": [term]}})
-        [sealed] = unseal(body["vllm_xargs"][SEALED_KEY], KEY).steer
+        [sealed] = verify_request(body["vllm_xargs"][SIGNED_REQUEST_KEY], KEY).steer
         assert sealed == SteerTerm.model_validate(term)
 
 

@@ -36,8 +36,10 @@ pytestmark = [pytest.mark.full, pytest.mark.server, pytest.mark.timeout(900)]
 
 KEY = {"authorization": "Bearer secret"}
 BODY = {
-    "model": SERVED_NAME, "messages": [{"role": "user", "content": "the tide"}], "max_tokens": 2,
-}  # fmt: skip
+    "model": SERVED_NAME,
+    "messages": [{"role": "user", "content": "the tide"}],
+    "max_tokens": 2,
+}
 
 
 def reload(*where: str, key: str = "") -> subprocess.CompletedProcess[str]:
@@ -67,8 +69,10 @@ def test_an_ipv4_proxy_is_itself_to_every_process_of_a_dual_stack_server(
             assert answer.json()["choices"][0]["message"]["refusal"] == MESSAGE
     direct = httpx.post(
         f"{dual_stack.url}/v1/chat/completions",
-        json=BODY, headers=KEY | {TENANT_HEADER: TENANT}, timeout=60,
-    )  # fmt: skip
+        json=BODY,
+        headers=KEY | {TENANT_HEADER: TENANT},
+        timeout=60,
+    )
     assert direct.json()["choices"][0]["message"]["content"]
 
 
@@ -81,7 +85,7 @@ def test_a_reload_over_ipv4_and_ipv6_takes_the_key_there(dual_stack: ServerProce
 
 def test_the_start_says_whom_the_operators_routes_answer(dual_stack: ServerProcess) -> None:
     log = dual_stack.log.read_text(errors="replace")
-    assert log.count("reload, status and catalogue are for callers with an API key") == 1
+    assert log.count("reload, status and catalog are for callers with an API key") == 1
 
 
 def test_a_server_on_a_unix_socket_knows_its_proxy_and_its_operator(tmp_path: Path) -> None:

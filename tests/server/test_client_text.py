@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from pilothouse.server.app import pins_tools
 from pilothouse.server.client_text import (
     MAX_BANS,
     forced_texts,
     is_constrained,
     supplied_text,
 )
-from pilothouse.server.endpoint import pins_tools
 from pilothouse.server.endpoints.choices import choice_text
 from pilothouse.server.endpoints.registry import ENDPOINTS
 from pilothouse.server.request_schema import RequestFields
@@ -67,12 +67,15 @@ def test_a_chat_whose_turn_may_not_be_open_is_scored_as_a_whole(fields: dict[str
         {"content": [{"type": "refusal", "refusal": BEGUN}]},
         {"content": "well,", "reasoning": BEGUN},
         {"content": "well,", "reasoning_content": BEGUN},
-        {"content": None, "tool_calls": [
-            {"id": "a", "type": "function", "function": {"name": "reply", "arguments": BEGUN}}
-        ]},
+        {
+            "content": None,
+            "tool_calls": [
+                {"id": "a", "type": "function", "function": {"name": "reply", "arguments": BEGUN}}
+            ],
+        },
     ],
     ids=["text", "part", "bare part", "refusal", "reasoning", "reasoning content", "call"],
-)  # fmt: skip
+)
 def test_wherever_a_message_holds_text_it_is_scored_with_the_question(
     answer: dict[str, Any],
 ) -> None:

@@ -19,9 +19,16 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 MESSAGES = [{"role": "user", "content": "the tide"}]
 POLICIES = (
-    "prompt-refusal", "prompt-error", "prompt-respond", "output-refusal", "output-late",
-    "output-respond", "final-refusal", "final-respond", "final-passes",
-)  # fmt: skip
+    "prompt-refusal",
+    "prompt-error",
+    "prompt-respond",
+    "output-refusal",
+    "output-late",
+    "output-respond",
+    "final-refusal",
+    "final-respond",
+    "final-passes",
+)
 OPTIONS = {"include_usage": True, "continuous_usage_stats": True}
 
 SHARED = {
@@ -121,9 +128,13 @@ def test_every_choice_that_vllm_makes_is_judged(
     small_server: ServerProcess, stream: bool, n: Any
 ) -> None:
     body = {
-        "model": f"{SERVED_NAME}:final-refusal", "prompt": ["the tide", "the boats"], "n": n,
-        "max_tokens": 4, "stream": "true" if stream else 0, "temperature": 1,
-    }  # fmt: skip
+        "model": f"{SERVED_NAME}:final-refusal",
+        "prompt": ["the tide", "the boats"],
+        "n": n,
+        "max_tokens": 4,
+        "stream": "true" if stream else 0,
+        "temperature": 1,
+    }
     answer = post(small_server, COMPLETIONS, body)
     found = chunks_of(answer) if stream else [answer.json()]
     choices = [choice for each in found for choice in each["choices"]]
@@ -136,9 +147,13 @@ def test_a_prompt_that_is_blocked_with_echo_and_logprobs_is_blocked(
     small_server: ServerProcess, stream: bool
 ) -> None:
     body = {
-        "model": f"{SERVED_NAME}:prompt-refusal", "prompt": "the tide", "echo": True,
-        "logprobs": 1, "max_tokens": 1, "stream": stream,
-    }  # fmt: skip
+        "model": f"{SERVED_NAME}:prompt-refusal",
+        "prompt": "the tide",
+        "echo": True,
+        "logprobs": 1,
+        "max_tokens": 1,
+        "stream": stream,
+    }
     answer = post(small_server, COMPLETIONS, body)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "content_filter")
 
@@ -192,14 +207,21 @@ def test_an_inner_middleware_that_compresses_does_not_reach_the_gate(
 @pytest.mark.parametrize(
     ("kind", "status"),
     [
-        ("application/json", 200), ("Application/JSON", 200),
-        ("application/json; charset=utf-8", 200), ("application/json;charset=latin-1", 200),
-        ("application/json ;charset=utf-8", 415), ("application/vnd.api+json", 415),
-        ("text/json", 415), ("text/plain", 415), ("application/x-www-form-urlencoded", 415),
-        ("multipart/form-data; boundary=x", 415), ("application/jsonx", 415), ("", 415),
+        ("application/json", 200),
+        ("Application/JSON", 200),
+        ("application/json; charset=utf-8", 200),
+        ("application/json;charset=latin-1", 200),
+        ("application/json ;charset=utf-8", 415),
+        ("application/vnd.api+json", 415),
+        ("text/json", 415),
+        ("text/plain", 415),
+        ("application/x-www-form-urlencoded", 415),
+        ("multipart/form-data; boundary=x", 415),
+        ("application/jsonx", 415),
+        ("", 415),
         (None, 415),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
 def test_what_is_not_refused_by_its_content_type_is_sealed(
     small_server: ServerProcess, path: str, kind: str | None, status: int

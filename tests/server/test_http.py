@@ -83,8 +83,9 @@ def test_an_allowed_answer_carries_its_decision_and_scores(client: OpenAI) -> No
     assert told["action"] == "allow"
     assert 0 < told["scores"]["vary/output"] < 1
     assert {(r["policy"], r["result"]) for r in told["rules"]} == {
-        ("watch", "would_block"), ("watch", "flagged"),
-    }  # fmt: skip
+        ("watch", "would_block"),
+        ("watch", "flagged"),
+    }
     assert b'kv_transfer_params":{' not in raw.http_response.content
 
 
@@ -409,9 +410,11 @@ def test_paths_that_nobody_listed_are_denied(
 
 def test_a_websocket_is_refused(small_server: ServerProcess) -> None:
     headers = {
-        "connection": "Upgrade", "upgrade": "websocket", "sec-websocket-version": "13",
+        "connection": "Upgrade",
+        "upgrade": "websocket",
+        "sec-websocket-version": "13",
         "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
-    }  # fmt: skip
+    }
     answer = httpx.get(f"{small_server.url}/v1/realtime", headers=headers)
     assert answer.status_code == 403
 
@@ -469,9 +472,12 @@ def test_a_client_that_goes_away_leaves_a_server_that_answers(
     small_server: ServerProcess, client: OpenAI
 ) -> None:
     body = {
-        "model": "small:output-passes", "messages": MESSAGES, "max_tokens": 400, "stream": True,
+        "model": "small:output-passes",
+        "messages": MESSAGES,
+        "max_tokens": 400,
+        "stream": True,
         "ignore_eos": True,
-    }  # fmt: skip
+    }
     for _ in range(3):
         with httpx.stream(
             "POST", f"{small_server.url}/v1/chat/completions", json=body, timeout=30

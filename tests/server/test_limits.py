@@ -25,14 +25,14 @@ from pilothouse.limits import (
     RequestLimits,
     ServedLimits,
 )
-from pilothouse.policy.endpoint import EndpointName
+from pilothouse.policy.endpoint_names import EndpointName
 from pilothouse.server import body as body_module
-from pilothouse.server import fields
-from pilothouse.server.answer import encode, error_body, request_error_body
+from pilothouse.server import pilothouse_field
 from pilothouse.server.answer_size import refuse_heavy_choices
 from pilothouse.server.body import LONG_BODY, encoded, parsed, read_body
-from pilothouse.server.fields import parse_field
-from pilothouse.server.guide import Cost, cost
+from pilothouse.server.guided_output import Cost, cost
+from pilothouse.server.openai_errors import encode, error_body, request_error_body
+from pilothouse.server.pilothouse_field import parse_field
 from pilothouse.server.request_schema import RequestFields
 from tests.server.builders import admission, admit, body_of, caller, tiny_plan
 from tests.support.tiny_model import D_MODEL
@@ -63,7 +63,8 @@ CASES: dict[str, tuple[int, EndpointName, Made]] = {
     "max_token_ids": (32, "completions", lambda n: {"prompt": [1] * n}),
     "max_messages": (3, "chat", lambda n: {"messages": body_of("chat")["messages"] * n}),
     "max_content_parts": (
-        3, "chat",
+        3,
+        "chat",
         lambda n: {"messages": [{"role": "user", "content": [{"type": "text"}] * n}]},
     ),
     "max_tools": (2, "chat", lambda n: {"tools": [TOOL] * n}),
@@ -71,41 +72,62 @@ CASES: dict[str, tuple[int, EndpointName, Made]] = {
     "max_bad_words": (2, "chat", lambda n: {"bad_words": ["a"] * n}),
     "max_logit_bias": (2, "chat", lambda n: {"logit_bias": {str(i): 1 for i in range(n)}}),
     "max_choice_token_ids": (
-        12, "completions",
-        lambda n: {"n": 2, "allowed_token_ids": [3] * (n // 4), "stop_token_ids": [4] * (n // 4)}
-        if n % 4 == 0 else {"logit_bias": {str(i): 1 for i in range(n)}},
+        12,
+        "completions",
+        lambda n: (
+            {"n": 2, "allowed_token_ids": [3] * (n // 4), "stop_token_ids": [4] * (n // 4)}
+            if n % 4 == 0
+            else {"logit_bias": {str(i): 1 for i in range(n)}}
+        ),
     ),
     "max_choice_logprobs": (
-        6, "completions", lambda n: {"logprobs": n // 2, "n": 2} if n % 2 == 0 else {"logprobs": n},
+        6,
+        "completions",
+        lambda n: {"logprobs": n // 2, "n": 2} if n % 2 == 0 else {"logprobs": n},
     ),
     "max_vllm_xargs": (2, "chat", lambda n: {"vllm_xargs": {str(i): 1 for i in range(n)}}),
     "max_template_kwargs": (
-        2, "chat", lambda n: {"chat_template_kwargs": {str(i): 1 for i in range(n)}},
+        2,
+        "chat",
+        lambda n: {"chat_template_kwargs": {str(i): 1 for i in range(n)}},
     ),
     "max_guide_repeats": (3, "chat", lambda n: guide(regex="a*" * n)),
     "max_guide_states": (9, "chat", lambda n: guide(json={"pattern": f"a{{0,{n + 1}}}"})),
     "max_guide_depth": (3, "chat", lambda n: guide(regex="(" * n + "a" + ")" * n)),
     "max_guide_properties": (
-        2, "chat", lambda n: guide(json=json.dumps({"properties": {str(i): {} for i in range(n)}})),
+        2,
+        "chat",
+        lambda n: guide(json=json.dumps({"properties": {str(i): {} for i in range(n)}})),
     ),
     "max_guide_lengths": (
-        2, "chat", lambda n: guide(json={"items": [{"maxLength": i} for i in range(n)]}),
+        2,
+        "chat",
+        lambda n: guide(json={"items": [{"maxLength": i} for i in range(n)]}),
     ),
     "max_choices": (3, "completions", lambda n: {"n": n}),
     "max_probes": (1, "chat", lambda n: {"pilothouse": {"probes": ["vary", "never"][:n]}}),
     "max_terms": (2, "chat", steer),
     "max_positions": (
-        5, "chat", lambda n: steer(1, on="all", positions={"indices": list(range(n))}),
+        5,
+        "chat",
+        lambda n: steer(1, on="all", positions={"indices": list(range(n))}),
     ),
     "max_request_programs": (
-        5, "chat", lambda n: steer(n - 1, on="prompt", positions={"last": 2}),
+        5,
+        "chat",
+        lambda n: steer(n - 1, on="prompt", positions={"last": 2}),
     ),
     "max_edit_values": (2 * D_MODEL, "chat", lambda n: steer(-(-n // D_MODEL))),
-}  # fmt: skip
+}
 ELSEWHERE = {
-    "max_body_kib", "max_text_kib", "max_guide_kib", "max_schema_kib", "max_prompt_logprobs",
-    "max_segments", "max_items",
-}  # fmt: skip
+    "max_body_kib",
+    "max_text_kib",
+    "max_guide_kib",
+    "max_schema_kib",
+    "max_prompt_logprobs",
+    "max_segments",
+    "max_items",
+}
 """Sizes and logprobs have tests of their own here, stretches one beside the programs, items
 one beside their endpoint."""
 
@@ -144,10 +166,12 @@ def test_a_bound_is_taken_at_and_refused_one_above(name: str) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        {"echo": True, "logprobs": 5}, {"prompt_logprobs": 5}, {"prompt_logprobs": 5.0},
+        {"echo": True, "logprobs": 5},
+        {"prompt_logprobs": 5},
+        {"prompt_logprobs": 5.0},
         {"echo": 1, "logprobs": 5.0},
     ],
-)  # fmt: skip
+)
 def test_the_prompts_logprobs_are_bounded_however_they_are_asked_for(body: dict[str, Any]) -> None:
     long = {"prompt": "a" * 20_000}
     with pytest.raises(RequestError, match=r"limits\.max_prompt_logprobs"):
@@ -196,8 +220,9 @@ def test_schemas_and_forced_tools_are_bounded_as_a_whole() -> None:
     called = {"name": "f", "parameters": {"description": "a" * 1024}}
     forced = {"tools": [{"type": "function", "function": called}], "tool_choice": "required"}
     for field, over in (
-        ("tools", forced), ("structured_outputs", guide(json={"description": "a" * 1024})),
-    ):  # fmt: skip
+        ("tools", forced),
+        ("structured_outputs", guide(json={"description": "a" * 1024})),
+    ):
         with pytest.raises(RequestError, match=rf"^{field}: got 2 KiB, .*limits\.max_schema_kib"):
             take(limits, "chat", over)
     take(limits, "chat", forced | {"tool_choice": "auto"})
@@ -318,7 +343,7 @@ def test_a_field_is_not_looked_into_for_who_has_no_grant(
     def never(_: Any) -> Any:
         raise AssertionError("it was parsed")
 
-    monkeypatch.setattr(fields.RequestField, "model_validate", never)
+    monkeypatch.setattr(pilothouse_field.RequestField, "model_validate", never)
     raw = {field: [[]] * 100_000}
     with pytest.raises(RequestError, match=r"auth\.client_") as refused:
         parse_field(raw, caller(may_steer=False, may_see_scores=False), Limits())
@@ -418,9 +443,16 @@ DEEP = 3000
         'version: 1\nmodel_id: "\\ud800"',
         "version: 1\nlimits: {max_term: 3}",
     ],
-    ids=["lists", "mappings", "NUL in policies", "NUL in a vector", "NUL in an SAE", "surrogate",
-         "unknown"],
-)  # fmt: skip
+    ids=[
+        "lists",
+        "mappings",
+        "NUL in policies",
+        "NUL in a vector",
+        "NUL in an SAE",
+        "surrogate",
+        "unknown",
+    ],
+)
 def test_a_file_that_nobody_writes_is_refused_like_any_other(text: str, tmp_path: Path) -> None:
     file = tmp_path / "pilothouse.yaml"
     file.write_text(text)

@@ -21,25 +21,50 @@ from starlette.types import Message, Scope
 from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
 
 from pilothouse.config import Auth
-from pilothouse.server import gate as gate_module
-from pilothouse.server.gate import Gate
-from pilothouse.server.identity import Doorkeeper
+from pilothouse.server import middleware as gate_module
+from pilothouse.server.auth import Authenticator
+from pilothouse.server.middleware import Gate
 from pilothouse.server.routes import DENIED, GOVERNED, HARMLESS, RouteTable
 from pilothouse.server.state import STATE_NAME, GateState, state_of
 
 TRICKS = (
-    "/v1/chat/completions/", "//v1/chat/completions", "/v1//chat/completions",
-    "/v1/chat/completions//", "/V1/chat/completions", "/v1/Chat/Completions",
-    "/v1/chat/completions%0a", "/v1/chat/completions%0a/", "/v1/chat/completions%00",
-    "/v1/chat/completions%20", "/v1/chat/completions%2f", "/v1/chat%2fcompletions%2f",
-    "/v1/./chat/completions", "/v1/x/../chat/completions", "/v1/chat/completions/.",
-    "/v1/chat/completions;x", "/v1/chat/completions%3f", "/v1/chat/completions%23x",
-    "/v1/chat/completions%5c", "/%2fv1/chat/completions", "/root/v1/chat/completions",
-    "/root//v1/chat/completions", "/rootv1/chat/completions", "/root/root/v1/chat/completions",
-    "/v1/completions%0a", "/v1/responses%0a", "/v1/responses/resp_1%0a", "/metrics/v1/chat",
-    "/metricsx", "/side/anything/at/all", "/inner/deep/", "/inner/deep", "/\uff56\uff11/chat",
-    "/v1/models%0a", "/v1/models/small", "/pilothouse/v1/reload%0a",
-)  # fmt: skip
+    "/v1/chat/completions/",
+    "//v1/chat/completions",
+    "/v1//chat/completions",
+    "/v1/chat/completions//",
+    "/V1/chat/completions",
+    "/v1/Chat/Completions",
+    "/v1/chat/completions%0a",
+    "/v1/chat/completions%0a/",
+    "/v1/chat/completions%00",
+    "/v1/chat/completions%20",
+    "/v1/chat/completions%2f",
+    "/v1/chat%2fcompletions%2f",
+    "/v1/./chat/completions",
+    "/v1/x/../chat/completions",
+    "/v1/chat/completions/.",
+    "/v1/chat/completions;x",
+    "/v1/chat/completions%3f",
+    "/v1/chat/completions%23x",
+    "/v1/chat/completions%5c",
+    "/%2fv1/chat/completions",
+    "/root/v1/chat/completions",
+    "/root//v1/chat/completions",
+    "/rootv1/chat/completions",
+    "/root/root/v1/chat/completions",
+    "/v1/completions%0a",
+    "/v1/responses%0a",
+    "/v1/responses/resp_1%0a",
+    "/metrics/v1/chat",
+    "/metricsx",
+    "/side/anything/at/all",
+    "/inner/deep/",
+    "/inner/deep",
+    "/\uff56\uff11/chat",
+    "/v1/models%0a",
+    "/v1/models/small",
+    "/pilothouse/v1/reload%0a",
+)
 
 
 @dataclass
@@ -89,11 +114,18 @@ class House:
         """Status, headers and body; `path` is as a client writes it, and unquoted as uvicorn."""
         sent: list[Message] = []
         scope = {
-            "type": kind, "method": method, "path": unquote(path), "raw_path": path.encode(),
-            "query_string": query, "root_path": "", "http_version": "1.1", "scheme": "http",
-            "headers": [(b"host", b"evil.example")], "client": ("127.0.0.1", 1),
+            "type": kind,
+            "method": method,
+            "path": unquote(path),
+            "raw_path": path.encode(),
+            "query_string": query,
+            "root_path": "",
+            "http_version": "1.1",
+            "scheme": "http",
+            "headers": [(b"host", b"evil.example")],
+            "client": ("127.0.0.1", 1),
             "server": ("127.0.0.1", 8000),
-        }  # fmt: skip
+        }
 
         async def receive() -> Message:
             return {"type": f"{kind}.request" if kind == "http" else "websocket.connect"}
@@ -175,9 +207,15 @@ async def test_what_is_said_of_such_a_path_is_what_vllm_says(path: str, method: 
 
 @pytest.mark.parametrize(
     "path",
-    ["/inner/deep", "/side/known", "/side/unknown", "/v1/models%0a", "/v1/responses/resp_1",
-     "/v1/completions%0a"],
-)  # fmt: skip
+    [
+        "/inner/deep",
+        "/side/known",
+        "/side/unknown",
+        "/v1/models%0a",
+        "/v1/responses/resp_1",
+        "/v1/completions%0a",
+    ],
+)
 async def test_a_path_that_the_app_would_route_somewhere_unknown_is_denied(path: str) -> None:
     house = House()
     status, _, body = await house.ask(path)
@@ -239,8 +277,8 @@ async def test_whoever_shows_no_key_reaches_no_handler(root_path: str) -> None:
     house = House(root_path)
     state = state_of(house.app.state)
     assert state is not None
-    doorkeeper = Doorkeeper(Auth(), ("secret",), demo=False)
-    state.editions = SimpleNamespace(newest=SimpleNamespace(doorkeeper=doorkeeper))  # type: ignore[assignment]
+    authenticator = Authenticator(Auth(), ("secret",), demo=False)
+    state.plan_snapshots = SimpleNamespace(newest=SimpleNamespace(authenticator=authenticator))  # type: ignore[assignment]
     for path in GOVERNED:
         status, _, body = await house.ask(path)
         assert (status, json.loads(body)) == (401, {"error": "Unauthorized"})

@@ -22,13 +22,17 @@ from tests.support.tiny_house import (
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 
 BODY = {
-    "model": SERVED_NAME, "messages": [{"role": "user", "content": "the tide"}], "max_tokens": 2,
-}  # fmt: skip
+    "model": SERVED_NAME,
+    "messages": [{"role": "user", "content": "the tide"}],
+    "max_tokens": 2,
+}
 FORWARDING = "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;"
 LIE = {
-    TENANT_HEADER: TENANT, "x-forwarded-for": f"127.0.0.1, {PROXY_ADDRESS}",
-    "x-real-ip": PROXY_ADDRESS, "forwarded": f"for={PROXY_ADDRESS}",
-}  # fmt: skip
+    TENANT_HEADER: TENANT,
+    "x-forwarded-for": f"127.0.0.1, {PROXY_ADDRESS}",
+    "x-real-ip": PROXY_ADDRESS,
+    "forwarded": f"for={PROXY_ADDRESS}",
+}
 """What a client sends that would like to be the proxy."""
 
 

@@ -1,7 +1,7 @@
 """The control path of several API processes over one scheduler's revisions, with what can go wrong.
 
-Reloaders, editions and revisions are the real ones; between them is a wire that waits and fails as
-it is told.
+Reloaders, plan snapshots and revisions are the real ones; between them is a wire that waits and
+fails as it is told.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from prometheus_client import CollectorRegistry
 
 from pilothouse.cli.launch import plan_for
 from pilothouse.config import ArtefactRef, load_config
-from pilothouse.engine.plan import Plan
-from pilothouse.engine.revisions import Revisions
+from pilothouse.engine.plan.plan import Plan
+from pilothouse.engine.scheduler.plan_registry import PlanRegistry
 from pilothouse.errors import ConfigError, EngineError
-from pilothouse.server import reload as reload_module
 from pilothouse.server.admission import Admission
-from pilothouse.server.edition import Edition, Editions
-from pilothouse.server.follower import Follower
-from pilothouse.server.identity import Doorkeeper
-from pilothouse.server.reload import Reloader
+from pilothouse.server.auth import Authenticator
+from pilothouse.server.reload.plan_snapshot import PlanSnapshot, PlanSnapshots
+from pilothouse.server.reload.plan_watcher import PlanWatcher
+from pilothouse.server.reload.reload import Reloader
+from pilothouse.server.reload.reload import reload as reload_module
 from pilothouse.telemetry.metrics import LabelSources, Metrics
 from tests.server.builders import KEY
 from tests.support.tiny_house import SERVED_NAME, make_tiny_house, save_nudge
@@ -47,7 +47,7 @@ class House:
             model=str(folder / "model"), revision=None, trust_remote_code=False, hf_overrides=None
         )
         self.plan = plan_for(load_config(self.file), args)
-        self.revisions = Revisions(self.plan, self._push)
+        self.revisions = PlanRegistry(self.plan, self._push)
         self.processes: list[Process] = []
         self.installation = self.plan.installation
         self.broken: Callable[[str], bool] = lambda _: False
@@ -78,7 +78,7 @@ class House:
         return [{"installation": self.installation, "layers": layers, "taps": taps}]
 
     def _push(self, client: int, revision: str) -> None:
-        follow = self.processes[client].follower.follow
+        follow = self.processes[client].plan_watcher.follow
         asyncio.get_running_loop().call_later(self.wait(), follow, revision)
 
 
@@ -90,14 +90,14 @@ class Process:
         self.registry = CollectorRegistry()
         core = SimpleNamespace(call_utility_all_async=house.call, client_index=index)
         client = SimpleNamespace(engine_core=core, collective_rpc=house.installed)
-        self.editions = Editions(self._edition(house.plan))
+        self.plan_snapshots = PlanSnapshots(self._plan_snapshot(house.plan))
         metrics = Metrics(LabelSources([SERVED_NAME]), self.registry)
-        self.follower = Follower(client, self.editions, self._edition, metrics)
-        self.reloader = Reloader(self.follower, house.file)
+        self.plan_watcher = PlanWatcher(client, self.plan_snapshots, self._plan_snapshot, metrics)
+        self.reloader = Reloader(self.plan_watcher, house.file)
 
     @property
     def revision(self) -> str:
-        return self.editions.newest.plan.revision
+        return self.plan_snapshots.newest.plan.revision
 
     def reloads(self, result: str) -> float:
         found = self.registry.get_sample_value("pilothouse_reloads_total", {"result": result})
@@ -105,9 +105,9 @@ class Process:
         return found
 
     @staticmethod
-    def _edition(plan: Plan) -> Edition:
-        keeper = Doorkeeper(plan.body.auth, (), demo=False)
-        return Edition(plan, keeper, Admission(plan, (SERVED_NAME,), KEY))
+    def _plan_snapshot(plan: Plan) -> PlanSnapshot:
+        keeper = Authenticator(plan.body.auth, (), demo=False)
+        return PlanSnapshot(plan, keeper, Admission(plan, (SERVED_NAME,), KEY))
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ async def settled(house: House, revision: str) -> None:
 
 async def test_all_processes_follow_and_the_old_plan_goes(house: House) -> None:
     first, second = house.start(2)
-    await asyncio.gather(first.follower.start(), second.follower.start())
+    await asyncio.gather(first.plan_watcher.start(), second.plan_watcher.start())
     done = await first.reloader.put("vectors", "swap", ArtefactRef(path=Path("vectors/other")))
     assert done.lagging == () and second.revision == done.after.revision
     await settled(house, done.after.revision)
@@ -136,10 +136,10 @@ async def test_all_processes_follow_and_the_old_plan_goes(house: House) -> None:
 
 async def test_a_process_that_comes_late_starts_with_what_was_loaded(house: House) -> None:
     first, late = house.start(2)
-    await first.follower.start()
+    await first.plan_watcher.start()
     done = await first.reloader.put("vectors", "swap", ArtefactRef(path=Path("vectors/other")))
     assert late.revision != done.after.revision
-    await late.follower.start()
+    await late.plan_watcher.start()
     assert late.revision == done.after.revision
 
 
@@ -148,8 +148,8 @@ async def test_a_process_that_lags_is_told_of(
 ) -> None:
     monkeypatch.setattr(reload_module, "FOLLOW_SECONDS", 0.2)
     first, second = house.start(2)
-    await asyncio.gather(first.follower.start(), second.follower.start())
-    async with second.follower.lock:
+    await asyncio.gather(first.plan_watcher.start(), second.plan_watcher.start())
+    async with second.plan_watcher.lock:
         done = await first.reloader.put("vectors", "swap", ArtefactRef(path=Path("vectors/other")))
         assert done.lagging == ("1",)
         assert house.revisions.plan(second.revision) is house.plan
@@ -159,7 +159,7 @@ async def test_a_process_that_lags_is_told_of(
 @pytest.mark.parametrize("order", ["prepare", "activate"])
 async def test_a_wire_that_is_cut_changes_nothing(house: House, order: str) -> None:
     (process,) = house.start(1)
-    await process.follower.start()
+    await process.plan_watcher.start()
     house.broken = lambda got: got == order
     with pytest.raises(EngineError, match="the wire is cut"):
         await process.reloader.put("vectors", "swap", ArtefactRef(path=Path("vectors/other")))
@@ -173,17 +173,17 @@ async def test_a_wire_that_is_cut_changes_nothing(house: House, order: str) -> N
 
 async def test_an_answer_that_is_lost_is_asked_for_again(house: House) -> None:
     first, second = house.start(2)
-    await asyncio.gather(first.follower.start(), second.follower.start())
+    await asyncio.gather(first.plan_watcher.start(), second.plan_watcher.start())
     house.loses = lambda order: order == "activate"
     with pytest.raises(EngineError, match="the answer is lost"):
         await first.reloader.put("vectors", "swap", ArtefactRef(path=Path("vectors/other")))
     await settled(house, house.revisions.newest.revision)
-    assert "swap" in first.editions.newest.plan.body.vectors
+    assert "swap" in first.plan_snapshots.newest.plan.body.vectors
 
 
 async def test_a_worker_with_another_installation_stops_the_reload(house: House) -> None:
     (process,) = house.start(1)
-    await process.follower.start()
+    await process.plan_watcher.start()
     house.installation = "another"
     with pytest.raises(EngineError, match="worker 0: has installation another"):
         await process.reloader.put("vectors", "swap", ArtefactRef(path=Path("vectors/other")))
@@ -192,12 +192,12 @@ async def test_a_worker_with_another_installation_stops_the_reload(house: House)
 
 async def test_a_profile_named_as_the_model_stops_the_reload(house: House) -> None:
     (process,) = house.start(1)
-    await process.follower.start()
+    await process.plan_watcher.start()
 
-    def shadowed(plan: Plan) -> Edition:
+    def shadowed(plan: Plan) -> PlanSnapshot:
         raise ConfigError(f"a profile of {plan.revision} is a served name")
 
-    process.follower.make_edition = shadowed
+    process.plan_watcher.make_plan_snapshot = shadowed
     with pytest.raises(ConfigError, match="is a served name"):
         await process.reloader.put("vectors", "swap", ArtefactRef(path=Path("vectors/other")))
     await settled(house, house.plan.revision)
@@ -205,21 +205,21 @@ async def test_a_profile_named_as_the_model_stops_the_reload(house: House) -> No
 
 async def test_a_caller_who_goes_away_does_not_stop_it_half_way(house: House) -> None:
     (process,) = house.start(1)
-    await process.follower.start()
+    await process.plan_watcher.start()
     house.wait = lambda: 0.05
     other = ArtefactRef(path=Path("vectors/other"))
     caller = asyncio.create_task(process.reloader.put("vectors", "swap", other))
     await asyncio.sleep(0.06)
     caller.cancel()
     async with asyncio.timeout(20):
-        while "swap" not in process.editions.newest.plan.body.vectors:
+        while "swap" not in process.plan_snapshots.newest.plan.body.vectors:
             await asyncio.sleep(0.01)
     await settled(house, process.revision)
 
 
 async def test_without_a_file_only_whole_paths_can_be_loaded(house: House) -> None:
     (process,) = house.start(1)
-    await process.follower.start()
+    await process.plan_watcher.start()
     process.reloader.file = None
     with pytest.raises(ConfigError, match="no file to read again"):
         await process.reloader.reload()
@@ -235,16 +235,18 @@ async def test_no_request_is_ever_under_a_plan_that_is_gone(house: House, seed: 
     dice = random.Random(seed)
     house.wait = lambda: dice.choice((0.0, 0.0, 0.001, 0.01))
     processes = house.start(3)
-    await asyncio.gather(*(each.follower.start() for each in processes))
+    await asyncio.gather(*(each.plan_watcher.start() for each in processes))
     over = asyncio.Event()
     served: set[str] = set()
 
     async def requests(process: Process) -> None:
         while not over.is_set():
-            with process.editions.admitting() as edition:
-                revision = edition.plan.revision
+            with process.plan_snapshots.admitting() as plan_snapshot:
+                revision = plan_snapshot.plan.revision
                 await asyncio.sleep(house.wait())
-                assert house.revisions.plan(revision).body.vectors == edition.plan.body.vectors
+                assert (
+                    house.revisions.plan(revision).body.vectors == plan_snapshot.plan.body.vectors
+                )
                 house.revisions.enter(revision)
                 served.add(revision)
                 await asyncio.sleep(house.wait())
@@ -254,7 +256,7 @@ async def test_no_request_is_ever_under_a_plan_that_is_gone(house: House, seed: 
     async def reloads(process: Process, number: int) -> None:
         for _ in range(6):
             name = f"n{number}"
-            if name in process.editions.newest.plan.body.vectors and dice.random() < 0.5:
+            if name in process.plan_snapshots.newest.plan.body.vectors and dice.random() < 0.5:
                 await process.reloader.delete("vectors", name)
             else:
                 path = Path("vectors") / dice.choice(("nudge", "other", "third"))
@@ -268,7 +270,7 @@ async def test_no_request_is_ever_under_a_plan_that_is_gone(house: House, seed: 
     assert len(served) > 5
     await settled(house, house.revisions.newest.revision)
     names = set(house.revisions.newest.body.vectors) - {"nudge"}
-    kept = {name for each in processes for name in each.editions.newest.plan.body.vectors}
+    kept = {name for each in processes for name in each.plan_snapshots.newest.plan.body.vectors}
     assert names == kept - {"nudge"}
     raw = yaml.safe_load(house.file.read_text())
     assert (await processes[0].reloader.reload()).after.body.vectors.keys() == raw["vectors"].keys()

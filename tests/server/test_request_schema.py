@@ -21,9 +21,9 @@ from vllm.renderers.inputs.preprocess import prompt_to_seq
 from vllm.sampling_params import RequestOutputKind
 
 from pilothouse.errors import RequestError
-from pilothouse.policy.endpoint import PATHS, EndpointName
-from pilothouse.server.answer import encode
+from pilothouse.policy.endpoint_names import PATHS, EndpointName
 from pilothouse.server.endpoints.registry import ENDPOINTS
+from pilothouse.server.openai_errors import encode
 from pilothouse.server.request_schema import RequestFields, Unreadable
 
 NOT_COMPARED = {"vllm", "messages", "prompts", "constrained", "may_call"}
@@ -50,12 +50,15 @@ MESSAGES = st.lists(
     st.fixed_dictionaries(
         {"role": st.sampled_from(["user", "assistant", "system", "tool", "judge"]) | SCALARS},
         optional={
-            "content": CONTENTS, "refusal": SCALARS, "tool_calls": JSON, "name": SCALARS,
+            "content": CONTENTS,
+            "refusal": SCALARS,
+            "tool_calls": JSON,
+            "name": SCALARS,
             "reasoning_content": SCALARS,
         },
     ),
     max_size=3,
-)  # fmt: skip
+)
 PROMPTS = st.one_of(
     TEXTS,
     st.lists(TEXTS, max_size=3),
@@ -72,16 +75,33 @@ OPTIONS = st.dictionaries(
     st.sampled_from(["include_usage", "continuous_usage_stats"]), SCALARS, max_size=2
 )
 OPTIONAL = {
-    "model": SCALARS, "stream": SCALARS, "stream_options": OPTIONS | JSON, "n": SCALARS,
-    "echo": SCALARS, "truncate_prompt_tokens": SCALARS, "logprobs": SCALARS,
-    "top_logprobs": SCALARS, "prompt_logprobs": SCALARS,
-    "prompt_embeds": TEXTS | st.lists(TEXTS, max_size=2) | JSON, "chat_template": SCALARS | JSON,
-    "chat_template_kwargs": KWARGS | JSON, "add_generation_prompt": SCALARS,
-    "continue_final_message": SCALARS, "use_beam_search": SCALARS, "kv_transfer_params": TRANSFER,
-    "ec_transfer_params": TRANSFER, "vllm_xargs": XARGS | JSON, "max_tokens": SCALARS,
-    "temperature": SCALARS, "seed": SCALARS, "structured_outputs": JSON, "response_format": JSON,
-    "tools": JSON, "tool_choice": JSON, "unheard_of": JSON,
-}  # fmt: skip
+    "model": SCALARS,
+    "stream": SCALARS,
+    "stream_options": OPTIONS | JSON,
+    "n": SCALARS,
+    "echo": SCALARS,
+    "truncate_prompt_tokens": SCALARS,
+    "logprobs": SCALARS,
+    "top_logprobs": SCALARS,
+    "prompt_logprobs": SCALARS,
+    "prompt_embeds": TEXTS | st.lists(TEXTS, max_size=2) | JSON,
+    "chat_template": SCALARS | JSON,
+    "chat_template_kwargs": KWARGS | JSON,
+    "add_generation_prompt": SCALARS,
+    "continue_final_message": SCALARS,
+    "use_beam_search": SCALARS,
+    "kv_transfer_params": TRANSFER,
+    "ec_transfer_params": TRANSFER,
+    "vllm_xargs": XARGS | JSON,
+    "max_tokens": SCALARS,
+    "temperature": SCALARS,
+    "seed": SCALARS,
+    "structured_outputs": JSON,
+    "response_format": JSON,
+    "tools": JSON,
+    "tool_choice": JSON,
+    "unheard_of": JSON,
+}
 PARTS = st.lists(
     st.fixed_dictionaries(
         {"type": st.sampled_from(["input_text", "output_text", "refusal", "reasoning_text"])},
@@ -95,27 +115,51 @@ ITEMS = st.lists(
         optional={
             "role": st.sampled_from(["user", "assistant", "system", "developer"]) | SCALARS,
             "type": st.sampled_from(
-                ["message", "reasoning", "function_call", "function_call_output",
-                 "custom_tool_call", "custom_tool_call_output"]
-            ) | SCALARS,
-            "content": SCALARS | PARTS | JSON, "status": st.sampled_from(
-                ["in_progress", "incomplete", "completed"]
-            ) | SCALARS,
-            "id": TEXTS, "call_id": TEXTS, "name": TEXTS, "arguments": TEXTS, "output": SCALARS,
-            "input": TEXTS, "summary": st.just([]) | JSON,
+                [
+                    "message",
+                    "reasoning",
+                    "function_call",
+                    "function_call_output",
+                    "custom_tool_call",
+                    "custom_tool_call_output",
+                ]
+            )
+            | SCALARS,
+            "content": SCALARS | PARTS | JSON,
+            "status": st.sampled_from(["in_progress", "incomplete", "completed"]) | SCALARS,
+            "id": TEXTS,
+            "call_id": TEXTS,
+            "name": TEXTS,
+            "arguments": TEXTS,
+            "output": SCALARS,
+            "input": TEXTS,
+            "summary": st.just([]) | JSON,
         },
     ),
     max_size=3,
-)  # fmt: skip
+)
 OF_RESPONSES = {
-    "model": SCALARS, "stream": SCALARS, "top_logprobs": SCALARS, "instructions": SCALARS,
+    "model": SCALARS,
+    "stream": SCALARS,
+    "top_logprobs": SCALARS,
+    "instructions": SCALARS,
     "include": st.lists(st.sampled_from(["message.output_text.logprobs", "a"]), max_size=2) | JSON,
-    "chat_template_kwargs": KWARGS | JSON, "kv_transfer_params": TRANSFER,
-    "ec_transfer_params": TRANSFER, "vllm_xargs": XARGS | JSON, "max_output_tokens": SCALARS,
-    "temperature": SCALARS, "seed": SCALARS, "structured_outputs": JSON, "text": JSON,
-    "tools": JSON, "tool_choice": JSON, "truncation": st.sampled_from(["auto", "disabled", "no"]),
-    "store": SCALARS, "reasoning": JSON, "unheard_of": JSON,
-}  # fmt: skip
+    "chat_template_kwargs": KWARGS | JSON,
+    "kv_transfer_params": TRANSFER,
+    "ec_transfer_params": TRANSFER,
+    "vllm_xargs": XARGS | JSON,
+    "max_output_tokens": SCALARS,
+    "temperature": SCALARS,
+    "seed": SCALARS,
+    "structured_outputs": JSON,
+    "text": JSON,
+    "tools": JSON,
+    "tool_choice": JSON,
+    "truncation": st.sampled_from(["auto", "disabled", "no"]),
+    "store": SCALARS,
+    "reasoning": JSON,
+    "unheard_of": JSON,
+}
 FIRST = {
     "responses": {"input": TEXTS | ITEMS | JSON},
     "chat": {"messages": st.just([{"role": "user", "content": "a"}]) | MESSAGES | JSON},
@@ -324,10 +368,17 @@ def test_what_was_read_is_what_is_sent_on(asked: dict[str, Any], written: dict[s
 @pytest.mark.parametrize(
     ("prompt", "expected"),
     [
-        ("a", 1), (["a", "b"], 2), ([1, 2], 1), ([[1], [2]], 2), ([], 0), (["5", 6], 1),
-        ([True, False], 1), (["1", "2"], 2), ([1.0, 2.0], 1),
+        ("a", 1),
+        (["a", "b"], 2),
+        ([1, 2], 1),
+        ([[1], [2]], 2),
+        ([], 0),
+        (["5", 6], 1),
+        ([True, False], 1),
+        (["1", "2"], 2),
+        ([1.0, 2.0], 1),
     ],
-)  # fmt: skip
+)
 def test_prompts_are_counted_as_vllm_counts_them(prompt: Any, expected: int) -> None:
     assert ENDPOINTS["completions"].read({"prompt": prompt}).num_prompts == expected
 

@@ -15,13 +15,11 @@ import pytest
 
 from pilothouse.errors import ConfigError
 from pilothouse.limits import EngineSize
-from pilothouse.policy.endpoint import EndpointName
+from pilothouse.policy.endpoint_names import EndpointName
 from pilothouse.policy.rulebook import Rulebook
 from pilothouse.record import Verdict
-from pilothouse.sealed import SEALED_KEY, AppliedPolicy, unseal
 from pilothouse.server.endpoints.registry import ENDPOINTS
-from pilothouse.server.exposure import Exposures, refuse_scored_answers
-from pilothouse.server.ledger import Entry, Ledger
+from pilothouse.server.guard_requirements import RequirementsCache, refuse_scored_answers
 from pilothouse.server.rescoring import (
     CHAT_PATH,
     ForcedAnswer,
@@ -29,6 +27,8 @@ from pilothouse.server.rescoring import (
     Rescorer,
     rescored,
 )
+from pilothouse.server.response.decision_store import Entry, Ledger
+from pilothouse.signed_request import SIGNED_REQUEST_KEY, AppliedPolicy, verify_request
 from tests.policy.samples import SPECS, rule_text, sample_policy
 from tests.server.builders import (
     KEY,
@@ -44,12 +44,17 @@ POLICY = "prompt-refusal"
 MAX_MODEL_LEN = EngineSize().max_model_len
 WORDS = {5: "the", 6: BARRED, 7: "tide"}
 SCOPE = {
-    "type": "http", "path": "/v1/completions", "query_string": b"a=1", "root_path": "",
+    "type": "http",
+    "path": "/v1/completions",
+    "query_string": b"a=1",
+    "root_path": "",
     "headers": [
-        (b"authorization", b"Bearer k"), (b"x-tenant", b"acme"), (b"content-length", b"999"),
+        (b"authorization", b"Bearer k"),
+        (b"x-tenant", b"acme"),
+        (b"content-length", b"999"),
         (b"accept-encoding", b"gzip"),
     ],
-}  # fmt: skip
+}
 
 
 class Inside:
@@ -77,7 +82,7 @@ class Inside:
         await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
 
     def _tell(self, body: dict[str, Any]) -> None:
-        sealed = unseal(body["vllm_xargs"][SEALED_KEY], KEY)
+        sealed = verify_request(body["vllm_xargs"][SIGNED_REQUEST_KEY], KEY)
         text = body["messages"][0]["content"]
         told = record(POLICY if BARRED in text else None)
         told.decision_id, told.choice = sealed.decision_id, (0, 0)
@@ -160,9 +165,14 @@ def test_long_prompts_are_scored_in_turn_and_short_ones_side_by_side() -> None:
     assert len(inside.texts) == 3 and inside.most == 3
 
 
-@pytest.mark.parametrize("inside", [
-    {"status": 400}, {"status": 500, "tells": False}, {"tells": False},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "inside",
+    [
+        {"status": 400},
+        {"status": 500, "tells": False},
+        {"tells": False},
+    ],
+)
 def test_a_text_that_cannot_be_scored_is_what_the_rule_says_of_errors(
     inside: dict[str, Any],
 ) -> None:
@@ -261,7 +271,7 @@ def test_our_own_request_shows_the_clients_key_and_nothing_else_of_it() -> None:
 def test_our_own_request_is_under_the_policies_of_the_clients_and_steers_nothing() -> None:
     run(inside := Inside(), prompt="the tide")
     [(_, body)] = inside.asked
-    sealed = unseal(body["vllm_xargs"][SEALED_KEY], KEY)
+    sealed = verify_request(body["vllm_xargs"][SIGNED_REQUEST_KEY], KEY)
     assert sealed.steer == () and POLICY in {each.name for each in sealed.policies if each.enforced}
     assert len(inside.ledger) == 0
 
@@ -272,7 +282,7 @@ ON = AppliedPolicy(name="sample", enforced=True)
 def scoring(spec: tuple[str, ...] = ()) -> tuple[AppliedPolicy, ...]:
     policy = sample_policy(rule_text(then="{action: block}"), spec=(*spec, "score_answers: true"))
     shadow = AppliedPolicy(name="sample", enforced=False)
-    exposures = Exposures(Rulebook([policy], SPECS))
+    exposures = RequirementsCache(Rulebook([policy], SPECS))
     assert exposures.of([shadow]).scores_answers == ()
     return exposures.of([ON]).scores_answers
 
@@ -296,7 +306,7 @@ def test_a_policy_that_scores_answers_has_free_ones_scored_by_itself_alone() -> 
     assert verdict_0 is not None and verdict_0.phase == "final"
     assert inside.texts[0] == said and len(inside.texts) == 2
     for _, body in inside.asked:
-        assert unseal(body["vllm_xargs"][SEALED_KEY], KEY).policies == (mine,)
+        assert verify_request(body["vllm_xargs"][SIGNED_REQUEST_KEY], KEY).policies == (mine,)
 
 
 def test_scored_answers_that_cannot_be_stop_the_start() -> None:

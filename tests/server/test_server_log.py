@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from pilothouse.cli.launch import config_of, plan_for
-from pilothouse.engine.plan import Plan
+from pilothouse.engine.plan.plan import Plan
 from tests.support.plan_text import numbers_in
 from tests.support.server_process import ServerProcess
 from tests.support.tiny_house import SERVED_NAME
@@ -37,12 +37,22 @@ def test_the_start_says_once_what_runs_in_vllms_format(
     assert re.fullmatch(rf"Pilothouse \S+ runs revision {plan.revision}", told[0])
     starts = [line.removeprefix("  | ").partition(":")[0] for line in told[1:]]
     assert starts == [
-        "model", "vectors", "SAEs", "probes", "profiles", "policies enforced",
-        "policies in shadow", "taps", "vLLM", "grants to every client",
-        "reload, status and catalogue are for callers on this machine", "doors governed",
-        "doors open that run no model", "doors denied",
+        "model",
+        "vectors",
+        "SAEs",
+        "probes",
+        "profiles",
+        "policies enforced",
+        "policies in shadow",
+        "taps",
+        "vLLM",
+        "grants to every client",
+        "reload, status and catalog are for callers on this machine",
+        "doors governed",
+        "doors open that run no model",
+        "doors denied",
         *["door left open, " + each["door"] for each in doors_of_status(small_server)],
-    ]  # fmt: skip
+    ]
     text = "\n".join(told)
     assert "  | vectors: 1 (nudge)" in text and "  | policies in shadow: 1 (watch)" in text
     assert "/v1/chat/completions, /v1/completions" in text
@@ -101,7 +111,7 @@ def test_a_client_writes_no_line_of_the_log(small_server: ServerProcess, end: st
         "path": httpx.get(f"{url}/" + "".join(f"%{byte:02x}" for byte in text.encode())),
         "query": httpx.get(f"{url}/health", params={"a": text}),
         "model": httpx.post(f"{url}/v1/chat/completions", json=CHAT | {"model": text}),
-    }  # fmt: skip
+    }
     assert [answers[name].status_code for name in ("field", "completions")] == [400, 400]
     assert answers["field"].json()["error"]["param"] == "request_id"
     if end not in ("\n", "\r\n", "\u2028"):
@@ -122,7 +132,8 @@ def _bytes_in_headers(url: str, raw: bytes) -> None:
 
 def test_a_request_id_that_is_fine_comes_back(small_server: ServerProcess) -> None:
     answer = httpx.post(
-        f"{small_server.url}/v1/chat/completions", json=CHAT | {"request_id": "order 7"},
+        f"{small_server.url}/v1/chat/completions",
+        json=CHAT | {"request_id": "order 7"},
         timeout=120,
-    )  # fmt: skip
+    )
     assert answer.json()["id"] == "chatcmpl-order 7"

@@ -16,9 +16,20 @@ from tests.support.tiny_house import PLAIN_PROFILE, SERVED_NAME
 pytestmark = [pytest.mark.full, pytest.mark.server, pytest.mark.timeout(900)]
 
 PROMPT = "the harbour opens at dawn and the harbour opens at dawn and the harbour"
-NAMES = (SERVED_NAME, PLAIN_PROFILE, *(f"{SERVED_NAME}:{each}" for each in (
-    "output-refusal", "output-late", "output-respond", "output-passes", "final-refusal",
-)))  # fmt: skip
+NAMES = (
+    SERVED_NAME,
+    PLAIN_PROFILE,
+    *(
+        f"{SERVED_NAME}:{each}"
+        for each in (
+            "output-refusal",
+            "output-late",
+            "output-respond",
+            "output-passes",
+            "final-refusal",
+        )
+    ),
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +42,12 @@ def drafting(tiny_house: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 def answer(server: ServerProcess, model: str) -> dict:
     body = {
-        "model": model, "prompt": PROMPT, "max_tokens": 40, "temperature": 0.0,
+        "model": model,
+        "prompt": PROMPT,
+        "max_tokens": 40,
+        "temperature": 0.0,
         "pilothouse": {"scores": "tokens", "probes": ["vary"]},
-    }  # fmt: skip
+    }
     found = httpx.post(f"{server.url}/v1/completions", json=body, timeout=120)
     assert found.status_code == 200, found.text
     [choice] = found.json()["choices"]

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from pilothouse.artifacts.catalog import Catalog
 from pilothouse.config import parse_config
-from pilothouse.engine.facts import ModelFacts
-from pilothouse.engine.plan import Plan
-from pilothouse.engine.resolve import resolve_plan
+from pilothouse.engine.plan.build import resolve_plan
+from pilothouse.engine.plan.plan import Plan
+from pilothouse.engine.plan.spec import ModelFacts
 from pilothouse.engine.vllm.version import TESTED, vllm_version
-from pilothouse.model.catalogue import Catalogue
 from pilothouse.server.routes import RouteEntry, RouteTable
 from pilothouse.server.start_report import MOST_NAMES, door_line, log_start, start_lines
 
-NOTHING = Catalogue()
+NOTHING = Catalog()
 FACTS = ModelFacts(model_id="tiny\n\x1b[2J", num_layers=9, d_model=64)
 
 
@@ -38,9 +38,13 @@ def route(path: str, table: RouteTable) -> RouteEntry:
 def test_nothing_loaded_is_said_too() -> None:
     lines = list(start_lines(plan_of()))
     assert lines[1:7] == [
-        "vectors: 0", "SAEs: 0", "probes: 0", "profiles: 0", "policies enforced: 0",
+        "vectors: 0",
+        "SAEs: 0",
+        "probes: 0",
+        "profiles: 0",
+        "policies enforced: 0",
         "policies in shadow: 0",
-    ]  # fmt: skip
+    ]
     assert line(lines, "taps") == "taps: 0; tables 0.0 MiB of 1024 for 64 programs"
     assert not [each for each in lines if each.startswith("doors")]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pilothouse.record import RuleOutcome
-from pilothouse.server.sse import EventSplitter
+from pilothouse.server.response.sse import EventSplitter
 from tests.server.builders import (
     admit,
     admitted,

@@ -23,9 +23,11 @@ PATHS = ("/v1/chat/completions", "/v1/completions")
 MAX_BODY_BYTES = SMALLEST_TOKEN_IDS * BYTES_PER_ID
 """Of a server whose context is short."""
 GOOD = {
-    "model": SERVED_NAME, "messages": [{"role": "user", "content": "the tide"}],
-    "prompt": "the tide", "max_tokens": 3,
-}  # fmt: skip
+    "model": SERVED_NAME,
+    "messages": [{"role": "user", "content": "the tide"}],
+    "prompt": "the tide",
+    "max_tokens": 3,
+}
 
 
 def send(server: ServerProcess, path: str, content: bytes) -> httpx.Response:
@@ -39,13 +41,27 @@ def alive(server: ServerProcess) -> bool:
 
 
 BROKEN = [
-    b"", b"{", b"null", b"[]", b"7", b'"text"', b"\xff\xfe\x00", b"{" * 8_000,
-    b"[" * 30_000, b'{"a":' * 6_000, b'{"temperature": NaN}', b'{"max_tokens": 1e999}',
-    b'{"messages": "\\ud800"}', b'{"max_tokens": ' + b"9" * 5000 + b"}",
-    b'{"model": 1, "model": "small"}', b'{"vllm_xargs": {"pilothouse\\ud800": 1}}',
-    b'{"pilothouse": {"\\ud800": 1}}', b'{"pilothouse": {"steer": "\\ud800"}}',
-    b'{"\\udfff": 1}', b'{"n": "\\ud83d"}',
-]  # fmt: skip
+    b"",
+    b"{",
+    b"null",
+    b"[]",
+    b"7",
+    b'"text"',
+    b"\xff\xfe\x00",
+    b"{" * 8_000,
+    b"[" * 30_000,
+    b'{"a":' * 6_000,
+    b'{"temperature": NaN}',
+    b'{"max_tokens": 1e999}',
+    b'{"messages": "\\ud800"}',
+    b'{"max_tokens": ' + b"9" * 5000 + b"}",
+    b'{"model": 1, "model": "small"}',
+    b'{"vllm_xargs": {"pilothouse\\ud800": 1}}',
+    b'{"pilothouse": {"\\ud800": 1}}',
+    b'{"pilothouse": {"steer": "\\ud800"}}',
+    b'{"\\udfff": 1}',
+    b'{"n": "\\ud83d"}',
+]
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -69,11 +85,15 @@ def test_a_broken_body_is_a_400_where_no_model_runs(small_server: ServerProcess)
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        *(("POST", path) for path in PATHS), ("POST", "/tokenize"), ("POST", "/detokenize"),
-        ("POST", "/ping"), ("POST", "/pilothouse/v1/reload"),
-        ("PUT", "/pilothouse/v1/vectors/calm"), ("PUT", "/pilothouse/v1/saes/calm"),
+        *(("POST", path) for path in PATHS),
+        ("POST", "/tokenize"),
+        ("POST", "/detokenize"),
+        ("POST", "/ping"),
+        ("POST", "/pilothouse/v1/reload"),
+        ("PUT", "/pilothouse/v1/vectors/calm"),
+        ("PUT", "/pilothouse/v1/saes/calm"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("kind", ["application/json", "text/plain", ""])
 def test_a_body_too_long_is_refused_at_every_door_however_it_is_announced(
     small_server: ServerProcess, method: str, path: str, kind: str
@@ -104,8 +124,10 @@ def test_a_path_that_is_no_path_is_refused_as_any_other_mistake(
     for path in (rb"\ud800", rb"a\u0000b"):
         answer = httpx.put(
             f"{small_server.url}/pilothouse/v1/{section}/calm",
-            content=b'{"path": "%s"}' % path, headers=JSON, timeout=60,
-        )  # fmt: skip
+            content=b'{"path": "%s"}' % path,
+            headers=JSON,
+            timeout=60,
+        )
         assert answer.status_code == 400, answer.text
         assert answer.json()["error"]["message"]
     assert "Traceback" not in small_server.log.read_text(errors="replace")
@@ -114,20 +136,69 @@ def test_a_path_that_is_no_path_is_refused_as_any_other_mistake(
 def mangled(dice: random.Random) -> dict[str, Any]:
     """A good body with a few fields replaced by something odd."""
     odd: list[Any] = [
-        None, True, -1, 0, 1 << 62, 1.5, -1e308, "", "x" * 300, "\u0000", "\U0001f6a2", [], {},
-        [[]], [None], {"a": {"b": []}}, [1, -2, 10**9], ["", ""], {"type": "json_object"},
+        None,
+        True,
+        -1,
+        0,
+        1 << 62,
+        1.5,
+        -1e308,
+        "",
+        "x" * 300,
+        "\u0000",
+        "\U0001f6a2",
+        [],
+        {},
+        [[]],
+        [None],
+        {"a": {"b": []}},
+        [1, -2, 10**9],
+        ["", ""],
+        {"type": "json_object"},
         {"include": 3},
-    ]  # fmt: skip
+    ]
     fields = [
-        "model", "messages", "prompt", "max_tokens", "n", "stream", "stream_options", "stop",
-        "logprobs", "top_logprobs", "logit_bias", "temperature", "top_p", "top_k", "seed", "tools",
-        "tool_choice", "response_format", "vllm_xargs", "cache_salt", "pilothouse", "echo",
-        "min_tokens", "ignore_eos", "stop_token_ids", "bad_words", "priority", "request_id",
-        "truncate_prompt_tokens", "add_generation_prompt", "continue_final_message",
-        "chat_template_kwargs", "structured_outputs", "prompt_logprobs", "return_token_ids",
-        "suffix", "include_stop_str_in_output", "repetition_penalty", "allowed_token_ids",
+        "model",
+        "messages",
+        "prompt",
+        "max_tokens",
+        "n",
+        "stream",
+        "stream_options",
+        "stop",
+        "logprobs",
+        "top_logprobs",
+        "logit_bias",
+        "temperature",
+        "top_p",
+        "top_k",
+        "seed",
+        "tools",
+        "tool_choice",
+        "response_format",
+        "vllm_xargs",
+        "cache_salt",
+        "pilothouse",
+        "echo",
+        "min_tokens",
+        "ignore_eos",
+        "stop_token_ids",
+        "bad_words",
+        "priority",
+        "request_id",
+        "truncate_prompt_tokens",
+        "add_generation_prompt",
+        "continue_final_message",
+        "chat_template_kwargs",
+        "structured_outputs",
+        "prompt_logprobs",
+        "return_token_ids",
+        "suffix",
+        "include_stop_str_in_output",
+        "repetition_penalty",
+        "allowed_token_ids",
         "stream_interval",
-    ]  # fmt: skip
+    ]
     body: dict[str, Any] = dict(GOOD)
     if dice.random() < 0.5:
         body["model"] = dice.choice(PROFILES)
@@ -155,10 +226,14 @@ def test_no_mangled_body_kills_the_engine(small_server: ServerProcess) -> None:
 
 def test_many_requests_at_once_each_get_their_own_verdict(small_server: ServerProcess) -> None:
     expected = {
-        "small:prompt-refusal": "content_filter", "small:output-refusal": "content_filter",
-        "small:final-refusal": "content_filter", "small:output-passes": "length",
-        "small:plain": "length", "small:steers": "length", "small:final-respond": "stop",
-    }  # fmt: skip
+        "small:prompt-refusal": "content_filter",
+        "small:output-refusal": "content_filter",
+        "small:final-refusal": "content_filter",
+        "small:output-passes": "length",
+        "small:plain": "length",
+        "small:steers": "length",
+        "small:final-respond": "stop",
+    }
 
     def ask(model: str) -> tuple[str, str, str]:
         body = GOOD | {"model": model, "max_tokens": 6, "temperature": 0}

@@ -10,8 +10,8 @@ import pytest
 from pilothouse.record import Record, RuleOutcome
 from pilothouse.server.endpoints.base import Answer
 from pilothouse.server.endpoints.registry import ENDPOINTS
-from pilothouse.server.exchange import Exchange
-from pilothouse.server.ledger import Entry
+from pilothouse.server.response.decision_store import Entry
+from pilothouse.server.response.exchange import Exchange
 from tests.server.builders import (
     admitted,
     chunks_of,

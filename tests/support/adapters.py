@@ -35,10 +35,15 @@ def make_adapter(model: Path, folder: Path, *, seed: int, size: float = 0.3) -> 
         adapter[f"base_model.model.{path}.lora_B.weight"] = b_NR
         merged[name] = weight_NK + ALPHA / RANK * b_NR @ a_RK
     config = {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": ALPHA,
-        "target_modules": list(PROJECTIONS), "bias": "none", "lora_dropout": 0.0,
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": RANK,
+        "lora_alpha": ALPHA,
+        "target_modules": list(PROJECTIONS),
+        "bias": "none",
+        "lora_dropout": 0.0,
         "base_model_name_or_path": str(model),
-    }  # fmt: skip
+    }
     ours, whole = folder / "adapter", folder / "merged"
     for place in (ours, whole):
         place.mkdir(parents=True)

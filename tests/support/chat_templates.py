@@ -118,9 +118,12 @@ _PLAIN = (
 )
 _CHATML_OWN = ("<|im_start|>", "<|im_end|>")
 _CHATML_PARTS = {
-    "opening": "<|im_start|>assistant\n", "core": "<|im_start|>assistant",
-    "user": "<|im_start|>user", "system": "<|im_start|>system", "heading": "<|im_start|>",
-}  # fmt: skip
+    "opening": "<|im_start|>assistant\n",
+    "core": "<|im_start|>assistant",
+    "user": "<|im_start|>user",
+    "system": "<|im_start|>system",
+    "heading": "<|im_start|>",
+}
 
 FAMILIES: dict[str, Family] = {
     "demo": Family(
@@ -129,12 +132,16 @@ FAMILIES: dict[str, Family] = {
         "{{ '<|' ~ m.role ~ '|>' ~ (m.content | trim) ~ '<|end|>' }}{%- endfor -%}"
         "{%- if add_generation_prompt -%}{{ '<|assistant|>' }}{%- endif -%}",
         ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
-        "<|assistant|>", "<|assistant|>", "<|user|>", "<|system|>",
+        "<|assistant|>",
+        "<|assistant|>",
+        "<|user|>",
+        "<|system|>",
     ),
     "chatml": Family(_CHATML, _CHATML_OWN, **_CHATML_PARTS),
     "chatml-default-system": Family(_CHATML_DEFAULT_SYSTEM, _CHATML_OWN, **_CHATML_PARTS),
     "qwen3-thinking": Family(
-        _THINKING, (*_CHATML_OWN, "<think>", "</think>"),
+        _THINKING,
+        (*_CHATML_OWN, "<think>", "</think>"),
         **(_CHATML_PARTS | {"opening": "<|im_start|>assistant\n<think>\n"}),
     ),
     "llama3": Family(
@@ -142,18 +149,27 @@ FAMILIES: dict[str, Family] = {
         ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
         "<|start_header_id|>assistant<|end_header_id|>\n\n",
         "<|start_header_id|>assistant<|end_header_id|>",
-        "<|start_header_id|>user<|end_header_id|>", "<|start_header_id|>system<|end_header_id|>",
+        "<|start_header_id|>user<|end_header_id|>",
+        "<|start_header_id|>system<|end_header_id|>",
         "<|start_header_id|>",
     ),
     "llama2": Family(_LLAMA2, ("<s>", "</s>"), "[/INST]", "[/INST]", "<s>[INST]"),
     "gemma": Family(
-        _GEMMA, ("<bos>", "<start_of_turn>", "<end_of_turn>"),
-        "<start_of_turn>model\n", "<start_of_turn>model", "<start_of_turn>user", "",
+        _GEMMA,
+        ("<bos>", "<start_of_turn>", "<end_of_turn>"),
+        "<start_of_turn>model\n",
+        "<start_of_turn>model",
+        "<start_of_turn>user",
+        "",
         "<start_of_turn>",
     ),
     "phi": Family(
-        _PHI, ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
-        "<|assistant|>\n", "<|assistant|>", "<|user|>", "<|system|>",
+        _PHI,
+        ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
+        "<|assistant|>\n",
+        "<|assistant|>",
+        "<|user|>",
+        "<|system|>",
     ),
     "plain": Family(_PLAIN, (), "assistant:", "assistant:", "Human:"),
-}  # fmt: skip
+}

@@ -36,13 +36,21 @@ def make_echo_model(folder: Path, *, seed: int = 0, tilt: str | None = None) -> 
     torch.manual_seed(seed)
     model = Qwen3ForCausalLM(
         Qwen3Config(
-            vocab_size=512, hidden_size=D_MODEL, intermediate_size=128,
-            num_hidden_layers=NUM_LAYERS, num_attention_heads=2, num_key_value_heads=2, head_dim=32,
-            max_position_embeddings=MAX_TOKENS, tie_word_embeddings=True, initializer_range=0.2,
-            bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+            vocab_size=512,
+            hidden_size=D_MODEL,
+            intermediate_size=128,
+            num_hidden_layers=NUM_LAYERS,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            head_dim=32,
+            max_position_embeddings=MAX_TOKENS,
+            tie_word_embeddings=True,
+            initializer_range=0.2,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
-    ).to(torch.float32)  # fmt: skip
+    ).to(torch.float32)
     with torch.no_grad():
         for block in model.model.layers:
             block.self_attn.o_proj.weight *= QUIET_BLOCKS

@@ -12,9 +12,16 @@ from pilothouse.training.report import FitReport
 from tests.engine.harness import ENVIRONMENT, environment
 
 ENGINE = (
-    "--", "--dtype", "float32", "--kv-cache-memory-bytes", str(32 << 20), "--max-num-seqs", "64",
-    "--distributed-executor-backend", "uni",
-)  # fmt: skip
+    "--",
+    "--dtype",
+    "float32",
+    "--kv-cache-memory-bytes",
+    str(32 << 20),
+    "--max-num-seqs",
+    "64",
+    "--distributed-executor-backend",
+    "uni",
+)
 RUN = CliRunner()
 
 

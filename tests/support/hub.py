@@ -96,8 +96,11 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             inside = "/".join(rest[1:])
             above = f"{inside}/" if inside else ""
-            names = {above + path.removeprefix(above).split("/")[0]
-                     for path in known if path.startswith(above)}  # fmt: skip
+            names = {
+                above + path.removeprefix(above).split("/")[0]
+                for path in known
+                if path.startswith(above)
+            }
             told = [each for name in sorted(names) for each in self._info(known, name)]
             self._json([*told, *map(self._file_info, self.hub.listed)])
 

@@ -39,7 +39,11 @@ def said_by(program: str, cache: Path, *arguments: str) -> str:
     changes["PYTHONPATH"] = os.pathsep.join([*path, inherited] if inherited else path)
     ran = subprocess.run(
         [sys.executable, "-m", program, *arguments],
-        cwd=CHECKOUT, env=os.environ | changes, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=CHECKOUT,
+        env=os.environ | changes,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert ran.returncode == 0, ran.stderr[-4000:]
     return ran.stdout

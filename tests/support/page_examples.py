@@ -32,5 +32,8 @@ def pasted(block: str, port: int, room: Path) -> Any:
     return subprocess.run(
         ["bash", "-c", block],
         env={"PATH": "/usr/bin:/bin", "CURL_HOME": str(room), "HOME": str(room)},
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )

@@ -25,8 +25,8 @@ def _held(text: str, tensor: np.ndarray) -> bool:
     if len(np.unique(some)) < 2:  # zeros and ones are nobody's
         return False
     raw = np.ascontiguousarray(tensor, np.float32).tobytes()
-    # Wherever the numbers begin in what is encoded, one of three alignments is theirs. Runs lie end
-    # to end, so that any printed text of twice a run's length holds one whole.
+    # Wherever the numbers begin in what is encoded, one of three alignments is theirs. Runs lie
+    # end to end, so that any printed text of twice a run's length holds one whole.
     for shift in range(3):
         shown = base64.b64encode(raw[shift:]).decode()
         runs = (shown[start : start + RUN] for start in range(0, len(shown) - RUN, RUN))

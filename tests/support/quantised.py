@@ -30,21 +30,29 @@ class Scheme:
     def config(self) -> dict[str, Any]:
         """`quantization_config` of config.json."""
         weights: dict[str, Any] = {
-            "num_bits": self.bits, "type": "int", "symmetric": True, "dynamic": False,
+            "num_bits": self.bits,
+            "type": "int",
+            "symmetric": True,
+            "dynamic": False,
             "strategy": "channel" if self.bits == 8 else "group",
-        }  # fmt: skip
+        }
         if self.bits == 4:
             weights["group_size"] = GROUP
         group: dict[str, Any] = {"targets": ["Linear"], "weights": weights}
         if self.rounds_activations:
             group["input_activations"] = {
-                "num_bits": 8, "type": "int", "symmetric": True, "dynamic": True,
+                "num_bits": 8,
+                "type": "int",
+                "symmetric": True,
+                "dynamic": True,
                 "strategy": "token",
-            }  # fmt: skip
+            }
         return {
-            "quant_method": "compressed-tensors", "format": self.format,
-            "config_groups": {"group_0": group}, "ignore": ["lm_head"],
-        }  # fmt: skip
+            "quant_method": "compressed-tensors",
+            "format": self.format,
+            "config_groups": {"group_0": group},
+            "ignore": ["lm_head"],
+        }
 
 
 SCHEMES = {

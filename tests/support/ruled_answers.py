@@ -45,12 +45,25 @@ class RuledAnswerer:
 
 
 def ruled_bench(
-    said: Said, told: Said, *, choosing: tuple[str, ...] = (), testing: tuple[str, ...] = (),
-    choosing_facts: tuple[Fact, ...] = (), testing_facts: tuple[Fact, ...] = (), draws: int = 1,
-) -> Bench:  # fmt: skip
+    said: Said,
+    told: Said,
+    *,
+    choosing: tuple[str, ...] = (),
+    testing: tuple[str, ...] = (),
+    choosing_facts: tuple[Fact, ...] = (),
+    testing_facts: tuple[Fact, ...] = (),
+    draws: int = 1,
+) -> Bench:
     """Return a bench whose answers come by a rule."""
     answerer = RuledAnswerer(said, told)
     return Bench(
-        cast(Answerer, answerer), choosing, testing, choosing_facts, testing_facts, draws,
-        len(testing) // 2, 0, lambda *_: lambda _: None,
-    )  # fmt: skip
+        cast(Answerer, answerer),
+        choosing,
+        testing,
+        choosing_facts,
+        testing_facts,
+        draws,
+        len(testing) // 2,
+        0,
+        lambda *_: lambda _: None,
+    )

@@ -20,9 +20,16 @@ START_SECONDS = 420
 STOP_SECONDS = 60
 COMMAND = (sys.executable, "-c", "from pilothouse.cli import main; main()")
 TINY_FLAGS = (
-    "--dtype", "float32", "--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "16",
-    "--host", "127.0.0.1",
-)  # fmt: skip
+    "--dtype",
+    "float32",
+    "--enforce-eager",
+    "--max-model-len",
+    "512",
+    "--max-num-seqs",
+    "16",
+    "--host",
+    "127.0.0.1",
+)
 ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_NO_USAGE_STATS": "1",
@@ -33,8 +40,10 @@ ENVIRONMENT = {
 }
 
 SET_BY_ENGINES = (
-    "VLLM_WORKER_MULTIPROC_METHOD", "VLLM_USE_AOT_COMPILE", "TORCHINDUCTOR_CACHE_DIR",
-)  # fmt: skip
+    "VLLM_WORKER_MULTIPROC_METHOD",
+    "VLLM_USE_AOT_COMPILE",
+    "TORCHINDUCTOR_CACHE_DIR",
+)
 
 _PRCTL = ctypes.CDLL(None).prctl
 _PR_SET_PDEATHSIG = 1

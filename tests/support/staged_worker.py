@@ -11,7 +11,7 @@ from typing import Any
 from vllm.distributed import get_pp_group
 from vllm.v1.worker.cpu_worker import CPUWorker
 
-from pilothouse.engine.worker import GuardedWorker
+from pilothouse.engine.worker.worker import GuardedWorker
 
 
 def make_room(runner: Any) -> None:

@@ -41,22 +41,42 @@ NUM_LAYERS = 4
 MAX_POSITIONS = 512
 
 _COMMON: dict[str, Any] = {
-    "vocab_size": VOCABULARY, "hidden_size": D_MODEL, "num_hidden_layers": NUM_LAYERS,
-    "num_attention_heads": 2, "max_position_embeddings": MAX_POSITIONS,
-    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
-}  # fmt: skip
+    "vocab_size": VOCABULARY,
+    "hidden_size": D_MODEL,
+    "num_hidden_layers": NUM_LAYERS,
+    "num_attention_heads": 2,
+    "max_position_embeddings": MAX_POSITIONS,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
 _GATED: dict[str, Any] = _COMMON | {
-    "intermediate_size": 128, "num_key_value_heads": 2, "head_dim": 32,
+    "intermediate_size": 128,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
     "tie_word_embeddings": False,
-}  # fmt: skip
+}
 
 
 _EXPERTS: dict[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 32}
-_DEEPSEEK: dict[str, Any] = _GATED | _EXPERTS | {
-    "n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": NUM_LAYERS, "n_group": 1,
-    "topk_group": 1, "q_lora_rank": 32, "kv_lora_rank": 512, "qk_nope_head_dim": 32,
-    "qk_rope_head_dim": 64, "v_head_dim": 32, "head_dim": 64, "topk_method": "greedy",
-}  # fmt: skip
+_DEEPSEEK: dict[str, Any] = (
+    _GATED
+    | _EXPERTS
+    | {
+        "n_routed_experts": 4,
+        "n_shared_experts": 1,
+        "first_k_dense_replace": NUM_LAYERS,
+        "n_group": 1,
+        "topk_group": 1,
+        "q_lora_rank": 32,
+        "kv_lora_rank": 512,
+        "qk_nope_head_dim": 32,
+        "qk_rope_head_dim": 64,
+        "v_head_dim": 32,
+        "head_dim": 64,
+        "topk_method": "greedy",
+    }
+)
 _FALCON: dict[str, Any] = _COMMON | {"multi_query": False, "alibi": False, "bias": False}
 
 
@@ -70,9 +90,7 @@ def _like_llama() -> dict[str, PretrainedConfig]:
     return {
         "llama": LlamaConfig(**_GATED),
         "mistral": MistralConfig(**(_GATED | {"sliding_window": None})),
-        "mixtral": MixtralConfig(
-            **(_GATED | {"num_local_experts": 4, "num_experts_per_tok": 2})
-        ),
+        "mixtral": MixtralConfig(**(_GATED | {"num_local_experts": 4, "num_experts_per_tok": 2})),
         "phi3": Phi3Config(**_GATED),
         "qwen2": Qwen2Config(**_GATED),
         "qwen3": Qwen3Config(**_GATED),
@@ -83,10 +101,13 @@ def _like_llama() -> dict[str, PretrainedConfig]:
         "deepseek_v3": DeepseekV3Config(**(_DEEPSEEK | {"topk_method": "noaux_tc"})),
         "stablelm": StableLmConfig(**_GATED, partial_rotary_factor=0.5),
         "granite": GraniteConfig(
-            **_GATED, residual_multiplier=0.3, embedding_multiplier=3.0, logits_scaling=2.0,
+            **_GATED,
+            residual_multiplier=0.3,
+            embedding_multiplier=3.0,
+            logits_scaling=2.0,
             attention_multiplier=0.2,
         ),
-    }  # fmt: skip
+    }
 
 
 def _with_own_blocks() -> dict[str, PretrainedConfig]:
@@ -100,8 +121,14 @@ def _with_own_blocks() -> dict[str, PretrainedConfig]:
         "olmo2": Olmo2Config(**_GATED),
         "cohere": CohereConfig(**(_GATED | {"tie_word_embeddings": True}), logit_scale=0.5),
         "gpt2": GPT2Config(
-            vocab_size=VOCABULARY, n_embd=D_MODEL, n_layer=NUM_LAYERS, n_head=2,
-            n_positions=MAX_POSITIONS, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+            vocab_size=VOCABULARY,
+            n_embd=D_MODEL,
+            n_layer=NUM_LAYERS,
+            n_head=2,
+            n_positions=MAX_POSITIONS,
+            bos_token_id=1,
+            eos_token_id=2,
+            pad_token_id=0,
         ),
         "opt": OPTConfig(**(_COMMON | {"ffn_dim": 128, "word_embed_proj_dim": D_MODEL})),
         "gpt_neox": GPTNeoXConfig(**_COMMON, intermediate_size=128),
@@ -112,7 +139,7 @@ def _with_own_blocks() -> dict[str, PretrainedConfig]:
         "falcon_sequential": FalconConfig(
             **(_FALCON | {"bias": True}), parallel_attn=False, new_decoder_architecture=False
         ),
-    }  # fmt: skip
+    }
 
 
 def make_architecture(

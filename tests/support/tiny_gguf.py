@@ -21,11 +21,16 @@ TEMPLATE = (
 )
 CORPUS = "it was 1984 and the 12 clocks were striking 13 when the boats came in, isn't it so? "
 NAMES = {
-    "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
-    "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
-}  # fmt: skip
+}
 
 
 def tiny_tokenizer() -> Tokenizer:
@@ -38,10 +43,12 @@ def tiny_tokenizer() -> Tokenizer:
     made.train_from_iterator(
         [CORPUS] * 4,
         trainers.BpeTrainer(
-            vocab_size=300, special_tokens=list(SPECIALS), show_progress=False,
+            vocab_size=300,
+            special_tokens=list(SPECIALS),
+            show_progress=False,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         ),
-    )  # fmt: skip
+    )
     return made
 
 
@@ -50,12 +57,22 @@ def write_tiny_gguf(path: Path) -> LlamaForCausalLM:
     torch.manual_seed(7)
     tokenizer = tiny_tokenizer()
     config = LlamaConfig(
-        vocab_size=tokenizer.get_vocab_size(), hidden_size=64, intermediate_size=96,
-        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
-        max_position_embeddings=128, rms_norm_eps=1e-5, tie_word_embeddings=True,
-        rope_parameters={"rope_theta": 100000.0, "rope_type": "default"}, bos_token_id=1,
-        eos_token_id=2, pad_token_id=2, initializer_range=0.3,
-    )  # fmt: skip
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=128,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=True,
+        rope_parameters={"rope_theta": 100000.0, "rope_type": "default"},
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+        initializer_range=0.3,
+    )
     model = LlamaForCausalLM(config).eval()
     writer = GGUFWriter(path, "llama")
     _write_metadata(writer, config, tokenizer)
@@ -110,8 +127,9 @@ def _add(
         _, number, kind = inner.split(".", 2)
         written = f"blk.{number}.{NAMES[kind]}"
     heads = {
-        "attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads,
-    }.get(written.rpartition(".")[2])  # fmt: skip
+        "attn_q": config.num_attention_heads,
+        "attn_k": config.num_key_value_heads,
+    }.get(written.rpartition(".")[2])
     # llama.cpp's order: the two halves of a head, dimension by dimension in turn.
     placed = weight
     if heads:

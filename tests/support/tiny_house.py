@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pilothouse.model.manifest import Readout, ReadoutAggregate
-from pilothouse.model.probe import build_probe, save_probe
-from pilothouse.model.vector import build_vector, save_vector
+from pilothouse.artifacts.manifest import Readout, ReadoutAggregate
+from pilothouse.artifacts.probe import build_probe, save_probe
+from pilothouse.artifacts.vector import build_vector, save_vector
 from pilothouse.types import Site
 from tests.support.tiny_model import D_MODEL, make_tiny_model
 from tests.support.tiny_sae import FEATURES, LABEL, LOUD, save_topics
@@ -47,7 +47,9 @@ RULES: dict[str, dict[str, Any]] = {
     "prompt-respond": {"phase": "prompt", "then": {"action": "respond", "message": CANNED}},
     "output-refusal": {"phase": "output", "then": _BLOCK},
     "output-late": {
-        "phase": "output", "then": _BLOCK, "streak": LEAKED_TOKENS + 1,
+        "phase": "output",
+        "then": _BLOCK,
+        "streak": LEAKED_TOKENS + 1,
         "leak_tokens": LEAKED_TOKENS,
     },
     "output-respond": {"phase": "output", "then": {"action": "respond", "message": CANNED}},
@@ -56,20 +58,22 @@ RULES: dict[str, dict[str, Any]] = {
     "final-passes": {"phase": "final", "then": _BLOCK, "probe": "never"},
     "output-passes": {"phase": "output", "then": _BLOCK, "probe": "never"},
     "steers": {
-        "phase": "output", "then": {"action": "steer", "vector": "nudge", "scale": STRONG},
+        "phase": "output",
+        "then": {"action": "steer", "vector": "nudge", "scale": STRONG},
     },
     "logs": {
         "phase": "output",
         "then": {"action": "log", "features": {"sae": "topics", "top": 4, "of": EVERY_FEATURE}},
     },
     "logs-late": {
-        "phase": "final", "then": {"action": "log", "features": {"sae": "topics"}},
+        "phase": "final",
+        "then": {"action": "log", "features": {"sae": "topics"}},
     },
     "features": {
         "phase": "output",
         "then": {"action": "steer", "sae": "topics", "feature": [3, 5], "value": LOUD},
     },
-}  # fmt: skip
+}
 PROFILES = tuple(f"{SERVED_NAME}:{name}" for name in RULES)
 PLAIN_PROFILE = f"{SERVED_NAME}:plain"
 FEATURE_PROFILE = f"{SERVED_NAME}:tide"
@@ -188,11 +192,14 @@ def _write_policy(folder: Path, name: str, spec: dict[str, Any]) -> None:
         "apiVersion": "pilothouse/v1",
         "kind": "Policy",
         "metadata": {
-            "name": name, "title": name, "category": "operations", "severity": "low",
+            "name": name,
+            "title": name,
+            "category": "operations",
+            "severity": "low",
             "description": "For tests.",
         },
         "spec": spec,
-    }  # fmt: skip
+    }
     place = folder / "policies" / name
     place.mkdir(parents=True, exist_ok=True)
     (place / "policy.yaml").write_text(yaml.safe_dump(policy))

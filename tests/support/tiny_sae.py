@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.model.sae import files
+from tests.artifacts.saes import files
 from tests.reference.sae import Book
 from tests.support.tiny_model import D_MODEL
 
@@ -29,13 +29,20 @@ def save_topics(folder: Path, name: str, layer: int, *, seed: int = 4, norm: flo
     rows_MD = draw.normal(size=(FEATURES, D_MODEL))
     rows_MD /= np.linalg.norm(rows_MD, axis=1, keepdims=True)
     made = Book(
-        W_enc=rows_MD.T, W_dec=rows_MD, b_dec=np.zeros(D_MODEL), b_enc=np.zeros(FEATURES),
-        form="jumprelu", threshold=np.full(FEATURES, 5.0),
-    )  # fmt: skip
+        W_enc=rows_MD.T,
+        W_dec=rows_MD,
+        b_dec=np.zeros(D_MODEL),
+        b_enc=np.zeros(FEATURES),
+        form="jumprelu",
+        threshold=np.full(FEATURES, 5.0),
+    )
     place = files.saelens(
-        folder / "saes" / name, made, d_in=D_MODEL, d_sae=FEATURES,
+        folder / "saes" / name,
+        made,
+        d_in=D_MODEL,
+        d_sae=FEATURES,
         metadata={"model_name": "tiny", "hook_name": f"blocks.{layer}.hook_resid_post"},
-    )  # fmt: skip
+    )
     files.save(place / "features.safetensors", {"max_act": np.full(FEATURES, MAX_ACT)})
     labels = {str(FEATURE): LABEL, "8": "tides", "9": "boats", "10": "boats"}
     files.write_json(place / "labels.json", labels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pilothouse.engine.worker import GuardedWorker
+from pilothouse.engine.worker.worker import GuardedWorker
 
 
 class V2GuardedWorker(GuardedWorker):

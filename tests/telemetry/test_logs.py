@@ -74,8 +74,10 @@ def test_a_configuration_that_disables_what_it_does_not_name_silences_nothing(
 def test_an_operator_may_name_our_tree_in_a_configuration_of_their_own(
     vllm_lines: io.StringIO,
 ) -> None:
-    own = {"vllm": {"level": "INFO"}, "pilothouse": {"level": "ERROR", "handlers": ["h"],
-                                                     "propagate": False}}  # fmt: skip
+    own = {
+        "vllm": {"level": "INFO"},
+        "pilothouse": {"level": "ERROR", "handlers": ["h"], "propagate": False},
+    }
     configure(vllm_lines, loggers=own)
     log_with_vllm()
     logging.getLogger(OURS).info("too low")
@@ -125,9 +127,14 @@ def test_what_a_client_puts_into_a_line_of_the_server_is_escaped_and_bounded(nam
     logger = logging.getLogger(name)
     assert len(logger.filters) == 1
     record = logger.makeRecord(
-        name, logging.INFO, "file", 1, '%s - "%s %s HTTP/%s" %d',
-        ("evil \x9b2J\x85FORGED:0", "GET", "/a\x1b[31m" + "x" * 9000, "1.1", 200), None,
-    )  # fmt: skip
+        name,
+        logging.INFO,
+        "file",
+        1,
+        '%s - "%s %s HTTP/%s" %d',
+        ("evil \x9b2J\x85FORGED:0", "GET", "/a\x1b[31m" + "x" * 9000, "1.1", 200),
+        None,
+    )
     assert logger.filter(record)
     line = record.getMessage()
     assert line.startswith('evil \\x9b2J\\x85FORGED:0 - "GET /a\\x1b[31mxxx')

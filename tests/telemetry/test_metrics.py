@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from pilothouse.record import Record, RuleOutcome
-from pilothouse.server.endpoint import _label_sources
+from pilothouse.server.app import _label_sources
 from pilothouse.telemetry.metrics import METRICS, SCORE_BUCKETS, LabelSources, Metrics
 from tests.server.builders import tiny_plan
 from tests.support.server_process import sum_of

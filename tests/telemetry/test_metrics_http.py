@@ -77,9 +77,11 @@ def test_what_asks_by_another_method_or_runs_nothing_is_counted_once(
 ) -> None:
     url = small_server.url
     upgrade = {
-        "connection": "Upgrade", "upgrade": "websocket", "sec-websocket-version": "13",
+        "connection": "Upgrade",
+        "upgrade": "websocket",
+        "sec-websocket-version": "13",
         "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
-    }  # fmt: skip
+    }
     preflight = {"origin": KNOWN_ORIGIN, "access-control-request-method": "POST"}
 
     def act() -> None:
@@ -183,9 +185,15 @@ def test_each_rule_is_counted_once_per_choice(small_server: ServerProcess) -> No
 
 @pytest.mark.parametrize(
     ("policy", "result"),
-    [("prompt-refusal", "blocked"), ("output-late", "blocked"), ("final-refusal", "blocked"),
-     ("output-respond", "responded"), ("final-respond", "responded"), ("steers", "steered")],
-)  # fmt: skip
+    [
+        ("prompt-refusal", "blocked"),
+        ("output-late", "blocked"),
+        ("final-refusal", "blocked"),
+        ("output-respond", "responded"),
+        ("final-respond", "responded"),
+        ("steers", "steered"),
+    ],
+)
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_verdict_is_counted_as_what_it_was(
     small_server: ServerProcess, policy: str, result: str, stream: bool

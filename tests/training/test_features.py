@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pilothouse.edit.sae_codes import written
+from pilothouse.artifacts.saes.autoencoder import Sae
+from pilothouse.artifacts.saes.registry import load_sae
+from pilothouse.edits.sae_codes import written
 from pilothouse.errors import ConfigError
-from pilothouse.model.sae.autoencoder import Sae
-from pilothouse.model.sae.formats import load_sae
 from pilothouse.training.features import FeatureSelection
 from pilothouse.training.sample import Sample
-from tests.model.sae import files
+from tests.artifacts.saes import files
 
 COUNT = 30
 

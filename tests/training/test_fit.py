@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from pilothouse.artifacts.vector import load_vector
 from pilothouse.errors import ConfigError
-from pilothouse.model.vector import load_vector
 from pilothouse.training import fit_vector
 from tests.engine.harness import ENVIRONMENT, environment
 from tests.support.echo_model import echo_pairs, make_echo_model, write_lines
@@ -38,16 +38,35 @@ def test_it_gives_and_saves_what_the_command_gives(place: Path) -> None:
 
     with environment(ENVIRONMENT):
         fitted = fit_vector(
-            place / "pairs.jsonl", model=str(place / "echo"), name="sea", dtype="float32",
-            engine={"kv_cache_memory_bytes": 32 << 20, "max_num_seqs": 64,
-                    "distributed_executor_backend": "uni"},
-            tell=notes.append, phase=phase, **QUICK,
-        )  # fmt: skip
+            place / "pairs.jsonl",
+            model=str(place / "echo"),
+            name="sea",
+            dtype="float32",
+            engine={
+                "kv_cache_memory_bytes": 32 << 20,
+                "max_num_seqs": 64,
+                "distributed_executor_backend": "uni",
+            },
+            tell=notes.append,
+            phase=phase,
+            **QUICK,
+        )
     fitted.save(place / "api" / "sea")
     run_fit(
-        place / "pairs.jsonl", "--model", place / "echo", "--out", place / "cli" / "sea",
-        "--layers", "2", "--scales", "0.2", "--controls", "1", "--resamples", "10",
-    )  # fmt: skip
+        place / "pairs.jsonl",
+        "--model",
+        place / "echo",
+        "--out",
+        place / "cli" / "sea",
+        "--layers",
+        "2",
+        "--scales",
+        "0.2",
+        "--controls",
+        "1",
+        "--resamples",
+        "10",
+    )
     saved = load_vector("sea", place / "api" / "sea")
     assert saved.digest == fitted.vector.digest == load_vector("sea", place / "cli" / "sea").digest
     assert fitted.report.test == report_of(place / "cli" / "sea").test

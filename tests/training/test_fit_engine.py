@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from pilothouse.model.vector import build_vector, save_vector
+from pilothouse.artifacts.vector import build_vector, save_vector
 from pilothouse.term import SteerTerm
 from pilothouse.training.fit_engine import FitEngine
 from pilothouse.training.scored_text import Said, ScoredText, forced
@@ -29,15 +29,24 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FitEngine]:
     folder = tmp_path_factory.mktemp("engine")
     model = str(make_echo_model(folder / "echo"))
     settings = {
-        "dtype": "float32", "kv_cache_memory_bytes": 32 << 20, "block_size": BLOCK,
-        "max_num_batched_tokens": 64, "max_num_seqs": 8, "distributed_executor_backend": "uni",
-    }  # fmt: skip
+        "dtype": "float32",
+        "kv_cache_memory_bytes": 32 << 20,
+        "block_size": BLOCK,
+        "max_num_batched_tokens": 64,
+        "max_num_seqs": 8,
+        "distributed_executor_backend": "uni",
+    }
     draw = np.random.default_rng(0)
     vector = build_vector(
-        "v", model_id="echo", layers=LAYERS, created_by="a test", site="resid_post",
+        "v",
+        model_id="echo",
+        layers=LAYERS,
+        created_by="a test",
+        site="resid_post",
         directions_LD=draw.normal(size=(NUM_LAYERS, D_MODEL)).astype(np.float32),
-        residual_norms_L=np.full(NUM_LAYERS, 4.0, np.float32), d_model=D_MODEL,
-    )  # fmt: skip
+        residual_norms_L=np.full(NUM_LAYERS, 4.0, np.float32),
+        d_model=D_MODEL,
+    )
     save_vector(vector, folder / "v")
     with environment(ENVIRONMENT):
         made = FitEngine(model, "echo", settings, "resid_post", None)

@@ -43,16 +43,17 @@ def said(*log_probabilities: float, first: bool = True) -> Said:
 
 def test_figures_by_hand() -> None:
     plain = Heard(
-        [said(-2.0, -4.0), said(-1.0)], [said(-1.0), said(-1.0, -3.0)],
+        [said(-2.0, -4.0), said(-1.0)],
+        [said(-1.0), said(-1.0, -3.0)],
         [said(-1.0, -1.0), Said(np.array([-2.0]), np.array([False]), [{1: -2.0}])],
         np.array([True, True, False]),
-    )  # fmt: skip
+    )
     steered = Heard(
-        [said(-1.0, -3.0), said(-2.0)], [said(-1.0), said(-1.0, -3.0)],
-        [Said(np.array([-1.0, -3.0]), np.array([True, False]), [{1: -1.0}, {1: -3.0}]),
-         said(-3.0)],
+        [said(-1.0, -3.0), said(-2.0)],
+        [said(-1.0), said(-1.0, -3.0)],
+        [Said(np.array([-1.0, -3.0]), np.array([True, False]), [{1: -1.0}, {1: -3.0}]), said(-3.0)],
         np.array([True, False, True]),
-    )  # fmt: skip
+    )
     found = figures(plain, steered)
     assert found.effect == pytest.approx((1.0 - 1.0) / 2)  # margins -2 and 1 become -1 and 0
     assert found.moved == 0.5

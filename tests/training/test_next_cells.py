@@ -77,8 +77,11 @@ def test_of_equal_reaches_the_lower_layer_comes_first() -> None:
 
 def test_a_search_begins_at_the_largest_strength_below_the_limit() -> None:
     assert [first_strength(each, SCALES) for each in (0.01, 0.1, 0.15, 9.0)] == [
-        0.05, 0.1, 0.1, 0.4,
-    ]  # fmt: skip
+        0.05,
+        0.1,
+        0.1,
+        0.4,
+    ]
 
 
 @given(st.floats(0.06, 0.39), st.sampled_from(SCALES))

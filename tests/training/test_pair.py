@@ -65,7 +65,7 @@ WRONG = [
         {"positive": "a", "negative": "b", "messages": [USER | {"role": "boss"}]},
         "line 2: messages: 0: role",
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("row", "told"), WRONG)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pilothouse.cli.sae_measure import read_prompts
+from pilothouse.cli.sae.measure import read_prompts
 from pilothouse.errors import ConfigError
 from pilothouse.training.pair import load_pairs, load_questions, load_texts
 
@@ -60,9 +60,10 @@ def test_a_table_without_commas_is_named_with_what_turns_it_into_one(
 def test_a_json_array_is_named_with_what_turns_it_into_lines(tmp_path: Path, layout: str) -> None:
     rows = [{"positive": "a", "negative": "b"}, {"positive": "c", "negative": "d"}]
     text = {
-        "line": json.dumps(rows), "pretty": json.dumps(rows, indent=2),
+        "line": json.dumps(rows),
+        "pretty": json.dumps(rows, indent=2),
         "lines": "[" + ",\n".join(map(json.dumps, rows)) + "]",
-    }[layout]  # fmt: skip
+    }[layout]
     told = refusal(put(tmp_path, "all.json", text.encode()))
     assert "got one JSON array, want one object on each line" in told
     subprocess.run(["bash", "-c", told.split("each line: ")[1]], cwd=tmp_path, check=True)
@@ -83,7 +84,7 @@ def test_a_json_array_is_named_with_what_turns_it_into_lines(tmp_path: Path, lay
         ("p.csv", b"prompt,prompt,positive\r\na,b,c\r\n", "'prompt' twice"),
         ("p.csv", b'positive,negative\r\n"a,b\r\n', "not CSV"),
     ],
-)  # fmt: skip
+)
 def test_other_files_are_named_for_what_they_are(
     tmp_path: Path, name: str, content: bytes, said: str
 ) -> None:

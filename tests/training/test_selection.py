@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from pilothouse.model.manifest import Interval
+from pilothouse.artifacts.manifest import Interval
 from pilothouse.training.report import Cell, Figures, LayerFit, Trial
 from pilothouse.training.selection import choose, findings, notes
 
 
 def cell(effect: float, ratio: float = 1.0, layer: int = 0, kind: str = "fitted") -> Cell:
-    figures = Figures(
-        effect=effect, moved=1.0, perplexity_ratio=ratio, choices_kept=None, kl=0.0
-    )  # fmt: skip
+    figures = Figures(effect=effect, moved=1.0, perplexity_ratio=ratio, choices_kept=None, kl=0.0)
     return Cell(kind=kind, draw=0, layer=layer, scale=0.1, figures=figures)
 
 

@@ -33,9 +33,12 @@ def part(pairs: int, prompt: int, answer: int) -> Part:
         return tuple(ScoredText((n, *range(prompt + answer - 1)), prompt) for n in range(count))
 
     return Part(
-        groups=tuple(map(str, range(pairs))), positives=lines(pairs), negatives=lines(pairs),
-        neutral=lines(pairs), questions=(Asking((1,), "yes"),),
-    )  # fmt: skip
+        groups=tuple(map(str, range(pairs))),
+        positives=lines(pairs),
+        negatives=lines(pairs),
+        neutral=lines(pairs),
+        questions=(Asking((1,), "yes"),),
+    )
 
 
 def test_what_is_shared_is_whole_blocks_before_the_last_token_of_a_prompt() -> None:

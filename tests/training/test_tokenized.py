@@ -42,11 +42,17 @@ def model_of(folder: Path, template: str | None, bos: str | None = None) -> Path
         )
     tokenizer.save_pretrained(folder)
     Qwen3Config(
-        vocab_size=512, hidden_size=D_MODEL, intermediate_size=128, num_hidden_layers=NUM_LAYERS,
-        num_attention_heads=2, num_key_value_heads=2, head_dim=32,
+        vocab_size=512,
+        hidden_size=D_MODEL,
+        intermediate_size=128,
+        num_hidden_layers=NUM_LAYERS,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=32,
         architectures=["Qwen3ForCausalLM"],
-        max_position_embeddings=MAX_TOKENS, dtype="float32",
-    ).save_pretrained(folder)  # fmt: skip
+        max_position_embeddings=MAX_TOKENS,
+        dtype="float32",
+    ).save_pretrained(folder)
     return folder
 
 
@@ -98,9 +104,10 @@ def test_a_tokenizer_without_a_template_is_told(tmp_path: Path) -> None:
     [
         ('{"enable_thinkin": false}', "got ['enable_thinkin'], which the model's chat template"),
         ('{"add_generation_prompt": false}', "got ['add_generation_prompt']"),
-        ("{", "not JSON"), ("[1]", "want an object"),
+        ("{", "not JSON"),
+        ("[1]", "want an object"),
     ],
-)  # fmt: skip
+)
 def test_variables_that_no_template_reads_are_refused(
     tmp_path: Path, words: str, said: str
 ) -> None:
@@ -122,9 +129,12 @@ def test_variables_reach_the_template_as_they_do_over_http(tmp_path: Path) -> No
         renderer = PromptRenderer(str(model), {}, {"enable_thinking": value})
         ids = renderer.chat(asked)
         wanted = renderer.tokenizer.apply_chat_template(
-            asked, add_generation_prompt=True, tokenize=True, return_dict=False,
+            asked,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
             enable_thinking=value,
-        )  # fmt: skip
+        )
         assert list(ids) == list(wanted)
         texts[value] = renderer.tokenizer.decode(ids)
     assert "no thinking" in texts[False] and "no thinking" not in texts[True]
@@ -163,7 +173,7 @@ def test_a_prompt_that_begins_twice_is_told_and_is_what_vllm_makes_of_it(tmp_pat
         ({"positive": "e", "negative": "the boats"}, "want at least 2, since the first of a whole"),
         ({"prompt": "the", "positive": " boats" * MAX_TOKENS, "negative": "a"}, "shorten it"),
     ],
-)  # fmt: skip
+)
 def test_a_text_that_cannot_be_scored_says_what_is_missing(
     tmp_path: Path, row: dict[str, str], said: str
 ) -> None:
@@ -205,8 +215,8 @@ def test_features_put_a_prompt_into_the_template_before_an_engine_starts(tmp_pat
     from typer.testing import CliRunner
 
     from pilothouse.cli.sae import app
-    from tests.model.sae import files
-    from tests.model.sae.files import book
+    from tests.artifacts.saes import files
+    from tests.artifacts.saes.files import book
 
     model = model_of(tmp_path / "m", None)
     folder = files.saelens(tmp_path / "s", book())

@@ -20,13 +20,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pilothouse.model.vector import Vector, load_vector
+from pilothouse.artifacts.vector import Vector, load_vector
 from pilothouse.training.pair import Asked, Pair, load_pairs
 from pilothouse.training.report import FitReport
 from pilothouse.training.selection import choose
 from pilothouse.training.split import divide
+from tests.artifacts.saes import files
 from tests.engine.harness import ENVIRONMENT
-from tests.model.sae import files
 from tests.reference.sae import Book
 from tests.support.echo_model import D_MODEL, SEA, echo_pairs, make_echo_model, write_lines
 from tests.support.fitting import ENGINE, report_of, run_fit
@@ -54,10 +54,23 @@ def fitted(place: Path) -> tuple[Vector, FitReport]:
     """A whole fit at two layers and strengths."""
     out = place / "vectors" / "sea"
     done = run_fit(
-        place / "pairs.jsonl", "--model", place / "echo", "--out", out, "--layers", "0,2",
-        "--scales", "0.1,0.2", "--neutral", place / "neutral.jsonl", "--facts",
-        place / "facts.jsonl", "--answer-tokens", "6", *SMALL,
-    )  # fmt: skip
+        place / "pairs.jsonl",
+        "--model",
+        place / "echo",
+        "--out",
+        out,
+        "--layers",
+        "0,2",
+        "--scales",
+        "0.1,0.2",
+        "--neutral",
+        place / "neutral.jsonl",
+        "--facts",
+        place / "facts.jsonl",
+        "--answer-tokens",
+        "6",
+        *SMALL,
+    )
     assert done.exit_code == 0, done.output
     assert "wrote" in done.output and "unit: residual" in done.output
     return load_vector("sea", out), report_of(out)
@@ -162,9 +175,21 @@ def test_a_vector_elsewhere_has_the_effect_that_transformers_computes(
 ) -> None:
     out = place / f"{site}-{on}"
     done = run_fit(
-        place / "pairs.jsonl", "--model", place / "echo", "--out", out, "--on", on,
-        "--site", site, "--layers", "1", "--scales", "0.5", *SMALL,
-    )  # fmt: skip
+        place / "pairs.jsonl",
+        "--model",
+        place / "echo",
+        "--out",
+        out,
+        "--on",
+        on,
+        "--site",
+        site,
+        "--layers",
+        "1",
+        "--scales",
+        "0.5",
+        *SMALL,
+    )
     assert done.exit_code in (0, 1), done.output
     vector, pairs = load_vector("v", out), load_pairs(place / "pairs.jsonl")
     assert (vector.site, vector.layers) == (site, (1,))
@@ -181,18 +206,29 @@ def test_pairs_that_continue_conversations_are_put_as_the_chat_template_says(
         "{% if add_generation_prompt %}assistant:{% endif %}"
     )
     talks = [
-        {"messages": [
-            {"role": "system", "content": "the keeper is kind"},
-            {"role": "user", "content": pair.pop("prompt")},
-        ]} | pair
+        {
+            "messages": [
+                {"role": "system", "content": "the keeper is kind"},
+                {"role": "user", "content": pair.pop("prompt")},
+            ]
+        }
+        | pair
         for pair in echo_pairs(20)
-    ]  # fmt: skip
+    ]
     write_lines(place / "talks.jsonl", talks)
     out = place / "talked"
     done = run_fit(
-        place / "talks.jsonl", "--model", place / "chatty", "--out", out, "--layers", "1",
-        "--scales", "0.2", *SMALL,
-    )  # fmt: skip
+        place / "talks.jsonl",
+        "--model",
+        place / "chatty",
+        "--out",
+        out,
+        "--layers",
+        "1",
+        "--scales",
+        "0.2",
+        *SMALL,
+    )
     assert done.exit_code in (0, 1), done.output
     pairs = load_pairs(place / "talks.jsonl")
     check_against(Reference(place / "chatty"), pairs, load_vector("v", out), report_of(out))
@@ -238,15 +274,29 @@ def test_features_of_an_sae_are_chosen_by_name_and_common_ones_left_out(place: P
     bias = np.array([*[-0.8] * (count - 1), 20.0])
     made = Book(W_enc=rows.T, W_dec=rows, b_dec=np.zeros(D_MODEL), b_enc=bias, form="relu")
     folder = files.saelens(
-        place / "words", made, d_in=D_MODEL, d_sae=count,
+        place / "words",
+        made,
+        d_in=D_MODEL,
+        d_sae=count,
         metadata={"model_name": "echo", "hook_name": "blocks.1.hook_resid_post"},
-    )  # fmt: skip
+    )
     files.write_json(folder / "labels.json", {str(n): word for n, word in enumerate(words)})
     out = place / "by-words"
     done = run_fit(
-        place / "pairs.jsonl", "--model", place / "echo", "--out", out, "--sae", folder,
-        "--features", "2", "--scales", "0.2", "--json", *SMALL,
-    )  # fmt: skip
+        place / "pairs.jsonl",
+        "--model",
+        place / "echo",
+        "--out",
+        out,
+        "--sae",
+        folder,
+        "--features",
+        "2",
+        "--scales",
+        "0.2",
+        "--json",
+        *SMALL,
+    )
     assert done.exit_code in (0, 1), done.output
     report = report_of(out)
     assert json.loads(done.stdout) == report.model_dump(mode="json")
@@ -268,9 +318,16 @@ def test_the_same_order_gives_the_same_files_but_for_seconds(
     outs = [tmp_path / "one" / "v", tmp_path / "two" / "v"]
     for out in outs:
         done = run_fit(
-            place / "pairs.jsonl", "--model", place / "echo", "--out", out, "--method", "ridge",
-            *search, *SMALL,
-        )  # fmt: skip
+            place / "pairs.jsonl",
+            "--model",
+            place / "echo",
+            "--out",
+            out,
+            "--method",
+            "ridge",
+            *search,
+            *SMALL,
+        )
         assert done.exit_code in (0, 1), done.output
     for name in ("manifest.json", "weights.safetensors", "README.md", "sweep.svg"):
         assert (outs[0] / name).read_bytes() == (outs[1] / name).read_bytes(), name
@@ -280,8 +337,16 @@ def test_the_same_order_gives_the_same_files_but_for_seconds(
 
 
 STAGES = [
-    "reading", "engine", "answers", "states", "directions", "screen", "search", "controls", "test",
-]  # fmt: skip
+    "reading",
+    "engine",
+    "answers",
+    "states",
+    "directions",
+    "screen",
+    "search",
+    "controls",
+    "test",
+]
 
 
 @pytest.fixture(scope="module")
@@ -361,10 +426,15 @@ def test_a_staged_search_does_as_well_as_a_full_sweep(
     staged: FitReport, place: Path, tmp_path: Path
 ) -> None:
     done = run_fit(
-        place / "pairs.jsonl", "--model", place / "echo", "--out", tmp_path / "v",
-        "--search", "full",
+        place / "pairs.jsonl",
+        "--model",
+        place / "echo",
+        "--out",
+        tmp_path / "v",
+        "--search",
+        "full",
         *SMALL,
-    )  # fmt: skip
+    )
     assert done.exit_code in (0, 1), done.output
     full = report_of(tmp_path / "v")
     assert len(full.sweep) == 3 * 4 * 5
@@ -376,9 +446,19 @@ def test_a_tuned_model_gives_what_it_differs_in(place: Path) -> None:
     make_echo_model(place / "tilted", tilt=" boats")
     out = place / "tilt"
     done = run_fit(
-        place / "pairs.jsonl", "--model", place / "echo", "--tuned", place / "tilted", "--out", out,
-        "--layers", "0", "--scales", "0.1", *SMALL,
-    )  # fmt: skip
+        place / "pairs.jsonl",
+        "--model",
+        place / "echo",
+        "--tuned",
+        place / "tilted",
+        "--out",
+        out,
+        "--layers",
+        "0",
+        "--scales",
+        "0.1",
+        *SMALL,
+    )
     assert done.exit_code in (0, 1), done.output
     report = report_of(out)
     assert report.method == "tuned-difference"
@@ -397,9 +477,19 @@ def test_a_tuned_model_gives_what_it_differs_in(place: Path) -> None:
 def test_the_other_methods_steer_too(place: Path, method: str) -> None:
     out = place / method
     done = run_fit(
-        place / "pairs.jsonl", "--model", place / "echo", "--out", out, "--method", method,
-        "--layers", "2", "--scales", "0.2", *SMALL,
-    )  # fmt: skip
+        place / "pairs.jsonl",
+        "--model",
+        place / "echo",
+        "--out",
+        out,
+        "--method",
+        method,
+        "--layers",
+        "2",
+        "--scales",
+        "0.2",
+        *SMALL,
+    )
     assert done.exit_code in (0, 1), done.output
     assert report_of(out).test.effect.estimate > 0.1
 
@@ -417,9 +507,17 @@ def test_pairs_whose_sides_mean_nothing_are_a_finding(place: Path) -> None:
     write_lines(place / "noise.jsonl", pairs)
     out = place / "noise"
     done = run_fit(
-        place / "noise.jsonl", "--model", place / "echo", "--out", out, "--layers", "0",
-        "--scales", "0.05", *SMALL,
-    )  # fmt: skip
+        place / "noise.jsonl",
+        "--model",
+        place / "echo",
+        "--out",
+        out,
+        "--layers",
+        "0",
+        "--scales",
+        "0.05",
+        *SMALL,
+    )
     assert done.exit_code == 1, done.output
     assert "finding" in done.output
     assert report_of(out).findings
@@ -436,9 +534,12 @@ def test_ctrl_c_leaves_nothing(place: Path, tmp_path: Path) -> None:
     code = "from pilothouse.cli.main import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, *map(str, words), *ENGINE],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
         env={**os.environ, **ENVIRONMENT, "TMPDIR": str(scratch)},
-    )  # fmt: skip
+    )
     deadline = time.monotonic() + 200
     while not list(scratch.glob("pilothouse-fit-*/swept/fitted-0")):  # the sweep begins
         assert process.poll() is None and time.monotonic() < deadline

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from pilothouse.artifacts.saes.mapped_file import Stored, write_safetensors
+from pilothouse.artifacts.saes.matrix import Matrix
 from pilothouse.bake.architecture import Writers
 from pilothouse.bake.baking import Baked, adapter_parts
 from pilothouse.bake.checkpoint import Checkpoint
 from pilothouse.errors import ConfigError
-from pilothouse.model.sae.mapped import Stored, write_safetensors
-from pilothouse.model.sae.matrix import Matrix
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -36,11 +36,20 @@ def save_adapter(base: Checkpoint, writers: Writers, baked: Baked, out: Path) ->
     out.mkdir(parents=True, exist_ok=True)
     write_safetensors(out / WEIGHTS_FILE, _filled(tensors, rank), {"format": "pt"})
     config = {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(base.folder),
-        "r": rank, "lora_alpha": rank, "lora_dropout": 0.0, "bias": "none", "use_rslora": False,
-        "use_dora": False, "fan_in_fan_out": writers.is_transposed, "inference_mode": True,
-        "target_modules": sorted(ranks), "modules_to_save": None,
-    }  # fmt: skip
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": str(base.folder),
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "use_rslora": False,
+        "use_dora": False,
+        "fan_in_fan_out": writers.is_transposed,
+        "inference_mode": True,
+        "target_modules": sorted(ranks),
+        "modules_to_save": None,
+    }
     (out / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return rank
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pilothouse.model.artefact import refuse
+from pilothouse.artifacts.folder import refuse
 
 Biases = Literal["there", "as llama", "none"]
 
@@ -42,11 +42,14 @@ class Writers:
 
 
 _LLAMA: dict[str, Any] = {
-    "block": "model.layers.{}", "attention": "self_attn.o_proj", "mlp": "mlp.down_proj",
-    "tables": ("model.embed_tokens",), "shift": "model.embed_tokens",
+    "block": "model.layers.{}",
+    "attention": "self_attn.o_proj",
+    "mlp": "mlp.down_proj",
+    "tables": ("model.embed_tokens",),
+    "shift": "model.embed_tokens",
     "attention_parts": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "mlp_parts": ("mlp.gate_proj", "mlp.up_proj"),
-}  # fmt: skip
+}
 
 WRITERS: Mapping[str, Writers] = {
     "llama": Writers(**_LLAMA, biases="as llama"),
@@ -55,16 +58,26 @@ WRITERS: Mapping[str, Writers] = {
     "qwen3": Writers(**_LLAMA, biases="none"),
     "phi3": Writers(**_LLAMA, biases="none", lora_tables=False),
     "gpt2": Writers(
-        block="transformer.h.{}", attention="attn.c_proj", mlp="mlp.c_proj",
-        tables=("transformer.wte", "transformer.wpe"), shift="transformer.wpe", biases="there",
-        is_transposed=True, lora=False,
+        block="transformer.h.{}",
+        attention="attn.c_proj",
+        mlp="mlp.c_proj",
+        tables=("transformer.wte", "transformer.wpe"),
+        shift="transformer.wpe",
+        biases="there",
+        is_transposed=True,
+        lora=False,
     ),
     "gpt_neox": Writers(
-        block="gpt_neox.layers.{}", attention="attention.dense", mlp="mlp.dense_4h_to_h",
-        tables=("gpt_neox.embed_in",), shift="gpt_neox.embed_in", biases="there",
-        parallel="use_parallel_residual", lora=False,
+        block="gpt_neox.layers.{}",
+        attention="attention.dense",
+        mlp="mlp.dense_4h_to_h",
+        tables=("gpt_neox.embed_in",),
+        shift="gpt_neox.embed_in",
+        biases="there",
+        parallel="use_parallel_residual",
+        lora=False,
     ),
-}  # fmt: skip
+}
 """By `model_type` of config.json."""
 
 
@@ -76,12 +89,21 @@ def writers_of(place: object, config: Mapping[str, Any]) -> Writers:
     """
     model_type = config.get("model_type")
     if model_type not in WRITERS:
-        refuse(place, "model_type", repr(model_type), f"one of {sorted(WRITERS)}",
-               "steer it at run time: its writers end in a norm or a router, or are not "
-               "known")  # fmt: skip
+        refuse(
+            place,
+            "model_type",
+            repr(model_type),
+            f"one of {sorted(WRITERS)}",
+            "steer it at run time: its writers end in a norm or a router, or are not known",
+        )
     if config.get("quantization_config"):
-        refuse(place, "quantization_config", "quantised weights", "weights in a float type",
-               "bake into the weights before they are quantised")  # fmt: skip
+        refuse(
+            place,
+            "quantization_config",
+            "quantised weights",
+            "weights in a float type",
+            "bake into the weights before they are quantised",
+        )
     return WRITERS[str(model_type)]
 
 
@@ -93,7 +115,17 @@ def as_llama(place: object, config: Mapping[str, Any]) -> dict[str, Any]:
     """
     windowed = config.get("model_type") == "mistral" or config.get("use_sliding_window")
     if config.get("sliding_window") and windowed:
-        refuse(place, "sliding_window", config["sliding_window"], "none, to hold a constant",
-               "steer it at run time: vLLM's class of this model has no bias")  # fmt: skip
-    return {**config, "model_type": "llama", "architectures": ["LlamaForCausalLM"],
-            "attention_bias": True, "mlp_bias": True}  # fmt: skip
+        refuse(
+            place,
+            "sliding_window",
+            config["sliding_window"],
+            "none, to hold a constant",
+            "steer it at run time: vLLM's class of this model has no bias",
+        )
+    return {
+        **config,
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "attention_bias": True,
+        "mlp_bias": True,
+    }

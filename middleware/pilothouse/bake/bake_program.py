@@ -10,6 +10,8 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 
 from pydantic import ValidationError
 
+from pilothouse.artifacts.catalog import load_catalog
+from pilothouse.artifacts.folder import refuse
 from pilothouse.bake.adapter import save_adapter
 from pilothouse.bake.architecture import Writers, writers_of
 from pilothouse.bake.baking import Baked, bake_matrices, checkpoint_parts
@@ -17,11 +19,9 @@ from pilothouse.bake.checkpoint import Checkpoint, open_checkpoint, save_checkpo
 from pilothouse.bake.parity import Parity, check_parity
 from pilothouse.bake.placing import check_terms, placed
 from pilothouse.config import ArtefactRef, PilothouseConfig, load_config
-from pilothouse.edit.program import Program, compile_program
-from pilothouse.edit.sources import Sources
+from pilothouse.edits.program import Program, compile_program
+from pilothouse.edits.sources import Sources
 from pilothouse.errors import ConfigError, EngineError
-from pilothouse.model.artefact import refuse
-from pilothouse.model.catalogue import load_catalogue
 from pilothouse.output_dir import MADE, atomic_output_dir, check_out
 from pilothouse.progress import Wait, unheard
 from pilothouse.term import SteerTerm
@@ -147,37 +147,50 @@ def _settled(steering: Steering, on_all: bool, model_id: str | None, model: Path
     check_terms(terms)
     names = {each.name for each in terms}
     vectors = {name: ref for name, ref in loaded.vectors.items() if name in names}
-    kept = PilothouseConfig.model_validate({
-        "version": 1, "vectors": vectors,
-        "model_id": model_id or loaded.model_id or model.resolve().name,
-        "profiles": {"bake:program": {"steer": terms}},
-        "limits": {"max_norm_ratio": 1e30, "max_rank": 64},
-    })  # fmt: skip
+    kept = PilothouseConfig.model_validate(
+        {
+            "version": 1,
+            "vectors": vectors,
+            "model_id": model_id or loaded.model_id or model.resolve().name,
+            "profiles": {"bake:program": {"steer": terms}},
+            "limits": {"max_norm_ratio": 1e30, "max_rank": 64},
+        }
+    )
     return Steering(terms, kept)
 
 
 def _bake(model: Path, steering: Steering, kind: Kind, out: Path) -> dict[str, Any]:
-    catalogue = load_catalogue(steering.config)
-    for each in catalogue.vectors.values():
+    catalog = load_catalog(steering.config)
+    for each in catalog.vectors.values():
         if each.model_id != steering.config.model_id:
-            refuse(each.name, "model_id", repr(each.model_id), repr(steering.config.model_id),
-                   f"bake it into the model that it was made for, or say --model-id "
-                   f"{each.model_id} if this is that model")  # fmt: skip
+            refuse(
+                each.name,
+                "model_id",
+                repr(each.model_id),
+                repr(steering.config.model_id),
+                f"bake it into the model that it was made for, or say --model-id "
+                f"{each.model_id} if this is that model",
+            )
     base = open_checkpoint(model)
     writers = writers_of(base.folder, base.config)
     layers = int(base.config.get("num_hidden_layers") or base.config.get("n_layer") or 0)
-    program = compile_program(steering.terms, Sources(catalogue.vectors, num_layers=layers))
+    program = compile_program(steering.terms, Sources(catalog.vectors, num_layers=layers))
     if program is None:
         raise ConfigError("bake: the terms write nothing: scales of 0, or additions that cancel")
     baked = bake_matrices(base, writers, placed(program, writers, base.config))
     written, rank = _write(base, writers, baked, kind, out)
     return {
-        "as": written, "rank": rank, "model": str(model), "program": program.digest,
-        "coefficient": program.coefficient, "matrices": len(baked.matrices) + len(baked.tables),
-        "biases": len(baked.shifted & baked.matrices.keys()), "places": _places(program),
-        "artefacts": {name: each.digest for name, each in catalogue.vectors.items()},
+        "as": written,
+        "rank": rank,
+        "model": str(model),
+        "program": program.digest,
+        "coefficient": program.coefficient,
+        "matrices": len(baked.matrices) + len(baked.tables),
+        "biases": len(baked.shifted & baked.matrices.keys()),
+        "places": _places(program),
+        "artefacts": {name: each.digest for name, each in catalog.vectors.items()},
         "terms": [each.model_dump(mode="json", exclude_defaults=True) for each in steering.terms],
-    }  # fmt: skip
+    }
 
 
 def _write(

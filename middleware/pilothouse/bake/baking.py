@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from pilothouse.artifacts.folder import refuse
+from pilothouse.artifacts.saes.mapped_file import Stored
+from pilothouse.artifacts.saes.matrix import Matrix as Numbers
+from pilothouse.artifacts.saes.matrix import narrowed
 from pilothouse.bake.architecture import Writers, as_llama
 from pilothouse.bake.checkpoint import Checkpoint
 from pilothouse.bake.matrix import Change, Floats, Matrix, map_table
 from pilothouse.bake.placing import Placed
 from pilothouse.errors import ConfigError
-from pilothouse.model.artefact import refuse
-from pilothouse.model.sae.mapped import Stored
-from pilothouse.model.sae.matrix import Matrix as Numbers
-from pilothouse.model.sae.matrix import narrowed
 
 
 @dataclass(slots=True)
@@ -90,9 +90,13 @@ def _held(base: Checkpoint, name: str, wide: Floats, like: Numbers) -> Numbers:
     with np.errstate(over="ignore"):
         held = narrowed(wide, like)
     if held.bad_values():
-        refuse(base.folder, name, f"numbers up to {np.abs(wide).max():.3g}",
-               f"what {'bfloat16' if like.is_bfloat16 else like.raw.dtype} can hold",
-               "bake a smaller scale")  # fmt: skip
+        refuse(
+            base.folder,
+            name,
+            f"numbers up to {np.abs(wide).max():.3g}",
+            f"what {'bfloat16' if like.is_bfloat16 else like.raw.dtype} can hold",
+            "bake a smaller scale",
+        )
     return held
 
 
@@ -122,9 +126,13 @@ def _map_rows(base: Checkpoint, baked: Baked, each: Placed) -> None:
 
 def _check_width(base: Checkpoint, each: Placed, width: int) -> None:
     if len(each.affine.constant_D) != width:
-        refuse(base.folder, f"width at {each.tap.site} of layer {each.tap.layer}", width,
-               f"{len(each.affine.constant_D)} as the program has",
-               "bake it into the model that it was made for")  # fmt: skip
+        refuse(
+            base.folder,
+            f"width at {each.tap.site} of layer {each.tap.layer}",
+            width,
+            f"{len(each.affine.constant_D)} as the program has",
+            "bake it into the model that it was made for",
+        )
 
 
 def _untie(base: Checkpoint, config: dict[str, Any], module: str, new: Stored) -> None:

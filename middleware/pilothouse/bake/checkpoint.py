@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pilothouse.model.artefact import MAX_MANIFEST_BYTES, parse_json, read_file, refuse
-from pilothouse.model.sae.mapped import Stored, map_safetensors, write_safetensors
-from pilothouse.model.sae.matrix import Matrix
+from pilothouse.artifacts.folder import MAX_MANIFEST_BYTES, parse_json, read_file, refuse
+from pilothouse.artifacts.saes.mapped_file import Stored, map_safetensors, write_safetensors
+from pilothouse.artifacts.saes.matrix import Matrix
 
 CONFIG_FILE = "config.json"
 SINGLE_FILE = "model.safetensors"
@@ -51,18 +51,25 @@ class Checkpoint:
         """
         name = self.name_of(module)
         if name is None:
-            refuse(self.folder, f"{module}.weight", "no such tensor", "the model's own names",
-                   FETCH)  # fmt: skip
+            refuse(
+                self.folder, f"{module}.weight", "no such tensor", "the model's own names", FETCH
+            )
         found = self.tensors[name]
         if len(found.shape) != 2:
             refuse(self.folder, name, f"shape {list(found.shape)}", "a matrix", FETCH)
         if found.raw.dtype.kind == "i":
-            refuse(self.folder, name, f"dtype {found.raw.dtype}", "a float type",
-                   "bake into the weights before they are quantised")  # fmt: skip
+            refuse(
+                self.folder,
+                name,
+                f"dtype {found.raw.dtype}",
+                "a float type",
+                "bake into the weights before they are quantised",
+            )
         bad = found.bad_values()
         if bad:
-            refuse(self.folder, name, f"{bad} values that are NaN or infinite", "finite values",
-                   FETCH)  # fmt: skip
+            refuse(
+                self.folder, name, f"{bad} values that are NaN or infinite", "finite values", FETCH
+            )
         return name, found
 
 

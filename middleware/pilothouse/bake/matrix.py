@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from pilothouse.edit.affine import Affine
+from pilothouse.edits.affine import Affine
 
 Floats = NDArray[np.float64]
 ROWS = 8192

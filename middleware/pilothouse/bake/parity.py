@@ -34,9 +34,13 @@ class Parity(NamedTuple):
 
 
 def check_parity(
-    model: Path, baked: Path, rank: int | None, config: PilothouseConfig,
-    texts: list[str], dtype: str,
-) -> Parity:  # fmt: skip
+    model: Path,
+    baked: Path,
+    rank: int | None,
+    config: PilothouseConfig,
+    texts: list[str],
+    dtype: str,
+) -> Parity:
     """Run the model steered and plain, and baked: an adapter of a rank, or a checkpoint.
 
     Raises:
@@ -58,10 +62,15 @@ def check_parity(
 
 
 def _streams(
-    model: str, texts: list[str], dtype: str, config: PilothouseConfig | None,
-    profiles: list[str | None], adapter: Path | None = None, rank: int = 0,
-) -> list[FloatArray]:  # fmt: skip
-    from pilothouse.engine.model_facts import model_facts
+    model: str,
+    texts: list[str],
+    dtype: str,
+    config: PilothouseConfig | None,
+    profiles: list[str | None],
+    adapter: Path | None = None,
+    rank: int = 0,
+) -> list[FloatArray]:
+    from pilothouse.engine.plan.model_facts import model_facts
     from pilothouse.engine.vllm.rpc import shut_down
     from pilothouse.llm import LLM  # vLLM takes seconds to import
 

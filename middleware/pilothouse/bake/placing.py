@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from pilothouse.bake.architecture import Writers
-from pilothouse.edit.affine import Affine, affine_of
-from pilothouse.edit.program import Program
+from pilothouse.edits.affine import Affine, affine_of
+from pilothouse.edits.program import Program
 from pilothouse.errors import ConfigError
 from pilothouse.term import SteerTerm
 from pilothouse.types import Tap
@@ -34,8 +34,10 @@ def check_terms(terms: Sequence[SteerTerm]) -> None:
     for number, term in enumerate(terms):
         where = f"bake: term {number} ({term.name!r})"
         if term.sae is not None:
-            raise ConfigError(f"{where}: sae: an SAE's feature is gated by its code, and weights "
-                              f"have no gate; {INSTEAD}")  # fmt: skip
+            raise ConfigError(
+                f"{where}: sae: an SAE's feature is gated by its code, and weights "
+                f"have no gate; {INSTEAD}"
+            )
         if term.on != "all" or term.positions is not None:
             got = f"positions {term.positions}" if term.positions is not None else f"on {term.on!r}"
             raise ConfigError(

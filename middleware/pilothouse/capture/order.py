@@ -12,8 +12,8 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
+from pilothouse.artifacts.catalog import SERVED_SITES
 from pilothouse.errors import ConfigError
-from pilothouse.model.catalogue import SERVED_SITES
 from pilothouse.term import SteerTerm
 from pilothouse.types import Site, Tap
 

@@ -48,9 +48,11 @@ class Labels:
     def select(self, rows: Any) -> Labels:
         """Some of the rows, by mask, slice or number."""
         return Labels(
-            self.prompt_R[rows], self.position_R[rows], self.token_id_R[rows],
+            self.prompt_R[rows],
+            self.position_R[rows],
+            self.token_id_R[rows],
             self.is_output_R[rows],
-        )  # fmt: skip
+        )
 
 
 class CaptureReader:

@@ -127,27 +127,27 @@ def _library(problems: list[str]) -> dict[str, str | None]:
 
 def _config(path: Path, model: str | None, problems: list[str]) -> dict[str, Any]:
     """What a configuration loads; with a model, the whole plan it leads to."""
+    from pilothouse.artifacts.catalog import load_catalog
     from pilothouse.cli.doors_report import doors_report
     from pilothouse.cli.table_report import plan_report
     from pilothouse.config import load_config
-    from pilothouse.model.catalogue import load_catalogue
     from pilothouse.policy.loader import load_policies
 
     try:
         config = load_config(path)
-        catalogue = load_catalogue(config)
+        catalog = load_catalog(config)
         policies = load_policies(config.policies)
         told: dict[str, Any] = {
-            "vectors": {name: list(each.layers) for name, each in catalogue.vectors.items()},
+            "vectors": {name: list(each.layers) for name, each in catalog.vectors.items()},
             "saes": {
                 name: f"{each.form}, {each.num_features} features, {each.site} of layer "
                 f"{each.tap.layer}"
-                for name, each in catalogue.saes.items()
+                for name, each in catalog.saes.items()
             },
-            "probes": {name: list(each.layers) for name, each in catalogue.probes.items()},
+            "probes": {name: list(each.layers) for name, each in catalog.probes.items()},
             "policies": {each.name: each.spec.mode for each in policies},
             "profiles": sorted(config.profiles),
-            "open_doors": doors_report(config, catalogue, policies, model),
+            "open_doors": doors_report(config, catalog, policies, model),
         }
         return told | ({"plan": plan_report(config, model, problems)} if model else {})
     except PilothouseError as error:

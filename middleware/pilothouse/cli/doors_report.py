@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from pilothouse.artifacts.catalog import Catalog
 from pilothouse.cli.policy import artefacts_of
 from pilothouse.config import PilothouseConfig
-from pilothouse.model.catalogue import Catalogue
 from pilothouse.policy.open_doors import grouped, open_doors
 from pilothouse.policy.resolve import resolve_policy
 from pilothouse.policy.schema import Policy
@@ -18,10 +18,10 @@ UNSEEN = "served names, API keys, adapters and what a model takes beside text sh
 
 
 def doors_report(
-    config: PilothouseConfig, catalogue: Catalogue, policies: Sequence[Policy], model: str | None
+    config: PilothouseConfig, catalog: Catalog, policies: Sequence[Policy], model: str | None
 ) -> list[dict[str, Any]]:
     """Name, severity, rules, reason and remedy of each door; with a model, its template's too."""
-    artefacts = artefacts_of(catalogue)
+    artefacts = artefacts_of(catalog)
     specs = {each.name: resolve_policy(each, artefacts).signals for each in policies}
     renders = None if model is None else has_chat_template(model)
     around = replace(surroundings_of(config), renders_chats=renders, has_metrics=True)

@@ -10,6 +10,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from pilothouse.artifacts.catalog import load_catalog
 from pilothouse.config import PilothouseConfig, load_config
 from pilothouse.engine.launch import (
     CONFIG_VARIABLE,
@@ -17,9 +18,9 @@ from pilothouse.engine.launch import (
     guard_environment,
     guarded_args,
 )
-from pilothouse.engine.model_facts import model_facts
-from pilothouse.engine.plan import Plan
-from pilothouse.engine.refused_turns import policy_messages
+from pilothouse.engine.plan.model_facts import model_facts
+from pilothouse.engine.plan.plan import Plan
+from pilothouse.engine.scheduler.refused_turns import policy_messages
 from pilothouse.engine.vllm.chat import turn_markers
 from pilothouse.engine.vllm.compiled_code import kept_in
 from pilothouse.engine.vllm.processes import (
@@ -31,7 +32,6 @@ from pilothouse.engine.vllm.processes import (
 from pilothouse.engine.vllm.version import of_this_version
 from pilothouse.errors import ConfigError
 from pilothouse.log_text import log_lines
-from pilothouse.model.catalogue import load_catalogue
 from pilothouse.policy.loader import load_policies
 from pilothouse.server.listening import check_auth, listening_of
 from pilothouse.server.peer import refuse_forwarding
@@ -40,9 +40,11 @@ from pilothouse.telemetry.logs import log_with_vllm
 logger = logging.getLogger(__name__)
 
 PLUGIN_GROUPS = (
-    "vllm.general_plugins", "vllm.platform_plugins", "vllm.io_processor_plugins",
+    "vllm.general_plugins",
+    "vllm.platform_plugins",
+    "vllm.io_processor_plugins",
     "vllm.stat_logger_plugins",
-)  # fmt: skip
+)
 """Groups of which vLLM loads everything installed unless VLLM_PLUGINS is set. Endpoint plugins are
 not among them: vLLM loads only those that are named, so others' stay out."""
 
@@ -75,12 +77,14 @@ def plan_for(config: PilothouseConfig, args: Namespace, *, demo: bool = False) -
     Raises:
         ConfigError: the model's configuration cannot be read, or ours does not fit it.
     """
-    from pilothouse.engine.resolve import resolve_plan  # with torch, after the environment is set
+    from pilothouse.engine.plan.build import (
+        resolve_plan,  # with torch, after the environment is set
+    )
 
-    catalogue = load_catalogue(config)
+    catalog = load_catalog(config)
     policies = load_policies(config.policies)
     turns = turn_markers(args, policy_messages(policies))
-    return resolve_plan(config, catalogue, policies, model_facts(args), turns=turns, demo=demo)
+    return resolve_plan(config, catalog, policies, model_facts(args), turns=turns, demo=demo)
 
 
 def serve(command: Any, args: Namespace, plan: Plan, file: Path | None = None) -> None:

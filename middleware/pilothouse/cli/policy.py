@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
+from pilothouse.artifacts.catalog import Catalog, load_catalog, signals_of
 from pilothouse.config import load_config
 from pilothouse.errors import ConfigError
-from pilothouse.model.catalogue import Catalogue, load_catalogue, signals_of
 from pilothouse.policy.lint import has_findings, lint
 from pilothouse.policy.resolve import Artefacts
 from pilothouse.policy.source import Problem
@@ -49,7 +49,7 @@ def lint_command(
     """
     try:
         loaded = None if config is None else load_config(config)
-        artefacts = None if loaded is None else artefacts_of(load_catalogue(loaded))
+        artefacts = None if loaded is None else artefacts_of(load_catalog(loaded))
         around = None if loaded is None else surroundings_of(loaded)
         problems: Sequence[Problem] = lint(paths, artefacts, around)
     except ConfigError as error:
@@ -63,13 +63,13 @@ def lint_command(
     raise typer.Exit(1 if has_findings(problems) else 0)
 
 
-def artefacts_of(catalogue: Catalogue) -> Artefacts:
+def artefacts_of(catalog: Catalog) -> Artefacts:
     """What policies can name of it."""
     return Artefacts(
-        {spec.key: spec for probe in catalogue.probes.values() for spec in signals_of(probe)},
-        {name: probe.default_readout for name, probe in catalogue.probes.items()},
-        {name: vector.layers for name, vector in catalogue.vectors.items()},
-        {name: sae.layers for name, sae in catalogue.saes.items()},
+        {spec.key: spec for probe in catalog.probes.values() for spec in signals_of(probe)},
+        {name: probe.default_readout for name, probe in catalog.probes.items()},
+        {name: vector.layers for name, vector in catalog.vectors.items()},
+        {name: sae.layers for name, sae in catalog.saes.items()},
     )
 
 

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from pilothouse.cli.exits import exits
-from pilothouse.model.manifest import Readout
-from pilothouse.model.probe import Probe, load_probe
+from pilothouse.artifacts.manifest import Readout
+from pilothouse.artifacts.probe import Probe, load_probe
+from pilothouse.cli.exit_codes import exits
 
 app = typer.Typer(pretty_exceptions_enable=False, no_args_is_help=True, help="Look at probes.")
 

@@ -53,7 +53,7 @@ def _warn_of_slow_numbers(args: Namespace, words: Sequence[str]) -> None:
     given = any(word == DTYPE_OPTION or word.startswith(f"{DTYPE_OPTION}=") for word in words)
     if given or args.dtype != "auto":
         return
-    from pilothouse.engine.dtype import usual_dtype
+    from pilothouse.engine.plan.dtype import usual_dtype
     from pilothouse.telemetry.logs import log_with_vllm
 
     usual = usual_dtype(args)

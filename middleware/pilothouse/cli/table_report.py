@@ -7,10 +7,10 @@ from typing import Any
 
 from pilothouse.cli.launch import plan_for
 from pilothouse.config import PilothouseConfig
-from pilothouse.edit.ops import known_flags
-from pilothouse.engine.plan import Plan
-from pilothouse.engine.table_size import MIB, memory_problem, planned_memory
-from pilothouse.engine.tap_plan import EditPlan
+from pilothouse.edits.ops import known_flags
+from pilothouse.engine.plan.plan import Plan
+from pilothouse.engine.plan.table_size import MIB, memory_problem, planned_memory
+from pilothouse.engine.plan.tap_plan import EditPlan
 from pilothouse.types import PROJECTION_SITES
 
 UNLIMITED_MIB = 1 << 40
@@ -53,14 +53,19 @@ def tables_report(plan: Plan, table_mib: int) -> dict[str, Any]:
         "slots": plan.body.limits.max_programs + 1,
         "policy_programs": len(plan.body.policy_targets),
         "taps": [
-            {"layer": each.tap.layer, "site": each.tap.site, "width": taps[each.tap].width,
-             **_reserved(each.edits), "saes": len(each.residents),
-             "mib": round(each.num_bytes / MIB, 3)}
+            {
+                "layer": each.tap.layer,
+                "site": each.tap.site,
+                "width": taps[each.tap].width,
+                **_reserved(each.edits),
+                "saes": len(each.residents),
+                "mib": round(each.num_bytes / MIB, 3),
+            }
             for each in memory
         ],
         "total_mib": round(total / MIB, 3),
         "table_mib": table_mib,
-    }  # fmt: skip
+    }
 
 
 def plan_lines(plan: dict[str, Any]) -> list[str]:

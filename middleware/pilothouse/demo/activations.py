@@ -23,7 +23,7 @@ from pilothouse.capture.index import INDEX_FILE
 from pilothouse.capture.reader import CaptureReader
 from pilothouse.config import PilothouseConfig, Taps
 from pilothouse.demo.texts.text import Text, in_form
-from pilothouse.probe.report import Form
+from pilothouse.probes.report import Form
 from pilothouse.progress import progress
 from pilothouse.types import FloatArray
 
@@ -31,9 +31,12 @@ if TYPE_CHECKING:
     from pilothouse.llm import LLM
 
 ENVIRONMENT = {
-    "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TRANSFORMERS_VERBOSITY": "error",
-}  # fmt: skip
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
 MAX_TOKENS = 320
 """Of a conversation. Longer ones are left out and counted: attention over them costs most."""
 CONTEXT_TOKENS = 512
@@ -81,9 +84,12 @@ class Activations:
             answer = self._tokenizer(said, add_special_tokens=False)["input_ids"]
             return Prompt((*asked, *answer), len(asked), len(asked) + len(answer))
         if text.from_tool:
-            ids = self._ids([
-                {"role": "user", "content": ASKED_OF_A_TOOL}, {"role": "tool", "content": said},
-            ])  # fmt: skip
+            ids = self._ids(
+                [
+                    {"role": "user", "content": ASKED_OF_A_TOOL},
+                    {"role": "tool", "content": said},
+                ]
+            )
             start = len(self._ids([{"role": "user", "content": ASKED_OF_A_TOOL}], opened=False))
             return Prompt(ids, start, len(ids) - self._tail)
         ids = self._ids([{"role": "user", "content": said}])

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
+from pilothouse.artifacts.vector import Vector, save_vector
 from pilothouse.config import PilothouseConfig, Taps
 from pilothouse.demo.directions import States
 from pilothouse.demo.kept import Kept, digest_of_parts
 from pilothouse.demo.wheels import digest_of
 from pilothouse.errors import EngineError
 from pilothouse.limits import Limits
-from pilothouse.model.vector import Vector, save_vector
 from pilothouse.progress import Phase
 from pilothouse.term import SteerTerm
 from pilothouse.training.pair import Pair
@@ -32,9 +32,12 @@ if TYPE_CHECKING:
     from pilothouse.llm import LLM
 
 ENVIRONMENT: Final = {
-    "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TRANSFORMERS_VERBOSITY": "error",
-}  # fmt: skip
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
 LIMITS: Final = Limits(max_programs=128, max_rank=1, max_norm_ratio=1e6, max_wait_ms=3_600_000)
 """Every strength that is tried is measured; what waits for a slot gets one."""
 OPERATORS: Final = ("add", "floor", "cap")
@@ -88,9 +91,11 @@ class Answerer:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._kept.close()
 
     def have(self, vectors: Mapping[str, Vector]) -> None:
@@ -143,19 +148,23 @@ class Answerer:
         norms: list[float] = []
         with TemporaryDirectory(prefix="pilothouse-card-") as place:
             reader = self._engine().capture(
-                [list(ids) for ids, _ in texts], list(self._layers), out=Path(place) / "states",
+                [list(ids) for ids, _ in texts],
+                list(self._layers),
+                out=Path(place) / "states",
                 progress=False,
-            )  # fmt: skip
+            )
             advance(len(texts))
             for layer in self._layers:
                 hidden_TD, labels = reader.layer(layer)
                 exact_TD = hidden_TD.astype(np.float64)
                 later_T = np.asarray(labels.position_R) > 0
                 norms.append(float(np.linalg.norm(exact_TD[later_T], axis=1).mean()))
-                means.append([
-                    exact_TD[end - len(ids) + start : end].mean(axis=0)
-                    for (ids, start), end in zip(texts, ends, strict=True)
-                ])  # fmt: skip
+                means.append(
+                    [
+                        exact_TD[end - len(ids) + start : end].mean(axis=0)
+                        for (ids, start), end in zip(texts, ends, strict=True)
+                    ]
+                )
         return np.array(means), np.array(norms)
 
     def answers(self, asks: Sequence[Ask], phase: Phase, title: str) -> list[Answer]:
@@ -192,9 +201,15 @@ class Answerer:
         advance = phase(title, len(missing) or 1)
         for first in range(0, len(missing), WAVE):
             wave = missing[first : first + WAVE]
-            self._kept.put(dict(zip(
-                [key for key, _ in wave], self._score([each for _, each in wave]), strict=True
-            )))  # fmt: skip
+            self._kept.put(
+                dict(
+                    zip(
+                        [key for key, _ in wave],
+                        self._score([each for _, each in wave]),
+                        strict=True,
+                    )
+                )
+            )
             advance(len(wave))
         return [
             float(self._kept.get(key)) if each[1] else 0.0
@@ -226,8 +241,10 @@ class Answerer:
         params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
         outputs = self._engine().generate(
             [{"prompt_token_ids": [*asked, *said]} for asked, said in lines],
-            params, scores="none", use_tqdm=False,
-        )  # fmt: skip
+            params,
+            scores="none",
+            use_tqdm=False,
+        )
         found = []
         for (asked, said), output in zip(lines, outputs, strict=True):
             entries = output.prompt_logprobs[len(asked) :]
@@ -243,10 +260,14 @@ class Answerer:
             from pilothouse.llm import LLM  # vLLM takes seconds to import
 
             self._llm = LLM(
-                str(self._model), pilothouse_config=self._config({}), dtype="float32",
-                enforce_eager=True, max_model_len=CONTEXT_TOKENS, max_num_seqs=BATCH,
+                str(self._model),
+                pilothouse_config=self._config({}),
+                dtype="float32",
+                enforce_eager=True,
+                max_model_len=CONTEXT_TOKENS,
+                max_num_seqs=BATCH,
                 block_size=BLOCK_TOKENS,
-            )  # fmt: skip
+            )
         wanted = tuple(sorted(each.digest for each in self._vectors.values()))
         if wanted != self._loaded:
             with TemporaryDirectory(prefix="pilothouse-card-") as place:
@@ -258,11 +279,15 @@ class Answerer:
         return self._llm
 
     def _config(self, folders: Mapping[str, Path]) -> PilothouseConfig:
-        return PilothouseConfig.model_validate({
-            "version": 1, "model_id": self.model_id, "limits": LIMITS,
-            "taps": Taps(resid_post=self._layers, operators=OPERATORS),
-            "vectors": {name: {"path": folder} for name, folder in folders.items()},
-        })  # fmt: skip
+        return PilothouseConfig.model_validate(
+            {
+                "version": 1,
+                "model_id": self.model_id,
+                "limits": LIMITS,
+                "taps": Taps(resid_post=self._layers, operators=OPERATORS),
+                "vectors": {name: {"path": folder} for name, folder in folders.items()},
+            }
+        )
 
     def _key(self, ask: Ask) -> str:
         """Digest what settles an answer: a vector counts by its numbers, not by its name."""

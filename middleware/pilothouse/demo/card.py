@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from pilothouse import __version__
+from pilothouse.artifacts.vector import save_vector
 from pilothouse.demo.answers import Answerer
 from pilothouse.demo.cache import cache_folder
 from pilothouse.demo.directions import METHOD, Directions, fit_directions, vector_of
@@ -33,8 +34,7 @@ from pilothouse.demo.vector_page import overview, readme
 from pilothouse.engine.vllm.version import vllm_version
 from pilothouse.errors import PilothouseError
 from pilothouse.library import library_path
-from pilothouse.model.vector import save_vector
-from pilothouse.probe.metrics import wilson
+from pilothouse.probes.metrics import wilson
 from pilothouse.progress import progress
 from pilothouse.training.pair import Pair, load_pairs
 
@@ -53,9 +53,10 @@ quoted."""
 def main(words: Sequence[str] | None = None) -> int:
     """Make the vectors and their cards; the exit code is 0, or 2 for what cannot be done."""
     parser = argparse.ArgumentParser(
-        prog="python -m pilothouse.demo.card", epilog=USAGE,
+        prog="python -m pilothouse.demo.card",
+        epilog=USAGE,
         description="Remake the real model's vectors, and every figure on their cards.",
-    )  # fmt: skip
+    )
     names = [each.name for each in SUBJECTS]
     parser.add_argument(
         "--only", action="append", choices=names, help="vectors, in this order; all, if not said"
@@ -94,8 +95,10 @@ def make_cards(
     questions = open_questions(
         [pair for part in pairs.values() for pair in part],
         choosing=QUICK_CHOOSING if quick else CHOOSING,
-        testing=QUICK_TESTING if quick else testing, seed=seed, tell=_tell,
-    )  # fmt: skip
+        testing=QUICK_TESTING if quick else testing,
+        seed=seed,
+        tell=_tell,
+    )
     facts = dealt(load_facts(examples), seed)
     chooses, tests = facts[:CHOOSING_FACTS], facts[CHOOSING_FACTS:]
     for each in subjects:
@@ -105,24 +108,36 @@ def make_cards(
     started = time.monotonic()
     with Answerer(model, LAYERS, cache_folder("cards") / STORE) as answerer, progress() as phase:
         bench = Bench(
-            answerer, questions.choosing, questions.testing,
-            chooses[:QUICK_FACTS] if quick else chooses, tests[:QUICK_FACTS] if quick else tests,
-            QUICK_DRAWS if quick else DRAWS, max(1, len(questions.testing) // 2), seed, phase,
-        )  # fmt: skip
+            answerer,
+            questions.choosing,
+            questions.testing,
+            chooses[:QUICK_FACTS] if quick else chooses,
+            tests[:QUICK_FACTS] if quick else tests,
+            QUICK_DRAWS if quick else DRAWS,
+            max(1, len(questions.testing) // 2),
+            seed,
+            phase,
+        )
         for done, subject in enumerate(subjects, 1):
             source = examples / "pairs" / f"{subject.name}.jsonl"
             _make(bench, subject, pairs[subject.name], source, questions.dropped, out)
             _write_overview(out)
             seconds = time.monotonic() - started
             left = seconds / done * (len(subjects) - done)
-            _tell(f"{subject.name}: {done} of {len(subjects)} vectors, {_minutes(seconds)}, "
-                  f"about {_minutes(left)} left")  # fmt: skip
+            _tell(
+                f"{subject.name}: {done} of {len(subjects)} vectors, {_minutes(seconds)}, "
+                f"about {_minutes(left)} left"
+            )
 
 
 def _make(
-    bench: Bench, subject: Subject, pairs: Sequence[Pair], source: Path, dropped: int,
+    bench: Bench,
+    subject: Subject,
+    pairs: Sequence[Pair],
+    source: Path,
+    dropped: int,
     out: Path,
-) -> None:  # fmt: skip
+) -> None:
     states = bench.answerer.states(pairs, bench.phase)
     groups = [each.group_name for each in pairs]
     directions = fit_directions(states, LAYERS, groups, draws=bench.draws, seed=bench.seed)
@@ -130,10 +145,12 @@ def _make(
     loaded = {subject.name: directions.fitted_LD} | {
         f"{subject.name}-{name}": each_LD for name, each_LD in directions.controls.items()
     }
-    bench.answerer.have({
-        name: vector_of(name, each_LD, directions.norms_L, LAYERS, model_id)
-        for name, each_LD in loaded.items()
-    })  # fmt: skip
+    bench.answerer.have(
+        {
+            name: vector_of(name, each_LD, directions.norms_L, LAYERS, model_id)
+            for name, each_LD in loaded.items()
+        }
+    )
     scales = {name: states.scale(each_LD, LAYERS) for name, each_LD in loaded.items()}
     found = measured(bench, subject, pairs, scales)
     layers = tuple(sorted({layer for each in found.poles for layer in each.steering.layers}))
@@ -143,15 +160,27 @@ def _make(
     )
     judge, notes = subject.judged_by, _notes(bench, subject, found.poles[0])
     card = VectorCard(
-        name=subject.name, negative=subject.negative, model_id=model_id, method=METHOD,
-        layers=layers, judge=judge.name, measure=judge.measure,
-        margin=judge.margin, max_tokens=judge.max_tokens, fact_tokens=subject.fact_tokens,
+        name=subject.name,
+        negative=subject.negative,
+        model_id=model_id,
+        method=METHOD,
+        layers=layers,
+        judge=judge.name,
+        measure=judge.measure,
+        margin=judge.margin,
+        max_tokens=judge.max_tokens,
+        fact_tokens=subject.fact_tokens,
         pairs=len(pairs),
-        pairs_sha256=hashlib.sha256(source.read_bytes()).hexdigest(), seed=bench.seed,
-        choosing=len(bench.choosing), testing=len(bench.testing), near_dropped=dropped,
-        draws=bench.draws, poles=found.poles, versions=_versions(),
+        pairs_sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
+        seed=bench.seed,
+        choosing=len(bench.choosing),
+        testing=len(bench.testing),
+        near_dropped=dropped,
+        draws=bench.draws,
+        poles=found.poles,
+        versions=_versions(),
         notes=(*found.notes, *notes),
-    )  # fmt: skip
+    )
     target = out / subject.name
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=target.parent, prefix=f".{subject.name}-") as room:
@@ -197,11 +226,16 @@ def _write_overview(out: Path) -> None:
 
 def _fit_json(card: VectorCard, directions: Directions) -> str:
     report = {
-        "name": card.name, "model_id": card.model_id, "method": card.method,
-        "token": "mean", "pairs": card.pairs, "pairs_sha256": card.pairs_sha256,
-        "seed": card.seed, "layers": directions.report(LAYERS, card.layers),
+        "name": card.name,
+        "model_id": card.model_id,
+        "method": card.method,
+        "token": "mean",
+        "pairs": card.pairs,
+        "pairs_sha256": card.pairs_sha256,
+        "seed": card.seed,
+        "layers": directions.report(LAYERS, card.layers),
         "versions": card.versions,
-    }  # fmt: skip
+    }
     return json.dumps(report, indent=2) + "\n"
 
 

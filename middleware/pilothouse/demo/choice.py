@@ -87,9 +87,13 @@ class Search:
         return steering_at(candidate.place, candidate.dose, self.pole.sign, self.scale)
 
     def _measured(
-        self, given: Sequence[Candidate], questions: int, *, with_facts: bool,
+        self,
+        given: Sequence[Candidate],
+        questions: int,
+        *,
+        with_facts: bool,
         with_perplexity: bool = False,
-    ) -> dict[Candidate, Tried]:  # fmt: skip
+    ) -> dict[Candidate, Tried]:
         bench, judge = self.bench, self.subject.judged_by
         plain = self.plain.first(questions)
         facts = self.known if with_facts else ()
@@ -105,27 +109,31 @@ class Search:
                     *facts_asked(self.subject, facts, each),
                 )
             ],
-            bench.phase, title,
-        )  # fmt: skip
+            bench.phase,
+            title,
+        )
         heard = bench.hear(judge, [(plain.questions, each) for each in terms], title)
         found = {}
         for candidate, each, steered in zip(given, terms, heard, strict=True):
             ratio = None
             if with_perplexity:
                 ratio = bench.perplexity(
-                    plain.first(PERPLEXITY_QUESTIONS), steered.first(PERPLEXITY_QUESTIONS),
+                    plain.first(PERPLEXITY_QUESTIONS),
+                    steered.first(PERPLEXITY_QUESTIONS),
                     f"{self.pole.name}: fluency",
-                ).estimate  # fmt: skip
+                ).estimate
             found[candidate] = Tried(
-                steering=self.steering(candidate), dose=candidate.dose,
-                n=len(steered.questions), progress=progress(self.goal, plain, steered),
+                steering=self.steering(candidate),
+                dose=candidate.dose,
+                n=len(steered.questions),
+                progress=progress(self.goal, plain, steered),
                 changed=fmean(changed(self.goal, plain, steered)),
                 degenerate=steered.degenerate,
                 facts_kept=(
                     fmean(right(bench, self.subject, facts, each, title)) if facts else None
                 ),
                 perplexity_ratio=ratio,
-            )  # fmt: skip
+            )
         return found
 
 

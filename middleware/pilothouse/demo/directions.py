@@ -12,8 +12,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pilothouse.artifacts.vector import Vector, build_vector
 from pilothouse.demo.places import Scale
-from pilothouse.model.vector import Vector, build_vector
 from pilothouse.training.control import (
     bootstrap_cosines,
     random_direction,
@@ -110,9 +110,11 @@ def fit_directions(
             float(bootstrap_cosines(mean_difference, sample, RESAMPLES, generator).mean())
         )
     return Directions(
-        np.array(fitted), {name: np.array(each) for name, each in controls.items()},
-        states.norms_L, np.array(cosines),
-    )  # fmt: skip
+        np.array(fitted),
+        {name: np.array(each) for name, each in controls.items()},
+        states.norms_L,
+        np.array(cosines),
+    )
 
 
 def vector_of(

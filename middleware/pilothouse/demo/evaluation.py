@@ -13,14 +13,14 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from pilothouse.artifacts.manifest import Interval
 from pilothouse.demo.answers import Answer, Answerer, Ask
 from pilothouse.demo.judges.judge import Judge, Sign
 from pilothouse.demo.poles import Asked
 from pilothouse.demo.questions import Fact
 from pilothouse.demo.repetition import is_degenerate
 from pilothouse.demo.vector_card import Against
-from pilothouse.model.manifest import Interval
-from pilothouse.probe.metrics import wilson
+from pilothouse.probes.metrics import wilson
 from pilothouse.progress import Phase
 from pilothouse.term import SteerTerm
 from pilothouse.training.measure import mean_interval

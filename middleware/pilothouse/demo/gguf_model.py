@@ -128,8 +128,9 @@ def weights_of(
     """
     made: Weights = {}
     heads = {
-        "attn_q": int(config["num_attention_heads"]), "attn_k": int(config["num_key_value_heads"]),
-    }  # fmt: skip
+        "attn_q": int(config["num_attention_heads"]),
+        "attn_k": int(config["num_key_value_heads"]),
+    }
     for tensor in reader.tensors:
         name, kind = _renamed(tensor.name)
         weight = _dequantised(tensor)
@@ -169,10 +170,16 @@ def _shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     queries = config["num_attention_heads"] * head
     keys = config["num_key_value_heads"] * head
     layer = {
-        "attn_norm": (width,), "ffn_norm": (width,), "attn_q": (queries, width),
-        "attn_k": (keys, width), "attn_v": (keys, width), "attn_output": (width, queries),
-        "ffn_gate": (inner, width), "ffn_up": (inner, width), "ffn_down": (width, inner),
-    }  # fmt: skip
+        "attn_norm": (width,),
+        "ffn_norm": (width,),
+        "attn_q": (queries, width),
+        "attn_k": (keys, width),
+        "attn_v": (keys, width),
+        "attn_output": (width, queries),
+        "ffn_gate": (inner, width),
+        "ffn_up": (inner, width),
+        "ffn_down": (width, inner),
+    }
     shapes = {
         f"model.layers.{number}.{LAYER_TENSORS[kind]}.weight": shape
         for number in range(config["num_hidden_layers"])

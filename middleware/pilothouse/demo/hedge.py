@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 import yaml
 
+from pilothouse.artifacts.probe import load_probe
 from pilothouse.config import PilothouseConfig
 from pilothouse.demo.cache import cache_folder
 from pilothouse.demo.hedge_figures import (
@@ -37,7 +38,6 @@ from pilothouse.demo.smol import smol_folder
 from pilothouse.demo.texts.sets import SETS
 from pilothouse.errors import ConfigError, PilothouseError
 from pilothouse.library import library_path
-from pilothouse.model.probe import load_probe
 from pilothouse.progress import Phase, progress
 
 PROBE_NAME: Final = "wrong-answer"
@@ -91,18 +91,26 @@ def measured(probe: Path, policy: Path, seed: int) -> HedgeCard:
         enforced = Path(room) / "policy.yaml"
         enforced.write_text(yaml.safe_dump(enforced_for_chats(document)), encoding="utf-8")
         store, folder = cache_folder("cards") / STORE, smol_folder(_tell)
-        config = PilothouseConfig.model_validate({
-            "version": 1, "model_id": folder.name, "probes": {PROBE_NAME: {"path": probe}},
-            "policies": [enforced],
-        })  # fmt: skip
+        config = PilothouseConfig.model_validate(
+            {
+                "version": 1,
+                "model_id": folder.name,
+                "probes": {PROBE_NAME: {"path": probe}},
+                "policies": [enforced],
+            }
+        )
         with OwnAnswers(folder, config, PROBE_NAME, store) as model, progress() as phase:
             return _figures(model, probe, accepted, document, phase, seed)
 
 
 def _figures(
-    model: OwnAnswers, probe: Path, accepted: dict[str, Fact], document: dict[str, Any],
-    phase: Phase, seed: int,
-) -> HedgeCard:  # fmt: skip
+    model: OwnAnswers,
+    probe: Path,
+    accepted: dict[str, Fact],
+    document: dict[str, Any],
+    phase: Phase,
+    seed: int,
+) -> HedgeCard:
     choosing, testing = (questions(*each) for each in (CHOOSING, TESTING))
     chose = judged(model.plain(choosing, phase, "answers that choose"), accepted)
     before = judged(model.plain(testing, phase, "answers without the policy"), accepted)

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from pilothouse.artifacts.manifest import Closed, Interval
 from pilothouse.demo.judges.hedging import hedging
 from pilothouse.demo.judges.judge import words_of
 from pilothouse.demo.own_answers import OwnAnswer
 from pilothouse.demo.questions import Fact
-from pilothouse.model.manifest import Closed, Interval
-from pilothouse.probe.metrics import auroc, bootstrap, bootstrap_draws, wilson
+from pilothouse.probes.metrics import auroc, bootstrap, bootstrap_draws, wilson
 
 PROBE: Final = "probe"
 LOG_PROBABILITY: Final = "mean log-probability"
@@ -141,9 +141,13 @@ def declined(
     wrong_N = np.array([each.wrong_and_confident for each in answers])
     counted_N = right_N | wrong_N
     apart = bootstrap(
-        _apart, gone_N[counted_N].astype(np.float64), wrong_N[counted_N],
-        np.flatnonzero(counted_N), seed=seed, resamples=RESAMPLES,
-    )  # fmt: skip
+        _apart,
+        gone_N[counted_N].astype(np.float64),
+        wrong_N[counted_N],
+        np.flatnonzero(counted_N),
+        seed=seed,
+        resamples=RESAMPLES,
+    )
     return Declined(
         scorer=scorer,
         threshold=threshold,

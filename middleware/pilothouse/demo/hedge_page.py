@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from pilothouse.artifacts.manifest import Interval
 from pilothouse.demo.hedge_figures import RIGHT_LOST, Declined, HedgeCard, Share
-from pilothouse.model.manifest import Interval
 
 REMAKE: Final = "python -m pilothouse.demo.hedge"
 

@@ -16,7 +16,7 @@ CGROUPS: Final = (
     ),
 )
 """A container's limit, what it uses, and which of its figures says how much of that are files that
-can be dropped: in both editions of the kernel's interface."""
+can be dropped: in both versions of the kernel's interface."""
 
 
 def available_bytes(

@@ -11,12 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from pilothouse.artifacts.catalog import load_catalog
 from pilothouse.config import PilothouseConfig
 from pilothouse.demo.answers import BATCH, CONTEXT_TOKENS, ENVIRONMENT, WAVE
 from pilothouse.demo.kept import Kept, digest_of_parts
 from pilothouse.demo.wheels import digest_of
 from pilothouse.errors import EngineError
-from pilothouse.model.catalogue import load_catalogue
 from pilothouse.progress import Phase
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class OwnAnswers:
         from transformers import AutoTokenizer
 
         self._model, self._config = model, config
-        self._probe = load_catalogue(config).probes[probe]
+        self._probe = load_catalog(config).probes[probe]
         self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
         governed_by = [each.read_text(encoding="utf-8") for each in config.policies]
         self._plain = (digest_of(model / "model.safetensors"), self._probe.digest)
@@ -69,9 +69,11 @@ class OwnAnswers:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._kept.close()
 
     def plain(self, questions: Sequence[str], phase: Phase, title: str) -> list[OwnAnswer]:
@@ -129,12 +131,10 @@ class OwnAnswers:
             use_tqdm=False,
         )
         return [
-            OwnAnswer(
-                question, choice.text.strip(), _told(choice)["action"], None, None
-            )
+            OwnAnswer(question, choice.text.strip(), _told(choice)["action"], None, None)
             for question, output in zip(questions, outputs, strict=True)
             for choice in output.outputs
-        ]  # fmt: skip
+        ]
 
     def _ids(self, question: str) -> list[int]:
         conversation = [{"role": "user", "content": question}]
@@ -150,9 +150,13 @@ class OwnAnswers:
             from pilothouse.llm import LLM  # vLLM takes seconds to import
 
             self._llm = LLM(
-                str(self._model), pilothouse_config=self._config, dtype="float32",
-                enforce_eager=True, max_model_len=CONTEXT_TOKENS, max_num_seqs=BATCH,
-            )  # fmt: skip
+                str(self._model),
+                pilothouse_config=self._config,
+                dtype="float32",
+                enforce_eager=True,
+                max_model_len=CONTEXT_TOKENS,
+                max_num_seqs=BATCH,
+            )
         return self._llm
 
 

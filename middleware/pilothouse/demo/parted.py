@@ -17,9 +17,9 @@ from pilothouse.demo.probe_plans import Part, Parts, Plan
 from pilothouse.demo.texts.overlap import without_overlap
 from pilothouse.demo.texts.sets import SETS
 from pilothouse.demo.texts.text import Text, in_form
-from pilothouse.probe.baseline import BEHIND
-from pilothouse.probe.dataset import Dataset, Example, dataset_of
-from pilothouse.probe.report import Form
+from pilothouse.probes.baseline import BEHIND
+from pilothouse.probes.dataset import Dataset, Example, dataset_of
+from pilothouse.probes.report import Form
 from pilothouse.types import FloatArray
 
 
@@ -64,9 +64,14 @@ class Parted:
         return kept, sum(len(self.texts(part)) - len(kept[part]) for part in parts)
 
     def dataset(
-        self, plan: Plan, texts: dict[Part, list[Text]], form: Form, sources: dict[Part, str],
-        *, asked: int = 0,
-    ) -> Dataset:  # fmt: skip
+        self,
+        plan: Plan,
+        texts: dict[Part, list[Text]],
+        form: Form,
+        sources: dict[Part, str],
+        *,
+        asked: int = 0,
+    ) -> Dataset:
         """Texts in a form, each of the family that `sources` names.
 
         Args:

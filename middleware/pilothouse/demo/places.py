@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Final, Literal
 
+from pilothouse.artifacts.manifest import Closed
 from pilothouse.demo.judges.judge import Sign
-from pilothouse.model.manifest import Closed
 from pilothouse.term import SteerTerm
 
 How = Literal["add", "floor", "cap"]

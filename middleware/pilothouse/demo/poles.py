@@ -83,13 +83,23 @@ SUBJECTS: Final = (
         doses=(1.5, 3.0),
     ),
     Subject(
-        "french", "french", (Pole("french", 1, "Réponds en français."),), "English",
-        doses=LANGUAGE_DOSES, max_perplexity_ratio=15.0, fact_tokens=LONG_FACT_TOKENS,
+        "french",
+        "french",
+        (Pole("french", 1, "Réponds en français."),),
+        "English",
+        doses=LANGUAGE_DOSES,
+        max_perplexity_ratio=15.0,
+        fact_tokens=LONG_FACT_TOKENS,
         is_language=True,
     ),
     Subject(
-        "spanish", "spanish", (Pole("spanish", 1, "Responde en español."),), "English",
-        doses=LANGUAGE_DOSES, max_perplexity_ratio=15.0, fact_tokens=LONG_FACT_TOKENS,
+        "spanish",
+        "spanish",
+        (Pole("spanish", 1, "Responde en español."),),
+        "English",
+        doses=LANGUAGE_DOSES,
+        max_perplexity_ratio=15.0,
+        fact_tokens=LONG_FACT_TOKENS,
         is_language=True,
     ),
     Subject(
@@ -121,6 +131,9 @@ SUBJECTS: Final = (
         "confident",
     ),
     Subject(
-        "refuses", "refusal", (Pole("refuses", 1, "Refuse to answer."),), "complies",
+        "refuses",
+        "refusal",
+        (Pole("refuses", 1, "Refuse to answer."),),
+        "complies",
     ),
-)  # fmt: skip
+)

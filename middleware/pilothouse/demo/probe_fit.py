@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from pilothouse.artifacts.manifest import Readout, ReadoutAggregate
+from pilothouse.artifacts.probe import build_probe
 from pilothouse.demo.activations import MAX_TOKENS
 from pilothouse.demo.parted import Parted
 from pilothouse.demo.probe_plans import Part, Parts, Plan
 from pilothouse.demo.texts.sets import SETS
 from pilothouse.demo.texts.text import Text
 from pilothouse.demo.wheels import WHEELS
-from pilothouse.model.manifest import Readout, ReadoutAggregate
-from pilothouse.model.probe import build_probe
-from pilothouse.probe.build import FittedProbe
-from pilothouse.probe.calibration import apply
-from pilothouse.probe.dataset import Dataset
-from pilothouse.probe.evaluate import split_report
-from pilothouse.probe.readout import calibrated_readout, token_calibration
-from pilothouse.probe.recipe import ReadoutRecipe, Recipe
-from pilothouse.probe.report import (
+from pilothouse.probes.build import FittedProbe
+from pilothouse.probes.calibration import apply
+from pilothouse.probes.dataset import Dataset
+from pilothouse.probes.evaluate import split_report
+from pilothouse.probes.readout import calibrated_readout, token_calibration
+from pilothouse.probes.recipe import ReadoutRecipe, Recipe
+from pilothouse.probes.report import (
     Evaluation,
     FiredReport,
     Form,
@@ -26,9 +26,9 @@ from pilothouse.probe.report import (
     TransferReport,
     TrialReport,
 )
-from pilothouse.probe.sweep import readout_logits
-from pilothouse.probe.threshold import clopper_pearson_upper
-from pilothouse.probe.transfer import (
+from pilothouse.probes.sweep import readout_logits
+from pilothouse.probes.threshold import clopper_pearson_upper
+from pilothouse.probes.transfer import (
     PROBE,
     SHUFFLED,
     Transfer,
@@ -62,12 +62,17 @@ def fit_plan(plan: Plan, parted: Parted, seed: int) -> FittedProbe:
     tests = list(_tests(plan, parted))
     aggregate = ReadoutAggregate(kind="last")
     recipe = Recipe(
-        name=plan.name, scope=plan.scope,
+        name=plan.name,
+        scope=plan.scope,
         layer_sets=tuple((each,) for each in parted.activations.layers),
         readouts={plan.readout: ReadoutRecipe(scope=plan.scope, aggregate=aggregate)},
-        trainings=("last",), ridge_cs=RIDGE_CS, target_fprs=plan.target_fprs,
-        validation_share=1.0 / len(plan.fitted), left_out_families=(), seed=seed,
-    )  # fmt: skip
+        trainings=("last",),
+        ridge_cs=RIDGE_CS,
+        target_fprs=plan.target_fprs,
+        validation_share=1.0 / len(plan.fitted),
+        left_out_families=(),
+        seed=seed,
+    )
     steps = len(recipe.layer_sets) * len(RIDGE_CS) + len(tests)
     with threadpool_limits(limits=1), progress(stays=False) as phase:
         advance = phase(f"fitting {plan.name}", steps)
@@ -84,11 +89,17 @@ def fit_plan(plan: Plan, parted: Parted, seed: int) -> FittedProbe:
             advance(1)
         baselines = scores_of(transfer, "as written", pooled, seed)
     probe = build_probe(
-        plan.name, model_id=parted.activations.model_id, layers=transfer.row.layers,
-        weights_LD=transfer.row.weights_LD, bias=transfer.row.bias, token_slope=token.slope,
-        token_offset=token.offset, readouts={plan.readout: measured.readout},
-        default_readout=plan.readout, created_by=CREATED_BY,
-    )  # fmt: skip
+        plan.name,
+        model_id=parted.activations.model_id,
+        layers=transfer.row.layers,
+        weights_LD=transfer.row.weights_LD,
+        bias=transfer.row.bias,
+        token_slope=token.slope,
+        token_offset=token.offset,
+        readouts={plan.readout: measured.readout},
+        default_readout=plan.readout,
+        created_by=CREATED_BY,
+    )
     fired = tuple(_fired(plan, parted, pooled_texts, transfer, measured.readout))
     evaluation = Evaluation(
         probe=plan.name,
@@ -165,9 +176,13 @@ def _fired(
             for threshold in readout.thresholds:
                 fired = int((values_N >= threshold.value).sum())
                 yield FiredReport(
-                    name=part.name, label=label, target_fpr=threshold.target_fpr, fired=fired,
-                    n=len(of_label), upper=clopper_pearson_upper(fired, len(of_label)),
-                )  # fmt: skip
+                    name=part.name,
+                    label=label,
+                    target_fpr=threshold.target_fpr,
+                    fired=fired,
+                    n=len(of_label),
+                    upper=clopper_pearson_upper(fired, len(of_label)),
+                )
 
 
 def _sources(plan: Plan, parted: Parted) -> Iterator[SourceReport]:

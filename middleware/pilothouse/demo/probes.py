@@ -20,7 +20,7 @@ from pilothouse.demo.probe_fit import fit_plan
 from pilothouse.demo.probe_plans import PLANS
 from pilothouse.demo.smol import smol_folder
 from pilothouse.errors import ConfigError, PilothouseError
-from pilothouse.probe.build import FittedProbe, write_probe
+from pilothouse.probes.build import FittedProbe, write_probe
 
 LAYERS = (5, 8, 11, 14, 17, 20, 23, 26)
 """Of 30. The first see little but words, the last turn towards the next token."""

@@ -7,11 +7,11 @@ from typing import Final
 
 import numpy as np
 
+from pilothouse.artifacts.manifest import Interval
 from pilothouse.demo.answers import Answer
 from pilothouse.demo.evaluation import Bench, Heard
 from pilothouse.demo.poles import Pole
 from pilothouse.demo.vector_card import Readable
-from pilothouse.model.manifest import Interval
 from pilothouse.training.measure import mean_interval
 from pilothouse.training.pair import Pair
 
@@ -41,8 +41,9 @@ def readable(
         steered=_nats(bench, list(zip(asked, steered.answers, strict=False)), title),
         own=_nats(bench, list(zip(asked, own.answers, strict=False)), title),
         own_degenerate=own.first(count).degenerate,
-        written=_nats(bench, people, title), written_n=len(people),
-    )  # fmt: skip
+        written=_nats(bench, people, title),
+        written_n=len(people),
+    )
 
 
 def _nats(bench: Bench, said: Sequence[tuple[str, Answer]], title: str) -> Interval:

@@ -12,12 +12,12 @@ from typing import Final, NamedTuple
 
 import yaml
 
+from pilothouse.artifacts.manifest import Interval
 from pilothouse.demo.cache import Tell
 from pilothouse.demo.judges.refusal import refuses
 from pilothouse.demo.wheels import wheel_path
 from pilothouse.errors import ConfigError
-from pilothouse.model.manifest import Interval
-from pilothouse.probe.metrics import wilson
+from pilothouse.probes.metrics import wilson
 
 WHEEL: Final = "pyrit"
 FOLDER: Final = "scorer_evals/refusal_scorer/"

@@ -19,10 +19,16 @@ WORLD_NAME: Final = "demo"
 SMOL_NAME: Final = "smol"
 
 COMMON_FLAGS: Final = (
-    "--dtype", "float32", "--enforce-eager", "--disable-uvicorn-access-log",
-    "--uvicorn-log-level", "warning", "--distributed-executor-backend", "uni",
+    "--dtype",
+    "float32",
+    "--enforce-eager",
+    "--disable-uvicorn-access-log",
+    "--uvicorn-log-level",
+    "warning",
+    "--distributed-executor-backend",
+    "uni",
     "--no-use-tqdm-on-load",
-)  # fmt: skip
+)
 """Float32 because CPUs without bf16 arithmetic emulate it; eager because compiling takes longer
 than most demos last."""
 ENVIRONMENT: Final[Mapping[str, str]] = {
@@ -79,9 +85,14 @@ def world() -> Served:
     if not (model / "config.json").is_file():
         raise ConfigError(f"{model}: holds no model; reinstall pilothouse")
     return Served(
-        WORLD_NAME, "an invented world of three million parameters", "probes/demo", model,
-        (*COMMON_FLAGS, "--max-num-seqs", "32"), ENVIRONMENT, WORLD_GIB,
-    )  # fmt: skip
+        WORLD_NAME,
+        "an invented world of three million parameters",
+        "probes/demo",
+        model,
+        (*COMMON_FLAGS, "--max-num-seqs", "32"),
+        ENVIRONMENT,
+        WORLD_GIB,
+    )
 
 
 def smol(tell: Tell) -> Served:
@@ -93,10 +104,14 @@ def smol(tell: Tell) -> Served:
     """
     limits = ("--max-model-len", str(SMOL_CONTEXT), "--max-num-seqs", str(SMOL_REQUESTS))
     return Served(
-        SMOL_NAME, "SmolLM2-135M-Instruct, Q4_1 weights dequantised", "probes/smol",
-        smol_folder(tell), (*COMMON_FLAGS, *limits), {**ENVIRONMENT, **one_process_environment()},
+        SMOL_NAME,
+        "SmolLM2-135M-Instruct, Q4_1 weights dequantised",
+        "probes/smol",
+        smol_folder(tell),
+        (*COMMON_FLAGS, *limits),
+        {**ENVIRONMENT, **one_process_environment()},
         SMOL_GIB,
-    )  # fmt: skip
+    )
 
 
 WORLD_GIB: Final = 2.5

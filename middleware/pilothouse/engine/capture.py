@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 
 from pilothouse.config import Auth, Gate
-from pilothouse.engine.facts import ModelFacts
 from pilothouse.engine.offline import OfflineEngine
-from pilothouse.engine.plan import Plan, PlanBody
-from pilothouse.engine.step import Emissions
-from pilothouse.engine.tap_plan import TapPlan
-from pilothouse.engine.turn_markers import TurnMarkers
+from pilothouse.engine.plan.plan import Plan, PlanBody
+from pilothouse.engine.plan.spec import ModelFacts
+from pilothouse.engine.plan.tap_plan import TapPlan
+from pilothouse.engine.plan.turn_markers import TurnMarkers
+from pilothouse.engine.scheduler.messages import Emissions
 from pilothouse.engine.vllm.rpc import in_process_scheduler
 from pilothouse.errors import ConfigError
 from pilothouse.limits import Limits
-from pilothouse.sealed import SealedRequest
+from pilothouse.signed_request import SignedRequest
 from pilothouse.types import FloatArray
 
 BATCH = 256
@@ -108,7 +108,7 @@ class CaptureEngine:
                 progress(len(batch))
 
     def _batch(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> Iterator[Captured]:
-        request = SealedRequest(decision_id="", revision="", probes=("capture",))
+        request = SignedRequest(decision_id="", revision="", probes=("capture",))
         answers = self._engine.answers(prompts, [request] * len(prompts), max_tokens=max_tokens)
         # The scheduler's request ids are vLLM's with a random tail.
         ids = {each.rsplit("-", 1)[0]: each for each in self._collector.parts}
@@ -126,17 +126,33 @@ def capture_plan(facts: ModelFacts, layers: Sequence[int]) -> Plan:
     width = facts.d_model
     taps = tuple(
         TapPlan(
-            layer=layer, site="resid_post", width=width, read_start=i * width,
+            layer=layer,
+            site="resid_post",
+            width=width,
+            read_start=i * width,
             read_stop=(i + 1) * width,
         )
         for i, layer in enumerate(layers)
-    )  # fmt: skip
+    )
     body = PlanBody(
-        revision="capture", config_digest="capture", demo=False, model=facts,
-        turns=TurnMarkers(), taps=taps,
-        num_columns=width * len(layers), probes={}, probe_signals=(), vectors={}, saes={},
-        policy_targets=(), policies=(), profiles={}, operators=(), limits=Limits(max_programs=1),
-        auth=Auth(), gate=Gate(),
-    )  # fmt: skip
+        revision="capture",
+        config_digest="capture",
+        demo=False,
+        model=facts,
+        turns=TurnMarkers(),
+        taps=taps,
+        num_columns=width * len(layers),
+        probes={},
+        probe_signals=(),
+        vectors={},
+        saes={},
+        policy_targets=(),
+        policies=(),
+        profiles={},
+        operators=(),
+        limits=Limits(max_programs=1),
+        auth=Auth(),
+        gate=Gate(),
+    )
     identity_DD = np.eye(width, dtype=np.float32)
     return Plan.build(body, {f"reads/{layer}/resid_post": identity_DD for layer in layers})

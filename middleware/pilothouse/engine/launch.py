@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 
-from pilothouse.engine.plan import Plan
-from pilothouse.engine.refusals import refuse_settings
+from pilothouse.engine.plan.plan import Plan
+from pilothouse.engine.unsupported_flags import refuse_settings
 from pilothouse.engine.vllm.check import check
 from pilothouse.engine.vllm.compiled_code import keep_compiled_code
 from pilothouse.errors import ConfigError, UnsupportedError
-from pilothouse.sealed import SEAL_KEY_VARIABLE, new_seal_key
+from pilothouse.signed_request import SEAL_KEY_VARIABLE, new_signing_key
 
-WORKER = "pilothouse.engine.worker.GuardedWorker"
-SCHEDULER = "pilothouse.engine.scheduler.GuardedScheduler"
-GATE = "pilothouse.server.gate.Gate"
+WORKER = "pilothouse.engine.worker.worker.GuardedWorker"
+SCHEDULER = "pilothouse.engine.scheduler.scheduler.GuardedScheduler"
+GATE = "pilothouse.server.middleware.Gate"
 ENDPOINT_PLUGIN = "pilothouse"
 GUARDED_VARIABLE = "PILOTHOUSE_GUARDED"
 CONFIG_VARIABLE = "PILOTHOUSE_CONFIG"
@@ -69,5 +69,5 @@ def guard_environment() -> None:
     Settings that vLLM and torch read as they are imported get their values here too.
     """
     keep_compiled_code()
-    os.environ[SEAL_KEY_VARIABLE] = new_seal_key()
+    os.environ[SEAL_KEY_VARIABLE] = new_signing_key()
     os.environ[GUARDED_VARIABLE] = "1"

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pilothouse.engine.launch import SCHEDULER, WORKER, guard_environment
-from pilothouse.engine.plan import Plan
+from pilothouse.engine.plan.plan import Plan
 from pilothouse.record import Record
-from pilothouse.sealed import SEALED_KEY, SealedRequest, seal, seal_key
+from pilothouse.signed_request import SIGNED_REQUEST_KEY, SignedRequest, seal, signing_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,16 @@ class OfflineEngine:
         from pilothouse.engine.vllm import output_processor
 
         self.plan = plan
-        self._key = seal_key()
+        self._key = signing_key()
         self._records: dict[str, Record] = {}
         output_processor.install()
         self._unsubscribe = output_processor.subscribe(self._keep)
         defaults: dict[str, Any] = {
-            "dtype": "float32", "enforce_eager": True, "enable_prefix_caching": False,
+            "dtype": "float32",
+            "enforce_eager": True,
+            "enable_prefix_caching": False,
             "distributed_executor_backend": "uni",
-        }  # fmt: skip
+        }
         self.llm = LLM(
             model,
             worker_cls=WORKER,
@@ -66,7 +68,7 @@ class OfflineEngine:
     def answers(
         self,
         prompts: Sequence[Sequence[int]],
-        requests: Sequence[SealedRequest],
+        requests: Sequence[SignedRequest],
         *,
         max_tokens: int,
     ) -> list[Answer]:
@@ -79,7 +81,7 @@ class OfflineEngine:
             filled = request.model_copy(
                 update={"decision_id": str(index), "revision": self.plan.revision}
             )
-            extra = {SEALED_KEY: seal(filled, self._key)}
+            extra = {SIGNED_REQUEST_KEY: seal(filled, self._key)}
             params.append(
                 SamplingParams(temperature=0.0, max_tokens=max_tokens, logprobs=0, extra_args=extra)
             )

@@ -14,11 +14,11 @@ from pilothouse.capture.folder import open_folder
 from pilothouse.capture.index import CaptureIndex
 from pilothouse.capture.order import CaptureOrder
 from pilothouse.capture.reader import CaptureReader
-from pilothouse.engine.collection import WAVE, Collection, capture_params
+from pilothouse.engine.capture_session import WAVE, CaptureSession, capture_params
 from pilothouse.errors import ConfigError, EngineError
 from pilothouse.offline.governance import Governance
 from pilothouse.offline.request_field import request_fields
-from pilothouse.policy.endpoint import EndpointName
+from pilothouse.policy.endpoint_names import EndpointName
 from pilothouse.progress import Advance, Phase
 from pilothouse.progress import progress as shown_progress
 
@@ -53,7 +53,7 @@ class Capturing:
         index = index.model_copy(update={"run": index.run + bool(index.shards)})
         with (
             shown_progress(shown=progress) as phase,
-            Collection(
+            CaptureSession(
                 self.llm, index, folder, _captured(phase, len(self.prompts), len(done))
             ) as collection,
         ):
@@ -61,13 +61,16 @@ class Capturing:
                 self._wave(left[first : first + WAVE], collection)
         return CaptureReader(folder)
 
-    def _wave(self, numbers: list[int], collection: Collection) -> None:
+    def _wave(self, numbers: list[int], collection: CaptureSession) -> None:
         params = [capture_params(number, self.order.max_tokens) for number in numbers]
         fields = request_fields(self.order.steer, (), "none", len(numbers))
         outputs = self.governance.run(
-            self.endpoint, params, fields, self.order.profile,
+            self.endpoint,
+            params,
+            fields,
+            self.order.profile,
             lambda sealed: collection.wait(self._given(numbers, sealed)),
-        )  # fmt: skip
+        )
         for number, output in zip(numbers, outputs, strict=True):
             _check(number, output.outputs[0].pilothouse, collection)
 
@@ -89,7 +92,7 @@ def _captured(phase: Phase, total: int, done: int) -> Advance:
     return advance
 
 
-def _check(number: int, told: dict[str, Any], collection: Collection) -> None:
+def _check(number: int, told: dict[str, Any], collection: CaptureSession) -> None:
     """Take down what policies did; a request that the engine turned away has no rows."""
     action = told["action"]
     if action == "refused":

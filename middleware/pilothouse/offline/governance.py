@@ -8,21 +8,25 @@ from typing import Any
 
 from vllm import SamplingParams
 
-from pilothouse.engine.plan import Plan
+from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.vllm import output_processor
-from pilothouse.policy.endpoint import EndpointName
-from pilothouse.sealed import SEALED_KEY, seal_key
+from pilothouse.policy.endpoint_names import EndpointName
 from pilothouse.server.admission import Admission, Admitted
-from pilothouse.server.exposure import refuse_scored_answers
-from pilothouse.server.identity import Caller
-from pilothouse.server.ledger import Entry, Ledger
+from pilothouse.server.auth import Caller
+from pilothouse.server.guard_requirements import refuse_scored_answers
 from pilothouse.server.request_schema import RequestFields
-from pilothouse.server.settlement import Ending, Settler
+from pilothouse.server.response.decision_store import Entry, Ledger
+from pilothouse.server.response.final_decision import FinalDecision, Termination
+from pilothouse.signed_request import SIGNED_REQUEST_KEY, signing_key
 
 OPERATOR = Caller(
-    tenant="", loopback=True, authenticated=True, may_steer=True, may_see_scores=True,
+    tenant="",
+    loopback=True,
+    authenticated=True,
+    may_steer=True,
+    may_see_scores=True,
     rollout_key="offline",
-)  # fmt: skip
+)
 """Whoever runs Python on the machine may do everything that the plan has tables for."""
 
 Run = Callable[[list[SamplingParams]], list[Any]]
@@ -49,8 +53,8 @@ class Governance:
         """
         refuse_scored_answers(plan, "there is no server here that could score them: use one")
         self._model_id = plan.body.model.model_id
-        self._admission = Admission(plan, [self._model_id], seal_key())
-        self._settler = Settler(plan.rulebook, lambda _: None)
+        self._admission = Admission(plan, [self._model_id], signing_key())
+        self._settler = FinalDecision(plan.rulebook, lambda _: None)
 
     def run(
         self,
@@ -76,7 +80,9 @@ class Governance:
             admitted.append(self._admission.admit(body, endpoint, OPERATOR, _known(asked)))
             entries.append(self._ledger.open(admitted[-1].decision_id))
             own = sampling.clone()
-            own.extra_args = (own.extra_args or {}) | {SEALED_KEY: body["vllm_xargs"][SEALED_KEY]}
+            own.extra_args = (own.extra_args or {}) | {
+                SIGNED_REQUEST_KEY: body["vllm_xargs"][SIGNED_REQUEST_KEY]
+            }
             sealed.append(own)
         try:
             outputs = run(sealed)
@@ -107,7 +113,7 @@ def _known(fields: RequestFields) -> Callable[[dict[str, Any]], RequestFields]:
     return lambda _: fields
 
 
-def _end(completion: Any, ending: Ending) -> None:
+def _end(completion: Any, ending: Termination) -> None:
     """What a client gets of a completion that a verdict ended."""
     completion.pilothouse["message"] = ending.message
     completion.finish_reason = "stop" if ending.deed == "respond" else "content_filter"

@@ -43,8 +43,10 @@ def warn_of_doubled(renderer: Any, prompts: Sequence[Any], options: Mapping[str,
         logger.warning(
             "prompts: number %d and %d more begin with %s, which the tokenizer puts in front "
             "anyway: the model reads it twice, here as over /v1/completions; take it out",
-            doubled[0], len(doubled) - 1, log_text(tokenizer.bos_token),
-        )  # fmt: skip
+            doubled[0],
+            len(doubled) - 1,
+            log_text(tokenizer.bos_token),
+        )
 
 
 def _text(prompt: Any) -> str:

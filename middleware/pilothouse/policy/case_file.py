@@ -8,13 +8,13 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from pilothouse.policy.document import read_document
+from pilothouse.policy.did_you_mean import closest
 from pilothouse.policy.expression import AtFpr, leaves
 from pilothouse.policy.loader import parse_model
 from pilothouse.policy.parser import parse_condition
 from pilothouse.policy.schema import KebabName, Policy, SignalName
 from pilothouse.policy.source import Location, Source, problem_at, raise_problems
-from pilothouse.policy.suggestion import closest
+from pilothouse.policy.yaml_document import read_document
 from pilothouse.types import ActionName, Phase, Result, Scope
 
 CASES_FILE = "cases.yaml"

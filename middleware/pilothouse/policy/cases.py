@@ -72,9 +72,15 @@ def stand_in_rulebook(policy: Policy, cases: CaseFile) -> Rulebook:
         if stand_in.threshold is not None:
             thresholds |= dict.fromkeys(rates.get(name, ()), stand_in.threshold)
         specs[f"{ref.probe}/{readout}"] = SignalSpec(
-            f"{ref.probe}/{readout}", ref.probe, stand_in.scope, Aggregate("last"), 1.0, 0.0,
-            calibrated=True, thresholds=tuple(sorted(thresholds.items())),
-        )  # fmt: skip
+            f"{ref.probe}/{readout}",
+            ref.probe,
+            stand_in.scope,
+            Aggregate("last"),
+            1.0,
+            0.0,
+            calibrated=True,
+            thresholds=tuple(sorted(thresholds.items())),
+        )
     defaults = {ref.probe: STAND_IN_READOUT for ref in policy.spec.signals.values()}
     return Rulebook([policy], specs, default_readouts=defaults)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 
-from pilothouse.policy.endpoint import ENDPOINTS
+from pilothouse.policy.did_you_mean import closest
+from pilothouse.policy.endpoint_names import ENDPOINTS
 from pilothouse.policy.expression import Condition, leaves
 from pilothouse.policy.parser import KEYWORDS, ExpressionError, parse_condition
 from pilothouse.policy.schema import Block, Policy, Respond, Rule, SignalRef, Steer
 from pilothouse.policy.source import Location, Problem, problem_at
-from pilothouse.policy.suggestion import closest
 from pilothouse.types import Phase, Scope
 
 Fault = tuple[Location, str]

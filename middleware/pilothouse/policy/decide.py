@@ -8,16 +8,29 @@ from pilothouse.policy.rulebook import CompiledRule
 from pilothouse.types import ActionName, Mode, OnError, Result
 
 _STRENGTH: dict[ActionName, int] = {
-    "block": 0, "respond": 1, "judge": 2, "steer": 3, "tag": 4, "log": 4,
-}  # fmt: skip
+    "block": 0,
+    "respond": 1,
+    "judge": 2,
+    "steer": 3,
+    "tag": 4,
+    "log": 4,
+}
 _ENFORCED: dict[ActionName, Result] = {
-    "block": "blocked", "respond": "responded", "judge": "judged", "steer": "steered",
-    "tag": "flagged", "log": "flagged",
-}  # fmt: skip
+    "block": "blocked",
+    "respond": "responded",
+    "judge": "judged",
+    "steer": "steered",
+    "tag": "flagged",
+    "log": "flagged",
+}
 _SHADOWED: dict[ActionName, Result] = {
-    "block": "would_block", "respond": "would_respond", "judge": "would_judge",
-    "steer": "would_steer", "tag": "flagged", "log": "flagged",
-}  # fmt: skip
+    "block": "would_block",
+    "respond": "would_respond",
+    "judge": "would_judge",
+    "steer": "would_steer",
+    "tag": "flagged",
+    "log": "flagged",
+}
 
 
 def outcome_result(

@@ -15,8 +15,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pilothouse.policy.document import MAX_BYTES
 from pilothouse.policy.source import Problem, Severity
+from pilothouse.policy.yaml_document import MAX_BYTES
 
 POLICY_FILE = "policy.yaml"
 MAX_ENTRIES = 100_000
@@ -195,5 +195,6 @@ def _problem(path: Path, text: str, severity: Severity = "error") -> Problem:
 
 def _unreadable(path: Path, error: Exception, severity: Severity = "error") -> Problem:
     reason = error.strerror if isinstance(error, OSError) else error
-    return _problem(path, f"cannot be read: {reason}: check its permissions, or take it out",
-                    severity)  # fmt: skip
+    return _problem(
+        path, f"cannot be read: {reason}: check its permissions, or take it out", severity
+    )

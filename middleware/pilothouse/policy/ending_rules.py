@@ -17,10 +17,26 @@ from pilothouse.types import Phase, SignalSpec
 Specs = Mapping[str, Mapping[str, SignalSpec]]
 """By policy and by its own name for a signal; empty where it is not known what is loaded."""
 DoorName = Literal[
-    "endpoint", "tenant", "profile", "model", "nobody", "rollout", "client-scores",
-    "client-steering", "prompt-read-late", "last-token", "mean", "exception", "no-template",
-    "own-words", "adapters", "pictures", "gate-allow", "metrics", "on-error",
-]  # fmt: skip
+    "endpoint",
+    "tenant",
+    "profile",
+    "model",
+    "nobody",
+    "rollout",
+    "client-scores",
+    "client-steering",
+    "prompt-read-late",
+    "last-token",
+    "mean",
+    "exception",
+    "no-template",
+    "own-words",
+    "adapters",
+    "pictures",
+    "gate-allow",
+    "metrics",
+    "on-error",
+]
 """Kinds of doors; docs/security.md says of each when it is open."""
 Dimension = Literal["tenants", "models", "profiles", "endpoints"]
 

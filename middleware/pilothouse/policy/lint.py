@@ -61,10 +61,12 @@ def _of_policy(policy: Policy, artefacts: Artefacts | None) -> Iterator[Problem]
     yield from _certainty(policy)
     if policy.spec.score_answers:
         yield problem_at(
-            policy.source, ("spec", "score_answers"),
+            policy.source,
+            ("spec", "score_answers"),
             "keeps every answer back until it ends, and scores it as a user's turn, alone and "
-            "behind the question", "note",
-        )  # fmt: skip
+            "behind the question",
+            "note",
+        )
     for index, rule in enumerate(policy.spec.rules):
         yield from _what_can_leave(policy, rule, ("spec", "rules", index))
 

@@ -11,11 +11,11 @@ from pydantic import BaseModel, ValidationError
 
 from pilothouse.errors import PolicyError
 from pilothouse.policy.check import policy_problems
-from pilothouse.policy.complaint import complaints
 from pilothouse.policy.discovery import find_policies
-from pilothouse.policy.document import parse_document, read_document
 from pilothouse.policy.schema import Policy
 from pilothouse.policy.source import Problem, Source, problem_at, raise_problems
+from pilothouse.policy.validation_errors import validation_errors
+from pilothouse.policy.yaml_document import parse_document, read_document
 
 MAX_POLICIES = 100
 
@@ -89,7 +89,7 @@ def parse_model(model: type[Model], data: dict[str, Any], source: Source) -> Mod
     try:
         return model.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
-        raise_problems(complaints(error.errors(), model, source))
+        raise_problems(validation_errors(error.errors(), model, source))
         raise
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from pilothouse.policy.endpoint import EndpointName
+from pilothouse.policy.endpoint_names import EndpointName
 from pilothouse.policy.schema import Policy
-from pilothouse.sealed import AppliedPolicy
+from pilothouse.signed_request import AppliedPolicy
 
 _BUCKETS = 1_000_000
 

@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Iterator
 
 from pilothouse.policy.ending_rules import EndingRule, EndingRules, OpenDoor
-from pilothouse.policy.endpoint import ENDPOINTS
+from pilothouse.policy.endpoint_names import ENDPOINTS
 from pilothouse.policy.matching import holds_for
 from pilothouse.policy.source import Location
 
@@ -23,26 +23,30 @@ def outside_the_scope(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor
     ]
     if missing:
         yield mine.door(
-            "endpoint", ("spec", "match", "endpoints"),
+            "endpoint",
+            ("spec", "match", "endpoints"),
             f"it does not hold on {' and '.join(missing)}, where the same can be asked",
             'write `endpoints: ["*"]`',
-        )  # fmt: skip
+        )
     yield from _tenants(mine, house)
     profiles = mine.patterns("profiles")
     if not holds_for(profiles, "") and not house.same_elsewhere(mine, "profiles", ""):
         known = around.profiles
         if known is not None and not any(holds_for(profiles, each) for each in known):
             yield mine.door(
-                "nobody", ("spec", "match", "profiles"),
+                "nobody",
+                ("spec", "match", "profiles"),
                 "it holds for no profile that is configured, and for no request without one",
                 f'write `profiles: ["*"]`, or one of {sorted(known)}',
-            )  # fmt: skip
+            )
         else:
             yield mine.door(
-                "profile", ("spec", "match", "profiles"),
+                "profile",
+                ("spec", "match", "profiles"),
                 "asking for the model by its own name, without a profile, goes past it",
-                'write `profiles: ["*"]`, unless it is about that steering alone', "note",
-            )  # fmt: skip
+                'write `profiles: ["*"]`, unless it is about that steering alone',
+                "note",
+            )
     served = around.served_names
     if served is not None and not any(
         holds_for(mine.patterns("models"), each) or house.same_elsewhere(mine, "models", each)
@@ -50,11 +54,14 @@ def outside_the_scope(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor
     ):
         names = [each for each in around.adapters if holds_for(mine.patterns("models"), each)]
         yield mine.door(
-            "model" if names else "nobody", ("spec", "match", "models"),
-            f"it holds for the adapters {', '.join(names)} alone" if names else
-            f"it holds for none of the names that are served ({', '.join(served)})",
-            'write `models: ["*"]`, or a served name', "note" if names else "warning",
-        )  # fmt: skip
+            "model" if names else "nobody",
+            ("spec", "match", "models"),
+            f"it holds for the adapters {', '.join(names)} alone"
+            if names
+            else f"it holds for none of the names that are served ({', '.join(served)})",
+            'write `models: ["*"]`, or a served name',
+            "note" if names else "warning",
+        )
 
 
 def _tenants(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor]:
@@ -65,21 +72,27 @@ def _tenants(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor]:
     cidrs = auth.trusted_proxies.cidrs if auth is not None else None
     if cidrs == ():
         yield mine.door(
-            "nobody", at, "without auth.trusted_proxies no caller has a tenant, so it holds for "
-            "nobody", 'write `tenants: ["*"]`, or name the proxies',
-        )  # fmt: skip
+            "nobody",
+            at,
+            "without auth.trusted_proxies no caller has a tenant, so it holds for nobody",
+            'write `tenants: ["*"]`, or name the proxies',
+        )
     elif cidrs is not None and any(_is_everyone(each) for each in cidrs):
         yield mine.door(
-            "tenant", at, "auth.trusted_proxies trusts every peer to name its tenant, so a caller "
+            "tenant",
+            at,
+            "auth.trusted_proxies trusts every peer to name its tenant, so a caller "
             "takes one that it does not hold for",
             "name the proxies' own addresses under auth.trusted_proxies.cidrs",
-        )  # fmt: skip
+        )
     else:
         yield mine.door(
-            "tenant", at, "who reaches the server past the trusted proxies has no tenant and is "
-            "not held", 'let the proxies alone reach it, or enforce the like for `tenants: ["*"]`',
+            "tenant",
+            at,
+            "who reaches the server past the trusted proxies has no tenant and is not held",
+            'let the proxies alone reach it, or enforce the like for `tenants: ["*"]`',
             "note",
-        )  # fmt: skip
+        )
 
 
 def outside_the_share(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor]:

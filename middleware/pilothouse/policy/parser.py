@@ -32,14 +32,22 @@ _TOKEN = re.compile(
     r"|(?P<end>$))"
 )
 _REMEDIES = (
-    ("&&", "write `and`"), ("||", "write `or`"), ("&", "write `and`"), ("|", "write `or`"),
-    ("!=", "a score has no exact value: use >=, >, <= or <"), ("!", "write `not`"),
-    ("==", "a score has no exact value: use >=, >, <= or <"), ("=", "use >=, >, <= or <"),
-    ("%", "write a fraction: 0.001 for 0.1%"), ("-", "signals are between 0 and 1"),
-    ("{", "a policy has no templates"), ("'", "a condition compares numbers, not text"),
+    ("&&", "write `and`"),
+    ("||", "write `or`"),
+    ("&", "write `and`"),
+    ("|", "write `or`"),
+    ("!=", "a score has no exact value: use >=, >, <= or <"),
+    ("!", "write `not`"),
+    ("==", "a score has no exact value: use >=, >, <= or <"),
+    ("=", "use >=, >, <= or <"),
+    ("%", "write a fraction: 0.001 for 0.1%"),
+    ("-", "signals are between 0 and 1"),
+    ("{", "a policy has no templates"),
+    ("'", "a condition compares numbers, not text"),
     ('"', "a condition compares numbers, not text"),
-    ("[", "a condition has no lists or indices"), (",", "join comparisons with `and`"),
-)  # fmt: skip
+    ("[", "a condition has no lists or indices"),
+    (",", "join comparisons with `and`"),
+)
 
 
 class ExpressionError(ValueError):

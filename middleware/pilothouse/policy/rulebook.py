@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from pilothouse.errors import PolicyError
 from pilothouse.policy.check import policy_problems
-from pilothouse.policy.circuit import Circuit
 from pilothouse.policy.expression import Node, leaves
 from pilothouse.policy.loader import repeated_names
 from pilothouse.policy.parser import parse_condition
 from pilothouse.policy.resolve import Artefacts, Resolved, resolve_policy
 from pilothouse.policy.schema import Action, Block, Policy, Respond, Rule
 from pilothouse.policy.source import raise_problems
+from pilothouse.policy.vectorized_rules import VectorizedRules
 from pilothouse.types import ActionName, BoolArray, Mode, OnError, Phase, SignalSpec
 
 MAX_PHASE_COMPARISONS = 4096
@@ -187,7 +187,9 @@ class Rulebook:
                 )
         return rules
 
-    def _circuit(self, rules: Sequence[CompiledRule], resolved: Sequence[Resolved]) -> Circuit:
+    def _circuit(
+        self, rules: Sequence[CompiledRule], resolved: Sequence[Resolved]
+    ) -> VectorizedRules:
         by_name = dict(zip((policy.name for policy in self.policies), resolved, strict=True))
         roots: list[Node] = [by_name[rule.policy].roots[rule.rule] for rule in rules]
         cost = sum(1 for root in roots for _ in leaves(root))
@@ -200,7 +202,7 @@ class Rulebook:
             {name: self.columns[spec.key] for name, spec in by_name[rule.policy].signals.items()}
             for rule in rules
         ]
-        return Circuit(roots, columns, len(self.signals))
+        return VectorizedRules(roots, columns, len(self.signals))
 
 
 def advance_streaks(

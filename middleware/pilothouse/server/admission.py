@@ -7,27 +7,27 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pilothouse.engine.conflict import enforced_read_layers, refuse_conflicts
-from pilothouse.engine.excess import refuse_excess, refuse_unreserved
-from pilothouse.engine.facts import SaeFacts, VectorFacts
-from pilothouse.engine.plan import Plan
+from pilothouse.engine.plan.check_norm_limit import check_norm_limit, refuse_unreserved
+from pilothouse.engine.plan.check_read_layers import check_read_layers, enforced_read_layers
+from pilothouse.engine.plan.plan import Plan
+from pilothouse.engine.plan.spec import SaeFacts, VectorFacts
 from pilothouse.errors import RequestError
 from pilothouse.limits import EngineSize
-from pilothouse.policy.endpoint import EndpointName
+from pilothouse.policy.endpoint_names import EndpointName
 from pilothouse.policy.matching import RequestFacts, applied_policies
 from pilothouse.record import Verdict
-from pilothouse.sealed import SEALED_KEY, AppliedPolicy, SealedRequest, seal
 from pilothouse.server.answer_size import (
     refuse_choices,
     refuse_heavy_choices,
     refuse_prompt_logprobs,
 )
-from pilothouse.server.bypass import Guard, refuse_bypass
-from pilothouse.server.exposure import Exposure, Exposures
-from pilothouse.server.fields import FIELD, RequestField, parse_field
-from pilothouse.server.identity import Caller
+from pilothouse.server.auth import Caller
+from pilothouse.server.bypass_fields import Guard, refuse_bypass
+from pilothouse.server.guard_requirements import GuardRequirements, RequirementsCache
+from pilothouse.server.pilothouse_field import FIELD, RequestField, parse_field
 from pilothouse.server.request_id import refuse_request_id_field
 from pilothouse.server.request_schema import RequestFields
+from pilothouse.signed_request import SIGNED_REQUEST_KEY, AppliedPolicy, SignedRequest, seal
 from pilothouse.term import SteerTerm
 
 Body = dict[str, Any]
@@ -38,8 +38,8 @@ class Admitted:
     """A request that may go on to vLLM, and what shaping its answer will need."""
 
     decision_id: str
-    sealed: SealedRequest
-    exposure: Exposure
+    sealed: SignedRequest
+    exposure: GuardRequirements
     asked_model: str | None
     """The name to answer with; None where vLLM's own is right."""
     model_label: str
@@ -84,7 +84,7 @@ class Admission:
         self._served = tuple(served_names)
         self._key = key
         self._system_fingerprint = system_fingerprint
-        self._exposures = Exposures(plan.rulebook)
+        self._exposures = RequirementsCache(plan.rulebook)
         self._enforced_reads = enforced_read_layers(plan.rulebook)
         self._enforced = any(policy.spec.mode == "enforce" for policy in plan.policies)
 
@@ -114,7 +114,7 @@ class Admission:
         refuse_heavy_choices(fields, self.limits)
         refuse_prompt_logprobs(fields, body, self.limits)
         steer = self._steering(field, profile)
-        sealed = SealedRequest(
+        sealed = SignedRequest(
             decision_id=uuid.uuid4().hex,
             revision=self._plan.revision,
             steer=steer,
@@ -150,7 +150,7 @@ class Admission:
         Returns:
             Its decision id, and its body for the chat endpoint, sealed.
         """
-        sealed = SealedRequest(
+        sealed = SignedRequest(
             decision_id=uuid.uuid4().hex,
             revision=self._plan.revision,
             policies=policies,
@@ -163,7 +163,7 @@ class Admission:
             "temperature": 0,
             "truncate_prompt_tokens": -1,
             "truncation_side": "left",
-            "vllm_xargs": {SEALED_KEY: seal(sealed, self._key)},
+            "vllm_xargs": {SIGNED_REQUEST_KEY: seal(sealed, self._key)},
         }
         return sealed.decision_id, body
 
@@ -199,8 +199,10 @@ class Admission:
         if field.steer:
             for index, term in enumerate(field.steer):
                 self._check_term(index, term)
-            refuse_excess(terms, self._plan, origin=f"{FIELD}.steer")
-            refuse_conflicts(field.steer, self._plan, self._enforced_reads, origin=f"{FIELD}.steer")
+            check_norm_limit(terms, self._plan, origin=f"{FIELD}.steer")
+            check_read_layers(
+                field.steer, self._plan, self._enforced_reads, origin=f"{FIELD}.steer"
+            )
         return terms
 
     def _check_term(self, index: int, term: SteerTerm) -> None:
@@ -236,11 +238,11 @@ class Admission:
             return "summary" if caller.may_see_scores else "none"
         return field.scores
 
-    def _rewrite(self, body: Body, sealed: SealedRequest, profile: str | None) -> None:
+    def _rewrite(self, body: Body, sealed: SignedRequest, profile: str | None) -> None:
         if profile is not None:
             body["model"] = self._served[0]
         extra = body.get("vllm_xargs") or {}
-        body["vllm_xargs"] = {**extra, SEALED_KEY: seal(sealed, self._key)}
+        body["vllm_xargs"] = {**extra, SIGNED_REQUEST_KEY: seal(sealed, self._key)}
 
 
 def label_names(plan: Plan, served_names: Iterable[str]) -> frozenset[str]:

@@ -22,8 +22,11 @@ def refuse_choices(fields: RequestFields, limits: ServedLimits) -> None:
     """
     refuse_count(
         f"n: {fields.num_prompts} prompts with {fields.num_per_prompt} choices each",
-        fields.num_prompts * fields.num_per_prompt, "max_choices", limits, "n",
-    )  # fmt: skip
+        fields.num_prompts * fields.num_per_prompt,
+        "max_choices",
+        limits,
+        "n",
+    )
 
 
 def refuse_heavy_choices(fields: RequestFields, limits: ServedLimits) -> None:
@@ -40,8 +43,11 @@ def refuse_heavy_choices(fields: RequestFields, limits: ServedLimits) -> None:
     got = sum(sizes.values())
     refuse_count(
         f"{most}: {got} tokens for each of {choices} choices",
-        got * choices, "max_choice_token_ids", limits, most,
-    )  # fmt: skip
+        got * choices,
+        "max_choice_token_ids",
+        limits,
+        most,
+    )
     named = len(read.get(NAMED_LOGPROBS) or ())
     asked = fields.num_logprobs or 0
     if asked < 0 or max(asked, named) * choices > limits.max_choice_logprobs:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pilothouse.server.prefixes import prefixes
 from pilothouse.server.request_schema import RequestFields
+from pilothouse.server.turn_prefixes import prefixes
 
 MAX_BANS = 16
 """Tokens and words that may be banned before what is left is the client's choice."""

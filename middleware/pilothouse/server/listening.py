@@ -18,8 +18,9 @@ from pilothouse.trusted_proxies import UNIX_PEERS
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _LOOPBACK_NETWORKS: Final[tuple[Network, ...]] = (
-    ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"),
-)  # fmt: skip
+    ipaddress.ip_network("127.0.0.0/8"),
+    ipaddress.ip_network("::1/128"),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from pilothouse.policy.open_doors import grouped, open_doors
 from pilothouse.server.routes import CONTROLLING
 
 if TYPE_CHECKING:
-    from pilothouse.engine.plan import Plan
+    from pilothouse.engine.plan.plan import Plan
 
 MODALITIES = ("image", "video", "audio")
 

@@ -22,9 +22,19 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 FORWARDING_VARIABLE: Final = "FORWARDED_ALLOW_IPS"
 FORWARDED: Final = frozenset(
-    {"forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip",
-     "cdn-loop", "fastly-client-ip", "x-azure-clientip", "x-arr-log-id"}
-)  # fmt: skip
+    {
+        "forwarded",
+        "via",
+        "x-real-ip",
+        "x-client-ip",
+        "x-cluster-client-ip",
+        "true-client-ip",
+        "cdn-loop",
+        "fastly-client-ip",
+        "x-azure-clientip",
+        "x-arr-log-id",
+    }
+)
 FORWARDED_PREFIXES: Final = ("x-forwarded", "x-original-", "x-envoy-", "cf-", "x-amzn-")
 MAX_SHOWN_HOST: Final = 80
 IPV6_SUBNET_BITS: Final = 64

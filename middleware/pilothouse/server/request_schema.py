@@ -23,8 +23,13 @@ Model = TypeVar("Model", bound=BaseModel)
 EMPTY_MEANS_NONE: Final = ("chat_template", "prompt_embeds")
 """Fields of text that say nothing when they are empty, and that vLLM refuses then."""
 VLLM_EXPLAINS: Final = (
-    ValidationError, VLLMError, ValueError, TypeError, OverflowError, NotImplementedError,
-)  # fmt: skip
+    ValidationError,
+    VLLMError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    NotImplementedError,
+)
 """What vLLM answers with a 4xx of its own; anything else would be a 500."""
 
 

@@ -19,9 +19,7 @@ from typing import Any, Final
 from starlette.types import ASGIApp, Message, Scope
 
 from pilothouse.record import Verdict
-from pilothouse.sealed import AppliedPolicy
 from pilothouse.server.admission import Admission, Admitted
-from pilothouse.server.answer import encode
 from pilothouse.server.client_text import (
     answer_texts,
     forced_texts,
@@ -30,8 +28,10 @@ from pilothouse.server.client_text import (
     supplied_text,
 )
 from pilothouse.server.endpoints.base import Endpoint
-from pilothouse.server.ledger import Entry, Ledger
-from pilothouse.server.sse import payload
+from pilothouse.server.openai_errors import encode
+from pilothouse.server.response.decision_store import Entry, Ledger
+from pilothouse.server.response.sse import payload
+from pilothouse.signed_request import AppliedPolicy
 from pilothouse.types import Phase
 
 logger = logging.getLogger(__name__)

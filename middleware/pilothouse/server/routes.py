@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from pilothouse.errors import ConfigError
-from pilothouse.policy.endpoint import PATHS, EndpointName
+from pilothouse.policy.endpoint_names import PATHS, EndpointName
 
 RouteKind = Literal["governed", "harmless", "own", "admin", "denied"]
 

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from pilothouse.engine.plan import Plan
-from pilothouse.engine.table_size import MIB, planned_memory
+from pilothouse.engine.plan.plan import Plan
+from pilothouse.engine.plan.table_size import MIB, planned_memory
 from pilothouse.engine.vllm.version import tested_range, vllm_version
 from pilothouse.log_text import log_lines
 from pilothouse.policy.ending_rules import Surroundings
@@ -19,7 +19,7 @@ from pilothouse.telemetry.logs import log_with_vllm
 logger = logging.getLogger(__name__)
 
 MOST_NAMES = 12
-"""Of each kind; the catalogue has all."""
+"""Of each kind; the catalog has all."""
 
 
 def log_start(
@@ -36,9 +36,11 @@ def log_start(
     """
     log_with_vllm()
     logger.info(
-        "Pilothouse %s runs revision %s\n  | %s", version("pilothouse"), plan.revision,
+        "Pilothouse %s runs revision %s\n  | %s",
+        version("pilothouse"),
+        plan.revision,
         log_lines("\n".join(start_lines(plan, routes, around, operators))),
-    )  # fmt: skip
+    )
 
 
 def start_lines(
@@ -58,12 +60,10 @@ def start_lines(
         yield _counted(told, [each.name for each in plan.policies if each.spec.mode == mode])
     yield _taps(plan)
     yield f"vLLM: {vllm_version()} (tested: {tested_range()})"
-    granted = [
-        name for name in ("client_steering", "client_scores") if getattr(body.auth, name)
-    ]  # fmt: skip
+    granted = [name for name in ("client_steering", "client_scores") if getattr(body.auth, name)]
     yield _counted("grants to every client", granted)
     if operators:
-        yield f"reload, status and catalogue are for {operators}"
+        yield f"reload, status and catalog are for {operators}"
     if routes:
         yield from _doors(routes)
     if around is not None:

@@ -9,14 +9,14 @@ from typing import Any
 
 from starlette.datastructures import State
 
-from pilothouse.engine.plan import Plan
+from pilothouse.engine.plan.plan import Plan
 from pilothouse.policy.ending_rules import Surroundings
-from pilothouse.server.edition import Editions
-from pilothouse.server.follower import Follower
-from pilothouse.server.ledger import Ledger
-from pilothouse.server.reload import Reloader
+from pilothouse.server.reload.plan_snapshot import PlanSnapshots
+from pilothouse.server.reload.plan_watcher import PlanWatcher
+from pilothouse.server.reload.reload import Reloader
+from pilothouse.server.response.decision_store import Ledger
+from pilothouse.server.response.final_decision import FinalDecision
 from pilothouse.server.routes import RouteEntry, RouteTable
-from pilothouse.server.settlement import Settler
 from pilothouse.telemetry.metrics import Metrics
 
 STATE_NAME = "pilothouse"
@@ -26,13 +26,13 @@ STATE_NAME = "pilothouse"
 class GateState:
     """Made by the endpoint plugin when the engine is up; the gate denies everything before."""
 
-    editions: Editions
+    plan_snapshots: PlanSnapshots
     served_names: tuple[str, ...]
     table: RouteTable
-    follower: Follower
+    plan_watcher: PlanWatcher
     reloader: Reloader
     ledger: Ledger
-    settler: Settler
+    settler: FinalDecision
     metrics: Metrics
     engine_client: Any
     surroundings: Surroundings
@@ -50,7 +50,7 @@ class GateState:
     @property
     def plan(self) -> Plan:
         """The newest."""
-        return self.editions.newest.plan
+        return self.plan_snapshots.newest.plan
 
 
 def state_of(state: State) -> GateState | None:

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, get_args
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
-from pilothouse.policy.endpoint import ENDPOINTS
+from pilothouse.policy.endpoint_names import ENDPOINTS
 from pilothouse.policy.rulebook import CompiledRule
 from pilothouse.record import Record, RuleOutcome
 from pilothouse.telemetry.labels import OTHER, ClosedSet, tenant_patterns
@@ -56,37 +56,53 @@ class MetricSpec:
 
 METRICS: Final[Mapping[str, MetricSpec]] = {
     "pilothouse_requests_total": MetricSpec(
-        "counter", ("model_name", "endpoint", "tenant_class", "action"),
-        "HTTP requests to governed and denied routes, each once, by what became of them"),
+        "counter",
+        ("model_name", "endpoint", "tenant_class", "action"),
+        "HTTP requests to governed and denied routes, each once, by what became of them",
+    ),
     "pilothouse_decisions_total": MetricSpec(
-        "counter", ("policy", "rule", "phase", "mode", "result"),
-        "Evaluated rules, once per choice"),
+        "counter", ("policy", "rule", "phase", "mode", "result"), "Evaluated rules, once per choice"
+    ),
     "pilothouse_probe_score": MetricSpec(
-        "histogram", ("probe", "readout"),
-        "Calibrated value of a readout at the end of each choice", SCORE_BUCKETS),
+        "histogram",
+        ("probe", "readout"),
+        "Calibrated value of a readout at the end of each choice",
+        SCORE_BUCKETS,
+    ),
     "pilothouse_probe_tokens_total": MetricSpec(
-        "counter", ("probe",), "Tokens that a probe scored"),
+        "counter", ("probe",), "Tokens that a probe scored"
+    ),
     "pilothouse_unscored_tokens_total": MetricSpec(
-        "counter", ("reason",), "Tokens that a request's probes should have scored and did not"),
+        "counter", ("reason",), "Tokens that a request's probes should have scored and did not"
+    ),
     "pilothouse_steered_tokens_total": MetricSpec(
-        "counter", ("name",), "Tokens computed under a vector, asked for or by policy"),
+        "counter", ("name",), "Tokens computed under a vector, asked for or by policy"
+    ),
     "pilothouse_programs_active": MetricSpec(
-        "gauge", (), "Steering programs that live requests use, told by the engine at each change"),
+        "gauge", (), "Steering programs that live requests use, told by the engine at each change"
+    ),
     "pilothouse_program_waits_total": MetricSpec(
-        "counter", (), "Choices that waited for a program slot"),
+        "counter", (), "Choices that waited for a program slot"
+    ),
     "pilothouse_policy_seconds": MetricSpec(
-        "histogram", (), "Host time for folding and deciding, per choice", SECONDS_BUCKETS),
+        "histogram", (), "Host time for folding and deciding, per choice", SECONDS_BUCKETS
+    ),
     "pilothouse_hold_back_seconds": MetricSpec(
-        "histogram", (), "Longest time a token of a choice was held back", SECONDS_BUCKETS),
+        "histogram", (), "Longest time a token of a choice was held back", SECONDS_BUCKETS
+    ),
     "pilothouse_config_fingerprint": MetricSpec(
-        "gauge", (), "The revision as a number: equal where the loaded plan is the same"),
+        "gauge", (), "The revision as a number: equal where the loaded plan is the same"
+    ),
     "pilothouse_config_loaded_timestamp_seconds": MetricSpec(
-        "gauge", (), "When the plan was loaded, Unix time"),
+        "gauge", (), "When the plan was loaded, Unix time"
+    ),
     "pilothouse_reloads_total": MetricSpec(
-        "counter", ("result",), "Reloads and loaded or unloaded vectors, by what came of them"),
+        "counter", ("result",), "Reloads and loaded or unloaded vectors, by what came of them"
+    ),
     "pilothouse_label_overflow_total": MetricSpec(
-        "counter", ("label",), "Label values outside their closed set, counted as `other`"),
-}  # fmt: skip
+        "counter", ("label",), "Label values outside their closed set, counted as `other`"
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,13 +220,21 @@ class Metrics:
 
 
 _ENFORCED: Mapping[ActionName, Result] = {
-    "log": "flagged", "tag": "flagged", "steer": "steered", "judge": "judged",
-    "respond": "responded", "block": "blocked",
-}  # fmt: skip
+    "log": "flagged",
+    "tag": "flagged",
+    "steer": "steered",
+    "judge": "judged",
+    "respond": "responded",
+    "block": "blocked",
+}
 _SHADOW: Mapping[ActionName, Result] = {
-    "log": "flagged", "tag": "flagged", "steer": "would_steer", "judge": "would_judge",
-    "respond": "would_respond", "block": "would_block",
-}  # fmt: skip
+    "log": "flagged",
+    "tag": "flagged",
+    "steer": "would_steer",
+    "judge": "would_judge",
+    "respond": "would_respond",
+    "block": "would_block",
+}
 
 
 def _results_of(rule: CompiledRule) -> tuple[Result, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from pilothouse.model.manifest import Interval, VectorManifest
+from pilothouse.artifacts.manifest import Interval, VectorManifest
 from pilothouse.training.next_cells import ranks
 from pilothouse.training.report import CONTROLS, Cell, Figures, FitReport
 
@@ -49,18 +49,20 @@ def profile_line(report: FitReport) -> str:
 
 
 def _head(manifest: VectorManifest, report: FitReport) -> str:
-    return "\n".join([
-        f"# Vector: {report.name}",
-        "",
-        f"By {report.method} on `{report.model_id}`, layer {report.chosen_layer} at "
-        f"`{report.site}`, width {manifest.site_width}. Made by {manifest.created_by}.",
-        "",
-        f"Digest `{manifest.digest}`",
-        "",
-        f"Use: `{profile_line(report)}`",
-        "",
-        "![effect and perplexity over strength](sweep.svg)",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            f"# Vector: {report.name}",
+            "",
+            f"By {report.method} on `{report.model_id}`, layer {report.chosen_layer} at "
+            f"`{report.site}`, width {manifest.site_width}. Made by {manifest.created_by}.",
+            "",
+            f"Digest `{manifest.digest}`",
+            "",
+            f"Use: `{profile_line(report)}`",
+            "",
+            "![effect and perplexity over strength](sweep.svg)",
+        ]
+    )
 
 
 def _said(title: str, lines: Sequence[str], otherwise: str) -> str:
@@ -76,23 +78,27 @@ def _test(report: FitReport) -> str:
         f"- effect over {control} vectors: {_interval(report.test.effect_over[control])}"
         for control in CONTROLS
     ]
-    return "\n".join([
-        "## On test pairs",
-        "",
-        f"Strength {report.chosen_scale:g} of the stream's mean length, `on: {report.on}`; "
-        f"{report.parts.test} pairs in {report.parts.test_groups} groups that were neither fitted "
-        "nor chosen on. Effect: change of the log-probability of a token, positive less negative, "
-        "in nats. Perplexity: steered over not, of " + report.neutral + ". Choices kept: of those "
-        "tokens that were the likeliest, the share that still are. KL is a lower bound. Intervals "
-        "are 95%, by bootstrap over groups.",
-        "",
-        _controls(report),
-        "",
-        _table((HEAD[0], "layer", *HEAD[1:]), rows),
-        "",
-        f"- effect: {_interval(report.test.effect)}",
-        *over,
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            "## On test pairs",
+            "",
+            f"Strength {report.chosen_scale:g} of the stream's mean length, `on: {report.on}`; "
+            f"{report.parts.test} pairs in {report.parts.test_groups} groups that were neither "
+            "fitted nor chosen on. Effect: change of the log-probability of a token, positive less "
+            "negative, in nats. Perplexity: steered over not, of "
+            + report.neutral
+            + ". Choices kept: of those "
+            "tokens that were the likeliest, the share that still are. KL is a lower bound. "
+            "Intervals are 95%, by bootstrap over groups.",
+            "",
+            _controls(report),
+            "",
+            _table((HEAD[0], "layer", *HEAD[1:]), rows),
+            "",
+            f"- effect: {_interval(report.test.effect)}",
+            *over,
+        ]
+    )
 
 
 def _controls(report: FitReport) -> str:
@@ -146,8 +152,9 @@ def _screen(report: FitReport) -> str:
     search = report.search
     if search.kind == "full":
         return ""
-    apart = ranks(-math.inf if each.separation is None else each.separation
-                  for each in search.layers)  # fmt: skip
+    apart = ranks(
+        -math.inf if each.separation is None else each.separation for each in search.layers
+    )
     rows = [
         [
             str(each.layer),
@@ -216,10 +223,11 @@ def _facts(facts: dict[str, object]) -> str:
     features = facts.get("features")
     if isinstance(features, list):
         return "; ".join(
-            f"feature {each['feature']}" + (f" ({each['label']})" if each["label"] else "")
+            f"feature {each['feature']}"
+            + (f" ({each['label']})" if each["label"] else "")
             + f" gap {each['gap']:.4g}"
             for each in features
-        )  # fmt: skip
+        )
     return ", ".join(f"{name} {value:.4g}" for name, value in facts.items()) or "-"
 
 

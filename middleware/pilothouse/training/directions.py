@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pilothouse.edit.sae_codes import encode
+from pilothouse.artifacts.manifest import Interval
+from pilothouse.artifacts.saes.autoencoder import Sae
+from pilothouse.edits.sae_codes import encode
 from pilothouse.errors import ConfigError
-from pilothouse.model.manifest import Interval
-from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.progress import Advance
 from pilothouse.training.control import bootstrap_cosines, random_direction, shuffled_direction
 from pilothouse.training.difference import mean_difference
@@ -89,14 +89,15 @@ class Directions:
             mean = float(cosines.mean())
             found.append(
                 LayerFit(
-                    layer=layer, length=float(np.linalg.norm(fitted.direction_D)),
+                    layer=layer,
+                    length=float(np.linalg.norm(fitted.direction_D)),
                     residual_norm=float(self.norms_L[index]),
                     bootstrap_cosine=Interval(
                         estimate=mean, low=min(float(low), mean), high=max(float(high), mean)
                     ),
                     facts=dict(fitted.facts),
                 )
-            )  # fmt: skip
+            )
         return tuple(found)
 
     def with_controls(self, layers: Sequence[int]) -> dict[str, Floats]:

@@ -66,7 +66,7 @@ def with_dtype(model: str, settings: dict[str, Any]) -> Chosen:
     """
     if "dtype" in settings:
         return Chosen(settings, ())
-    from pilothouse.engine.dtype import usual_dtype
+    from pilothouse.engine.plan.dtype import usual_dtype
 
     usual = usual_dtype(Namespace(model=model, **settings))
     told = f"--dtype is not given: {usual.name}: {usual.why}"
@@ -89,9 +89,10 @@ def with_memory(model: str, settings: dict[str, Any], longest: int) -> Chosen:
 
     if not current_platform.is_cpu():
         return Chosen(settings, ())
-    usual = {"block_size": CPU_BLOCK, "max_num_batched_tokens": max(
-        STEP_TOKENS, settings.get("max_num_seqs") or 0
-    )}  # fmt: skip
+    usual = {
+        "block_size": CPU_BLOCK,
+        "max_num_batched_tokens": max(STEP_TOKENS, settings.get("max_num_seqs") or 0),
+    }
     if settings.get("enable_chunked_prefill") is False:
         del usual["max_num_batched_tokens"]
     chosen = usual | settings

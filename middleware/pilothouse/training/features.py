@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pilothouse.artifacts.saes.autoencoder import Sae
 from pilothouse.errors import ConfigError
-from pilothouse.model.sae.autoencoder import Sae
 from pilothouse.training.method import Fitted
 from pilothouse.training.sample import Floats, Sample
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
+from pilothouse.artifacts.catalog import SERVED_SITES
+from pilothouse.artifacts.vector import Vector, save_vector
 from pilothouse.errors import ConfigError
-from pilothouse.model.catalogue import SERVED_SITES
-from pilothouse.model.vector import Vector, save_vector
 from pilothouse.offline_env import set_offline_env
 from pilothouse.output_dir import MADE, atomic_output_dir, check_out
 from pilothouse.progress import Phase, untold
@@ -34,7 +34,7 @@ from pilothouse.training.tokenized import Texts
 from pilothouse.types import Clause, Site
 
 if TYPE_CHECKING:
-    from pilothouse.model.sae.autoencoder import Sae
+    from pilothouse.artifacts.saes.autoencoder import Sae
 
 assert {difference, principal, ridge}  # their import registers them
 SAE_METHOD: Final = "sae-features"
@@ -197,26 +197,42 @@ def fit_vector(
     known_as = model_id or Path(model).resolve().name
     _check_arguments(name=name, site=site, token=token, on=on, search=search, scales=scales)
     _check_numbers(
-        controls=(controls, 1), resamples=(resamples, 2), answer_tokens=(answer_tokens, 1),
-        features=(features, 1), seed=(seed, 0), max_perplexity_ratio=(max_perplexity_ratio, 1.0),
-    )  # fmt: skip
+        controls=(controls, 1),
+        resamples=(resamples, 2),
+        answer_tokens=(answer_tokens, 1),
+        features=(features, 1),
+        seed=(seed, 0),
+        max_perplexity_ratio=(max_perplexity_ratio, 1.0),
+    )
     _check_sae(sae, known_as)
     given = dict(engine or {})
     if dtype is not None and given.setdefault("dtype", dtype) != dtype:
         raise ConfigError(f"dtype: got {dtype} and, in engine, {given['dtype']}: want it once")
     options = FitOptions(
-        pairs=Path(pairs), model=model, model_id=known_as, name=name,
+        pairs=Path(pairs),
+        model=model,
+        model_id=known_as,
+        name=name,
         method=chosen_method(method, with_sae=sae is not None, with_tuned=tuned is not None),
         layers=(None if layers is None else tuple(layers)) if sae is None else (sae.tap.layer,),
         site=site if sae is None else sae.tap.site,
-        token=token, on=on, scales=tuple(USUAL_SCALES if scales is None else sorted(set(scales))),
-        controls=controls, resamples=resamples, max_perplexity_ratio=max_perplexity_ratio,
-        seed=seed, neutral=None if neutral is None else Path(neutral),
-        facts=None if facts is None else Path(facts), answer_tokens=answer_tokens,
-        features=features, tuned=tuned, settings=given,
+        token=token,
+        on=on,
+        scales=tuple(USUAL_SCALES if scales is None else sorted(set(scales))),
+        controls=controls,
+        resamples=resamples,
+        max_perplexity_ratio=max_perplexity_ratio,
+        seed=seed,
+        neutral=None if neutral is None else Path(neutral),
+        facts=None if facts is None else Path(facts),
+        answer_tokens=answer_tokens,
+        features=features,
+        tuned=tuned,
+        settings=given,
         search=search or ("full" if (layers, scales) != (None, None) else "staged"),
-        finer=scales is None, chat_template_kwargs=dict(chat_template_kwargs or {}),
-    )  # fmt: skip
+        finer=scales is None,
+        chat_template_kwargs=dict(chat_template_kwargs or {}),
+    )
     fit = prepare_fit(options, sae, Clock.now())
     for note in fit.notes:
         if tell is not None:
@@ -249,15 +265,22 @@ def chosen_method(
 
 
 def _check_arguments(
-    *, name: str, site: str, token: str, on: str, search: str | None,
+    *,
+    name: str,
+    site: str,
+    token: str,
+    on: str,
+    search: str | None,
     scales: Sequence[float] | None,
-) -> None:  # fmt: skip
+) -> None:
     if NAME.fullmatch(name) is None:
         raise ConfigError(f"name: got {name!r}, want letters, digits and . _ -")
     choices: tuple[tuple[str, str | None, Sequence[str]], ...] = (
-        ("site", site, SERVED_SITES), ("token", token, get_args(Token)),
-        ("on", on, get_args(Clause)), ("search", search, get_args(SearchKind)),
-    )  # fmt: skip
+        ("site", site, SERVED_SITES),
+        ("token", token, get_args(Token)),
+        ("on", on, get_args(Clause)),
+        ("search", search, get_args(SearchKind)),
+    )
     for argument, given, known in choices:
         if given is not None and given not in known:
             raise ConfigError(f"{argument}: got {given!r}, want one of {', '.join(known)}")

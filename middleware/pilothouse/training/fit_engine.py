@@ -69,7 +69,7 @@ class FitEngine:
         layers: Sequence[int] | None,
     ) -> None:
         set_offline_env(in_process=True, small=False)
-        from pilothouse.engine.model_facts import model_facts
+        from pilothouse.engine.plan.model_facts import model_facts
         from pilothouse.llm import LLM  # vLLM takes seconds to import
 
         facts = model_facts(Namespace(model=model, **settings))
@@ -146,9 +146,12 @@ class FitEngine:
         for part in _parts(lines, max(1, CAPTURE_BYTES // (4 * width * len(layers)))):
             with TemporaryDirectory(prefix="pilothouse-fit-") as place:
                 reader = self.llm.capture(
-                    [list(line.ids) for line in part], list(layers), sites=[site], out=place,
+                    [list(line.ids) for line in part],
+                    list(layers),
+                    sites=[site],
+                    out=place,
                     progress=False,
-                )  # fmt: skip
+                )
                 found: list[list[Floats]] = []
                 for index, layer in enumerate(layers):
                     hidden_ND, labels = reader.layer(layer, site)
@@ -158,10 +161,14 @@ class FitEngine:
                     lengths_L[index] += float(norms.sum())
                     count += len(norms) if index == 0 else 0
                     ends = np.cumsum([len(line.ids) for line in part])
-                    found.append([
-                        reduce(hidden_ND[end - len(line.ids) + line.start : end].astype(np.float64))
-                        for line, end in zip(part, ends, strict=True)
-                    ])  # fmt: skip
+                    found.append(
+                        [
+                            reduce(
+                                hidden_ND[end - len(line.ids) + line.start : end].astype(np.float64)
+                            )
+                            for line, end in zip(part, ends, strict=True)
+                        ]
+                    )
                 parts.append(found)
             self.texts += len(part)
             self.tokens += sum(len(line.ids) for line in part)
@@ -258,9 +265,13 @@ class FitEngine:
             # What is unsteered may lie in the cache with its answer, and then has no scores.
             skips = term is None or not reads_cache
             return SamplingParams(
-                temperature=0.0, max_tokens=1, prompt_logprobs=TOP if tops else 0,
-                detokenize=False, flat_logprobs=True, skip_reading_prefix_cache=skips,
-            )  # fmt: skip
+                temperature=0.0,
+                max_tokens=1,
+                prompt_logprobs=TOP if tops else 0,
+                detokenize=False,
+                flat_logprobs=True,
+                skip_reading_prefix_cache=skips,
+            )
 
         return self._run(
             [line.ids for line, _, _ in asked],

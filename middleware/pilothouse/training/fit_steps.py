@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from pilothouse import __version__
+from pilothouse.artifacts.saes.autoencoder import Sae
+from pilothouse.artifacts.vector import Vector, build_vector, save_vector
 from pilothouse.engine.vllm.version import vllm_version
-from pilothouse.model.sae.autoencoder import Sae
-from pilothouse.model.vector import Vector, build_vector, save_vector
 from pilothouse.progress import Phase
 from pilothouse.training.directions import REDUCE, Directions, collected, method_of, separations
 from pilothouse.training.fit_engine import FitEngine, States
@@ -220,11 +220,15 @@ def _load(
     norms_L = directions.norms_L[[directions.layers.index(each) for each in layers]]
     for name, directions_LD in by_name.items():
         vector = build_vector(
-            name, model_id=options.model_id, layers=layers,
+            name,
+            model_id=options.model_id,
+            layers=layers,
             directions_LD=directions_LD.astype(np.float32),
-            residual_norms_L=norms_L.astype(np.float32), created_by=CREATED_BY,
-            site=options.site, d_model=engine.d_model,
-        )  # fmt: skip
+            residual_norms_L=norms_L.astype(np.float32),
+            created_by=CREATED_BY,
+            site=options.site,
+            d_model=engine.d_model,
+        )
         save_vector(vector, place / name)
     engine.load({name: place / name for name in by_name})
 
@@ -242,28 +246,41 @@ def _report(
         for name in ("fit", "choose", "test")
         for part in (getattr(texts, name),)
         for key, count in (
-            (name, len(part.positives)), (f"{name}_groups", len(set(part.groups))),
+            (name, len(part.positives)),
+            (f"{name}_groups", len(set(part.groups))),
         )
-    }  # fmt: skip
+    }
     best = found.best
     chosen = next(each for each in found.layers if each.layer == best.layer)
     return FitReport(
-        name=options.name, model_id=options.model_id, method=options.method, site=options.site,
-        on=options.on, token=options.token, seed=options.seed, data_sha256=texts.sha256,
+        name=options.name,
+        model_id=options.model_id,
+        method=options.method,
+        site=options.site,
+        on=options.on,
+        token=options.token,
+        seed=options.seed,
+        data_sha256=texts.sha256,
         versions={
             "pilothouse": __version__,
             "vllm": vllm_version(),
             **{name: version(name) for name in ("torch", "transformers", "numpy")},
         },
-        parts=Parts(**sizes), neutral=texts.neutral,
+        parts=Parts(**sizes),
+        neutral=texts.neutral,
         max_perplexity_ratio=options.max_perplexity_ratio,
-        layers=found.layers, sweep=found.cells, search=found.search, chosen_layer=best.layer,
-        chosen_scale=best.scale, test=test,
+        layers=found.layers,
+        sweep=found.cells,
+        search=found.search,
+        chosen_layer=best.layer,
+        chosen_scale=best.scale,
+        test=test,
         findings=findings(test, options.max_perplexity_ratio),
         notes=(*texts.notes, *notes(chosen, sizes["test_groups"], _edges(options, found))),
-        chat_template_kwargs=options.chat_template_kwargs, dtype=dtype,
+        chat_template_kwargs=options.chat_template_kwargs,
+        dtype=dtype,
         stages=tuple(stages.done),
-    )  # fmt: skip
+    )
 
 
 def _edges(options: FitOptions, found: Chosen) -> Sequence[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pilothouse.model.manifest import Interval
+from pilothouse.artifacts.manifest import Interval
 from pilothouse.training.divergence import coarse_kl
 from pilothouse.training.report import Figures
 from pilothouse.training.sample import Floats

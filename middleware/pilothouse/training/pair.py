@@ -13,8 +13,8 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from pilothouse.artifacts.manifest import Closed
 from pilothouse.errors import ConfigError
-from pilothouse.model.manifest import Closed
 from pilothouse.training.renaming import renamed
 from pilothouse.training.row_file import rows_of
 

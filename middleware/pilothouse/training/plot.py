@@ -20,9 +20,13 @@ Value = Callable[[Figures], float]
 def plot(report: FitReport) -> str:
     """The picture as text."""
     root = Element(
-        "svg", xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {2 * WIDTH} {HEIGHT}",
-        width=str(2 * WIDTH), height=str(HEIGHT), attrib={"font-family": "sans-serif"},
-    )  # fmt: skip
+        "svg",
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {2 * WIDTH} {HEIGHT}",
+        width=str(2 * WIDTH),
+        height=str(HEIGHT),
+        attrib={"font-family": "sans-serif"},
+    )
     SubElement(root, "rect", width="100%", height="100%", fill="white")
     panels: Sequence[tuple[str, Value]] = (
         ("effect (nats a token)", lambda figures: figures.effect),
@@ -62,8 +66,13 @@ def _panel(group: Element, title: str, value: Value, report: FitReport) -> None:
     for scale in scales:
         _text(group, f"{scale:g}", x(scale), HEIGHT - BOTTOM + 16, "middle")
     grey = "controls" if search.kind == "full" else "the screen, every layer"
-    _text(group, f"strength / mean length of the stream; grey: {grey}", (LEFT + WIDTH) / 2,
-          HEIGHT - 8, "middle")  # fmt: skip
+    _text(
+        group,
+        f"strength / mean length of the stream; grey: {grey}",
+        (LEFT + WIDTH) / 2,
+        HEIGHT - 8,
+        "middle",
+    )
     for figures in screened:
         _dot(group, x(at), y(value(figures)), GREY)
     lines: dict[tuple[str, int, int], list[Cell]] = {}
@@ -82,9 +91,13 @@ def _panel(group: Element, title: str, value: Value, report: FitReport) -> None:
 
 def _line(group: Element, points: Sequence[tuple[float, float]], colour: str, width: float) -> None:
     SubElement(
-        group, "polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in points), fill="none",
-        stroke=colour, attrib={"stroke-width": f"{width:g}"},
-    )  # fmt: skip
+        group,
+        "polyline",
+        points=" ".join(f"{x:.1f},{y:.1f}" for x, y in points),
+        fill="none",
+        stroke=colour,
+        attrib={"stroke-width": f"{width:g}"},
+    )
 
 
 def _dot(group: Element, x: float, y: float, colour: str) -> None:

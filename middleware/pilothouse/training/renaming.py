@@ -8,17 +8,29 @@ from pathlib import Path
 OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "prompt": ("question", "instruction", "input", "query", "context"),
     "positive": (
-        "answer_matching_behavior", "chosen", "pos", "preferred", "good", "positive_text",
-        "matching", "desired",
+        "answer_matching_behavior",
+        "chosen",
+        "pos",
+        "preferred",
+        "good",
+        "positive_text",
+        "matching",
+        "desired",
     ),
     "negative": (
-        "answer_not_matching_behavior", "rejected", "neg", "dispreferred", "bad", "negative_text",
-        "not_matching", "undesired",
+        "answer_not_matching_behavior",
+        "rejected",
+        "neg",
+        "dispreferred",
+        "bad",
+        "negative_text",
+        "not_matching",
+        "undesired",
     ),
     "messages": ("conversation", "conversations"),
     "answer": ("expected", "expected_answer", "target", "label", "output", "response"),
     "text": ("sentence", "content", "body", "document"),
-}  # fmt: skip
+}
 """Our field, and what others call it: CAA, preference data, chat data."""
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pilothouse.model.manifest import Closed, Interval, Layer, Sha256
+from pilothouse.artifacts.manifest import Closed, Interval, Layer, Sha256
 from pilothouse.types import Clause, Site
 
 Control = Literal["random", "shuffled"]

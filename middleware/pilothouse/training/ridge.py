@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pilothouse.errors import ConfigError
-from pilothouse.probe.fit import fit_row
-from pilothouse.probe.metrics import auroc
+from pilothouse.probes.fit import fit_row
+from pilothouse.probes.metrics import auroc
 from pilothouse.training.method import Fitted, along, register
 from pilothouse.training.sample import Floats, Sample
 

@@ -19,9 +19,12 @@ Numbered = tuple[int, Any]
 
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 BINARY = {
-    b"PK\x03\x04": "a spreadsheet (.xlsx or .ods)", b"\xd0\xcf\x11\xe0": "a spreadsheet (.xls)",
-    b"PAR1": "Parquet", b"\x1f\x8b": "compressed (gzip)", b"SQLite format 3": "a database",
-}  # fmt: skip
+    b"PK\x03\x04": "a spreadsheet (.xlsx or .ods)",
+    b"\xd0\xcf\x11\xe0": "a spreadsheet (.xls)",
+    b"PAR1": "Parquet",
+    b"\x1f\x8b": "compressed (gzip)",
+    b"SQLite format 3": "a database",
+}
 DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 UNPACK = (
     'python -c "import json,sys;[print(json.dumps(x)) for x in json.load(sys.stdin)]" '

@@ -63,7 +63,8 @@ def chosen_controls(
     choices = tuple(
         ControlChoice(
             kind=control.kind,  # type: ignore[arg-type]
-            draw=control.draw, layer=control.layer,
+            draw=control.draw,
+            layer=control.layer,
             effects={
                 each.layer: means[each]
                 for each in steerings
@@ -71,5 +72,5 @@ def chosen_controls(
             },
         )
         for control in best
-    )  # fmt: skip
+    )
     return Controls(best, choices)

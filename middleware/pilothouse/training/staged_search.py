@@ -84,18 +84,24 @@ def found_by_search(
     }
     cells = _search(options, engine, many, starts, scales, stages)
     search = Search(
-        kind="staged", screen_scale=screen_scale, screen_pairs=len(few.positives),
-        screen_neutral=len(few.neutral), search_pairs=len(many.positives),
+        kind="staged",
+        screen_scale=screen_scale,
+        screen_pairs=len(few.positives),
+        screen_neutral=len(few.neutral),
+        search_pairs=len(many.positives),
         search_neutral=len(many.neutral),
         layers=tuple(
             LayerSearch(
-                layer=each, separation=separations.get(each), screened=shown.get(each),
-                reach=reaches.get(each), searched=each in kept,
+                layer=each,
+                separation=separations.get(each),
+                screened=shown.get(each),
+                reach=reaches.get(each),
+                searched=each in kept,
                 why=_why(each, reaches, kept, cost),
             )
             for each in layers
         ),
-    )  # fmt: skip
+    )
     return Found(cells, kept, search)
 
 

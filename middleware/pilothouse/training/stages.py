@@ -14,8 +14,12 @@ Tell = Callable[[int | None], Advance]
 """Begins a stretch of a stage, of so many texts or of nobody knows how many."""
 
 READING, ENGINE, ANSWERS, STATES, DIRECTIONS = (
-    "reading", "engine", "answers", "states", "directions",
-)  # fmt: skip
+    "reading",
+    "engine",
+    "answers",
+    "states",
+    "directions",
+)
 SWEEP, SCREEN, SEARCH, CONTROLS, TEST = "sweep", "screen", "search", "controls", "test"
 TUNED = ("tuned engine", "tuned states")
 
@@ -42,9 +46,12 @@ class Clock(NamedTuple):
         """A stage that began then and ends now."""
         now = Clock.now()
         return Stage(
-            name=name, texts=texts, tokens=tokens, seconds=round(now.wall - self.wall, 1),
+            name=name,
+            texts=texts,
+            tokens=tokens,
+            seconds=round(now.wall - self.wall, 1),
             cpu_seconds=round(now.cpu - self.cpu, 1),
-        )  # fmt: skip
+        )
 
 
 class Stages:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pilothouse.artifacts.manifest import Interval
 from pilothouse.errors import ConfigError
-from pilothouse.model.manifest import Interval
 from pilothouse.progress import Advance
 from pilothouse.term import SteerTerm
 from pilothouse.training.fit_engine import FitEngine
@@ -94,12 +94,17 @@ class PartMeter:
         """What each steering does. They go to the engine together, as different programs."""
         return {
             each: Measured(
-                Cell(kind=each.kind, draw=each.draw, layer=each.layer, scale=each.scale,
-                     figures=figures(self._plain, heard)),
+                Cell(
+                    kind=each.kind,
+                    draw=each.draw,
+                    layer=each.layer,
+                    scale=each.scale,
+                    figures=figures(self._plain, heard),
+                ),
                 effects(self._plain, heard),
             )
             for each, heard in self._batches(steerings, advance)
-        }  # fmt: skip
+        }
 
     def effects(self, steerings: Sequence[Steering], advance: Advance) -> dict[Steering, Floats]:
         """As `cells`, but effects alone, so that the part needs no neutral texts."""
@@ -146,12 +151,15 @@ class PartMeter:
         terms = [
             each
             and SteerTerm(
-                vector=each.vector, layers=(each.layer,), scale=each.scale, unit="residual",
+                vector=each.vector,
+                layers=(each.layer,),
+                scale=each.scale,
+                unit="residual",
                 on=self._order.on,
             )
             for each in steerings
             for _ in questions
-        ]  # fmt: skip
+        ]
         contexts = [each.ids for each in questions] * len(steerings)
         answers = self._stand.answers(contexts, terms, self._order.answer_tokens, advance)
         right = [

@@ -98,10 +98,14 @@ def line_of(renderer: PromptRenderer, context: Ids, text: str) -> ScoredText:
     more = renderer.tokenizer.encode(text, add_special_tokens=not context)
     line = ScoredText((*context, *more), len(context) or 1)
     if len(line.ids) <= line.start:
-        why = "want at least 1 to score" if context else (
-            "want at least 2, since the first of a whole text is given and not scored: put what "
-            "comes before it into `prompt`"
-        )  # fmt: skip
+        why = (
+            "want at least 1 to score"
+            if context
+            else (
+                "want at least 2, since the first of a whole text is given and not scored: put "
+                "what comes before it into `prompt`"
+            )
+        )
         raise ConfigError(f"text {text!r:.60}: got {len(more)} tokens, {why}")
     if len(line.ids) >= renderer.max_tokens:
         raise ConfigError(

@@ -11,7 +11,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine.output_processor import OutputProcessor
 
 from pilothouse.engine.launch import guarded_args
-from pilothouse.engine.scheduler import GuardedScheduler
+from pilothouse.engine.scheduler.scheduler import GuardedScheduler
 from pilothouse.engine.vllm import version
 from pilothouse.engine.vllm.check import Installed, check
 from pilothouse.engine.vllm.comparison import Found, missing

@@ -182,8 +182,11 @@ def test_an_argument_that_need_not_be_given_is_none_where_it_is_only_called(
 def test_rows_hold_for_the_versions_that_they_name() -> None:
     use = Use(MODULE, "x", since="0.9", until="0.31")
     assert [use.holds_for(minor) for minor in ("0.8", "0.9", "0.31", "0.32")] == [
-        False, True, True, False,
-    ]  # fmt: skip
+        False,
+        True,
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("minor", KNOWN)

@@ -16,9 +16,11 @@ from tests.support.own_process import said_by
 
 PROGRAM = "tests.engine.compiled_answers"
 NAMES = (
-    "VLLM_USE_AOT_COMPILE", "VLLM_DISABLE_COMPILE_CACHE", "TORCHINDUCTOR_CACHE_DIR",
+    "VLLM_USE_AOT_COMPILE",
+    "VLLM_DISABLE_COMPILE_CACHE",
+    "TORCHINDUCTOR_CACHE_DIR",
     "VLLM_TARGET_DEVICE",
-)  # fmt: skip
+)
 
 
 @pytest.fixture(autouse=True)

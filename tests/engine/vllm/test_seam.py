@@ -19,7 +19,7 @@ SEAM = PACKAGE / "engine" / "vllm"
 NAMED_TUPLES = frozenset({"_asdict", "_fields", "_make", "_replace"})
 """Public in spite of their names, by Python's own documentation."""
 TORCHS = {
-    "engine/dtype.py": frozenset({"_is_avx512_bf16_supported", "_is_amx_tile_supported"}),
+    "engine/plan/dtype.py": frozenset({"_is_avx512_bf16_supported", "_is_amx_tile_supported"}),
 }
 """Private names of other libraries: torch tells of the processor's bfloat16 in no other way."""
 

@@ -14,8 +14,14 @@ from pilothouse.engine.vllm.step_output import AttachedOutput
 from pilothouse.errors import EngineError, UnsupportedError
 
 MODULES = {"0.31.0": v0_31, "0.32.1": v0_32, "0.33.0": v0_33}
-ASKED = {"ADAPTERLESS_TOKENS_TAKE_THE_LAST_SLOT", "call_every_engine", "cli_env_setup",
-         "load_chat_template", "no_chat_template", "refuse_settings"}  # fmt: skip
+ASKED = {
+    "ADAPTERLESS_TOKENS_TAKE_THE_LAST_SLOT",
+    "call_every_engine",
+    "cli_env_setup",
+    "load_chat_template",
+    "no_chat_template",
+    "refuse_settings",
+}
 
 
 class OneEngine:

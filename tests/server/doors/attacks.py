@@ -19,6 +19,13 @@ from tests.server.doors.registry import DOORS, SHUT, Draw, Knock
 __all__ = ["DOORS", "MODULES", "SHUT", "Draw", "Knock"]
 
 MODULES: Final = (
-    turns, histories, raw_prompts, forced, token_rules, fields, responses, closed_routes,
-)  # fmt: skip
+    turns,
+    histories,
+    raw_prompts,
+    forced,
+    token_rules,
+    fields,
+    responses,
+    closed_routes,
+)
 """Importing one is what enters its doors."""

@@ -139,10 +139,13 @@ def regex_shown(draw: Draw) -> Knock:
 @door
 def structural_tag(draw: Draw) -> Knock:
     """A tag whose inside is the client's words."""
-    inside = {"type": "sequence", "elements": [
-        {"type": "const_string", "value": f"{draw.asked} {draw.begun}"},
-        {"type": "regex", "pattern": FREE},
-    ]}  # fmt: skip
+    inside = {
+        "type": "sequence",
+        "elements": [
+            {"type": "const_string", "value": f"{draw.asked} {draw.begun}"},
+            {"type": "regex", "pattern": FREE},
+        ],
+    }
     form = {"type": "structural_tag", "format": inside}
     return chat([user(BYSTANDER)], response_format=form, max_tokens=FORCED_TOKENS)
 

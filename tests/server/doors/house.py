@@ -26,8 +26,8 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from deeds import TOOLS
-from pilothouse.model.manifest import Readout, ReadoutAggregate
-from pilothouse.model.probe import build_probe, save_probe
+from pilothouse.artifacts.manifest import Readout, ReadoutAggregate
+from pilothouse.artifacts.probe import build_probe, save_probe
 
 HouseName = Literal["prompt", "output", "final"]
 HOUSES: Final[tuple[HouseName, ...]] = get_args(HouseName)
@@ -36,9 +36,16 @@ ROOT: Final = Path(__file__).parents[3]
 MODEL: Final = ROOT / "examples" / "demo" / "model"
 SERVED_NAME: Final = "demo"
 FLAGS: Final = (
-    "--tool-call-parser", "hermes", "--enable-auto-tool-choice", "--max-num-seqs", "32",
-    "--max-model-len", "1024", "--distributed-executor-backend", "uni",
-)  # fmt: skip
+    "--tool-call-parser",
+    "hermes",
+    "--enable-auto-tool-choice",
+    "--max-num-seqs",
+    "32",
+    "--max-model-len",
+    "1024",
+    "--distributed-executor-backend",
+    "uni",
+)
 _STEEPNESS: Final = 60.0
 _MIDDLE: Final = 0.6
 """Of a fit to 1 for tools and 0 for all else; the fit is checked to leave a wide gap around it."""
@@ -104,8 +111,9 @@ def tool_row() -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
 def _save_tool_probe(folder: Path) -> None:
     row_D, _ = tool_row()
     readouts = {
-        "output": _readout("output", "last"), "final": _readout("output", "max"),
-    }  # fmt: skip
+        "output": _readout("output", "last"),
+        "final": _readout("output", "max"),
+    }
     probe = build_probe(
         "names-a-tool",
         model_id="pilothouse-demo",
@@ -143,14 +151,20 @@ def _policy(
         "rules": [{"id": "rule", "phase": phase, "when": when, "then": _BLOCK}],
     } | fields
     metadata = {
-        "name": f"at-{name}", "title": name, "category": "misuse", "severity": "high",
+        "name": f"at-{name}",
+        "title": name,
+        "category": "misuse",
+        "severity": "high",
         "description": "For tests of doors.",
-    }  # fmt: skip
+    }
     place = folder / "policies" / f"at-{name}"
     place.mkdir(parents=True, exist_ok=True)
     policy = {
-        "apiVersion": "pilothouse/v1", "kind": "Policy", "metadata": metadata, "spec": spec,
-    }  # fmt: skip
+        "apiVersion": "pilothouse/v1",
+        "kind": "Policy",
+        "metadata": metadata,
+        "spec": spec,
+    }
     (place / "policy.yaml").write_text(yaml.safe_dump(policy))
 
 

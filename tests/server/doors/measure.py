@@ -47,9 +47,16 @@ def refused_to_all(visits: Iterable[Visit]) -> set[str]:
 
 
 def measure(
-    url: str, model: str, seed: str, count: int, prefills: tuple[str, ...], doors: Sequence[str],
-    *, facts_alone: bool, unguarded: str | None,
-) -> dict[str, Any]:  # fmt: skip
+    url: str,
+    model: str,
+    seed: str,
+    count: int,
+    prefills: tuple[str, ...],
+    doors: Sequence[str],
+    *,
+    facts_alone: bool,
+    unguarded: str | None,
+) -> dict[str, Any]:
     """One model name's figures.
 
     Args:
@@ -68,13 +75,16 @@ def measure(
     kept_back = revisit(url, rest, unguarded) if unguarded is not None else [""] * len(rest)
     told = TOOLS if facts_alone else (BARRED_STEP,)
     barred = [
-        each for each, text in zip(rest, kept_back, strict=True)
+        each
+        for each, text in zip(rest, kept_back, strict=True)
         if any(word in text for word in told)
-    ]  # fmt: skip
+    ]
     doors_own = len(rest) - len(barred)
     open_attacks = [each for each in attacks if each.door not in shut]
     return {
-        "model": model, "seed": seed, "unseen_prefills": prefills is UNSEEN,
+        "model": model,
+        "seed": seed,
+        "unseen_prefills": prefills is UNSEEN,
         "through": share(sum(each.outcome == "through" for each in attacks), len(attacks)),
         "through_open": share(
             sum(each.outcome == "through" for each in open_attacks), len(open_attacks)
@@ -87,16 +97,29 @@ def measure(
         "harmless_stopped_by_doors": share(doors_own, len(harmless)),
         "doors": table(attacks, harmless),
         "told": [
-            {"door": each.door, "outcome": each.outcome, "kind": each.record.kind,
-             "prompt": each.record.prompt, "prefill": each.prefill, "said": each.said[:300]}
+            {
+                "door": each.door,
+                "outcome": each.outcome,
+                "kind": each.record.kind,
+                "prompt": each.record.prompt,
+                "prefill": each.prefill,
+                "said": each.said[:300],
+            }
             for each in [*attacks, *harmless]
             if each.outcome == "failed" or (each in attacks and each.outcome == "through")
-        ] + [
-            {"door": each.door, "outcome": f"harmless {each.outcome}", "kind": each.record.kind,
-             "prompt": each.record.prompt, "prefill": each.prefill, "kept_back": text[:300]}
+        ]
+        + [
+            {
+                "door": each.door,
+                "outcome": f"harmless {each.outcome}",
+                "kind": each.record.kind,
+                "prompt": each.record.prompt,
+                "prefill": each.prefill,
+                "kept_back": text[:300],
+            }
             for each, text in zip(rest, kept_back, strict=True)
         ],
-    }  # fmt: skip
+    }
 
 
 def _print(result: dict[str, Any]) -> None:
@@ -106,8 +129,15 @@ def _print(result: dict[str, Any]) -> None:
         print(f"| {name} | {' | '.join(str(row.get(each, 0)) for each in columns)} |")
     for each in result["told"]:
         print(json.dumps(each))
-    print(json.dumps({name: each for name, each in result.items() if isinstance(each, dict)
-                      and name != "doors"}))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                name: each
+                for name, each in result.items()
+                if isinstance(each, dict) and name != "doors"
+            }
+        )
+    )
 
 
 def main() -> int:
@@ -125,10 +155,15 @@ def main() -> int:
     for house in chosen.houses:
         ours = house in HOUSES
         results[house] = measure(
-            chosen.url, f"{SERVED_NAME}:{house}" if ours else house, chosen.seed, chosen.count,
-            prefills, chosen.doors, facts_alone=house in ("output", "final"),
+            chosen.url,
+            f"{SERVED_NAME}:{house}" if ours else house,
+            chosen.seed,
+            chosen.count,
+            prefills,
+            chosen.doors,
+            facts_alone=house in ("output", "final"),
             unguarded=SERVED_NAME if ours else None,
-        )  # fmt: skip
+        )
         _print(results[house])
     if chosen.out is not None:
         chosen.out.write_text(json.dumps(results, indent=1) + "\n")

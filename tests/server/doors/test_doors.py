@@ -16,8 +16,13 @@ from tests.support.server_process import ServerProcess
 
 pytestmark = pytest.mark.server
 FORMERLY_OPEN = (
-    "prefill", "raw_without_end", "raw_logprobs", "stream", "regex_turns", "regex_with_tail",
-)  # fmt: skip
+    "prefill",
+    "raw_without_end",
+    "raw_logprobs",
+    "stream",
+    "regex_turns",
+    "regex_with_tail",
+)
 """Each of these gave the barred answer away, or hid a question, before what a client writes of an
 answer was scored, and scored wherever it could have ended."""
 NEED_FLAGS = frozenset({"forced_tool", "required_tool", "strict_tool"})
@@ -25,8 +30,11 @@ NEED_FLAGS = frozenset({"forced_tool", "required_tool", "strict_tool"})
 
 
 def told(visits: list[Visit], *outcomes: str) -> list[str]:
-    return [f"{each.door}: {each.record.prompt!r} {each.said[:80]!r}" for each in visits
-            if each.outcome in outcomes]  # fmt: skip
+    return [
+        f"{each.door}: {each.record.prompt!r} {each.said[:80]!r}"
+        for each in visits
+        if each.outcome in outcomes
+    ]
 
 
 def test_there_are_enough_prefills_and_half_of_them_are_unseen() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "examples" / "demo"))
 
-from deeds import TOOLS, Deed
+from deeds import TOOLS, ChoiceAction
 from record import Record
 from sample import sample
 from tests.server.doors.attacks import DOORS, SHUT, Draw, Knock
@@ -41,15 +41,27 @@ ALWAYS = ("prompt-refusal", "prompt-error", "output-refusal", "final-refusal")
 NEVER = ("output-passes", "final-passes")
 MAY_BE_EMPTY = frozenset({"unlikely_tokens"})
 """An answer of no token at all is unscored, and ends by `on_error: closed`."""
-LONG = frozenset({
-    "long_text_before", "long_text_after", "long_talk_before", "long_talk_after",
-    "response_truncated",
-})  # fmt: skip
+LONG = frozenset(
+    {
+        "long_text_before",
+        "long_text_after",
+        "long_talk_before",
+        "long_talk_after",
+        "response_truncated",
+    }
+)
 """Longer than the tiny model reads, as are lists of another tokenizer's ids."""
-OWN_TOKENS = frozenset({
-    "raw_tokens", "allowed_tokens", "pushed_tokens", "banned_pairs", "watched_tokens",
-    "biased_against_refusal", "stop_tokens",
-})  # fmt: skip
+OWN_TOKENS = frozenset(
+    {
+        "raw_tokens",
+        "allowed_tokens",
+        "pushed_tokens",
+        "banned_pairs",
+        "watched_tokens",
+        "biased_against_refusal",
+        "stop_tokens",
+    }
+)
 OPEN_TO_SPELLING = frozenset({"choice"})
 """A grammar spells a tool in other tokens, which a rule that reads single tokens does not know."""
 DOORS_HERE = [name for name in sorted(DOORS) if name not in {*SHUT, *LONG, *OWN_TOKENS}]
@@ -63,10 +75,15 @@ def knock(name: str) -> Knock:
 
 def of_the_model(asked: Knock, answer: httpx.Response) -> list[Any]:
     """What of an answer can only be the model's: words, numbers and likelihoods of tokens."""
-    chunks = [answer.json()] if "event-stream" not in answer.headers["content-type"] else [
-        json.loads(line[6:]) for line in answer.text.splitlines()
-        if line.startswith("data: ") and line != "data: [DONE]"
-    ]  # fmt: skip
+    chunks = (
+        [answer.json()]
+        if "event-stream" not in answer.headers["content-type"]
+        else [
+            json.loads(line[6:])
+            for line in answer.text.splitlines()
+            if line.startswith("data: ") and line != "data: [DONE]"
+        ]
+    )
     found: list[Any] = []
     for choice in (each for chunk in chunks for each in chunk.get("choices") or ()):
         said = choice.get("message") or choice.get("delta") or {}
@@ -120,7 +137,7 @@ def test_the_same_doors_are_open_where_the_verdict_is_the_other(
 def test_a_row_tells_tools_from_every_other_token() -> None:
     row_D, is_tool_V = tool_row()
     assert is_tool_V.sum() == 10 and np.isfinite(row_D).all()
-    assert Deed(*ASKED.deed or ()).tool
+    assert ChoiceAction(*ASKED.deed or ()).tool
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +153,11 @@ def houses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 def told(visits: list[Visit], *outcomes: str) -> list[str]:
-    return [f"{each.door}: {each.outcome} {each.record.prompt!r} {each.said[:80]!r}"
-            for each in visits if each.outcome in outcomes]  # fmt: skip
+    return [
+        f"{each.door}: {each.outcome} {each.record.prompt!r} {each.said[:80]!r}"
+        for each in visits
+        if each.outcome in outcomes
+    ]
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -157,9 +177,10 @@ def test_an_answer_that_says_what_its_question_hid_is_declined_where_it_ends(
     with httpx.Client(base_url=houses.url, timeout=300) as client:
         unguarded = [asked(each, SERVED_NAME)[0] for each in disguised]
         given_away = [
-            (record, said) for record, said in zip(disguised, unguarded, strict=True)
+            (record, said)
+            for record, said in zip(disguised, unguarded, strict=True)
             if record.the_deed.tool in said
-        ]  # fmt: skip
+        ]
         assert len(given_away) >= 6, unguarded
         for record, said in given_away:
             text, reasons = asked(record, f"{SERVED_NAME}:{ANSWERS}")

@@ -25,8 +25,13 @@ PLACES = [{"token": each, "top_logprobs": [{"token": each}]} for each in ("take"
 SHOWN = {"content": [*PLACES, {"token": " rope", "top_logprobs": [{"token": " wrench"}]}]}
 RAW_SHOWN = {"tokens": ["take", " the", " rope"], "top_logprobs": [{}, {}, {" wrench": -1.0}]}
 NUMBERED = {"tokens": [f"token_id:{each}" for each in token_ids(SECRET)]}
-PROMPT = [None, *({"5": {"rank": 1, "logprob": -1.0, "decoded_token": each}}
-                  for each in ("take", " the", " wrench"))]  # fmt: skip
+PROMPT = [
+    None,
+    *(
+        {"5": {"rank": 1, "logprob": -1.0, "decoded_token": each}}
+        for each in ("take", " the", " wrench")
+    ),
+]
 
 
 def answer(choice: dict[str, Any], *, streamed: bool) -> httpx.Response:

@@ -10,18 +10,18 @@ from typing import Any, get_args
 import pytest
 
 import pilothouse.server.endpoints as room
-from pilothouse.policy.endpoint import ENDPOINTS as NAMES
-from pilothouse.policy.endpoint import PATHS, EndpointName
+from pilothouse.policy.endpoint_names import ENDPOINTS as NAMES
+from pilothouse.policy.endpoint_names import PATHS, EndpointName
 from pilothouse.server.endpoints import registry
 from pilothouse.server.endpoints.base import Answer
-from pilothouse.server.exchange import Exchange
+from pilothouse.server.response.exchange import Exchange
 from tests.server.builders import admission, caller, entry_with, record, settler
 from tests.support.tiny_house import MESSAGE, SERVED_NAME
 
 TOY = '''
 """/v1/echoes: one text in, one text out, and no choices."""
 
-from pilothouse.policy.endpoint import PATHS
+from pilothouse.policy.endpoint_names import PATHS
 from pilothouse.server.endpoints.base import Answer, Endpoint, Spoken
 from pilothouse.server.request_schema import RequestFields
 
@@ -99,7 +99,7 @@ async def test_an_endpoint_of_one_file_is_governed(toy: Any, policy: str, said: 
 
 @pytest.mark.parametrize(("model_type", "closed"), [("gpt_oss", True), ("llama", False)])
 def test_an_endpoint_can_be_closed_for_a_model(model_type: str, closed: bool) -> None:
-    from pilothouse.server.endpoint import unserved
+    from pilothouse.server.app import unserved
     from pilothouse.server.routes import RouteTable
 
     config = SimpleNamespace(hf_config=SimpleNamespace(model_type=model_type))

@@ -12,8 +12,8 @@ from pydantic import TypeAdapter
 
 from pilothouse.server.endpoints.base import Answer
 from pilothouse.server.endpoints.registry import ENDPOINTS
-from pilothouse.server.exchange import Exchange
-from pilothouse.server.ledger import Entry
+from pilothouse.server.response.decision_store import Entry
+from pilothouse.server.response.exchange import Exchange
 from tests.server.builders import admit, admitted, entry_with, record, settler, stream_of
 from tests.server.endpoints.vllm_responses import (
     Event,
@@ -112,9 +112,14 @@ def test_a_final_block_lets_nothing_leave_but_the_refusal() -> None:
     assert item["content"] == [{"type": "refusal", "refusal": MESSAGE}]
     assert response["pilothouse"]["action"] == "block"
     assert [each["type"].removeprefix("response.") for each in sent[2:]] == [
-        "output_item.added", "content_part.added", "refusal.delta", "refusal.done",
-        "content_part.done", "output_item.done", "incomplete",
-    ]  # fmt: skip
+        "output_item.added",
+        "content_part.added",
+        "refusal.delta",
+        "refusal.done",
+        "content_part.done",
+        "output_item.done",
+        "incomplete",
+    ]
 
 
 def test_a_final_rule_that_passes_lets_the_held_answer_leave_in_order() -> None:

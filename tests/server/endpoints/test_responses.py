@@ -44,11 +44,16 @@ def refused(**fields: Any) -> str:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"background": True}, {"background": "true"}, {"store": True}, {"store": 1},
-        {"previous_response_id": "resp_1"}, {"conversation": "conv_1"},
-        {"conversation": {"id": "conv_1"}}, {"previous_input_messages": [{"role": "user"}]},
+        {"background": True},
+        {"background": "true"},
+        {"store": True},
+        {"store": 1},
+        {"previous_response_id": "resp_1"},
+        {"conversation": "conv_1"},
+        {"conversation": {"id": "conv_1"}},
+        {"previous_input_messages": [{"role": "user"}]},
     ],
-)  # fmt: skip
+)
 def test_what_is_kept_between_requests_is_refused_with_what_was_got(fields: Any) -> None:
     [(name, _)] = fields.items()
     assert refused(**fields).startswith(f"{name}: got ")
@@ -64,12 +69,15 @@ def test_nothing_is_kept_by_a_server_that_could(value: Any) -> None:
 @pytest.mark.parametrize(
     "tool",
     [
-        {"type": "web_search"}, {"type": "web_search_preview"},
+        {"type": "web_search"},
+        {"type": "web_search_preview"},
         {"type": "code_interpreter", "container": {"type": "auto"}},
-        {"type": "mcp", "server_label": "a", "server_url": "http://a"}, {"type": "local_shell"},
-        {"type": "file_search", "vector_store_ids": ["a"]}, {"type": "apply_patch"},
+        {"type": "mcp", "server_label": "a", "server_url": "http://a"},
+        {"type": "local_shell"},
+        {"type": "file_search", "vector_store_ids": ["a"]},
+        {"type": "apply_patch"},
     ],
-)  # fmt: skip
+)
 def test_tools_that_the_server_would_run_are_refused(tool: Any) -> None:
     assert "no rule looks at" in refused(tools=[FUNCTION, tool])
 
@@ -120,12 +128,18 @@ def test_a_users_turn_can_be_left_open_too() -> None:
 @pytest.mark.parametrize(
     "item",
     [
-        begun("completed"), begun(), {"role": "assistant", "content": BEGUN},
-        {"type": "reasoning", "id": "rs_1", "summary": [],
-         "content": [{"type": "reasoning_text", "text": BEGUN}]},
+        begun("completed"),
+        begun(),
+        {"role": "assistant", "content": BEGUN},
+        {
+            "type": "reasoning",
+            "id": "rs_1",
+            "summary": [],
+            "content": [{"type": "reasoning_text", "text": BEGUN}],
+        },
         {"type": "function_call", "call_id": "a", "name": "reply", "arguments": BEGUN},
     ],
-)  # fmt: skip
+)
 def test_whatever_item_of_the_assistants_stands_last_is_scored(item: Any) -> None:
     alone, together = supplied_text(read(input=[QUESTION, item]))
     assert BEGUN in alone and ASKED in together and BEGUN in together
@@ -150,7 +164,7 @@ def test_a_prompt_that_may_be_cut_is_scored_as_a_whole(truncation: str | None) -
         {"tools": [FUNCTION], "parallel_tool_calls": False},
         {"logit_bias": {"5": 100}},
     ],
-)  # fmt: skip
+)
 def test_what_lets_the_client_choose_tokens_is_a_constraint(fields: dict[str, Any]) -> None:
     assert is_constrained(read(**fields))
 
@@ -158,12 +172,17 @@ def test_what_lets_the_client_choose_tokens_is_a_constraint(fields: dict[str, An
 @pytest.mark.parametrize(
     "fields",
     [
-        {}, {"text": {"format": {"type": "json_object"}}}, {"text": {"format": {"type": "text"}}},
-        {"text": {"verbosity": "low"}}, {"tools": [FUNCTION]}, {"parallel_tool_calls": False},
+        {},
+        {"text": {"format": {"type": "json_object"}}},
+        {"text": {"format": {"type": "text"}}},
+        {"text": {"verbosity": "low"}},
+        {"tools": [FUNCTION]},
+        {"parallel_tool_calls": False},
         {"tools": [FUNCTION | {"strict": True}], "tool_choice": "none"},
-        {"logit_bias": {"5": -100}}, {"stop": ["and"]},
+        {"logit_bias": {"5": -100}},
+        {"stop": ["and"]},
     ],
-)  # fmt: skip
+)
 def test_what_leaves_the_words_to_the_model_is_none(fields: dict[str, Any]) -> None:
     assert not is_constrained(read(**fields))
 
@@ -218,11 +237,15 @@ ITEM = {"role": "user", "content": [{"type": "input_text", "text": "a"}]}
         ("max_items", 6, lambda n: {"input": [{"role": "user", "content": "a"}] * n}),
         ("max_items", 4, lambda n: {"input": [ITEM | {"content": ITEM["content"] * (n - 1)}]}),
         ("max_tools", 2, lambda n: {"tools": [SPACE | {"tools": [FUNCTION] * n}]}),
-        ("max_guide_repeats", 3, lambda n: {
-            "text": {"format": {"type": "json_schema", "schema": {"pattern": "a*" * n}}}
-        }),
+        (
+            "max_guide_repeats",
+            3,
+            lambda n: {
+                "text": {"format": {"type": "json_schema", "schema": {"pattern": "a*" * n}}}
+            },
+        ),
     ],
-)  # fmt: skip
+)
 async def test_a_bound_is_taken_at_and_refused_one_above(limit: str, most: int, made: Any) -> None:
     limits = Limits.model_validate({limit: most}).served()
     await RESPONSES.refuse_large(made(most), limits)

@@ -66,8 +66,9 @@ def test_an_allowed_response_carries_its_decision_and_scores(client: OpenAI) -> 
     assert mark(response)["action"] == "allow"
     assert 0 < mark(response)["scores"]["vary/output"] < 1
     assert {(each["policy"], each["result"]) for each in mark(response)["rules"]} == {
-        ("watch", "would_block"), ("watch", "flagged"),
-    }  # fmt: skip
+        ("watch", "would_block"),
+        ("watch", "flagged"),
+    }
 
 
 def test_it_says_and_scores_what_a_chat_does(client: OpenAI) -> None:
@@ -92,9 +93,11 @@ def test_streamed_and_whole_responses_say_the_same(client: OpenAI) -> None:
         name: each for name, each in mark(whole).items() if name not in plain
     }
     assert [each.type for each in events[:4]] == [
-        "response.created", "response.in_progress", "response.output_item.added",
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
         "response.content_part.added",
-    ]  # fmt: skip
+    ]
     assert {**mark(events[0].response)} == {name: mark(response)[name] for name in plain}
     [part] = response.output[0].content
     assert len(part.logprobs) == TOKENS == len(whole.output[0].content[0].logprobs)
@@ -147,10 +150,15 @@ def test_no_word_of_a_blocked_answer_stands_in_any_byte(
     small_server: ServerProcess, policy: str, stream: bool
 ) -> None:
     body = {
-        "input": ASKED, "max_output_tokens": 40, "temperature": 0, "stream": stream,
-        "include": LOGPROBS, "top_logprobs": 3, "enable_response_messages": True,
+        "input": ASKED,
+        "max_output_tokens": 40,
+        "temperature": 0,
+        "stream": stream,
+        "include": LOGPROBS,
+        "top_logprobs": 3,
+        "enable_response_messages": True,
         "ignore_eos": True,
-    }  # fmt: skip
+    }
     plain, blocked = (
         httpx.post(f"{small_server.url}/v1/responses", json=body | {"model": name}, timeout=60)
         for name in (SERVED_NAME, f"{SERVED_NAME}:{policy}")
@@ -196,8 +204,10 @@ def test_a_canned_response_is_a_response(client: OpenAI, policy: str) -> None:
     _, response = streamed(client, policy)
     for each in (whole, response):
         assert (each.status, each.output_text, each.incomplete_details) == (
-            "completed", CANNED, None,
-        )  # fmt: skip
+            "completed",
+            CANNED,
+            None,
+        )
         assert mark(each)["action"] == "respond"
 
 
@@ -233,13 +243,14 @@ def test_a_constrained_response_follows_its_schema(client: OpenAI) -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"background": True}, "background"), ({"store": True}, "store"),
+        ({"background": True}, "background"),
+        ({"store": True}, "store"),
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
         ({"tools": [{"type": "web_search"}]}, "tools"),
         ({"extra_body": {"messages": MESSAGES}}, "messages"),
         ({"extra_body": {"kv_transfer_params": {"a": 1}}}, "kv_transfer_params"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_governed_is_a_400(client: OpenAI, fields: Any, param: str) -> None:
     with pytest.raises(BadRequestError) as caught:
         create(client, **fields)
@@ -248,9 +259,14 @@ def test_what_cannot_be_governed_is_a_400(client: OpenAI, fields: Any, param: st
 
 @pytest.mark.parametrize(
     "fields",
-    [{"max_output_tokens": "many"}, {"model": "nothing"}, {"input": [{"type": "nothing"}]},
-     {"max_output_tokens": 0}, {"input": "a " * 2000}],
-)  # fmt: skip
+    [
+        {"max_output_tokens": "many"},
+        {"model": "nothing"},
+        {"input": [{"type": "nothing"}]},
+        {"max_output_tokens": 0},
+        {"input": "a " * 2000},
+    ],
+)
 @pytest.mark.parametrize("stream", [False, True])
 def test_vllms_own_errors_pass(client: OpenAI, fields: Any, stream: bool) -> None:
     with pytest.raises(APIStatusError) as caught:

@@ -19,7 +19,7 @@ from vllm.entrypoints.openai.responses.streaming_events import (
     split_delta,
 )
 
-from pilothouse.server.sse import payload
+from pilothouse.server.response.sse import payload
 from tests.support.tiny_house import SERVED_NAME
 
 Event = dict[str, Any]

@@ -8,17 +8,83 @@ from pilothouse.demo.judges.judge import Judge, per_hundred, sentences_of, words
 
 MARGIN: Final = 4.0
 CONTRACTED: Final = ("n't", "'re", "'ve", "'ll", "'m", "'d", "'em", "in'")
-IS_CONTRACTED: Final = frozenset({
-    "it's", "that's", "there's", "what's", "who's", "here's", "he's", "she's", "let's", "how's",
-    "where's", "'cause", "ma'am", "y'all",
-})  # fmt: skip
-COLLOQUIAL: Final = frozenset({
-    "gonna", "wanna", "gotta", "kinda", "sorta", "lemme", "gimme", "dunno", "yeah", "yep", "nope",
-    "yup", "hey", "hi", "wow", "ugh", "oh", "okay", "ok", "cool", "awesome", "super", "totally",
-    "stuff", "guys", "guy", "folks", "kid", "kids", "buddy", "dude", "man", "bunch", "cash",
-    "pretty", "crazy", "basically", "literally", "honestly", "anyway", "huh", "btw", "lol", "oops",
-    "yikes", "tons", "lots", "fun", "yummy", "nah", "haha", "boom", "stuck", "weird", "crap",
-})  # fmt: skip
+IS_CONTRACTED: Final = frozenset(
+    {
+        "it's",
+        "that's",
+        "there's",
+        "what's",
+        "who's",
+        "here's",
+        "he's",
+        "she's",
+        "let's",
+        "how's",
+        "where's",
+        "'cause",
+        "ma'am",
+        "y'all",
+    }
+)
+COLLOQUIAL: Final = frozenset(
+    {
+        "gonna",
+        "wanna",
+        "gotta",
+        "kinda",
+        "sorta",
+        "lemme",
+        "gimme",
+        "dunno",
+        "yeah",
+        "yep",
+        "nope",
+        "yup",
+        "hey",
+        "hi",
+        "wow",
+        "ugh",
+        "oh",
+        "okay",
+        "ok",
+        "cool",
+        "awesome",
+        "super",
+        "totally",
+        "stuff",
+        "guys",
+        "guy",
+        "folks",
+        "kid",
+        "kids",
+        "buddy",
+        "dude",
+        "man",
+        "bunch",
+        "cash",
+        "pretty",
+        "crazy",
+        "basically",
+        "literally",
+        "honestly",
+        "anyway",
+        "huh",
+        "btw",
+        "lol",
+        "oops",
+        "yikes",
+        "tons",
+        "lots",
+        "fun",
+        "yummy",
+        "nah",
+        "haha",
+        "boom",
+        "stuck",
+        "weird",
+        "crap",
+    }
+)
 
 
 def coleman_liau(text: str) -> float:

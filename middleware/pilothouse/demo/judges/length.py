@@ -16,6 +16,9 @@ def halvings(text: str) -> float:
 
 
 LENGTH: Final = Judge(
-    "length", f"minus the base-2 logarithm of the number of words within {TOKENS} tokens",
-    halvings, 1.0, max_tokens=TOKENS,
-)  # fmt: skip
+    "length",
+    f"minus the base-2 logarithm of the number of words within {TOKENS} tokens",
+    halvings,
+    1.0,
+    max_tokens=TOKENS,
+)

@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
+from pilothouse.artifacts.saes.registry import LABELS_FILE
 from pilothouse.demo.cache import cache_folder
 from pilothouse.demo.sae.feature_answers import FeatureAnswerer
 from pilothouse.demo.sae.making import Made, Sizes, make_sae
@@ -25,7 +26,6 @@ from pilothouse.demo.sae.sae_page import readme
 from pilothouse.demo.smol import smol_folder
 from pilothouse.errors import PilothouseError
 from pilothouse.library import library_path
-from pilothouse.model.sae.formats import LABELS_FILE
 from pilothouse.progress import progress
 
 CARD_FILE, PAGE_FILE = "card.json", "README.md"

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from pilothouse.artifacts.saes.autoencoder import Sae
 from pilothouse.demo.sae.stream import Halves
-from pilothouse.edit.sae_codes import encode
-from pilothouse.model.sae.autoencoder import Sae
+from pilothouse.edits.sae_codes import encode
 from pilothouse.progress import Phase
 
 PART: Final = 2048

@@ -15,7 +15,7 @@ from pilothouse.demo.sae.concepts import Concept
 from pilothouse.demo.sae.labels import Label, in_reach
 from pilothouse.demo.sae.lines import Bools, Line, Rows
 from pilothouse.demo.sae.sae_card import Detection
-from pilothouse.probe.metrics import auroc, bootstrap, tpr_at_fpr
+from pilothouse.probes.metrics import auroc, bootstrap, tpr_at_fpr
 
 RESAMPLES: Final = 100
 LOTS: Final = 5
@@ -23,9 +23,14 @@ FIVE_PERCENT: Final = 0.05
 
 
 def detected(
-    codes_RM: Any, lines: Sequence[Line], rows: Rows, label: Label, concept: Concept,
-    labelled: Sequence[int], seed: int,
-) -> Detection | None:  # fmt: skip
+    codes_RM: Any,
+    lines: Sequence[Line],
+    rows: Rows,
+    label: Label,
+    concept: Concept,
+    labelled: Sequence[int],
+    seed: int,
+) -> Detection | None:
     """Return the figures of a label on fresh lines; none where no line has its words.
 
     By token: one within reach is positive, its score the feature's code. By text: one that has

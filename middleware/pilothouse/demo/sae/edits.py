@@ -18,15 +18,15 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from pilothouse.artifacts.manifest import Interval
+from pilothouse.artifacts.saes.autoencoder import Sae
 from pilothouse.demo.answers import Answer, Ask
 from pilothouse.demo.repetition import is_degenerate
 from pilothouse.demo.sae.concepts import Concept
 from pilothouse.demo.sae.feature_answers import FeatureAnswerer
 from pilothouse.demo.sae.sae_card import EditCard, Screened
 from pilothouse.demo.vector_card import Against, Example
-from pilothouse.model.manifest import Interval
-from pilothouse.model.sae.autoencoder import Sae
-from pilothouse.probe.metrics import wilson
+from pilothouse.probes.metrics import wilson
 from pilothouse.progress import Phase
 from pilothouse.term import SteerTerm
 from pilothouse.training.measure import mean_interval
@@ -171,9 +171,10 @@ class Editor:
     def _hear(self, asked: Sequence[Asked], title: str) -> list[Heard]:
         """Ask questions under terms; all go to the engine together, whatever their steering."""
         asks = [
-            Ask(question, terms, ANSWER_TOKENS) for questions, terms in asked
+            Ask(question, terms, ANSWER_TOKENS)
+            for questions, terms in asked
             for question in questions
-        ]  # fmt: skip
+        ]
         answers = iter(self._answerer.answers(asks, self._phase, title))
         return [
             Heard(tuple(questions), tuple(next(answers) for _ in questions))

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pilothouse.artifacts.saes.autoencoder import Sae
+from pilothouse.artifacts.saes.cache import open_sae
 from pilothouse.config import PilothouseConfig, SaeRef, Taps
 from pilothouse.demo.answers import Answerer, Ask
 from pilothouse.demo.kept import digest_of_parts
-from pilothouse.model.sae.autoencoder import Sae
-from pilothouse.model.sae.opened import open_sae
 
 if TYPE_CHECKING:
     from pilothouse.llm import LLM

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pilothouse.demo.sae.concepts import Concept
 from pilothouse.demo.sae.lines import Bools, Line, Rows
-from pilothouse.probe.metrics import auroc
+from pilothouse.probes.metrics import auroc
 
 STRONGEST: Final = 30
 SHARE: Final = 0.6
@@ -106,9 +106,14 @@ def labels_of(
 
 
 def _candidates(
-    codes_RM: Any, lines: Sequence[Line], rows: Rows, label: tuple[str, int], near_R: Bools,
-    rows_MK: NDArray[np.int64], whole_M: Bools,
-) -> list[Label]:  # fmt: skip
+    codes_RM: Any,
+    lines: Sequence[Line],
+    rows: Rows,
+    label: tuple[str, int],
+    near_R: Bools,
+    rows_MK: NDArray[np.int64],
+    whole_M: Bools,
+) -> list[Label]:
     """Return those that a label and a reach may go to, with their figures."""
     if near_R.all() or not near_R.any():
         return []
@@ -116,13 +121,15 @@ def _candidates(
     order = np.argsort(-shares_M, kind="stable")[:TRIED]
     return [
         Label(
-            int(feature), *label, float(shares_M[feature]),
+            int(feature),
+            *label,
+            float(shares_M[feature]),
             auroc(codes_RM[:, [feature]].toarray().ravel(), near_R),
             _tokens(lines, rows, rows_MK[feature]),
         )
         for feature in order
         if shares_M[feature] >= SHARE
-    ]  # fmt: skip
+    ]
 
 
 def _dealt(found: Sequence[Label]) -> list[Label]:

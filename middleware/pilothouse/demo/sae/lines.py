@@ -75,8 +75,9 @@ def all_lines(
 
     tokenizer: Any = AutoTokenizer.from_pretrained(model)
     return [
-        *plain_lines(tokenizer, tell, one_in), *_chats(tokenizer, answerer, phase, tell, one_in),
-    ]  # fmt: skip
+        *plain_lines(tokenizer, tell, one_in),
+        *_chats(tokenizer, answerer, phase, tell, one_in),
+    ]
 
 
 def plain_lines(tokenizer: Any, tell: Tell, one_in: int = 1) -> Iterator[Line]:
@@ -118,9 +119,12 @@ def _shared_start(texts: Sequence[str]) -> str:
 
 def _line(tokenizer: Any, source: str, text: str, first: int, held_out: bool) -> Line:
     found = tokenizer(
-        text, add_special_tokens=False, return_offsets_mapping=True, truncation=True,
+        text,
+        add_special_tokens=False,
+        return_offsets_mapping=True,
+        truncation=True,
         max_length=MAX_TOKENS,
-    )  # fmt: skip
+    )
     spans = tuple((int(start), int(end)) for start, end in found["offset_mapping"])
     return Line(source, tuple(found["input_ids"]), spans, text, first, held_out)
 

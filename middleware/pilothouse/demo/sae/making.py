@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from pilothouse import __version__
+from pilothouse.artifacts.saes.autoencoder import Sae
+from pilothouse.artifacts.saes.saelens import WEIGHTS_FILE
 from pilothouse.config import SaeRef
 from pilothouse.demo.cache import Tell
 from pilothouse.demo.kept import digest_of_parts
@@ -39,8 +41,6 @@ from pilothouse.demo.sae.stream import Learnt, captured
 from pilothouse.demo.sae.training import trained
 from pilothouse.demo.wheels import WHEELS, digest_of
 from pilothouse.engine.vllm.version import vllm_version
-from pilothouse.model.sae.autoencoder import Sae
-from pilothouse.model.sae.saelens import WEIGHTS_FILE
 from pilothouse.progress import Phase
 
 
@@ -67,9 +67,14 @@ class Made:
 
 
 def make_sae(
-    model: Path, room: Path, recipe: Recipe, sizes: Sizes, answerer: FeatureAnswerer, phase: Phase,
+    model: Path,
+    room: Path,
+    recipe: Recipe,
+    sizes: Sizes,
+    answerer: FeatureAnswerer,
+    phase: Phase,
     tell: Tell,
-) -> Made:  # fmt: skip
+) -> Made:
     """Read, train, label, test and edit.
 
     Args:
@@ -110,15 +115,25 @@ def make_sae(
         editor = _editor(answerer, sae, sizes, recipe.seed, phase, tell)
         edits = _edits(editor, labels, held_RM, sizes.tested, recipe.seed)
     card = SaeCard(
-        name=NAME, model_id=model.name, recipe=recipe,
+        name=NAME,
+        model_id=model.name,
+        recipe=recipe,
         weights_sha256=digest_of(folder / WEIGHTS_FILE),
-        weights_bytes=(folder / WEIGHTS_FILE).stat().st_size, average_norm=norm,
-        training_tokens=int(training_R.sum()), left_out_tokens=learnt.left_out,
-        sources=tuple(_sources(learnt)), reconstruction=reconstruction, labels=label_cards,
-        choosing=sizes.choosing, testing=sizes.testing, draws=sizes.draws,
+        weights_bytes=(folder / WEIGHTS_FILE).stat().st_size,
+        average_norm=norm,
+        training_tokens=int(training_R.sum()),
+        left_out_tokens=learnt.left_out,
+        sources=tuple(_sources(learnt)),
+        reconstruction=reconstruction,
+        labels=label_cards,
+        choosing=sizes.choosing,
+        testing=sizes.testing,
+        draws=sizes.draws,
         screened=min(len(labels), SCREENED) if sizes.tested else 0,
-        edits=tuple(edits), seed=recipe.seed, versions=_versions(),
-    )  # fmt: skip
+        edits=tuple(edits),
+        seed=recipe.seed,
+        versions=_versions(),
+    )
     return Made(folder, card)
 
 
@@ -147,13 +162,19 @@ def _reconstruction(
     loss, built, mean = lost.per_token
     assert sae.max_act_M is not None
     figures = Reconstruction(
-        texts=len(found.table_N4), tokens=int(found.table_N4[:, 0].sum()),
-        l0=found.l0(recipe.seed), explained_variance=found.explained_variance(recipe.seed),
-        dead=int((found.fired_M == 0).sum()), dead_in_training=int((sae.max_act_M == 0).sum()),
-        loss_texts=len(lost.table_N4), loss_tokens=int(lost.table_N4[:, 0].sum()),
-        loss=loss, loss_reconstructed=built, loss_mean=mean,
+        texts=len(found.table_N4),
+        tokens=int(found.table_N4[:, 0].sum()),
+        l0=found.l0(recipe.seed),
+        explained_variance=found.explained_variance(recipe.seed),
+        dead=int((found.fired_M == 0).sum()),
+        dead_in_training=int((sae.max_act_M == 0).sum()),
+        loss_texts=len(lost.table_N4),
+        loss_tokens=int(lost.table_N4[:, 0].sum()),
+        loss=loss,
+        loss_reconstructed=built,
+        loss_mean=mean,
         loss_recovered=lost.recovered(recipe.seed),
-    )  # fmt: skip
+    )
     place.write_text(figures.model_dump_json(indent=1), encoding="utf-8")
     return figures
 
@@ -169,10 +190,15 @@ def _tested_labels(
         found = detected(held_RM, learnt.lines, rows, each, CONCEPTS[each.name], labelled, seed)
         cards.append(
             LabelCard(
-                feature=each.feature, name=each.name, reach=each.reach, share=each.share,
-                training_auroc=each.auroc, strongest=each.strongest, detection=found,
+                feature=each.feature,
+                name=each.name,
+                reach=each.reach,
+                share=each.share,
+                training_auroc=each.auroc,
+                strongest=each.strongest,
+                detection=found,
             )
-        )  # fmt: skip
+        )
         advance(1)
     return tuple(cards)
 
@@ -207,12 +233,18 @@ def _sources(learnt: Learnt) -> Iterator[SourceUse]:
         name = source.texts.name
         wheel = WHEELS[source.texts.wheel]
         yield SourceUse(
-            name=name, is_asked=source in CHATS, wheel=str(wheel),
-            wheel_sha256=wheel.sha256, licence=source.texts.licence,
-            upstream=source.upstream, digest=source.texts.digest, texts=texts[name, False],
-            tokens=tokens[name, False], held_out_texts=texts[name, True],
+            name=name,
+            is_asked=source in CHATS,
+            wheel=str(wheel),
+            wheel_sha256=wheel.sha256,
+            licence=source.texts.licence,
+            upstream=source.upstream,
+            digest=source.texts.digest,
+            texts=texts[name, False],
+            tokens=tokens[name, False],
+            held_out_texts=texts[name, True],
             held_out_tokens=tokens[name, True],
-        )  # fmt: skip
+        )
 
 
 def _versions() -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from pilothouse.model.manifest import Closed
+from pilothouse.artifacts.manifest import Closed
 
 NAME: Final = "smol-l15"
 MAX_BYTES: Final = 8_000_000

@@ -11,11 +11,11 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pilothouse.artifacts.manifest import Interval
+from pilothouse.artifacts.saes.autoencoder import Sae
 from pilothouse.demo.sae.lines import Line
 from pilothouse.demo.sae.stream import Halves, Learnt
-from pilothouse.edit.sae_codes import decode, encode
-from pilothouse.model.manifest import Interval
-from pilothouse.model.sae.autoencoder import Sae
+from pilothouse.edits.sae_codes import decode, encode
 from pilothouse.progress import Phase
 
 LOSS_LINES: Final = 10
@@ -75,10 +75,15 @@ def explained(sae: Sae, learnt: Learnt, phase: Phase) -> Explained:
         codes_RM = encode(sae, part_RD)
         left_RD = part_RD - decode(sae, codes_RM, part_RD)
         fired_M += np.count_nonzero(codes_RM, axis=0)
-        figures_R4 = np.stack([
-            np.ones(len(part_RD)), np.count_nonzero(codes_RM, axis=1).astype(np.float64),
-            (left_RD**2).sum(axis=1), ((part_RD - mean_D) ** 2).sum(axis=1),
-        ], axis=1)  # fmt: skip
+        figures_R4 = np.stack(
+            [
+                np.ones(len(part_RD)),
+                np.count_nonzero(codes_RM, axis=1).astype(np.float64),
+                (left_RD**2).sum(axis=1),
+                ((part_RD - mean_D) ** 2).sum(axis=1),
+            ],
+            axis=1,
+        )
         np.add.at(table_N4, line_R[start : start + PART], figures_R4)
         advance(len(part_RD))
     return Explained(table_N4, fired_M, mean_D)
@@ -134,9 +139,14 @@ class _Swapped:
         import torch
         from torch.nn.functional import cross_entropy
 
-        self._instead = None if instead_RD is None else (
-            torch.from_numpy(position_R), torch.from_numpy(instead_RD.astype(np.float32)),
-        )  # fmt: skip
+        self._instead = (
+            None
+            if instead_RD is None
+            else (
+                torch.from_numpy(position_R),
+                torch.from_numpy(instead_RD.astype(np.float32)),
+            )
+        )
         ids_T = torch.tensor(line.ids)
         with torch.inference_mode():
             logits_TV = self._model(ids_T[None], use_cache=False).logits[0]

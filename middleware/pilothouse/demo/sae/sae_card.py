@@ -6,9 +6,9 @@ from typing import Final
 
 from pydantic import Field
 
+from pilothouse.artifacts.manifest import Closed, Interval, Sha256
 from pilothouse.demo.sae.recipe import Recipe
 from pilothouse.demo.vector_card import WEIGHTS, Against, Example
-from pilothouse.model.manifest import Closed, Interval, Sha256
 
 SHOWN_FROM: Final = 0.5
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from pilothouse.artifacts.manifest import Interval
+from pilothouse.artifacts.saes.registry import FEATURES_FILE, LABELS_FILE
 from pilothouse.demo.sae.edits import terms_of
 from pilothouse.demo.sae.labels import SHARE, STRONGEST
 from pilothouse.demo.sae.recipe import OUTLIER
 from pilothouse.demo.sae.sae_card import Detection, EditCard, SaeCard, is_shown
-from pilothouse.model.manifest import Interval
-from pilothouse.model.sae.formats import FEATURES_FILE, LABELS_FILE
 
 REMAKE: Final = "python -m pilothouse.demo.sae"
 PUBLISHED: Final = (
@@ -21,10 +21,17 @@ PUBLISHED: Final = (
 def readme(card: SaeCard) -> str:
     """Return the page, in Markdown."""
     parts = [
-        f"# SAE `{card.name}`", _about(card), _made(card), _sources(card), _explains(card),
-        _labels(card), _edits(card), _examples(card), _limits(card),
+        f"# SAE `{card.name}`",
+        _about(card),
+        _made(card),
+        _sources(card),
+        _explains(card),
+        _labels(card),
+        _edits(card),
+        _examples(card),
+        _limits(card),
         f"Remade by `{REMAKE}`, which writes weights, labels, figures and this page.",
-    ]  # fmt: skip
+    ]
     return "\n\n".join(each for each in parts if each) + "\n"
 
 
@@ -95,26 +102,30 @@ def _sources(card: SaeCard) -> str:
 def _explains(card: SaeCard) -> str:
     found, recipe = card.reconstruction, card.recipe
     variance = found.explained_variance
-    return "\n".join([
-        "## What it explains\n",
-        f"{found.texts} held-out texts, {found.tokens:,} tokens; 95% bootstrap intervals over "
-        "texts.\n",
-        "| | |", "|---|---|",
-        f"| features on, a token (L0) | {_interval(found.l0, 1)} |",
-        f"| explained variance | {_interval(variance, 4)} |",
-        f"| loss, nats a token | {found.loss:.3f} |",
-        f"| with the reconstruction in its place | {found.loss_reconstructed:.3f} |",
-        f"| with the mean in its place | {found.loss_mean:.3f} |",
-        f"| loss recovered | {_interval(found.loss_recovered, 4)} ({found.loss_texts} texts, "
-        f"{found.loss_tokens:,} tokens) |",
-        f"| never on here | {found.dead} of {recipe.features} |",
-        f"| never on in training | {found.dead_in_training} of {recipe.features} |",
-        "\nBeside others of this model:\n",
-        "| SAE | features | L0 or k | explained variance |", "|---|---:|---:|---:|",
-        f"| `{card.name}`, held-out text | {recipe.features} | {found.l0.estimate:.0f} | "
-        f"{variance.estimate:.3f} |",
-        PUBLISHED,
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            "## What it explains\n",
+            f"{found.texts} held-out texts, {found.tokens:,} tokens; 95% bootstrap intervals over "
+            "texts.\n",
+            "| | |",
+            "|---|---|",
+            f"| features on, a token (L0) | {_interval(found.l0, 1)} |",
+            f"| explained variance | {_interval(variance, 4)} |",
+            f"| loss, nats a token | {found.loss:.3f} |",
+            f"| with the reconstruction in its place | {found.loss_reconstructed:.3f} |",
+            f"| with the mean in its place | {found.loss_mean:.3f} |",
+            f"| loss recovered | {_interval(found.loss_recovered, 4)} ({found.loss_texts} texts, "
+            f"{found.loss_tokens:,} tokens) |",
+            f"| never on here | {found.dead} of {recipe.features} |",
+            f"| never on in training | {found.dead_in_training} of {recipe.features} |",
+            "\nBeside others of this model:\n",
+            "| SAE | features | L0 or k | explained variance |",
+            "|---|---:|---:|---:|",
+            f"| `{card.name}`, held-out text | {recipe.features} | {found.l0.estimate:.0f} | "
+            f"{variance.estimate:.3f} |",
+            PUBLISHED,
+        ]
+    )
 
 
 def _labels(card: SaeCard) -> str:
@@ -211,12 +222,14 @@ def _examples(card: SaeCard) -> str:
             line
             for each in edit.examples
             for line in (
-                f"> **{_line(each.question)}**", f"> plain: {_line(each.plain)}",
+                f"> **{_line(each.question)}**",
+                f"> plain: {_line(each.plain)}",
                 f"> {edit.name}: {_line(each.steered)}",
             )
-        ]  # fmt: skip
-        parts.append(f"### {edit.name}\n\n```yaml\n{profile(card, edit)}\n```\n\n"
-                     + "\n>\n".join(said))  # fmt: skip
+        ]
+        parts.append(
+            f"### {edit.name}\n\n```yaml\n{profile(card, edit)}\n```\n\n" + "\n>\n".join(said)
+        )
     if not parts:
         return ""
     return "The first test questions of each edit that is shown, nothing picked:\n\n" + "\n\n".join(

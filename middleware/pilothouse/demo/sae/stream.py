@@ -46,9 +46,7 @@ def captured(model: Path, layer: int, lines: Sequence[Line], folder: Path, phase
             half = half or _Half(model, layer)
             hidden = half.hidden([lines[at].ids for at in part])
             mode: Literal["r+", "w+"] = "r+" if place.is_file() else "w+"
-            written: Any = np.memmap(
-                place, np.float16, mode, shape=(int(starts[-1]), half.width)
-            )  # fmt: skip
+            written: Any = np.memmap(place, np.float16, mode, shape=(int(starts[-1]), half.width))
             for at, hidden_TD in zip(part, hidden, strict=True):
                 written[starts[at] : starts[at + 1]] = hidden_TD[lines[at].first :]
             written.flush()

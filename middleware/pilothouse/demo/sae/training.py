@@ -16,12 +16,12 @@ from typing import Any, Final
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from pilothouse.artifacts.saes.registry import FEATURES_FILE, load_sae
+from pilothouse.artifacts.saes.saelens import CONFIG_FILE, WEIGHTS_FILE
 from pilothouse.demo.sae.codes import codes_of
 from pilothouse.demo.sae.recipe import MAX_BYTES, NAME, Recipe
 from pilothouse.demo.sae.stream import Halves
 from pilothouse.errors import ConfigError
-from pilothouse.model.sae.formats import FEATURES_FILE, load_sae
-from pilothouse.model.sae.saelens import CONFIG_FILE, WEIGHTS_FILE
 from pilothouse.progress import Advance, Phase
 
 HALVED: Final = ("W_enc", "W_dec")
@@ -85,11 +85,15 @@ def _fitted(hidden_RD: Halves, recipe: Recipe, steps: int, advance: Advance) -> 
     with torch.no_grad():  # in the units of scaled inputs, whose mean length is sqrt(D)
         sae.b_dec.copy_(some_RD.mean(0) * width**0.5 / some_RD.norm(dim=1).mean())
     config = SAETrainerConfig(
-        total_training_samples=steps * recipe.batch, train_batch_size_samples=recipe.batch,
-        lr=recipe.learning_rate, lr_end=recipe.last_learning_rate,
-        lr_warm_up_steps=min(recipe.warm_up_steps, steps // 4), lr_decay_steps=steps // 3,
-        n_batches_for_norm_estimate=SCALED_BY, dead_feature_window=recipe.dead_after_steps,
-    )  # fmt: skip
+        total_training_samples=steps * recipe.batch,
+        train_batch_size_samples=recipe.batch,
+        lr=recipe.learning_rate,
+        lr_end=recipe.last_learning_rate,
+        lr_warm_up_steps=min(recipe.warm_up_steps, steps // 4),
+        lr_decay_steps=steps // 3,
+        n_batches_for_norm_estimate=SCALED_BY,
+        dead_feature_window=recipe.dead_after_steps,
+    )
     return SAETrainer(config, sae, _batches(hidden_RD, recipe, advance)).fit()
 
 
@@ -101,11 +105,15 @@ def _untrained(recipe: Recipe, width: int) -> Any:
     )
 
     common: dict[str, Any] = {
-        "d_in": width, "d_sae": recipe.features, "k": recipe.k, "dtype": "float32",
-        "device": "cpu", "apply_b_dec_to_input": True,
+        "d_in": width,
+        "d_sae": recipe.features,
+        "k": recipe.k,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": True,
         "topk_threshold_lr": recipe.threshold_rate,
         "normalize_activations": "expected_average_only_in",
-    }  # fmt: skip
+    }
     if recipe.architecture == "batchtopk":
         return BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(**common))
     return MatryoshkaBatchTopKTrainingSAE(

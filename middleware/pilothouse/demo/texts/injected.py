@@ -80,12 +80,14 @@ def bastioncorpus(file: str) -> list[Text]:
     """Attacks and harmless texts that look like them, by channel and language."""
     return [
         Text(
-            str(each["text"]), each["label"] == "malicious", str(each["id"]),
+            str(each["text"]),
+            each["label"] == "malicious",
+            str(each["id"]),
             f"{each['channel']} {ENGLISH if each['lang'] == 'en' else OTHER_LANGUAGE}",
             from_tool=each["channel"] == "tool_output",
         )
         for each in json_lines(file)
-    ]  # fmt: skip
+    ]
 
 
 def _goals(source: str) -> Iterator[str]:

@@ -6,7 +6,7 @@ import hashlib
 import unicodedata
 from dataclasses import dataclass
 
-from pilothouse.probe.report import Form
+from pilothouse.probes.report import Form
 
 FINAL_MARKS = ".?!,;:…\"'`)"
 SHARES = float(1 << 56)

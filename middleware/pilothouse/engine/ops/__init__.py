@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from pkgutil import iter_modules
 
-from pilothouse.engine.device_table import DEVICE_KINDS, held_kinds
+from pilothouse.engine.worker.device_table import DEVICE_KINDS, held_kinds
 
 __all__ = ["DEVICE_KINDS", "held_kinds"]
 

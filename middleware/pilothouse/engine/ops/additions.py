@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from pilothouse.edit.ops.additions import ADDITIONS
-from pilothouse.engine.device_table import DeviceKind, StepTokens, register_device_table
+from pilothouse.edits.ops.additions import ADDITIONS
+from pilothouse.engine.worker.device_table import DeviceKind, StepTokens, register_device_table
 
 
 class AdditionTables(NamedTuple):

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pilothouse.edit.ops.diagonal import DIAGONAL, DIAGONAL_ROWS
-from pilothouse.engine.device_table import (
+from pilothouse.edits.ops.diagonal import DIAGONAL, DIAGONAL_ROWS
+from pilothouse.engine.worker.device_table import (
     DeviceKind,
     StepTokens,
     flagged,

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pilothouse.edit.ops.norm import NORM, Norm
-from pilothouse.engine.device_table import (
+from pilothouse.edits.ops.norm import NORM, Norm
+from pilothouse.engine.worker.device_table import (
     AllReduce,
     DeviceKind,
     StepTokens,

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from pilothouse.edit.ops.additions import RELATIVE
-from pilothouse.engine.device_table import (
+from pilothouse.edits.ops.additions import RELATIVE
+from pilothouse.engine.worker.device_table import (
     DeviceKind,
     StepTokens,
     flagged,

@@ -14,19 +14,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pilothouse.edit.gate import GATE_WIDTH, Gate
-from pilothouse.edit.ops.rows import GatedRows
-from pilothouse.edit.row import ROWS
-from pilothouse.engine.device_table import (
+from pilothouse.edits.gate import GATE_WIDTH, Gate
+from pilothouse.edits.ops.rows import GatedRows
+from pilothouse.edits.row import ROWS
+from pilothouse.engine.plan.tap_plan import EditPlan
+from pilothouse.engine.worker.device_table import (
     DeviceKind,
     Shapes,
     StepTokens,
     copy_into,
     register_device_table,
 )
-from pilothouse.engine.inside import inside_of
-from pilothouse.engine.latents import LatentTables
-from pilothouse.engine.tap_plan import EditPlan
+from pilothouse.engine.worker.row_inputs import inside_of
+from pilothouse.engine.worker.sae_encoder import LatentTables
 
 BIAS, THRESHOLD, SLOPE, INTERCEPT, LOW, HIGH, SHARPNESS, SHIFT, IN_PLANE, TURN = range(
     len(Gate._fields)

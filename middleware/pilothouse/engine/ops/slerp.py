@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pilothouse.edit.ops.slerp import NARROW
-from pilothouse.engine.device_table import (
+from pilothouse.edits.ops.slerp import NARROW
+from pilothouse.engine.worker.device_table import (
     AllReduce,
     DeviceKind,
     StepTokens,

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from pilothouse.engine.refused_turns import with_refused
-from pilothouse.engine.turn_markers import Message, Render, TurnMarkers, find_markers
+from pilothouse.engine.plan.turn_markers import Message, Render, TurnMarkers, find_markers
+from pilothouse.engine.scheduler.refused_turns import with_refused
 from pilothouse.engine.vllm.version import of_this_version
 from pilothouse.telemetry.logs import errors_alone
 

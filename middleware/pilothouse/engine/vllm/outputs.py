@@ -21,8 +21,11 @@ FINISHED_ABORTED = RequestStatus.FINISHED_ABORTED
 BLOCK_REASON = "pilothouse:block"
 
 ONE_SHOT = (
-    "prefill_stats", "events", "new_prompt_logprobs_tensors", "prompt_token_id_logprobs",
-)  # fmt: skip
+    "prefill_stats",
+    "events",
+    "new_prompt_logprobs_tensors",
+    "prompt_token_id_logprobs",
+)
 """Fields vLLM fills once: they wait for the next output when one is held back."""
 
 

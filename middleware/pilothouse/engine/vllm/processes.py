@@ -57,11 +57,12 @@ def may_fork_core(args: Namespace) -> bool:
         and bool(current_platform.is_cpu())
         # These replace the program that a new process runs, or start it elsewhere.
         and not getattr(args, "numa_bind", False)
-        and "ray" not in (
+        and "ray"
+        not in (
             getattr(args, "distributed_executor_backend", None),
             getattr(args, "data_parallel_backend", None),
         )
-    )  # fmt: skip
+    )
 
 
 def may_fork_worker(args: Namespace) -> bool:

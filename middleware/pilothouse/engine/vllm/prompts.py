@@ -57,10 +57,12 @@ class PromptRenderer:
         params = ChatParams(
             chat_template_kwargs=self._kwargs
             | {
-                "add_generation_prompt": True, "continue_final_message": False, "tools": None,
+                "add_generation_prompt": True,
+                "continue_final_message": False,
+                "tools": None,
                 "tokenize": isinstance(self.tokenizer, MistralTokenizer),
             }
-        )  # fmt: skip
+        )
         tokens = self._renderer.default_chat_tok_params.with_kwargs(add_special_tokens=False)
         try:
             _, [rendered] = self._renderer.render_chat([list(messages)], params, tokens)
@@ -106,9 +108,11 @@ def check_template_kwargs(
             f"chat_template_kwargs: got {sorted(kwargs)}, and the model has no chat template"
         )
     read = resolve_chat_template_kwargs(
-        tokenizer=tokenizer, chat_template=found, chat_template_kwargs=dict(kwargs),
+        tokenizer=tokenizer,
+        chat_template=found,
+        chat_template_kwargs=dict(kwargs),
         raise_on_unexpected=False,
-    )  # fmt: skip
+    )
     base = inspect.signature(PreTrainedTokenizerBase.apply_chat_template)
     fixed = set(base.parameters) if own else set()
     unread = sorted(name for name in kwargs if name not in read or name in fixed)

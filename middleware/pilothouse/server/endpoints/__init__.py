@@ -1,1 +1,1 @@
-"""The endpoints that are governed: one file each, listed in `policy/endpoint.py`."""
+"""The endpoints that are governed: one file each, listed in `policy/endpoint_names.py`."""

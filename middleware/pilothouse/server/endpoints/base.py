@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from pilothouse.limits import ServedLimits
-from pilothouse.policy.endpoint import PATHS, EndpointName
+from pilothouse.policy.endpoint_names import PATHS, EndpointName
 from pilothouse.server.admission import Admitted
-from pilothouse.server.ledger import ChoiceKey, ChoiceLog, Entry
 from pilothouse.server.request_schema import Body, RequestFields
-from pilothouse.server.settlement import Deed, Ending, Settlement, Settler
+from pilothouse.server.response.decision_store import ChoiceKey, ChoiceLog, Entry
+from pilothouse.server.response.final_decision import (
+    ChoiceAction,
+    FinalDecision,
+    Settlement,
+    Termination,
+)
 
 Json = dict[str, Any]
 
@@ -23,7 +28,7 @@ class Answer:
 
     admitted: Admitted
     entry: Entry
-    settler: Settler
+    settler: FinalDecision
 
     def log(self, key: ChoiceKey) -> ChoiceLog | None:
         """Return what the engine told of a choice, None where it told nothing."""
@@ -63,7 +68,7 @@ class StreamRewriter(Protocol):
     unless a final rule may still end the answer: then each choice waits here for its end.
     """
 
-    deeds: list[Deed]
+    deeds: list[ChoiceAction]
     """What was done to each choice that has ended."""
 
     @property
@@ -127,7 +132,7 @@ class Endpoint(ABC):
         """Return which prompt, and which of its `n`, a choice's `index` stands for."""
 
     @abstractmethod
-    def as_error(self, ending: Ending, admitted: Admitted) -> bool:
+    def as_error(self, ending: Termination, admitted: Admitted) -> bool:
         """Say whether a verdict on the prompt is answered with HTTP 400."""
 
     @abstractmethod
@@ -135,7 +140,7 @@ class Endpoint(ABC):
         """Yield all that a whole body, or one event of a stream, says."""
 
     @abstractmethod
-    def rewrite(self, body: Json, answer: Answer) -> list[Deed]:
+    def rewrite(self, body: Json, answer: Answer) -> list[ChoiceAction]:
         """Rewrite a whole answer in place, and say what was done to each choice."""
 
     @abstractmethod

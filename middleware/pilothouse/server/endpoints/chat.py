@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 
-from pilothouse.policy.endpoint import EndpointName
+from pilothouse.policy.endpoint_names import EndpointName
 from pilothouse.server.admission import Admitted
 from pilothouse.server.client_text import chooses_tokens
 from pilothouse.server.endpoints.base import Answer
@@ -19,7 +19,6 @@ from pilothouse.server.endpoints.choices import (
     has_literal_shape,
     prompt_logprobs,
 )
-from pilothouse.server.ledger import ChoiceKey
 from pilothouse.server.request_schema import (
     Body,
     RequestFields,
@@ -28,7 +27,8 @@ from pilothouse.server.request_schema import (
     validated,
     write_back,
 )
-from pilothouse.server.settlement import Ending
+from pilothouse.server.response.decision_store import ChoiceKey
+from pilothouse.server.response.final_decision import Termination
 
 _WITHHELD = ("logprobs", "stop_reason", "token_ids", "routed_experts", "weight_versions")
 _SAID = ("content", "reasoning", "function_call", "audio", "annotations", "refusal")
@@ -75,11 +75,11 @@ class Chat(ChoiceEndpoint):
         """Return the key of the only prompt."""
         return (0, index)
 
-    def as_error(self, ending: Ending, admitted: Admitted) -> bool:  # noqa: ARG002
+    def as_error(self, ending: Termination, admitted: Admitted) -> bool:  # noqa: ARG002
         """Follow the rule."""
         return ending.as_error
 
-    def end_whole(self, choice: dict[str, Any], ending: Ending) -> None:
+    def end_whole(self, choice: dict[str, Any], ending: Termination) -> None:
         """Write a refusal with null content, or the canned answer."""
         message = choice["message"]
         for name in _SAID:
@@ -101,7 +101,7 @@ class Chat(ChoiceEndpoint):
             kept.pop(name, None)
         return kept
 
-    def ending_parts(self, index: int, ending: Ending) -> list[dict[str, Any]]:
+    def ending_parts(self, index: int, ending: Termination) -> list[dict[str, Any]]:
         """Return one chunk with the refusal or canned text, one with the finish reason."""
         said = {"refusal": ending.message}
         if ending.deed == "respond":
@@ -148,11 +148,11 @@ def _role(message: Any) -> str:
     return str(getattr(message.author.role, "value", message.author.role))
 
 
-def _content(ending: Ending) -> str | None:
+def _content(ending: Termination) -> str | None:
     return ending.message if ending.deed == "respond" else None
 
 
-def _refusal(ending: Ending) -> str | None:
+def _refusal(ending: Termination) -> str | None:
     return None if ending.deed == "respond" else ending.message
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 from pilothouse.server.endpoints.base import Answer, Json
 from pilothouse.server.endpoints.choices import ChoiceEndpoint
-from pilothouse.server.settlement import Deed, Ending, Settlement
-from pilothouse.server.sse import DONE, event_of, payload
+from pilothouse.server.response.final_decision import ChoiceAction, Settlement, Termination
+from pilothouse.server.response.sse import DONE, event_of, payload
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class ChoiceStream:
         self._ended: set[int] = set()
         self._failed = False
         self._plain = admitted.asked_model is None and not admitted.exposure.buffers
-        self.deeds: list[Deed] = []
+        self.deeds: list[ChoiceAction] = []
 
     @property
     def failed(self) -> bool:
@@ -159,7 +159,7 @@ class ChoiceStream:
         self.deeds.append(settlement.deed)
         return settlement
 
-    def _ending(self, index: int, ending: Ending, visible: Json) -> list[bytes]:
+    def _ending(self, index: int, ending: Termination, visible: Json) -> list[bytes]:
         """Chunks of ours, each with every key that a chunk of vLLM's has in its place."""
         parts = self._endpoint.ending_parts(index, ending)
         parts[-1]["pilothouse"] = visible

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from pilothouse.server.endpoints.base import Answer, Endpoint, Json, Spoken
 from pilothouse.server.request_schema import Body
-from pilothouse.server.settlement import Deed, Ending
+from pilothouse.server.response.final_decision import ChoiceAction, Termination
 
 Choice = dict[str, Any]
 
@@ -26,7 +26,7 @@ class ChoiceEndpoint(Endpoint):
     id_prefix: ClassVar[str]
 
     @abstractmethod
-    def end_whole(self, choice: Choice, ending: Ending) -> None:
+    def end_whole(self, choice: Choice, ending: Termination) -> None:
         """Rewrite a choice of a body, in place, into how a verdict ends it."""
 
     @abstractmethod
@@ -34,7 +34,7 @@ class ChoiceEndpoint(Endpoint):
         """Return what a finishing chunk still carries of cleared tokens; None if nothing."""
 
     @abstractmethod
-    def ending_parts(self, index: int, ending: Ending) -> list[Choice]:
+    def ending_parts(self, index: int, ending: Termination) -> list[Choice]:
         """Return the choices of the chunks that end a stream; the last has the finish reason."""
 
     @abstractmethod
@@ -55,10 +55,10 @@ class ChoiceEndpoint(Endpoint):
             ended = choice.get("finish_reason") is not None
             yield Spoken(choice["index"], choice_text(choice), ended)
 
-    def rewrite(self, body: Json, answer: Answer) -> list[Deed]:
+    def rewrite(self, body: Json, answer: Answer) -> list[ChoiceAction]:
         """Settle, rewrite and mark every choice."""
         admitted = answer.admitted
-        deeds: list[Deed] = []
+        deeds: list[ChoiceAction] = []
         expected = list(range(admitted.num_choices))
         # Another number of choices means that what an index stands for is not known either.
         lost = admitted.exposure.ends and expected != sorted(
@@ -122,7 +122,7 @@ def choice_text(choice: Mapping[str, Any]) -> str:
     return "".join(each for each in texts if isinstance(each, str))
 
 
-def finish_reason(ending: Ending) -> str:
+def finish_reason(ending: Termination) -> str:
     """Return the `finish_reason` of a choice that a verdict ends."""
     return "stop" if ending.deed == "respond" else "content_filter"
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.renderers.inputs.preprocess import prompt_to_seq
 
-from pilothouse.policy.endpoint import EndpointName
+from pilothouse.policy.endpoint_names import EndpointName
 from pilothouse.server.admission import Admitted
 from pilothouse.server.client_text import chooses_tokens
 from pilothouse.server.endpoints.base import Answer
@@ -20,7 +20,6 @@ from pilothouse.server.endpoints.choices import (
     has_literal_shape,
     prompt_logprobs,
 )
-from pilothouse.server.ledger import ChoiceKey
 from pilothouse.server.request_schema import (
     Body,
     RequestFields,
@@ -28,12 +27,18 @@ from pilothouse.server.request_schema import (
     validated,
     write_back,
 )
-from pilothouse.server.settlement import Ending
+from pilothouse.server.response.decision_store import ChoiceKey
+from pilothouse.server.response.final_decision import Termination
 
 _WITHHELD = (
-    "logprobs", "stop_reason", "token_ids", "prompt_logprobs", "prompt_token_ids", "routed_experts",
+    "logprobs",
+    "stop_reason",
+    "token_ids",
+    "prompt_logprobs",
+    "prompt_token_ids",
+    "routed_experts",
     "weight_versions",
-)  # fmt: skip
+)
 
 
 class Completions(ChoiceEndpoint):
@@ -68,11 +73,11 @@ class Completions(ChoiceEndpoint):
         """Count `n` answers of the first prompt, then of the next."""
         return divmod(index, admitted.num_per_prompt)
 
-    def as_error(self, ending: Ending, admitted: Admitted) -> bool:
+    def as_error(self, ending: Termination, admitted: Admitted) -> bool:
         """Give an error, unless other prompts of the same request still get an answer."""
         return ending.deed == "block" and admitted.num_prompts == 1
 
-    def end_whole(self, choice: dict[str, Any], ending: Ending) -> None:
+    def end_whole(self, choice: dict[str, Any], ending: Termination) -> None:
         """Leave no text, or write the canned answer."""
         choice["text"] = ending.message if ending.deed == "respond" else ""
         for name in _WITHHELD:
@@ -88,7 +93,7 @@ class Completions(ChoiceEndpoint):
         kept.pop("weight_versions", None)
         return kept
 
-    def ending_parts(self, index: int, ending: Ending) -> list[dict[str, Any]]:
+    def ending_parts(self, index: int, ending: Termination) -> list[dict[str, Any]]:
         """Return one chunk: it finishes, with the canned answer if there is one."""
         text = ending.message if ending.deed == "respond" else ""
         part = {"index": index, "text": text, "logprobs": None}

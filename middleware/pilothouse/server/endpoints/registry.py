@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Final, cast
 
-from pilothouse.policy.endpoint import PATHS, EndpointName
+from pilothouse.policy.endpoint_names import PATHS, EndpointName
 from pilothouse.server.endpoints.base import Endpoint
 
 
 def load(name: EndpointName) -> Endpoint:
     """Return the `ENDPOINT` of the file that has the endpoint's name.
 
-    It is found by name so that an endpoint is one file and one row of `policy/endpoint.py`.
+    It is found by name so that an endpoint is one file and one row of `policy/endpoint_names.py`.
     """
     return cast("Endpoint", import_module(f"pilothouse.server.endpoints.{name}").ENDPOINT)
 

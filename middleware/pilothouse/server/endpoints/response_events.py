@@ -7,9 +7,9 @@ import logging
 from typing import Final
 
 from pilothouse.server.endpoints.base import Answer, Json
-from pilothouse.server.ledger import ChoiceKey
-from pilothouse.server.settlement import Deed, Ending
-from pilothouse.server.sse import event_of, payload
+from pilothouse.server.response.decision_store import ChoiceKey
+from pilothouse.server.response.final_decision import ChoiceAction, Termination
+from pilothouse.server.response.sse import event_of, payload
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class ResponseStream:
         self._may_start = False
         self._ended = False
         self._failed = False
-        self.deeds: list[Deed] = []
+        self.deeds: list[ChoiceAction] = []
 
     @property
     def failed(self) -> bool:
@@ -158,7 +158,7 @@ class ResponseStream:
         return event_of(content, content.get("type") or "error")
 
 
-def ending_item(ending: Ending, decision_id: str) -> Json:
+def ending_item(ending: Termination, decision_id: str) -> Json:
     """Return the message that stands in place of an answer: a refusal, or the canned text."""
     part: Json = {"type": "refusal", "refusal": ending.message}
     status = "incomplete"
@@ -175,7 +175,7 @@ def ending_item(ending: Ending, decision_id: str) -> Json:
     }
 
 
-def end_response(response: Json, ending: Ending, output: list[Json]) -> None:
+def end_response(response: Json, ending: Termination, output: list[Json]) -> None:
     """Rewrite a response, in place, into how a verdict ends it.
 
     Args:

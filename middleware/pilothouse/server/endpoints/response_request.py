@@ -21,7 +21,7 @@ from vllm.entrypoints.openai.responses.utils import (
 from pilothouse.errors import RequestError
 from pilothouse.limits import ServedLimits, refuse_count
 from pilothouse.server.endpoints.base import Json
-from pilothouse.server.guide import refuse_large_guide
+from pilothouse.server.guided_output import refuse_large_guide
 from pilothouse.server.request_schema import (
     VLLM_EXPLAINS,
     Body,

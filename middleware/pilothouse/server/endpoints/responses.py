@@ -9,7 +9,7 @@ from vllm import envs
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 
 from pilothouse.limits import ServedLimits
-from pilothouse.policy.endpoint import EndpointName
+from pilothouse.policy.endpoint_names import EndpointName
 from pilothouse.server.admission import Admitted
 from pilothouse.server.client_text import chooses_tokens
 from pilothouse.server.endpoints.base import Answer, Endpoint, Json, Spoken
@@ -30,7 +30,6 @@ from pilothouse.server.endpoints.response_request import (
     say_refusals_of_items,
     tools_of,
 )
-from pilothouse.server.ledger import ChoiceKey
 from pilothouse.server.request_schema import (
     Body,
     RequestFields,
@@ -38,7 +37,8 @@ from pilothouse.server.request_schema import (
     validated,
     write_back,
 )
-from pilothouse.server.settlement import Deed, Ending
+from pilothouse.server.response.decision_store import ChoiceKey
+from pilothouse.server.response.final_decision import ChoiceAction, Termination
 
 
 class Responses(Endpoint):
@@ -109,7 +109,7 @@ class Responses(Endpoint):
         """Return the key of the only answer."""
         return CHOICE
 
-    def as_error(self, ending: Ending, admitted: Admitted) -> bool:  # noqa: ARG002
+    def as_error(self, ending: Termination, admitted: Admitted) -> bool:  # noqa: ARG002
         """Follow the rule."""
         return ending.as_error
 
@@ -119,7 +119,7 @@ class Responses(Endpoint):
         if response.get("object") == "response":
             yield Spoken(0, said(response["output"]), ended=True)
 
-    def rewrite(self, body: Json, answer: Answer) -> list[Deed]:
+    def rewrite(self, body: Json, answer: Answer) -> list[ChoiceAction]:
         """Settle the answer; one that a verdict ends has a refusal or the canned text alone."""
         settlement = answer.settle(CHOICE)
         if settlement.ending is not None:

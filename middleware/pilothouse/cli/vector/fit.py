@@ -1,0 +1,242 @@
+"""`pilothouse vector fit`: contrastive pairs become a vector, with figures and controls."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import typer
+
+from pilothouse.artifacts.catalog import SERVED_SITES
+from pilothouse.artifacts.saes.hints import SaeHints
+from pilothouse.artifacts.saes.registry import FORMATS, load_sae
+from pilothouse.cli.exit_codes import exits
+from pilothouse.cli.sae.option import noted
+from pilothouse.cli.template_option import ChatTemplateKwargs, template_kwargs
+from pilothouse.cli.vector.fit_output import show
+from pilothouse.errors import ConfigError
+from pilothouse.output_dir import check_out
+from pilothouse.progress import progress, waiting
+from pilothouse.training.fit import (
+    ALL_METHODS,
+    NAME,
+    USUAL_SCALES,
+    chosen_method,
+    prepare_fit,
+)
+from pilothouse.training.fit_options import FitOptions, SearchKind, Token
+from pilothouse.training.stages import Clock
+from pilothouse.types import Clause, Site
+
+if TYPE_CHECKING:
+    from pilothouse.artifacts.saes.autoencoder import Sae
+
+LAYERS = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
+ALL_LAYERS = "all"
+EPILOG = """Examples:
+
+pilothouse vector fit pairs.jsonl --model my-model --out vectors/polite
+
+pilothouse vector fit pairs.csv --model my-model --out vectors/polite --method ridge --layers 8-20
+--neutral texts.jsonl --facts facts.jsonl --dtype bfloat16 -- --tensor-parallel-size 2
+
+pilothouse vector fit pairs.jsonl --model my-model --out vectors/polite --sae saes/layer-12
+--features 4
+
+pilothouse vector fit pairs.jsonl --model base --tuned base-polite --out vectors/polite
+
+What follows -- goes to vLLM. Exit 1 is a vector that was made and has findings."""
+
+
+def fit_vector(
+    context: typer.Context,
+    pairs: Annotated[Path, typer.Argument(help="JSON lines or .csv: docs/making-vectors.md.")],
+    model: Annotated[str, typer.Option(help="The model's folder or name, as for `serve`.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; new or empty. Names the vector.")],
+    method: Annotated[str | None, typer.Option(help=f"One of {', '.join(ALL_METHODS)}.")] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="all, or numbers and ranges: 4,8-12.", show_default="all")
+    ] = None,
+    site: Annotated[
+        str | None,
+        typer.Option(help="Where states are read and edits made: resid_post, if not said."),
+    ] = None,
+    token: Annotated[
+        str, typer.Option(help="State of a text: mean of its tokens, last or first of them.")
+    ] = "mean",
+    on: Annotated[
+        str, typer.Option(help="Where it will steer, and is measured: output, prompt or all.")
+    ] = "output",
+    scales: Annotated[
+        str | None,
+        typer.Option(
+            help="Strengths to try, as shares of the stream's mean length.",
+            show_default=",".join(map(str, USUAL_SCALES)),
+        ),
+    ] = None,
+    search: Annotated[
+        str | None,
+        typer.Option(
+            help="staged: a screen of all layers, then the best few. full: every layer at every "
+            "strength, with controls, which is usual where --layers or --scales are given."
+        ),
+    ] = None,
+    controls: Annotated[int, typer.Option(min=1, max=20, help="Controls of each kind.")] = 3,
+    resamples: Annotated[int, typer.Option(min=2, help="Refits for the direction's cosine.")] = 50,
+    max_perplexity_ratio: Annotated[
+        float, typer.Option(min=1.0, help="How much less fluent a choice may be.")
+    ] = 1.2,
+    neutral: Annotated[
+        Path | None, typer.Option(help="Texts (field `text`) for fluency; else its own answers.")
+    ] = None,
+    facts: Annotated[
+        Path | None, typer.Option(help="Questions (`prompt` or `messages`, and `answer`).")
+    ] = None,
+    answer_tokens: Annotated[int, typer.Option(min=1, help="Length of answers.")] = 32,
+    sae: Annotated[Path | None, typer.Option(help="An SAE's folder: fit by its features.")] = None,
+    sae_format: Annotated[
+        str | None, typer.Option(help=f"If its files do not tell: {', '.join(FORMATS)}.")
+    ] = None,
+    sae_average_norm: Annotated[
+        float | None, typer.Option(help="Mean length of the SAE's inputs in training.")
+    ] = None,
+    sae_centred: Annotated[
+        bool | None,
+        typer.Option(
+            "--sae-centred/--sae-not-centred",
+            show_default=False,
+            help="Whether it knows a stream without its mean, if its files do not say.",
+        ),
+    ] = None,
+    features: Annotated[int, typer.Option(min=1, help="SAE features to sum up.")] = 5,
+    tuned: Annotated[
+        str | None, typer.Option(help="A fine-tuned form of the model: fit what it differs in.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="As for `serve`; if not said, what the processor is fast in.")
+    ] = None,
+    chat_template_kwargs: ChatTemplateKwargs = None,
+    model_id: Annotated[
+        str | None, typer.Option(help="The name artefacts know the model by; else its folder's.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split, controls and resamples.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Fit a vector to pairs, search layer and strength, and test the best beside controls."""
+    began = Clock.now()
+    with exits():
+        from pilothouse.training.engine_settings import engine_settings
+
+        _check_out(out)
+        known_as = model_id or Path(model).resolve().name
+        wanted, where = _layers(ALL_LAYERS if layers is None else layers), _site(site)
+        told = SaeHints(model_id, _single(wanted, sae), where, sae_average_norm, sae_centred)
+        loaded = _sae(sae, sae_format, told, known_as)
+        options = FitOptions(
+            pairs=pairs,
+            model=model,
+            model_id=known_as,
+            name=out.resolve().name,
+            method=chosen_method(
+                method, with_sae=sae is not None, with_tuned=tuned is not None, spelled="--{}"
+            ),
+            layers=wanted if loaded is None else (loaded.tap.layer,),
+            site=(where or "resid_post") if loaded is None else loaded.tap.site,
+            token=_choice("--token", token, get_args(Token)),
+            on=_choice("--on", on, get_args(Clause)),
+            scales=USUAL_SCALES if scales is None else _scales(scales),
+            controls=controls,
+            resamples=resamples,
+            max_perplexity_ratio=max_perplexity_ratio,
+            seed=seed,
+            neutral=neutral,
+            facts=facts,
+            answer_tokens=answer_tokens,
+            features=features,
+            tuned=tuned,
+            settings=engine_settings(context.args, dtype),
+            search=_search(search, is_grid=(layers, scales) != (None, None)),
+            finer=scales is None,
+            chat_template_kwargs=template_kwargs(chat_template_kwargs),
+        )
+        with waiting("reading the texts with the model's tokenizer"):
+            fit = prepare_fit(options, loaded, began)
+        for note in fit.notes:
+            typer.echo(note, err=True)
+        with progress() as phase:
+            fitted = fit.run(phase)
+        fitted.save(out)
+        report = fitted.report
+    typer.echo(report.model_dump_json(indent=2) if as_json else "", nl=as_json)
+    if not as_json:
+        show(report, out)
+    raise typer.Exit(1 if report.findings else 0)
+
+
+def _sae(folder: Path | None, format_name: str | None, told: SaeHints, known_as: str) -> Sae | None:
+    if folder is None:
+        return None
+    with waiting(f"reading {folder}"):
+        sae = noted(load_sae(folder.resolve().name, folder, format_name, told))
+    if sae.model_id != known_as:
+        raise ConfigError(
+            f"--sae: {folder} was made for {sae.model_id}; --model is {known_as}: give an SAE of "
+            f"this model or, where both are the same weights, --model-id {sae.model_id}"
+        )
+    return sae
+
+
+def _single(layers: tuple[int, ...] | None, sae: Path | None) -> int | None:
+    """The layer of an SAE whose files do not say it."""
+    if sae is None or layers is None:
+        return None
+    if len(layers) > 1:
+        raise ConfigError(f"--layers: got {len(layers)} layers with --sae, want its own or nothing")
+    return layers[0]
+
+
+def _layers(words: str) -> tuple[int, ...] | None:
+    if words == "all":
+        return None
+    found: set[int] = set()
+    for word in words.split(","):
+        match = LAYERS.fullmatch(word.strip())
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if last < first:
+            raise ConfigError(f"--layers: got {word!r}, want all, or numbers and ranges: 4,8-12")
+        found |= set(range(first, last + 1))
+    return tuple(sorted(found))
+
+
+def _site(word: str | None) -> Site | None:
+    site: Site | None = None if word is None else _choice("--site", word, SERVED_SITES)
+    return site
+
+
+def _search(word: str | None, *, is_grid: bool) -> Any:
+    """A grid that was asked for is measured whole, unless a staged search was asked for, too."""
+    return _choice("--search", word or ("full" if is_grid else "staged"), get_args(SearchKind))
+
+
+def _choice(option: str, word: str, known: Any) -> Any:
+    if word not in known:
+        raise ConfigError(f"{option}: got {word!r}, want one of {', '.join(known)}")
+    return word
+
+
+def _scales(words: str) -> tuple[float, ...]:
+    try:
+        found = tuple(sorted({float(each) for each in words.split(",")}))
+    except ValueError:
+        found = ()
+    if not found or not all(math.isfinite(each) and each > 0 for each in found):
+        raise ConfigError(f"--scales: got {words!r}, want positive numbers with commas")
+    return found
+
+
+def _check_out(out: Path) -> None:
+    check_out(out)
+    if NAME.fullmatch(out.resolve().name) is None:
+        raise ConfigError(f"--out: got {out.name!r}, want a name of letters, digits and . _ -")

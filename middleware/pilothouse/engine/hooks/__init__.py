@@ -1,0 +1,18 @@
+"""Where taps sit in a model: known architectures, discovery, hook points and their self-check."""
+
+from pilothouse.engine.hooks.decoder import Decoder
+from pilothouse.engine.hooks.hook_point import SITE_ORDER, HookPoint
+from pilothouse.engine.hooks.layout import Layout
+from pilothouse.engine.hooks.layouts import LAYOUTS, add_layout
+from pilothouse.engine.hooks.open_decoder import check_model, open_decoder
+
+__all__ = [
+    "LAYOUTS",
+    "SITE_ORDER",
+    "Decoder",
+    "HookPoint",
+    "Layout",
+    "add_layout",
+    "check_model",
+    "open_decoder",
+]

@@ -1,0 +1,152 @@
+"""The layout of unknown decoder blocks, by what a tiny forward pass shows.
+
+Names and types propose, numbers decide: a part is taken for what attention or MLP add to the
+stream only if the stream behind the block is the one before it plus these.
+
+Shape suffixes: T tokens, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+
+from torch import Tensor, nn
+from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
+from vllm.model_executor.layers.linear import LinearBase
+
+from pilothouse.engine.hooks.block_observation import BlockPass, Part, observe
+from pilothouse.engine.hooks.blocks import holds_mixer
+from pilothouse.engine.hooks.decoder import Decoder
+from pilothouse.engine.hooks.hook_trial import Run, model_eps
+from pilothouse.engine.hooks.layout import Layout
+from pilothouse.engine.hooks.residual import second_value
+
+ROUNDINGS = 8
+STREAM_ONLY = Layout(
+    attention_out=None, heads=None, mid=None, mlp_out=None, neurons=None, deferred=False
+)
+
+
+def discover_layouts(decoder: Decoder, run: Run) -> list[Layout]:
+    """A layout for each block of this pipeline stage; parts that do not add up are left out.
+
+    A few tiny passes. `decoder.layouts` is not looked at.
+
+    Raises:
+        EngineError: blocks hand on two tensors whose use cannot be told.
+    """
+    layers = decoder.local_layers()
+    start = replace(decoder, layouts=[STREAM_ONLY] * len(decoder.blocks))
+    deferred = second_value(start, layers[(len(layers) - 1) // 2], run) == "added"
+    base = replace(STREAM_ONLY, deferred=deferred)
+    layouts = [base] * len(decoder.blocks)
+    start = replace(decoder, layouts=layouts)
+    eps = model_eps(decoder)
+
+    def infer(layer: int) -> Callable[[BlockPass], None]:
+        def done(seen: BlockPass) -> None:
+            layouts[layer] = infer_layout(seen, base)
+
+        return done
+
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.callback(observe(start, layer, eps, infer(layer)))
+        run()
+    return layouts
+
+
+def infer_layout(seen: BlockPass, base: Layout) -> Layout:
+    """The layout that the numbers of one pass allow; `base` where they allow none. Pure."""
+    attention, mlp = _summands(seen)
+    layout, width = base, seen.behind_TD.shape[-1]
+    if attention is not None:
+        mixer = next(part for part in seen.parts if holds_mixer(part.module))
+        heads = None if _is_state_space(mixer.module) else _projection(mixer, width)
+        layout = replace(layout, attention_out=attention.name, heads=heads)
+    if mlp is not None:
+        layout = replace(layout, mlp_out=mlp.name, neurons=_neurons(seen, mlp, width))
+    if attention is not None and mlp is not None:
+        layout = replace(layout, mid=_receiver(seen, attention, base.deferred))
+    return layout
+
+
+def _summands(seen: BlockPass) -> tuple[Part | None, Part | None]:
+    """(what attention adds, what the MLP adds): the first parts whose sum is the difference."""
+    mixers = [i for i, part in enumerate(seen.parts) if holds_mixer(part.module)]
+    attention = seen.parts[mixers[0] :] if mixers else []
+    for first in attention:
+        for second in seen.parts:
+            if second is not first and _adds_up(seen, first, second):
+                return first, second
+    for first in attention:
+        if _adds_up(seen, first):
+            return first, None
+    for second in seen.parts if not mixers else []:
+        if _adds_up(seen, second):
+            return None, second
+    return None, None
+
+
+def _adds_up(seen: BlockPass, *parts: Part) -> bool:
+    total_TD, size_TD = seen.before_TD, seen.before_TD.abs() + seen.behind_TD.abs()
+    for part in parts:
+        if part.gave_TD is None or part.gave_TD.shape != total_TD.shape:
+            return False
+        total_TD, size_TD = total_TD + part.gave_TD, size_TD + part.gave_TD.abs()
+    return _close(seen.behind_TD, total_TD, size_TD, seen.eps)
+
+
+def _receiver(seen: BlockPass, attention: Part, deferred: bool) -> str | None:
+    """The part that is given the stream between attention and MLP: as one tensor, or as two."""
+    assert attention.gave_TD is not None
+    want_TD, count = seen.before_TD + attention.gave_TD, 2 if deferred else 1
+    size_TD = seen.before_TD.abs() + attention.gave_TD.abs()
+    for part in seen.parts[seen.parts.index(attention) + 1 :]:
+        given = part.given[:count]
+        if len(given) == count and all(each.shape == want_TD.shape for each in given):
+            got_TD = sum(given[1:], given[0])
+            if _close(got_TD, want_TD, 2 * size_TD, seen.eps):
+                return part.name
+    return None
+
+
+def _neurons(seen: BlockPass, mlp: Part, width: int) -> str | None:
+    """The projection of the MLP: in the part that is added, or in one before it."""
+    for part in reversed(seen.parts[: seen.parts.index(mlp) + 1]):
+        if holds_mixer(part.module) or _has_experts(part.module):
+            return None
+        name = _projection(part, width)
+        if name is not None:
+            return name
+    return None
+
+
+def _projection(part: Part, width: int) -> str | None:
+    """The last projection back to the stream inside a part; under LoRA its wrapper is called."""
+    names = [name for name, module in part.module.named_modules() if _gives(module, width)]
+    if not names:
+        return None
+    return f"{part.name}.{names[-1]}".rstrip(".").removesuffix(".base_layer")
+
+
+def _gives(module: nn.Module, width: int) -> bool:
+    linear = getattr(module, "base_layer", module)
+    return isinstance(linear, LinearBase) and linear.output_size == width
+
+
+def _has_experts(module: nn.Module) -> bool:
+    return any("MoE" in type(each).__name__ for each in module.modules())
+
+
+def _is_state_space(module: nn.Module) -> bool:
+    return any(
+        isinstance(each, AttentionLayerBase) and hasattr(each, "mamba_type")
+        for each in module.modules()
+    )
+
+
+def _close(got_TD: Tensor, want_TD: Tensor, size_TD: Tensor, eps: float) -> bool:
+    return bool(((got_TD - want_TD).abs() <= ROUNDINGS * eps * size_TD + 1e-30).all())

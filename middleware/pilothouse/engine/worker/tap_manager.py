@@ -1,0 +1,204 @@
+"""Everything of ours in one worker: taps in the model, their buffers, reads, a capture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from vllm.distributed import get_tensor_model_parallel_rank
+
+from pilothouse.capture.index import CaptureIndex
+from pilothouse.engine.hooks import HookPoint, check_model, open_decoder
+from pilothouse.engine.hooks.tiny_forward import NUM_TOKENS
+from pilothouse.engine.plan.columns import ReadColumns, columns_of
+from pilothouse.engine.plan.plan import Plan
+from pilothouse.engine.plan.tap_plan import TapPlan
+from pilothouse.engine.scheduler.messages import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, StepPlan
+from pilothouse.engine.vllm.adapters import add_empty_adapter, without_adapters
+from pilothouse.engine.vllm.model_runner import (
+    is_last_stage,
+    loaded_model,
+    max_step_tokens,
+    on_step,
+    refuse_unseen_passes,
+    set_compiled,
+)
+from pilothouse.engine.vllm.protocols import SchedulerOutput
+from pilothouse.engine.vllm.runner_protocols import ModelRunner
+from pilothouse.engine.vllm.step_output import attach
+from pilothouse.engine.worker.activation_recorder import ActivationRecorder
+from pilothouse.engine.worker.batch_state import SteeringState
+from pilothouse.engine.worker.buffers import TapBuffers
+from pilothouse.engine.worker.pipeline_parallel import part_of, relay_reads
+from pilothouse.engine.worker.readback import Readback
+from pilothouse.engine.worker.shard_writer import Ended
+from pilothouse.engine.worker.tap import install_tap
+from pilothouse.errors import EngineError
+from pilothouse.types import IntArray, Tap
+
+EMPTY_PLAN = StepPlan()
+
+
+class TapManager:
+    """Everything of ours in one worker: buffers, taps, steering state, the step's emissions."""
+
+    def __init__(self, plan: Plan, vllm_config: Any, runner: ModelRunner) -> None:
+        self._plan = plan
+        body = plan.body
+        device = torch.device(runner.device)
+        model = loaded_model(runner)
+        add_empty_adapter(model)
+        with without_adapters(runner, NUM_TOKENS):
+            decoder = open_decoder(model, vllm_config)
+            _check_model(plan, vllm_config, len(decoder.blocks))
+            check_model(model, vllm_config, decoder, [(tap.layer, tap.site) for tap in body.taps])
+        here = part_of(plan, decoder)
+        self._taps, self._layers = here.taps(), decoder.local_layers()
+        points = {tap: decoder.point(*tap) for tap in self._taps}
+        _check_widths(here, points)
+        self._buffers = TapBuffers.allocate(
+            here,
+            {tap: point.part for tap, point in points.items()},
+            max_tokens=max_step_tokens(vllm_config),
+            device=device,
+        )
+        self._state = SteeringState(self._buffers, len(body.policy_targets))
+        self._snapshot = Readback(self._buffers.scores_NE)
+        self._wants_emissions = False
+        self._replies = is_last_stage() and get_tensor_model_parallel_rank() == 0
+        self._decoder, self._vllm_config, self._runner = decoder, vllm_config, runner
+        self._columns = {
+            tap: self._columns_of(planned, points[tap], device)
+            for tap, planned in self._taps.items()
+        }
+        self._harvest: ActivationRecorder | None = None
+        self._installed: list[Callable[[], None]] = []
+        self._install()
+        on_step(runner, self._on_step)
+        relay_reads(runner, self._buffers.scores_NE, lambda: self._wants_emissions)
+
+    def begin(self, scheduler_output: SchedulerOutput) -> None:
+        """Take in what the scheduler sent with a step."""
+        if self._harvest is not None:
+            self._harvest.begin(scheduler_output)
+        step: StepPlan = getattr(scheduler_output, STEP_ATTRIBUTE, EMPTY_PLAN)
+        self._wants_emissions = step.wants_emissions
+        self._state.apply(step, scheduler_output.finished_req_ids)
+
+    def computed(self) -> None:
+        """The forward pass of a step was run."""
+        if self._harvest is not None:
+            self._harvest.finish(self._runner)
+
+    def finish(self, output: Any, runner: ModelRunner) -> Any:
+        """Attach the step's emissions to its output, where somebody asked for them."""
+        if output is None or not self._wants_emissions or not self._replies:
+            return output
+        emissions = self._snapshot.take(runner)
+        return attach(output, EMISSIONS_ATTRIBUTE, emissions)
+
+    @property
+    def num_taps(self) -> int:
+        """Taps in this worker."""
+        return len(self._taps)
+
+    def installed(self) -> dict[str, object]:
+        """What this worker did, for readiness."""
+        return {
+            "installation": self._plan.installation,
+            "layers": self._layers,
+            "taps": [tap.model_dump() for tap in self._taps.values()],
+        }
+
+    def open_capture(self, index: CaptureIndex, folder: Path) -> None:
+        """From now on write rows of activations to a folder.
+
+        Raises:
+            EngineError: a place that is not there or does not pass the self-check; a model whose
+                forward pass cannot be looked into; a folder that cannot be written.
+        """
+        self.close_capture({}, complete=False)
+        refuse_unseen_passes(self._vllm_config)
+        places = index.order.places
+        points = {place: self._decoder.point(*place) for place in places}
+        self._uninstall()
+        try:
+            with without_adapters(self._runner, NUM_TOKENS):
+                model = loaded_model(self._runner)
+                check_model(model, self._vllm_config, self._decoder, places)
+            writes = get_tensor_model_parallel_rank() == 0
+            self._harvest = ActivationRecorder(index, folder, points, writes=writes)
+            set_compiled(self._runner, False)
+        except OSError as error:
+            raise EngineError(f"{folder}: cannot be written: {error.strerror or error}") from error
+        finally:
+            self._install()
+
+    def end_prompts(self, ended: Sequence[Ended]) -> str | None:
+        """These prompts of the capture were answered; what went wrong so far."""
+        if self._harvest is None:
+            return "no capture is open"
+        self._harvest.end(ended)
+        return self._harvest.problem
+
+    def close_capture(self, actions: dict[str, list[int]], *, complete: bool) -> str | None:
+        """End a capture, if there is one, with what it holds written; what went wrong."""
+        harvest, self._harvest = self._harvest, None
+        if harvest is None:
+            return None
+        harvest.close(actions, complete=complete)
+        self._uninstall()
+        self._install()
+        set_compiled(self._runner, True)
+        return harvest.problem
+
+    def _install(self) -> None:
+        """Put taps in the order in which a token passes them, a capture's reads behind edits."""
+        taps = self._taps
+        reads = self._harvest.points if self._harvest is not None else {}
+        for place in sorted({*taps, *reads}, key=lambda each: each.depth):
+            if place in taps:
+                point, tap = self._decoder.point(*place), taps[place]
+                self._installed.append(install_tap(point, tap, self._buffers, self._columns[place]))
+            if place in reads and self._harvest is not None:
+                self._installed.append(reads[place].register(self._harvest.reader(place)))
+
+    def _uninstall(self) -> None:
+        while self._installed:
+            self._installed.pop()()
+
+    def _columns_of(
+        self, tap: TapPlan, point: HookPoint, device: torch.device
+    ) -> ReadColumns | None:
+        rows_DE = self._plan.tensors.get(f"reads/{tap.layer}/{tap.site}")
+        part_DE = None if rows_DE is None else rows_DE[point.part]
+        return columns_of(tap, part_DE, self._buffers.residents[tap.tap], device)
+
+    def _on_step(self, request_ids: list[str], starts_B: IntArray, counts_B: IntArray) -> None:
+        self._state.write(request_ids, starts_B, counts_B)
+        self._snapshot.begin(request_ids, starts_B, counts_B)
+        if self._harvest is not None:
+            self._harvest.on_step(request_ids, starts_B, counts_B)
+
+
+def _check_model(plan: Plan, vllm_config: Any, num_blocks: int) -> None:
+    facts = plan.body.model
+    d_model = vllm_config.model_config.get_hidden_size()
+    if (facts.d_model, facts.num_layers) != (d_model, num_blocks):
+        raise EngineError(
+            f"plan was resolved for {facts.model_id} with {facts.num_layers} layers of width "
+            f"{facts.d_model}; the loaded model has {num_blocks} layers of width {d_model}"
+        )
+
+
+def _check_widths(plan: Plan, points: Mapping[Tap, HookPoint]) -> None:
+    wrong = [
+        f"{tap.site} of layer {tap.layer}: what is loaded there has width {planned.width}, "
+        f"{plan.body.model.model_id} has {points[tap].total}"
+        for tap, planned in plan.taps().items()
+        if points[tap].total != planned.width
+    ]
+    if wrong:
+        raise EngineError("; ".join(wrong) + ": load artefacts that were made for this model")

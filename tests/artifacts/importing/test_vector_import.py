@@ -1,0 +1,50 @@
+"""`import_vector` from Python: the command's artefact, without the command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pilothouse.artifacts import import_vector
+from pilothouse.artifacts.vector import load_vector
+from pilothouse.errors import ConfigError
+from tests.artifacts.vectors import writers
+from tests.artifacts.vectors.importing import run_import
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    writers.write_gguf(tmp_path / "v.gguf")
+    return tmp_path / "v.gguf"
+
+
+def test_it_writes_what_the_command_writes(foreign: Path) -> None:
+    here = foreign.parent
+    assert run_import(foreign, "gguf", "--norms", "4,5").exit_code == 0
+    told = load_vector("out", here / "out")
+    imported = import_vector(
+        foreign, here / "own" / "out", format_name="gguf", model_id=told.model_id, norms="4,5"
+    )
+    assert imported.notes == ()
+    assert imported.source.digest == told.digest
+    assert load_vector("out", here / "own" / "out").digest == told.digest
+
+
+def test_a_folder_that_holds_something_and_a_wrong_layer_are_refused(foreign: Path) -> None:
+    (foreign.parent / "full").mkdir()
+    (foreign.parent / "full" / "file").touch()
+    with pytest.raises(ConfigError, match="already"):
+        import_vector(
+            foreign, foreign.parent / "full", format_name="gguf", model_id="m", norms="4,5"
+        )
+    with pytest.raises(ConfigError, match="got '3-2'"):
+        import_vector(
+            foreign,
+            foreign.parent / "new",
+            format_name="gguf",
+            model_id="m",
+            norms="4,5",
+            layers=["3-2"],
+        )
+    assert not (foreign.parent / "new").exists()

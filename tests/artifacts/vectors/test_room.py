@@ -1,0 +1,46 @@
+"""Foreign formats stay offline: what serves never comes near them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from tests.test_house import PACKAGE, imports_of, room_of
+
+OFFLINE = {"vector_import", "norms", "pickled", "sae_pickle"}
+LOAD_SERVING = """
+import sys
+import pilothouse.artifacts.catalog, pilothouse.server.middleware, pilothouse.engine.plan.plan
+print(*sorted(name for name in sys.modules if name.startswith("pilothouse.artifacts.vectors")))
+"""
+
+
+def test_only_the_offline_verb_imports_foreign_formats() -> None:
+    found = {
+        (room_of(file, PACKAGE), file.stem)
+        for file in PACKAGE.rglob("*.py")
+        if "formats" not in file.relative_to(PACKAGE).parts
+        for each in imports_of(file, PACKAGE)
+        if each.module.startswith(
+            ("pilothouse.artifacts.vectors", "pilothouse.artifacts.importing.pickled")
+        )
+    }
+    assert found == {("artifacts", name) for name in OFFLINE} | {("cli", "vector_import")}
+
+
+def test_no_reader_imports_torch_or_pickle_but_the_one_of_arrays() -> None:
+    found = {
+        file.stem
+        for file in (PACKAGE / "model" / "formats").glob("*.py")
+        for each in imports_of(file, PACKAGE)
+        if each.module.split(".")[0] in ("torch", "pickle")
+    }
+    assert found == {"array_pickle"}
+
+
+def test_what_serves_loads_no_foreign_format() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD_SERVING], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
