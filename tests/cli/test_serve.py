@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pilothouse.cli.serve import _warn_of_slow_numbers
-from pilothouse.engine.plan.plan import dtype
+from pilothouse.engine.plan import dtype
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from vllm.platforms import current_platform
 
-from pilothouse.engine.plan.plan import dtype
+from pilothouse.engine.plan import dtype
 from pilothouse.errors import ConfigError
 from pilothouse.training.engine_settings import (
     CPU_BLOCK,

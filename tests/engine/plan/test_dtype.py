@@ -12,7 +12,7 @@ import torch
 from vllm.platforms import current_platform
 
 from pilothouse.engine.plan.dtype import missing_bfloat16, usual_dtype
-from pilothouse.engine.plan.plan import dtype
+from pilothouse.engine.plan import dtype
 
 
 @pytest.fixture
