@@ -132,7 +132,7 @@ def test_there_is_one_helper() -> None:
 
 def test_every_verb_that_starts_an_engine_tells_how_far_it_is() -> None:
     silent = []
-    for file in sorted((PACKAGE / "cli").glob("*.py")):
+    for file in sorted((PACKAGE / "cli").rglob("*.py")):
         text = file.read_text(encoding="utf-8")
         starts = "from pilothouse.llm import LLM" in text
         tells = "pilothouse.progress" in text or "waiting" in text
