@@ -24,8 +24,8 @@ from pilothouse.demo.hedge_figures import HedgeCard
 from pilothouse.demo.hedge_page import page
 from pilothouse.demo.probe_plans import WRONG_ANSWER
 from pilothouse.errors import ConfigError
-from pilothouse.policy.case_file import CASES_FILE, load_cases
-from pilothouse.policy.cases import run_cases
+from pilothouse.policy.cases import CASES_FILE, load_cases
+from pilothouse.policy.testing import run_cases
 from pilothouse.policy.lint import has_findings, lint
 from pilothouse.policy.loader import load_policy
 

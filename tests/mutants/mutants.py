@@ -2023,9 +2023,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "never-silent",
         "a file nested too deep ends in a traceback",
-        "load_config",
-        "RecursionError",
-        "ZeroDivisionError",
+        "ConfigComposer.compose_node",
+        "self.depth >= MAX_DEPTH",
+        "False",
         ("tests/server/test_limits.py",),
         "nobody_writes",
     ),

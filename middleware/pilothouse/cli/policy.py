@@ -15,7 +15,7 @@ from pilothouse.config import load_config
 from pilothouse.errors import ConfigError
 from pilothouse.policy.lint import has_findings, lint
 from pilothouse.policy.resolve import Artefacts
-from pilothouse.policy.source import Problem
+from pilothouse.validation_errors import Problem
 from pilothouse.server.open_doors import surroundings_of
 
 app = typer.Typer(pretty_exceptions_enable=False, no_args_is_help=True, help="Look at policies.")

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 
-from pilothouse.policy.did_you_mean import closest
 from pilothouse.policy.endpoint_names import ENDPOINTS
-from pilothouse.policy.expression import Condition, leaves
-from pilothouse.policy.parser import KEYWORDS, ExpressionError, parse_condition
+from pilothouse.policy.expression import (
+    KEYWORDS,
+    Condition,
+    ExpressionError,
+    leaves,
+    parse_condition,
+)
 from pilothouse.policy.schema import Block, Policy, Respond, Rule, SignalRef, Steer
-from pilothouse.policy.source import Location, Problem, problem_at
 from pilothouse.types import Phase, Scope
+from pilothouse.validation_errors import Location, Problem, closest, problem_at
 
 Fault = tuple[Location, str]
 _EMA = ("ema_max", "ema_last")

@@ -15,8 +15,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pilothouse.policy.source import Problem, Severity
-from pilothouse.policy.yaml_document import MAX_BYTES
+from pilothouse.validation_errors import Problem, Severity
+from pilothouse.yaml_document import MAX_BYTES
 
 POLICY_FILE = "policy.yaml"
 MAX_ENTRIES = 100_000

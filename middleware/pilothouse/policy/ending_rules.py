@@ -11,8 +11,8 @@ from pilothouse.policy.check import condition_of
 from pilothouse.policy.expression import Node, leaves
 from pilothouse.policy.matching import holds_for
 from pilothouse.policy.schema import Block, Policy, Respond, Rule
-from pilothouse.policy.source import Location, Severity
 from pilothouse.types import Phase, SignalSpec
+from pilothouse.validation_errors import Location, Severity
 
 Specs = Mapping[str, Mapping[str, SignalSpec]]
 """By policy and by its own name for a signal; empty where it is not known what is loaded."""

@@ -6,16 +6,16 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from pilothouse.policy.case_file import CASES_FILE, load_cases
+from pilothouse.policy.cases import CASES_FILE, load_cases
 from pilothouse.policy.check import condition_of
 from pilothouse.policy.discovery import POLICY_FILE, find_policies
 from pilothouse.policy.ending_rules import Surroundings
 from pilothouse.policy.expression import leaves
-from pilothouse.policy.loader import load_policy, repeated_names
+from pilothouse.policy.loader import PolicyFileError, load_policy, repeated_names
 from pilothouse.policy.open_doors import open_doors
 from pilothouse.policy.resolve import Artefacts, Resolved, resolve_policy
 from pilothouse.policy.schema import Block, Policy, Respond, Rule, Steer
-from pilothouse.policy.source import Location, PolicyFileError, Problem, problem_at
+from pilothouse.validation_errors import Location, Problem, problem_at
 
 
 def lint(

@@ -21,8 +21,8 @@ from pilothouse.policy.ending_rules import (
 from pilothouse.policy.expression import And, AtFpr, Comparison, Node, Not, Or
 from pilothouse.policy.open_scopes import outside_the_scope, outside_the_share
 from pilothouse.policy.schema import Policy, Respond
-from pilothouse.policy.source import Location, Severity
 from pilothouse.types import AggregateKind
+from pilothouse.validation_errors import Location, Severity
 
 _LAST: frozenset[AggregateKind] = frozenset({"last", "ema_last"})
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pilothouse.policy.ending_rules import EndingRule, EndingRules, OpenDoor
 from pilothouse.policy.endpoint_names import ENDPOINTS
 from pilothouse.policy.matching import holds_for
-from pilothouse.policy.source import Location
+from pilothouse.validation_errors import Location
 
 _SHARE_REMEDY = "raise rollout_percent to 100 once the policy is trusted"
 

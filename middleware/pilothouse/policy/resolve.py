@@ -6,11 +6,10 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from pilothouse.policy.check import condition_of, scope_fault
-from pilothouse.policy.did_you_mean import closest
 from pilothouse.policy.expression import And, AtFpr, Comparison, Node, Not, Or, leaves
 from pilothouse.policy.schema import Log, LoggedFeatures, Policy, SignalRef, Steer
-from pilothouse.policy.source import Location, Problem, problem_at
 from pilothouse.types import Aggregate, Scope, SignalSpec
+from pilothouse.validation_errors import Location, Problem, closest, problem_at
 
 
 @dataclass(frozen=True, slots=True)

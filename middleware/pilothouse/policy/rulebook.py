@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 
 from pilothouse.errors import PolicyError
 from pilothouse.policy.check import policy_problems
-from pilothouse.policy.expression import Node, leaves
-from pilothouse.policy.loader import repeated_names
-from pilothouse.policy.parser import parse_condition
+from pilothouse.policy.expression import Node, leaves, parse_condition
+from pilothouse.policy.loader import raise_problems, repeated_names
 from pilothouse.policy.resolve import Artefacts, Resolved, resolve_policy
 from pilothouse.policy.schema import Action, Block, Policy, Respond, Rule
-from pilothouse.policy.source import raise_problems
 from pilothouse.policy.vectorized_rules import VectorizedRules
 from pilothouse.types import ActionName, BoolArray, Mode, OnError, Phase, SignalSpec
 

@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from pilothouse.policy.source import Source
 from pilothouse.term import NamedOp
 from pilothouse.types import (
     AggregateKind,
@@ -17,6 +16,7 @@ from pilothouse.types import (
     Sites,
     Unit,
 )
+from pilothouse.validation_errors import Source
 
 API_VERSION = "pilothouse/v1"
 MAX_LOGGED_FEATURES = 256
