@@ -15,8 +15,8 @@ from pilothouse.config import load_config
 from pilothouse.errors import ConfigError
 from pilothouse.policy.lint import has_findings, lint
 from pilothouse.policy.resolve import Artefacts
-from pilothouse.validation_errors import Problem
 from pilothouse.server.open_doors import surroundings_of
+from pilothouse.validation_errors import FileError, Problem
 
 app = typer.Typer(pretty_exceptions_enable=False, no_args_is_help=True, help="Look at policies.")
 
@@ -52,6 +52,8 @@ def lint_command(
         artefacts = None if loaded is None else artefacts_of(load_catalog(loaded))
         around = None if loaded is None else surroundings_of(loaded)
         problems: Sequence[Problem] = lint(paths, artefacts, around)
+    except FileError as error:
+        problems = error.problems
     except ConfigError as error:
         problems = [Problem(str(config), 0, "", str(error))]
     if as_json:

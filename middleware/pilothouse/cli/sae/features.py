@@ -17,7 +17,7 @@ import typer
 
 from pilothouse.artifacts.importing.source import read_sae
 from pilothouse.artifacts.saes.cache import open_sae
-from pilothouse.cli.exit_codes import exits
+from pilothouse.cli.common import ChatTemplateKwargs, exits, template_kwargs
 from pilothouse.cli.sae.option import (
     AverageNorm,
     Centred,
@@ -28,7 +28,6 @@ from pilothouse.cli.sae.option import (
     noted,
     told,
 )
-from pilothouse.cli.template_option import ChatTemplateKwargs, template_kwargs
 from pilothouse.config import load_config
 from pilothouse.edits.sae_codes import encode
 from pilothouse.edits.top_features import TopFeature, top_features

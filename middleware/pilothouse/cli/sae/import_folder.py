@@ -16,7 +16,7 @@ from pilothouse import artifacts
 from pilothouse.artifacts.folder import MANIFEST_FILE
 from pilothouse.artifacts.importing.sae_import import Measure
 from pilothouse.artifacts.saes.autoencoder import Sae
-from pilothouse.cli.exit_codes import exits
+from pilothouse.cli.common import exits
 from pilothouse.cli.sae.measure import Captured, Measured, measure
 from pilothouse.cli.sae.option import (
     AverageNorm,

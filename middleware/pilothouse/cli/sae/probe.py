@@ -10,7 +10,7 @@ import typer
 
 from pilothouse.artifacts.importing.source import read_sae
 from pilothouse.artifacts.probe import save_probe
-from pilothouse.cli.exit_codes import exits
+from pilothouse.cli.common import exits
 from pilothouse.cli.sae.option import (
     AverageNorm,
     Centred,

@@ -16,7 +16,7 @@ from pilothouse.artifacts.saes.detect import detect_format
 from pilothouse.artifacts.saes.hints import SaeHints, UnknownModel
 from pilothouse.artifacts.saes.native import NAME
 from pilothouse.artifacts.saes.registry import load_sae
-from pilothouse.cli.exit_codes import exits
+from pilothouse.cli.common import exits
 from pilothouse.cli.sae.option import (
     AverageNorm,
     Centred,

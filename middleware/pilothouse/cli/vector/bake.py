@@ -10,7 +10,7 @@ import typer
 
 from pilothouse.bake import Comparison, Steering, bake, steering_of_profile, steering_of_vector
 from pilothouse.bake.bake_program import TOLERANCE, Kind
-from pilothouse.cli.exit_codes import exits
+from pilothouse.cli.common import exits
 from pilothouse.cli.sae.measure import read_prompts
 from pilothouse.errors import ConfigError, EngineError
 from pilothouse.output_dir import check_out
