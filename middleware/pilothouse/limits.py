@@ -158,8 +158,10 @@ def exceeded(
     """The refusal of what is above a bound."""
     most = f"{getattr(limits, limit)}{unit}"
     return RequestError(
-        f"{place}: got {got}{unit}, want at most {most} (limits.{limit}): send less of it, or ask "
-        "the operator to raise the limit",
+        where=place,
+        got=f"{got}{unit}",
+        want=f"at most {most} (limits.{limit})",
+        fix="send less of it, or ask the operator to raise the limit",
         param=param,
     )
 

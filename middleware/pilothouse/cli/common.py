@@ -50,7 +50,9 @@ def template_kwargs(words: str | None) -> dict[str, Any]:
         ) from error
     if not isinstance(found, dict):
         raise ConfigError(
-            f"--chat-template-kwargs: got {words!r:.80}, want an object: "
-            "'{\"enable_thinking\": false}'"
+            where="--chat-template-kwargs",
+            got=f"{words!r:.80}",
+            want="an object",
+            fix="write '{\"enable_thinking\": false}'",
         )
     return found

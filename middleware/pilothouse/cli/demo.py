@@ -68,7 +68,7 @@ def demo(
     if ask is not None and not tour:
         raise ConfigError("--ask: goes with --tour, which was not given: add it")
     if ask is not None and not ask.strip():
-        raise ConfigError("--ask: got nothing, want a question")
+        raise ConfigError(where="--ask", got="nothing", want="a question")
     if fetch_only:
         if tour:
             raise ConfigError("--fetch-only: serves nothing that --tour could show: take one away")
@@ -172,9 +172,11 @@ def refuse_remote(host: str) -> None:
         loopback = False
     if not loopback:
         raise ConfigError(
-            f"demo --host: got {host!r}, want 127.0.0.1: whoever reaches the demo may steer it and "
-            "see its scores. To serve other machines use `pilothouse serve` with a pilothouse.yaml "
-            "of your own"
+            where="demo --host",
+            got=repr(host),
+            want="127.0.0.1",
+            fix="whoever reaches the demo may steer it and see its scores. To serve other "
+            "machines use `pilothouse serve` with a pilothouse.yaml of your own",
         )
 
 

@@ -82,7 +82,7 @@ def split_own(words: Sequence[str]) -> tuple[Path | None, list[str]]:
             raise ConfigError(f"{OPTION}: got no file; name a pilothouse.yaml after it")
         found.append(file)
     if len(found) > 1:
-        raise ConfigError(f"{OPTION}: got {' and '.join(found)}, want one file")
+        raise ConfigError(where=OPTION, got=" and ".join(found), want="one file")
     named = found[0] if found else os.environ.get(CONFIG_VARIABLE)
     return Path(named) if named else None, rest
 

@@ -103,8 +103,10 @@ def _name(url: str, models: list[str], *, is_world: bool) -> str:
     wanted = [WORLD_NAME] if is_world else [SMOL_NAME, WORLD_NAME]
     if not found or found[0] not in wanted:
         raise ConfigError(
-            f"{url}: got a server of {', '.join(models)[:200]}, want one of {' or '.join(wanted)}: "
-            "stop it, or name another --port"
+            where=url,
+            got=f"a server of {', '.join(models)[:200]}",
+            want=f"one of {' or '.join(wanted)}",
+            fix="stop it, or name another --port",
         )
     return found[0]
 

@@ -180,8 +180,11 @@ def check_threshold(document: dict[str, Any], threshold: float) -> None:
     conditions = [str(each["when"]) for each in document["spec"]["rules"]]
     if conditions != [wanted]:
         raise ConfigError(
-            f"{document['metadata']['name']}: rules: got {conditions}, want {[wanted]}: that is "
-            "what the questions that choose say of this probe; write it into the policy"
+            where=f"{document['metadata']['name']}: rules",
+            got=conditions,
+            want=str([wanted]),
+            fix="that is what the questions that choose say of this probe; write it into the "
+            "policy",
         )
 
 

@@ -80,7 +80,7 @@ def summary(fitted: FittedProbe) -> str:
 def _known(names: list[str]) -> list[str]:
     unknown = [each for each in names if each not in PLANS]
     if unknown:
-        raise ConfigError(f"names: got {unknown}, want some of {list(PLANS)}")
+        raise ConfigError(where="names", got=unknown, want=f"some of {list(PLANS)}")
     return names
 
 

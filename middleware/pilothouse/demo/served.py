@@ -143,6 +143,8 @@ def check_memory(served: Served) -> None:
     found_gib = available_bytes() / GIB
     if found_gib < served.memory_gib:
         raise ConfigError(
-            f"memory: got {found_gib:.1f} GiB that can be had, want {served.memory_gib:.1f} GiB "
-            f"for {served.name}: stop other programs, or raise the container's limit"
+            where="memory",
+            got=f"{found_gib:.1f} GiB that can be had",
+            want=f"{served.memory_gib:.1f} GiB for {served.name}",
+            fix="stop other programs, or raise the container's limit",
         )

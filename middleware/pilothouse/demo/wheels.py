@@ -166,9 +166,11 @@ def _fetched(wheel: Wheel, folder: Path, tell: Tell) -> Path:
         got = digest_of(path)
         if got != wheel.sha256:
             raise ConfigError(
-                f"{path.name}: got SHA-256 {got}, want {wheel.sha256}: the package index gave "
-                "another file than the one that was chosen, so it is not used; find out what "
-                "stands between here and the index"
+                where=path.name,
+                got=f"SHA-256 {got}",
+                want=wheel.sha256,
+                fix="the package index gave another file than the one that was chosen, so it is "
+                "not used; find out what stands between here and the index",
             )
         return path.replace(folder / path.name)
 

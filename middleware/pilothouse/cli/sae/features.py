@@ -213,7 +213,9 @@ def _opened(
     config = load_config(place)
     if sae_name not in config.saes:
         raise ConfigError(
-            f"--sae: got {sae_name!r}, want one under `saes` of {place}: {sorted(config.saes)}"
+            where="--sae",
+            got=repr(sae_name),
+            want=f"one under `saes` of {place}: {sorted(config.saes)}",
         )
     known = config.saes[sae_name]
     return open_sae(sae_name, known), known.model or config.model_id
@@ -232,13 +234,17 @@ def _check_fits(sae: Sae, model: str, model_id: str | None) -> None:
     width = facts.projection_widths.get(sae.tap.site, facts.d_model)
     if sae.width != width:
         raise ConfigError(
-            f"{sae.name}: got width {sae.width}, want the {width} of {model} at {sae.tap.site}: "
-            "give an SAE of this model"
+            where=sae.name,
+            got=f"width {sae.width}",
+            want=f"the {width} of {model} at {sae.tap.site}",
+            fix="give an SAE of this model",
         )
     if sae.tap.layer >= facts.num_layers:
         raise ConfigError(
-            f"{sae.name}: got layer {sae.tap.layer}, want 0 to {facts.num_layers - 1} as {model} "
-            "has them: give an SAE of this model"
+            where=sae.name,
+            got=f"layer {sae.tap.layer}",
+            want=f"0 to {facts.num_layers - 1} as {model} has them",
+            fix="give an SAE of this model",
         )
 
 

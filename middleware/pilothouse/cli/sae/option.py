@@ -48,7 +48,9 @@ def told(
         ConfigError: a site that there is not.
     """
     if site is not None and site not in get_args(Site):
-        raise ConfigError(f"--site: got {site!r}, want one of {', '.join(get_args(Site))}")
+        raise ConfigError(
+            where="--site", got=repr(site), want=f"one of {', '.join(get_args(Site))}"
+        )
     chosen = next((each for each in get_args(Site) if each == site), None)
     return SaeHints(model_id, layer, chosen, average_norm, is_centred)
 

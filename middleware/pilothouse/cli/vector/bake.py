@@ -57,7 +57,9 @@ def bake_program(
     """Write additive and projection steering into weights, exactly, or say why that cannot be."""
     with exits(EngineError):
         if kind not in get_args(Kind):
-            raise ConfigError(f"--as: got {kind!r}, want one of {', '.join(get_args(Kind))}")
+            raise ConfigError(
+                where="--as", got=repr(kind), want=f"one of {', '.join(get_args(Kind))}"
+            )
         named = (op, scale, value, unit, layer, writers)
         steering = _steering(config, profile, vector, named)
         check_out(out)

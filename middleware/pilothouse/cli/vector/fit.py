@@ -199,7 +199,9 @@ def _single(layers: tuple[int, ...] | None, sae: Path | None) -> int | None:
     if sae is None or layers is None:
         return None
     if len(layers) > 1:
-        raise ConfigError(f"--layers: got {len(layers)} layers with --sae, want its own or nothing")
+        raise ConfigError(
+            where="--layers", got=f"{len(layers)} layers with --sae", want="its own or nothing"
+        )
     return layers[0]
 
 
@@ -211,7 +213,9 @@ def _layers(words: str) -> tuple[int, ...] | None:
         match = LAYERS.fullmatch(word.strip())
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if last < first:
-            raise ConfigError(f"--layers: got {word!r}, want all, or numbers and ranges: 4,8-12")
+            raise ConfigError(
+                where="--layers", got=repr(word), want="all, or numbers and ranges: 4,8-12"
+            )
         found |= set(range(first, last + 1))
     return tuple(sorted(found))
 
@@ -228,7 +232,7 @@ def _search(word: str | None, *, is_grid: bool) -> Any:
 
 def _choice(option: str, word: str, known: Any) -> Any:
     if word not in known:
-        raise ConfigError(f"{option}: got {word!r}, want one of {', '.join(known)}")
+        raise ConfigError(where=option, got=repr(word), want=f"one of {', '.join(known)}")
     return word
 
 
@@ -238,14 +242,16 @@ def _scales(words: str) -> tuple[float, ...]:
     except ValueError:
         found = ()
     if not found or not all(math.isfinite(each) and each > 0 for each in found):
-        raise ConfigError(f"--scales: got {words!r}, want positive numbers with commas")
+        raise ConfigError(where="--scales", got=repr(words), want="positive numbers with commas")
     return found
 
 
 def _check_out(out: Path) -> None:
     check_out(out)
     if NAME.fullmatch(out.resolve().name) is None:
-        raise ConfigError(f"--out: got {out.name!r}, want a name of letters, digits and . _ -")
+        raise ConfigError(
+            where="--out", got=repr(out.name), want="a name of letters, digits and . _ -"
+        )
 
 
 def _show(report: FitReport, out: Path) -> None:

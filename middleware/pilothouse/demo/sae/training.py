@@ -150,6 +150,8 @@ def _narrow(place: Path) -> None:
     )
     if place.stat().st_size > MAX_BYTES:
         raise ConfigError(
-            f"{place.name}: got {place.stat().st_size} bytes, want at most {MAX_BYTES}: train "
-            "fewer features"
+            where=place.name,
+            got=f"{place.stat().st_size} bytes",
+            want=f"at most {MAX_BYTES}",
+            fix="train fewer features",
         )

@@ -49,8 +49,10 @@ class TextSet:
         digest = digest_of(found)
         if (len(found), digest) != (self.count, self.digest):
             raise ConfigError(
-                f"{place}: {self.name}: got {len(found)} texts with digest {digest}, want "
-                f"{self.count} with {self.digest}: figures made of it would be of other texts"
+                where=f"{place}: {self.name}",
+                got=f"{len(found)} texts with digest {digest}",
+                want=f"{self.count} with {self.digest}",
+                fix="figures made of it would be of other texts",
             )
         return found
 
