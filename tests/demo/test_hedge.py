@@ -25,9 +25,9 @@ from pilothouse.demo.hedge_page import page
 from pilothouse.demo.probe_plans import WRONG_ANSWER
 from pilothouse.errors import ConfigError
 from pilothouse.policy.cases import CASES_FILE, load_cases
-from pilothouse.policy.testing import run_cases
 from pilothouse.policy.lint import has_findings, lint
 from pilothouse.policy.loader import load_policy
+from pilothouse.policy.testing import run_cases
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PROBE = CHECKOUT / "probes" / "smol" / "probes" / PROBE_NAME

@@ -1,4 +1,4 @@
-"""`pilothouse doctor`: what is installed here, whether it fits, and what a config would do."""
+"""`pilothouse doctor`: says what is installed here, whether it fits, and what a config would do."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def doctor(
 
 
 def examine(config_path: Path | None, model: str | None) -> dict[str, Any]:
-    """Everything doctor knows, as plain data."""
+    """Return everything that `doctor` finds, as plain data."""
     problems: list[str] = []
     report: dict[str, Any] = {
         "versions": {name: _version(name) for name in PACKAGES},
@@ -105,7 +105,7 @@ def _vllm(problems: list[str]) -> dict[str, Any]:
 
 
 def _supported_range() -> str:
-    """The one place that states it is the package's own metadata (extra `cuda`)."""
+    """Return the supported range of vLLM from the package's own metadata (extra `cuda`)."""
     for text in requires("pilothouse") or ():
         requirement = Requirement(text)
         if requirement.name == "vllm":
@@ -132,7 +132,7 @@ def _library(problems: list[str]) -> dict[str, str | None]:
 
 
 def _config(path: Path, model: str | None, problems: list[str]) -> dict[str, Any]:
-    """What a configuration loads; with a model, the whole plan it leads to."""
+    """Return what a configuration loads; with a model, the whole plan it leads to."""
     from pilothouse.artifacts.catalog import load_catalog
     from pilothouse.cli.plan_report import plan_report
     from pilothouse.config import load_config
@@ -161,7 +161,7 @@ def _config(path: Path, model: str | None, problems: list[str]) -> dict[str, Any
 
 
 def _operator() -> str:
-    """Who will be let to reload and to read the status; where it listens `serve` alone is told."""
+    """Say who may reload and read the status; only `serve` knows where it listens."""
     if os.environ.get("VLLM_API_KEY"):
         return "callers on the server's machine who show the key in VLLM_API_KEY"
     return (

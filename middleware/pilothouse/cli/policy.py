@@ -1,4 +1,4 @@
-"""`pilothouse policy`: look at policies before they are served."""
+"""`pilothouse policy`: checks policies before they are served."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def lint_command(
 
 
 def artefacts_of(catalog: Catalog) -> Artefacts:
-    """What policies can name of it."""
+    """Return what policies can name of a catalog."""
     return Artefacts(
         {spec.key: spec for probe in catalog.probes.values() for spec in signals_of(probe)},
         {name: probe.default_readout for name, probe in catalog.probes.items()},

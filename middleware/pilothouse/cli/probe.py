@@ -1,4 +1,4 @@
-"""`pilothouse probe`: what a probe's folder holds."""
+"""`pilothouse probe`: shows what a probe's folder holds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pilothouse serve MODEL [--pilothouse-config FILE] [vllm serve flags]`."""
+"""`pilothouse serve MODEL [--pilothouse-config FILE] [vllm serve flags]` serves a model."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _warn_of_slow_numbers(args: Namespace, words: Sequence[str]) -> None:
 
 
 def split_own(words: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """Our one option and everything else, in order.
+    """Split our one option from everything else, which stays in order.
 
     Raises:
         ConfigError: the option without a file, or twice.

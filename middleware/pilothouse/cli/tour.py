@@ -1,4 +1,4 @@
-"""`pilothouse demo --tour`: plain, steered and blocked side by side, live from the server."""
+"""`pilothouse demo --tour`: shows plain, steered and blocked answers of a server side by side."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def look(url: str, tour: Tour, stop: Stop, models: list[str]) -> Seen:
 
 
 def ask(url: str, model: str, prompt: str) -> Seen:
-    """One question.
+    """Ask one question.
 
     Raises:
         ConfigError: the server does not answer as the demo does.
@@ -113,7 +113,7 @@ def _name(url: str, models: list[str], *, is_world: bool) -> str:
 
 @contextmanager
 def _server(url: str, host: str, port: int, *, is_world: bool) -> Iterator[None]:
-    """The demo at this address: the one that runs or is starting, or a new one, which then ends.
+    """Find the demo at this address, or start one, which then ends with the block.
 
     Raises:
         ConfigError: no demo comes up there.

@@ -66,12 +66,12 @@ class CaseFile(_Closed):
 
     @property
     def source(self) -> Source:
-        """Where it was read from."""
+        """The file it was read from."""
         return self._source
 
 
 def load_cases(path: Path, policy: Policy) -> CaseFile:
-    """The cases of a policy.
+    """Load the cases of a policy.
 
     Raises:
         PolicyError: not a usable case file for this policy; `file:line` of each error.
@@ -121,7 +121,7 @@ def _threshold_faults(cases: CaseFile, policy: Policy) -> Iterator[tuple[Locatio
 
 
 def _shared_faults(cases: CaseFile, policy: Policy) -> Iterator[tuple[Location, str]]:
-    """Two signals of one readout are one number: what is said of both must be one thing."""
+    """Find signals of one readout, which are one number, of which different things are said."""
     first_of: dict[tuple[str, str | None], str] = {}
     for name, ref in policy.spec.signals.items():
         if ref.ad_hoc:

@@ -1,4 +1,4 @@
-"""What a well-formed policy must also satisfy: every field has an effect, every rule can fire."""
+"""Checks of a well-formed policy: every field has an effect, and every rule can fire."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _EMA = ("ema_max", "ema_last")
 
 
 def policy_problems(policy: Policy) -> list[Problem]:
-    """Everything wrong with a policy that can be known without the probes it names."""
+    """Return everything wrong with a policy that can be known without the probes it names."""
     return [
         problem_at(policy.source, location, text)
         for check in _CHECKS
@@ -31,7 +31,7 @@ def policy_problems(policy: Policy) -> list[Problem]:
 
 
 def scope_fault(name: str, scope: Scope, phase: Phase) -> str | None:
-    """Why a signal can never have a value in a phase; None when it can."""
+    """Say why a signal can never have a value in a phase; None when it can."""
     if phase == "prompt" and scope != "prompt":
         return (
             f"signal `{name}` covers the {scope} and has no value in the prompt phase: use it in "
@@ -41,7 +41,7 @@ def scope_fault(name: str, scope: Scope, phase: Phase) -> str | None:
 
 
 def condition_of(rule: Rule) -> Condition | None:
-    """The parsed `when`; None where it cannot be read, which is reported on its own."""
+    """Parse a `when`; None where it cannot be read, which is reported on its own."""
     try:
         return parse_condition(rule.when)
     except ExpressionError:

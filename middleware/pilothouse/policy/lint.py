@@ -1,4 +1,4 @@
-"""What to say about policies before they are served: errors, warnings, and what can leave."""
+"""Checks policies before they are served: errors, warnings, and what can leave."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def lint(
     artefacts: Artefacts | None = None,
     around: Surroundings | None = None,
 ) -> tuple[Problem, ...]:
-    """Everything to say about the policies under some paths, sorted by file and line.
+    """Return everything to say about the policies under some paths, sorted by file and line.
 
     Args:
         paths: as for `load_policies`.
@@ -176,5 +176,5 @@ def _target(steer: Steer) -> tuple[object, ...]:
 
 
 def has_findings(problems: Iterable[Problem]) -> bool:
-    """There is an error or a warning; notes alone are no finding."""
+    """Tell whether there is an error or a warning; notes alone are no finding."""
     return any(each.severity != "note" for each in problems)

@@ -1,8 +1,8 @@
 """Ways round an enforced rule that ends requests, which scopes, readouts and settings leave open.
 
-`policy lint`, `doctor`, the log of the start and the status of a running server tell this one list;
-each knows more than the one before of what stands around the policies. What is not known opens no
-door here.
+`policy lint`, `doctor`, the log of the start and the status of a running server report this one
+list; each knows more of the server's settings than the one before. What is not known opens no door
+here.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _LAST: frozenset[AggregateKind] = frozenset({"last", "ema_last"})
 def open_doors(
     policies: Iterable[Policy], specs: Specs, around: Surroundings
 ) -> tuple[OpenDoor, ...]:
-    """Every way round every enforced rule that ends requests, in the order of the rules."""
-    house = ending_rules(policies, specs, around)
-    return tuple(door for rule in house.rules for find in _KINDS for door in find(rule, house))
+    """Return every way round every enforced rule that ends requests, in the order of the rules."""
+    rules = ending_rules(policies, specs, around)
+    return tuple(door for rule in rules.rules for find in _KINDS for door in find(rule, rules))
 
 
 def grouped(doors: Iterable[OpenDoor]) -> list[dict[str, object]]:
-    """As plain data, a door that leads round several rules told once."""
+    """Return doors as plain data; one that leads round several rules is there once."""
     rules: dict[tuple[DoorName, str, str, Severity], list[str]] = {}
     for each in doors:
         rules.setdefault((each.name, each.reason, each.remedy, each.severity), []).append(each.rule)
@@ -46,9 +46,9 @@ def grouped(doors: Iterable[OpenDoor]) -> list[dict[str, object]]:
     ]
 
 
-def _grants(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor]:
-    auth = house.around.auth
-    to_whom = "callers on this machine" if house.around.for_this_machine else "every client"
+def _grants(mine: EndingRule, rules: EndingRules) -> Iterator[OpenDoor]:
+    auth = rules.around.auth
+    to_whom = "callers on this machine" if rules.around.for_this_machine else "every client"
     if auth is not None and auth.client_scores:
         yield mine.door(
             "client-scores",
@@ -58,7 +58,7 @@ def _grants(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor]:
             "turn the grant off",
         )
     steered = auth is not None and auth.client_steering and mine.rule.phase == "prompt"
-    if steered and not house.has_output_half(mine):
+    if steered and not rules.has_output_half(mine):
         yield mine.door(
             "client-steering",
             (),
@@ -68,11 +68,11 @@ def _grants(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor]:
         )
 
 
-def _readouts(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor]:
+def _readouts(mine: EndingRule, rules: EndingRules) -> Iterator[OpenDoor]:
     phase, read = mine.rule.phase, mine.read
     at: Location = ("spec", "rules", mine.index, "when")
     reads_prompt = any(each.scope == "prompt" for each in read)
-    if phase != "prompt" and reads_prompt and not house.same_in_phase(mine, "prompt"):
+    if phase != "prompt" and reads_prompt and not rules.same_in_phase(mine, "prompt"):
         yield mine.door(
             "prompt-read-late",
             at,
@@ -81,7 +81,7 @@ def _readouts(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor]:
             "make it a rule of `phase: prompt`",
         )
     reads_end = {(each.aggregate.kind in _LAST and each.scope != "prompt") for each in read}
-    if phase == "final" and reads_end == {True} and not house.same_in_phase(mine, "output"):
+    if phase == "final" and reads_end == {True} and not rules.same_in_phase(mine, "output"):
         yield mine.door(
             "last-token",
             at,
@@ -109,7 +109,7 @@ def _readouts(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor]:
 
 
 def _lowered_by(node: Node, wanted: bool) -> Iterator[str]:
-    """Signals whose rise can turn a condition from true to false."""
+    """Yield the signals whose rise can turn a condition from true to false."""
     match node:
         case AtFpr():
             if not wanted:
@@ -124,8 +124,8 @@ def _lowered_by(node: Node, wanted: bool) -> Iterator[str]:
                 yield from _lowered_by(part, wanted)
 
 
-def _unread(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor]:
-    around, is_alone = house.around, not house.has_output_half(mine)
+def _unread(mine: EndingRule, rules: EndingRules) -> Iterator[OpenDoor]:
+    around, is_alone = rules.around, not rules.has_output_half(mine)
     if mine.rule.phase == "prompt" and is_alone and around.renders_chats is False:
         yield mine.door(
             "no-template",
@@ -162,16 +162,16 @@ def _unread(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor]:
         )
 
 
-def _server(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor]:
-    if house.around.opened:
+def _server(mine: EndingRule, rules: EndingRules) -> Iterator[OpenDoor]:
+    if rules.around.opened:
         yield mine.door(
             "gate-allow",
             (),
-            f"gate.allow lets every caller at {', '.join(house.around.opened)}, "
+            f"gate.allow lets every caller at {', '.join(rules.around.opened)}, "
             "which changes the running server",
             "take it out of gate.allow",
         )
-    if house.around.has_metrics:
+    if rules.around.has_metrics:
         yield mine.door(
             "metrics",
             (),

@@ -13,13 +13,14 @@ from pilothouse.validation_errors import Location
 _SHARE_REMEDY = "raise rollout_percent to 100 once the policy is trusted"
 
 
-def outside_the_scope(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor]:
-    around = house.around
+def outside_the_scope(mine: EndingRule, rules: EndingRules) -> Iterator[OpenDoor]:
+    """Yield the callers, names and endpoints that a rule does not hold for."""
+    around = rules.around
     missing = [
         each
         for each in ENDPOINTS
         if not holds_for(mine.patterns("endpoints"), each)
-        and not house.same_elsewhere(mine, "endpoints", each)
+        and not rules.same_elsewhere(mine, "endpoints", each)
     ]
     if missing:
         yield mine.door(
@@ -28,9 +29,9 @@ def outside_the_scope(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor
             f"it does not hold on {' and '.join(missing)}, where the same can be asked",
             'write `endpoints: ["*"]`',
         )
-    yield from _tenants(mine, house)
+    yield from _tenants(mine, rules)
     profiles = mine.patterns("profiles")
-    if not holds_for(profiles, "") and not house.same_elsewhere(mine, "profiles", ""):
+    if not holds_for(profiles, "") and not rules.same_elsewhere(mine, "profiles", ""):
         known = around.profiles
         if known is not None and not any(holds_for(profiles, each) for each in known):
             yield mine.door(
@@ -49,7 +50,7 @@ def outside_the_scope(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor
             )
     served = around.served_names
     if served is not None and not any(
-        holds_for(mine.patterns("models"), each) or house.same_elsewhere(mine, "models", each)
+        holds_for(mine.patterns("models"), each) or rules.same_elsewhere(mine, "models", each)
         for each in served
     ):
         names = [each for each in around.adapters if holds_for(mine.patterns("models"), each)]
@@ -64,11 +65,11 @@ def outside_the_scope(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor
         )
 
 
-def _tenants(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor]:
-    if holds_for(mine.patterns("tenants"), "") or house.same_elsewhere(mine, "tenants", ""):
+def _tenants(mine: EndingRule, rules: EndingRules) -> Iterator[OpenDoor]:
+    if holds_for(mine.patterns("tenants"), "") or rules.same_elsewhere(mine, "tenants", ""):
         return
     at: Location = ("spec", "match", "tenants")
-    auth = house.around.auth
+    auth = rules.around.auth
     cidrs = auth.trusted_proxies.cidrs if auth is not None else None
     if cidrs == ():
         yield mine.door(
@@ -95,12 +96,13 @@ def _tenants(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor]:
         )
 
 
-def outside_the_share(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor]:
+def outside_the_share(mine: EndingRule, rules: EndingRules) -> Iterator[OpenDoor]:
+    """Yield the share of callers for whom a rule is not enforced yet."""
     share = mine.policy.spec.rollout_percent
     if share == 100:
         return
     reason = f"it is enforced for {share:g}% of the callers"
-    if house.around.has_keys is False:
+    if rules.around.has_keys is False:
         reason += (
             ", drawn by address where there are no API keys: one with several picks among them"
         )

@@ -29,12 +29,12 @@ class CompiledRule:
     """One rule, ready to be carried out."""
 
     index: int
-    """Its place in `Rulebook.rules`."""
+    """Its position in `Rulebook.rules`."""
     policy: str
     rule: str
     phase: Phase
     mode: Mode
-    """Of the policy; whether it is carried out for a request is `AppliedPolicy.enforced`."""
+    """The policy's mode; whether it is carried out for a request is `AppliedPolicy.enforced`."""
     action: Action
     when: str
     signals: tuple[str, ...]
@@ -60,7 +60,7 @@ class CompiledRule:
 
     @property
     def ends(self) -> bool:
-        """It ends the choice when it fires and is enforced."""
+        """Whether it ends the choice when it fires and is enforced."""
         return isinstance(self.action, Block | Respond)
 
     @property
@@ -121,13 +121,14 @@ class Rulebook:
         }
 
     def rules_of(self, phase: Phase) -> tuple[CompiledRule, ...]:
-        """The rules of a phase, in the order of the columns that `evaluate` returns."""
+        """Return the rules of a phase, in the order of the columns that `evaluate` returns."""
         return self._phases[phase]
 
     def outcomes(self, phase: Phase, values_BK: NDArray[np.float64]) -> tuple[BoolArray, BoolArray]:
-        """Which conditions hold, and which cannot be told because a signal is missing.
+        """Tell which conditions hold, and which are undecided because a signal is missing.
 
         Args:
+            phase: whose rules are evaluated.
             values_BK: float64, calibrated values in the order of `signals`; NaN: not scored yet.
 
         Returns:
@@ -138,28 +139,28 @@ class Rulebook:
         return true_BR, ~(true_BR | false_BR)
 
     def evaluate(self, phase: Phase, values_BK: NDArray[np.float64]) -> BoolArray:
-        """The first half of `outcomes`: fired_BR."""
+        """Return the first half of `outcomes`: fired_BR."""
         return self._circuits[phase](values_BK)[0]
 
     def unavailable(self, phase: Phase, values_BK: NDArray[np.float64]) -> BoolArray:
-        """The second half of `outcomes`: unavailable_BR."""
+        """Return the second half of `outcomes`: unavailable_BR."""
         return self.outcomes(phase, values_BK)[1]
 
     def key_of(self, policy: str, signal: str) -> str:
-        """The key of a signal that a policy calls by its own name."""
+        """Return the key of a signal that a policy calls by its own name."""
         return self._keys[policy, signal]
 
     def specs_of(self, policy: str) -> dict[str, SignalSpec]:
-        """What a policy's own names for signals stand for."""
+        """Return what a policy's own names for signals stand for."""
         by_key = {spec.key: spec for spec in self.signals}
         return {name: by_key[key] for (owner, name), key in self._keys.items() if owner == policy}
 
     def mask_of(self, phase: Phase, policies: Collection[str]) -> BoolArray:
-        """mask_R: which of `rules_of(phase)` belong to the named policies."""
+        """Return mask_R: which of `rules_of(phase)` belong to the named policies."""
         return np.array([rule.policy in policies for rule in self._phases[phase]], dtype=np.bool_)
 
     def streaks_of(self, phase: Phase) -> NDArray[np.int64]:
-        """needed_R for `advance_streaks`: scored tokens in a row until a rule fires."""
+        """Return needed_R for `advance_streaks`: scored tokens in a row until a rule fires."""
         return np.array([rule.streak_tokens for rule in self._phases[phase]], dtype=np.int64)
 
     def _compiled(self, resolved: Sequence[Resolved]) -> list[CompiledRule]:
@@ -222,7 +223,7 @@ def advance_streaks(
 
 
 def running_streaks(streaks_R: NDArray[np.int64], raw_SR: BoolArray) -> NDArray[np.int64]:
-    """The streaks of one request after each of several tokens: as `advance_streaks` counts them.
+    """Return the streaks of one request after each of several tokens, as `advance_streaks` does.
 
     Args:
         streaks_R: before the first of them.
@@ -243,7 +244,7 @@ def _union(resolved: Sequence[Resolved]) -> tuple[SignalSpec, ...]:
 
 
 def _on_error(policy: Policy, rule: Rule) -> OnError:
-    """Said by the policy for rules that end a choice, else block closed; all others open."""
+    """Return what the policy says for rules that end a choice, else block closed; others open."""
     if not isinstance(rule.then, Block | Respond):
         return "open"
     return policy.spec.on_error or ("closed" if isinstance(rule.then, Block) else "open")

@@ -1,4 +1,4 @@
-"""Cases beside a policy: given signal values, the rule, action and result that must follow.
+"""Runs the cases beside a policy: signal values, and the rule, action and result that must follow.
 
 A case runs one request through the compiled rules, without a model. The readouts are stand-ins,
 so that cases hold whatever thresholds a probe is given later.
@@ -26,7 +26,7 @@ _ENDING = ("blocked", "responded", "error_blocked")
 
 @dataclass(frozen=True, slots=True)
 class Conclusion:
-    """What a request came to: the deciding rule, if any, its result and its output token."""
+    """How a request ended: the deciding rule, if any, its result and its output token."""
 
     rule: CompiledRule | None
     result: Result
@@ -34,7 +34,7 @@ class Conclusion:
 
 
 def run_cases(policy: Policy, cases: CaseFile) -> list[Problem]:
-    """The cases that do not come out as expected, each with its line, what came and what should."""
+    """Return the cases that do not come out as expected, each with its line, got and wanted."""
     rulebook = stand_in_rulebook(policy, cases)
     problems: list[Problem] = []
     for index, case in enumerate(cases.cases):
@@ -52,7 +52,7 @@ def run_cases(policy: Policy, cases: CaseFile) -> list[Problem]:
 
 
 def stand_in_rulebook(policy: Policy, cases: CaseFile) -> Rulebook:
-    """The policy compiled over the stand-ins of a case file."""
+    """Compile a policy over the stand-ins of a case file."""
     rates: dict[str, set[float]] = {}
     for rule in policy.spec.rules:
         for leaf in leaves(parse_condition(rule.when).root):
@@ -85,7 +85,7 @@ def stand_in_rulebook(policy: Policy, cases: CaseFile) -> Rulebook:
 
 
 def conclude(rulebook: Rulebook, case: Case) -> Conclusion:
-    """The way of one request under the only policy of a rulebook."""
+    """Run one request through the only policy of a rulebook."""
     policy = rulebook.policies[0]
     enforced = policy.spec.mode == "enforce" if case.enforced is None else case.enforced
     mode: Mode = "enforce" if enforced else "shadow"

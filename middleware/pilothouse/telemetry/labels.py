@@ -12,23 +12,23 @@ MAX_TENANT_CLASSES: Final = 50
 
 
 class ClosedSet:
-    """The values one label may have."""
+    """The closed set of values that one label may have."""
 
     def __init__(self, label: str, values: Iterable[str]) -> None:
         self.label = label
         self._values = frozenset(values)
 
     def add(self, values: Iterable[str]) -> None:
-        """More values; what was in the set stays, since series of it exist."""
+        """Add values; what was in the set stays, since series of it exist."""
         self._values |= frozenset(values)
 
     def value_or_other(self, value: str) -> str:
-        """The value if it is in the set."""
+        """Return the value if it is in the set, else `other`."""
         return value if value in self._values else OTHER
 
 
 def tenant_patterns(patterns: Iterable[str]) -> Callable[[str], str]:
-    """Tenant to class: the first pattern of a policy, other than `*`, that holds for it."""
+    """Map a tenant to its class: the first pattern of a policy, but `*`, that holds for it."""
     classes = tuple(dict.fromkeys(each for each in patterns if each != "*"))[:MAX_TENANT_CLASSES]
 
     def tenant_class(tenant: str) -> str:

@@ -1,4 +1,4 @@
-"""Options of the verbs that load an SAE: what is said beside its files."""
+"""Options of the verbs that load an SAE, for what its files leave open."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ Centred = Annotated[
 ]
 
 
-def told(
+def sae_hints(
     model_id: str | None,
     layer: int | None,
     site: str | None,
     average_norm: float | None,
     is_centred: bool | None,
 ) -> SaeHints:
-    """What the options say together.
+    """Collect what the options say.
 
     Raises:
         ConfigError: a site that there is not.
@@ -56,7 +56,7 @@ def told(
 
 
 def noted(sae: Sae) -> Sae:
-    """The SAE, after what its files leave open was printed on stderr."""
+    """Print on stderr what an SAE's files leave open, and return the SAE."""
     for note in sae.notes:
         typer.echo(f"{sae.name}: note: {note}", err=True)
     return sae

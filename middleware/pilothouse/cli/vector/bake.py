@@ -1,4 +1,4 @@
-"""`pilothouse vector bake`: a program into a model's weights, or into an adapter beside them."""
+"""`pilothouse vector bake`: writes a program into a model's weights, or an adapter beside them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pilothouse vector fit`: contrastive pairs become a vector, with figures and controls."""
+"""`pilothouse vector fit`: makes a vector of contrastive pairs, with figures and controls."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def _sae(folder: Path | None, format_name: str | None, told: SaeHints, known_as:
 
 
 def _single(layers: tuple[int, ...] | None, sae: Path | None) -> int | None:
-    """The layer of an SAE whose files do not say it."""
+    """Return the layer of an SAE whose files do not say it."""
     if sae is None or layers is None:
         return None
     if len(layers) > 1:
@@ -226,7 +226,7 @@ def _site(word: str | None) -> Site | None:
 
 
 def _search(word: str | None, *, is_grid: bool) -> Any:
-    """A grid that was asked for is measured whole, unless a staged search was asked for, too."""
+    """Measure a given grid whole, unless a staged search was asked for too."""
     return _choice("--search", word or ("full" if is_grid else "staged"), get_args(SearchKind))
 
 

@@ -1,4 +1,4 @@
-"""`pilothouse vector import`: a foreign vector or transform file becomes our artefact."""
+"""`pilothouse vector import`: makes an artefact of a foreign vector or transform file."""
 
 from __future__ import annotations
 

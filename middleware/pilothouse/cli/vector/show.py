@@ -1,4 +1,4 @@
-"""`pilothouse vector show`: what the folder of a vector or transform holds."""
+"""`pilothouse vector show`: prints what the folder of a vector or transform holds."""
 
 from __future__ import annotations
 
