@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pilothouse.capture.index import INDEX_FILE
 from pilothouse.capture.reader import CaptureReader
 from pilothouse.config import PilothouseConfig, Taps
-from pilothouse.demo.texts.text import Text, in_form
+from pilothouse.demo.texts.text_set import Text, in_form
 from pilothouse.probes.report import Form
 from pilothouse.progress import progress
 from pilothouse.types import FloatArray

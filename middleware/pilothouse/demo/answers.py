@@ -19,7 +19,7 @@ import numpy as np
 from pilothouse.artifacts.vector import Vector, save_vector
 from pilothouse.config import PilothouseConfig, Taps
 from pilothouse.demo.directions import States
-from pilothouse.demo.kept import Kept, digest_of_parts
+from pilothouse.demo.result_cache import ResultCache, digest_of_parts
 from pilothouse.demo.wheels import digest_of
 from pilothouse.errors import EngineError
 from pilothouse.limits import Limits
@@ -85,7 +85,7 @@ class Answerer:
         self._vectors: dict[str, Vector] = {}
         self._llm: LLM | None = None
         self._loaded: tuple[str, ...] = ()
-        self._store, self._kept = store, Kept(store)
+        self._store, self._cache = store, ResultCache(store)
 
     def __enter__(self) -> Answerer:
         return self
@@ -96,7 +96,7 @@ class Answerer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._kept.close()
+        self._cache.close()
 
     def have(self, vectors: Mapping[str, Vector]) -> None:
         """Steer with these vectors, and no others, from now on."""
@@ -171,16 +171,16 @@ class Answerer:
         """Return the greedy answer of each, all in the same batches whatever their steering."""
         keys = [self._key(each) for each in asks]
         missing = {
-            key: each for key, each in zip(keys, asks, strict=True) if self._kept.get(key) is None
+            key: each for key, each in zip(keys, asks, strict=True) if self._cache.get(key) is None
         }
         advance = phase(title, len(missing) or 1)
         waiting = sorted(missing.items(), key=lambda item: item[1].max_tokens)
         for first in range(0, len(waiting), WAVE):
             wave = waiting[first : first + WAVE]
             said = self._generate([each for _, each in wave])
-            self._kept.put({key: list(ids) for (key, _), ids in zip(wave, said, strict=True)})
+            self._cache.put({key: list(ids) for (key, _), ids in zip(wave, said, strict=True)})
             advance(len(wave))
-        found = [tuple(self._kept.get(key) or ()) for key in keys]
+        found = [tuple(self._cache.get(key) or ()) for key in keys]
         return [
             Answer(ids, self._tokenizer.decode(list(ids), skip_special_tokens=True).strip())
             for ids in found
@@ -196,12 +196,12 @@ class Answerer:
         missing = [
             (key, each)
             for key, each in dict(zip(keys, lines, strict=True)).items()
-            if each[1] and self._kept.get(key) is None
+            if each[1] and self._cache.get(key) is None
         ]
         advance = phase(title, len(missing) or 1)
         for first in range(0, len(missing), WAVE):
             wave = missing[first : first + WAVE]
-            self._kept.put(
+            self._cache.put(
                 dict(
                     zip(
                         [key for key, _ in wave],
@@ -212,7 +212,7 @@ class Answerer:
             )
             advance(len(wave))
         return [
-            float(self._kept.get(key)) if each[1] else 0.0
+            float(self._cache.get(key)) if each[1] else 0.0
             for key, each in zip(keys, lines, strict=True)
         ]
 

@@ -15,7 +15,7 @@ import typer
 
 from pilothouse.demo.activations import Activations
 from pilothouse.demo.cache import cache_folder
-from pilothouse.demo.parted import Parted
+from pilothouse.demo.part_reader import PartReader
 from pilothouse.demo.probe_fit import fit_plan
 from pilothouse.demo.probe_plans import PLANS
 from pilothouse.demo.smol import smol_folder
@@ -40,9 +40,9 @@ def probes(
     try:
         wanted = _known(names or list(PLANS))
         activations = Activations(smol_folder(_tell), LAYERS, cache_folder("activations"))
-        parted = Parted(activations, _tell)
+        reader = PartReader(activations, _tell)
         for name in wanted:
-            fitted = fit_plan(PLANS[name], parted, seed)
+            fitted = fit_plan(PLANS[name], reader, seed)
             write_whole(fitted, out / name)
             _tell(summary(fitted))
     except PilothouseError as error:

@@ -63,11 +63,6 @@ class CompiledRule:
         """Whether it ends the choice when it fires and is enforced."""
         return isinstance(self.action, Block | Respond)
 
-    @property
-    def held_tokens(self) -> int:
-        """Output tokens to keep back while it is enforced; 0 unless it ends an output."""
-        return self.streak_tokens - self.leak_tokens if self.ends and self.phase == "output" else 0
-
 
 class Rulebook:
     """The compiled policies.
@@ -116,12 +111,12 @@ class Rulebook:
             phase: tuple(rule for rule in self.rules if rule.phase == phase)
             for phase in ("prompt", "output", "final")
         }
-        self._circuits = {
-            phase: self._circuit(rules, resolved) for phase, rules in self._phases.items()
+        self._vectorized = {
+            phase: self._vectorize(rules, resolved) for phase, rules in self._phases.items()
         }
 
     def rules_of(self, phase: Phase) -> tuple[CompiledRule, ...]:
-        """Return the rules of a phase, in the order of the columns that `evaluate` returns."""
+        """Return the rules of a phase, in the order of the columns that `outcomes` returns."""
         return self._phases[phase]
 
     def outcomes(self, phase: Phase, values_BK: NDArray[np.float64]) -> tuple[BoolArray, BoolArray]:
@@ -135,16 +130,8 @@ class Rulebook:
             fired_BR, unavailable_BR: bool over `rules_of(phase)`, never both. Streaks are not
             counted here, see `advance_streaks`.
         """
-        true_BR, false_BR = self._circuits[phase](values_BK)
+        true_BR, false_BR = self._vectorized[phase](values_BK)
         return true_BR, ~(true_BR | false_BR)
-
-    def evaluate(self, phase: Phase, values_BK: NDArray[np.float64]) -> BoolArray:
-        """Return the first half of `outcomes`: fired_BR."""
-        return self._circuits[phase](values_BK)[0]
-
-    def unavailable(self, phase: Phase, values_BK: NDArray[np.float64]) -> BoolArray:
-        """Return the second half of `outcomes`: unavailable_BR."""
-        return self.outcomes(phase, values_BK)[1]
 
     def key_of(self, policy: str, signal: str) -> str:
         """Return the key of a signal that a policy calls by its own name."""
@@ -154,10 +141,6 @@ class Rulebook:
         """Return what a policy's own names for signals stand for."""
         by_key = {spec.key: spec for spec in self.signals}
         return {name: by_key[key] for (owner, name), key in self._keys.items() if owner == policy}
-
-    def mask_of(self, phase: Phase, policies: Collection[str]) -> BoolArray:
-        """Return mask_R: which of `rules_of(phase)` belong to the named policies."""
-        return np.array([rule.policy in policies for rule in self._phases[phase]], dtype=np.bool_)
 
     def streaks_of(self, phase: Phase) -> NDArray[np.int64]:
         """Return needed_R for `advance_streaks`: scored tokens in a row until a rule fires."""
@@ -186,7 +169,7 @@ class Rulebook:
                 )
         return rules
 
-    def _circuit(
+    def _vectorize(
         self, rules: Sequence[CompiledRule], resolved: Sequence[Resolved]
     ) -> VectorizedRules:
         by_name = dict(zip((policy.name for policy in self.policies), resolved, strict=True))
@@ -211,7 +194,7 @@ def advance_streaks(
 
     Args:
         streaks_BR: int, tokens in a row for which each condition has held; updated in place.
-        raw_BR: bool, whether it holds at this token (`Rulebook.evaluate`).
+        raw_BR: bool, whether it holds at this token (`Rulebook.outcomes`).
         needed_R: int, the N of `for N tokens` (`Rulebook.streaks_of`).
 
     Returns:

@@ -18,7 +18,6 @@ from pilothouse.types import (
 )
 from pilothouse.validation_errors import Source
 
-API_VERSION = "pilothouse/v1"
 MAX_LOGGED_FEATURES = 256
 """Each feature is a read column: 256 make a step of 256 tokens copy 256 KiB more to the host."""
 DEFAULT_REFUSAL = "This request was declined by policy."

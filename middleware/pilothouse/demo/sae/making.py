@@ -18,14 +18,12 @@ from pilothouse.artifacts.saes.autoencoder import Sae
 from pilothouse.artifacts.saes.saelens import WEIGHTS_FILE
 from pilothouse.config import SaeRef
 from pilothouse.demo.cache import Tell
-from pilothouse.demo.kept import digest_of_parts
 from pilothouse.demo.questions import open_questions
-from pilothouse.demo.sae.codes import codes_of
+from pilothouse.demo.result_cache import digest_of_parts
 from pilothouse.demo.sae.concepts import CONCEPTS
-from pilothouse.demo.sae.detection import by_lot, detected
 from pilothouse.demo.sae.edits import SCREENED, TESTED, Editor, Questions
 from pilothouse.demo.sae.feature_answers import FeatureAnswerer
-from pilothouse.demo.sae.labels import Label, labels_of
+from pilothouse.demo.sae.labels import Label, by_lot, detected, labels_of
 from pilothouse.demo.sae.lines import Line, all_lines
 from pilothouse.demo.sae.recipe import NAME, Recipe
 from pilothouse.demo.sae.reconstruction import LOSS_LINES, explained, losses
@@ -37,7 +35,7 @@ from pilothouse.demo.sae.sae_card import (
     SourceUse,
 )
 from pilothouse.demo.sae.sources import CHATS, SOURCES
-from pilothouse.demo.sae.stream import Learnt, captured
+from pilothouse.demo.sae.stream import Learnt, captured, codes_of
 from pilothouse.demo.sae.training import trained
 from pilothouse.demo.wheels import WHEELS, digest_of
 from pilothouse.engine.vllm.version import vllm_version

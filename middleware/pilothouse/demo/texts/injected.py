@@ -9,8 +9,7 @@ from typing import Any
 
 import yaml
 
-from pilothouse.demo.texts.text import Text
-from pilothouse.demo.texts.text_set import json_lines
+from pilothouse.demo.texts.text_set import Text, json_lines
 
 HIDDEN = (
     "{goal}",

@@ -1,17 +1,59 @@
-"""A set of labelled texts: the wheel that holds it, what is read of it, and the digest of that."""
+"""A set of labelled texts: the wheel that holds it, how its texts are read, and their digest."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 
 from pilothouse.demo.cache import Tell
-from pilothouse.demo.texts.text import Text
 from pilothouse.demo.wheels import wheel_path
 from pilothouse.errors import ConfigError
+from pilothouse.probes.report import Form
+
+FINAL_MARKS = ".?!,;:…\"'`)"
+SHARES = float(1 << 56)
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What a user writes, a tool returns, or a model answers.
+
+    `group` is shared by whatever must not be split; `kind` is the set's own words for
+    parts of it that the text belongs to.
+    """
+
+    text: str
+    label: bool
+    group: str
+    kind: str = ""
+    question: str | None = None
+    """Where the text is an answer: what was asked."""
+    from_tool: bool = False
+    """The text is what a tool returned."""
+
+    @property
+    def share(self) -> float:
+        """A number in [0, 1) that hangs on the group alone: whole groups are dealt out by it."""
+        digest = hashlib.sha256(self.group.encode()).digest()
+        return int.from_bytes(digest[:7], "big") / SHARES
+
+
+def alike(text: str) -> str:
+    """The text in lower case, its white space single, without marks at its end.
+
+    Sets differ in how they are written, and a probe that sees it has found nothing else.
+    """
+    plain = " ".join(unicodedata.normalize("NFKC", text).lower().split())
+    return plain.rstrip(FINAL_MARKS + " ") or plain
+
+
+def in_form(text: str, form: Form) -> str:
+    """The text as a form has it."""
+    return alike(text) if form == "alike" else text
 
 
 @dataclass(frozen=True)

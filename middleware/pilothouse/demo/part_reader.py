@@ -1,4 +1,6 @@
-"""Parts of sets as data sets of activations: each part is read once in each form.
+"""Reads parts of text sets as data sets of activations, each part once in each form.
+
+Tested texts that nearly say what a fitted one says are left out: sets borrow from each other.
 
 Shapes: N texts of a part, L layers, D width of the stream.
 """
@@ -14,9 +16,8 @@ from numpy.typing import NDArray
 
 from pilothouse.demo.activations import MAX_TOKENS, Activations
 from pilothouse.demo.probe_plans import Part, Parts, Plan
-from pilothouse.demo.texts.overlap import without_overlap
 from pilothouse.demo.texts.sets import SETS
-from pilothouse.demo.texts.text import Text, in_form
+from pilothouse.demo.texts.text_set import Text, alike, in_form
 from pilothouse.probes.baseline import BEHIND
 from pilothouse.probes.dataset import Dataset, Example, dataset_of
 from pilothouse.probes.report import Form
@@ -24,7 +25,7 @@ from pilothouse.types import FloatArray
 
 
 @dataclass
-class Parted:
+class PartReader:
     """Reads parts of sets by one model."""
 
     activations: Activations
@@ -138,3 +139,21 @@ def _first_of_each_label(texts: Sequence[Text], count: int) -> list[int]:
     for label in (True, False):
         found += [row for row, each in enumerate(texts) if each.label is label][:count]
     return sorted(found)
+
+
+NEAR = 0.8
+"""Cosine of TF-IDF of words and word pairs."""
+
+
+def without_overlap(tested: Sequence[Text], fitted: Sequence[Text]) -> list[Text]:
+    """Return the tested texts that no fitted text comes near."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b")
+    known = words.fit_transform([_said(each) for each in (*fitted, *tested)])
+    nearest = (known[len(fitted) :] @ known[: len(fitted)].T).max(axis=1).toarray().ravel()
+    return [each for each, cosine in zip(tested, np.asarray(nearest), strict=True) if cosine < NEAR]
+
+
+def _said(text: Text) -> str:
+    return alike(f"{text.question or ''} {text.text}")
