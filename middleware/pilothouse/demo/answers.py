@@ -39,7 +39,7 @@ ENVIRONMENT: Final = {
     "TRANSFORMERS_VERBOSITY": "error",
 }
 LIMITS: Final = Limits(max_programs=128, max_rank=1, max_norm_ratio=1e6, max_wait_ms=3_600_000)
-"""Every strength that is tried is measured; what waits for a slot gets one."""
+"""Every strength that is tried is measured; a request that waits for a slot gets one."""
 OPERATORS: Final = ("add", "floor", "cap")
 BLOCK_TOKENS: Final = 32
 """The model's system prompt and the first words of a question: what one question has in common
@@ -47,7 +47,7 @@ under all steering is computed once. vLLM's own choice, 128, is longer than any 
 CONTEXT_TOKENS: Final = 512
 BATCH: Final = 160
 WAVE: Final = 320
-"""What is with the engine at a time, and lost where a run is interrupted."""
+"""Requests given to the engine at a time; their answers are lost where a run is interrupted."""
 Ids = tuple[int, ...]
 
 
@@ -60,7 +60,7 @@ class Ask(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What was said, in tokens and as text."""
+    """An answer in tokens and as text."""
 
     ids: Ids
     text: str
@@ -141,7 +141,7 @@ class Answerer:
         return States(means_LNF[:, :half], means_LNF[:, half:], norms_L)
 
     def _capture(self, texts: Sequence[tuple[Ids, int]], phase: Phase) -> tuple[Floats, Floats]:
-        """Mean states of what each text says from its start on, and lengths of the stream."""
+        """Return mean states of what each text says from its start on, and the stream's lengths."""
         advance = phase("states of the pairs", len(texts))
         ends = np.cumsum([len(ids) for ids, _ in texts])
         means: list[list[Floats]] = []
@@ -290,7 +290,7 @@ class Answerer:
         )
 
     def _key(self, ask: Ask) -> str:
-        """Digest what settles an answer: a vector counts by its numbers, not by its name."""
+        """Digest all that decides an answer: a vector counts by its numbers, not by its name."""
         terms = [
             each.model_dump(mode="json", exclude_none=True)
             | {"vector": self._vectors[each.name].manifest.weights_sha256}

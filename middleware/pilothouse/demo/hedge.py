@@ -1,4 +1,4 @@
-"""`python -m pilothouse.demo.hedge`: what the policy on the answer probe does to what users get.
+"""`python -m pilothouse.demo.hedge`: measures what the policy on the answer probe changes.
 
 Every figure is remade from pinned wheels, the committed probe and policy, and one seed.
 """

@@ -1,4 +1,4 @@
-"""The served model's own greedy answers, with what a probe reads in them, plain and governed.
+"""Collects the served model's greedy answers with a probe's scores, plain and governed.
 
 An answer that was given is kept, so that a run that was stopped goes on where it was.
 """
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from pilothouse.llm import LLM
 
 MAX_TOKENS: Final = 32
-"""Of an answer: a sentence or two."""
+"""Tokens of an answer: a sentence or two."""
 
 
 class OwnAnswer(NamedTuple):
-    """What the model said to a question.
+    """The model's answer to a question.
 
     `value` is what the probe makes of it; None where it has nothing to read, as in an answer of one
     token, which is never fed back. `action` is what was done to the answer.

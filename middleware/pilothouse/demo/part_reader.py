@@ -36,7 +36,7 @@ class PartReader:
     _hidden: dict[tuple[Part, Form], FloatArray] = field(default_factory=dict)
 
     def texts(self, part: Part) -> list[Text]:
-        """The texts of a part, each once, those left out that are too long."""
+        """Return the texts of a part, each once, without those that are too long."""
         if part not in self._parts:
             if part.name not in self._sets:
                 self._sets[part.name] = SETS[part.name].texts(self.tell)
@@ -57,7 +57,7 @@ class PartReader:
         return self._parts[part]
 
     def tested(self, plan: Plan, parts: Parts) -> tuple[dict[Part, list[Text]], int]:
-        """The texts of parts without those that a fitted text comes near, and how many were."""
+        """Return the texts of parts that no fitted text comes near, and how many were left out."""
         fitted = [
             text for each in plan.fitted.values() for part in each for text in self.texts(part)
         ]
@@ -73,9 +73,13 @@ class PartReader:
         *,
         asked: int = 0,
     ) -> Dataset:
-        """Texts in a form, each of the family that `sources` names.
+        """Return texts in a form, each of the family that `sources` names.
 
         Args:
+            plan: the probe's plan.
+            texts: those of each part.
+            form: in which they are read.
+            sources: the family of each part.
             asked: so many of each part and label get their log-probability.
         """
         examples: list[Example] = []
@@ -100,7 +104,7 @@ class PartReader:
         return dataset_of(examples, self.activations.layers)
 
     def written(self, texts: dict[Part, list[Text]]) -> NDArray[Any]:
-        """What baselines read of the texts as they are written, in the order of `dataset`."""
+        """Return what baselines read of the texts as they are written, ordered as `dataset`."""
         kept = [_read_by_baselines(each, "as written") for part in texts for each in texts[part]]
         found = np.empty(len(kept), dtype=object)
         found[:] = kept
@@ -115,7 +119,7 @@ class PartReader:
         return self._hidden[part, form]
 
     def _means_N(self, part: Part, form: Form, asked: int) -> NDArray[np.float64]:
-        """NaN where nothing was asked."""
+        """Return log-probabilities; NaN where none was asked for."""
         texts = self.texts(part)
         means_N = np.full(len(texts), np.nan)
         chosen = _first_of_each_label(texts, asked)

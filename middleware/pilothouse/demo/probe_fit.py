@@ -1,4 +1,4 @@
-"""A plan carried out: a probe fitted on some sources and measured on others."""
+"""Carries out a plan: fits a probe on some sources and measures it on others."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def fit_plan(plan: Plan, reader: PartReader, seed: int) -> FittedProbe:
 
 
 def beaten(transfer: TransferReport) -> list[str]:
-    """The baselines that the probe is ahead of, the whole interval above 0."""
+    """Return the baselines that the probe beats, with the whole interval above 0."""
     return [name for name, lead in transfer.leads.items() if name != SHUFFLED and lead.low > 0]
 
 
@@ -168,7 +168,7 @@ def _fired(
     transfer: Transfer,
     readout: Readout,
 ) -> Iterator[FiredReport]:
-    """What reaches the thresholds, by part and label."""
+    """Yield how many texts reach the thresholds, by part and label."""
     for part, kept in texts.items():
         for label in (True, False):
             of_label = [each for each in kept if each.label is label]

@@ -23,7 +23,7 @@ from pilothouse.errors import ConfigError, PilothouseError
 from pilothouse.probes.build import FittedProbe, write_probe
 
 LAYERS = (5, 8, 11, 14, 17, 20, 23, 26)
-"""Of 30. The first see little but words, the last turn towards the next token."""
+"""Layers of 30; the first see little but words, the last turn towards the next token."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -51,7 +51,7 @@ def probes(
 
 
 def write_whole(fitted: FittedProbe, folder: Path) -> None:
-    """Put the probe's folder where it belongs, in place of an older one, at once."""
+    """Move the probe's folder into the place of an older one in one step."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as room:
         made, old = Path(room) / "made", Path(room) / "old"
@@ -62,7 +62,7 @@ def write_whole(fitted: FittedProbe, folder: Path) -> None:
 
 
 def summary(fitted: FittedProbe) -> str:
-    """What was found, a line for each test and scorer."""
+    """Return a line for each test and scorer."""
     evaluation = fitted.evaluation
     lines = [
         f"{evaluation.probe}: layer {list(evaluation.chosen.layers)}, "

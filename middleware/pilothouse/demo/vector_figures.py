@@ -1,4 +1,4 @@
-"""The figures of a vector where it was chosen to edit, on questions that chose nothing."""
+"""Measures a vector at its chosen place, on questions that chose nothing."""
 
 from __future__ import annotations
 
@@ -58,8 +58,10 @@ def measured(
     The answerer has the subject's vector under its name, and its controls as `loaded_name` says.
 
     Args:
+        bench: what vectors are measured on.
+        subject: the vector.
         pairs: what the vector is fitted on.
-        scales: of each of these vectors, by their names.
+        scales: measures of each of these vectors, by their names.
     """
     judge = subject.judged_by
     # All plain answers go to the engine together: small batches waste its time.
@@ -199,6 +201,8 @@ def readable(
     """Return how surprising answers are to the unsteered model that is asked for the language.
 
     Args:
+        bench: what vectors are measured on.
+        pole: the language, as a pole of the vector.
         pairs: those of the vector, whose positive answers people wrote in the language.
         own: the unsteered model's answers to questions with the pole's words behind them.
         steered: answers to the same questions without them, in the same order.
@@ -222,7 +226,7 @@ def readable(
 
 
 def _nats(bench: Bench, said: Sequence[tuple[str, Answer]], title: str) -> Interval:
-    """Mean surprise with its interval; answers without a token are left out."""
+    """Return the mean surprise with its interval; answers without a token are left out."""
     spoken = [each for each in said if each[1].ids]
     nats_N = np.array(bench.answerer.surprise(spoken, bench.phase, title))
     return mean_interval(nats_N, [question for question, _ in spoken], bench.seed)

@@ -1,4 +1,4 @@
-"""Which feature gets which label, by where it is strongest in the texts of the training.
+"""Gives features their labels, by where each is strongest in the texts of the training.
 
 The rule was written down before there was an SAE. A feature's strongest contexts are the tokens of
 its largest codes, one of each line. It can have a concept's label where at least `SHARE` of them
@@ -30,9 +30,9 @@ SHARE: Final = 0.6
 REACHES: Final = (0, 8)
 """Tokens between a word of the concept and a token that counts as within reach of it."""
 TRIED: Final = 12
-"""Features whose AUROC is looked at for a concept and a reach: those of the largest shares."""
+"""Features whose AUROC is computed for a concept and a reach: those of the largest shares."""
 SHOWN: Final = 8
-"""Words under a feature's largest codes that are told of it."""
+"""Words under a feature's largest codes that are shown."""
 
 
 class Label(NamedTuple):
@@ -42,9 +42,9 @@ class Label(NamedTuple):
     name: str
     reach: int
     share: float
-    """Of its strongest contexts that lie within reach of the label's words."""
+    """The share of its strongest contexts that lie within reach of the label's words."""
     auroc: float
-    """In the texts of the training, from which it was chosen."""
+    """Its AUROC in the texts of the training, from which it was chosen."""
     strongest: tuple[str, ...]
     """The tokens of its largest codes."""
 

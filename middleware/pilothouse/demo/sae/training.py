@@ -1,4 +1,4 @@
-"""The SAE's training, by SAELens, and the files that are kept of it.
+"""Trains the SAE with SAELens, and writes its files.
 
 Beside SAELens' two files lie each feature's largest code over the texts of the training.
 
@@ -26,7 +26,7 @@ from pilothouse.progress import Advance, Phase
 HALVED: Final = ("W_enc", "W_dec")
 """What is stored in float16; biases and thresholds are small, and stay float32."""
 SCALED_BY: Final = 20
-"""Batches from which SAELens takes by how much inputs are scaled."""
+"""Batches from which SAELens estimates how inputs are scaled."""
 
 
 def trained(hidden_RD: Halves, recipe: Recipe, model_id: str, folder: Path, phase: Phase) -> Any:
@@ -121,7 +121,7 @@ def _untrained(recipe: Recipe, width: int) -> Any:
 
 
 def _batches(hidden_RD: Halves, recipe: Recipe, advance: Advance) -> Iterator[Any]:
-    """Shuffled batches without end."""
+    """Yield shuffled batches without end."""
     import torch
 
     draw = np.random.default_rng(recipe.seed)

@@ -17,7 +17,7 @@ from pilothouse.demo.texts.text_set import Text, json_lines
 
 
 def advbench(file: str) -> list[Text]:
-    """AdvBench, with the categories that its keepers gave it."""
+    """Return AdvBench, with the categories that its keepers gave it."""
     return [
         Text(each["value"].strip(), True, str(number), ", ".join(each.get("harm_categories", ())))
         for number, each in enumerate(yaml.safe_load(file)["seeds"])
@@ -25,7 +25,7 @@ def advbench(file: str) -> list[Text]:
 
 
 def harmbench(*files: str) -> list[Text]:
-    """HarmBench's standard behaviours: no context to go with, no words that are another's."""
+    """Return HarmBench's standard behaviours: no context, no words that are another's."""
     return [
         Text(row["Behavior"].strip(), True, row["BehaviorID"], row["SemanticCategory"])
         for row in _rows(*files)
@@ -34,7 +34,7 @@ def harmbench(*files: str) -> list[Text]:
 
 
 def strongreject(file: str) -> list[Text]:
-    """StrongREJECT without what it took from AdvBench, which the probe is fitted on."""
+    """Return StrongREJECT without what it took from AdvBench, which the probe is fitted on."""
     return [
         Text(row["forbidden_prompt"].strip(), True, str(number), row["category"])
         for number, row in enumerate(_rows(file))
@@ -43,7 +43,7 @@ def strongreject(file: str) -> list[Text]:
 
 
 def do_not_answer(*files: str) -> list[Text]:
-    """Do-Not-Answer: questions that a responsible model does not follow."""
+    """Return Do-Not-Answer: questions that a responsible model does not follow."""
     return [
         Text(str(each["prompt"]).strip(), True, f"{number}-{line}", str(number))
         for number, file in enumerate(files)
@@ -57,12 +57,12 @@ def _rows(*files: str) -> Iterator[dict[str, str]]:
 
 
 def plain_tasks(file: str) -> list[Text]:
-    """Everyday instructions."""
+    """Return everyday instructions."""
     return [Text(str(each).strip(), False, str(each).strip()) for each in json.loads(file)]
 
 
 def over_refusal(*files: str) -> list[Text]:
-    """Harmless questions with words that make careless filters refuse."""
+    """Return harmless questions with words that make careless filters refuse."""
     return [
         Text(each["text"].strip(), False, each["id"], each["category"])
         for file in files
@@ -71,7 +71,7 @@ def over_refusal(*files: str) -> list[Text]:
 
 
 def matched_pairs(*files: str) -> list[Text]:
-    """Pairs of questions that are alike but for one being harmful, without their answers."""
+    """Return pairs of questions that are alike but for one being harmful, without their answers."""
     return [
         Text(each[field].partition("\n\n")[0].strip(), label, each["id"], each["domain"])
         for file in files
@@ -81,7 +81,7 @@ def matched_pairs(*files: str) -> list[Text]:
 
 
 def spikee_false_positives(file: str) -> list[Text]:
-    """Requests that a filter on financial advice must let pass."""
+    """Return requests that a filter on financial advice must let pass."""
     return [Text(str(each["text"]).strip(), False, str(each["id"])) for each in json_lines(file)]
 
 
@@ -112,7 +112,7 @@ REVIEW_CHARACTERS = 160
 
 
 def comments(file: str) -> list[Text]:
-    """Comments that a classifier of public discussions held to be toxic."""
+    """Return comments that a classifier of public discussions held to be toxic."""
     return [
         Text(str(each["text"]).strip(), True, str(number))
         for number, each in enumerate(json_lines(file))
@@ -121,7 +121,7 @@ def comments(file: str) -> list[Text]:
 
 
 def beginnings(*files: str) -> list[Text]:
-    """Beginnings of sentences from the web, chosen for what they led models to say."""
+    """Return beginnings of sentences from the web, chosen for what they led models to say."""
     return [
         Text(line.strip(), True, f"{kind}-{number}", str(kind))
         for kind, file in enumerate(files)
@@ -131,7 +131,7 @@ def beginnings(*files: str) -> list[Text]:
 
 
 def review_sentences(file: str) -> list[Text]:
-    """The first words of films' reviews, glad or angry: opinions that insult nobody."""
+    """Return the first words of films' reviews, glad or angry: opinions that insult nobody."""
     rows = csv.DictReader(io.StringIO(file))
     return [
         Text(_first_sentence(row["text"]), False, str(number)) for number, row in enumerate(rows)
@@ -139,13 +139,13 @@ def review_sentences(file: str) -> list[Text]:
 
 
 def everyday_scenes(file: str) -> list[Text]:
-    """What people do and feel, in a sentence or two."""
+    """Return what people do and feel, in a sentence or two."""
     said = dict.fromkeys(str(each["passage"]).strip() for each in json_lines(file))
     return [Text(each, False, each) for each in said]
 
 
 def toxigen(file: str) -> list[Text]:
-    """Statements about groups of people, toxic without a rude word and not."""
+    """Return statements about groups of people, toxic without a rude word and not."""
     return [
         Text(each["text"].strip(), bool(each["is_toxic"]), each["id"], each["target_group"])
         for each in json.loads(file)
@@ -159,11 +159,11 @@ def _first_sentence(text: str) -> str:
 
 
 OF_A_KIND = 2
-"""Answers taken of a question that were judged alike: some questions have dozens."""
+"""Answers taken of a question that were judged alike; some questions have dozens."""
 
 
 def questions(file: str) -> list[Text]:
-    """Every question of NQ-open: people asked them, and none is harmful."""
+    """Return every question of NQ-open: people asked them, and none is harmful."""
     return [Text(str(each["question"]), False, str(each["question"])) for each in json_lines(file)]
 
 
@@ -181,7 +181,7 @@ def accepted_answers(file: str) -> list[Text]:
 
 
 def judged_answers(file: str) -> list[Text]:
-    """Answers that people judged right or wrong, of questions that have both.
+    """Return answers that people judged right or wrong, of questions that have both.
 
     A question whose answers are all of one kind would let a probe read the question alone.
     """
@@ -202,6 +202,6 @@ def judged_answers(file: str) -> list[Text]:
 
 
 def _said(predictions: object) -> list[str]:
-    """Each answer once, in the order of the file."""
+    """Return each answer once, in the order of the file."""
     given = predictions if isinstance(predictions, list) else []
     return list(dict.fromkeys(str(each).strip() for each in given if str(each).strip()))

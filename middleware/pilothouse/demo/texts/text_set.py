@@ -33,17 +33,17 @@ class Text:
     question: str | None = None
     """Where the text is an answer: what was asked."""
     from_tool: bool = False
-    """The text is what a tool returned."""
+    """Whether the text is what a tool returned."""
 
     @property
     def share(self) -> float:
-        """A number in [0, 1) that hangs on the group alone: whole groups are dealt out by it."""
+        """A number in [0, 1) by the group alone, so that whole groups are dealt out by it."""
         digest = hashlib.sha256(self.group.encode()).digest()
         return int.from_bytes(digest[:7], "big") / SHARES
 
 
 def alike(text: str) -> str:
-    """The text in lower case, its white space single, without marks at its end.
+    """Return the text in lower case, its white space single, without marks at its end.
 
     Sets differ in how they are written, and a probe that sees it has found nothing else.
     """
@@ -52,7 +52,7 @@ def alike(text: str) -> str:
 
 
 def in_form(text: str, form: Form) -> str:
-    """The text as a form has it."""
+    """Return the text in a form."""
     return alike(text) if form == "alike" else text
 
 
@@ -73,7 +73,7 @@ class TextSet:
     read: Callable[..., list[Text]]
 
     def texts(self, tell: Tell) -> list[Text]:
-        """Every text of the set.
+        """Read every text of the set.
 
         Raises:
             ConfigError: the wheel cannot be had, or does not hold what it held.
@@ -100,7 +100,7 @@ class TextSet:
 
 
 def digest_of(texts: Sequence[Text]) -> str:
-    """Hex sha256 over all texts with their labels and groups."""
+    """Return the hex sha256 over all texts with their labels and groups."""
     hasher = hashlib.sha256()
     for each in texts:
         hasher.update(json.dumps(astuple(each)).encode() + b"\n")
@@ -108,5 +108,5 @@ def digest_of(texts: Sequence[Text]) -> str:
 
 
 def json_lines(text: str) -> list[dict[str, object]]:
-    """The objects of a file with one a line."""
+    """Return the objects of a file with one a line."""
     return [json.loads(line) for line in text.splitlines() if line.strip()]
