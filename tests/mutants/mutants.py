@@ -1365,7 +1365,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "authored",
         "an endpoint left out is no door",
-        "outside_the_scope",
+        "_outside_the_scope",
         "if missing: ...",
         "if False: ...",
         ("tests/policy/test_open_doors.py",),

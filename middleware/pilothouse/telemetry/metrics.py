@@ -1,4 +1,4 @@
-"""Names, labels and buckets of every metric, and the one class that counts.
+"""Names, labels and buckets of every metric, closed sets of label values, and what counts them.
 
 All counting happens in API processes, from records and answers: what an engine process counts
 never reaches /metrics. With several API servers prometheus_client adds up the processes' files.
@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any, Final, Literal, get_args
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
+from pilothouse.policy.decide import outcome_result
 from pilothouse.policy.endpoint_names import ENDPOINTS
 from pilothouse.policy.rulebook import CompiledRule
 from pilothouse.record import Record, RuleOutcome
-from pilothouse.telemetry.labels import OTHER, ClosedSet, tenant_patterns
-from pilothouse.types import ActionName, Result, SignalSpec
+from pilothouse.types import Result, SignalSpec
 
 PREFIX: Final = "pilothouse_"
 
@@ -103,6 +104,34 @@ METRICS: Final[Mapping[str, MetricSpec]] = {
         "counter", ("label",), "Label values outside their closed set, counted as `other`"
     ),
 }
+
+
+class ClosedSet:
+    """The closed set of values that one label may have."""
+
+    def __init__(self, label: str, values: Iterable[str]) -> None:
+        self.label = label
+        self._values = frozenset(values)
+
+    def add(self, values: Iterable[str]) -> None:
+        """Add values; what was in the set stays, since series of it exist."""
+        self._values |= frozenset(values)
+
+    def value_or_other(self, value: str) -> str:
+        """Return the value if it is in the set, else `other`."""
+        return value if value in self._values else OTHER
+
+
+def tenant_patterns(patterns: Iterable[str]) -> Callable[[str], str]:
+    """Map a tenant to its class: the first pattern of a policy, but `*`, that holds for it."""
+    classes = tuple(dict.fromkeys(each for each in patterns if each != "*"))[:MAX_TENANT_CLASSES]
+
+    def tenant_class(tenant: str) -> str:
+        if not tenant:
+            return NO_TENANT
+        return next((each for each in classes if fnmatchcase(tenant, each)), OTHER)
+
+    return tenant_class
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,30 +248,11 @@ class Metrics:
             self._all["pilothouse_probe_score"].labels(*spec.key.split("/", 1))
 
 
-_ENFORCED: Mapping[ActionName, Result] = {
-    "log": "flagged",
-    "tag": "flagged",
-    "steer": "steered",
-    "judge": "judged",
-    "respond": "responded",
-    "block": "blocked",
-}
-_SHADOW: Mapping[ActionName, Result] = {
-    "log": "flagged",
-    "tag": "flagged",
-    "steer": "would_steer",
-    "judge": "would_judge",
-    "respond": "would_respond",
-    "block": "would_block",
-}
-
-
 def _results_of(rule: CompiledRule) -> tuple[Result, ...]:
     """Return the results that a rule can have in its policy's own mode."""
-    if rule.mode == "shadow":
-        return "allowed", "bypassed", _SHADOW[rule.kind]
-    error: Result = "error_blocked" if rule.on_error == "closed" else "bypassed"
-    return "allowed", error, _ENFORCED[rule.kind]
+    fired = outcome_result(rule.kind, rule.mode, True, False, rule.on_error)
+    missing = outcome_result(rule.kind, rule.mode, False, True, rule.on_error)
+    return "allowed", "bypassed" if rule.mode == "shadow" else missing, fired
 
 
 def _made(name: str, spec: MetricSpec, registry: CollectorRegistry) -> Any:
@@ -253,3 +263,8 @@ def _made(name: str, spec: MetricSpec, registry: CollectorRegistry) -> Any:
     return Gauge(
         name, spec.help, spec.labels, registry=registry, multiprocess_mode=spec.multiprocess_mode
     )
+
+
+OTHER: Final = "other"
+NO_TENANT: Final = "none"
+MAX_TENANT_CLASSES: Final = 50
