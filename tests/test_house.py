@@ -29,6 +29,8 @@ GROUND = frozenset(
         "trusted_proxies",
         "offline_env",
         "output_dir",
+        "validation_errors",
+        "yaml_document",
     }
 )
 ROOMS = frozenset({"artifacts", "edits", "probes", "policy", "capture"})
@@ -41,7 +43,19 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "signed_request": frozenset({"types", "errors", "term"}),
     "limits": frozenset({"errors"}),
     "trusted_proxies": frozenset(),
-    "config": frozenset({"types", "errors", "term", "limits", "trusted_proxies"}),
+    "validation_errors": frozenset({"errors"}),
+    "yaml_document": frozenset({"errors", "validation_errors"}),
+    "config": frozenset(
+        {
+            "types",
+            "errors",
+            "term",
+            "limits",
+            "trusted_proxies",
+            "validation_errors",
+            "yaml_document",
+        }
+    ),
     "library": frozenset({"errors"}),
     "progress": frozenset(),
     "log_text": frozenset(),

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from pilothouse.demo.sae.concepts import CONCEPTS
-from pilothouse.demo.sae.detection import LOTS, by_lot, detected
 from pilothouse.demo.sae.labels import (
+    LOTS,
     STRONGEST,
     Label,
+    by_lot,
+    detected,
     in_reach,
     labels_of,
     strongest_contexts,

@@ -17,7 +17,7 @@ import torch
 from pydantic import ValidationError
 
 from pilothouse import term as terms
-from pilothouse.cli.table_report import tables_report
+from pilothouse.cli.plan_report import tables_report
 from pilothouse.edits.affine import affine_of
 from pilothouse.edits.operator import DEFAULTS, OPERATORS
 from pilothouse.edits.program import compile_program

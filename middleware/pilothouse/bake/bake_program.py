@@ -23,7 +23,7 @@ from pilothouse.edits.program import Program, compile_program
 from pilothouse.edits.sources import Sources
 from pilothouse.errors import ConfigError, EngineError
 from pilothouse.output_dir import MADE, atomic_output_dir, check_out
-from pilothouse.progress import Wait, unheard
+from pilothouse.progress import Wait, silent_wait
 from pilothouse.term import SteerTerm
 
 Kind = Literal["auto", "adapter", "checkpoint"]
@@ -117,7 +117,7 @@ def bake(
     """
     if kind not in get_args(Kind):
         raise ConfigError(f"--as: got {kind!r}, want one of {', '.join(get_args(Kind))}")
-    waits = waiting or unheard
+    waits = waiting or silent_wait
     model, out = Path(model), Path(out)
     check_out(out)
     settled = _settled(steering, on_all, model_id, model)

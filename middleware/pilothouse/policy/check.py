@@ -1,24 +1,28 @@
-"""What a well-formed policy must also satisfy: every field has an effect, every rule can fire."""
+"""Checks of a well-formed policy: every field has an effect, and every rule can fire."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 
-from pilothouse.policy.did_you_mean import closest
 from pilothouse.policy.endpoint_names import ENDPOINTS
-from pilothouse.policy.expression import Condition, leaves
-from pilothouse.policy.parser import KEYWORDS, ExpressionError, parse_condition
+from pilothouse.policy.expression import (
+    KEYWORDS,
+    Condition,
+    ExpressionError,
+    leaves,
+    parse_condition,
+)
 from pilothouse.policy.schema import Block, Policy, Respond, Rule, SignalRef, Steer
-from pilothouse.policy.source import Location, Problem, problem_at
 from pilothouse.types import Phase, Scope
+from pilothouse.validation_errors import Location, Problem, closest, problem_at
 
 Fault = tuple[Location, str]
 _EMA = ("ema_max", "ema_last")
 
 
 def policy_problems(policy: Policy) -> list[Problem]:
-    """Everything wrong with a policy that can be known without the probes it names."""
+    """Return everything wrong with a policy that can be known without the probes it names."""
     return [
         problem_at(policy.source, location, text)
         for check in _CHECKS
@@ -27,7 +31,7 @@ def policy_problems(policy: Policy) -> list[Problem]:
 
 
 def scope_fault(name: str, scope: Scope, phase: Phase) -> str | None:
-    """Why a signal can never have a value in a phase; None when it can."""
+    """Say why a signal can never have a value in a phase; None when it can."""
     if phase == "prompt" and scope != "prompt":
         return (
             f"signal `{name}` covers the {scope} and has no value in the prompt phase: use it in "
@@ -37,7 +41,7 @@ def scope_fault(name: str, scope: Scope, phase: Phase) -> str | None:
 
 
 def condition_of(rule: Rule) -> Condition | None:
-    """The parsed `when`; None where it cannot be read, which is reported on its own."""
+    """Parse a `when`; None where it cannot be read, which is reported on its own."""
     try:
         return parse_condition(rule.when)
     except ExpressionError:

@@ -252,7 +252,7 @@ def flipped(folder: Path) -> None:
         (field("k", 3), "digest: got"),
         (field("form", "spline"), "form: got 'spline'"),
         (field("kind", "vector"), "kind: got 'vector'"),
-        (field("note", "hello"), "note: got 'hello'"),
+        (field("note", "hello"), "note: unknown field"),
         (flipped, "weights_sha256: got"),
         (lambda at: (at / "weights.safetensors").unlink(), "weights.safetensors: file: got"),
     ],

@@ -1,4 +1,4 @@
-"""What an engine has computed before, on disk by the digest of what was asked of it."""
+"""Results of an engine on disk, by the digest of what was asked of it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 
-class Kept:
-    """A file of JSON values by digest, made where it is not there."""
+class ResultCache:
+    """JSON values by digest in a file, which is made where it is not there."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -21,7 +21,7 @@ class Kept:
         )
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._values.close()
 
     def get(self, digest: str) -> Any:
@@ -39,5 +39,5 @@ class Kept:
 
 
 def digest_of_parts(*parts: object) -> str:
-    """Return the SHA-256 of what parts are as JSON."""
+    """Return the SHA-256 of some parts as JSON."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

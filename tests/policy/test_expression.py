@@ -6,13 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pilothouse.policy.expression import And, AtFpr, Comparison, Not, Or
-from pilothouse.policy.parser import (
+from pilothouse.policy.expression import (
     KEYWORDS,
     MAX_COMPARISONS,
     MAX_DEPTH,
     MAX_LENGTH,
+    And,
+    AtFpr,
+    Comparison,
     ExpressionError,
+    Not,
+    Or,
     parse_condition,
 )
 

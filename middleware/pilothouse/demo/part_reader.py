@@ -1,4 +1,6 @@
-"""Parts of sets as data sets of activations: each part is read once in each form.
+"""Reads parts of text sets as data sets of activations, each part once in each form.
+
+Tested texts that nearly say what a fitted one says are left out: sets borrow from each other.
 
 Shapes: N texts of a part, L layers, D width of the stream.
 """
@@ -14,9 +16,8 @@ from numpy.typing import NDArray
 
 from pilothouse.demo.activations import MAX_TOKENS, Activations
 from pilothouse.demo.probe_plans import Part, Parts, Plan
-from pilothouse.demo.texts.overlap import without_overlap
 from pilothouse.demo.texts.sets import SETS
-from pilothouse.demo.texts.text import Text, in_form
+from pilothouse.demo.texts.text_set import Text, alike, in_form
 from pilothouse.probes.baseline import BEHIND
 from pilothouse.probes.dataset import Dataset, Example, dataset_of
 from pilothouse.probes.report import Form
@@ -24,7 +25,7 @@ from pilothouse.types import FloatArray
 
 
 @dataclass
-class Parted:
+class PartReader:
     """Reads parts of sets by one model."""
 
     activations: Activations
@@ -35,7 +36,7 @@ class Parted:
     _hidden: dict[tuple[Part, Form], FloatArray] = field(default_factory=dict)
 
     def texts(self, part: Part) -> list[Text]:
-        """The texts of a part, each once, those left out that are too long."""
+        """Return the texts of a part, each once, without those that are too long."""
         if part not in self._parts:
             if part.name not in self._sets:
                 self._sets[part.name] = SETS[part.name].texts(self.tell)
@@ -56,7 +57,7 @@ class Parted:
         return self._parts[part]
 
     def tested(self, plan: Plan, parts: Parts) -> tuple[dict[Part, list[Text]], int]:
-        """The texts of parts without those that a fitted text comes near, and how many were."""
+        """Return the texts of parts that no fitted text comes near, and how many were left out."""
         fitted = [
             text for each in plan.fitted.values() for part in each for text in self.texts(part)
         ]
@@ -72,9 +73,13 @@ class Parted:
         *,
         asked: int = 0,
     ) -> Dataset:
-        """Texts in a form, each of the family that `sources` names.
+        """Return texts in a form, each of the family that `sources` names.
 
         Args:
+            plan: the probe's plan.
+            texts: those of each part.
+            form: in which they are read.
+            sources: the family of each part.
             asked: so many of each part and label get their log-probability.
         """
         examples: list[Example] = []
@@ -99,7 +104,7 @@ class Parted:
         return dataset_of(examples, self.activations.layers)
 
     def written(self, texts: dict[Part, list[Text]]) -> NDArray[Any]:
-        """What baselines read of the texts as they are written, in the order of `dataset`."""
+        """Return what baselines read of the texts as they are written, ordered as `dataset`."""
         kept = [_read_by_baselines(each, "as written") for part in texts for each in texts[part]]
         found = np.empty(len(kept), dtype=object)
         found[:] = kept
@@ -114,7 +119,7 @@ class Parted:
         return self._hidden[part, form]
 
     def _means_N(self, part: Part, form: Form, asked: int) -> NDArray[np.float64]:
-        """NaN where nothing was asked."""
+        """Return log-probabilities; NaN where none was asked for."""
         texts = self.texts(part)
         means_N = np.full(len(texts), np.nan)
         chosen = _first_of_each_label(texts, asked)
@@ -138,3 +143,21 @@ def _first_of_each_label(texts: Sequence[Text], count: int) -> list[int]:
     for label in (True, False):
         found += [row for row, each in enumerate(texts) if each.label is label][:count]
     return sorted(found)
+
+
+NEAR = 0.8
+"""Cosine of TF-IDF of words and word pairs."""
+
+
+def without_overlap(tested: Sequence[Text], fitted: Sequence[Text]) -> list[Text]:
+    """Return the tested texts that no fitted text comes near."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b")
+    known = words.fit_transform([_said(each) for each in (*fitted, *tested)])
+    nearest = (known[len(fitted) :] @ known[: len(fitted)].T).max(axis=1).toarray().ravel()
+    return [each for each, cosine in zip(tested, np.asarray(nearest), strict=True) if cosine < NEAR]
+
+
+def _said(text: Text) -> str:
+    return alike(f"{text.question or ''} {text.text}")

@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from pilothouse.demo.kept import Kept, digest_of_parts
+from pilothouse.demo.result_cache import ResultCache, digest_of_parts
 
 
 def test_what_was_put_is_there_for_the_next_one(tmp_path: Path) -> None:
-    first = Kept(tmp_path / "new" / "kept.sqlite")
+    first = ResultCache(tmp_path / "new" / "kept.sqlite")
     assert first.get("a") is None
     first.put({"a": [1, 2], "b": []})
     first.close()
-    second = Kept(tmp_path / "new" / "kept.sqlite")
+    second = ResultCache(tmp_path / "new" / "kept.sqlite")
     assert (second.get("a"), second.get("b"), second.get("c")) == ([1, 2], [], None)
 
 
 def test_a_value_that_cannot_be_kept_keeps_none_of_them(tmp_path: Path) -> None:
-    kept = Kept(tmp_path / "kept.sqlite")
+    kept = ResultCache(tmp_path / "kept.sqlite")
     with pytest.raises(TypeError):
         kept.put({"a": 1, "b": object()})
     assert kept.get("a") is None

@@ -1,4 +1,4 @@
-"""What a configuration makes of a model: its taps, what each is reserved for, and the memory."""
+"""Reports the plan of a model: its taps, what each is reserved for, and the memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _shown() -> dict[str, str]:
 
 
 def plan_report(config: PilothouseConfig, model: str, problems: list[str]) -> dict[str, Any]:
-    """The plan for a model, as plain data; tables over `limits.table_mib` are a problem.
+    """Return the plan for a model, as plain data; tables over `limits.table_mib` are a problem.
 
     Raises:
         ConfigError: the model's configuration cannot be read, or ours does not fit it.
@@ -46,7 +46,7 @@ def plan_report(config: PilothouseConfig, model: str, problems: list[str]) -> di
 
 
 def tables_report(plan: Plan, table_mib: int) -> dict[str, Any]:
-    """The edit tables per tap and in total, against the limit."""
+    """Return the edit tables per tap and in total, against the limit."""
     memory, taps = planned_memory(plan), plan.taps()
     total = sum(each.num_bytes for each in memory)
     return {
@@ -69,7 +69,7 @@ def tables_report(plan: Plan, table_mib: int) -> dict[str, Any]:
 
 
 def plan_lines(plan: dict[str, Any]) -> list[str]:
-    """The same, to be read."""
+    """Return the lines to print of a plan."""
     model, tables = plan["model"], plan["tables"]
     return [
         f"plan {plan['revision'] or '(over its limit)'} for {model['model_id']}, "

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from pilothouse.demo.texts.answers import accepted_answers, judged_answers, questions
-from pilothouse.demo.texts.benign import how_to_questions, medication_questions, money_questions
-from pilothouse.demo.texts.harmful import advbench, harmbench, strongreject
 from pilothouse.demo.texts.injected import bastioncorpus
+from pilothouse.demo.texts.readers import (
+    accepted_answers,
+    advbench,
+    harmbench,
+    how_to_questions,
+    judged_answers,
+    medication_questions,
+    money_questions,
+    questions,
+    strongreject,
+)
 
 NQ = (
     '{"question": "who wrote it", "def_correct_predictions": ["Ann", "Ann", " "], '

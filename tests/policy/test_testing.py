@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pilothouse.errors import PolicyError
-from pilothouse.policy.case_file import CaseFile, load_cases
-from pilothouse.policy.cases import run_cases
+from pilothouse.policy.cases import CaseFile, load_cases
 from pilothouse.policy.schema import Policy
+from pilothouse.policy.testing import run_cases
 from tests.policy.samples import DOUBT, MISUSE, rule_text, sample_policy
 
 STEER = "{action: steer, vector: hedge, scale: 3.0}"
