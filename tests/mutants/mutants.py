@@ -1969,7 +1969,7 @@ MUTANTS: tuple[Mutant, ...] = (
     _mutant(
         "bounded",
         "a mark tells the workers everything anew",
-        "SteeringAllocator.look_at_output",
+        "SteeringAllocator.update_positions",
         "_steering(request_state, unheard)",
         "_steering(request_state)",
         "scheduler/request_programs",

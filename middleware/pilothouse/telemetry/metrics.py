@@ -17,7 +17,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 
 from pilothouse.policy.endpoint_names import ENDPOINTS
 from pilothouse.policy.rulebook import CompiledRule
-from pilothouse.record import Record, RuleOutcome
+from pilothouse.record import Decision, Record
 from pilothouse.telemetry.labels import OTHER, ClosedSet, tenant_patterns
 from pilothouse.types import ActionName, Result, SignalSpec
 
@@ -160,9 +160,9 @@ class Metrics:
             model, self._endpoints.value_or_other(endpoint), self._tenant_class(tenant), action
         ).inc()
 
-    def outcomes(self, outcomes: Iterable[RuleOutcome]) -> None:
+    def decisions(self, decisions: Iterable[Decision]) -> None:
         """Rules evaluated for one choice."""
-        for each in outcomes:
+        for each in decisions:
             name = self._closed(self._rules, f"{each.policy}/{each.rule}")
             policy, rule = name.split("/", 1) if name != OTHER else (OTHER, OTHER)
             self._all["pilothouse_decisions_total"].labels(
@@ -173,7 +173,7 @@ class Metrics:
         """Any record of this process; only the closing one of a choice counts."""
         if not record.closing:
             return
-        self.outcomes(record.outcomes)
+        self.decisions(record.decisions)
         for key, value in record.values.items():
             self._score(key, value)
         self._add("pilothouse_probe_tokens_total", self._probes, record.scored_tokens)
