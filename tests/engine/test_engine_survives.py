@@ -191,6 +191,6 @@ def nothing_is_left(scheduler: Any) -> None:
     """All that requests held was let go."""
     assert scheduler._request_states == {}
     assert not scheduler._policy_engine.busy
-    assert scheduler._orders.programs_active == 0
-    assert not scheduler._orders._waiters
+    assert scheduler._steering.programs_active == 0
+    assert not scheduler._steering._waiters
     assert scheduler._pending == {}

@@ -104,7 +104,7 @@ def test_a_stop_string_before_the_offending_token_ends_the_answer_with_a_record(
     assert texts[-1] == world.text(world.answer)[: world.text(world.answer).index(stop)]
     record = world.engine.closing("stop-early")
     assert record.aborted
-    assert [each.result for each in record.outcomes] == ["allowed"]
+    assert [each.result for each in record.decisions] == ["allowed"]
 
 
 def test_text_buffered_for_a_stop_string_is_of_cleared_tokens(world: World) -> None:

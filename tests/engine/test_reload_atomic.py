@@ -197,7 +197,7 @@ def test_a_program_of_two_revisions_lies_in_one_slot(empty: Engine) -> None:
 
     def look() -> None:
         nonlocal most
-        most = max(most, empty.scheduler._orders.programs_active)
+        most = max(most, empty.scheduler._steering.programs_active)
 
     empty.drain(look)
     assert most == 1

@@ -12,7 +12,7 @@ from typing import Any
 from pilothouse.cli.launch import config_of, plan_for
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.policy.endpoint_names import EndpointName
-from pilothouse.record import Record, RuleOutcome, Verdict
+from pilothouse.record import Decision, Record
 from pilothouse.server.admission import Admission, Admitted
 from pilothouse.server.auth import Caller
 from pilothouse.server.endpoints.base import Answer, StreamRewriter
@@ -79,7 +79,7 @@ def stream_of(
     endpoint: EndpointName,
     request: Admitted,
     entry: Entry,
-    counted: list[RuleOutcome] | None = None,
+    counted: list[Decision] | None = None,
 ) -> StreamRewriter:
     """What rewrites the stream of a request."""
     return ENDPOINTS[endpoint].stream(Answer(request, entry, settler(counted)))
@@ -95,17 +95,17 @@ def body_of(endpoint: EndpointName) -> dict[str, Any]:
     return {"model": SERVED_NAME} | first[endpoint]
 
 
-def settler(counted: list[RuleOutcome] | None = None) -> FinalDecision:
+def settler(counted: list[Decision] | None = None) -> FinalDecision:
     """Counts final outcomes into a list."""
     sink = [] if counted is None else counted
     return FinalDecision(tiny_plan().rulebook, sink.extend)
 
 
-def verdict(policy: str) -> Verdict:
+def verdict(policy: str) -> Decision:
     """The verdict that the engine would give for one of the tiny house's policies."""
     rule = next(rule for rule in tiny_plan().rulebook.rules if rule.policy == policy)
     result = "responded" if rule.kind == "respond" else "blocked"
-    return Verdict(rule.kind, rule.policy, rule.rule, rule.phase, result)
+    return rule.decision("enforce", result)
 
 
 def entry_with(*records: tuple[tuple[int, int], Record]) -> Entry:

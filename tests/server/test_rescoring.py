@@ -17,7 +17,7 @@ from pilothouse.errors import ConfigError
 from pilothouse.limits import EngineSize
 from pilothouse.policy.endpoint_names import EndpointName
 from pilothouse.policy.rulebook import Rulebook
-from pilothouse.record import Verdict
+from pilothouse.record import Decision
 from pilothouse.server.endpoints.registry import ENDPOINTS
 from pilothouse.server.guard_requirements import RequirementsCache, refuse_scored_answers
 from pilothouse.server.rescoring import (
@@ -205,7 +205,7 @@ def forced(inside: Inside, **fields: Any) -> tuple[ForcedAnswer, Entry]:
     return found.forced, entry
 
 
-def ended(entry: Entry) -> dict[Any, Verdict | None]:
+def ended(entry: Entry) -> dict[Any, Decision | None]:
     return {key: log.verdict for key, log in entry.choices.items()}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pilothouse.record import Record, RuleOutcome
+from pilothouse.record import Decision, Record
 from pilothouse.server.endpoints.base import Answer
 from pilothouse.server.endpoints.registry import ENDPOINTS
 from pilothouse.server.response.decision_store import Entry
@@ -78,7 +78,7 @@ def body_of_two() -> dict[str, Any]:
 
 @pytest.mark.parametrize("policy", GUARDED)
 def test_a_whole_choice_without_an_account_ends(policy: str) -> None:
-    counted: list[RuleOutcome] = []
+    counted: list[Decision] = []
     body = body_of_two()
     request = admitted(policy, n=2)
     CHAT.rewrite(body, Answer(request, entry_with(good(0)), settler(counted)))

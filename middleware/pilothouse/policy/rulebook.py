@@ -18,7 +18,8 @@ from pilothouse.policy.loader import raise_problems, repeated_names
 from pilothouse.policy.resolve import Artefacts, Resolved, resolve_policy
 from pilothouse.policy.schema import Action, Block, Policy, Respond, Rule
 from pilothouse.policy.vectorized_rules import VectorizedRules
-from pilothouse.types import ActionName, BoolArray, Mode, OnError, Phase, SignalSpec
+from pilothouse.record import Decision
+from pilothouse.types import ActionName, BoolArray, Mode, OnError, Phase, Result, SignalSpec
 
 MAX_PHASE_COMPARISONS = 4096
 """Comparisons evaluated in one phase: about half a millisecond for 256 requests."""
@@ -63,6 +64,11 @@ class CompiledRule:
         """Whether it ends the choice when it fires and is enforced."""
         return isinstance(self.action, Block | Respond)
 
+    def decision(self, mode: Mode, result: Result, at_token: int | None = None) -> Decision:
+        """Return what this rule decided on a choice."""
+        return Decision(
+            self.policy, self.rule, self.phase, mode, self.kind, result, at_token=at_token
+        )
 
 class Rulebook:
     """The compiled policies.

@@ -15,7 +15,7 @@ from pilothouse.errors import RequestError
 from pilothouse.limits import EngineSize
 from pilothouse.policy.endpoint_names import EndpointName
 from pilothouse.policy.matching import RequestFacts, applied_policies
-from pilothouse.record import Verdict
+from pilothouse.record import Decision
 from pilothouse.server.answer_size import (
     refuse_choices,
     refuse_heavy_choices,
@@ -167,12 +167,12 @@ class Admission:
         }
         return sealed.decision_id, body
 
-    def unscored_verdict(self, policies: Iterable[AppliedPolicy]) -> Verdict | None:
-        """What the enforced rules that end a prompt conclude of a text that cannot be scored."""
+    def unscored_verdict(self, policies: Iterable[AppliedPolicy]) -> Decision | None:
+        """Return the decision on a text that cannot be scored, of a rule that ends its prompt."""
         enforced = {each.name for each in policies if each.enforced}
         for rule in self._plan.rulebook.rules_of("prompt"):
             if rule.ends and rule.policy in enforced and rule.on_error == "closed":
-                return Verdict(rule.kind, rule.policy, rule.rule, "prompt", "error_blocked")
+                return rule.decision("enforce", "error_blocked")
         return None
 
     def _profile(self, name: str | None) -> str | None:

@@ -140,7 +140,7 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateSt
         plan_watcher=plan_watcher,
         reloader=Reloader(plan_watcher, _file_of_the_start()),
         ledger=ledger,
-        settler=FinalDecision(plan.rulebook, metrics.outcomes),
+        settler=FinalDecision(plan.rulebook, metrics.decisions),
         metrics=metrics,
         engine_client=engine_client,
         pins_tools=pins_tools(args),

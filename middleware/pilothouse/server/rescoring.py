@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Scope
 
-from pilothouse.record import Verdict
+from pilothouse.record import Decision
 from pilothouse.server.admission import Admission, Admitted
 from pilothouse.server.client_text import (
     answer_texts,
@@ -58,7 +58,7 @@ class Rescorer:
         texts: Iterable[str],
         phase: Phase,
         policies: tuple[AppliedPolicy, ...] | None = None,
-    ) -> Verdict | None:
+    ) -> Decision | None:
         """The first verdict that a rule of the prompt comes to on any of the texts.
 
         A text that cannot be scored is what the rule says of errors.
@@ -75,13 +75,13 @@ class Rescorer:
                 return replace(verdict, phase=phase)
         return None
 
-    async def prompt_verdicts(self, prompts: Sequence[Any]) -> list[Verdict | None]:
+    async def prompt_verdicts(self, prompts: Sequence[Any]) -> list[Decision | None]:
         """The same for each prompt of a completion, in turn.
 
         As many are scored side by side as fill the context once, so that requests of others come
         between them.
         """
-        found: list[Verdict | None] = []
+        found: list[Decision | None] = []
         batch: list[Any] = []
         for prompt in prompts:
             if batch and sum(map(len, batch)) + len(prompt) > self._admission.max_model_len:
@@ -90,7 +90,7 @@ class Rescorer:
             batch.append(prompt)
         return found + await asyncio.gather(*map(self._prompt_verdict, batch))
 
-    async def _prompt_verdict(self, prompt: Any) -> Verdict | None:
+    async def _prompt_verdict(self, prompt: Any) -> Decision | None:
         """vLLM puts tokens into words."""
         if await self._is_too_long(prompt):
             return self._admission.unscored_verdict(self.admitted.exposure.applied)
@@ -114,7 +114,7 @@ class Rescorer:
             size = answer.get("count", 0) if isinstance(answer, dict) else 0
         return size > context
 
-    async def _scored(self, text: str, policies: tuple[AppliedPolicy, ...]) -> Verdict | None:
+    async def _scored(self, text: str, policies: tuple[AppliedPolicy, ...]) -> Decision | None:
         decision_id, body = self._admission.as_user_turn(self.admitted, text, policies)
         entry = self._ledger.open(decision_id)
         try:
@@ -126,7 +126,7 @@ class Rescorer:
             return self._unscored(status, policies)
         return found
 
-    def _unscored(self, status: int, policies: tuple[AppliedPolicy, ...]) -> Verdict | None:
+    def _unscored(self, status: int, policies: tuple[AppliedPolicy, ...]) -> Decision | None:
         logger.warning("a text could not be scored as a user's turn: status %d", status)
         return self._admission.unscored_verdict(policies)
 

@@ -19,7 +19,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from pilothouse.policy.decide import outcome_result
 from pilothouse.policy.endpoint_names import ENDPOINTS
 from pilothouse.policy.rulebook import CompiledRule
-from pilothouse.record import Record, RuleOutcome
+from pilothouse.record import Decision, Record
 from pilothouse.types import Result, SignalSpec
 
 PREFIX: Final = "pilothouse_"
@@ -189,9 +189,9 @@ class Metrics:
             model, self._endpoints.value_or_other(endpoint), self._tenant_class(tenant), action
         ).inc()
 
-    def outcomes(self, outcomes: Iterable[RuleOutcome]) -> None:
+    def decisions(self, decisions: Iterable[Decision]) -> None:
         """Count the rules that were evaluated for one choice."""
-        for each in outcomes:
+        for each in decisions:
             name = self._closed(self._rules, f"{each.policy}/{each.rule}")
             policy, rule = name.split("/", 1) if name != OTHER else (OTHER, OTHER)
             self._all["pilothouse_decisions_total"].labels(
@@ -202,7 +202,7 @@ class Metrics:
         """Count a record of this process; only the closing one of a choice counts."""
         if not record.closing:
             return
-        self.outcomes(record.outcomes)
+        self.decisions(record.decisions)
         for key, value in record.values.items():
             self._score(key, value)
         self._add("pilothouse_probe_tokens_total", self._probes, record.scored_tokens)

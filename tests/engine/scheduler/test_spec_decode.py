@@ -19,7 +19,7 @@ import pytest
 from pilothouse.engine.launch import settle_speculation
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.scheduler.messages import Emissions
-from pilothouse.engine.scheduler.spec_decode import Verified, settled, waves
+from pilothouse.engine.scheduler.spec_decode import Verified, accepted_only, waves
 from pilothouse.engine.unsupported_flags import DRAFT_METHODS, refuse_settings
 from pilothouse.errors import EngineError, UnsupportedError
 from pilothouse.term import SteerTerm
@@ -135,7 +135,7 @@ def test_totals_and_rules_outcomes_are_those_without_drafts(runs: ScoredSpans) -
         assert sorted(got.values) == sorted(wanted.values)
         for key, value in wanted.values.items():
             assert abs(got.values[key] - value) <= SAME, (name, key)
-        fired |= {each.at_token for each in wanted.outcomes if each.result == "blocked"}
+        fired |= {each.at_token for each in wanted.decisions if each.result == "blocked"}
     assert len(fired) >= 5, "blocks must fall at several places of a draft"
     assert runs.plain["steer/after"].closing.steered_tokens["v"] >= 3
 
@@ -215,7 +215,7 @@ def test_waves_are_the_settled_rows_one_token_of_each_draft_at_a_time() -> None:
     scores_TE = np.arange(24, dtype=np.float32).reshape(12, 2)
     step = Emissions(("a", "b", "c", "d"), (5, 30, 40, 50), (3, 4, 1, 4), scores_TE)
     verified = {"b": Verified(2, 2), "d": Verified(3, 0)}
-    kept = settled(step, verified)
+    kept = accepted_only(step, verified)
     assert (kept.starts, kept.counts) == ((5, 30, 40, 50), (3, 2, 1, 3))
     assert kept.scores_TE[:, 0].tolist() == [0, 2, 4, 6, 8, 14, 16, 18, 20]
     parts = list(waves(kept, verified))
@@ -224,7 +224,7 @@ def test_waves_are_the_settled_rows_one_token_of_each_draft_at_a_time() -> None:
     assert [part.counts for part in parts] == [(3, 1, 1, 1), (1, 1), (1,)]
     rows = [part.scores_TE[:, 0].tolist() for part in parts]
     assert rows == [[0, 2, 4, 6, 14, 16], [8, 18], [20]]
-    assert list(waves(step, {})) == [step] and settled(step, {}) is step
+    assert list(waves(step, {})) == [step] and accepted_only(step, {}) is step
 
 
 def test_scheduling_ahead_is_off_where_drafts_are_made_and_refused_where_asked_for() -> None:

@@ -183,7 +183,7 @@ class Exchange:
 
     def _early_ending(self) -> Termination | None:
         for verdict in self._entry.verdicts():
-            if verdict.phase == "prompt":
+            if verdict.decided_in == "prompt":
                 ending = self._settler.ending(verdict)
                 if self._endpoint.as_error(ending, self._admitted):
                     return ending
@@ -218,10 +218,10 @@ class Exchange:
     def _prompt_deed(self) -> ChoiceAction:
         deeds: list[Any] = ["allow"]
         for log in self._entry.choices.values():
-            if log.verdict is not None and log.verdict.phase == "prompt":
+            if log.verdict is not None and log.verdict.decided_in == "prompt":
                 deeds.append(self._settler.ending(log.verdict).deed)
             steered = (
-                each.phase == "prompt" and each.result == "steered" for each in log.newest.outcomes
+                each.phase == "prompt" and each.result == "steered" for each in log.newest.decisions
             )
             if any(steered):
                 deeds.append("steer")

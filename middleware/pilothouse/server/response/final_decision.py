@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pilothouse.policy.rulebook import CompiledRule, Rulebook
 from pilothouse.policy.schema import DEFAULT_REFUSAL
-from pilothouse.record import FeatureCode, RuleOutcome, TokenScores, Verdict
+from pilothouse.record import Decision, FeatureCode, TokenScores
 from pilothouse.server.admission import Admitted
 from pilothouse.server.response.decision_store import ChoiceKey, Entry
 from pilothouse.server.response.final_rules import FinalRules
@@ -44,22 +44,22 @@ class FinalDecision:
     """Settles choices against one rulebook; tells `count_final` of every final rule evaluated."""
 
     def __init__(
-        self, rulebook: Rulebook, count_final: Callable[[Iterable[RuleOutcome]], None]
+        self, rulebook: Rulebook, count_final: Callable[[Iterable[Decision]], None]
     ) -> None:
         self._rules = {(rule.policy, rule.rule): rule for rule in rulebook.rules}
         self._final = FinalRules(rulebook)
         self._count_final = count_final
 
-    def ending(self, verdict: Verdict) -> Termination:
+    def ending(self, verdict: Decision) -> Termination:
         """How a verdict is to be carried out."""
         rule: CompiledRule | None = self._rules.get((verdict.policy, verdict.rule))
         message = rule.message if rule is not None else None
-        prompt_error = rule is not None and rule.as_ == "error" and verdict.phase == "prompt"
+        prompt_error = rule is not None and rule.as_ == "error" and verdict.decided_in == "prompt"
         return Termination(
             deed="respond" if verdict.action == "respond" else "block",
             message=message or DEFAULT_REFUSAL,
             as_error=prompt_error,
-            withholds_all=verdict.phase != "output",
+            withholds_all=verdict.decided_in != "output",
         )
 
     def settle(self, admitted: Admitted, entry: Entry, key: ChoiceKey) -> Settlement:
@@ -67,19 +67,19 @@ class FinalDecision:
         log = entry.choices.get(key)
         if log is None and admitted.exposure.ends:
             return self.unaccounted(admitted)
-        outcomes: list[RuleOutcome] = list(log.newest.outcomes) if log is not None else []
+        decisions: list[Decision] = list(log.newest.decisions) if log is not None else []
         verdict = log.verdict if log is not None else None
         if verdict is None:
             values = log.newest.values if log is not None else {}
             final = self._final.conclude(admitted.exposure.applied, values)
-            self._count_final(final.outcomes)
-            outcomes += final.outcomes
+            self._count_final(final.decisions)
+            decisions += final.decisions
             verdict = final.verdict
         ending = self.ending(verdict) if verdict is not None else None
-        deed = _deed(ending, outcomes)
+        deed = _deed(ending, decisions)
         visible: dict[str, Any] = {"action": deed}
         if admitted.sees_scores:
-            visible |= _granted(admitted, entry, key, outcomes)
+            visible |= _granted(admitted, entry, key, decisions)
         return Settlement(deed, ending, visible)
 
     def unaccounted(self, admitted: Admitted) -> Settlement:
@@ -90,32 +90,29 @@ class FinalDecision:
         """
         names = {each.name for each in admitted.exposure.applied if each.enforced}
         rules = [rule for rule in self._rules.values() if rule.ends and rule.policy in names]
-        outcomes = [
-            RuleOutcome(rule.policy, rule.rule, rule.phase, "enforce", "error_blocked")
-            for rule in rules
-        ]
-        self._count_final(outcomes)
+        decisions = [rule.decision("enforce", "error_blocked") for rule in rules]
+        self._count_final(decisions)
         ending = Termination("block", DEFAULT_REFUSAL, as_error=False, withholds_all=True)
         visible: dict[str, Any] = {"action": ending.deed}
         if admitted.sees_scores:
-            visible["rules"] = [_rule(each, {}) for each in outcomes]
+            visible["rules"] = [_rule(each, {}) for each in decisions]
         return Settlement(ending.deed, ending, visible)
 
 
-def _deed(ending: Termination | None, outcomes: Iterable[RuleOutcome]) -> ChoiceAction:
+def _deed(ending: Termination | None, decisions: Iterable[Decision]) -> ChoiceAction:
     if ending is not None:
         return ending.deed
-    return "steer" if any(each.result == "steered" for each in outcomes) else "allow"
+    return "steer" if any(each.result == "steered" for each in decisions) else "allow"
 
 
 def _granted(
-    admitted: Admitted, entry: Entry, key: ChoiceKey, outcomes: Iterable[RuleOutcome]
+    admitted: Admitted, entry: Entry, key: ChoiceKey, decisions: Iterable[Decision]
 ) -> dict[str, Any]:
     """What only a caller with the grant sees."""
     log = entry.choices.get(key)
     detail = admitted.sealed.scores
     features = log.newest.features if log is not None else {}
-    shown: dict[str, Any] = {"rules": [_rule(each, features) for each in outcomes if _tells(each)]}
+    shown: dict[str, Any] = {"rules": [_rule(each, features) for each in decisions if _tells(each)]}
     if detail != "none":
         shown["scores"] = dict(sorted(log.newest.values.items())) if log is not None else {}
     if detail == "tokens":
@@ -124,21 +121,21 @@ def _granted(
     return shown
 
 
-def _tells(outcome: RuleOutcome) -> bool:
-    return outcome.result != "allowed"
+def _tells(decision: Decision) -> bool:
+    return decision.result != "allowed"
 
 
-def _rule(outcome: RuleOutcome, features: Mapping[str, Sequence[FeatureCode]]) -> dict[str, Any]:
+def _rule(decision: Decision, features: Mapping[str, Sequence[FeatureCode]]) -> dict[str, Any]:
     shown: dict[str, Any] = {
-        "policy": outcome.policy,
-        "rule": outcome.rule,
-        "phase": outcome.phase,
-        "mode": outcome.mode,
-        "result": outcome.result,
+        "policy": decision.policy,
+        "rule": decision.rule,
+        "phase": decision.phase,
+        "mode": decision.mode,
+        "result": decision.result,
     }
-    if outcome.at_token is not None:
-        shown["at_token"] = outcome.at_token
-    codes = features.get(f"{outcome.policy}/{outcome.rule}")
+    if decision.at_token is not None:
+        shown["at_token"] = decision.at_token
+    codes = features.get(f"{decision.policy}/{decision.rule}")
     if codes is not None:
         shown["features"] = [_feature(each) for each in codes]
     return shown

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pilothouse.policy.decide import outcome_result, strongest
-from pilothouse.policy.rulebook import CompiledRule, Rulebook
-from pilothouse.record import RuleOutcome, Verdict
+from pilothouse.policy.rulebook import Rulebook
+from pilothouse.record import Decision
 from pilothouse.signed_request import AppliedPolicy
 from pilothouse.types import Mode, Result
 
@@ -24,8 +24,8 @@ ENDING: frozenset[Result] = frozenset({"blocked", "responded", "error_blocked"})
 class FinalConclusion:
     """What the final rules made of one choice."""
 
-    outcomes: tuple[RuleOutcome, ...] = ()
-    verdict: Verdict | None = None
+    decisions: tuple[Decision, ...] = ()
+    verdict: Decision | None = None
 
 
 class FinalRules:
@@ -46,8 +46,8 @@ class FinalRules:
             return FinalConclusion()
         row_K = [values.get(spec.key, math.nan) for spec in self._rulebook.signals]
         fired_BR, missing_BR = self._rulebook.outcomes("final", np.array([row_K], np.float64))
-        outcomes: list[RuleOutcome] = []
-        ending: list[tuple[CompiledRule, Result]] = []
+        decisions: list[Decision] = []
+        ending: dict[int, Decision] = {}
         for r, rule in enumerate(self._rules):
             mode = modes.get(rule.policy)
             if mode is None:
@@ -55,15 +55,10 @@ class FinalRules:
             result = outcome_result(
                 rule.kind, mode, bool(fired_BR[0, r]), bool(missing_BR[0, r]), rule.on_error
             )
-            outcomes.append(RuleOutcome(rule.policy, rule.rule, "final", mode, result))
+            decision = rule.decision(mode, result)
+            decisions.append(decision)
             if result in ENDING:
-                ending.append((rule, result))
-        return FinalConclusion(tuple(outcomes), _verdict(ending))
-
-
-def _verdict(ending: Sequence[tuple[CompiledRule, Result]]) -> Verdict | None:
-    winner = strongest(rule for rule, _ in ending)
-    if winner is None:
-        return None
-    result = next(result for rule, result in ending if rule is winner)
-    return Verdict(winner.kind, winner.policy, winner.rule, "final", result)
+                ending[rule.index] = decision
+        winner = strongest(self._rulebook.rules[index] for index in ending)
+        verdict = None if winner is None else ending[winner.index]
+        return FinalConclusion(tuple(decisions), verdict)
