@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTHON_ANY := $(or $(PYTHON),$(shell command -v python3 || command -v python))
 BOOTSTRAP := $(PYTHON_ANY) scripts/bootstrap.py
 
-# One process per core; tests/support/processes.py says which tests stay together.
+# One process per core; tests/support/xdist_groups.py says which tests stay together.
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=25
 
 # Without byte code every process compiles vLLM's source anew, which is most of its import.

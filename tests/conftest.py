@@ -13,11 +13,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-from tests.support.frozen_imports import frozen_imports
-from tests.support.server_process import ServerProcess, demo_process, serve_process
-from tests.support.tiny_house import KNOWN_ORIGIN, SERVED_NAME, make_tiny_house
+from tests.support.engines.frozen_imports import frozen_imports
+from tests.support.servers.server_process import ServerProcess, demo_process, serve_process
+from tests.support.servers.tiny_deployment import KNOWN_ORIGIN, SERVED_NAME, make_tiny_house
 
-pytest_plugins = ("tests.support.processes", "tests.support.progress_lines")
+pytest_plugins = ("tests.support.xdist_groups", "tests.support.progress_lines")
 
 # A shell starts what is to run in the background deaf to Ctrl-C, and so is what that starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

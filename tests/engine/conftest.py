@@ -9,7 +9,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 import pytest
 from hypothesis import settings
 
-from tests.support.tiny_architectures import make_architecture
+from tests.support.models.tiny_architectures import make_architecture
 
 settings.register_profile("engine", deadline=None)
 settings.load_profile("engine")
