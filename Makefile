@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help python install install-dev install-sae demo test test-full test-oracles lint compat bench mutants clean
+.PHONY: help python install install-dev install-sae demo test-unit test test-full test-oracles lint compat bench mutants clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -30,6 +30,9 @@ install-sae: python  ## the same with sae-lens, which trains SAEs
 
 demo: install  ## serve a small real model on 127.0.0.1:8000 (ARGS="--port 8001", ARGS=--tour, ARGS=--world)
 	@$(BIN)/pilothouse demo $(ARGS)
+
+test-unit: install-dev  ## the tests that need no torch and no vLLM, in under a minute
+	@$(PYTEST) --unit $(ARGS)
 
 test: install-dev  ## the quick suite (ARGS="-k house")
 	@$(PYTEST) -m "not full" $(ARGS)
