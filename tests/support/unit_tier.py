@@ -39,7 +39,7 @@ class ImportGuard:
     """Refuses to find the heavy packages; it stands first in `sys.meta_path`."""
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+        self, fullname: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Raise for a heavy package, and leave every other module to the usual finders.
 

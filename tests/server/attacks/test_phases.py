@@ -15,7 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "examples" / "demo"))
 
-from deeds import TOOLS, ChoiceAction
+from deeds import TOOLS, Deed
 from record import Record
 from sample import sample
 from tests.support.attacks.attacks import DOORS, SHUT, Draw, Knock
@@ -137,7 +137,7 @@ def test_the_same_doors_are_open_where_the_verdict_is_the_other(
 def test_a_row_tells_tools_from_every_other_token() -> None:
     row_D, is_tool_V = tool_row()
     assert is_tool_V.sum() == 10 and np.isfinite(row_D).all()
-    assert ChoiceAction(*ASKED.deed or ()).tool
+    assert Deed(*ASKED.deed or ()).tool
 
 
 @pytest.fixture(scope="module")
