@@ -20,8 +20,8 @@ from tests.support.servers.tiny_deployment import KNOWN_ORIGIN, SERVED_NAME, mak
 
 pytest_plugins = (
     "tests.support.progress_lines",
-    "tests.support.unit_tier",
     "tests.support.xdist_groups",
+    "tests.support.unit_tier",
 )
 
 # A loaded machine must not fail a property: examples have no deadline.
