@@ -4,14 +4,14 @@ BIN := .venv/bin
 PYTHON_ANY := $(or $(PYTHON),$(shell command -v python3 || command -v python))
 BOOTSTRAP := $(PYTHON_ANY) scripts/bootstrap.py
 
-# One process per core; tests/support/processes.py says which tests stay together.
+# One process per core; tests/support/xdist_groups.py says which tests stay together.
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=25
 
 # Without byte code every process compiles vLLM's source anew, which is most of its import.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help python install install-dev install-sae demo test test-full test-oracles lint compat bench mutants clean
+.PHONY: help python install install-dev install-sae demo test-unit test test-full test-oracles lint compat bench mutants clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -30,6 +30,9 @@ install-sae: python  ## the same with sae-lens, which trains SAEs
 
 demo: install  ## serve a small real model on 127.0.0.1:8000 (ARGS="--port 8001", ARGS=--tour, ARGS=--world)
 	@$(BIN)/pilothouse demo $(ARGS)
+
+test-unit: install-dev  ## the tests that need no torch and no vLLM, in under a minute
+	@$(PYTEST) --unit $(ARGS)
 
 test: install-dev  ## the quick suite (ARGS="-k house")
 	@$(PYTEST) -m "not full" $(ARGS)

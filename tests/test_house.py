@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.import_graph import ImportGraph
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 PACKAGE = CHECKOUT / "middleware" / "pilothouse"
 
@@ -154,6 +156,26 @@ def strays(root: Path) -> list[str]:
 
 def test_imports_point_one_way() -> None:
     assert wrong_ways(PACKAGE) == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Whatever runs as a module loads counts; what stands in functions or is for types does not."""
+    graph = ImportGraph.below({"pilothouse": PACKAGE})
+    assert len(graph.files) > 200
+    assert graph.circles() == []
+
+
+def test_a_circle_of_imports_is_found_with_its_modules(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("from p import b\n")
+    (tmp_path / "b.py").write_text("try:\n    import p.c\nexcept ImportError:\n    pass\n")
+    (tmp_path / "c.py").write_text("from .a import x\nimport json\n")
+    (tmp_path / "d.py").write_text("import p.e\n")
+    (tmp_path / "e.py").write_text(
+        "if TYPE_CHECKING:\n    import p.d\ndef late():\n    import p.d\n"
+    )
+    graph = ImportGraph.below({"p": tmp_path})
+    assert graph.circles() == [["p.a", "p.b", "p.c"]]
+    assert graph.packages_loaded_with("p.a") == {"json"}
 
 
 def test_heavy_libraries_stay_in_their_rooms() -> None:

@@ -19,8 +19,8 @@ from pilothouse.demo.smol import smol_folder
 from pilothouse.demo.wheels import IndexUnreachable
 from pilothouse.training.pair import load_pairs
 from pilothouse.training.report import FitReport
-from tests.support.fitting import report_of
-from tests.support.server_process import ServerProcess, free_port, started
+from tests.support.servers.server_process import ServerProcess, free_port, started
+from tests.support.training.fit_command import report_of
 
 PAGE = (Path(__file__).parent.parent / "docs" / "making-vectors.md").read_text(encoding="utf-8")
 STEPS = PAGE.partition("\n## From Python\n")[0]

@@ -17,7 +17,7 @@ from pilothouse.artifacts.folder import REMADE
 from pilothouse.artifacts.probe import load_probe, save_probe
 from pilothouse.artifacts.vector import load_vector, save_vector
 from pilothouse.errors import ArtefactError
-from tests.artifacts.builders import D_MODEL, edit_manifest, probe, replace_weights, vector
+from tests.support.artifacts.folders import D_MODEL, edit_manifest, probe, replace_weights, vector
 
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"

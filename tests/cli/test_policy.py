@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from pilothouse.cli.policy import app
-from tests.policy.samples import policy_text, rule_text
+from tests.support.policies import policy_text, rule_text
 
 CASES = """signals: {misuse: {scope: prompt}}
 cases: [{name: a, given: {}, expect: {rule: null, result: allowed}}]

@@ -35,7 +35,7 @@ from pilothouse.probes.metrics import auroc
 from pilothouse.probes.report import Evaluation
 from pilothouse.training.pair import load_pairs
 from tests.support.page_examples import curl_blocks, pasted
-from tests.support.server_process import COMMAND, ServerProcess, free_port, started
+from tests.support.servers.server_process import COMMAND, ServerProcess, free_port, started
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 

@@ -18,7 +18,7 @@ from pilothouse.demo.sae.labels import (
     widened,
 )
 from pilothouse.demo.sae.lines import Line, Rows
-from tests.demo.sae_samples import codes_where, line_of, many_lines
+from tests.support.training.sae_samples import codes_where, line_of, many_lines
 
 MUSIC, SPORT = CONCEPTS["music"], CONCEPTS["sport"]
 FEATURES = 80

@@ -25,9 +25,9 @@ from pilothouse.edits.sae_codes import edited, encode
 from pilothouse.errors import RequestError
 from pilothouse.term import SteerTerm
 from pilothouse.types import Tap
-from tests.artifacts.saes import files
-from tests.artifacts.saes.files import FEATURES, WIDTH, book, hidden
 from tests.reference.sae import Book, changed
+from tests.support.artifacts import sae_files as files
+from tests.support.artifacts.sae_files import FEATURES, WIDTH, book, hidden
 
 RULES: list[tuple[str, float]] = [
     ("set", 3.0),

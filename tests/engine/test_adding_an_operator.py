@@ -33,11 +33,11 @@ from pilothouse.errors import ConfigError, RequestError
 from pilothouse.term import SteerTerm
 from pilothouse.types import Tap
 from tests.edits.test_operators import AT, SOURCES
-from tests.engine.harness import engine, make_plan
-from tests.engine.operator_parity import ALL, CATALOGUE, OUTPUT, PROMPT, Case, check
-from tests.engine.worlds import policy
 from tests.reference.hf_hooks import HookedModel
-from tests.support.tiny_architectures import make_architecture
+from tests.support.engines.catalogs import policy
+from tests.support.engines.harness import engine, make_plan
+from tests.support.models.tiny_architectures import make_architecture
+from tests.support.parity.operators import ALL, CATALOGUE, OUTPUT, PROMPT, Case, check
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "adding-an-operator.md"
 LONGEST = 60

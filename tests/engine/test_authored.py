@@ -19,10 +19,10 @@ import pytest
 from pilothouse.artifacts.catalog import Catalog
 from pilothouse.engine.plan.turn_markers import Opening, TurnMarkers
 from pilothouse.types import Phase
-from tests.engine.drafters import KNOWING, knowing
-from tests.engine.harness import Engine, engine, forced_async, make_plan
-from tests.engine.worlds import firing_row, policy, probe, readout, vector
 from tests.reference.hf_hooks import HookedModel
+from tests.support.engines.catalogs import firing_row, policy, probe, readout, vector
+from tests.support.engines.drafters import KNOWING, knowing
+from tests.support.engines.harness import Engine, engine, forced_async, make_plan
 
 pytestmark = pytest.mark.engine
 

@@ -27,11 +27,11 @@ from pilothouse.engine import capture_session
 from pilothouse.engine.worker.shard_writer import ShardWriter
 from pilothouse.errors import ConfigError, EngineError, RequestError
 from pilothouse.term import SteerTerm
-from tests.engine.harness import forced_async
-from tests.engine.offline_llm import offline_llm, scheduler_of, worker_of
-from tests.engine.worlds import vector
 from tests.reference.hf_sites import SiteModel
-from tests.support.adapters import make_adapter
+from tests.support.engines.catalogs import vector
+from tests.support.engines.harness import forced_async
+from tests.support.engines.offline_llm import offline_llm, scheduler_of, worker_of
+from tests.support.models.lora_adapters import make_adapter
 
 pytestmark = pytest.mark.engine
 

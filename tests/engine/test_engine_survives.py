@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from pilothouse.artifacts.catalog import Catalog
 from pilothouse.term import SteerTerm
-from tests.engine.harness import (
+from tests.support.engines.catalogs import policy, probe, readout, vector
+from tests.support.engines.harness import (
     Engine,
     all_logprobs,
     engine,
@@ -23,7 +24,6 @@ from tests.engine.harness import (
     make_plan,
     random_rows,
 )
-from tests.engine.worlds import policy, probe, readout, vector
 
 pytestmark = pytest.mark.engine
 

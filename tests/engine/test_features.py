@@ -27,10 +27,10 @@ from pilothouse.engine.worker.kernel import EditTables, edit_delta
 from pilothouse.engine.worker.sae_weights import latent_plan, latent_tables
 from pilothouse.engine.worker.tables import allocate, named_tensors, tables_on, upload
 from pilothouse.engine.worker.tap import needs_true_stream
-from tests.artifacts.saes.files import FEATURES, WIDTH, hidden
 from tests.edits.test_sae import FORMS, RULES, expected, layer_edit, loaded, made_as, some_feature
 from tests.engine.worker.test_kernel import Ranks
 from tests.reference.sae import Book
+from tests.support.artifacts.sae_files import FEATURES, WIDTH, hidden
 
 CPU = torch.device("cpu")
 WHOLE = slice(0, WIDTH)

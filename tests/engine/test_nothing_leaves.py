@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from pilothouse.artifacts.catalog import Catalog
-from tests.engine.drafters import KNOWING, NUM_DRAFTS, knowing, watch_drafts
-from tests.engine.harness import Engine, engine, forced_async, make_plan
-from tests.engine.worlds import firing_row, policy, probe, readout
 from tests.reference.hf_hooks import HookedModel
+from tests.support.engines.catalogs import firing_row, policy, probe, readout
+from tests.support.engines.drafters import KNOWING, NUM_DRAFTS, knowing, watch_drafts
+from tests.support.engines.harness import Engine, engine, forced_async, make_plan
 
 pytestmark = pytest.mark.engine
 

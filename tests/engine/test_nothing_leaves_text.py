@@ -10,10 +10,10 @@ import pytest
 from vllm.sampling_params import RequestOutputKind
 
 from pilothouse.artifacts.catalog import Catalog
-from tests.engine.harness import Engine, engine, make_plan
-from tests.engine.worlds import firing_row, policy, probe, readout
 from tests.reference.hf_hooks import HookedModel
-from tests.support.tiny_model import D_MODEL, make_tiny_model
+from tests.support.engines.catalogs import firing_row, policy, probe, readout
+from tests.support.engines.harness import Engine, engine, make_plan
+from tests.support.models.tiny_model import D_MODEL, make_tiny_model
 
 pytestmark = pytest.mark.engine
 

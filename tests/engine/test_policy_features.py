@@ -24,11 +24,11 @@ from pilothouse.engine.worker.sae_weights import latent_tables
 from pilothouse.engine.worker.tables import named_tensors, policies_on, policy_tables
 from pilothouse.errors import ConfigError
 from pilothouse.term import SteerTerm
-from tests.artifacts.saes.files import FEATURES, WIDTH, hidden
 from tests.edits.test_sae import FORMS, loaded, made_as, some_feature
 from tests.engine.worker.test_kernel import Ranks
-from tests.engine.worlds import policy
 from tests.reference.sae import Book
+from tests.support.artifacts.sae_files import FEATURES, WIDTH, hidden
+from tests.support.engines.catalogs import policy
 
 CPU = torch.device("cpu")
 WHOLE = slice(0, WIDTH)

@@ -25,8 +25,11 @@ from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.scheduler.messages import PolicySpan
 from pilothouse.record import Record
 from pilothouse.term import SteerTerm
-from tests.engine.drafters import KNOWING, knowing, watch_drafts
-from tests.engine.harness import (
+from tests.reference.hf_hooks import HookedEdit, HookedModel
+from tests.reference.policy_steering import strength_at
+from tests.support.engines.catalogs import policy, probe, readout, vector
+from tests.support.engines.drafters import KNOWING, knowing, watch_drafts
+from tests.support.engines.harness import (
     BLOCK,
     Engine,
     all_logprobs,
@@ -35,9 +38,6 @@ from tests.engine.harness import (
     make_plan,
     random_rows,
 )
-from tests.engine.worlds import policy, probe, readout, vector
-from tests.reference.hf_hooks import HookedEdit, HookedModel
-from tests.reference.policy_steering import strength_at
 
 pytestmark = pytest.mark.engine
 

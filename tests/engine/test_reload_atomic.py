@@ -17,8 +17,15 @@ from pilothouse.artifacts.vector import Vector, build_vector
 from pilothouse.engine.plan.build import resolve_plan
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.term import Positions, SteerTerm
-from tests.engine.harness import BLOCK, Engine, all_logprobs, engine, make_plan, random_rows
-from tests.engine.worlds import vector
+from tests.support.engines.catalogs import vector
+from tests.support.engines.harness import (
+    BLOCK,
+    Engine,
+    all_logprobs,
+    engine,
+    make_plan,
+    random_rows,
+)
 
 pytestmark = pytest.mark.engine
 

@@ -1024,7 +1024,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "rescored",
         "entry.prompt_verdicts[prompt] = verdict",
         "pass",
-        ("tests/server/doors/test_doors.py",),
+        ("tests/server/attacks/test_attacks.py",),
         "closed",
     ),
     Mutant(

@@ -15,7 +15,7 @@ from pilothouse.policy.loader import policy_from_json, policy_to_json
 from pilothouse.policy.rulebook import Rulebook, advance_streaks, running_streaks
 from pilothouse.policy.schema import Policy
 from pilothouse.types import Aggregate, Phase, SignalSpec
-from tests.policy.samples import DOUBT, MISUSE, SPECS, rule_text, sample_policy, spec_of
+from tests.support.policies import DOUBT, MISUSE, SPECS, rule_text, sample_policy, spec_of
 
 BOTH = (MISUSE, DOUBT)
 STEER = "{action: steer, vector: hedge, scale: 3.0}"

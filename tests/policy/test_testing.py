@@ -10,7 +10,7 @@ from pilothouse.errors import PolicyError
 from pilothouse.policy.cases import CaseFile, load_cases
 from pilothouse.policy.schema import Policy
 from pilothouse.policy.testing import run_cases
-from tests.policy.samples import DOUBT, MISUSE, rule_text, sample_policy
+from tests.support.policies import DOUBT, MISUSE, rule_text, sample_policy
 
 STEER = "{action: steer, vector: hedge, scale: 3.0}"
 HEAD = """signals:

@@ -19,9 +19,9 @@ from pilothouse.server.endpoints.registry import ENDPOINTS
 from pilothouse.server.request_schema import RequestFields, Unreadable
 from pilothouse.signed_request import SIGNED_REQUEST_KEY, verify_request
 from pilothouse.term import SteerTerm
-from tests.server import builders
-from tests.server.builders import KEY, body_of, tiny_plan
-from tests.support.tiny_sae import FEATURE, LABEL, MAX_ACT
+from tests.support.artifacts.tiny_sae import FEATURE, LABEL, MAX_ACT
+from tests.support.servers import app_parts as builders
+from tests.support.servers.app_parts import KEY, body_of, tiny_plan
 
 NUDGE = {"vector": "nudge", "scale": 0.5}
 TIDE = {"sae": "topics", "feature": FEATURE, "value": 90.0}

@@ -34,8 +34,8 @@ from pilothouse.server.guided_output import Cost, cost
 from pilothouse.server.openai_errors import encode, error_body, request_error_body
 from pilothouse.server.pilothouse_field import parse_field
 from pilothouse.server.request_schema import RequestFields
-from tests.server.builders import admission, admit, body_of, caller, tiny_plan
-from tests.support.tiny_model import D_MODEL
+from tests.support.models.tiny_model import D_MODEL
+from tests.support.servers.app_parts import admission, admit, body_of, caller, tiny_plan
 
 Made = Callable[[int], dict[str, Any]]
 

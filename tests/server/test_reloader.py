@@ -31,8 +31,8 @@ from pilothouse.server.reload.plan_snapshot import PlanSnapshot, PlanSnapshots
 from pilothouse.server.reload.plan_watcher import PlanWatcher
 from pilothouse.server.reload.reload import Reloader
 from pilothouse.telemetry.metrics import LabelSources, Metrics
-from tests.server.builders import KEY
-from tests.support.tiny_house import SERVED_NAME, make_tiny_house, save_nudge
+from tests.support.servers.app_parts import KEY
+from tests.support.servers.tiny_deployment import SERVED_NAME, make_tiny_house, save_nudge
 
 
 class House:

@@ -29,8 +29,8 @@ from pilothouse.server.rescoring import (
 )
 from pilothouse.server.response.decision_store import Entry, Ledger
 from pilothouse.signed_request import SIGNED_REQUEST_KEY, AppliedPolicy, verify_request
-from tests.policy.samples import SPECS, rule_text, sample_policy
-from tests.server.builders import (
+from tests.support.policies import SPECS, rule_text, sample_policy
+from tests.support.servers.app_parts import (
     KEY,
     admission,
     admitted,

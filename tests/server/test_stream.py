@@ -9,7 +9,7 @@ import pytest
 
 from pilothouse.record import Decision
 from pilothouse.server.response.sse import EventSplitter
-from tests.server.builders import (
+from tests.support.servers.app_parts import (
     admit,
     admitted,
     body_of,
@@ -19,7 +19,7 @@ from tests.server.builders import (
     recorded_events,
     stream_of,
 )
-from tests.support.tiny_house import CANNED, MESSAGE
+from tests.support.servers.tiny_deployment import CANNED, MESSAGE
 
 Chunk = dict[str, Any]
 ENDPOINT = {"chat": "chat", "completions": "completions"}

@@ -12,7 +12,7 @@ from pilothouse.server.endpoints.base import Answer
 from pilothouse.server.endpoints.registry import ENDPOINTS
 from pilothouse.server.response.decision_store import Entry
 from pilothouse.server.response.exchange import Exchange
-from tests.server.builders import (
+from tests.support.servers.app_parts import (
     admitted,
     chunks_of,
     entry_with,

@@ -11,9 +11,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from pilothouse.record import Decision, Record
 from pilothouse.server.app import _label_sources
 from pilothouse.telemetry.metrics import METRICS, SCORE_BUCKETS, LabelSources, Metrics
-from tests.server.builders import tiny_plan
-from tests.support.server_process import sum_of
-from tests.support.tiny_house import SERVED_NAME
+from tests.support.servers.app_parts import tiny_plan
+from tests.support.servers.server_process import sum_of
+from tests.support.servers.tiny_deployment import SERVED_NAME
 
 
 @pytest.fixture

@@ -21,10 +21,10 @@ from pilothouse.engine.plan.tap_plan import EditPlan, PolicyRow
 from pilothouse.errors import ConfigError, EngineError, RequestError
 from pilothouse.term import SteerTerm
 from pilothouse.types import PROJECTION_SITES, Reserved, Tap
-from tests.engine.feature_cases import write_saes
-from tests.engine.harness import make_plan
-from tests.engine.operator_parity import CATALOGUE
-from tests.engine.worlds import policy
+from tests.support.engines.catalogs import policy
+from tests.support.engines.harness import make_plan
+from tests.support.parity.operators import CATALOGUE
+from tests.support.parity.sae_cases import write_saes
 
 GRANT = {"auth": {"client_steering": True}}
 AT = Tap(1, "resid_post")

@@ -21,10 +21,10 @@ from pilothouse.engine.plan.read_rows import OwnedRow, laid_out
 from pilothouse.engine.plan.tap_plan import TapPlan
 from pilothouse.engine.scheduler.feature_pool import FeaturePool
 from pilothouse.engine.worker.sae_weights import latent_tables
-from tests.artifacts.saes.files import FEATURES, WIDTH, hidden
 from tests.edits.test_sae import FORMS, loaded, made_as
 from tests.engine.worker.test_kernel import Ranks
 from tests.reference.sae import Book
+from tests.support.artifacts.sae_files import FEATURES, WIDTH, hidden
 
 CPU = torch.device("cpu")
 WHOLE = slice(0, WIDTH)

@@ -12,8 +12,8 @@ from pilothouse.engine.plan.check_read_layers import check_read_layers, enforced
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.errors import ConfigError, EngineError, PolicyError, RequestError
 from pilothouse.term import SteerTerm
-from tests.engine.harness import make_plan, random_rows
-from tests.engine.worlds import policy, probe, readout, vector
+from tests.support.engines.catalogs import policy, probe, readout, vector
+from tests.support.engines.harness import make_plan, random_rows
 
 ROWS = random_rows(1, 3)
 BLOCK = [{"id": "r", "phase": "output", "when": "x >= 0.5", "then": {"action": "block"}}]

@@ -11,8 +11,8 @@ from pilothouse.engine.plan.build import resolve_plan
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.scheduler.plan_registry import PlanRegistry
 from pilothouse.errors import RequestError
-from tests.engine.harness import make_plan, random_rows
-from tests.engine.worlds import probe, readout, vector
+from tests.support.engines.catalogs import probe, readout, vector
+from tests.support.engines.harness import make_plan, random_rows
 
 FIRST = make_plan(Catalog(vectors={"v": vector("v", (2,))}))
 

@@ -12,8 +12,8 @@ from pilothouse.engine.scheduler.messages import Emissions
 from pilothouse.engine.scheduler.policy_engine import PolicyEngine
 from pilothouse.engine.scheduler.step_decisions import StepDecisions
 from pilothouse.signed_request import AppliedPolicy, SignedRequest
-from tests.engine.harness import make_plan, random_rows
-from tests.engine.worlds import policy, probe, readout, vector
+from tests.support.engines.catalogs import policy, probe, readout, vector
+from tests.support.engines.harness import make_plan, random_rows
 
 BLOCK: dict[str, Any] = {"action": "block"}
 PUSH: dict[str, Any] = {"action": "steer", "vector": "v", "scale": 2.0, "hold_tokens": 5}

@@ -20,8 +20,8 @@ from pilothouse.engine.scheduler.request_state import RequestState
 from pilothouse.engine.scheduler.steering_allocator import SteeringAllocator
 from pilothouse.signed_request import SignedRequest
 from pilothouse.term import SteerTerm
-from tests.engine.harness import make_plan
-from tests.engine.worlds import vector
+from tests.support.engines.catalogs import vector
+from tests.support.engines.harness import make_plan
 
 NAMES = "abcd"
 PLAN = make_plan(

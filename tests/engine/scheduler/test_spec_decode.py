@@ -23,7 +23,9 @@ from pilothouse.engine.scheduler.spec_decode import Verified, accepted_only, wav
 from pilothouse.engine.unsupported_flags import DRAFT_METHODS, refuse_settings
 from pilothouse.errors import EngineError, UnsupportedError
 from pilothouse.term import SteerTerm
-from tests.engine.drafted import (
+from tests.reference.hf_hooks import HookedEdit, HookedModel
+from tests.support.engines.catalogs import vector
+from tests.support.engines.draft_answers import (
     PROMPT,
     VECTOR_LAYERS,
     Answer,
@@ -32,16 +34,14 @@ from tests.engine.drafted import (
     run,
     world_plan,
 )
-from tests.engine.drafters import KNOWING, NGRAM, knowing, watch_drafts
-from tests.engine.harness import BLOCK, all_logprobs, engine, forced_async
-from tests.engine.worlds import vector
-from tests.reference.hf_hooks import HookedEdit, HookedModel
-from tests.support.own_process import said_by
+from tests.support.engines.drafters import KNOWING, NGRAM, knowing, watch_drafts
+from tests.support.engines.harness import BLOCK, all_logprobs, engine, forced_async
+from tests.support.engines.own_process import said_by
 
 pytestmark = pytest.mark.engine
 
 SAME = 1e-5
-DRAFTED = "tests.engine.drafted"
+DRAFTED = "tests.support.engines.draft_answers"
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,10 @@ from pilothouse.engine.worker.tables import named_latents, named_tensors
 from pilothouse.errors import ConfigError, EngineError, RequestError
 from pilothouse.term import SteerTerm
 from pilothouse.types import Tap
-from tests.artifacts.saes import files
-from tests.engine.feature_cases import FEATURES, book, write_saes
-from tests.engine.harness import make_plan, random_rows
-from tests.engine.worlds import policy, probe, readout
+from tests.support.artifacts import sae_files as files
+from tests.support.engines.catalogs import policy, probe, readout
+from tests.support.engines.harness import make_plan, random_rows
+from tests.support.parity.sae_cases import FEATURES, book, write_saes
 
 D_MODEL = 64
 GRANT = {"auth": {"client_steering": True}, "taps": {"operators": ["feature"]}}

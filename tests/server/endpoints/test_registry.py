@@ -15,8 +15,8 @@ from pilothouse.policy.endpoint_names import PATHS, EndpointName
 from pilothouse.server.endpoints import registry
 from pilothouse.server.endpoints.base import Answer
 from pilothouse.server.response.exchange import Exchange
-from tests.server.builders import admission, caller, entry_with, record, settler
-from tests.support.tiny_house import MESSAGE, SERVED_NAME
+from tests.support.servers.app_parts import admission, caller, entry_with, record, settler
+from tests.support.servers.tiny_deployment import MESSAGE, SERVED_NAME
 
 TOY = '''
 """/v1/echoes: one text in, one text out, and no choices."""

@@ -14,8 +14,9 @@ from pilothouse.server.endpoints.base import Answer
 from pilothouse.server.endpoints.registry import ENDPOINTS
 from pilothouse.server.response.decision_store import Entry
 from pilothouse.server.response.exchange import Exchange
-from tests.server.builders import admit, admitted, entry_with, record, settler, stream_of
-from tests.server.endpoints.vllm_responses import (
+from tests.support.servers.app_parts import admit, admitted, entry_with, record, settler, stream_of
+from tests.support.servers.tiny_deployment import CANNED, MESSAGE, SERVED_NAME
+from tests.support.servers.vllm_responses import (
     Event,
     called,
     read,
@@ -24,7 +25,6 @@ from tests.server.endpoints.vllm_responses import (
     thought,
     whole,
 )
-from tests.support.tiny_house import CANNED, MESSAGE, SERVED_NAME
 
 RESPONSES = ENDPOINTS["responses"]
 SECRET = "gloamwork"
