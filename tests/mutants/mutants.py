@@ -121,7 +121,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "parity",
         "a compiled tap reads what lay there before",
         "install_tap.call",
-        "settled(hidden_TD)",
+        "materialize(hidden_TD)",
         "hidden_TD",
         "operator_parity",
         "compiled",
@@ -176,7 +176,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "largest",
         "is_least_TM.cumsum(-1) <= left_T1",
         "is_least_TM.cumsum(-1) >= left_T1",
-        "plan/columns",
+        "worker/read_columns",
         "equal",
     ),
     _mutant(
@@ -208,7 +208,7 @@ MUTANTS: tuple[Mutant, ...] = (
     _mutant(
         "never-silent",
         "an operator without tables is taken",
-        "unfit",
+        "capacity_problem",
         "missing is not None",
         "missing == ''",
         "never_silent",

@@ -26,10 +26,10 @@ from pilothouse.engine.scheduler.plan_registry import PlanRegistry
 from pilothouse.errors import ConfigError, EngineError
 from pilothouse.server.admission import Admission
 from pilothouse.server.auth import Authenticator
+from pilothouse.server.reload import reload as reload_module
 from pilothouse.server.reload.plan_snapshot import PlanSnapshot, PlanSnapshots
 from pilothouse.server.reload.plan_watcher import PlanWatcher
 from pilothouse.server.reload.reload import Reloader
-from pilothouse.server.reload import reload as reload_module
 from pilothouse.telemetry.metrics import LabelSources, Metrics
 from tests.server.builders import KEY
 from tests.support.tiny_house import SERVED_NAME, make_tiny_house, save_nudge

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from pilothouse.bake.architecture import Writers
-from pilothouse.edits.affine import Affine, affine_of
+from pilothouse.edits.layer import Affine, affine_of
 from pilothouse.edits.program import Program
 from pilothouse.errors import ConfigError
 from pilothouse.term import SteerTerm

@@ -25,8 +25,7 @@ import numpy as np
 
 from pilothouse.artifacts.saes.autoencoder import ALL_AT_ONCE, Sae
 from pilothouse.edits.gate import STEEP, Gate
-from pilothouse.edits.latent import Latent
-from pilothouse.edits.row import Row
+from pilothouse.edits.row import Latent, Row
 from pilothouse.edits.sae_codes import is_without_mean, statistic_of
 from pilothouse.edits.statistic import Statistic
 from pilothouse.edits.table import Floats

@@ -5,11 +5,14 @@ Rows never come here; workers write them. What they are told is which prompts we
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from types import FrameType, TracebackType
 from typing import Any
 
 from vllm import SamplingParams
@@ -18,7 +21,6 @@ from pilothouse import __version__
 from pilothouse.capture.index import CapturedModel, CaptureIndex
 from pilothouse.capture.order import CaptureOrder
 from pilothouse.engine.plan.plan import Plan
-from pilothouse.engine.sigint import Interrupt
 from pilothouse.engine.vllm.rpc import ask_workers
 from pilothouse.engine.vllm.version import vllm_version
 from pilothouse.engine.worker.activation_recorder import PROMPT_KEY
@@ -165,3 +167,34 @@ def capture_params(number: int, max_tokens: int) -> SamplingParams:
         skip_reading_prefix_cache=True,
         extra_args={PROMPT_KEY: number},
     )
+
+
+class Interrupt:
+    """While entered, the first SIGINT sets `asked`; the next one raises `KeyboardInterrupt`.
+
+    Signals are the main thread's: entered in another thread it changes nothing.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: Any = None
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._hear)
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None
+
+    def _hear(self, _number: int, _frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True

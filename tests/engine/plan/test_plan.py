@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pilothouse.artifacts.catalog import Catalog
-from pilothouse.engine.plan.check_read_layers import check_read_layers, enforced_read_layers
 from pilothouse.engine.plan.plan import Plan
+from pilothouse.engine.plan.validate import check_read_layers, enforced_read_layers
 from pilothouse.errors import ConfigError, EngineError, PolicyError, RequestError
 from pilothouse.term import SteerTerm
 from tests.engine.harness import make_plan, random_rows

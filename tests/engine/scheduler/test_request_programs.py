@@ -15,8 +15,8 @@ from pilothouse.edits import program as program_module
 from pilothouse.edits.positions import intervals, segments
 from pilothouse.edits.program import CACHED_BYTES, forget_programs
 from pilothouse.engine.plan.steering_cost import num_programs
-from pilothouse.engine.scheduler.request_state import RequestState
 from pilothouse.engine.scheduler import request_programs
+from pilothouse.engine.scheduler.request_state import RequestState
 from pilothouse.engine.scheduler.steering_allocator import SteeringAllocator
 from pilothouse.signed_request import SignedRequest
 from pilothouse.term import SteerTerm

@@ -19,9 +19,9 @@ from pilothouse.artifacts.saes.cache import open_sae
 from pilothouse.config import SaeRef
 from pilothouse.edits.program import compile_program
 from pilothouse.engine.plan.capacity import running_edits
-from pilothouse.engine.plan.check_norm_limit import check_norm_limit
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.plan.table_size import planned_memory
+from pilothouse.engine.plan.validate import check_norm_limit
 from pilothouse.engine.worker.buffers import TapBuffers
 from pilothouse.engine.worker.tables import named_latents, named_tensors
 from pilothouse.errors import ConfigError, EngineError, RequestError

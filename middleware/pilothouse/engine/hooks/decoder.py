@@ -15,7 +15,7 @@ from vllm.distributed import (
 from vllm.model_executor.models.utils import PPMissingLayer
 
 from pilothouse.engine.hooks.hook_point import SITE_ORDER, Argument, HookPoint
-from pilothouse.engine.hooks.layout import Layout
+from pilothouse.engine.hooks.layouts import Layout
 from pilothouse.errors import EngineError
 from pilothouse.types import Site
 

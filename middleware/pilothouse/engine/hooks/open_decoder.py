@@ -9,11 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from pilothouse.engine.hooks.blocks import find_blocks
 from pilothouse.engine.hooks.decoder import Decoder
-from pilothouse.engine.hooks.discovery import discover_layouts
-from pilothouse.engine.hooks.layout import Layout
-from pilothouse.engine.hooks.layouts import LAYOUTS
+from pilothouse.engine.hooks.discovery import discover_layouts, find_blocks
+from pilothouse.engine.hooks.layouts import LAYOUTS, Layout
 from pilothouse.engine.hooks.self_check import check_hook_points
 from pilothouse.engine.hooks.tiny_forward import tiny_forward
 from pilothouse.errors import EngineError

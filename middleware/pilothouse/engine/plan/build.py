@@ -15,11 +15,7 @@ from pilothouse.artifacts.catalog import Catalog, signals_of
 from pilothouse.artifacts.transform import Transform
 from pilothouse.config import PilothouseConfig
 from pilothouse.edits.sources import ReadRow, Sources
-from pilothouse.engine.plan.artifact_spec import probe_facts, sae_facts, vector_facts
 from pilothouse.engine.plan.capacity import plan_edits, running_edits
-from pilothouse.engine.plan.check_model_match import check_model_match
-from pilothouse.engine.plan.check_norm_limit import check_norm_limit
-from pilothouse.engine.plan.check_read_layers import check_read_layers, enforced_read_layers
 from pilothouse.engine.plan.feature_log import (
     feature_reads,
     logged_reads,
@@ -28,11 +24,17 @@ from pilothouse.engine.plan.feature_log import (
 )
 from pilothouse.engine.plan.plan import Plan, PlanBody, PolicyTarget, digest_of
 from pilothouse.engine.plan.read_rows import laid_out, probe_rows
-from pilothouse.engine.plan.spec import ModelFacts
+from pilothouse.engine.plan.spec import ModelFacts, probe_facts, sae_facts, vector_facts
 from pilothouse.engine.plan.table_size import memory_problem, table_memory
 from pilothouse.engine.plan.tap_plan import EditPlan, TapPlan
-from pilothouse.engine.plan.tap_widths import tap_widths
 from pilothouse.engine.plan.turn_markers import TurnMarkers
+from pilothouse.engine.plan.validate import (
+    check_model_match,
+    check_norm_limit,
+    check_read_layers,
+    enforced_read_layers,
+    tap_widths,
+)
 from pilothouse.engine.worker.policy_edits import policy_programs, stage_tables
 from pilothouse.errors import ConfigError, RequestError, UnsupportedError
 from pilothouse.policy.loader import policy_to_json

@@ -8,8 +8,8 @@ from pilothouse.artifacts.catalog import Source
 from pilothouse.artifacts.saes.autoencoder import Sae
 from pilothouse.artifacts.transform import Transform
 from pilothouse.config import PilothouseConfig
-from pilothouse.edits.assembly import Assembly
 from pilothouse.edits.feature import feature_parts, mean_norm
+from pilothouse.edits.layer import Assembly
 from pilothouse.edits.operators import (
     EXTRAS,
     OPERATORS,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pilothouse.engine.plan.plan import Plan
@@ -98,7 +98,6 @@ class Guarded(SchedulerMixin):
         """Requests whose own tokens decide where they are steered."""
         self._pending: dict[int, list[EngineCoreOutput]] = {}
         self._programs_told = 0
-        self.listeners: list[Callable[[Emissions], None]] = []
 
     def add_request(self, request: Request) -> None:
         """Admit a request under a valid seal; anything else is let in only to be refused."""
@@ -146,8 +145,6 @@ class Guarded(SchedulerMixin):
             self._openings.find_drafted(model_runner_output, verified)
         if emissions is not None:
             emissions = settled(emissions, verified)
-            for listen in self.listeners:
-                listen(emissions)
             life = getattr(scheduler_output, STEP_ATTRIBUTE).cache_life
             skipped = self._cached_reads.take(emissions, life)
             if skipped is not None:

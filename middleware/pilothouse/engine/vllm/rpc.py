@@ -89,11 +89,6 @@ def ask_workers(llm: Any, method: str, arguments: Sequence[Any]) -> list[Any]:
                 raise EngineError(f"the engine has died before it answered {method!r}") from None
 
 
-def in_process_scheduler(llm: Any) -> Any:
-    """Return the scheduler of an offline engine that runs in this process."""
-    return llm.llm_engine.engine_core.engine_core.scheduler
-
-
 def shut_down(llm: Any) -> None:
     """End an offline engine and its processes."""
     llm.llm_engine.engine_core.shutdown()

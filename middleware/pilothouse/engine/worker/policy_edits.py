@@ -21,8 +21,8 @@ from pilothouse.edits.ops.rows import GatedRows
 from pilothouse.edits.program import Program, compile_program
 from pilothouse.edits.sources import Sources
 from pilothouse.edits.statistic import Statistic
-from pilothouse.engine.plan.check_finite import overflow_problem
 from pilothouse.engine.plan.tap_plan import PolicyRow
+from pilothouse.engine.plan.validate import overflow_problem
 from pilothouse.engine.worker.sae_weights import latent_plan
 from pilothouse.errors import ConfigError, RequestError
 from pilothouse.policy.schema import Steer

@@ -18,7 +18,6 @@ from torch import Tensor
 from pilothouse.artifacts.saes.autoencoder import Form, Pursuit
 from pilothouse.edits.statistic import Statistic
 from pilothouse.engine.worker.token_stats import Measures
-from pilothouse.engine.worker.topk import among_largest, largest, norm_matched
 
 AllReduce = Callable[[Tensor], Tensor]
 
@@ -186,3 +185,61 @@ def _normalised(stream_TD: Tensor, facts: LatentFacts, measured: Measures | None
 
 def _whole(part: Tensor, all_reduce: AllReduce | None) -> Tensor:
     return part if all_reduce is None else all_reduce(part)
+
+
+FEW = 16
+"""So many are cheaper counted, with a pass over all features for each, than sorted."""
+
+
+def among_largest(order_TM: Tensor, feature_TR: Tensor, k: int) -> Tensor:
+    """Whether each is among the k largest of its token."""
+    if feature_TR.shape[1] > FEW:
+        return largest(order_TM, k).gather(1, feature_TR)
+    index_M = torch.arange(order_TM.shape[1], device=order_TM.device)
+    counts = []
+    for r in range(feature_TR.shape[1]):
+        is_before_TM = _is_before(order_TM, feature_TR[:, r : r + 1], index_M)
+        counts.append(is_before_TM.sum(-1))
+    return torch.stack(counts, dim=-1) < k
+
+
+def largest(order_TM: Tensor, k: int) -> Tensor:
+    """The k largest of each token, as a mask."""
+    least_T1 = order_TM.topk(k, dim=1).values[:, -1:]
+    is_over_TM, is_least_TM = order_TM > least_T1, order_TM == least_T1
+    left_T1 = k - is_over_TM.sum(-1, keepdim=True)
+    return is_over_TM | (is_least_TM & (is_least_TM.cumsum(-1) <= left_T1))
+
+
+def norm_matched(energy_TM: Tensor, feature_TR: Tensor, length_T1: Tensor) -> Tensor:
+    """Whether each is among the largest whose root of the sum is nearest to a length.
+
+    The root grows from feature to feature, so that its gap to the length falls and then rises: a
+    feature is in where it brings the root of those before it nearer.
+    """
+    if feature_TR.shape[1] > FEW:
+        return _all_norm_matched(energy_TM, length_T1).gather(1, feature_TR)
+    index_M = torch.arange(energy_TM.shape[1], device=energy_TM.device)
+    flags = []
+    for r in range(feature_TR.shape[1]):
+        feature_T1 = feature_TR[:, r : r + 1]
+        is_before_TM = _is_before(energy_TM, feature_T1, index_M)
+        before_T1 = torch.where(is_before_TM, energy_TM, 0.0).sum(-1, keepdim=True)
+        gap_T1 = (torch.sqrt(before_T1 + energy_TM.gather(1, feature_T1)) - length_T1).abs()
+        is_nearer_T1 = gap_T1 < (torch.sqrt(before_T1) - length_T1).abs()
+        flags.append(is_nearer_T1 | ~is_before_TM.any(-1, keepdim=True))
+    return torch.cat(flags, dim=-1)
+
+
+def _all_norm_matched(energy_TM: Tensor, length_T1: Tensor) -> Tensor:
+    sorted_TM, feature_TM = energy_TM.sort(dim=-1, descending=True, stable=True)
+    gap_TM = (torch.sqrt(sorted_TM.cumsum(-1)) - length_T1).abs()
+    is_on_TM = gap_TM < torch.cat([length_T1, gap_TM[:, :-1]], dim=-1)
+    first_T1 = torch.ones_like(is_on_TM[:, :1])
+    is_on_TM = torch.cat([first_T1, is_on_TM[:, 1:]], dim=-1)
+    return torch.zeros_like(is_on_TM).scatter(1, feature_TM, is_on_TM)
+
+
+def _is_before(order_TM: Tensor, feature_T1: Tensor, index_M: Tensor) -> Tensor:
+    own_T1 = order_TM.gather(1, feature_T1)
+    return (order_TM > own_T1) | ((order_TM == own_T1) & (index_M < feature_T1))

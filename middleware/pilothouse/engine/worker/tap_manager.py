@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from vllm.distributed import get_tensor_model_parallel_rank
 
 from pilothouse.capture.index import CaptureIndex
-from pilothouse.engine.hooks import HookPoint, check_model, open_decoder
+from pilothouse.engine.hooks import Decoder, HookPoint, check_model, open_decoder
 from pilothouse.engine.hooks.tiny_forward import NUM_TOKENS
-from pilothouse.engine.plan.columns import ReadColumns, columns_of
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.plan.tap_plan import TapPlan
 from pilothouse.engine.scheduler.messages import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, StepPlan
 from pilothouse.engine.vllm.adapters import add_empty_adapter, without_adapters
 from pilothouse.engine.vllm.model_runner import (
+    between_stages,
     is_last_stage,
     loaded_model,
     max_step_tokens,
@@ -31,7 +33,7 @@ from pilothouse.engine.vllm.step_output import attach
 from pilothouse.engine.worker.activation_recorder import ActivationRecorder
 from pilothouse.engine.worker.batch_state import SteeringState
 from pilothouse.engine.worker.buffers import TapBuffers
-from pilothouse.engine.worker.pipeline_parallel import part_of, relay_reads
+from pilothouse.engine.worker.read_columns import ReadColumns, columns_of
 from pilothouse.engine.worker.readback import Readback
 from pilothouse.engine.worker.shard_writer import Ended
 from pilothouse.engine.worker.tap import install_tap
@@ -202,3 +204,30 @@ def _check_widths(plan: Plan, points: Mapping[Tap, HookPoint]) -> None:
     ]
     if wrong:
         raise EngineError("; ".join(wrong) + ": load artefacts that were made for this model")
+
+
+def part_of(plan: Plan, decoder: Decoder) -> Plan:
+    """The plan with the taps of this stage's layers only; columns keep their places."""
+    here = tuple(tap for tap in plan.body.taps if decoder.is_here(tap.layer))
+    if len(here) == len(plan.body.taps):
+        return plan
+    return replace(plan, body=plan.body.model_copy(update={"taps": here}))
+
+
+def relay_reads(runner: ModelRunner, scores_NE: Tensor, wanted: Callable[[], bool]) -> None:
+    """Hand reads from stage to stage in the steps whose emissions are wanted.
+
+    Every stage is told the same of a step, so that what one sends the next expects.
+    """
+    if not scores_NE.shape[1]:
+        return
+
+    def receive(scores_TE: Tensor) -> None:
+        # Before the pass: this stage's own taps then write their columns over the zeros.
+        scores_NE[: scores_TE.shape[0]].copy_(scores_TE)
+
+    def give(num_tokens: int) -> Tensor:
+        # A copy: it is still on its way when the next pass writes the buffer.
+        return scores_NE[:num_tokens].clone()
+
+    between_stages(runner, wanted, receive, give)

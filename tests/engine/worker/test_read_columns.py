@@ -15,11 +15,11 @@ from torch import Tensor
 
 from pilothouse.artifacts.saes.autoencoder import Sae
 from pilothouse.edits.sae import feature_read
-from pilothouse.engine.plan.columns import ReadColumns, columns_of, read
 from pilothouse.engine.plan.feature_log import LoggedFeature, logged_reads, logged_sae
 from pilothouse.engine.plan.read_rows import OwnedRow, laid_out
 from pilothouse.engine.plan.tap_plan import TapPlan
 from pilothouse.engine.scheduler.feature_pool import FeaturePool
+from pilothouse.engine.worker.read_columns import ReadColumns, columns_of, read
 from pilothouse.engine.worker.sae_weights import latent_tables
 from tests.artifacts.saes.files import FEATURES, WIDTH, hidden
 from tests.edits.test_sae import FORMS, loaded, made_as
