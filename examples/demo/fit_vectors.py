@@ -163,9 +163,6 @@ class Sweep:
 
     def __init__(self, candidates: Mapping[str, Source], *, model: Path = MODEL) -> None:
         with TemporaryDirectory() as place:
-            folders = {
-                name: str(_saved(each, Path(place, name))) for name, each in candidates.items()
-            }
             config = parse_config(
                 {
                     "version": 1,
