@@ -88,9 +88,9 @@ def test_policy_targets_have_rows_of_their_unit_and_layers() -> None:
 
 
 def revision_of(**changes: Any) -> str:
-    base: dict[str, Any] = {"catalogue": catalog(), "policies": ()}
+    base: dict[str, Any] = {"catalog": catalog(), "policies": ()}
     base |= changes
-    return make_plan(base.pop("catalogue"), base.pop("policies"), **base).revision
+    return make_plan(base.pop("catalog"), base.pop("policies"), **base).revision
 
 
 def test_everything_in_a_plan_changes_its_revision() -> None:

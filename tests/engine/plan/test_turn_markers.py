@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "demo"))
+sys.path.insert(0, str(Path(__file__).parents[3] / "examples" / "demo"))
 
 from pilothouse.cli.launch import plan_for
 from pilothouse.config import load_config
