@@ -21,6 +21,7 @@ from pilothouse import __version__
 from pilothouse.capture.index import CapturedModel, CaptureIndex
 from pilothouse.capture.order import CaptureOrder
 from pilothouse.engine.plan.plan import Plan
+from pilothouse.engine.vllm.protocols import Llm, LLMEngine, RequestOutput
 from pilothouse.engine.vllm.rpc import ask_workers
 from pilothouse.engine.vllm.version import vllm_version
 from pilothouse.engine.worker.activation_recorder import PROMPT_KEY
@@ -46,7 +47,7 @@ class CaptureSession:
     """
 
     def __init__(
-        self, llm: Any, index: CaptureIndex, folder: Path, advance: Callable[[int], None]
+        self, llm: Llm, index: CaptureIndex, folder: Path, advance: Callable[[int], None]
     ) -> None:
         self._llm, self._index, self._folder = llm, index, folder
         self._advance = advance
@@ -73,7 +74,7 @@ class CaptureSession:
         with suppress(Exception):
             self._call("close", self._actions, False)
 
-    def wait(self, numbers: Mapping[str, int]) -> list[Any]:
+    def wait(self, numbers: Mapping[str, int]) -> list[RequestOutput]:
         """Step until every request is answered; vLLM's outputs in the order of `numbers`.
 
         Args:
@@ -86,7 +87,7 @@ class CaptureSession:
         engine = self._llm.llm_engine
         # Outputs carry the id without the tail that makes it unique.
         names = {each.rsplit("-", 1)[0]: number for each, number in numbers.items()}
-        answered: dict[str, Any] = {}
+        answered: dict[str, RequestOutput] = {}
         try:
             while engine.has_unfinished_requests():
                 for output in self._step(engine):
@@ -106,9 +107,9 @@ class CaptureSession:
         """A policy did something to a prompt's request."""
         self._actions.setdefault(action, []).append(number)
 
-    def _step(self, engine: Any) -> Sequence[Any]:
+    def _step(self, engine: LLMEngine) -> Sequence[RequestOutput]:
         try:
-            outputs: Sequence[Any] = engine.step()
+            outputs = engine.step()
         except Exception as error:
             if self._interrupt.asked:
                 # Ctrl-C at a terminal reaches the engine's own process too, and ends it.
@@ -118,10 +119,12 @@ class CaptureSession:
             raise KeyboardInterrupt
         return outputs
 
-    def _note(self, number: int, output: Any) -> None:
+    def _note(self, number: int, output: RequestOutput) -> None:
         completion = output.outputs[0]
         if completion.finish_reason not in CUT_SHORT:
-            self._ended.append((number, len(output.prompt_token_ids), len(completion.token_ids)))
+            self._ended.append(
+                (number, len(output.prompt_token_ids or ()), len(completion.token_ids))
+            )
             self._advance(1)
 
     def _tell(self, *, at_once: bool = False) -> None:
@@ -130,14 +133,14 @@ class CaptureSession:
             self._told_at = time.monotonic()
             self._call("ended", ended)
 
-    def _call(self, what: str, *args: Any) -> None:
+    def _call(self, what: str, *args: object) -> None:
         answers = ask_workers(self._llm, f"pilothouse_capture_{what}", args)
         problems = sorted({each for each in answers if each is not None})
         if problems:
             raise EngineError(f"capture in {self._folder}: {'; '.join(problems)}")
 
 
-def capture_index(plan: Plan, order: CaptureOrder, dtype: Any) -> CaptureIndex:
+def capture_index(plan: Plan, order: CaptureOrder, dtype: object) -> CaptureIndex:
     """The index of a capture that has not begun; `dtype` is the one the model computes in."""
     facts = plan.body.model
     return CaptureIndex(
@@ -177,7 +180,7 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.asked = False
-        self._before: Any = None
+        self._before: Callable[[int, FrameType | None], Any] | int | signal.Handlers | None = None
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():

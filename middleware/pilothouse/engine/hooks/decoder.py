@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
+from transformers import PretrainedConfig
 from vllm.distributed import (
     get_tensor_model_parallel_rank,
     get_tensor_model_parallel_world_size,
@@ -42,7 +42,7 @@ class Decoder:
     architecture: str
     blocks: Sequence[nn.Module]
     layouts: Sequence[Layout]
-    config: Any
+    config: PretrainedConfig
     d_model: int
     origin: str
 

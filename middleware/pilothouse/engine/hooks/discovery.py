@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TypeGuard
 
 from torch import Tensor, nn
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 from vllm.model_executor.layers.linear import LinearBase
 
 from pilothouse.engine.hooks.decoder import Decoder
-from pilothouse.engine.hooks.hook_point import read_point
+from pilothouse.engine.hooks.hook_point import Values, read_point
 from pilothouse.engine.hooks.hook_trial import Run, model_eps, second_value
 from pilothouse.engine.hooks.layouts import Layout
 from pilothouse.errors import EngineError
@@ -212,10 +212,10 @@ def observe(
     parts: list[Part] = []
     entered: list[Tensor] = []
 
-    def into(_: nn.Module, args: Any, kwargs: Any) -> None:
+    def into(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         entered.append(_sum(*read_point(before, (args, kwargs))))
 
-    def out(_: nn.Module, __: Any, output: Any) -> None:
+    def out(_: nn.Module, __: object, output: Values) -> None:
         behind_TD = _sum(*read_point(behind, output))
         done(BlockPass(entered.pop(), behind_TD, parts.copy(), eps))
         parts.clear()
@@ -231,10 +231,10 @@ def observe(
 def _observe_part(parts: list[Part], name: str, module: nn.Module) -> Callable[[], None]:
     given: list[Tensor] = []
 
-    def into(_: nn.Module, args: Any, kwargs: Any) -> None:
+    def into(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         given[:] = [_rows(each) for each in (*args, *kwargs.values()) if _is_stream(each)]
 
-    def out(_: nn.Module, __: Any, output: Any) -> None:
+    def out(_: nn.Module, __: object, output: object) -> None:
         parts.append(Part(name, module, given.copy(), _value(output)))
 
     with ExitStack() as stack:
@@ -251,7 +251,7 @@ def _children(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def _value(output: Any) -> Tensor | None:
+def _value(output: object) -> Tensor | None:
     """What a part gives: its first tensor, with the bias that some leave to their caller."""
     if not isinstance(output, tuple | list):
         return _rows(output) if _is_stream(output) else None
@@ -262,7 +262,7 @@ def _value(output: Any) -> Tensor | None:
     return _rows(output[0]) + bias
 
 
-def _is_stream(value: Any) -> bool:
+def _is_stream(value: object) -> TypeGuard[Tensor]:
     return isinstance(value, Tensor) and value.ndim >= 2 and value.is_floating_point()
 
 

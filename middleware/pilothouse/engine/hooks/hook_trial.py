@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -123,7 +123,7 @@ def _tap(trial: Trial, point: HookPoint) -> Callable[[Tensor, Tensor | None], Te
 
 
 def _record_output(trial: Trial, point: HookPoint) -> Callable[..., None]:
-    def hook(_: Any, __: Any, output: Any) -> None:
+    def hook(_: object, __: object, output: Tensor | tuple[Tensor, ...]) -> None:
         tensor = output if isinstance(output, Tensor) else output[0]
         trial.projected[point.layer, point.site] = tensor.float().clone()
 
@@ -206,7 +206,7 @@ def distance(a_TD: Tensor, b_TD: Tensor) -> float:
 def _run_and_look(decoder: Decoder, layer: int, run: Run) -> tuple[Tensor, bool]:
     found = []
 
-    def hook(_: Any, __: Any, output: Any) -> None:
+    def hook(_: object, __: object, output: Tensor | tuple[Tensor, ...]) -> None:
         pair = isinstance(output, tuple) and len(output) > 1 and isinstance(output[1], Tensor)
         found.append(pair and output[1].shape == output[0].shape)
 
@@ -218,7 +218,7 @@ def _run_and_look(decoder: Decoder, layer: int, run: Run) -> tuple[Tensor, bool]
 
 
 def _changed(decoder: Decoder, layer: int, run: Run, change: Change) -> Tensor:
-    def hook(_: Any, __: Any, output: Any) -> Any:
+    def hook(_: object, __: object, output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (*change(output[0], output[1]), *output[2:])
 
     handle = decoder.blocks[layer].register_forward_hook(hook)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
+from transformers import PretrainedConfig
 
 from pilothouse.errors import EngineError
 
-Scale = Callable[[nn.Module, Any], float]
+Scale = Callable[[nn.Module, PretrainedConfig], float]
 """(block, text config) -> the factor on what attention and MLP add to the stream."""
 
 
@@ -46,11 +46,11 @@ class Layout:
     transformers: bool = False
 
 
-def _residual_multiplier(block: nn.Module, _: Any) -> float:
+def _residual_multiplier(block: nn.Module, _: PretrainedConfig) -> float:
     return float(block.residual_multiplier)  # type: ignore[arg-type]
 
 
-def _depth_scale(_: nn.Module, config: Any) -> float:
+def _depth_scale(_: nn.Module, config: PretrainedConfig) -> float:
     return float(config.scale_depth / math.sqrt(config.num_hidden_layers))
 
 

@@ -58,14 +58,16 @@ VECTOR_HEAD = "vector/"
 Wire = dict[str, str]
 """A plan as text, fit for any serialiser."""
 
-AT_RUN_TIME: Mapping[str, Any] = {
+CHANGEABLE_LIMITS = frozenset({"max_norm_ratio", "max_wait_ms", *RequestLimits.model_fields})
+"""Limits that a plan can have otherwise than the one it follows."""
+AT_RUN_TIME: Mapping[str, bool | set[str]] = {
     "revision": True,
     "config_digest": True,
     "vectors": True,
     "saes": True,
     "profiles": True,
     "auth": True,
-    "limits": {"max_norm_ratio", "max_wait_ms", *RequestLimits.model_fields},
+    "limits": set(CHANGEABLE_LIMITS),
 }
 """Fields of a body that a plan can have otherwise than the one it follows."""
 
@@ -157,7 +159,7 @@ class Plan:
             PilothouseConfig.model_validate_json(wire["config"]),
         )
 
-    def to_additional_config(self) -> dict[str, Any]:
+    def to_additional_config(self) -> dict[str, object]:
         """What goes into vLLM's `additional_config`."""
         return {ADDITIONAL_KEY: OpaquePlan(self.to_wire())}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -72,8 +71,8 @@ class EditPlan(Frozen):
         return others | {"tables": frozenset(named)}
 
     @model_serializer(mode="wrap")
-    def _as_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        told: dict[str, Any] = handler(self)
+    def _as_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        told: dict[str, object] = handler(self)
         del told["tables"]
         flags = {name: name in self.tables for name in known_flags()}
         return {"rank": told.pop("rank")} | flags | told

@@ -8,11 +8,10 @@ without the white space around it: whoever writes a template out by hand can var
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
 
 from pilothouse.engine.plan.spec import Frozen
 
-Message = Mapping[str, Any]
+Message = Mapping[str, object]
 Render = Callable[[Sequence[Message], bool], Sequence[int]]
 """Token ids of a conversation, with or without the template's generation prompt."""
 Ids = tuple[int, ...]
@@ -20,7 +19,7 @@ Ids = tuple[int, ...]
 ASSISTANT = "assistant"
 WORDS = ("amber", "7 zigs, quoth", "Yes! 3")
 """Contents without a first or last letter in common."""
-CALL: Mapping[str, Any] = {
+CALL: Mapping[str, object] = {
     "id": "call00000",
     "type": "function",
     "function": {"name": "f", "arguments": {"x": 1}},

@@ -47,9 +47,9 @@ def install() -> None:
     def process_outputs(
         self: OutputProcessor,
         engine_core_outputs: Sequence[EngineCoreOutput],
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
+        *args: object,
+        **kwargs: object,
+    ) -> object:
         for output in engine_core_outputs:
             if output.kv_transfer_params:
                 _take(self, output, output.kv_transfer_params)

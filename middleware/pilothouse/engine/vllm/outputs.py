@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
@@ -29,30 +29,37 @@ ONE_SHOT = (
 """Fields vLLM fills once: they wait for the next output when one is held back."""
 
 
-def slice_logprobs(logprobs: Any, index: int) -> Any:
+def slice_logprobs(
+    logprobs: shapes.LogprobsLists | None, index: int
+) -> shapes.LogprobsLists | None:
     """The entry of one token, or None."""
     if logprobs is None:
         return None
     at = slice(index, index + 1)
-    return LogprobsLists(
+    one: shapes.LogprobsLists = LogprobsLists(
         logprobs.logprob_token_ids[at], logprobs.logprobs[at], logprobs.sampled_token_ranks[at]
     )
+    return one
 
 
-def join_logprobs(slices: list[Any]) -> Any:
+def join_logprobs(
+    slices: Sequence[shapes.LogprobsLists | None],
+) -> shapes.LogprobsLists | None:
     """The inverse of `slice_logprobs` over several tokens; None when there are none.
 
     A step's rows are as wide as the greediest request of that step asked for, so tokens of one
     request come in several widths. What it asked for itself is in the narrowest.
     """
-    if not slices or slices[0] is None:
+    rows = [each for each in slices if each is not None]
+    if not rows or slices[0] is None:
         return None
-    width = min(each.logprobs.shape[1] for each in slices)
-    return LogprobsLists(
-        np.concatenate([each.logprob_token_ids[:, :width] for each in slices]),
-        np.concatenate([each.logprobs[:, :width] for each in slices]),
-        np.concatenate([each.sampled_token_ranks for each in slices]),
+    width = min(each.logprobs.shape[1] for each in rows)
+    joined: shapes.LogprobsLists = LogprobsLists(
+        np.concatenate([each.logprob_token_ids[:, :width] for each in rows]),
+        np.concatenate([each.logprobs[:, :width] for each in rows]),
+        np.concatenate([each.sampled_token_ranks for each in rows]),
     )
+    return joined
 
 
 def num_fed_tokens(request: shapes.Request) -> int:
@@ -105,7 +112,7 @@ def final_output(
 
 
 def token_output(
-    output: shapes.EngineCoreOutput, token_ids: list[int], logprobs: Any
+    output: shapes.EngineCoreOutput, token_ids: list[int], logprobs: shapes.LogprobsLists | None
 ) -> EngineCoreOutput:
     """An output with cleared tokens only, with the one-shot fields of the one it leaves before."""
     first = EngineCoreOutput(

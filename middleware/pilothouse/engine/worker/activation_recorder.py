@@ -115,7 +115,7 @@ class ActivationRecorder:
             params = request.sampling_params
             number = ((params and params.extra_args) or {}).get(PROMPT_KEY)
             if number is not None and request.req_id not in self._prompts:
-                count = len(request.prompt_token_ids)
+                count = len(request.prompt_token_ids or ())
                 start, stop = self._order.span(count)
                 prompt = _Prompt(number, count, start, stop, start)
                 self._prompts[request.req_id] = self._by_number[number] = prompt

@@ -50,6 +50,8 @@ class StepTokens(NamedTuple):
 class DeviceTable(Protocol):
     """A NamedTuple: its tensors are allocated and filled by `DeviceKind`."""
 
+    def _asdict(self) -> dict[str, Any]: ...
+
     def apply(self, tokens: StepTokens, given_TD: Tensor) -> Tensor:
         """Compute what the kind does, float32; an exact zero for a token in slot 0.
 
@@ -68,7 +70,7 @@ class Held(NamedTuple):
 
     name: str
     role: Role
-    tables: Any
+    tables: DeviceTable
     """A `DeviceTable`."""
 
 

@@ -7,7 +7,6 @@ all policy targets.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from pilothouse.edits.layer import LayerEdit
 from pilothouse.engine.ops import DEVICE_KINDS, held_kinds
 from pilothouse.engine.ops.rows import feature_numbers
 from pilothouse.engine.plan.tap_plan import EditPlan, PolicyRow
-from pilothouse.engine.worker.device_table import Held
+from pilothouse.engine.worker.device_table import DeviceTable, Held
 from pilothouse.engine.worker.kernel import EditTables, PolicyRows, PolicyTables
 from pilothouse.engine.worker.sae_encoder import LatentTables
 from pilothouse.types import FloatArray
@@ -130,6 +129,7 @@ def _head(latent: LatentTables) -> str:
 
 def _slot_tensors(tables: EditTables | PolicyTables) -> dict[str, Tensor]:
     """Return those that have a row for each slot or target."""
+    owners: list[tuple[str, DeviceTable | PolicyTables | PolicyRows]]
     if isinstance(tables, EditTables):
         owners = [(f"{each.name}_", each.tables) for each in tables.held]
     else:
@@ -161,7 +161,7 @@ def _held_on(on: Callable[[str], Tensor], like: Held) -> Held:
 
 def _found(
     on: Callable[[str], Tensor], like: PolicyRows | LatentTables, head: str
-) -> dict[str, Any]:
+) -> dict[str, Tensor]:
     return {
         name: on(f"{head}{name}")
         for name, value in like._asdict().items()

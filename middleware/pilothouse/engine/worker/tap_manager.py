@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.plan.tap_plan import TapPlan
 from pilothouse.engine.scheduler.messages import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, StepPlan
 from pilothouse.engine.vllm.adapters import add_empty_adapter, without_adapters
+from pilothouse.engine.vllm.config_protocols import VllmConfig
 from pilothouse.engine.vllm.model_runner import (
     between_stages,
     is_last_stage,
@@ -46,7 +46,7 @@ EMPTY_PLAN = StepPlan()
 class TapManager:
     """Everything of ours in one worker: buffers, taps, steering state, the step's emissions."""
 
-    def __init__(self, plan: Plan, vllm_config: Any, runner: ModelRunner) -> None:
+    def __init__(self, plan: Plan, vllm_config: VllmConfig, runner: ModelRunner) -> None:
         self._plan = plan
         body = plan.body
         device = torch.device(runner.device)
@@ -94,7 +94,7 @@ class TapManager:
         if self._harvest is not None:
             self._harvest.finish(self._runner)
 
-    def finish(self, output: Any, runner: ModelRunner) -> Any:
+    def finish(self, output: object, runner: ModelRunner) -> object:
         """Attach the step's emissions to its output, where somebody asked for them."""
         if output is None or not self._wants_emissions or not self._replies:
             return output
@@ -185,7 +185,7 @@ class TapManager:
             self._harvest.on_step(request_ids, starts_B, counts_B)
 
 
-def _check_model(plan: Plan, vllm_config: Any, num_blocks: int) -> None:
+def _check_model(plan: Plan, vllm_config: VllmConfig, num_blocks: int) -> None:
     facts = plan.body.model
     d_model = vllm_config.model_config.get_hidden_size()
     if (facts.d_model, facts.num_layers) != (d_model, num_blocks):

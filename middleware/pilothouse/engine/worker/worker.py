@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 from pilothouse.capture.index import CaptureIndex
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.unsupported_flags import refuse_resolved
 from pilothouse.engine.vllm.check import check
 from pilothouse.engine.vllm.model_runner import uses_v2_runner
+from pilothouse.engine.vllm.protocols import SchedulerOutput
 from pilothouse.engine.vllm.version import of_this_version
 from pilothouse.engine.vllm.worker import worker_base
 from pilothouse.engine.worker.shard_writer import Ended
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 class GuardedWorker(worker_base()):  # type: ignore[misc]
     """vLLM's worker of this platform with our taps; `worker_cls` of every guarded server."""
 
-    def load_model(self, *args: Any, **kwargs: Any) -> None:
+    def load_model(self, *args: object, **kwargs: object) -> None:
         """Load, then install taps: before profiling, so that their memory is accounted for.
 
         Raises:
@@ -42,14 +42,14 @@ class GuardedWorker(worker_base()):  # type: ignore[misc]
         # Every worker has one: what is installed is told once, by the API process or the LLM.
         logger.debug("installed %d taps of revision %s", installed, plan.revision)
 
-    def execute_model(self, scheduler_output: Any) -> Any:
+    def execute_model(self, scheduler_output: SchedulerOutput) -> object:
         """One forward pass under the step's plan."""
         self.pilothouse.begin(scheduler_output)
         output = super().execute_model(scheduler_output)
         self.pilothouse.computed()
         return output
 
-    def sample_tokens(self, grammar_output: Any) -> Any:
+    def sample_tokens(self, grammar_output: object) -> object:
         """vLLM's sampled tokens with our emissions on the same output."""
         return self.pilothouse.finish(super().sample_tokens(grammar_output), self.model_runner)
 
