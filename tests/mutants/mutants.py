@@ -146,7 +146,7 @@ MUTANTS: tuple[Mutant, ...] = (
     _mutant(
         "parity",
         "what a normalised row writes is not undone",
-        "Inside.back",
+        "RowInputs.back",
         "values_TR if self.back_TR is None else values_TR * self.back_TR",
         "values_TR",
         "features",
@@ -155,7 +155,7 @@ MUTANTS: tuple[Mutant, ...] = (
     _mutant(
         "isolated",
         "a code is of the first token's feature",
-        "inside_of",
+        "row_inputs_of",
         "number_TR - first",
         "(number_TR - first)[:1].expand(stream_TD.shape[0], -1)",
         "features",
@@ -164,7 +164,7 @@ MUTANTS: tuple[Mutant, ...] = (
     _mutant(
         "parity",
         "an SAE of centred streams sees their mean",
-        "inside_of",
+        "row_inputs_of",
         "statistic_TR is not None or any(each.facts.is_measured for each in latents)",
         "statistic_TR is not None",
         "features",
@@ -638,8 +638,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "never-printed",
         "the plan's text is the plan",
         "OpaquePlan.__new__",
-        "hashlib.sha256(told).hexdigest",
-        "told.decode",
+        "hashlib.sha256(content).hexdigest",
+        "content.decode",
         ("tests/engine/plan/test_opaque_plan.py",),
     ),
     Mutant(
@@ -1825,8 +1825,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "never-printed",
         "an offline engine prints its plan",
         "OpaquePlan.__new__",
-        "hashlib.sha256(told).hexdigest",
-        "told.decode",
+        "hashlib.sha256(content).hexdigest",
+        "content.decode",
         ("tests/engine/test_plan_stays_hidden.py",),
         "steered_and_captured",
     ),

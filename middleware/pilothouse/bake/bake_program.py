@@ -260,7 +260,7 @@ def save_adapter(base: Checkpoint, writers: Writers, baked: Baked, out: Path) ->
 
 
 def _filled(tensors: Stored, rank: int) -> Stored:
-    """Zeros up to one rank, which is what servers make room for."""
+    """Return a factor padded with zeros up to a rank that servers make room for."""
     filled = Stored()
     for name, each in tensors.items():
         axis = 0 if name.removesuffix(".weight").endswith("_A") else 1

@@ -250,7 +250,7 @@ class Matrix:
 
 
 def map_table(table_VD: Floats, affine: Affine) -> Floats:
-    """Rows of a table, each mapped."""
+    """Return rows of a table, each mapped."""
     out_VD: Floats = table_VD + affine.constant_D
     if affine.right_RD.size:
         for start in range(0, len(table_VD), ROWS):

@@ -18,7 +18,7 @@ Held = tuple[int, ...]
 
 
 def intervals(term: SteerTerm, tokens: Sequence[int], num_prompt_tokens: int) -> list[Interval]:
-    """Where a term holds, ascending, apart from each other, as far as `tokens` tells.
+    """Return where a term holds, ascending, apart from each other, as far as `tokens` tells.
 
     Args:
         tokens: the prompt's token ids and the output's so far; only `after` looks at them.
@@ -27,7 +27,7 @@ def intervals(term: SteerTerm, tokens: Sequence[int], num_prompt_tokens: int) ->
 
 
 def looks_at_output(term: SteerTerm) -> bool:
-    """Whether tokens that are sampled later decide where the term holds."""
+    """Tell whether tokens that are sampled later decide where the term holds."""
     where = term.positions
     return term.on != "prompt" and where is not None and where.after is not None
 
@@ -55,7 +55,7 @@ def segments(places: Sequence[Sequence[Interval]]) -> list[tuple[Interval, Held]
 
 
 def merged(found: Iterable[Interval]) -> list[Interval]:
-    """The same positions in ascending intervals that neither overlap nor touch; empty ones go."""
+    """Merge intervals into ascending ones that neither overlap nor touch; drop empty ones."""
     kept: list[Interval] = []
     for start, stop in sorted(each for each in found if each[0] < each[1]):
         if kept and start <= kept[-1][1]:

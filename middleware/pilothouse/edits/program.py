@@ -47,7 +47,7 @@ class _Share(NamedTuple):
 
 
 def compile_program(terms: Sequence[SteerTerm], sources: Sources) -> Program | None:
-    """The terms that hold at the same positions, as one program and one coefficient.
+    """Return the terms that hold at the same positions, as one program and one coefficient.
 
     The coefficient is the largest strength with the first one's sign, so that programs that differ
     in overall strength alone share a digest. None where nothing is written: no terms, zero scales,

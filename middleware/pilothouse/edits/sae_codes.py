@@ -30,14 +30,14 @@ class Normaliser(NamedTuple):
 
 
 def statistic_of(sae: Sae) -> Statistic:
-    """What its normalisation takes of a token."""
+    """Return what its normalisation takes of a token."""
     if sae.normalisation == "constant_norm":
         return Statistic.CENTRED_NORM if sae.is_centred else Statistic.CONSTANT_NORM
     return Statistic.LAYER_NORM if sae.normalisation == "layer_norm" else Statistic.NONE
 
 
 def normaliser(sae: Sae, hidden_TD: Floats) -> Normaliser:
-    """The numbers of each token. The mean of a centred SAE is no part of what it explains."""
+    """Measure each token. The mean of a centred SAE is no part of what it explains."""
     mean_T1 = np.zeros((len(hidden_TD), 1))
     if is_without_mean(sae):
         mean_T1 = hidden_TD.mean(axis=1, keepdims=True)
@@ -48,12 +48,12 @@ def normaliser(sae: Sae, hidden_TD: Floats) -> Normaliser:
 
 
 def is_without_mean(sae: Sae) -> bool:
-    """Whether the SAE sees a token less its mean over D."""
+    """Tell whether the SAE sees a token less its mean over D."""
     return sae.is_centred or sae.normalisation == "layer_norm"
 
 
 def encode(sae: Sae, hidden_TD: Floats) -> Floats:
-    """Codes [T, M] of a stream [T, D], float64."""
+    """Return codes [T, M] of a stream [T, D], float64."""
     norm = normaliser(sae, hidden_TD)
     inside_TD = (hidden_TD - norm.mean_T1) * norm.factor_T1
     x_TD = inside_TD - sae.decoder_bias_D if sae.subtracts_decoder_bias else inside_TD
@@ -69,13 +69,13 @@ def encode(sae: Sae, hidden_TD: Floats) -> Floats:
 
 
 def decode(sae: Sae, codes_TM: Floats, hidden_TD: Floats) -> Floats:
-    """The stream [T, D] that codes stand for, normalised back as `hidden_TD` was, float64."""
+    """Decode to the stream [T, D], normalised back as `hidden_TD` was, float64."""
     norm = normaliser(sae, hidden_TD)
     return (written(sae, codes_TM) + sae.decoder_bias_D) * norm.back_T1 + norm.mean_T1
 
 
 def edited(sae: Sae, hidden_TD: Floats, codes_TM: Floats, new_codes_TM: Floats) -> Floats:
-    """The stream with other codes in it; what the SAE does not explain stays."""
+    """Return the stream with other codes in it; what the SAE does not explain stays."""
     change_TD = _linear(sae, new_codes_TM - codes_TM)
     if sae.polynomial is not None:
         change_TD = change_TD + together(sae, new_codes_TM) - together(sae, codes_TM)
@@ -83,12 +83,12 @@ def edited(sae: Sae, hidden_TD: Floats, codes_TM: Floats, new_codes_TM: Floats) 
 
 
 def written(sae: Sae, codes_TM: Floats) -> Floats:
-    """What the decoder makes of codes, [T, D], less its bias, before the normalisation back."""
+    """Return the decoder's output [T, D] less its bias, before it is normalised back."""
     return _linear(sae, codes_TM) + together(sae, codes_TM)
 
 
 def together(sae: Sae, codes_TM: Floats) -> Floats:
-    """What a decoder that is not linear adds for codes that are on together, [T, D]."""
+    """Return what a decoder that is not linear adds for codes that are on together, [T, D]."""
     if sae.polynomial is None:
         return np.zeros((len(codes_TM), sae.width))
     first_TQ = codes_TM @ sae.polynomial.first_MQ
@@ -150,7 +150,7 @@ class TopFeature(NamedTuple):
 
 
 def top_features(codes_TM: Floats, count: int) -> list[TopFeature]:
-    """The strongest features of codes [T, M], at most `count`, none of those that are never on."""
+    """Return at most `count` of the strongest features of codes [T, M] that are ever on."""
     if not len(codes_TM):
         return []
     size_TM = np.abs(codes_TM)
@@ -175,12 +175,12 @@ Flags = NDArray[np.bool_]
 
 
 def largest(order_TM: Floats, k: int) -> Flags:
-    """The k largest of each token; of equals the first wins."""
+    """Return the k largest of each token; of equals the first wins."""
     return _places(order_TM) < k
 
 
 def norm_matched(energy_TM: Floats, length_T1: Floats) -> Flags:
-    """The largest, as many as bring the root of their sum nearest to a length, one at least.
+    """Return the largest, as many as bring the root of their sum nearest to a length, one at least.
 
     Args:
         energy_TM: squares of what the codes write, each by itself.
@@ -192,7 +192,7 @@ def norm_matched(energy_TM: Floats, length_T1: Floats) -> Flags:
 
 
 def pursued(x_TD: Floats, rows_MD: Floats, steps: int, rule: Pursuit) -> Floats:
-    """Codes [T, M] of a matching pursuit of x over the decoder's rows."""
+    """Return codes [T, M] of a matching pursuit of x over the decoder's rows."""
     tokens = np.arange(len(x_TD))
     left_TD = x_TD.copy()
     codes_TM = np.zeros((len(x_TD), len(rows_MD)))
@@ -214,7 +214,7 @@ def pursued(x_TD: Floats, rows_MD: Floats, steps: int, rule: Pursuit) -> Floats:
 
 
 def _places(order_TM: Floats) -> NDArray[np.int64]:
-    """Where each stands among its token's, from the largest down."""
+    """Return where each stands among its token's, from the largest down."""
     sorted_TM = np.argsort(-order_TM, axis=1, kind="stable")
     places_TM = np.empty_like(sorted_TM)
     np.put_along_axis(places_TM, sorted_TM, np.arange(order_TM.shape[1])[None, :], axis=1)

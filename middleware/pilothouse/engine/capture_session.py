@@ -1,6 +1,6 @@
 """A capture seen from the process that asked for it: opened, run wave by wave, closed.
 
-Rows never come here; workers write them. What they are told is which prompts were answered.
+Rows never come here: workers write them, and are told which prompts were answered.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pilothouse.errors import EngineError
 
 WAVE = 256
 """Prompts that are with the engine at a time."""
-TELL_S = 1.0
+REPORT_S = 1.0
 """How long an answered prompt may be unknown to the workers."""
 CUT_SHORT = ("abort", "error")
 
@@ -53,7 +53,7 @@ class CaptureSession:
         self._advance = advance
         self._interrupt = Interrupt()
         self._ended: list[Ended] = []
-        self._told_at = 0.0
+        self._reported_at = 0.0
         self._actions: dict[str, list[int]] = {}
 
     def __enter__(self) -> CaptureSession:
@@ -94,8 +94,8 @@ class CaptureSession:
                     if output.finished:
                         answered[output.request_id] = output
                         self._note(names[output.request_id], output)
-                self._tell()
-            self._tell(at_once=True)
+                self._report()
+            self._report(at_once=True)
         except BaseException as error:
             engine.abort_request(list(numbers), internal=True)
             if self._interrupt.asked and isinstance(error, EngineError):
@@ -127,10 +127,10 @@ class CaptureSession:
             )
             self._advance(1)
 
-    def _tell(self, *, at_once: bool = False) -> None:
-        if self._ended and (at_once or time.monotonic() - self._told_at > TELL_S):
+    def _report(self, *, at_once: bool = False) -> None:
+        if self._ended and (at_once or time.monotonic() - self._reported_at > REPORT_S):
             ended, self._ended = self._ended, []
-            self._told_at = time.monotonic()
+            self._reported_at = time.monotonic()
             self._call("ended", ended)
 
     def _call(self, what: str, *args: object) -> None:
@@ -141,7 +141,7 @@ class CaptureSession:
 
 
 def capture_index(plan: Plan, order: CaptureOrder, dtype: object) -> CaptureIndex:
-    """The index of a capture that has not begun; `dtype` is the one the model computes in."""
+    """Make the index of a capture that has not begun; the model computes in `dtype`."""
     facts = plan.body.model
     return CaptureIndex(
         versions={

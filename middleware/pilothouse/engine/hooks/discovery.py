@@ -30,7 +30,7 @@ STREAM_ONLY = Layout(
 
 
 def discover_layouts(decoder: Decoder, run: Run) -> list[Layout]:
-    """A layout for each block of this pipeline stage; parts that do not add up are left out.
+    """Return a layout for each block of this pipeline stage; parts that do not add up are left out.
 
     A few tiny passes. `decoder.layouts` is not looked at.
 
@@ -59,7 +59,7 @@ def discover_layouts(decoder: Decoder, run: Run) -> list[Layout]:
 
 
 def infer_layout(seen: BlockPass, base: Layout) -> Layout:
-    """The layout that the numbers of one pass allow; `base` where they allow none. Pure."""
+    """Return the layout that the numbers of one pass allow; `base` where they allow none. Pure."""
     attention, mlp = _summands(seen)
     layout, width = base, seen.behind_TD.shape[-1]
     if attention is not None:
@@ -100,7 +100,7 @@ def _adds_up(seen: BlockPass, *parts: Part) -> bool:
 
 
 def _receiver(seen: BlockPass, attention: Part, deferred: bool) -> str | None:
-    """The part that is given the stream between attention and MLP: as one tensor, or as two."""
+    """Return the part that is given the stream between attention and MLP, as one or two tensors."""
     assert attention.gave_TD is not None
     want_TD, count = seen.before_TD + attention.gave_TD, 2 if deferred else 1
     size_TD = seen.before_TD.abs() + attention.gave_TD.abs()
@@ -114,7 +114,7 @@ def _receiver(seen: BlockPass, attention: Part, deferred: bool) -> str | None:
 
 
 def _neurons(seen: BlockPass, mlp: Part, width: int) -> str | None:
-    """The projection of the MLP: in the part that is added, or in one before it."""
+    """Return the projection of the MLP: in the part that is added, or in one before it."""
     for part in reversed(seen.parts[: seen.parts.index(mlp) + 1]):
         if holds_mixer(part.module) or _has_experts(part.module):
             return None
@@ -125,7 +125,7 @@ def _neurons(seen: BlockPass, mlp: Part, width: int) -> str | None:
 
 
 def _projection(part: Part, width: int) -> str | None:
-    """The last projection back to the stream inside a part; under LoRA its wrapper is called."""
+    """Return the last projection back to the stream in a part; under LoRA its wrapper's name."""
     names = [name for name, module in part.module.named_modules() if _gives(module, width)]
     if not names:
         return None
@@ -153,7 +153,7 @@ def _close(got_TD: Tensor, want_TD: Tensor, size_TD: Tensor, eps: float) -> bool
 
 
 def find_blocks(model: nn.Module, num_layers: int) -> tuple[str, nn.ModuleList]:
-    """The dotted path and the list of decoder blocks: as long as the text model has layers.
+    """Return the dotted path and the list of decoder blocks: as long as the text model has layers.
 
     Of several such lists those count whose blocks hold vLLM's attention (or state-space) layers,
     and of these the one with the most parameters.
@@ -176,7 +176,7 @@ def find_blocks(model: nn.Module, num_layers: int) -> tuple[str, nn.ModuleList]:
 
 
 def holds_mixer(module: nn.Module) -> bool:
-    """Whether an attention or state-space layer of vLLM's is inside."""
+    """Tell whether an attention or state-space layer of vLLM's is inside."""
     return any(isinstance(each, AttentionLayerBase) for each in module.modules())
 
 
@@ -252,7 +252,7 @@ def _children(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _value(output: object) -> Tensor | None:
-    """What a part gives: its first tensor, with the bias that some leave to their caller."""
+    """Return what a part gives: its first tensor, with the bias that some leave to their caller."""
     if not isinstance(output, tuple | list):
         return _rows(output) if _is_stream(output) else None
     if not output or not _is_stream(output[0]):

@@ -123,7 +123,7 @@ class _Carried:
 
 
 def edited(point: HookPoint, values: Values, call: Call) -> Values | None:
-    """Values with what `call` makes of them, None where it leaves them alone.
+    """Return values with what `call` makes of them, None where it leaves them alone.
 
     An edit of zero gives back the same bits at any scale.
     """
@@ -162,7 +162,7 @@ def read_point(point: HookPoint, values: Values) -> tuple[Tensor, Tensor | None]
 
 
 def replace_hidden(point: HookPoint, values: Values, new_TD: Tensor) -> Values:
-    """The same values with another `hidden`. Pure."""
+    """Return the same values with another `hidden`. Pure."""
     if point.side == "output" and isinstance(values, Tensor):
         return new_TD.reshape(values.shape)
     index, name = point.hidden.index, point.hidden.name

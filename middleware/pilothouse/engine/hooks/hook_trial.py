@@ -59,7 +59,7 @@ class Trial:
 
 
 def model_eps(decoder: Decoder) -> float:
-    """The relative rounding of the coarsest dtype that activations of the model may have."""
+    """Return the relative rounding of the coarsest dtype that activations of the model may have."""
     block = decoder.blocks[decoder.local_layers()[0]]
     known = (torch.float32, torch.float16, torch.bfloat16)
     found = [torch.finfo(each.dtype).eps for each in block.parameters() if each.dtype in known]
@@ -95,7 +95,7 @@ def run_trial(decoder: Decoder, points: Iterable[HookPoint], run: Run) -> Trial:
 
 
 def random_edit(value_TD: Tensor, key: str) -> Tensor:
-    """A random float32 edit that is small beside a value; the same for the same key. Pure."""
+    """Draw a float32 edit that is small beside a value, the same for the same key. Pure."""
     generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
     rms = float(value_TD.float().square().mean().sqrt())
     draw_TD = torch.randn(value_TD.shape, generator=generator)

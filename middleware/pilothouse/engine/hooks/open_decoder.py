@@ -19,7 +19,7 @@ from pilothouse.types import Site
 
 
 def open_decoder(model: nn.Module, vllm_config: VllmConfig) -> Decoder:
-    """The decoder of a loaded model: its entry in the table, or else what is found in it.
+    """Return the decoder of a loaded model: its entry in the table, or else what is found in it.
 
     Inside a multimodal wrapper the language model is meant. Finding takes a few tiny passes.
 

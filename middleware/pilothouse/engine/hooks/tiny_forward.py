@@ -33,7 +33,7 @@ SPREAD = 0.25
 
 
 def tiny_forward(model: nn.Module, vllm_config: VllmConfig) -> Tensor:
-    """Final hidden states [T, D] of a random prompt; the same prompt every time.
+    """Return final hidden states [T, D] of a random prompt; the same prompt every time.
 
     Tensor-parallel ranks run it together. A later pipeline stage runs on random inputs.
 
@@ -132,7 +132,7 @@ def _random_attention(forward: Callable[..., Tensor], seed: int) -> Callable[...
 
 
 def _random_mixer(forward: Callable[..., object], seed: int) -> Callable[..., object]:
-    """Some return their result, some write it to `output`; both are as wide as the stream."""
+    """Return a stand-in for a mixer, which returns its result or writes it to `output`."""
     signature = inspect.signature(forward)
 
     def random(*args: object, **kwargs: object) -> Tensor | None:

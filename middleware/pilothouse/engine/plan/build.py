@@ -23,7 +23,7 @@ from pilothouse.engine.plan.feature_log import (
     owner_of,
 )
 from pilothouse.engine.plan.plan import Plan, PlanBody, PolicyTarget, digest_of
-from pilothouse.engine.plan.read_rows import laid_out, probe_rows
+from pilothouse.engine.plan.read_rows import lay_out_reads, probe_rows
 from pilothouse.engine.plan.spec import ModelFacts, probe_facts, sae_facts, vector_facts
 from pilothouse.engine.plan.table_size import memory_problem, table_memory
 from pilothouse.engine.plan.tap_plan import EditPlan, TapPlan
@@ -55,7 +55,7 @@ def resolve_plan(
     demo: bool = False,
     running: Plan | None = None,
 ) -> Plan:
-    """The plan for one model; one that follows a running plan has that one's taps and turns.
+    """Return the plan for one model; one that follows a running plan has that one's taps and turns.
 
     Raises:
         ConfigError: an artefact of another width or with layers the model lacks, tables over
@@ -81,7 +81,7 @@ def resolve_plan(
     stages = {tap: stage_tables(programs, tap, widths[tap], saes) for tap in sorted(policy_taps)}
     for tap, (_, rows) in stages.items():
         edits[tap] = edits.get(tap, EditPlan()).model_copy(update={"policy_rows": rows})
-    taps, columns, reads = laid_out(edits, wanted, widths)
+    taps, columns, reads = lay_out_reads(edits, wanted, widths)
     tensors: dict[str, FloatArray] = dict(reads) | _vector_tensors(catalog)
     for tap, (tables, _) in stages.items():
         head = f"policy/{tap.layer}/{tap.site}"
@@ -140,7 +140,7 @@ def _check_policies(
 
 
 def _sources(catalog: Catalog, num_layers: int) -> Sources:
-    """What terms can name, before there is a plan."""
+    """Return what terms can name, before there is a plan."""
     reads = {
         name: {
             Tap(layer, probe.site): ReadRow(row_D, probe.bias)

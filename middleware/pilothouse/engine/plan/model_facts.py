@@ -18,7 +18,7 @@ NEURON_FIELDS = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
 
 
 def model_facts(args: Namespace) -> ModelFacts:
-    """Facts of the model that vLLM's arguments name.
+    """Return facts of the model that vLLM's arguments name.
 
     Raises:
         ConfigError: the configuration cannot be read.
@@ -39,7 +39,7 @@ def model_facts(args: Namespace) -> ModelFacts:
 
 
 def read_configuration(args: Namespace) -> PretrainedConfig:
-    """The configuration, transformers' own class, of the model that vLLM's arguments name.
+    """Return the configuration, transformers' own class, of the model that vLLM's arguments name.
 
     Raises:
         ConfigError: it cannot be read.
@@ -61,7 +61,7 @@ def read_configuration(args: Namespace) -> PretrainedConfig:
 
 
 def projection_widths(text: PretrainedConfig) -> dict[Site, int]:
-    """Widths at the projections' inputs, of those that a text configuration tells."""
+    """Return widths at the projections' inputs, of those that a text configuration tells."""
     heads = getattr(text, "num_attention_heads", None)
     size = getattr(text, "v_head_dim", None) or getattr(text, "head_dim", None)
     found: dict[Site, int] = {}

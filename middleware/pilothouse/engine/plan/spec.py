@@ -87,7 +87,7 @@ class SaeFacts(Frozen):
 
 
 def probe_facts(probe: Probe, columns: tuple[int, ...]) -> ProbeFacts:
-    """Of a probe that is read at these columns."""
+    """Describe a probe that is read at these columns."""
     return ProbeFacts(
         columns=columns,
         bias=probe.bias,
@@ -102,7 +102,7 @@ def probe_facts(probe: Probe, columns: tuple[int, ...]) -> ProbeFacts:
 
 
 def vector_facts(vector: Source) -> VectorFacts:
-    """Of a vector or transform."""
+    """Describe a vector or transform."""
     return VectorFacts(
         form=form_of(vector),
         site=vector.site,
@@ -113,7 +113,7 @@ def vector_facts(vector: Source) -> VectorFacts:
 
 
 def sae_facts(sae: Sae, ref: SaeRef) -> SaeFacts:
-    """Of an SAE, and where to read it."""
+    """Describe an SAE, and where to read it."""
     return SaeFacts(
         ref=ref,
         form=sae.form,

@@ -42,7 +42,7 @@ class Changes:
 
 
 def following_plan(running: Plan, config: PilothouseConfig) -> Plan:
-    """The plan of a configuration on the taps and tables of a running plan. Reads files.
+    """Return the plan of a configuration on the taps and tables of a running plan. Reads files.
 
     Raises:
         ConfigError: a line for each thing that cannot change without a restart, with what to do.
@@ -68,7 +68,7 @@ def following_plan(running: Plan, config: PilothouseConfig) -> Plan:
 
 
 def changes(running: Plan, following: Plan) -> Changes:
-    """What a reload did, entry by entry."""
+    """Return what a reload did, entry by entry."""
     before, after = dict(_entries(running)), dict(_entries(following))
     return Changes(
         added=tuple(sorted(after.keys() - before.keys())),
@@ -157,13 +157,13 @@ def _steered_with(running: Plan, digests: Mapping[str, str]) -> Iterator[str]:
 
 
 def _policies_with(plan: Plan, name: str) -> str:
-    """The policies whose rules name a vector or SAE, as words."""
+    """Return the policies whose rules name a vector or SAE, as words."""
     names = {rule.policy for rule in plan.rulebook.rules if name == _named(rule.action)}
     return " and ".join(f"policy {name!r}" for name in sorted(names))
 
 
 def _named(action: object) -> str | None:
-    """The one vector or SAE that a rule needs."""
+    """Return the one vector or SAE that a rule needs."""
     if isinstance(action, Steer):
         return action.name
     return action.features.sae if isinstance(action, Log) and action.features else None

@@ -128,7 +128,7 @@ def refuse_unreserved(term: SteerTerm, plan: Plan, place: str) -> None:
 
 
 def capacity_problem(program: Program, taps: Mapping[Tap, TapPlan]) -> str | None:
-    """What is missing and what to do; None where everything is there."""
+    """Return what is missing and what to do; None where everything is there."""
     for tap, edit in program.layers.items():
         plan = taps.get(tap)
         if plan is None or plan.edits is None:
@@ -147,7 +147,7 @@ LARGEST_EDIT = 1e18
 
 
 def overflow_problem(program: Program) -> str | None:
-    """What is wrong with a program's size; None when it is in bounds."""
+    """Return what is wrong with a program's size; None when it is in bounds."""
     for tap, edit in program.layers.items():
         reached = max(each.largest() for each in edit.tables)
         largest = max(1.0, abs(program.coefficient)) * reached
@@ -197,7 +197,7 @@ def check_read_layers(
 def tap_widths(
     taps: Iterable[Tap], catalog: Catalog, model: ModelFacts, running: Plan | None
 ) -> dict[Tap, int]:
-    """Elements of a token at each tap, on all ranks together; workers check it.
+    """Return elements of a token at each tap, on all ranks together; workers check it.
 
     A tap that is reserved with nothing loaded there is as wide as the model's configuration says.
 

@@ -17,7 +17,7 @@ OWN_TEMPLATE_MODES = ("mistral", "deepseek_v32", "deepseek_v4", "deepseek_v41", 
 
 
 def turn_markers(args: Namespace, messages: Sequence[str] = ()) -> TurnMarkers:
-    """What opens turns for the model that vLLM's arguments name; the reason where none is found.
+    """Find what opens turns for the model that vLLM's arguments name, or the reason why none is.
 
     Args:
         messages: what policies say in place of an answer (`engine.refused_turns`).
@@ -90,7 +90,7 @@ def _renderer(args: Namespace, tokenizer: Tokenizer, mode: str) -> Render:
 
 
 def _in_parts(message: Message) -> dict[str, object]:
-    """A message for a template that goes through the parts of a content."""
+    """Return a message for a template that goes through the parts of a content."""
     return {**message, "content": [{"type": "text", "text": message["content"]}]}
 
 

@@ -34,7 +34,7 @@ class _Ahead:
 
 
 def num_kept(request: Request, sampled: Sequence[int], max_model_len: int) -> int:
-    """How many of the sampled tokens the answer will have: up to the one that ends it."""
+    """Return how many of the sampled tokens the answer will have: up to the one that ends it."""
     ahead = _Ahead(request)
     for count, token_id in enumerate(sampled, start=1):
         ahead.append(token_id)

@@ -25,7 +25,7 @@ class KvCacheSize:
 
 
 def kv_cache_size(model: str, settings: Mapping[str, object]) -> KvCacheSize:
-    """What one token of a model holds in the KV cache.
+    """Return what one token of a model holds in the KV cache.
 
     Args:
         settings: arguments of vLLM's `LLM`.

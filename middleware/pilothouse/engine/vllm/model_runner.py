@@ -31,17 +31,17 @@ OnStep = Callable[[list[str], IntArray, IntArray], None]
 
 
 def uses_v2_runner(runner: ModelRunner) -> TypeGuard[ModelRunnerV2]:
-    """Whether a model runner is of the second generation."""
+    """Tell whether a model runner is of the second generation."""
     return hasattr(runner, "model_state")
 
 
 def loaded_model(runner: ModelRunner) -> nn.Module:
-    """The model object the runner executes, before any wrapper."""
+    """Return the model object the runner executes, before any wrapper."""
     return runner.get_model()
 
 
 def is_last_stage() -> bool:
-    """Whether this worker is on the pipeline stage whose output the scheduler gets."""
+    """Tell whether this worker is on the pipeline stage whose output the scheduler gets."""
     return bool(get_pp_group().is_last_rank)
 
 
@@ -75,7 +75,7 @@ def between_stages(
 
 
 def max_step_tokens(vllm_config: VllmConfig) -> int:
-    """The most tokens a forward pass is given, padding included."""
+    """Return the most tokens a forward pass is given, padding included."""
     scheduled: int = vllm_config.scheduler_config.max_num_batched_tokens
     captured = vllm_config.compilation_config.max_cudagraph_capture_size or 0
     sequences: int = vllm_config.scheduler_config.max_num_seqs
@@ -130,7 +130,7 @@ def _on_step_v2(runner: ModelRunnerV2, call: OnStep) -> None:
 
 
 def step_token_ids(runner: ModelRunner) -> Tensor:
-    """Token ids [T] of the step that was run, in batch order, on the device; longer than it."""
+    """Return the token ids of the last step, in batch order, on the device; padded behind it."""
     if uses_v2_runner(runner):
         buffers: InputBuffers = runner.input_buffers
         return buffers.input_ids
@@ -169,7 +169,7 @@ def set_compiled(runner: ModelRunner, compiled: bool) -> None:
 
 
 def copy_stream(runner: ModelRunner) -> torch.cuda.Stream:
-    """The stream on which the runner copies outputs to the host."""
+    """Return the stream on which the runner copies outputs to the host."""
     if uses_v2_runner(runner):
         return runner.output_copy_stream
     return cast(ModelRunnerV1, runner).async_output_copy_stream

@@ -84,6 +84,6 @@ def _take(processor: OutputProcessor, output: EngineCoreOutput, carried: dict[st
 
 
 def _prompt_index(external_request_id: str) -> int:
-    """The prompt's place in a completions request, which vLLM appends as `-<index>`."""
+    """Return the prompt's place in a completions request, which vLLM appends as `-<index>`."""
     head, _, tail = external_request_id.rpartition("-")
     return int(tail) if head.startswith("cmpl-") and tail.isdigit() else 0

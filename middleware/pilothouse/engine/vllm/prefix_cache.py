@@ -11,7 +11,7 @@ class Watcher(Protocol):
     """Who bounds what requests take from the prefix cache, and is told of it."""
 
     def bound(self, request: Request) -> int | None:
-        """How many leading blocks, counted as its hashes are, it may take; None for all.
+        """Return how many leading blocks, counted as its hashes are, it may take; None for all.
 
         Asked whenever a request looks for blocks that were computed.
         """
@@ -27,7 +27,7 @@ class Watcher(Protocol):
 
 
 def is_on(scheduler: Scheduler) -> bool:
-    """Whether blocks are shared between requests at all."""
+    """Tell whether blocks are shared between requests at all."""
     return bool(scheduler.kv_cache_manager.enable_caching)
 
 

@@ -50,7 +50,7 @@ class PromptRenderer:
         check_template_kwargs(self._renderer, template_kwargs, own=True)
 
     def chat(self, messages: Sequence[Mapping[str, object]]) -> tuple[int, ...]:
-        """Token ids of a conversation in the model's chat template, up to where it answers.
+        """Return token ids of a conversation in the model's chat template, up to where it answers.
 
         Raises:
             ConfigError: there is no template, or it refuses the conversation; in its own words.
@@ -72,12 +72,12 @@ class PromptRenderer:
         return tuple(rendered["prompt_token_ids"])
 
     def begins_twice(self, text: str) -> bool:
-        """Whether a text begins with the token that the tokenizer puts in front anyway."""
+        """Tell whether a text begins with the token that the tokenizer puts in front anyway."""
         return begins_twice(self.tokenizer, text)
 
 
 def begins_twice(tokenizer: Tokenizer, text: str) -> bool:
-    """Whether a text begins with the BOS token that its tokenizer puts in front anyway."""
+    """Tell whether a text begins with the BOS token that its tokenizer puts in front anyway."""
     bos = getattr(tokenizer, "bos_token", None)
     if not bos or not text.lstrip().startswith(bos):
         return False

@@ -31,7 +31,7 @@ def offer_control() -> None:
 
 
 async def ask_engines(engine_client: AsyncLLM, order: str, *arguments: object) -> list[Any]:
-    """Every engine's answer to an order.
+    """Return every engine's answer to an order.
 
     Raises:
         EngineError: one of them did not answer.
@@ -45,7 +45,7 @@ async def ask_engines(engine_client: AsyncLLM, order: str, *arguments: object) -
 
 
 def ask_engine(llm_engine: LLMEngine, order: str, *arguments: object) -> Any:
-    """The answer of an offline engine, in this process or its own.
+    """Return the answer of an offline engine, in this process or its own.
 
     Raises:
         EngineError: it did not answer.
@@ -61,12 +61,12 @@ def ask_engine(llm_engine: LLMEngine, order: str, *arguments: object) -> Any:
 
 
 def client_index(engine_client: AsyncLLM) -> int:
-    """Which of the API processes this is."""
+    """Return which of the API processes this is."""
     return int(engine_client.engine_core.client_index)
 
 
 def ask_workers(llm: Llm, method: str, arguments: Sequence[object]) -> list[Any]:
-    """Every worker's answer.
+    """Return every worker's answer.
 
     vLLM waits for an answer for ever, also that of an engine that has died meanwhile.
 

@@ -10,7 +10,7 @@ from pilothouse.errors import EngineError
 
 
 def worker_base() -> type[object]:
-    """The platform's own worker class."""
+    """Return the platform's own worker class."""
     if current_platform.is_cpu():
         from vllm.v1.worker import cpu_worker
 

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from pilothouse.artifacts.saes.autoencoder import Form, Pursuit
 from pilothouse.edits.statistic import Statistic
-from pilothouse.engine.worker.token_stats import Measures
+from pilothouse.engine.worker.token_stats import TokenStats
 
 AllReduce = Callable[[Tensor], Tensor]
 
 
-class LatentFacts(NamedTuple):
+class SaeTraits(NamedTuple):
     """What is known of a resident SAE without its weights; the graph is traced for it."""
 
     sae: str
@@ -43,10 +43,10 @@ class LatentFacts(NamedTuple):
         return self.is_without_mean or self.statistic != Statistic.NONE
 
 
-class LatentTables(NamedTuple):
+class SaeTables(NamedTuple):
     """Its weights, float32; what its form does not need is None."""
 
-    facts: LatentFacts
+    facts: SaeTraits
     decoder_bias_D: Tensor
     encoder_DM: Tensor | None = None
     encoder_bias_M: Tensor | None = None
@@ -71,11 +71,11 @@ class Encoded(NamedTuple):
 def encoded(
     stream_TD: Tensor,
     feature_TR: Tensor,
-    tables: LatentTables,
-    measured: Measures | None,
+    tables: SaeTables,
+    measured: TokenStats | None,
     all_reduce: AllReduce | None,
 ) -> Encoded:
-    """Each token's codes of the features that its rows name.
+    """Return each token's codes of the features that its rows name.
 
     Args:
         feature_TR: numbers in [0, M), whatever they are where a row reads none.
@@ -106,8 +106,8 @@ def encoded(
     return Encoded(torch.where(is_on_TR, kept_TR.clamp_min(0.0), 0.0), None)
 
 
-def together(change_TR: Tensor, feature_TR: Tensor, all_TM: Tensor, tables: LatentTables) -> Tensor:
-    """What a decoder that is not linear adds for codes changed by that much, [T, D].
+def together(change_TR: Tensor, feature_TR: Tensor, all_TM: Tensor, tables: SaeTables) -> Tensor:
+    """Return what a decoder that is not linear adds for codes changed by that much, [T, D].
 
     Args:
         change_TR: 0 where a row is none of this SAE's.
@@ -130,7 +130,7 @@ def together(change_TR: Tensor, feature_TR: Tensor, all_TM: Tensor, tables: Late
 def _moved(
     change_TR: Tensor, feature_TR: Tensor, all_TM: Tensor, part_MQ: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Codes times one factor of the polynomial, before and after the change."""
+    """Return codes times one factor of the polynomial, before and after the change."""
     before_TQ = all_TM @ part_MQ
     after_TQ = before_TQ
     for r in range(change_TR.shape[1]):
@@ -138,7 +138,7 @@ def _moved(
     return before_TQ, after_TQ
 
 
-def _all_codes(kept_TM: Tensor, weighed_TM: Tensor, tables: LatentTables) -> Tensor:
+def _all_codes(kept_TM: Tensor, weighed_TM: Tensor, tables: SaeTables) -> Tensor:
     kept_TM = kept_TM.clamp_min(0.0)
     if tables.facts.form == "relu":
         return kept_TM
@@ -148,7 +148,7 @@ def _all_codes(kept_TM: Tensor, weighed_TM: Tensor, tables: LatentTables) -> Ten
 
 
 def _pursued(
-    x_TD: Tensor, feature_TR: Tensor, tables: LatentTables, all_reduce: AllReduce | None
+    x_TD: Tensor, feature_TR: Tensor, tables: SaeTables, all_reduce: AllReduce | None
 ) -> Tensor:
     facts, rule = tables.facts, tables.facts.pursuit
     assert tables.decoder_MD is not None
@@ -175,7 +175,7 @@ def _pursued(
     return codes_TR
 
 
-def _normalised(stream_TD: Tensor, facts: LatentFacts, measured: Measures | None) -> Tensor:
+def _normalised(stream_TD: Tensor, facts: SaeTraits, measured: TokenStats | None) -> Tensor:
     if measured is None:
         return stream_TD * facts.input_scale if facts.input_scale != 1.0 else stream_TD
     inside_TD = stream_TD - measured.mean_T1 if facts.is_without_mean else stream_TD
@@ -192,7 +192,7 @@ FEW = 16
 
 
 def among_largest(order_TM: Tensor, feature_TR: Tensor, k: int) -> Tensor:
-    """Whether each is among the k largest of its token."""
+    """Tell whether each is among the k largest of its token."""
     if feature_TR.shape[1] > FEW:
         return largest(order_TM, k).gather(1, feature_TR)
     index_M = torch.arange(order_TM.shape[1], device=order_TM.device)
@@ -204,7 +204,7 @@ def among_largest(order_TM: Tensor, feature_TR: Tensor, k: int) -> Tensor:
 
 
 def largest(order_TM: Tensor, k: int) -> Tensor:
-    """The k largest of each token, as a mask."""
+    """Return the k largest of each token, as a mask."""
     least_T1 = order_TM.topk(k, dim=1).values[:, -1:]
     is_over_TM, is_least_TM = order_TM > least_T1, order_TM == least_T1
     left_T1 = k - is_over_TM.sum(-1, keepdim=True)
@@ -212,7 +212,7 @@ def largest(order_TM: Tensor, k: int) -> Tensor:
 
 
 def norm_matched(energy_TM: Tensor, feature_TR: Tensor, length_T1: Tensor) -> Tensor:
-    """Whether each is among the largest whose root of the sum is nearest to a length.
+    """Tell whether each is among the largest whose root of the sum is nearest to a length.
 
     The root grows from feature to feature, so that its gap to the length falls and then rises: a
     feature is in where it brings the root of those before it nearer.

@@ -60,7 +60,7 @@ def install_tap(
 
 
 def needs_true_stream(edits: EditPlan) -> bool:
-    """Whether what is written here depends on what is there."""
+    """Tell whether what is written here depends on what is there."""
     looks = any(KINDS[kind.name].reads_stream for kind in held_kinds(edits))
     return looks or bool(edits.policy_rows)
 

@@ -43,22 +43,22 @@ class GuardedWorker(worker_base()):  # type: ignore[misc]
         logger.debug("installed %d taps of revision %s", installed, plan.revision)
 
     def execute_model(self, scheduler_output: SchedulerOutput) -> object:
-        """One forward pass under the step's plan."""
+        """Return one forward pass under the step's plan."""
         self.pilothouse.begin(scheduler_output)
         output = super().execute_model(scheduler_output)
         self.pilothouse.computed()
         return output
 
     def sample_tokens(self, grammar_output: object) -> object:
-        """vLLM's sampled tokens with our emissions on the same output."""
+        """Return vLLM's sampled tokens with our emissions on the same output."""
         return self.pilothouse.finish(super().sample_tokens(grammar_output), self.model_runner)
 
     def pilothouse_installed(self) -> dict[str, object]:
-        """Answer to the readiness call."""
+        """Answer the readiness call."""
         return self.pilothouse.installed()
 
     def pilothouse_capture_open(self, index: str, folder: str) -> str | None:
-        """Start a capture; None, or what is wrong."""
+        """Start a capture; return what is wrong, or None."""
         try:
             self.pilothouse.open_capture(CaptureIndex.model_validate_json(index), Path(folder))
         except EngineError as error:
@@ -66,15 +66,15 @@ class GuardedWorker(worker_base()):  # type: ignore[misc]
         return None
 
     def pilothouse_capture_ended(self, ended: list[Ended]) -> str | None:
-        """Prompts of the capture that were answered; None, or what went wrong so far."""
+        """Note answered prompts of the capture; return what went wrong so far, or None."""
         return self.pilothouse.end_prompts([(each[0], each[1], each[2]) for each in ended])
 
     def pilothouse_capture_close(self, actions: dict[str, list[int]], complete: bool) -> str | None:
-        """End the capture; None, or what went wrong."""
+        """End the capture; return what went wrong, or None."""
         return self.pilothouse.close_capture(actions, complete=complete)
 
     def shutdown(self) -> None:
-        """Also when a signal ends the engine in the middle of a capture: its rows are kept."""
+        """Close a capture that a signal ends in the middle, so that its rows are kept."""
         if hasattr(self, "pilothouse"):
             self.pilothouse.close_capture({}, complete=False)
         super().shutdown()
