@@ -88,7 +88,7 @@ class LayerEdit:
     def apply(
         self, hidden_TD: Narrow, coefficient: float, saes: Mapping[str, Sae] = NO_SAES
     ) -> Floats:
-        """h' in float64, token by token: what the engine's kernel computes in float32.
+        """Return h' in float64, token by token, as the engine's kernel computes it in float32.
 
         Args:
             hidden_TD: the stream.

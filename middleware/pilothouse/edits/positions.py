@@ -21,6 +21,8 @@ def intervals(term: SteerTerm, tokens: Sequence[int], num_prompt_tokens: int) ->
     """Return where a term holds, ascending, apart from each other, as far as `tokens` tells.
 
     Args:
+        num_prompt_tokens: how many tokens the prompt has.
+        term: the term.
         tokens: the prompt's token ids and the output's so far; only `after` looks at them.
     """
     return merged(_clipped(_named(term, tokens, num_prompt_tokens), term, num_prompt_tokens))

@@ -183,6 +183,7 @@ def norm_matched(energy_TM: Floats, length_T1: Floats) -> Flags:
     """Return the largest, as many as bring the root of their sum nearest to a length, one at least.
 
     Args:
+        length_T1: the length that each token should have.
         energy_TM: squares of what the codes write, each by itself.
     """
     sorted_TM = -np.sort(-energy_TM, axis=1)

@@ -57,8 +57,10 @@ class VectorFacts(Frozen):
 
 
 class LoggedSae(Frozen):
-    """Features of one SAE that rules log: a column each, whose code is z = column + bias where
-    z > threshold, else 0."""
+    """Features of one SAE that rules log, a column each.
+
+    The code of a column is z = column + bias where z > threshold, else 0.
+    """
 
     sae: str
     features: tuple[int, ...]

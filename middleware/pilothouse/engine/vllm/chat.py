@@ -20,6 +20,7 @@ def turn_markers(args: Namespace, messages: Sequence[str] = ()) -> TurnMarkers:
     """Find what opens turns for the model that vLLM's arguments name, or the reason why none is.
 
     Args:
+        args: vLLM's arguments.
         messages: what policies say in place of an answer (`engine.refused_turns`).
     """
     if getattr(args, "skip_tokenizer_init", False):

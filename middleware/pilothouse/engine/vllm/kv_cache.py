@@ -28,6 +28,7 @@ def kv_cache_size(model: str, settings: Mapping[str, object]) -> KvCacheSize:
     """Return what one token of a model holds in the KV cache.
 
     Args:
+        model: as for vLLM.
         settings: arguments of vLLM's `LLM`.
 
     Raises:

@@ -148,6 +148,7 @@ def complete_prompt_logprobs(state: shapes.RequestState, output: shapes.EngineCo
     granted. An entry without a value is known to them: the first token never has one.
 
     Args:
+        output: the output that ends the request.
         state: the output processor's, of the request that `output` is for.
     """
     processor = state.logprobs_processor

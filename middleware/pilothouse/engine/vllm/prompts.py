@@ -95,6 +95,7 @@ def check_template_kwargs(
     """Refuse variables that the chat template does not read, which vLLM drops in silence.
 
     Args:
+        kwargs: variables of the chat template.
         renderer: vLLM's, of the model.
         template: in place of the model's own.
         own: whether names that have an argument of their own are refused too.

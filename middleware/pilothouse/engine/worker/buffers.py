@@ -82,6 +82,9 @@ class TapBuffers:
         """Return zeros everywhere but in the policies' tables.
 
         Args:
+            device: where the tensors lie.
+            max_tokens: the most tokens of a step.
+            plan: the plan, with this stage's taps.
             parts: the elements that this rank has of each tap it has.
         """
         body = plan.body

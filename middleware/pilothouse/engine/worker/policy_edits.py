@@ -105,6 +105,9 @@ def stage_tables(
     """Return the tables of one tap, and what each of their rows is; empty where none edits.
 
     Args:
+        programs: the programs, in the order of the targets.
+        tap: the tap.
+        width: elements of a token at the tap.
         saes: those of the programs, by their digests.
     """
     edits = [(p, each.layers[tap]) for p, each in enumerate(programs) if tap in each.layers]

@@ -95,6 +95,8 @@ def columns_of(
     """Return the columns of a tap; None where nothing is read.
 
     Args:
+        device: where the tensors lie.
+        tap: the tap.
         rows_DE: the plan's rows there, as far as this rank has the width; None where it has none.
         residents: the SAEs at the tap, by their digests.
     """

@@ -81,6 +81,9 @@ def row_inputs_of(
     """Return each token's.
 
     Args:
+        all_reduce: sums over the ranks that share the width; None where there is one.
+        latents: the SAEs at the tap.
+        stream_TD: the stream at the tap.
         statistic_TR: what each token's rows count it in, int64.
         number_TR: which code each reads, counted on from 1 through `latents`, or 0; int64.
         width: elements of a token on all ranks together.

@@ -78,6 +78,10 @@ def encoded(
     """Return each token's codes of the features that its rows name.
 
     Args:
+        all_reduce: sums over the ranks that share the width; None where there is one.
+        measured: each token's statistics; None where nothing takes any.
+        stream_TD: the stream at the tap.
+        tables: the SAE's weights.
         feature_TR: numbers in [0, M), whatever they are where a row reads none.
     """
     facts = tables.facts
@@ -110,6 +114,9 @@ def together(change_TR: Tensor, feature_TR: Tensor, all_TM: Tensor, tables: SaeT
     """Return what a decoder that is not linear adds for codes changed by that much, [T, D].
 
     Args:
+        all_TM: every code of each token.
+        feature_TR: the feature that each row names.
+        tables: the SAE's weights.
         change_TR: 0 where a row is none of this SAE's.
     """
     assert tables.first_MQ is not None

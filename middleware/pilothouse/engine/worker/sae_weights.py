@@ -45,6 +45,8 @@ def sae_tables(sae: Sae, part: slice, device: torch.device) -> SaeTables:
     """Return its weights on a device, float32.
 
     Args:
+        device: where the tensors lie.
+        sae: the SAE.
         part: the elements of D that this rank has.
     """
 

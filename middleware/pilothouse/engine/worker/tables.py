@@ -70,6 +70,7 @@ def policy_tables(
     """Return the policies' programs at one tap.
 
     Args:
+        device: where the tensors lie.
         tensors: `additions` [P, D], and `reads` [K, D], `writes` [K, D], `gates` [K, G], `sees`
             [K, K] where some policy has rows.
         part: the elements of D that this rank has.

@@ -33,6 +33,7 @@ def token_stats(stream_TD: Tensor, width: int, all_reduce: AllReduce | None) -> 
     """Return every statistic of each token, float32.
 
     Args:
+        stream_TD: the stream at the tap.
         width: elements of a token on all ranks together.
         all_reduce: sums over the ranks that share the width, where it is sharded.
     """
