@@ -15,9 +15,8 @@ import pytest
 from pilothouse.artifacts.saes.autoencoder import Sae
 from pilothouse.artifacts.saes.hints import SaeHints
 from pilothouse.artifacts.saes.registry import load_sae
-from pilothouse.edits.assembly import Assembly
 from pilothouse.edits.gate import Gate
-from pilothouse.edits.layer import LayerEdit
+from pilothouse.edits.layer import Assembly, LayerEdit
 from pilothouse.edits.ops.rows import GatedRows
 from pilothouse.edits.row import Row, RowStage, row_parts
 from pilothouse.edits.sae import FeatureEdit, feature_read, feature_rows, plain_read

@@ -18,15 +18,14 @@ from pydantic import ValidationError
 
 from pilothouse import term as terms
 from pilothouse.cli.plan_report import tables_report
-from pilothouse.edits.affine import affine_of
+from pilothouse.edits.layer import affine_of
 from pilothouse.edits.operator import DEFAULTS, OPERATORS
 from pilothouse.edits.program import compile_program
 from pilothouse.edits.table import KINDS, Table
 from pilothouse.engine.ops import DEVICE_KINDS
-from pilothouse.engine.plan.check_capacity import unfit
-from pilothouse.engine.plan.check_norm_limit import refuse_unreserved
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.plan.tap_plan import EditPlan
+from pilothouse.engine.plan.validate import capacity_problem, refuse_unreserved
 from pilothouse.engine.worker.kernel import edit_delta
 from pilothouse.engine.worker.tables import allocate, upload
 from pilothouse.errors import ConfigError, RequestError
@@ -150,8 +149,8 @@ def test_it_must_be_reserved_and_is_shown_where_it_is() -> None:
         refuse_unreserved(term, without, "steer.0")
     program = compile_program([term], without.sources)
     assert program is not None
-    assert unfit(program, plan.taps()) is None
-    assert "needs a scaled stream, none reserved" in str(unfit(program, without.taps()))
+    assert capacity_problem(program, plan.taps()) is None
+    assert "needs a scaled stream, none reserved" in str(capacity_problem(program, without.taps()))
     tap = Plan.from_wire(plan.to_wire()).taps()[Tap(1, "resid_post")]
     assert tap.edits is not None and "scaling" in tap.edits.tables
     assert {each["scaling"] for each in tables_report(plan, 1024)["taps"]} == {True}

@@ -20,7 +20,7 @@ from pilothouse.edits.sources import Sources
 from pilothouse.engine.plan.tap_plan import EditPlan
 from pilothouse.engine.worker.kernel import PolicyTables, policy_delta
 from pilothouse.engine.worker.policy_edits import policy_programs, stage_tables
-from pilothouse.engine.worker.sae_weights import latent_tables
+from pilothouse.engine.worker.sae_weights import sae_tables
 from pilothouse.engine.worker.tables import named_tensors, policies_on, policy_tables
 from pilothouse.errors import ConfigError
 from pilothouse.term import SteerTerm
@@ -59,8 +59,7 @@ def tables(
     tap = next(iter(programs[0].layers))
     arrays, rows = stage_tables(programs, tap, WIDTH, known)
     latents = [
-        latent_tables(known[each.sae], part, CPU)
-        for each in EditPlan(policy_rows=rows).policy_latents
+        sae_tables(known[each.sae], part, CPU) for each in EditPlan(policy_rows=rows).policy_latents
     ]
     made = policy_tables(arrays, part, rows, CPU, total=WIDTH, latents=latents)
     found = policies_on(named_tensors(made).__getitem__, made)

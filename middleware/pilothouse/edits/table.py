@@ -184,7 +184,7 @@ class Table(ABC, Generic[P]):
         return ()
 
     def flags_used(self) -> frozenset[str]:
-        """Which of its flags a plan must have for these numbers."""
+        """Return which of its flags a plan must have for these numbers."""
         return frozenset(each.name for each in self.flags)
 
     def numbers(self) -> tuple[Narrow, ...]:

@@ -70,6 +70,7 @@ class CompiledRule:
             self.policy, self.rule, self.phase, mode, self.kind, result, at_token=at_token
         )
 
+
 class Rulebook:
     """The compiled policies.
 

@@ -44,7 +44,8 @@ class Aggregator(Protocol):
 
     def fold_runs(self, state_BW: Floats, logits_S: Floats, counts_B: Counts) -> None:
         """Add a run of tokens, at least one, to each request at once, in place. A fancy-indexed
-        copy is the caller's to write back."""
+        copy is the caller's to write back.
+        """
 
     def step(self, state_BW: Floats, logits_B: Floats) -> None:
         """Add one token to each request, in place. As with `fold_runs`, a copy is the caller's."""

@@ -7,10 +7,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pilothouse.engine.plan.check_norm_limit import check_norm_limit, refuse_unreserved
-from pilothouse.engine.plan.check_read_layers import check_read_layers, enforced_read_layers
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.plan.spec import SaeFacts, VectorFacts
+from pilothouse.engine.plan.validate import (
+    check_norm_limit,
+    check_read_layers,
+    enforced_read_layers,
+    refuse_unreserved,
+)
 from pilothouse.errors import RequestError
 from pilothouse.limits import EngineSize
 from pilothouse.policy.endpoint_names import EndpointName

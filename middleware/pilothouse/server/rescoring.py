@@ -91,7 +91,7 @@ class Rescorer:
         return found + await asyncio.gather(*map(self._prompt_verdict, batch))
 
     async def _prompt_verdict(self, prompt: Any) -> Decision | None:
-        """vLLM puts tokens into words."""
+        """VLLM puts tokens into words."""
         if await self._is_too_long(prompt):
             return self._admission.unscored_verdict(self.admitted.exposure.applied)
         text = prompt

@@ -19,11 +19,11 @@ from pilothouse.artifacts.saes.cache import open_sae
 from pilothouse.config import SaeRef
 from pilothouse.edits.program import compile_program
 from pilothouse.engine.plan.capacity import running_edits
-from pilothouse.engine.plan.check_norm_limit import check_norm_limit
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.plan.table_size import planned_memory
+from pilothouse.engine.plan.validate import check_norm_limit
 from pilothouse.engine.worker.buffers import TapBuffers
-from pilothouse.engine.worker.tables import named_latents, named_tensors
+from pilothouse.engine.worker.tables import named_sae_tensors, named_tensors
 from pilothouse.errors import ConfigError, EngineError, RequestError
 from pilothouse.term import SteerTerm
 from pilothouse.types import Tap
@@ -185,7 +185,7 @@ def test_an_sae_is_resident_for_what_policies_do_and_requests_cannot_use_it(
         check_norm_limit([SteerTerm.model_validate(CHOSEN)], plan, origin="steer")
     made = buffers(Plan.from_wire(plan.to_wire()))
     tensors = named_tensors(made.tables[AT]) | named_tensors(made.policies.get(AT))
-    tensors |= named_latents(made.residents[AT].values())
+    tensors |= named_sae_tensors(made.residents[AT].values())
     [memory] = [each for each in planned_memory(plan) if each.tap == AT]
     whole = sum(each.numel() * each.element_size() for each in tensors.values())
     assert memory.num_bytes == whole

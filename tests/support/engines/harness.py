@@ -23,7 +23,8 @@ from pilothouse.engine.plan.build import resolve_plan
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.plan.spec import ModelFacts
 from pilothouse.engine.plan.turn_markers import TurnMarkers
-from pilothouse.engine.scheduler.messages import Emissions
+from pilothouse.engine.scheduler.messages import EMISSIONS_ATTRIBUTE, Emissions
+from pilothouse.engine.scheduler.spec_decode import accepted_only, verify
 from pilothouse.engine.vllm import output_processor
 from pilothouse.policy.schema import Policy
 from pilothouse.record import Record
@@ -257,7 +258,7 @@ def engine(
             lambda record: made.records.setdefault(record.decision_id, []).append(record)
         )
         if plan is not None:
-            made.scheduler.listeners.append(made.emissions.append)
+            _keep_emissions(made)
         try:
             yield made
         finally:
@@ -266,6 +267,27 @@ def engine(
             del made.llm
             gc.collect()
             cleanup_dist_env_and_memory()
+
+
+def _keep_emissions(made: Engine) -> None:
+    """Keep what each step read of the tokens that its requests have kept."""
+    scheduler = made.scheduler
+    update = scheduler.update_from_output
+
+    def update_from_output(scheduler_output: Any, model_runner_output: Any) -> Any:
+        emissions = getattr(model_runner_output, EMISSIONS_ATTRIBUTE, None)
+        if emissions is not None:
+            # Before vLLM appends what was sampled: drafts are verified against what it had.
+            verified = verify(
+                scheduler_output,
+                model_runner_output,
+                scheduler.requests,
+                scheduler.max_model_len,
+            )
+            made.emissions.append(accepted_only(emissions, verified))
+        return update(scheduler_output, model_runner_output)
+
+    scheduler.update_from_output = update_from_output
 
 
 @contextmanager

@@ -29,8 +29,7 @@ from pilothouse.cli.sae.option import (
     sae_hints,
 )
 from pilothouse.config import load_config
-from pilothouse.edits.sae_codes import encode
-from pilothouse.edits.top_features import TopFeature, top_features
+from pilothouse.edits.sae_codes import TopFeature, encode, top_features
 from pilothouse.errors import ConfigError
 from pilothouse.offline_env import set_offline_env
 from pilothouse.progress import waiting

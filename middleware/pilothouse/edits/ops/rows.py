@@ -15,11 +15,9 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import numpy as np
 
 from pilothouse.edits.gate import GATE_WIDTH, OPEN, Gate, open_share, plane_share
-from pilothouse.edits.latent import Latent
 from pilothouse.edits.operator import EXTRAS, Extra
 from pilothouse.edits.ops.additions import ADDITIONS
-from pilothouse.edits.row import ROWS, Row, RowPart, RowStage
-from pilothouse.edits.row_stages import seen_RR, staged
+from pilothouse.edits.row import ROWS, Latent, Row, RowPart, RowStage, seen_RR, staged
 from pilothouse.edits.sae_codes import encode, normaliser, together
 from pilothouse.edits.statistic import Statistic, measured
 from pilothouse.edits.table import (

@@ -13,8 +13,15 @@ from torch import Tensor
 
 from pilothouse.engine.hooks.decoder import Decoder
 from pilothouse.engine.hooks.hook_point import HookPoint
-from pilothouse.engine.hooks.hook_trial import Run, Seen, Trial, run_trial
-from pilothouse.engine.hooks.residual import LEAST_EFFECT, distance, second_value
+from pilothouse.engine.hooks.hook_trial import (
+    LEAST_EFFECT,
+    Run,
+    Seen,
+    Trial,
+    distance,
+    run_trial,
+    second_value,
+)
 from pilothouse.errors import EngineError
 from pilothouse.types import Site
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pilothouse.edits.gate import GATE_WIDTH
 from pilothouse.engine.ops import held_kinds
 from pilothouse.engine.plan.plan import Plan
-from pilothouse.engine.plan.tap_plan import EditPlan, LatentPlan, TapPlan
+from pilothouse.engine.plan.tap_plan import EditPlan, ResidentSae, TapPlan
 from pilothouse.engine.worker.device_table import FLOAT32_BYTES, INT64_BYTES
 from pilothouse.limits import Limits
 from pilothouse.types import Tap
@@ -22,7 +22,7 @@ class TapMemory:
 
     tap: Tap
     edits: EditPlan
-    residents: tuple[LatentPlan, ...]
+    residents: tuple[ResidentSae, ...]
     num_bytes: int
 
 
@@ -38,7 +38,7 @@ def table_bytes(edits: EditPlan, *, slots: int, width: int, num_targets: int) ->
 
 
 def table_memory(taps: Sequence[TapPlan], limits: Limits, *, num_targets: int) -> list[TapMemory]:
-    """What lies at every tap that is edited or has resident SAEs, in the order of the plan."""
+    """Return the memory of every tap that is edited or has resident SAEs, in the plan's order."""
     slots = limits.max_programs + 1
     found = []
     for each in taps:
@@ -74,5 +74,5 @@ def memory_problem(memory: Sequence[TapMemory], limits: Limits) -> str | None:
     )
 
 
-def _numbers(latents: Iterable[LatentPlan]) -> int:
+def _numbers(latents: Iterable[ResidentSae]) -> int:
     return sum(each.numbers for each in latents)

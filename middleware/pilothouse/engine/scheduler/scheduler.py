@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Any
 
@@ -99,7 +99,6 @@ class Guarded(SchedulerMixin):
         self._pending: dict[int, list[EngineCoreOutput]] = {}
         """Outputs of ours, by API process, that have not been attached to a step."""
         self._programs_reported = 0
-        self.listeners: list[Callable[[Emissions], None]] = []
 
     def add_request(self, request: Request) -> None:
         """Admit a request that is signed; any other is let in only to be refused."""
@@ -149,15 +148,13 @@ class Guarded(SchedulerMixin):
                 # Accepted drafts are read in this very step: their anchors are marked before.
                 self._mark(self._openings.find_drafted(model_runner_output, verified))
             emissions = accepted_only(emissions, verified)
-            for listen in self.listeners:
-                listen(emissions)
             life = getattr(scheduler_output, STEP_ATTRIBUTE).cache_life
             skipped = self._cached_reads.take(emissions, life)
             # Positions that the prefix cache skipped lie before those that the step computed.
             read = (
                 waves(emissions, verified)
                 if skipped is None
-                else (chain((skipped,), waves(emissions, verified)))
+                else chain((skipped,), waves(emissions, verified))
             )
             decisions = self._policy_engine.step(read)
         self._steer(decisions, verified)

@@ -47,7 +47,7 @@ class ChoiceStream:
 
     @property
     def failed(self) -> bool:
-        """vLLM reported an error inside the stream."""
+        """VLLM reported an error inside the stream."""
         return self._failed
 
     def feed(self, event: bytes) -> list[bytes]:
@@ -134,7 +134,7 @@ class ChoiceStream:
         return sent + self._ending(index, settlement.ending, settlement.visible)
 
     def _end_missing(self) -> list[bytes]:
-        """vLLM sends no finishing chunk for a choice that never had a token: make it."""
+        """VLLM sends no finishing chunk for a choice that never had a token: make it."""
         sent: list[bytes] = []
         if self._failed:
             return sent
@@ -174,7 +174,7 @@ class ChoiceStream:
         return [event_of(each) for each in chunks]
 
     def _own_head(self) -> Json:
-        """vLLM has sent nothing: completions open no choice before its first token."""
+        """VLLM has sent nothing: completions open no choice before its first token."""
         return {
             "id": self._endpoint.id_prefix + self._admitted.decision_id,
             "object": self._endpoint.object_name,

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from pilothouse.engine.plan.tap_plan import TapPlan
-from pilothouse.engine.worker.sae_encoder import LatentTables, encoded
-from pilothouse.engine.worker.tables import latent_on, named_latents
-from pilothouse.engine.worker.token_stats import measures
+from pilothouse.engine.worker.sae_encoder import SaeTables, encoded
+from pilothouse.engine.worker.tables import named_sae_tensors, sae_on
+from pilothouse.engine.worker.token_stats import token_stats
 from pilothouse.types import FloatArray
 
 AllReduce = Callable[[Tensor], Tensor]
@@ -25,7 +25,7 @@ AllReduce = Callable[[Tensor], Tensor]
 class CodeRead(NamedTuple):
     """Codes of some features, int64, of one resident SAE."""
 
-    tables: LatentTables
+    tables: SaeTables
     features_F: Tensor
 
 
@@ -45,11 +45,11 @@ class ReadColumns:
     codes: Sequence[CodeRead] = ()
 
     def scores(self, stream_TD: Tensor, all_reduce: AllReduce | None) -> Tensor:
-        """Every column of each token, [T, E] float32. Pure."""
+        """Return every column of each token, [T, E] float32. Pure."""
         is_measured = any(each.tables.facts.is_measured for each in self.codes)
         measured = None
         if is_measured or self.statistics_E is not None:
-            measured = measures(stream_TD, self.width, all_reduce)
+            measured = token_stats(stream_TD, self.width, all_reduce)
         parts = []
         if self.reads_DE is not None:
             read_TE = read(stream_TD, self.reads_DE)
@@ -63,16 +63,16 @@ class ReadColumns:
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
     def named_tensors(self) -> dict[str, Tensor]:
-        """Every tensor, by the name that `on` looks for."""
+        """Return every tensor, by the name that `on` looks for."""
         found = {} if self.reads_DE is None else {"reads": self.reads_DE}
         if self.statistics_E is not None:
             found["read_statistics"] = self.statistics_E
         for number, each in enumerate(self.codes):
             found[f"read_features{number}"] = each.features_F
-        return found | named_latents(each.tables for each in self.codes)
+        return found | named_sae_tensors(each.tables for each in self.codes)
 
     def on(self, found: Callable[[str], Tensor]) -> ReadColumns:
-        """The same columns, each tensor found by its name."""
+        """Return the same columns, each tensor found by its name."""
         return ReadColumns(
             self.start,
             self.stop,
@@ -80,7 +80,7 @@ class ReadColumns:
             None if self.reads_DE is None else found("reads"),
             None if self.statistics_E is None else found("read_statistics"),
             [
-                CodeRead(latent_on(found, each.tables), found(f"read_features{number}"))
+                CodeRead(sae_on(found, each.tables), found(f"read_features{number}"))
                 for number, each in enumerate(self.codes)
             ],
         )
@@ -89,12 +89,14 @@ class ReadColumns:
 def columns_of(
     tap: TapPlan,
     rows_DE: FloatArray | None,
-    residents: Mapping[str, LatentTables],
+    residents: Mapping[str, SaeTables],
     device: torch.device,
 ) -> ReadColumns | None:
-    """The columns of a tap; None where nothing is read.
+    """Return the columns of a tap; None where nothing is read.
 
     Args:
+        device: where the tensors lie.
+        tap: the tap.
         rows_DE: the plan's rows there, as far as this rank has the width; None where it has none.
         residents: the SAEs at the tap, by their digests.
     """
@@ -117,5 +119,5 @@ def columns_of(
 
 
 def read(stream_TD: Tensor, reads_DE: Tensor) -> Tensor:
-    """Read values in float32: `scores_TE = h_TD @ reads_DE`. Pure."""
+    """Return read values in float32: `scores_TE = h_TD @ reads_DE`. Pure."""
     return stream_TD.float() @ reads_DE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pilothouse.edits.top_features import TopFeature, top_features
+from pilothouse.edits.sae_codes import TopFeature, top_features
 
 
 def test_a_feature_counts_where_it_is_strongest() -> None:

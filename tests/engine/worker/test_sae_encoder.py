@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pilothouse.engine.worker.topk import FEW, among_largest, largest, norm_matched
+from pilothouse.engine.worker.sae_encoder import FEW, among_largest, largest, norm_matched
 
 COUNT = 3 * FEW
 TIED = st.lists(st.integers(-3, 6), min_size=COUNT, max_size=COUNT)

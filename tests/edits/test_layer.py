@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from pilothouse.artifacts.transform import build_transform
 from pilothouse.artifacts.vector import build_vector
-from pilothouse.edits.affine import Affine, affine_of
-from pilothouse.edits.layer import LayerEdit
+from pilothouse.edits.layer import Affine, LayerEdit, affine_of
 from pilothouse.edits.program import compile_program
 from pilothouse.edits.sources import Sources
 from pilothouse.errors import RequestError

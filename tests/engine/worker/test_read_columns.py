@@ -15,12 +15,12 @@ from torch import Tensor
 
 from pilothouse.artifacts.saes.autoencoder import Sae
 from pilothouse.edits.sae import feature_read
-from pilothouse.engine.plan.columns import ReadColumns, columns_of, read
 from pilothouse.engine.plan.feature_log import LoggedFeature, logged_reads, logged_sae
-from pilothouse.engine.plan.read_rows import OwnedRow, laid_out
+from pilothouse.engine.plan.read_rows import OwnedRow, lay_out_reads
 from pilothouse.engine.plan.tap_plan import TapPlan
 from pilothouse.engine.scheduler.feature_pool import FeaturePool
-from pilothouse.engine.worker.sae_weights import latent_tables
+from pilothouse.engine.worker.read_columns import ReadColumns, columns_of, read
+from pilothouse.engine.worker.sae_weights import sae_tables
 from tests.edits.test_sae import FORMS, loaded, made_as
 from tests.engine.worker.test_kernel import Ranks
 from tests.reference.sae import Book
@@ -49,7 +49,7 @@ class Laid:
         self.tap = saes[0].tap
         logged = {name: logged_features(sae, features) for name, sae in self.saes.items()}
         rows = [OwnedRow("somebody", self.tap, ROW_D), *logged_reads(logged, self.saes)]
-        (self.plan,), self.columns, tensors = laid_out({}, rows, {self.tap: WIDTH})
+        (self.plan,), self.columns, tensors = lay_out_reads({}, rows, {self.tap: WIDTH})
         self.rows_DE = tensors.get(f"reads/{self.tap.layer}/{self.tap.site}")
         self.facts = [
             logged_sae(name, each, self.columns[f"sae/{name}"]) for name, each in logged.items()
@@ -58,7 +58,7 @@ class Laid:
     def on(self, part: slice = WHOLE) -> ReadColumns:
         assert self.rows_DE is not None
         residents = {
-            each.sae: latent_tables(self.saes[each.sae], part, CPU) for each in self.plan.residents
+            each.sae: sae_tables(self.saes[each.sae], part, CPU) for each in self.plan.residents
         }
         made = columns_of(self.plan, self.rows_DE[part], residents, CPU)
         assert made is not None
@@ -151,7 +151,7 @@ def test_of_equal_codes_the_first_are_read_however_many_are_asked_for(
     same.b_enc[:] = 20.0
     _, stream_TD = stream()
     sae = saes["topk"][1]
-    tables = latent_tables(sae, WHOLE, CPU)
+    tables = sae_tables(sae, WHOLE, CPU)
     assert tables.encoder_DM is not None
     tables = tables._replace(
         encoder_DM=torch.from_numpy(same.W_enc.astype(np.float32)),
