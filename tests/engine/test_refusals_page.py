@@ -1,4 +1,4 @@
-"""docs/flags.md says what engine/unsupported_flags.py does."""
+"""docs/reference/flags.md says what engine/unsupported_flags.py does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from pilothouse.engine.unsupported_flags import (
 )
 from pilothouse.errors import UnsupportedError
 
-PAGE = (Path(__file__).parents[2] / "docs" / "flags.md").read_text(encoding="utf-8")
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+PAGE = (REFERENCE / "flags.md").read_text(encoding="utf-8")
 
 
 def test_the_page_lists_every_refused_flag_with_its_reason() -> None:
