@@ -1,4 +1,4 @@
-"""docs/guides/making-vectors.md on the real model: pairs, command, profile and request as pasted."""
+"""docs/guides/making-vectors.md on the real model: pairs, command, profile, request as pasted."""
 
 from __future__ import annotations
 
