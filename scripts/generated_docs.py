@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BLOCK = re.compile(
@@ -75,17 +76,29 @@ def policy_fields() -> str:
     """Return the fields of a policy, from its schema."""
     from pilothouse.policy.schema import Policy
 
-    schema = Policy.model_json_schema(by_alias=True)
+    return fields_of(Policy.model_json_schema(by_alias=True))
+
+
+def config_fields() -> str:
+    """Return the fields of pilothouse.yaml, from its schema."""
+    from pilothouse.config import PilothouseConfig
+
+    return fields_of(PilothouseConfig.model_json_schema(by_alias=True))
+
+
+def fields_of(schema: dict[str, Any]) -> str:
+    """Return each field of a JSON schema and of its parts, with its default."""
     rows = []
     for model, definition in [("", schema), *sorted(schema.get("$defs", {}).items())]:
         required = definition.get("required", ())
         for name, each in definition.get("properties", {}).items():
-            default = "required" if name in required else f"`{each.get('default')}`"
+            default = "required" if name in required else f"`{each.get('default', 'empty')}`"
             rows.append((f"`{model or 'the file'}`", f"`{name}`", default))
     return table(("part", "field", "default"), rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "config-fields": config_fields,
     "metrics": metrics,
     "policy-fields": policy_fields,
     "refused-flags": refused_flags,
