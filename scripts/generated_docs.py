@@ -7,6 +7,7 @@ compared with the code, and exit code 1 says which differ.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -92,9 +93,16 @@ def fields_of(schema: dict[str, Any]) -> str:
     for model, definition in [("", schema), *sorted(schema.get("$defs", {}).items())]:
         required = definition.get("required", ())
         for name, each in definition.get("properties", {}).items():
-            default = "required" if name in required else f"`{each.get('default', 'empty')}`"
+            default = "required" if name in required else shown(each.get("default"))
             rows.append((f"`{model or 'the file'}`", f"`{name}`", default))
     return table(("part", "field", "default"), rows)
+
+
+def shown(default: Any) -> str:
+    """Return a default as YAML has it; one that is a part of its own has rows of its own."""
+    if isinstance(default, dict) and default:
+        return "see its own rows"
+    return f"`{json.dumps(default)}`"
 
 
 TABLES: dict[str, Callable[[], str]] = {
