@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help python install install-dev install-sae demo test-unit test test-full test-oracles lint compat bench mutants clean
+.PHONY: help python install install-dev install-sae demo test-unit test test-full test-oracles lint docs compat bench mutants clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,11 @@ lint: install-dev  ## ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+docs: python  ## compare the generated tables and build the site strictly (ARGS=--write rewrites the tables)
+	@$(BOOTSTRAP) --with docs
+	@$(BIN)/python scripts/generated_docs.py $(ARGS)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 compat: install-dev  ## try the seam on another vLLM (VERSION=0.31.0, ARGS="-x")
 	@test -n "$(VERSION)" || { echo "make compat: which vLLM? VERSION=0.31.0" >&2; exit 2; }

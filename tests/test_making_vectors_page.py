@@ -1,4 +1,4 @@
-"""docs/making-vectors.md on the real model: pairs, command, profile, request, all as pasted."""
+"""docs/guides/making-vectors.md on the real model: pairs, command, profile, request as pasted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from pilothouse.training.report import FitReport
 from tests.support.servers.server_process import ServerProcess, free_port, started
 from tests.support.training.fit_command import report_of
 
-PAGE = (Path(__file__).parent.parent / "docs" / "making-vectors.md").read_text(encoding="utf-8")
+GUIDES = Path(__file__).parent.parent / "docs" / "guides"
+PAGE = (GUIDES / "making-vectors.md").read_text(encoding="utf-8")
 STEPS = PAGE.partition("\n## From Python\n")[0]
 MODEL, PAIRS, FIT, PROFILE, REQUEST = re.findall(r"```bash\n(.*?)```", STEPS, re.DOTALL)
 [OFFLINE] = re.findall(r"```python\n(.*?)```", STEPS, re.DOTALL)

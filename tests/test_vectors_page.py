@@ -1,4 +1,4 @@
-"""docs/vectors.md: a row for every format, and commands that import what they say."""
+"""docs/guides/vectors.md: a row for every format, and commands that import what they say."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from pilothouse.artifacts.vectors import FORMATS
 from pilothouse.cli.main import main
 from tests.support.artifacts.vector_files import MODEL_CONFIG, WRITERS
 
-PAGE = (Path(__file__).parent.parent / "docs" / "vectors.md").read_text(encoding="utf-8")
+GUIDES = Path(__file__).parent.parent / "docs" / "guides"
+PAGE = (GUIDES / "vectors.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^pilothouse (vector import .*)$", PAGE, re.MULTILINE)
 
 

@@ -1,4 +1,4 @@
-"""docs/adding-an-operator.md: its file, taken from the page as it stands, steers an engine.
+"""The file of docs/contributing/adding-an-operator.md steers an engine as it stands on the page.
 
 Shapes: T tokens, D width.
 """
@@ -38,7 +38,8 @@ from tests.support.engines.harness import engine, make_plan
 from tests.support.models.tiny_architectures import make_architecture
 from tests.support.parity.operators import ALL, CATALOGUE, OUTPUT, PROMPT, Case, check
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "adding-an-operator.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE = DOCS / "contributing" / "adding-an-operator.md"
 LONGEST = 60
 CPU = torch.device("cpu")
 GRANT = {
