@@ -9,8 +9,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.support.server_process import ServerProcess, serve_process
-from tests.support.tiny_house import SERVED_NAME
+from tests.support.servers.server_process import ServerProcess, serve_process
+from tests.support.servers.tiny_deployment import SERVED_NAME
 
 PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "request-flow.md"
 TRACER = Path(__file__).parents[1] / "support" / "folder_trace"
