@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from pilothouse.aggregate import TRAITS
 from pilothouse.policy.ending_rules import (
     DoorName,
     EndingRule,
@@ -22,9 +23,6 @@ from pilothouse.policy.expression import And, AtFpr, Comparison, Node, Not, Or
 from pilothouse.policy.open_scopes import outside_the_scope, outside_the_share
 from pilothouse.policy.schema import Policy, Respond
 from pilothouse.policy.source import Location, Severity
-from pilothouse.types import AggregateKind
-
-_LAST: frozenset[AggregateKind] = frozenset({"last", "ema_last"})
 
 
 def open_doors(
@@ -80,7 +78,9 @@ def _readouts(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor]:
             "of an answer is scored again for rules of the prompt phase alone",
             "make it a rule of `phase: prompt`",
         )
-    reads_end = {(each.aggregate.kind in _LAST and each.scope != "prompt") for each in read}
+    reads_end = {
+        (TRAITS[each.aggregate.kind].reads_end and each.scope != "prompt") for each in read
+    }
     if phase == "final" and reads_end == {True} and not house.same_in_phase(mine, "output"):
         yield mine.door(
             "last-token",
@@ -89,7 +89,7 @@ def _readouts(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor]:
             "(max_tokens, stop, a grammar)",
             "use `phase: output`, or a readout by `max`",
         )
-    if {each.aggregate.kind for each in read} == {"mean"}:
+    if {TRAITS[each.aggregate.kind].falls_with_length for each in read} == {True}:
         yield mine.door(
             "mean",
             at,

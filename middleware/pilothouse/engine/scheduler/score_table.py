@@ -26,7 +26,7 @@ from pilothouse.engine.scheduler.feature_pool import FeaturePool
 from pilothouse.engine.scheduler.messages import Emissions
 from pilothouse.engine.scheduler.scored_spans import ScoredSpans, counted, is_anchored, scope_bounds
 from pilothouse.engine.scheduler.supplied_text import Supplied
-from pilothouse.probes.aggregator import Floats, make_aggregator
+from pilothouse.probes.aggregators import Floats, make_aggregator
 from pilothouse.types import Aggregate, FloatArray, IntArray
 
 
