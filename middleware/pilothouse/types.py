@@ -73,6 +73,7 @@ Scope = Literal["prompt", "output", "answer"]
 """Token positions a readout covers. `answer` is the last prompt token and every output token."""
 
 AggregateKind = Literal["max", "mean", "last", "ema_max", "ema_last"]
+"""The kinds of this package; `pilothouse.aggregate` says what holds for each."""
 
 Phase = Literal["prompt", "output", "final"]
 Mode = Literal["shadow", "enforce"]
@@ -108,9 +109,9 @@ class Tap(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
-    """How token logits become one number. `half_life_tokens` only for the EMA kinds."""
+    """How token logits become one number; only some kinds have a half life."""
 
-    kind: AggregateKind
+    kind: str
     half_life_tokens: float | None = None
 
 

@@ -186,7 +186,7 @@ def test_signals_carry_calibration_and_thresholds() -> None:
 def test_nothing_heavy_is_loaded_beside_the_engine() -> None:
     code = (
         "import sys, pilothouse.artifacts.catalog, pilothouse.edits.program;"
-        "import pilothouse.edits.direction, pilothouse.probes.aggregator;"
+        "import pilothouse.probes.aggregators;"
         "import pilothouse.probes.calibration;"
         "heavy = {'torch', 'vllm', 'scipy', 'sklearn', 'fastapi', 'transformers'};"
         "print(sorted(heavy & {name.split('.')[0] for name in sys.modules}))"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from tests.support.servers.server_process import ServerProcess, serve_process
 from tests.support.servers.tiny_deployment import SERVED_NAME
 

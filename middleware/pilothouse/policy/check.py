@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 
+from pilothouse.aggregate import TRAITS
 from pilothouse.policy.endpoint_names import ENDPOINTS
 from pilothouse.policy.expression import (
     KEYWORDS,
@@ -18,7 +19,6 @@ from pilothouse.types import Phase, Scope
 from pilothouse.validation_errors import Location, Problem, closest, problem_at
 
 Fault = tuple[Location, str]
-_EMA = ("ema_max", "ema_last")
 
 
 def policy_problems(policy: Policy) -> list[Problem]:
@@ -107,9 +107,10 @@ def _aggregate(signal: SignalRef, at: Location) -> Iterator[Fault]:
     kind, half_life = signal.aggregate.kind, signal.aggregate.ema_half_life_tokens
     if kind is None and half_life is None:
         yield at, "got no kind: add `kind: max`, `mean` or `last`, or `ema_half_life_tokens`"
-    if kind in _EMA and half_life is None:
+    has_half_life = kind is not None and TRAITS[kind].has_half_life
+    if has_half_life and half_life is None:
         yield at, f"`kind: {kind}` needs a half-life: add `ema_half_life_tokens: 4`"
-    if kind is not None and kind not in _EMA and half_life is not None:
+    if kind is not None and not has_half_life and half_life is not None:
         yield at, f"`ema_half_life_tokens` has no effect on `kind: {kind}`: remove it"
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Iterator
 
+from pilothouse.aggregate import TRAITS
 from pilothouse.policy.ending_rules import (
     DoorName,
     EndingRule,
@@ -23,7 +24,6 @@ from pilothouse.policy.endpoint_names import ENDPOINTS
 from pilothouse.policy.expression import And, AtFpr, Comparison, Node, Not, Or
 from pilothouse.policy.matching import holds_for
 from pilothouse.policy.schema import Policy, Respond
-from pilothouse.types import AggregateKind
 from pilothouse.validation_errors import Location, Severity
 
 _SHARE_REMEDY = "raise rollout_percent to 100 once the policy is trusted"
@@ -153,9 +153,6 @@ def _is_everyone(cidr: str) -> bool:
         return False  # refused where the server starts
 
 
-_LAST: frozenset[AggregateKind] = frozenset({"last", "ema_last"})
-
-
 def _grants(mine: EndingRule, rules: EndingRules) -> Iterator[OpenDoor]:
     auth = rules.around.auth
     to_whom = "callers on this machine" if rules.around.for_this_machine else "every client"
@@ -190,7 +187,9 @@ def _readouts(mine: EndingRule, rules: EndingRules) -> Iterator[OpenDoor]:
             "of an answer is scored again for rules of the prompt phase alone",
             "make it a rule of `phase: prompt`",
         )
-    reads_end = {(each.aggregate.kind in _LAST and each.scope != "prompt") for each in read}
+    reads_end = {
+        (TRAITS[each.aggregate.kind].reads_end and each.scope != "prompt") for each in read
+    }
     if phase == "final" and reads_end == {True} and not rules.same_in_phase(mine, "output"):
         yield mine.door(
             "last-token",
@@ -199,7 +198,7 @@ def _readouts(mine: EndingRule, rules: EndingRules) -> Iterator[OpenDoor]:
             "(max_tokens, stop, a grammar)",
             "use `phase: output`, or a readout by `max`",
         )
-    if {each.aggregate.kind for each in read} == {"mean"}:
+    if {TRAITS[each.aggregate.kind].falls_with_length for each in read} == {True}:
         yield mine.door(
             "mean",
             at,

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
+from pilothouse.aggregate import NamedAggregate
 from pilothouse.term import NamedOp
 from pilothouse.types import (
-    AggregateKind,
     Mode,
     OnError,
     Phase,
@@ -64,7 +64,7 @@ class Match(_Closed):
 class AggregateRef(_Closed):
     """How token scores become one number. A half-life alone means `ema_last`."""
 
-    kind: AggregateKind | None = None
+    kind: NamedAggregate | None = None
     ema_half_life_tokens: float | None = Field(default=None, gt=0, le=4096)
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 import time
 from itertools import pairwise
+from typing import get_args
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pilothouse.aggregate import TRAITS, AggregateTraits
 from pilothouse.errors import ConfigError
-from pilothouse.probes.aggregator import AGGREGATORS, EMA_BLOCK, Max, make_aggregator, register
-from pilothouse.types import Aggregate
+from pilothouse.probes.aggregators import AGGREGATORS, make_aggregator, register_aggregator
+from pilothouse.probes.aggregators.ema_last import EMA_BLOCK
+from pilothouse.types import Aggregate, AggregateKind
 from tests.reference.aggregation import aggregated
 
 AGGREGATES = (
@@ -218,21 +221,26 @@ def test_after_a_half_life_half_of_the_past_is_left() -> None:
 @pytest.mark.parametrize("half_life", [None, 0.0, -1.0, 0.09, 2e6, math.nan, math.inf])
 def test_a_half_life_out_of_range_is_refused(kind: str, half_life: float | None) -> None:
     with pytest.raises(ConfigError, match="half_life_tokens: got"):
-        make_aggregator(Aggregate(kind, half_life))  # type: ignore[arg-type]
+        make_aggregator(Aggregate(kind, half_life))
 
 
 @pytest.mark.parametrize("kind", ["max", "mean", "last"])
 def test_a_half_life_without_effect_is_refused(kind: str) -> None:
     with pytest.raises(ConfigError, match=f"half_life_tokens: got 4.0 with kind '{kind}'"):
-        make_aggregator(Aggregate(kind, 4.0))  # type: ignore[arg-type]
+        make_aggregator(Aggregate(kind, 4.0))
 
 
 def test_an_unknown_kind_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"kind: got 'median', want one of \['ema_last'"):
-        make_aggregator(Aggregate("median"))  # type: ignore[arg-type]
+        make_aggregator(Aggregate("median"))
 
 
 def test_a_kind_is_registered_once() -> None:
-    assert set(AGGREGATORS) == {"max", "mean", "last", "ema_max", "ema_last"}
-    with pytest.raises(ConfigError, match="registered twice"):
-        register("max", lambda _: Max())
+    with pytest.raises(ConfigError, match="'max' is registered twice"):
+        register_aggregator("max", AggregateTraits())
+
+
+def test_a_kind_comes_with_its_traits() -> None:
+    assert set(AGGREGATORS) == set(TRAITS) == set(get_args(AggregateKind))
+    with pytest.raises(ConfigError, match="'median': got no traits"):
+        register_aggregator("median")
