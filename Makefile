@@ -31,7 +31,7 @@ install-sae: python  ## the same with sae-lens, which trains SAEs
 demo: install  ## serve a small real model on 127.0.0.1:8000 (ARGS="--port 8001", ARGS=--tour, ARGS=--world)
 	@$(BIN)/pilothouse demo $(ARGS)
 
-test-unit: install-dev  ## the tests that need no torch and no vLLM, in under a minute
+test-unit: install-dev  ## the tests that need no torch and no vLLM, a quicker part of `make test`
 	@$(PYTEST) --unit $(ARGS)
 
 test: install-dev  ## the quick suite (ARGS="-k house")
