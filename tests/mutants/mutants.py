@@ -728,7 +728,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "own-lines",
         "the header of a request id is not looked at",
-        "Gate._http",
+        "GuardMiddleware._http",
         "refuse_request_id_header(scope)",
         "pass",
         ("tests/server/test_server_log.py",),
@@ -1039,7 +1039,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "identity",
         "an API key is left to how vLLM reads a path",
-        "Gate._governed",
+        "GuardMiddleware._governed",
         "send_json(send, 401, UNAUTHORIZED)",
         "self._app(scope, receive, send)",
         ("tests/server/test_not_served.py",),
@@ -1264,7 +1264,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "never-silent",
         "websockets are not counted",
-        "Gate.__call__",
+        "GuardMiddleware.__call__",
         'state.metrics.request(None, OTHER_ENDPOINT, "", "deny")',
         "pass",
         ("tests/server/test_not_served.py",),
@@ -1273,7 +1273,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "never-silent",
         "other methods of governed routes are not counted",
-        "Gate._ungoverned_method",
+        "GuardMiddleware._ungoverned_method",
         'state.metrics.request(None, endpoint.name, "", client.outcome_or(outcome))',
         "pass",
         ("tests/server/test_not_served.py",),
@@ -1915,7 +1915,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "bounded",
         "only governed bodies are bounded",
-        "Gate._bounded",
+        "GuardMiddleware._bounded",
         'scope["method"] in BODILESS',
         "True",
         ("tests/server/test_survival.py",),

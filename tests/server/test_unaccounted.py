@@ -10,7 +10,7 @@ import pytest
 from pilothouse.record import Decision, Record
 from pilothouse.server.endpoints.base import Answer
 from pilothouse.server.endpoints.registry import ENDPOINTS
-from pilothouse.server.response.decision_store import Entry
+from pilothouse.server.response.decision_store import RequestDecisions
 from pilothouse.server.response.exchange import Exchange
 from tests.support.servers.app_parts import (
     admitted,
@@ -97,7 +97,7 @@ def test_another_number_of_choices_ends_every_one(policy: str, n: int) -> None:
 
 
 def test_a_record_of_no_known_choice_is_nobodys_account() -> None:
-    entry = Entry()
+    entry = RequestDecisions()
     entry.add(record(always__output=0.1))
     assert not entry.choices
     failed = record()

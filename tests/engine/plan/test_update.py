@@ -16,7 +16,7 @@ from pilothouse.edits.program import compile_program
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.plan.update import changes, following_plan
 from pilothouse.errors import ConfigError
-from pilothouse.server.reload.load_change import with_loaded, without_loaded
+from pilothouse.server.reload.reload import with_loaded, without_loaded
 from pilothouse.term import SteerTerm
 from tests.support.artifacts.kubernetes_mounts import mount
 from tests.support.artifacts.tiny_sae import save_topics

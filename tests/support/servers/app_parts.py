@@ -17,7 +17,7 @@ from pilothouse.server.admission import Admission, Admitted
 from pilothouse.server.auth import Caller
 from pilothouse.server.endpoints.base import Answer, StreamRewriter
 from pilothouse.server.endpoints.registry import ENDPOINTS
-from pilothouse.server.response.decision_store import Entry
+from pilothouse.server.response.decision_store import RequestDecisions
 from pilothouse.server.response.final_decision import FinalDecision
 from tests.support.servers.tiny_deployment import SERVED_NAME, make_tiny_house
 
@@ -78,7 +78,7 @@ def admit(
 def stream_of(
     endpoint: EndpointName,
     request: Admitted,
-    entry: Entry,
+    entry: RequestDecisions,
     counted: list[Decision] | None = None,
 ) -> StreamRewriter:
     """What rewrites the stream of a request."""
@@ -108,9 +108,9 @@ def verdict(policy: str) -> Decision:
     return rule.decision("enforce", result)
 
 
-def entry_with(*records: tuple[tuple[int, int], Record]) -> Entry:
+def entry_with(*records: tuple[tuple[int, int], Record]) -> RequestDecisions:
     """A ledger entry that has taken in these records, by choice."""
-    entry = Entry()
+    entry = RequestDecisions()
     for choice, record in records:
         record.choice = choice
         entry.add(record)

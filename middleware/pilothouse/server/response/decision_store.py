@@ -27,7 +27,7 @@ class ChoiceLog:
 
 
 @dataclass(slots=True)
-class Entry:
+class RequestDecisions:
     """One request."""
 
     choices: dict[ChoiceKey, ChoiceLog] = field(default_factory=dict)
@@ -64,18 +64,18 @@ class Entry:
         )
 
 
-class Ledger:
+class DecisionStore:
     """Live requests of this process. Records of others (answered, aborted) pass by."""
 
     def __init__(self) -> None:
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, RequestDecisions] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def open(self, decision_id: str) -> Entry:
+    def open(self, decision_id: str) -> RequestDecisions:
         """Start listening for a request."""
-        entry = self._entries[decision_id] = Entry()
+        entry = self._entries[decision_id] = RequestDecisions()
         return entry
 
     def close(self, decision_id: str) -> None:
