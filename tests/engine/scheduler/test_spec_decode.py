@@ -130,7 +130,7 @@ def test_totals_and_rules_outcomes_are_those_without_drafts(runs: ScoredSpans) -
     fired = set()
     for name, want in runs.plain.items():
         got, wanted = runs.drafted[name].closing, want.closing
-        for field in ("steered_tokens", "scored_tokens", "unscored_tokens", "outcomes", "verdict"):
+        for field in ("steered_tokens", "scored_tokens", "unscored_tokens", "decisions", "verdict"):
             assert getattr(got, field) == getattr(wanted, field), (name, field)
         assert sorted(got.values) == sorted(wanted.values)
         for key, value in wanted.values.items():
