@@ -58,7 +58,7 @@ def tables_report(plan: Plan, table_mib: int) -> dict[str, Any]:
                 "site": each.tap.site,
                 "width": taps[each.tap].width,
                 **_reserved(each.edits),
-                "saes": len(each.residents),
+                "saes": len(each.resident_saes),
                 "mib": round(each.num_bytes / MIB, 3),
             }
             for each in memory

@@ -54,9 +54,9 @@ class LayerEdit:
         return sum(each.rank for each in self.tables)
 
     @property
-    def residents(self) -> tuple[str, ...]:
+    def resident_saes(self) -> tuple[str, ...]:
         """Digests of the SAEs whose codes it reads, in order."""
-        return tuple(sorted({name for each in self.tables for name in each.residents}))
+        return tuple(sorted({name for each in self.tables for name in each.resident_saes}))
 
     @property
     def flags(self) -> frozenset[str]:
@@ -93,7 +93,7 @@ class LayerEdit:
         Args:
             hidden_TD: the stream.
             coefficient: what multiplies everything.
-            saes: those of `residents`, by their digests.
+            saes: those of `resident_saes`, by their digests.
         """
         h_TD = hidden_TD.astype(np.float64)
         moved_TD = h_TD

@@ -179,7 +179,7 @@ class Table(ABC, Generic[P]):
         return 0
 
     @property
-    def residents(self) -> tuple[str, ...]:
+    def resident_saes(self) -> tuple[str, ...]:
         """Digests of the SAEs whose codes it reads, in order."""
         return ()
 

@@ -57,10 +57,10 @@ class Laid:
 
     def on(self, part: slice = WHOLE) -> ReadColumns:
         assert self.rows_DE is not None
-        residents = {
-            each.sae: sae_tables(self.saes[each.sae], part, CPU) for each in self.plan.residents
+        resident_saes = {
+            each.sae: sae_tables(self.saes[each.sae], part, CPU) for each in self.plan.resident_saes
         }
-        made = columns_of(self.plan, self.rows_DE[part], residents, CPU)
+        made = columns_of(self.plan, self.rows_DE[part], resident_saes, CPU)
         assert made is not None
         return made
 

@@ -118,7 +118,7 @@ class GatedRows(Table[RowPart]):
         return bool(self.gates_RG[:, IN_PLANE].any())
 
     @property
-    def residents(self) -> tuple[str, ...]:
+    def resident_saes(self) -> tuple[str, ...]:
         """Digests of the SAEs whose codes it reads, in order."""
         return tuple(sorted({each.sae for each in self.latents_R if each is not None}))
 
@@ -152,7 +152,7 @@ class GatedRows(Table[RowPart]):
     def reference(self, tokens: Tokens) -> Floats:
         """Return the sum of what the rows write."""
         h_TD, coefficient = tokens.moved_TD, tokens.coefficient
-        codes = {name: encode(tokens.saes[name], h_TD) for name in self.residents}
+        codes = {name: encode(tokens.saes[name], h_TD) for name in self.resident_saes}
         reads_TR = h_TD @ self.reads_RD.astype(np.float64).T
         shares_TR = np.zeros_like(reads_TR)
         factor_TR, back_TR = np.ones_like(reads_TR), np.ones_like(reads_TR)

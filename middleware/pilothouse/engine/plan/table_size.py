@@ -22,7 +22,7 @@ class TapMemory:
 
     tap: Tap
     edits: EditPlan
-    residents: tuple[ResidentSae, ...]
+    resident_saes: tuple[ResidentSae, ...]
     num_bytes: int
 
 
@@ -43,12 +43,12 @@ def table_memory(taps: Sequence[TapPlan], limits: Limits, *, num_targets: int) -
     found = []
     for each in taps:
         edits = each.edits or EditPlan()
-        if each.edits is None and not each.residents:
+        if each.edits is None and not each.resident_saes:
             continue
-        num_bytes = FLOAT32_BYTES * (_numbers(each.residents) - _numbers(edits.latents))
+        num_bytes = FLOAT32_BYTES * (_numbers(each.resident_saes) - _numbers(edits.latents))
         if each.edits is not None:
             num_bytes += table_bytes(edits, slots=slots, width=each.width, num_targets=num_targets)
-        found.append(TapMemory(each.tap, edits, each.residents, num_bytes))
+        found.append(TapMemory(each.tap, edits, each.resident_saes, num_bytes))
     return found
 
 
@@ -63,7 +63,7 @@ def memory_problem(memory: Sequence[TapMemory], limits: Limits) -> str | None:
     needed = sum(each.num_bytes for each in memory)
     if needed <= limits.table_mib * MIB:
         return None
-    latents = [latent for each in memory for latent in each.residents]
+    latents = [latent for each in memory for latent in each.resident_saes]
     whole = FLOAT32_BYTES * _numbers(latents) / MIB
     of_saes = f", of them {whole:.0f} MiB of {len(latents)} resident SAEs" if latents else ""
     return (

@@ -85,7 +85,7 @@ class EditPlan(Frozen):
     @classmethod
     def needed_by(cls, edit: LayerEdit) -> EditPlan:
         """Return the tables that a program's edit fills."""
-        latents = tuple(ResidentSae(sae=each) for each in edit.residents)
+        latents = tuple(ResidentSae(sae=each) for each in edit.resident_saes)
         return cls(rank=edit.rank, tables=edit.flags, latents=latents)
 
     def with_room_for(self, other: EditPlan) -> EditPlan:
@@ -136,7 +136,7 @@ class TapPlan(Frozen):
     codes: tuple[CodeColumns, ...] = ()
 
     @property
-    def residents(self) -> tuple[ResidentSae, ...]:
+    def resident_saes(self) -> tuple[ResidentSae, ...]:
         """Every SAE that lies here, whatever for."""
         reading = tuple(each.latent for each in self.codes)
         if self.edits is None:

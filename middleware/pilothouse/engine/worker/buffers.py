@@ -71,7 +71,7 @@ class TapBuffers:
     scores_NE: Tensor
     tables: dict[Tap, EditTables]
     policies: dict[Tap, PolicyTables]
-    residents: dict[Tap, dict[str, SaeTables]]
+    resident_saes: dict[Tap, dict[str, SaeTables]]
     """SAEs by their digests."""
     parts: Mapping[Tap, slice]
 
@@ -89,7 +89,7 @@ class TapBuffers:
         """
         body = plan.body
         slots = body.limits.max_programs + 1
-        residents = {
+        resident_saes = {
             tap: {
                 sae.digest: sae_tables(sae, parts[tap], device) for sae in resident_saes(plan, each)
             }
@@ -113,7 +113,7 @@ class TapBuffers:
                     width=part.stop - part.start,
                     device=device,
                     total=each.width,
-                    latents=[residents[tap][latent.sae] for latent in edits.latents],
+                    latents=[resident_saes[tap][latent.sae] for latent in edits.latents],
                 )
                 for tap, each, edits, part in edited
             },
@@ -124,12 +124,12 @@ class TapBuffers:
                     edits.policy_rows,
                     device,
                     total=each.width,
-                    latents=[residents[tap][latent.sae] for latent in edits.policy_latents],
+                    latents=[resident_saes[tap][latent.sae] for latent in edits.policy_latents],
                 )
                 for tap, each, edits, part in edited
                 if (tables := plan.policy_tensors(tap))
             },
-            residents=residents,
+            resident_saes=resident_saes,
             parts=parts,
         )
 

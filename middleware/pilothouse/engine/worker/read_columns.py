@@ -89,7 +89,7 @@ class ReadColumns:
 def columns_of(
     tap: TapPlan,
     rows_DE: FloatArray | None,
-    residents: Mapping[str, SaeTables],
+    resident_saes: Mapping[str, SaeTables],
     device: torch.device,
 ) -> ReadColumns | None:
     """Return the columns of a tap; None where nothing is read.
@@ -98,7 +98,7 @@ def columns_of(
         device: where the tensors lie.
         tap: the tap.
         rows_DE: the plan's rows there, as far as this rank has the width; None where it has none.
-        residents: the SAEs at the tap, by their digests.
+        resident_saes: the SAEs at the tap, by their digests.
     """
     if tap.read_stop == tap.read_start:
         return None
@@ -112,7 +112,7 @@ def columns_of(
         reads_DE,
         torch.tensor(tap.statistics, device=device) if tap.statistics else None,
         [
-            CodeRead(residents[each.latent.sae], torch.tensor(each.features, device=device))
+            CodeRead(resident_saes[each.latent.sae], torch.tensor(each.features, device=device))
             for each in tap.codes
         ],
     )

@@ -33,7 +33,7 @@ def resident_saes(plan: Plan, tap: TapPlan) -> list[Sae]:
         EngineError: files hold another SAE by now.
     """
     named = {facts.digest: (name, facts.ref) for name, facts in plan.body.saes.items()}
-    return [opened_sae(*named[each.sae], each.sae) for each in tap.residents]
+    return [opened_sae(*named[each.sae], each.sae) for each in tap.resident_saes]
 
 
 def resident_sae(sae: Sae) -> ResidentSae:
