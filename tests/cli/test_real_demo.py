@@ -232,7 +232,8 @@ def test_a_profile_moves_answers_as_far_as_its_card_says(
         for before, after in zip(plain, steered, strict=True)
     ]
     error = stdev(moved) / SLICE**0.5
-    assert fmean(moved) > 0, "the profile moves nothing"
+    if pole.steered.effect.low > 0:  # else the card itself does not show that it moves anything
+        assert fmean(moved) > 0, "the profile moves nothing"
     assert fmean(moved) + 2 * error >= pole.steered.effect.low
     assert fmean(moved) - 2 * error <= pole.steered.effect.high
 

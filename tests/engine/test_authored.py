@@ -149,7 +149,7 @@ def ask(world: World, prompt: list[int], *policies: str, **more: Any):
 
 
 def verdict_of(record: Any) -> tuple[str, str] | None:
-    return None if record.verdict is None else (record.verdict.policy, record.verdict.phase)
+    return None if record.verdict is None else (record.verdict.policy, record.verdict.decided_in)
 
 
 def test_text_behind_the_opening_does_not_move_what_is_read_there(world: World) -> None:

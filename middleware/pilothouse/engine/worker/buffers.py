@@ -18,7 +18,7 @@ from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.scheduler.messages import Upload
 from pilothouse.engine.worker.kernel import EditTables, PolicyTables
 from pilothouse.engine.worker.sae_encoder import SaeTables
-from pilothouse.engine.worker.sae_weights import resident_saes, sae_tables
+from pilothouse.engine.worker.sae_weights import open_resident_saes, sae_tables
 from pilothouse.engine.worker.tables import allocate, policy_tables, upload
 from pilothouse.types import FloatArray, IntArray, Tap
 
@@ -91,7 +91,8 @@ class TapBuffers:
         slots = body.limits.max_programs + 1
         resident_saes = {
             tap: {
-                sae.digest: sae_tables(sae, parts[tap], device) for sae in resident_saes(plan, each)
+                sae.digest: sae_tables(sae, parts[tap], device)
+                for sae in open_resident_saes(plan, each)
             }
             for tap, each in plan.taps().items()
             if tap in parts

@@ -25,7 +25,7 @@ PART = 1024
 """Features whose weights are widened at once."""
 
 
-def resident_saes(plan: Plan, tap: TapPlan) -> list[Sae]:
+def open_resident_saes(plan: Plan, tap: TapPlan) -> list[Sae]:
     """Return the SAEs that lie at a tap, in the order of its plan, read from their files.
 
     Raises:
