@@ -398,7 +398,7 @@ def test_a_prompt_that_vllm_refuses_leaves_the_engine_as_it_was(llm: LLM, tmp_pa
     with pytest.raises(ConfigError, match=r"prompts: number 6: This model's maximum context"):
         llm.capture([*PROMPTS, [3] * 300], [1], out=tmp_path / "a", progress=False)
     assert not load_index(tmp_path / "a").complete
-    assert worker_of(llm).pilothouse._harvest is None
+    assert worker_of(llm).pilothouse._recorder is None
     assert llm.capture(PROMPTS, [1], out=tmp_path / "b", progress=False).complete
 
 
