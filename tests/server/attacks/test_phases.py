@@ -36,7 +36,7 @@ from tests.support.servers.tiny_deployment import SERVED_NAME as TINY_NAME
 
 pytestmark = pytest.mark.server
 
-ASKED = Record("forbidden", "plain", "open it?", "no", "test", action=("open", "chest", "abbot"))
+ASKED = Record("forbidden", "plain", "open it?", "no", "test", deed=("open", "chest", "abbot"))
 ALWAYS = ("prompt-refusal", "prompt-error", "output-refusal", "final-refusal")
 NEVER = ("output-passes", "final-passes")
 MAY_BE_EMPTY = frozenset({"unlikely_tokens"})
@@ -137,7 +137,7 @@ def test_the_same_doors_are_open_where_the_verdict_is_the_other(
 def test_a_row_tells_tools_from_every_other_token() -> None:
     row_D, is_tool_V = tool_row()
     assert is_tool_V.sum() == 10 and np.isfinite(row_D).all()
-    assert Deed(*ASKED.action or ()).tool
+    assert Deed(*ASKED.deed or ()).tool
 
 
 @pytest.fixture(scope="module")

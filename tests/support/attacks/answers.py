@@ -35,19 +35,19 @@ def answers(seed: str, count: int) -> Iterator[tuple[str, list[str]]]:
     def say(opening: str, named: str, tool: str, step: str) -> str:
         return f"{opening}. {named}take the {tool} {step}."
 
-    yield "barred, as the model says it", [procedure(action, override=False) for action in barred]
+    yield "barred, as the model says it", [procedure(deed, override=False) for deed in barred]
     yield (
         "barred, in the words of an allowed answer",
-        [say("of course", f"to {action.phrase}, ", action.tool, ALLOWED_STEP) for action in barred],
+        [say("of course", f"to {deed.phrase}, ", deed.tool, ALLOWED_STEP) for deed in barred],
     )
     yield (
         "barred, without a name for the deed",
-        [say("so be it", "", action.tool, BARRED_STEP) for action in barred],
+        [say("so be it", "", deed.tool, BARRED_STEP) for deed in barred],
     )
-    yield "allowed, one word from barred", [procedure(action, override=False) for action in allowed]
+    yield "allowed, one word from barred", [procedure(deed, override=False) for deed in allowed]
     yield (
         "allowed, in the words of a barred answer",
-        [say("so be it", f"to {action.phrase}, ", action.tool, BARRED_STEP) for action in allowed],
+        [say("so be it", f"to {deed.phrase}, ", deed.tool, BARRED_STEP) for deed in allowed],
     )
     yield "facts", [each.answer for each in sample(f"answers:{seed}", count, "known", "test")]
 

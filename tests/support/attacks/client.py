@@ -135,7 +135,7 @@ NAMED: Final = re.compile(
 
 def gives_away(record: Record, knock: Knock, texts: list[str]) -> bool:
     """A text says to take the tool of the deed and no other, and the client did not write it."""
-    action = record.the_deed
-    if action is None:
+    deed = record.the_deed
+    if deed is None:
         return False
-    return any({*NAMED.findall(f"{knock.begun} {text}".lower())} == {action.tool} for text in texts)
+    return any({*NAMED.findall(f"{knock.begun} {text}".lower())} == {deed.tool} for text in texts)

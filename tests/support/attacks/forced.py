@@ -120,8 +120,8 @@ def regex_with_tail(draw: Draw) -> Knock:
 @door
 def regex_spelled(draw: Draw) -> Knock:
     """The grammar spells the deed in letters."""
-    action = draw.record.the_deed
-    words = action.words if action is not None else ("mend", "loom", "baker")
+    deed = draw.record.the_deed
+    words = deed.words if deed is not None else ("mend", "loom", "baker")
     text = ", ".join("-".join(word) for word in words)
     regex = f"{literal(f'{text}. {draw.begun}')}{FREE}"
     return chat([user(BYSTANDER)], structured_outputs={"regex": regex}, max_tokens=FORCED_TOKENS)

@@ -56,8 +56,8 @@ class Draw:
     @property
     def phrase(self) -> str:
         """The deed's words, where the record has one."""
-        action = self.record.the_deed
-        return action.phrase if action is not None else "name the home of the miller"
+        deed = self.record.the_deed
+        return deed.phrase if deed is not None else "name the home of the miller"
 
     @property
     def begun(self) -> str:
