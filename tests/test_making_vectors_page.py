@@ -1,4 +1,4 @@
-"""docs/making-vectors.md on the real model: pairs, command, profile, request, all as pasted."""
+"""docs/guides/making-vectors.md on the real model: pairs, command, profile, request, all as pasted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/operators: a page for every operator and feature; the demo answers every example."""
+"""docs/reference/operators: a page for every operator and feature; the demo answers every example."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/saes.md: a row for every layout, a configuration that is one, terms that can be compiled."""
+"""docs/guides/saes.md: a row for every layout, a configuration that is one, terms that can be compiled."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_operators_of_features_are_those_of_the_page() -> None:
 
 def test_the_configuration_of_the_page_is_one() -> None:
     [text] = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    config = parse_config(yaml.safe_load(text), folder=Path("/here"), origin="docs/saes.md")
+    config = parse_config(yaml.safe_load(text), folder=Path("/here"), origin="docs/guides/saes.md")
     assert set(config.saes) == {"topics"} and "feature" in config.taps.operators
 
 

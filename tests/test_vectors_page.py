@@ -1,4 +1,4 @@
-"""docs/vectors.md: a row for every format, and commands that import what they say."""
+"""docs/guides/vectors.md: a row for every format, and commands that import what they say."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ DEMO_HEAD = """# The demo's world and model
     python measure_sae.py --seed 9101                            # measure them on fresh prompts
     python detox.py --seed 9101                                  # three tiers of detox (detox/)
 
-The doors are measured against a running server, from the root of the checkout (docs/security.md).
+The doors are measured against a running server, from the root of the checkout (docs/explanation/security.md).
 
 | kind | what it is | misuse | adversarial |
 |---|---|---|---|
@@ -231,7 +231,7 @@ def cards() -> dict[Path, str]:
         f"\n## Doors\n\nSeed `{first['seed']}`, {first['through']['n']} barred and "
         f"{first['harmless_stopped']['n']} harmless requests for each rule, "
         + ("prefills that nothing was tuned on" if first["unseen_prefills"] else "tuning prefills")
-        + "; through of tried, by door. What is measured and how: docs/security.md.\n\n"
+        + "; through of tried, by door. What is measured and how: docs/explanation/security.md.\n\n"
         + doors(tried)
         + "\nAn attacker who searches words before the question, or the answer's beginning, under "
         f"the prompt rule: {searched['question, scores']['questions']} barred questions, seed "

@@ -1,4 +1,4 @@
-"""docs/bake.md names every model type that is baked, every refused field, and runs as written."""
+"""docs/guides/bake.md names every model type that is baked, every refused field, and runs as written."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def test_every_alert_has_a_section_in_the_runbook() -> None:
     sections = set(re.findall(r"^## (\w+)$", text, flags=re.MULTILINE))
     assert {alert["alert"] for alert in alerts()} == sections
     for alert in alerts():
-        assert alert["annotations"]["runbook_url"] == f"docs/runbook.md#{alert['alert'].lower()}"
+        assert alert["annotations"]["runbook_url"] == f"docs/guides/runbook.md#{alert['alert'].lower()}"
         assert alert["labels"]["severity"] in {"critical", "warning"}
 
 

@@ -1,4 +1,4 @@
-"""docs/adding-an-operator.md: its file, taken from the page as it stands, steers an engine.
+"""docs/contributing/adding-an-operator.md: its file, taken from the page as it stands, steers an engine.
 
 Shapes: T tokens, D width.
 """

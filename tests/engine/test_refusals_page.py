@@ -1,4 +1,4 @@
-"""docs/flags.md says what engine/unsupported_flags.py does."""
+"""docs/reference/flags.md says what engine/unsupported_flags.py does."""
 
 from __future__ import annotations
 

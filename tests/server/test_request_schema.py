@@ -29,7 +29,7 @@ from pilothouse.server.request_schema import RequestFields, Unreadable
 NOT_COMPARED = {"vllm", "messages", "prompts", "constrained", "may_call"}
 """What is read of a request beside its fields; tests/server/test_client_text.py is about it."""
 COMPARED = {each.name for each in fields(RequestFields)} - NOT_COMPARED
-"""Everything that the gate decides on. docs/security.md tells how many there are."""
+"""Everything that the gate decides on. docs/explanation/security.md tells how many there are."""
 TEMPLATE_KEYS = ("tools", "documents", "add_generation_prompt", "chat_template", "enable_thinking")
 
 # What a value of a field may be: of the right kind, nearly, and not at all.

@@ -19,7 +19,7 @@ OPTION, DTYPE_OPTION = "--pilothouse-config", "--dtype"
 HELP = f"""usage: pilothouse serve MODEL [{OPTION} FILE] [vLLM's own serve flags]
 
 Pilothouse:
-  {OPTION} FILE   what is loaded and what is allowed (docs/http.md, docs/policies.md); also
+  {OPTION} FILE   what is loaded and what is allowed (docs/reference/http.md, docs/guides/policies.md); also
                              {CONFIG_VARIABLE}. Without one, nothing is steered or governed.
 
 Everything else goes to vLLM. Flags that cannot be right under steering are refused at start, each

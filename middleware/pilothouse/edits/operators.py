@@ -1,6 +1,6 @@
 """Which operator a term means, and what it needs: every registered one, looked up.
 
-The operators stand in `edit.ops`; docs/operators has a page for each.
+The operators stand in `edit.ops`; docs/reference/operators has a page for each.
 """
 
 from __future__ import annotations

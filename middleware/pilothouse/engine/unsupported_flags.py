@@ -3,7 +3,7 @@
 One table, read twice: before the start on what vLLM's parser made of flags and `--config` files, so
 that the answer comes at once and names the flag; and in every worker, before it loads weights, on
 the configuration that vLLM resolved from all of that, the environment and the model, so that no
-other spelling of a setting gets round its refusal. `docs/flags.md` lists the table.
+other spelling of a setting gets round its refusal. `docs/reference/flags.md` lists the table.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ DoorName = Literal[
     "metrics",
     "on-error",
 ]
-"""Kinds of doors; docs/security.md says of each when it is open."""
+"""Kinds of doors; docs/explanation/security.md says of each when it is open."""
 Dimension = Literal["tenants", "models", "profiles", "endpoints"]
 
 
@@ -64,7 +64,7 @@ class OpenDoor:
     """One way round one rule.
 
     Attributes:
-        name: of the kind of door, as in docs/security.md.
+        name: of the kind of door, as in docs/explanation/security.md.
         rule: `policy/rule`.
         at: the place in the policy's file to look at.
         severity: `warning` where a client alone can go through and a setting closes it, else

@@ -11,7 +11,7 @@ from starlette.types import Scope, Send
 
 from pilothouse.errors import RequestError, sendable
 
-DOCS_HINT = "see docs/http.md"
+DOCS_HINT = "see docs/reference/http.md"
 _TYPES = {401: "authentication_error", 403: "permission_error", 503: "service_unavailable_error"}
 
 

@@ -163,7 +163,7 @@ def fit_vector(
     """Fit a vector to pairs, search layer and strength, and test the best beside controls.
 
     Args:
-        pairs: JSON lines or CSV; docs/making-vectors.md says which fields.
+        pairs: JSON lines or CSV; docs/guides/making-vectors.md says which fields.
         model: the model's folder or name, as for `pilothouse serve`.
         name: the vector's.
         model_id: what artefacts call the model; the last part of its name, if not given.

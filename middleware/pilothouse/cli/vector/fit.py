@@ -52,7 +52,7 @@ What follows -- goes to vLLM. Exit 1 is a vector that was made and has findings.
 
 def fit_vector(
     context: typer.Context,
-    pairs: Annotated[Path, typer.Argument(help="JSON lines or .csv: docs/making-vectors.md.")],
+    pairs: Annotated[Path, typer.Argument(help="JSON lines or .csv: docs/guides/making-vectors.md.")],
     model: Annotated[str, typer.Option(help="The model's folder or name, as for `serve`.")],
     out: Annotated[Path, typer.Option(help="Folder to write; new or empty. Names the vector.")],
     method: Annotated[str | None, typer.Option(help=f"One of {', '.join(ALL_METHODS)}.")] = None,

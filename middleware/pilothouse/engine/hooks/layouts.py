@@ -1,7 +1,7 @@
 """The architectures that are known by name, as vLLM 0.32 builds them.
 
 A model class that is not here is found by structure (`discovery`). To add one, add a line:
-names are relative to a decoder block. `docs/architectures.md` has an example.
+names are relative to a decoder block. `docs/reference/architectures.md` has an example.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ PROJECTION_ROUNDINGS = 64
 SUMMANDS: tuple[Site, ...] = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 ADVICE = (
     "Add a line for this architecture to LAYOUTS in pilothouse/engine/hooks/layouts.py (a "
-    "Layout names the modules of one decoder block; docs/architectures.md has an example), or take "
+    "Layout names the modules of one decoder block; docs/reference/architectures.md has an example), or take "
     "this site out of the configuration"
 )
 
