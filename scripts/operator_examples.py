@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 
-PAGES = Path(__file__).resolve().parents[1] / "docs" / "operators"
+PAGES = Path(__file__).resolve().parents[1] / "docs" / "reference" / "operators"
 BLOCK = re.compile(r"```json\n(?P<terms>.*?)```(?:\n\n```text\n(?P<text>.*?)```)?", re.DOTALL)
 SYSTEM, ASKED = "system: ", "asked: "
 NOBODYS = "hello there"

@@ -141,7 +141,7 @@ def test_conversations_are_captured_and_what_policies_did_is_noted(
 def test_the_example_of_the_offline_page_runs(
     llm: LLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = Path(__file__).parent.parent / "docs" / "offline.md"
+    page = Path(__file__).parent.parent / "docs" / "get-started" / "python-api.md"
     [example] = [
         code
         for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)

@@ -1,4 +1,4 @@
-"""docs/guides/making-vectors.md on the real model: pairs, command, profile, request, all as pasted."""
+"""The guide making-vectors.md on the real model: pairs, command, profile, request, all as pasted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from pilothouse.training.report import FitReport
 from tests.support.fitting import report_of
 from tests.support.server_process import ServerProcess, free_port, started
 
-PAGE = (Path(__file__).parent.parent / "docs" / "making-vectors.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parent.parent / "docs" / "guides" / "making-vectors.md").read_text(
+    encoding="utf-8"
+)
 STEPS = PAGE.partition("\n## From Python\n")[0]
 MODEL, PAIRS, FIT, PROFILE, REQUEST = re.findall(r"```bash\n(.*?)```", STEPS, re.DOTALL)
 [OFFLINE] = re.findall(r"```python\n(.*?)```", STEPS, re.DOTALL)

@@ -1,4 +1,4 @@
-"""docs/reference/operators: a page for every operator and feature; the demo answers every example."""
+"""The operators' pages: one for every operator and feature; the demo answers every example."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from pilothouse.types import Operator, Reserved
 from tests.support.server_process import ServerProcess, free_port, started
 
 CHECKOUT = Path(__file__).parent.parent
-FOLDER = CHECKOUT / "docs" / "operators"
+FOLDER = CHECKOUT / "docs" / "reference" / "operators"
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.md"))}
 INDEX = PAGES.pop("README")
 FEATURES = set(EXTRAS)

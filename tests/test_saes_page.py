@@ -1,4 +1,4 @@
-"""docs/guides/saes.md: a row for every layout, a configuration that is one, terms that can be compiled."""
+"""The guide saes.md: a row for every layout, a configuration that is one, terms that compile."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests.artifacts.saes import files
 from tests.engine.feature_cases import D_MODEL, FEATURES, book
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGE = (DOCS / "saes.md").read_text(encoding="utf-8")
-OPERATORS = (DOCS / "operators" / "feature.md").read_text(encoding="utf-8")
+PAGE = (DOCS / "guides" / "saes.md").read_text(encoding="utf-8")
+OPERATORS = (DOCS / "reference" / "operators" / "feature.md").read_text(encoding="utf-8")
 TERMS = [
     json.loads(line)
     for block in re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
@@ -81,4 +81,4 @@ def test_the_terms_of_the_page_can_be_compiled(term: dict[str, Any], tmp_path: P
 
 def test_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", PAGE):
-        assert (DOCS / target).is_file(), target
+        assert (DOCS / "guides" / target).is_file(), target

@@ -14,7 +14,7 @@ from pilothouse.artifacts.vectors import FORMATS
 from pilothouse.cli.main import main
 from tests.artifacts.vectors.writers import MODEL_CONFIG, WRITERS
 
-PAGE = (Path(__file__).parent.parent / "docs" / "vectors.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parent.parent / "docs" / "guides" / "vectors.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^pilothouse (vector import .*)$", PAGE, re.MULTILINE)
 
 

@@ -240,7 +240,7 @@ def test_the_misuse_probe_tells_requests_apart_as_its_card_says(
 
 @pytest.mark.full
 def test_the_offline_page_begins_with_a_script_that_runs(tmp_path: Path) -> None:
-    page = (CHECKOUT / "docs" / "offline.md").read_text(encoding="utf-8")
+    page = (CHECKOUT / "docs" / "get-started" / "python-api.md").read_text(encoding="utf-8")
     script = page.partition("```python\n")[2].partition("```")[0]
     there = 'os.path.expanduser("~/.cache/pilothouse/models/SmolLM2-135M-Instruct")'
     assert there in script

@@ -1,4 +1,4 @@
-"""docs/contributing/adding-an-operator.md: its file, taken from the page as it stands, steers an engine.
+"""The page adding-an-operator.md: its file, taken as it stands there, steers an engine.
 
 Shapes: T tokens, D width.
 """
@@ -39,7 +39,7 @@ from tests.engine.worlds import policy
 from tests.reference.hf_hooks import HookedModel
 from tests.support.tiny_architectures import make_architecture
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "adding-an-operator.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "contributing" / "adding-an-operator.md"
 LONGEST = 60
 CPU = torch.device("cpu")
 GRANT = {

@@ -15,7 +15,7 @@ from pilothouse.engine.unsupported_flags import (
 )
 from pilothouse.errors import UnsupportedError
 
-PAGE = (Path(__file__).parents[2] / "docs" / "flags.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "flags.md").read_text(encoding="utf-8")
 
 
 def test_the_page_lists_every_refused_flag_with_its_reason() -> None:

@@ -21,7 +21,7 @@ from tests.policy.samples import policy_text, rule_text, sample_policy
 from tests.policy.test_lint import write
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-PAGE = CHECKOUT / "docs" / "security.md"
+PAGE = CHECKOUT / "docs" / "explanation" / "security.md"
 ENFORCED = ("mode: enforce", "on_error: closed")
 
 

@@ -405,7 +405,7 @@ def test_counting_takes_time_in_step_with_the_text(text: str) -> None:
     assert time.perf_counter() - began < 0.5, "a square would take seconds"
 
 
-PAGE = Path(__file__).parents[2] / "docs" / "limits.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "limits.md"
 
 
 def test_the_page_has_a_row_for_every_bound_with_its_default() -> None:
