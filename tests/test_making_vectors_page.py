@@ -1,4 +1,4 @@
-"""The guide making-vectors.md on the real model: pairs, command, profile, request, all as pasted."""
+"""The guide making-vectors.md on the real model: pairs, command, profile and request, as pasted."""
 
 from __future__ import annotations
 

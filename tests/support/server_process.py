@@ -96,13 +96,18 @@ def free_port() -> int:
 
 @contextmanager
 def serve_process(
-    config: Path, served_name: str, log: Path, *flags: str, **environment: str
+    config: Path,
+    served_name: str,
+    log: Path,
+    *flags: str,
+    command: Sequence[str] = COMMAND,
+    **environment: str,
 ) -> Iterator[ServerProcess]:
     """`pilothouse serve` on the model beside a configuration."""
     port = free_port()
     words = ["serve", str(config.parent / "model"), f"--pilothouse-config={config}"]
     words += ["--served-model-name", served_name, "--port", str(port), *TINY_FLAGS, *flags]
-    with started(words, port, log, environment) as server:
+    with started(words, port, log, environment, command) as server:
         yield server
 
 
@@ -116,12 +121,16 @@ def demo_process(log: Path) -> Iterator[ServerProcess]:
 
 @contextmanager
 def started(
-    words: Sequence[str], port: int, log: Path, environment: dict[str, str]
+    words: Sequence[str],
+    port: int,
+    log: Path,
+    environment: dict[str, str],
+    command: Sequence[str] = COMMAND,
 ) -> Iterator[ServerProcess]:
     """A process of ours from readiness to its end by Ctrl-C; fails with its log otherwise."""
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            [*COMMAND, *words],
+            [*command, *words],
             stdout=sink,
             stderr=subprocess.STDOUT,
             env={**_without_engines_own(os.environ), **ENVIRONMENT, **environment},
