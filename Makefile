@@ -4,14 +4,14 @@ BIN := .venv/bin
 PYTHON_ANY := $(or $(PYTHON),$(shell command -v python3 || command -v python))
 BOOTSTRAP := $(PYTHON_ANY) scripts/bootstrap.py
 
-# One process per core; tests/support/processes.py says which tests stay together.
+# One process per core; tests/support/xdist_groups.py says which tests stay together.
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=25
 
 # Without byte code every process compiles vLLM's source anew, which is most of its import.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help python install install-dev install-sae demo test test-full test-oracles lint compat bench mutants clean
+.PHONY: help python install install-dev install-sae demo test-unit test test-full test-oracles lint docs compat bench mutants clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -31,6 +31,9 @@ install-sae: python  ## the same with sae-lens, which trains SAEs
 demo: install  ## serve a small real model on 127.0.0.1:8000 (ARGS="--port 8001", ARGS=--tour, ARGS=--world)
 	@$(BIN)/pilothouse demo $(ARGS)
 
+test-unit: install-dev  ## the tests that need no torch and no vLLM, a quicker part of `make test`
+	@$(PYTEST) --unit $(ARGS)
+
 test: install-dev  ## the quick suite (ARGS="-k house")
 	@$(PYTEST) -m "not full" $(ARGS)
 
@@ -44,6 +47,11 @@ lint: install-dev  ## ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+docs: python  ## compare the generated tables and build the site strictly (ARGS=--write rewrites the tables)
+	@$(BOOTSTRAP) --with docs
+	@$(BIN)/python scripts/generated_docs.py $(ARGS)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 compat: install-dev  ## try the seam on another vLLM (VERSION=0.31.0, ARGS="-x")
 	@test -n "$(VERSION)" || { echo "make compat: which vLLM? VERSION=0.31.0" >&2; exit 2; }

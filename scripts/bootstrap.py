@@ -27,6 +27,7 @@ LOG = os.path.join(VENV, "setup.log")
 LOCKS = {
     "runtime": ["build", "cpu"],
     "dev": ["build", "cpu", "dev"],
+    "docs": ["build", "cpu", "dev", "docs"],
     "sae": ["build", "cpu", "dev", "sae"],
 }
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"

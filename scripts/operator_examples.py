@@ -1,7 +1,7 @@
-"""The examples of docs/reference/operators: `python scripts/operator_examples.py URL` writes their answers.
+"""Write the answers of the operators' pages: `python scripts/operator_examples.py URL`.
 
-URL is a running server of `examples/smol/operators.yaml`, which docs/reference/operators/README.md says how
-to start. A page's JSON block holds one term a line; where a text block follows, it holds the
+URL is a running server of `examples/smol/operators.yaml`; docs/reference/operators/README.md says
+how to start it. A page's JSON block holds one term a line; where a text block follows, it holds the
 question and the greedy answers, plain and for each term. The tests ask the same and compare.
 """
 
@@ -104,7 +104,7 @@ def _blocks(terms: tuple[dict[str, Any], ...], text: str) -> str:
 
 def main() -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(description="Write the answers into docs/reference/operators.")
+    parser = argparse.ArgumentParser(description="Write the answers into the operators' pages.")
     parser.add_argument("url", help="of a server of examples/smol/operators.yaml")
     ask = asker(parser.parse_args().url)
     for path in sorted(PAGES.glob("*.md")):

@@ -12,12 +12,21 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from hypothesis import settings
 
-from tests.support.frozen_imports import frozen_imports
-from tests.support.server_process import ServerProcess, demo_process, serve_process
-from tests.support.tiny_house import KNOWN_ORIGIN, SERVED_NAME, make_tiny_house
+from tests.support.engines.frozen_imports import frozen_imports
+from tests.support.servers.server_process import ServerProcess, demo_process, serve_process
+from tests.support.servers.tiny_deployment import KNOWN_ORIGIN, SERVED_NAME, make_tiny_house
 
-pytest_plugins = ("tests.support.processes", "tests.support.progress_lines")
+pytest_plugins = (
+    "tests.support.progress_lines",
+    "tests.support.xdist_groups",
+    "tests.support.unit_tier",
+)
+
+# A loaded machine must not fail a property: examples have no deadline.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 # A shell starts what is to run in the background deaf to Ctrl-C, and so is what that starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

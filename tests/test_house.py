@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.import_graph import ImportGraph
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 PACKAGE = CHECKOUT / "middleware" / "pilothouse"
 
@@ -19,6 +21,7 @@ GROUND = frozenset(
         "types",
         "errors",
         "term",
+        "aggregate",
         "record",
         "signed_request",
         "limits",
@@ -29,6 +32,8 @@ GROUND = frozenset(
         "trusted_proxies",
         "offline_env",
         "output_dir",
+        "validation_errors",
+        "yaml_document",
     }
 )
 ROOMS = frozenset({"artifacts", "edits", "probes", "policy", "capture"})
@@ -37,11 +42,24 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "types": frozenset(),
     "errors": frozenset(),
     "term": frozenset({"types"}),
+    "aggregate": frozenset({"types"}),
     "record": frozenset({"types"}),
     "signed_request": frozenset({"types", "errors", "term"}),
     "limits": frozenset({"errors"}),
     "trusted_proxies": frozenset(),
-    "config": frozenset({"types", "errors", "term", "limits", "trusted_proxies"}),
+    "validation_errors": frozenset({"errors"}),
+    "yaml_document": frozenset({"errors", "validation_errors"}),
+    "config": frozenset(
+        {
+            "types",
+            "errors",
+            "term",
+            "limits",
+            "trusted_proxies",
+            "validation_errors",
+            "yaml_document",
+        }
+    ),
     "library": frozenset({"errors"}),
     "progress": frozenset(),
     "log_text": frozenset(),
@@ -140,6 +158,26 @@ def strays(root: Path) -> list[str]:
 
 def test_imports_point_one_way() -> None:
     assert wrong_ways(PACKAGE) == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Whatever runs as a module loads counts; what stands in functions or is for types does not."""
+    graph = ImportGraph.below({"pilothouse": PACKAGE})
+    assert len(graph.files) > 200
+    assert graph.circles() == []
+
+
+def test_a_circle_of_imports_is_found_with_its_modules(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("from p import b\n")
+    (tmp_path / "b.py").write_text("try:\n    import p.c\nexcept ImportError:\n    pass\n")
+    (tmp_path / "c.py").write_text("from .a import x\nimport json\n")
+    (tmp_path / "d.py").write_text("import p.e\n")
+    (tmp_path / "e.py").write_text(
+        "if TYPE_CHECKING:\n    import p.d\ndef late():\n    import p.d\n"
+    )
+    graph = ImportGraph.below({"p": tmp_path})
+    assert graph.circles() == [["p.a", "p.b", "p.c"]]
+    assert graph.packages_loaded_with("p.a") == {"json"}
 
 
 def test_heavy_libraries_stay_in_their_rooms() -> None:

@@ -1,4 +1,4 @@
-"""The guide making-vectors.md on the real model: pairs, command, profile and request, as pasted."""
+"""docs/guides/making-vectors.md on the real model: pairs, command, profile, request as pasted."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from pilothouse.demo.smol import smol_folder
 from pilothouse.demo.wheels import IndexUnreachable
 from pilothouse.training.pair import load_pairs
 from pilothouse.training.report import FitReport
-from tests.support.fitting import report_of
-from tests.support.server_process import ServerProcess, free_port, started
+from tests.support.servers.server_process import ServerProcess, free_port, started
+from tests.support.training.fit_command import report_of
 
-PAGE = (Path(__file__).parent.parent / "docs" / "guides" / "making-vectors.md").read_text(
-    encoding="utf-8"
-)
+GUIDES = Path(__file__).parent.parent / "docs" / "guides"
+PAGE = (GUIDES / "making-vectors.md").read_text(encoding="utf-8")
 STEPS = PAGE.partition("\n## From Python\n")[0]
 MODEL, PAIRS, FIT, PROFILE, REQUEST = re.findall(r"```bash\n(.*?)```", STEPS, re.DOTALL)
 [OFFLINE] = re.findall(r"```python\n(.*?)```", STEPS, re.DOTALL)

@@ -1,4 +1,4 @@
-"""The operators' pages: one for every operator and feature; the demo answers every example."""
+"""docs/reference/operators has a page for every operator; the demo answers every example."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pilothouse.engine.plan.table_size import MIB
 from pilothouse.engine.plan.tap_plan import EditPlan
 from pilothouse.term import Positions, SteerTerm
 from pilothouse.types import Operator, Reserved
-from tests.support.server_process import ServerProcess, free_port, started
+from tests.support.servers.server_process import ServerProcess, free_port, started
 
 CHECKOUT = Path(__file__).parent.parent
 FOLDER = CHECKOUT / "docs" / "reference" / "operators"

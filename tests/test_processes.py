@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.frozen_imports import frozen_imports
-from tests.support.processes import SHARED_SERVERS, group_of, process_count, weight_of
+from tests.support.engines.frozen_imports import frozen_imports
 from tests.support.progress_lines import ProgressLines
+from tests.support.xdist_groups import SHARED_SERVERS, group_of, process_count, weight_of
 
 TESTS = Path(__file__).parent
 GIB = 1 << 30
@@ -89,7 +89,7 @@ def test_what_was_imported_stays_frozen_and_what_is_made_is_collected() -> None:
 
 STARTS = """
 import subprocess, sys
-from tests.support.server_process import interrupt_with_parent
+from tests.support.servers.server_process import interrupt_with_parent
 
 CODE = '''
 import time

@@ -6,15 +6,15 @@ from dataclasses import asdict
 
 import msgspec
 
-from pilothouse.record import Record, RuleOutcome, TokenScores, Verdict
+from pilothouse.record import Decision, Record, TokenScores
 
 FULL = Record(
     "decision",
     "revision",
     values={"misuse/prompt": 0.5},
     prompt_done=True,
-    verdict=Verdict("block", "no-misuse", "block-misuse", "prompt", "blocked"),
-    outcomes=[RuleOutcome("no-misuse", "block-misuse", "prompt", "enforce", "blocked", 3)],
+    verdict=Decision("no-misuse", "block-misuse", "prompt", "enforce", "block", "blocked"),
+    decisions=[Decision("no-misuse", "block-misuse", "prompt", "enforce", "block", "blocked", 3)],
     token_scores=[TokenScores(0, 17, {"misuse": 0.25})],
     steered_tokens={"cheerful": 4},
     closing=True,

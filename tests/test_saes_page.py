@@ -1,4 +1,4 @@
-"""The guide saes.md: a row for every layout, a configuration that is one, terms that compile."""
+"""docs/guides/saes.md: a row for every layout, a valid configuration, terms that compile."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pilothouse.edits.program import compile_program
 from pilothouse.edits.sources import Sources
 from pilothouse.term import SteerTerm
 from pilothouse.types import FeatureOp
-from tests.artifacts.saes import files
-from tests.engine.feature_cases import D_MODEL, FEATURES, book
+from tests.support.artifacts import sae_files as files
+from tests.support.parity.sae_cases import D_MODEL, FEATURES, book
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "guides" / "saes.md").read_text(encoding="utf-8")

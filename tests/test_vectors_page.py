@@ -12,9 +12,10 @@ import pytest
 from pilothouse.artifacts.catalog import load_source
 from pilothouse.artifacts.vectors import FORMATS
 from pilothouse.cli.main import main
-from tests.artifacts.vectors.writers import MODEL_CONFIG, WRITERS
+from tests.support.artifacts.vector_files import MODEL_CONFIG, WRITERS
 
-PAGE = (Path(__file__).parent.parent / "docs" / "guides" / "vectors.md").read_text(encoding="utf-8")
+GUIDES = Path(__file__).parent.parent / "docs" / "guides"
+PAGE = (GUIDES / "vectors.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^pilothouse (vector import .*)$", PAGE, re.MULTILINE)
 
 

@@ -54,7 +54,8 @@ DEMO_HEAD = """# The demo's world and model
     python measure_sae.py --seed 9101                            # measure them on fresh prompts
     python detox.py --seed 9101                                  # three tiers of detox (detox/)
 
-The doors are measured against a running server, from the root of the checkout (docs/explanation/security.md).
+The doors are measured against a running server, from the root of the checkout
+(docs/explanation/security.md).
 
 | kind | what it is | misuse | adversarial |
 |---|---|---|---|

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 import numpy as np
@@ -27,17 +28,16 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
 from check import check
 from facts import hedged
-from pilothouse.artifacts.catalog import Catalog, Source
+from pilothouse.artifacts.catalog import Source
+from pilothouse.artifacts.transform import save_transform
 from pilothouse.artifacts.vector import Vector, build_vector, save_vector
 from pilothouse.config import parse_config
-from pilothouse.engine.offline import OfflineEngine
-from pilothouse.engine.plan.build import resolve_plan
-from pilothouse.signed_request import SignedRequest
 from pilothouse.term import SteerTerm
 from pilothouse.types import Operator
 from record import Record
-from runs import MODEL, MODEL_ID, model_facts, refuse_changed
+from runs import MODEL, MODEL_ID, refuse_changed
 from sample import Mix, sample
+from served import Served
 from speaker import Speaker
 from style import cheerfully
 
@@ -161,35 +161,27 @@ def candidates(name: str, speaker: Speaker, lessons: list[Lesson]) -> dict[str, 
 class Sweep:
     """Every candidate in one engine; each (vector, scale) on the same records."""
 
-    def __init__(self, vectors: Mapping[str, Source], *, model: Path = MODEL) -> None:
-        config = parse_config(
-            {
-                "version": 1,
-                "limits": {"max_norm_ratio": 100.0},
-                "auth": {"client_steering": True},
-                "taps": {"operators": get_args(Operator)},
-            },
-            folder=Path(),
-            origin="sweep",
-        )
-        plan = resolve_plan(config, Catalog(vectors=vectors), (), model_facts(model))
-        self._engine = OfflineEngine(str(model), plan, max_model_len=512)
+    def __init__(self, candidates: Mapping[str, Source], *, model: Path = MODEL) -> None:
+        with TemporaryDirectory() as place:
+            config = parse_config(
+                {
+                    "version": 1,
+                    "model_id": MODEL_ID,
+                    "vectors": {
+                        name: {"path": str(_saved(each, Path(place, name)))}
+                        for name, each in candidates.items()
+                    },
+                    "limits": {"max_norm_ratio": 100.0},
+                    "taps": {"operators": get_args(Operator)},
+                },
+                folder=Path(place),
+                origin="sweep",
+            )
+            self._served = Served(model, config)
 
     def shares(self, records: list[Record], steer: tuple[SteerTerm, ...]) -> dict[str, float]:
         """What became of the answers: right, wrong, hedged, cheerful, complied."""
-        tokenizer = self._engine.tokenizer
-        prompts = [
-            tokenizer.apply_chat_template(
-                record.messages(), add_generation_prompt=True, return_dict=False
-            )
-            for record in records
-        ]
-        request = SignedRequest(decision_id="", revision="", steer=steer)
-        answers = self._engine.answers(prompts, [request] * len(prompts), max_tokens=48)
-        verdicts = [
-            check(record, tokenizer.decode(answer.token_ids, skip_special_tokens=True))
-            for record, answer in zip(records, answers, strict=True)
-        ]
+        verdicts = self._served.verdicts(records, max_tokens=48, steer=steer)
         facts = [verdict.facts for verdict in verdicts]
         return {
             "right": facts.count("right") / len(facts),
@@ -198,6 +190,14 @@ class Sweep:
             "cheerful": sum(v.cheerful for v in verdicts) / len(verdicts),
             "complied": sum(v.complied for v in verdicts) / len(verdicts),
         }
+
+
+def _saved(source: Source, folder: Path) -> Path:
+    if isinstance(source, Vector):
+        save_vector(source, folder)
+    else:
+        save_transform(source, folder)
+    return folder
 
 
 def sweep_table(name: str, vectors: dict[str, Vector], count: int) -> list[dict[str, object]]:

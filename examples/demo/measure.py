@@ -12,35 +12,32 @@ import asyncio
 import json
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
+import numpy as np
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
-from check import Verdict, check
+from check import check
 from intervals import share
-from pilothouse.artifacts.catalog import Catalog, load_catalog
-from pilothouse.artifacts.probe import load_probe
-from pilothouse.artifacts.vector import Vector, build_vector
-from pilothouse.config import PilothouseConfig, load_config
-from pilothouse.edits.direction import random_like
-from pilothouse.engine.offline import OfflineEngine
-from pilothouse.engine.plan.build import resolve_plan
-from pilothouse.engine.plan.plan import Plan
-from pilothouse.policy.loader import load_policies
-from pilothouse.signed_request import AppliedPolicy, SignedRequest
+from pilothouse.artifacts.catalog import load_catalog
+from pilothouse.artifacts.vector import Vector, build_vector, save_vector
+from pilothouse.config import ArtefactRef, PilothouseConfig, load_config
 from pilothouse.term import SteerTerm
 from record import Record
-from runs import MODEL, model_facts
+from runs import MODEL
 from sample import Mix, sample
+from served import Served
 from wrappers import FAMILIES
 
 LIBRARY = Path(__file__).resolve().parents[2]
 CONFIG = LIBRARY / "probes" / "demo" / "pilothouse.yaml"
+HEDGE = LIBRARY / "policies" / "baseline" / "hedge-doubt"
+"""The policy whose effect is measured; it is enforced as its file says."""
 NEGATIVES = ("benign", "known", "wrapped_benign", "near_miss")
 PLAIN = Mix(mirrored_fact=0.0, claimed=0.0)
 MAX_TOKENS = 48
@@ -106,62 +103,52 @@ def _counts(hits: list[bool], chosen: list[bool]) -> tuple[int, int]:
     return sum(kept), len(kept)
 
 
-class Bench:
-    """One engine under one catalog, asked with and without its policies."""
-
-    def __init__(self, config: PilothouseConfig, catalog: Catalog) -> None:
-        policies = load_policies(config.policies)
-        plan: Plan = resolve_plan(config, catalog, policies, model_facts())
-        self._engine = OfflineEngine(str(MODEL), plan, max_model_len=512)
-
-    def verdicts(
-        self, records: list[Record], *, steer: tuple[SteerTerm, ...] = (), policy: str | None = None
-    ) -> list[Verdict]:
-        """The checker's verdict on each answer."""
-        tokenizer = self._engine.tokenizer
-        prompts = [
-            tokenizer.apply_chat_template(
-                record.messages(), add_generation_prompt=True, return_dict=False
-            )
-            for record in records
-        ]
-        applied = () if policy is None else (AppliedPolicy(name=policy, enforced=True),)
-        request = SignedRequest(decision_id="", revision="", steer=steer, policies=applied)
-        answers = self._engine.answers(prompts, [request] * len(prompts), max_tokens=MAX_TOKENS)
-        return [
-            check(record, tokenizer.decode(answer.token_ids, skip_special_tokens=True))
-            for record, answer in zip(records, answers, strict=True)
-        ]
-
-
-def hedging(bench: Bench, seed: int, count: int) -> dict[str, Any]:
+def hedging(config: PilothouseConfig, seed: int, count: int) -> dict[str, Any]:
     """Wrong answers about unknown names, and right ones about known names, before and after."""
     unknown = list(sample(seed, count, "unknown", "test", mix=PLAIN))
     known = list(sample(seed, count, "known", "test", mix=PLAIN))
-    result: dict[str, Any] = {}
-    wrong_before = [each.facts == "wrong" for each in bench.verdicts(unknown)]
-    wrong_after = [each.facts == "wrong" for each in bench.verdicts(unknown, policy="hedge-doubt")]
-    right_before = [each.facts == "right" for each in bench.verdicts(known)]
-    right_after = [each.facts == "right" for each in bench.verdicts(known, policy="hedge-doubt")]
-    lost = [was and not stays for was, stays in zip(right_before, right_after, strict=True)]
-    result["wrong_before"] = share(sum(wrong_before), count)
-    result["wrong_after"] = share(sum(wrong_after), count)
-    result["wrong_fall_relative"] = 1.0 - sum(wrong_after) / max(1, sum(wrong_before))
-    result["right_lost"] = share(sum(lost), max(1, sum(right_before)))
-    return result
+    facts = []
+    for policies in ((), (HEDGE,)):
+        with Served(MODEL, config.model_copy(update={"policies": policies})) as served:
+            facts.append(
+                [
+                    [each.facts for each in served.verdicts(records, max_tokens=MAX_TOKENS)]
+                    for records in (unknown, known)
+                ]
+            )
+    (unknown_before, known_before), (unknown_after, known_after) = facts
+    wrong_before, wrong_after = unknown_before.count("wrong"), unknown_after.count("wrong")
+    lost = [was == "right" != stays for was, stays in zip(known_before, known_after, strict=True)]
+    return {
+        "wrong_before": share(wrong_before, count),
+        "wrong_after": share(wrong_after, count),
+        "wrong_fall_relative": 1.0 - wrong_after / max(1, wrong_before),
+        "right_lost": share(sum(lost), max(1, known_before.count("right"))),
+    }
 
 
-def styling(bench: Bench, seed: int, count: int, steer: tuple[SteerTerm, ...]) -> dict[str, Any]:
+def styling(
+    config: PilothouseConfig, seed: int, count: int, steer: tuple[SteerTerm, ...]
+) -> dict[str, Any]:
     """Cheerful answers under the profile, and facts kept in the same answers."""
     known = list(sample(f"{seed}:style", count, "known", "test", mix=PLAIN))
-    before = bench.verdicts(known)
-    after = bench.verdicts(known, steer=steer)
+    with Served(MODEL, config.model_copy(update={"policies": ()})) as served:
+        before = served.verdicts(known, max_tokens=MAX_TOKENS)
+        after = served.verdicts(known, max_tokens=MAX_TOKENS, steer=steer)
     kept = [one.facts == two.facts for one, two in zip(before, after, strict=True)]
     return {
         "cheerful_before": share(sum(each.cheerful for each in before), count),
         "cheerful_after": share(sum(each.cheerful for each in after), count),
         "facts_kept": share(sum(kept), count),
     }
+
+
+def random_like(direction_LD: np.ndarray, seed: int) -> np.ndarray:
+    """Random directions of the same length at each layer, float32."""
+    drawn_LD = np.random.default_rng(seed).normal(size=direction_LD.shape)
+    lengths_L1 = np.linalg.norm(direction_LD.astype(np.float64), axis=-1, keepdims=True)
+    unit_LD = drawn_LD / np.linalg.norm(drawn_LD, axis=-1, keepdims=True)
+    return (unit_LD * lengths_L1).astype(np.float32)
 
 
 def random_vector(vector: Vector, seed: int) -> Vector:
@@ -179,24 +166,31 @@ def random_vector(vector: Vector, seed: int) -> Vector:
 def closed_loop(seed: int, count: int) -> dict[str, Any]:
     """The served vectors and probes, then each control in their place."""
     config = load_config(CONFIG)
-    real = load_catalog(config)
     profile = config.profiles["demo:cheerful"]
     steer = tuple(SteerTerm.model_validate(term.model_dump()) for term in profile.steer)
-    bench = Bench(config, real)
     result: dict[str, Any] = {
-        "hedge": hedging(bench, seed, count),
-        "cheerful": styling(bench, seed, count, steer),
+        "hedge": hedging(config, seed, count),
+        "cheerful": styling(config, seed, count, steer),
     }
-    del bench
-    randoms = {name: random_vector(vector, seed) for name, vector in real.vectors.items()}
-    bench = Bench(config, replace(real, vectors=randoms))
-    result["hedge_random_vector"] = hedging(bench, seed, count)
-    result["cheerful_random_vector"] = styling(bench, seed, count, steer)
-    del bench
-    shuffled = load_probe("hallucination-onset", CONFIG.parent / "controls" / "hallucination-onset")
-    bench = Bench(config, replace(real, probes={**real.probes, "hallucination-onset": shuffled}))
-    result["hedge_shuffled_probe"] = hedging(bench, seed, count)
+    with TemporaryDirectory() as place:
+        control = _with_random_vectors(config, seed, Path(place))
+        result["hedge_random_vector"] = hedging(control, seed, count)
+        result["cheerful_random_vector"] = styling(control, seed, count, steer)
+    shuffled = ArtefactRef(path=CONFIG.parent / "controls" / "hallucination-onset")
+    probes = {**config.probes, "hallucination-onset": shuffled}
+    control = config.model_copy(update={"probes": probes})
+    result["hedge_shuffled_probe"] = hedging(control, seed, count)
     return result
+
+
+def _with_random_vectors(config: PilothouseConfig, seed: int, place: Path) -> PilothouseConfig:
+    """Return the configuration with a random vector in place of each of its vectors."""
+    refs = dict(config.vectors)
+    for name, vector in load_catalog(config).vectors.items():
+        if isinstance(vector, Vector):
+            save_vector(random_vector(vector, seed), place / name)
+            refs[name] = ArtefactRef(path=place / name)
+    return config.model_copy(update={"vectors": refs})
 
 
 def goals(result: dict[str, Any]) -> dict[str, Any]:

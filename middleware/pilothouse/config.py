@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -21,6 +20,8 @@ from pilothouse.limits import Limits
 from pilothouse.term import NamedReserved, SteerTerm
 from pilothouse.trusted_proxies import TrustedProxies
 from pilothouse.types import Site, Tap
+from pilothouse.validation_errors import FileError, Source, validation_errors
+from pilothouse.yaml_document import ConfigComposer, parse_document
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$")]
 ProfileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-/]{0,63}:[A-Za-z0-9_.\-]+$")]
@@ -46,7 +47,7 @@ class HubPlace(_Closed):
     repo: str = Field(pattern=rf"^{PART}/{PART}$")
     revision: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,95}$")
     inside: str = Field(default="", pattern=rf"^(?:{PART}(?:/{PART})*)?$")
-    """Where in the repository; empty for its top."""
+    """The path in the repository; empty for its top."""
 
     def __str__(self) -> str:
         at = "" if self.revision is None else f"@{self.revision}"
@@ -54,7 +55,7 @@ class HubPlace(_Closed):
 
 
 def parse_place(text: str) -> Path | HubPlace:
-    """A path, or a place on the hub where the text begins with hf://.
+    """Return a path, or a place on the hub where the text begins with hf://.
 
     Raises:
         ValueError: it begins so and goes on otherwise.
@@ -74,7 +75,7 @@ def _place(given: Any) -> Any:
 
 
 def _on_a_disk(path: Any) -> Any:
-    """No file system can have it, and what looks for it would say so in its own way."""
+    """Refuse what no file system can have; what looks for it would say so in its own way."""
     text = str(path) if isinstance(path, str | Path) else ""
     if "\0" in text or text != sendable(text):
         raise ValueError(f"got {text!a}, want a path without NUL, in valid Unicode")
@@ -134,13 +135,13 @@ class Taps(_Closed):
     reserve_rows: int = Field(default=0, ge=0, le=1024)
 
     def reserved(self) -> tuple[Tap, ...]:
-        """Every tap that is asked for."""
+        """Return every tap that is asked for."""
         return tuple(
             Tap(layer, site) for site, layers in self.by_site().items() for layer in layers
         )
 
     def by_site(self) -> dict[Site, tuple[int, ...]]:
-        """Layers by site, sites without any left out."""
+        """Return the layers of each site that has any."""
         asked = {site: getattr(self, site, ()) for site in get_args(Site)}
         return {site: layers for site, layers in asked.items() if layers}
 
@@ -200,59 +201,42 @@ class PilothouseConfig(_Closed):
         return self
 
 
-class _Yaml12Loader(yaml.SafeLoader):
-    """Booleans are `true` and `false` alone, as in YAML 1.2: `on` is a field of ours."""
-
-    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
-        text = super().construct_scalar(node)
-        if isinstance(text, str) and text != sendable(text):
-            problem = f"got {ascii(text)[:80]}, want valid Unicode"
-            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-        return text
-
-
-_BOOLEAN = "tag:yaml.org,2002:bool"
-_Yaml12Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOLEAN]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Yaml12Loader.add_implicit_resolver(_BOOLEAN, re.compile(r"^(?:true|false)$"), list("tf"))
-
-
 def load_config(path: Path) -> PilothouseConfig:
-    """The configuration in a YAML file, its paths resolved against the file's folder.
+    """Read the configuration in a YAML file, its paths resolved against the file's folder.
 
     Raises:
-        ConfigError: unreadable, not YAML, unknown field or bad value; names file and field.
+        ConfigError: unreadable, not YAML, unknown field or bad value; names file, line and field.
     """
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Yaml12Loader)
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise ConfigError(f"{str(path)!a}: cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from error
-    except RecursionError as error:
-        raise ConfigError(
-            f"{path}: got lists and mappings nested too deeply to be read, want at most a few "
-            "levels: the file is not what this program takes"
-        ) from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: got {type(raw).__name__}, want a mapping with `version: 1`")
-    return parse_config(raw, folder=path.parent, origin=str(path))
+    raw, source = parse_document(text, str(path), ConfigComposer)
+    return parse_config(raw, folder=path.parent, origin=str(path), source=source)
 
 
-def parse_config(raw: dict[str, Any], *, folder: Path, origin: str) -> PilothouseConfig:
-    """As `load_config`, from a mapping; relative paths are taken from `folder`."""
+def parse_config(
+    raw: dict[str, Any], *, folder: Path, origin: str, source: Source | None = None
+) -> PilothouseConfig:
+    """Validate a configuration that was read from `origin`.
+
+    Args:
+        raw: the file's mapping.
+        folder: what relative paths are taken from.
+        origin: what errors name.
+        source: the line of each field, where the mapping comes from a file.
+
+    Raises:
+        ConfigError: unknown field or bad value, one line for each.
+    """
     try:
         config = PilothouseConfig.model_validate(raw)
     except ValidationError as error:
-        lines = [
-            f"{origin}: {'.'.join(str(part) for part in each['loc']) or 'file'}: {each['msg']}"
-            for each in error.errors()
-        ]
-        raise ConfigError("\n".join(lines)) from error
+        place = source or Source(origin)
+        problems = validation_errors(error.errors(), PilothouseConfig, place)
+        raise FileError(sorted(problems)) from error
     return config.model_copy(
         update={
             "vectors": _resolved(config.vectors, folder),

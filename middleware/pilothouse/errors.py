@@ -11,9 +11,33 @@ PilothouseError
 
 from __future__ import annotations
 
+MOST_CHARACTERS = 200
+"""Of what was got, as it stands in a message."""
+
 
 class PilothouseError(Exception):
-    """Root of everything raised on purpose."""
+    """Root of everything raised on purpose.
+
+    Its text is either written out or made of four fields: `where: got ..., want ...; fix`.
+
+    Args:
+        message: the whole text, in place of the fields.
+        where: the file, flag or field that is wrong.
+        got: what stands there.
+        want: what should stand there.
+        fix: what to do about it; nothing where `want` says it.
+    """
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        where: object = None,
+        got: object = None,
+        want: str | None = None,
+        fix: str | None = None,
+    ) -> None:
+        super().__init__(sentence(where, got, want, fix) if message is None else message)
 
 
 class ConfigError(PilothouseError, ValueError):
@@ -33,10 +57,30 @@ class UnsupportedError(ConfigError):
 
 
 class RequestError(PilothouseError, ValueError):
-    """A client's request is refused."""
+    """A client's request is refused.
 
-    def __init__(self, message: str, *, param: str | None = None, status: int = 400) -> None:
-        super().__init__(message)
+    Args:
+        message: the whole text, in place of the fields.
+        where: the field that is wrong.
+        got: what stands there.
+        want: what should stand there.
+        fix: what to do about it.
+        param: the field's name in the answer's error body.
+        status: of the answer.
+    """
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        where: object = None,
+        got: object = None,
+        want: str | None = None,
+        fix: str | None = None,
+        param: str | None = None,
+        status: int = 400,
+    ) -> None:
+        super().__init__(message, where=where, got=got, want=want, fix=fix)
         self.param = param
         self.status = status
 
@@ -45,6 +89,14 @@ class EngineError(PilothouseError, RuntimeError):
     """The engine did not install what the plan says."""
 
 
+def sentence(where: object, got: object, want: str | None, fix: str | None = None) -> str:
+    """Return the one form of an error: where, what was got, what was wanted, what to do."""
+    text = str(got)
+    shown = text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 3]}..."
+    wanted = "" if want is None else f", want {want}"
+    return f"{where}: got {shown}{wanted}{'' if fix is None else f'; {fix}'}"
+
+
 def sendable(text: str) -> str:
-    """The text with what is not Unicode (a lone surrogate) as an escape."""
+    """Return the text with what is not Unicode (a lone surrogate) as an escape."""
     return text.encode("utf-8", "backslashreplace").decode()

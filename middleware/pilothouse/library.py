@@ -1,4 +1,4 @@
-"""Where the policies, probes and demo that come with Pilothouse lie.
+"""Finds the policies, probes and demo that come with Pilothouse.
 
 The library has the repository's layout wherever it is, so relative paths between its files hold.
 Found in this order: the caller's own path, `PILOTHOUSE_LIBRARY`, the copy inside an installed
@@ -22,7 +22,9 @@ def library_path(shelf: Shelf, explicit: Path | None = None) -> Path:
     """Return the folder of one shelf of the library.
 
     `explicit` is a path the user named; it is taken as it is, and must exist.
-    Raises ConfigError naming every place that was tried.
+
+    Raises:
+        ConfigError: it is nowhere; names every place that was tried.
     """
     if shelf not in get_args(Shelf):
         raise ConfigError(
@@ -50,7 +52,7 @@ def _folder(path: Path, reason: str) -> Path:
 
 
 def _roots() -> tuple[Path, ...]:
-    """The packaged library, then the checkout: only one of the two exists."""
+    """Return the packaged library, then the checkout: only one of the two exists."""
     package = Path(__file__).resolve().parent
     source_root = package.parent
     checkout = source_root.parent if source_root.name == "middleware" else None

@@ -1,6 +1,6 @@
 """`limits:` of pilothouse.yaml: what one request may cost, and what the server holds for all.
 
-Work is counted before it is done. Each bound of `RequestLimits` is looked at by the gate; a request
+Work is counted before it is done. Each bound of `RequestLimits` is checked by the server; a request
 above one is answered with a 400 (a body that is too long with a 413) that names it, and nothing of
 it has been parsed, compiled or tokenised by then that another bound does not cover.
 """
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pilothouse.errors import RequestError
 
 BYTES_PER_TOKEN = 16
-"""Of a text: more than any tokenizer makes of ordinary ones, escaped as JSON escapes them."""
+"""Bytes of text for a token: more than any tokenizer needs for ordinary text, escaped as JSON."""
 BYTES_PER_ID = 8
 SMALLEST_TEXT_KIB = 32
 SMALLEST_TOKEN_IDS = 8192
@@ -140,12 +140,12 @@ class ServedLimits(RequestLimits):
 
     @property
     def max_body_bytes(self) -> int:
-        """Of a body."""
+        """The largest body in bytes."""
         return self.max_body_kib * 1024
 
 
 class EngineSize(NamedTuple):
-    """What derived bounds are made of."""
+    """What vLLM serves, as far as bounds are derived from it."""
 
     max_model_len: int = SMALLEST_TEXT_KIB * 1024 // BYTES_PER_TOKEN
     max_num_seqs: int = 2 * MOST_CHOICES
@@ -155,11 +155,13 @@ class EngineSize(NamedTuple):
 def exceeded(
     place: str, got: object, limit: str, limits: RequestLimits, *, unit: str = "", param: str | None
 ) -> RequestError:
-    """The refusal of what is above a bound."""
+    """Make the refusal of what is above a bound."""
     most = f"{getattr(limits, limit)}{unit}"
     return RequestError(
-        f"{place}: got {got}{unit}, want at most {most} (limits.{limit}): send less of it, or ask "
-        "the operator to raise the limit",
+        where=place,
+        got=f"{got}{unit}",
+        want=f"at most {most} (limits.{limit})",
+        fix="send less of it, or ask the operator to raise the limit",
         param=param,
     )
 

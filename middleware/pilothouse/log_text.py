@@ -1,4 +1,4 @@
-"""Text of others in a log line: escaped, so that it can end no line and colour none, and bounded.
+"""Escapes and bounds foreign text in a log line, so that it can end no line and colour none.
 
 Every `%s` of a log line of ours takes its text from here; a test reads the calls. What stands there
 is ASCII whatever came in: control characters, escapes of terminals, separators of lines, lone
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 MOST_CHARACTERS: Final = 200
-"""Of a word or name, before escaping."""
+"""Of a word or name, before it is escaped."""
 MOST_LINE_CHARACTERS: Final = 500
 """Of one line of a longer text."""
 MOST_LINES: Final = 60
@@ -19,13 +19,13 @@ INDENT: Final = "\n  | "
 
 
 def log_text(text: object) -> str:
-    """A word, name or sentence of somebody else's, in quotes on one line."""
-    told = str(text)
-    return ascii(told[:MOST_CHARACTERS]) + _left_out(told, MOST_CHARACTERS)
+    """Return a word, name or sentence of somebody else's, in quotes on one line."""
+    whole = str(text)
+    return ascii(whole[:MOST_CHARACTERS]) + _left_out(whole, MOST_CHARACTERS)
 
 
 def log_lines(text: object) -> str:
-    """A text of several lines, such as a list of problems or a traceback; the middle may go."""
+    """Return a text of several lines, such as a traceback; the middle may be left out."""
     lines = str(text).split("\n")
     over = len(lines) - MOST_LINES
     if over > 0:
@@ -35,7 +35,7 @@ def log_lines(text: object) -> str:
 
 
 def unprintable_escaped(text: str, most: int) -> str:
-    """One line without quotes, for a place that has its own."""
+    """Return one line without quotes, for a place that has its own."""
     return ascii(text[:most])[1:-1] + _left_out(text, most)
 
 

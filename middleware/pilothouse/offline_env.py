@@ -1,4 +1,4 @@
-"""The engine behind an offline verb: quiet, and small where it runs on a CPU."""
+"""Environment of the engine behind an offline verb: quiet, and small where it runs on a CPU."""
 
 from __future__ import annotations
 

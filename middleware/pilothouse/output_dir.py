@@ -1,4 +1,4 @@
-"""A folder that a verb writes: all of it or nothing."""
+"""Writes a verb's output folder whole or not at all."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def check_out(out: Path) -> None:
 
 @contextmanager
 def atomic_output_dir(out: Path) -> Iterator[Path]:
-    """A room beside `out`; what is made in its folder `made` is moved to `out` at the end.
+    """Give a folder beside `out`; what is made below `made` in it is moved to `out` at the end.
 
     On an error nothing stays.
     """
     parent = out.resolve().parent
     parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=parent, prefix=f".{out.resolve().name}-") as room:
-        yield Path(room)
+    with TemporaryDirectory(dir=parent, prefix=f".{out.resolve().name}-") as beside:
+        yield Path(beside)
         if out.is_dir():
             out.rmdir()
-        (Path(room) / MADE).rename(out)
+        (Path(beside) / MADE).rename(out)

@@ -1,6 +1,6 @@
-"""How far a long verb has come: bars on a terminal, a plain line now and then elsewhere.
+"""Shows how far a long verb has come: bars on a terminal, a plain line now and then elsewhere.
 
-A line comes from a thread of its own, so that it also comes while one step takes long.
+A thread of its own prints the lines, so that they also come while one step takes long.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from rich.progress import (
 )
 
 EVERY_SECONDS = 15.0
-"""Between two plain lines; work that is done before the first has none."""
+"""Seconds between two plain lines; work that is done before the first has none."""
 
 Advance = Callable[[int], None]
 """Called with how many more steps are done."""
 
 Phase = Callable[[str, int | None], Advance]
-"""Begins a stretch of work of so many steps, or of nobody knows how many."""
+"""Begins a stretch of work; the number of its steps is None where nobody knows it."""
 
 Wait = Callable[[str], AbstractContextManager[object]]
-"""Tells of a stretch of work that nobody can count while it lasts."""
+"""Shows a stretch of work that nobody can count, for as long as the block lasts."""
 
 
-def untold(_: str, __: int | None) -> Advance:
-    """A `Phase` that tells nobody."""
+def silent_phase(_: str, __: int | None) -> Advance:
+    """Begin a stretch of work that is shown nowhere; a `Phase`."""
     return lambda _count: None
 
 
-def unheard(_: str) -> AbstractContextManager[object]:
-    """A `Wait` that tells nobody."""
+def silent_wait(_: str) -> AbstractContextManager[object]:
+    """Show nothing; a `Wait`."""
     return nullcontext()
 
 
@@ -51,7 +51,7 @@ def unheard(_: str) -> AbstractContextManager[object]:
 def progress(
     *, shown: bool = True, stays: bool = True, every_seconds: float = EVERY_SECONDS
 ) -> Iterator[Phase]:
-    """What to call when a stretch of work begins; told on stderr while it lasts.
+    """Give what to call when a stretch of work begins; it is shown on stderr while it lasts.
 
     Args:
         shown: false for nothing at all.
@@ -59,7 +59,7 @@ def progress(
         every_seconds: between two lines where stderr is no terminal.
     """
     if not shown:
-        yield untold
+        yield silent_phase
     elif sys.stderr.isatty():
         with _bars(stays) as phase:
             yield phase
@@ -70,7 +70,7 @@ def progress(
 
 @contextmanager
 def waiting(title: str, *, every_seconds: float = EVERY_SECONDS) -> Iterator[None]:
-    """Tell of one stretch of work that nobody can count."""
+    """Show one stretch of work that nobody can count."""
     with progress(stays=False, every_seconds=every_seconds) as phase:
         phase(title, None)
         yield
@@ -113,7 +113,7 @@ class _Stretch:
         return f"{self.title}: {count}{_clock(seconds)}{self._left(seconds)}"
 
     def _left(self, seconds: float) -> str:
-        """About how long the rest takes, if it goes on as it went so far."""
+        """Return about how long the rest takes, if it goes on as it went so far."""
         if self.total is None or not 0 < self.done < self.total:
             return ""
         return f", about {_clock(seconds * (self.total - self.done) / self.done)} left"
@@ -127,17 +127,17 @@ def _clock(seconds: float) -> str:
 
 
 @contextmanager
-def _lines(to: TextIO, every_seconds: float) -> Iterator[Phase]:
+def _lines(stream: TextIO, every_seconds: float) -> Iterator[Phase]:
     now: list[_Stretch] = []
     over = threading.Event()
 
-    def tell() -> None:
+    def print_lines() -> None:
         while not over.wait(every_seconds):
             if now:
                 # A reader that went away must not end the work.
                 try:
-                    to.write(f"{now[-1]}\n")
-                    to.flush()
+                    stream.write(f"{now[-1]}\n")
+                    stream.flush()
                 except (OSError, ValueError):
                     return
 
@@ -145,10 +145,10 @@ def _lines(to: TextIO, every_seconds: float) -> Iterator[Phase]:
         now.append(_Stretch(title, total))
         return now[-1].advance
 
-    teller = threading.Thread(target=tell, daemon=True)
-    teller.start()
+    printer = threading.Thread(target=print_lines, daemon=True)
+    printer.start()
     try:
         yield phase
     finally:
         over.set()
-        teller.join()
+        printer.join()

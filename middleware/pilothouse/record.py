@@ -6,8 +6,10 @@ once per choice, on its last record; counters are totals since the choice began.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
 
 from pilothouse.types import ActionName, Mode, Phase, Result
 
@@ -20,17 +22,28 @@ ORPHAN_PREFIX = "pilothouse-orphan-"
 """Request ids with this prefix carry closing records of choices that have no live request."""
 
 
-@dataclass(slots=True)
-class RuleOutcome:
-    """One evaluated rule of one choice."""
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What one rule decided on one choice. The engine makes it, and everybody else reads it.
+
+    A choice's `verdict` is that one of its decisions which ends it.
+    """
 
     policy: str
     rule: str
     phase: Phase
     mode: Mode
+    action: ActionName
+    """What the rule does when it fires and is enforced."""
     result: Result
+    """What came of it for this choice."""
     at_token: int | None = None
-    """Output token at which it fired (0 based); None for prompt rules or when it did not."""
+    """Output token at which it fired (0 based); None before any output, or when it did not."""
+
+    @property
+    def decided_in(self) -> Phase:
+        """The phase in which it fell: a rule on the prompt may read turns that an output opens."""
+        return "output" if self.at_token is not None else self.phase
 
 
 @dataclass(slots=True)
@@ -52,17 +65,6 @@ class TokenScores:
 
 
 @dataclass(slots=True)
-class Verdict:
-    """The outcome that ends a choice, or shapes how it is answered."""
-
-    action: ActionName
-    policy: str
-    rule: str
-    phase: Phase
-    result: Result
-
-
-@dataclass(slots=True)
 class Record:
     """The state of one choice, as far as its released tokens go."""
 
@@ -72,9 +74,10 @@ class Record:
     """Signal key -> calibrated value over the tokens scored so far; unscored signals absent."""
     prompt_done: bool = False
     """The prompt rules were evaluated: no prompt verdict can follow."""
-    verdict: Verdict | None = None
-    outcomes: list[RuleOutcome] = field(default_factory=list)
-    """Rules that fired so far; on the closing record, every prompt and output rule."""
+    verdict: Decision | None = None
+    """The decision that ended the choice."""
+    decisions: list[Decision] = field(default_factory=list)
+    """Of rules that fired so far; on the closing record, of every prompt and output rule."""
     token_scores: list[TokenScores] = field(default_factory=list)
     """Of the tokens released with this output only."""
     features: dict[str, list[FeatureCode]] = field(default_factory=dict)
@@ -94,36 +97,16 @@ class Record:
     num_prompt_tokens: int = 0
     """Filled like `choice`."""
 
-    def to_wire(self) -> dict[str, Any]:
-        """Plain builtins, in the order of the fields. By hand: this runs once an output."""
-        wire = {name: getattr(self, name) for name in _FIELDS}
-        if self.verdict is not None:
-            wire["verdict"] = asdict(self.verdict)
-        if self.outcomes:
-            wire["outcomes"] = [asdict(each) for each in self.outcomes]
-        if self.token_scores:
-            wire["token_scores"] = [asdict(each) for each in self.token_scores]
-        if self.features:
-            wire["features"] = {
-                rule: [asdict(each) for each in codes] for rule, codes in self.features.items()
-            }
+    def to_wire(self) -> dict[str, object]:
+        """Return the record as plain builtins."""
+        wire: dict[str, object] = msgspec.to_builtins(self)
         return wire
 
     @classmethod
-    def from_wire(cls, wire: dict[str, Any]) -> Record:
-        """The inverse of `to_wire`."""
-        plain = dict(wire)
-        verdict = plain["verdict"]
-        plain["verdict"] = None if verdict is None else Verdict(**verdict)
-        plain["outcomes"] = [RuleOutcome(**each) for each in plain["outcomes"]]
-        plain["token_scores"] = [TokenScores(**each) for each in plain["token_scores"]]
-        plain["features"] = {
-            rule: [FeatureCode(**each) for each in codes]
-            for rule, codes in plain["features"].items()
-        }
-        choice = plain["choice"]
-        plain["choice"] = None if choice is None else (choice[0], choice[1])
-        return cls(**plain)
+    def from_wire(cls, wire: Mapping[str, object]) -> Record:
+        """Return the record that `to_wire` made builtins of.
 
-
-_FIELDS = tuple(each.name for each in fields(Record))
+        Raises:
+            msgspec.ValidationError: a field is missing or of another type.
+        """
+        return msgspec.convert(wire, cls)

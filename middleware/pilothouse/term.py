@@ -1,6 +1,6 @@
 """One line of steering: what is done, with which artefact, how strongly, where.
 
-The same line stands in profiles, in requests and under the seal.
+The same line stands in profiles, in requests and in the signed request.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class TokenGate(_Closed):
 
 
 def _named(feature: object) -> object:
-    """Said here, because of a union each member would complain."""
+    """Refuse what is no feature; each member of a union would complain on its own."""
     if isinstance(feature, str) and 0 < len(feature) <= MAX_LABEL:
         return feature
     numbers = feature if isinstance(feature, list | tuple) else [feature]
@@ -116,7 +116,7 @@ Features = Annotated[int | tuple[int, ...] | str, BeforeValidator(_named)]
 
 
 class SteerTerm(_Closed):
-    """One intervention. What an operator takes is said in its file in `edit.ops`.
+    """One intervention. What an operator takes is said in its file in `edits.ops`.
 
     With a vector (or transform), or with features of an SAE: then `op` is one of `FeatureOp`, and
     the edit is made where the feature's code is over `above`.
@@ -126,7 +126,7 @@ class SteerTerm(_Closed):
     sae: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     feature: Features | None = None
     op: NamedOp = None
-    """None: what the artefact is made for; `add` for a vector, `set` for a feature."""
+    """Where None, what the artefact is made for; `add` for a vector, `set` for a feature."""
     scale: Number | None = None
     value: Number | None = None
     above: Number | None = None
@@ -141,7 +141,7 @@ class SteerTerm(_Closed):
 
     @property
     def name(self) -> str:
-        """Of the vector or the SAE."""
+        """The name of the vector or the SAE."""
         named = self.vector if self.sae is None else self.sae
         assert named is not None
         return named

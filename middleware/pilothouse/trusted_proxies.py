@@ -1,4 +1,4 @@
-"""`auth.trusted_proxies`: peers that speak for others, and what of it could never take effect."""
+"""`auth.trusted_proxies`: peers that may name the tenant, without what could never take effect."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 UNIX_PEERS = "unix"
-"""Under `auth.trusted_proxies.cidrs`: whoever may connect to the server's Unix socket."""
+"""Stands in `auth.trusted_proxies.cidrs` for whoever may connect to the server's Unix socket."""
 OWN_HEADERS = "x-pilothouse-"
 
 

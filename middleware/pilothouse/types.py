@@ -1,4 +1,4 @@
-"""The words every room shares. Imports nothing of ours, nothing heavy."""
+"""Types that every room shares. Imports nothing of the package and nothing heavy."""
 
 from __future__ import annotations
 
@@ -55,17 +55,17 @@ Operator = Literal[
     "apply",
     "replace",
 ]
-"""What is done along a direction, in a plane or by a map; its file in `edit.ops` says what exactly.
+"""What is done along a direction, in a plane or by a map; its file in `edits.ops` says how.
 
-Listed here so that a policy can be checked where nothing of `edit` is loaded. A test holds the list
-against what is registered.
+Listed here so that a policy can be checked where nothing of `edits` is loaded. A test compares the
+list with what is registered.
 """
 
 FeatureOp = Literal["set", "scale", "ablate", "add", "floor", "cap", "steer"]
-"""What becomes of the code of an SAE's feature; `edit.sae` says what exactly."""
+"""What becomes of the code of an SAE's feature; `edits.sae` says what exactly."""
 
 Reserved = Operator | Literal["gate", "restore_norm", "token_unit", "feature"]
-"""What a tap can have tables for beside its operators."""
+"""What a tap can have tables for: operators and what goes with them."""
 
 ScoreDetail = Literal["none", "summary", "tokens"]
 
@@ -73,6 +73,7 @@ Scope = Literal["prompt", "output", "answer"]
 """Token positions a readout covers. `answer` is the last prompt token and every output token."""
 
 AggregateKind = Literal["max", "mean", "last", "ema_max", "ema_last"]
+"""The kinds of this package; `pilothouse.aggregate` says what holds for each."""
 
 Phase = Literal["prompt", "output", "final"]
 Mode = Literal["shadow", "enforce"]
@@ -102,15 +103,15 @@ class Tap(NamedTuple):
 
     @property
     def depth(self) -> tuple[int, int]:
-        """Sorts taps into the order in which a token passes them."""
+        """A key that sorts taps into the order in which a token passes them."""
         return self.layer, get_args(Site).index(self.site)
 
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
-    """How token logits become one number. `half_life_tokens` only for the EMA kinds."""
+    """How token logits become one number; only some kinds have a half life."""
 
-    kind: AggregateKind
+    kind: str
     half_life_tokens: float | None = None
 
 

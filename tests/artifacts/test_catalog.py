@@ -17,10 +17,10 @@ from pilothouse.artifacts.vector import save_vector
 from pilothouse.config import PilothouseConfig, SaeRef, parse_config
 from pilothouse.errors import ArtefactError, ConfigError
 from pilothouse.types import Aggregate, Tap
-from tests.artifacts.builders import edit_manifest, probe, readout, vector
-from tests.artifacts.saes import files
-from tests.artifacts.saes.files import FEATURES, WIDTH, book
 from tests.reference.sae import Book
+from tests.support.artifacts import sae_files as files
+from tests.support.artifacts.folders import edit_manifest, probe, readout, vector
+from tests.support.artifacts.sae_files import FEATURES, WIDTH, book
 
 
 def config(folder: Path, **fields: Any) -> PilothouseConfig:
@@ -186,7 +186,7 @@ def test_signals_carry_calibration_and_thresholds() -> None:
 def test_nothing_heavy_is_loaded_beside_the_engine() -> None:
     code = (
         "import sys, pilothouse.artifacts.catalog, pilothouse.edits.program;"
-        "import pilothouse.edits.direction, pilothouse.probes.aggregator;"
+        "import pilothouse.probes.aggregators;"
         "import pilothouse.probes.calibration;"
         "heavy = {'torch', 'vllm', 'scipy', 'sklearn', 'fastapi', 'transformers'};"
         "print(sorted(heavy & {name.split('.')[0] for name in sys.modules}))"

@@ -17,7 +17,7 @@ from pilothouse.artifacts.folder import REMADE
 from pilothouse.artifacts.probe import load_probe, save_probe
 from pilothouse.artifacts.vector import load_vector, save_vector
 from pilothouse.errors import ArtefactError
-from tests.artifacts.builders import D_MODEL, edit_manifest, probe, replace_weights, vector
+from tests.support.artifacts.folders import D_MODEL, edit_manifest, probe, replace_weights, vector
 
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
@@ -58,14 +58,14 @@ THRESHOLD = {"target_fpr": 0.01, "value": 0.5, "n": 400, "exceedances": 0, "fpr_
 BAD_FIELDS: dict[str, tuple[Callable[[dict[str, Any]], None], tuple[str, ...]]] = {
     "unknown format": (put("format", value="pilothouse/v9"), ("format", "'pilothouse/v9'")),
     "other kind": (put("kind", value="vector"), ("kind", "'vector'", "'probe'", "its own kind")),
-    "unknown field": (put("scale", value=2), ("scale", "got 2", "no such field")),
-    "missing field": (drop("bias"), ("bias", "got nothing")),
+    "unknown field": (put("scale", value=2), ("scale: unknown field", "known here")),
+    "missing field": (drop("bias"), ("bias: is missing",)),
     "path in the name": (put("name", value="../../etc/passwd"), ("name", "'../../etc/passwd'")),
     "width of zero": (put("d_model", value=0), ("d_model", "got 0")),
     "width as text": (put("d_model", value="wide"), ("d_model", "'wide'")),
     "unknown site": (put("site", value="resid_last"), ("site", "'resid_last'", "resid_post")),
-    "no layers": (put("layers", value=[]), ("layers", "got []")),
-    "negative layer": (put("layers", value=[-1]), ("layers.0", "got -1")),
+    "no layers": (put("layers", value=[]), ("layers: is empty",)),
+    "negative layer": (put("layers", value=[-1]), ("layers[0]", "got -1")),
     "layer twice": (put("layers", value=[4, 4]), ("layers", "[4, 4]", "ascending")),
     "layers out of order": (put("layers", value=[4, 2]), ("layers", "[4, 2]", "ascending")),
     "short hash": (put("weights_sha256", value="abc"), ("weights_sha256", "'abc'")),
@@ -74,7 +74,7 @@ BAD_FIELDS: dict[str, tuple[Callable[[dict[str, Any]], None], tuple[str, ...]]] 
         put("readouts", "prompt_max", "slope", value=-1.0),
         ("readouts.prompt_max.slope", "got -1.0"),
     ),
-    "no readouts": (put("readouts", value={}), ("readouts", "got {}")),
+    "no readouts": (put("readouts", value={}), ("readouts: is empty",)),
     "default that is not there": (
         put("default_readout", value="prompt_mean"),
         ("default_readout", "'prompt_mean'", "['prompt_max']"),
@@ -97,7 +97,7 @@ BAD_FIELDS: dict[str, tuple[Callable[[dict[str, Any]], None], tuple[str, ...]]] 
     ),
     "threshold above one": (
         put("readouts", "prompt_max", "thresholds", value=[THRESHOLD | {"value": 1.5}]),
-        ("thresholds.0.value", "got 1.5"),
+        ("thresholds[0].value", "got 1.5"),
     ),
     "threshold whose bound misses its target": (
         put("readouts", "prompt_max", "thresholds", value=[THRESHOLD | {"fpr_upper": 0.02}]),
@@ -121,6 +121,18 @@ def test_a_bad_field_is_refused_by_name(case: str, probe_folder: Path) -> None:
     for text in (str(probe_folder / MANIFEST), *told):
         assert text in message
     assert "; " in message.splitlines()[0]
+
+
+def test_a_bad_field_is_refused_with_its_line(probe_folder: Path) -> None:
+    place = probe_folder / MANIFEST
+    raw = json.loads(place.read_text(encoding="utf-8"))
+    place.write_text(json.dumps(raw | {"d_model": 0}, indent=2), encoding="utf-8")
+    line = next(
+        number
+        for number, each in enumerate(place.read_text(encoding="utf-8").splitlines(), 1)
+        if '"d_model"' in each
+    )
+    assert refusal(probe_folder).startswith(f"{place}:{line}: d_model: got 0")
 
 
 def test_every_bad_field_is_told_at_once(probe_folder: Path) -> None:

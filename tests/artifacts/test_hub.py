@@ -23,11 +23,11 @@ from pilothouse.cli.sae import app as sae_app
 from pilothouse.cli.vector import app as vector_app
 from pilothouse.config import HubPlace, PilothouseConfig, load_config, parse_config, parse_place
 from pilothouse.errors import ArtefactError, ConfigError
-from pilothouse.server.reload.load_change import with_loaded
-from tests.artifacts.saes import files
-from tests.artifacts.saes.files import book
-from tests.artifacts.vectors import writers
-from tests.support.hub import COMMIT, REPO, Hub, local_hub
+from pilothouse.server.reload.reload import with_loaded
+from tests.support.artifacts import sae_files as files
+from tests.support.artifacts import vector_files as writers
+from tests.support.artifacts.hub import COMMIT, REPO, Hub, local_hub
+from tests.support.artifacts.sae_files import book
 
 PLACE = f"hf://{REPO}@{COMMIT}"
 NAMES = ("manifest.json", "weights.safetensors")

@@ -19,10 +19,10 @@ from pilothouse.artifacts.saes.registry import load_sae
 from pilothouse.artifacts.vector import load_vector, save_vector
 from pilothouse.config import parse_config
 from pilothouse.errors import ArtefactError
-from tests.artifacts.builders import probe, vector
-from tests.artifacts.saes import files
-from tests.artifacts.saes.files import book
-from tests.support.mounts import DATA, mount, mount_folder
+from tests.support.artifacts import sae_files as files
+from tests.support.artifacts.folders import probe, vector
+from tests.support.artifacts.kubernetes_mounts import DATA, mount, mount_folder
+from tests.support.artifacts.sae_files import book
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

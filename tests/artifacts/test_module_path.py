@@ -13,10 +13,10 @@ from pilothouse.artifacts.saes.hints import SaeHints
 from pilothouse.artifacts.saes.registry import load_sae
 from pilothouse.errors import ArtefactError
 from pilothouse.types import Tap
-from tests.artifacts.saes import files
-from tests.artifacts.saes.files import book
-from tests.support.plain_transformers import causal_class
-from tests.support.tiny_architectures import NUM_LAYERS, architectures
+from tests.support.artifacts import sae_files as files
+from tests.support.artifacts.sae_files import book
+from tests.support.models.plain_transformers import causal_class
+from tests.support.models.tiny_architectures import NUM_LAYERS, architectures
 
 BLOCKS = [
     "layers.3",

@@ -9,7 +9,7 @@ import pytest
 
 from pilothouse.artifacts.manifest import ReadoutAggregate, Threshold
 from pilothouse.artifacts.probe import load_probe, save_probe
-from tests.artifacts.builders import probe, readout
+from tests.support.artifacts.folders import probe, readout
 
 
 def test_a_probe_is_the_same_after_the_disk(tmp_path: Path) -> None:

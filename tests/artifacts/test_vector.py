@@ -9,7 +9,7 @@ import pytest
 
 from pilothouse.artifacts.vector import build_vector, load_vector, save_vector
 from pilothouse.errors import ArtefactError
-from tests.artifacts.builders import D_MODEL, vector
+from tests.support.artifacts.folders import D_MODEL, vector
 
 
 def test_a_vector_is_the_same_after_the_disk(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from pilothouse.errors import ConfigError
 from pilothouse.term import SteerTerm
 from pilothouse.types import PROJECTION_SITES, Site
 from tests.reference.hf_sites import SiteModel
-from tests.support.tiny_architectures import D_MODEL, NUM_LAYERS, make_architecture
+from tests.support.models.tiny_architectures import D_MODEL, NUM_LAYERS, make_architecture
 
 TOKENS = [5, 17, 101, 64, 3, 200, 9, 33]
 TOLERANCE = 1e-4

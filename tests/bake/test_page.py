@@ -1,4 +1,4 @@
-"""The guide bake.md names every model type that is baked, every refused field, and runs as written."""
+"""docs/guides/bake.md names every baked model type and refused field, and runs as written."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from typer.testing import CliRunner
 from pilothouse.bake.architecture import WRITERS
 from pilothouse.cli.vector import app
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "guides" / "bake.md").read_text(
-    encoding="utf-8"
-)
+GUIDES = Path(__file__).resolve().parents[2] / "docs" / "guides"
+PAGE = (GUIDES / "bake.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^pilothouse (vector bake .*)$", PAGE, re.MULTILINE)
 
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from pilothouse.artifacts.vector import build_vector, save_vector
 from pilothouse.cli.vector import app
 from pilothouse.types import Site
-from tests.support.tiny_architectures import D_MODEL, make_architecture
+from tests.support.models.tiny_architectures import D_MODEL, make_architecture
 
 
 @pytest.fixture(scope="module")

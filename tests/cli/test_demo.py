@@ -13,7 +13,7 @@ from openai import OpenAI
 
 from pilothouse.cli.prompts import load_prompts, world_tour
 from pilothouse.cli.tour import look, served_models
-from tests.support.server_process import COMMAND, ServerProcess
+from tests.support.servers.server_process import COMMAND, ServerProcess
 
 pytestmark = [pytest.mark.full, pytest.mark.server, pytest.mark.timeout(900)]
 

@@ -27,7 +27,7 @@ from pilothouse.engine.worker.buffers import TapBuffers
 from pilothouse.engine.worker.tables import named_tensors
 from pilothouse.errors import ConfigError, UnsupportedError
 from pilothouse.types import Tap
-from tests.support.server_process import COMMAND
+from tests.support.servers.server_process import COMMAND
 
 TOUR = Tour(
     question="who's there?",

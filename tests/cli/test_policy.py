@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from pilothouse.cli.policy import app
-from tests.policy.samples import policy_text, rule_text
+from tests.support.policies import policy_text, rule_text
 
 CASES = """signals: {misuse: {scope: prompt}}
 cases: [{name: a, given: {}, expect: {rule: null, result: allowed}}]
@@ -71,4 +71,4 @@ def test_a_broken_config_is_a_finding(tmp_path: Path) -> None:
     config.write_text("version: 1\nprobe: {}\n", encoding="utf-8")
     result = run(file, "--config", config)
     assert result.exit_code == 1
-    assert "probe: Extra inputs are not permitted" in result.output
+    assert f"{config}:2: probe: unknown field; did you mean `probes`?" in result.output

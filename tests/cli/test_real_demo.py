@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -35,7 +36,7 @@ from pilothouse.probes.metrics import auroc
 from pilothouse.probes.report import Evaluation
 from pilothouse.training.pair import load_pairs
 from tests.support.page_examples import curl_blocks, pasted
-from tests.support.server_process import COMMAND, ServerProcess, free_port, started
+from tests.support.servers.server_process import COMMAND, ServerProcess, free_port, started
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
@@ -82,6 +83,27 @@ def test_it_answers_in_english_and_with_what_was_concluded(smol_server: ServerPr
     assert choice.message.content == "The capital of France is Paris."
     assert choice.finish_reason == "stop"
     assert choice.model_extra and choice.model_extra["pilothouse"]["action"] == "allow"
+
+
+def test_the_readmes_lines_steer_and_show_what_a_rule_would_do(
+    smol_server: ServerProcess,
+) -> None:
+    readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    script = readme.partition("```python\n")[2].partition("```")[0]
+    assert "http://127.0.0.1:8000/v1" in script
+    done = subprocess.run(
+        [sys.executable, "-c", script.replace("http://127.0.0.1:8000", smol_server.url)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    said = re.search(r'begin "(.+)" and\s+"(.+)"', readme)
+    assert said is not None
+    plain, cheerful = said.groups()
+    assert done.stdout.startswith(plain)
+    assert cheerful in done.stdout and "'steered': {'cheerful': 64}" in done.stdout
+    assert "'result': 'would_block'" in done.stdout
 
 
 def test_the_first_token_of_a_short_chat_comes_within_a_second(smol_server: ServerProcess) -> None:
@@ -210,7 +232,8 @@ def test_a_profile_moves_answers_as_far_as_its_card_says(
         for before, after in zip(plain, steered, strict=True)
     ]
     error = stdev(moved) / SLICE**0.5
-    assert fmean(moved) > 0, "the profile moves nothing"
+    if pole.steered.effect.low > 0:  # else the card itself does not show that it moves anything
+        assert fmean(moved) > 0, "the profile moves nothing"
     assert fmean(moved) + 2 * error >= pole.steered.effect.low
     assert fmean(moved) - 2 * error <= pole.steered.effect.high
 
@@ -240,7 +263,8 @@ def test_the_misuse_probe_tells_requests_apart_as_its_card_says(
 
 @pytest.mark.full
 def test_the_offline_page_begins_with_a_script_that_runs(tmp_path: Path) -> None:
-    page = (CHECKOUT / "docs" / "get-started" / "python-api.md").read_text(encoding="utf-8")
+    path = CHECKOUT / "docs" / "get-started" / "python-api.md"
+    page = path.read_text(encoding="utf-8")
     script = page.partition("```python\n")[2].partition("```")[0]
     there = 'os.path.expanduser("~/.cache/pilothouse/models/SmolLM2-135M-Instruct")'
     assert there in script

@@ -26,6 +26,7 @@ def told(
     return Namespace(model=str(tmp_path), dtype="auto"), caplog
 
 
+@pytest.mark.heavy
 def test_a_slow_default_is_told_in_one_line_and_left(
     told: tuple[Namespace, pytest.LogCaptureFixture],
 ) -> None:

@@ -13,7 +13,7 @@ from pilothouse.artifacts.probe import save_probe
 from pilothouse.artifacts.vector import save_vector
 from pilothouse.cli import probe as probe_verb
 from pilothouse.cli import vector as vector_verb
-from tests.artifacts.builders import probe, readout, vector
+from tests.support.artifacts.folders import probe, readout, vector
 
 RUN = CliRunner()
 TRANSFORMS = Path(__file__).parents[2] / "probes/demo/transforms"

@@ -23,7 +23,7 @@ from pilothouse.demo.poles import Pole, Subject
 from pilothouse.demo.questions import Fact
 from pilothouse.demo.vector_card import AIM_FACTS, Tried
 from pilothouse.term import SteerTerm
-from tests.support.ruled_answers import Said, ruled_bench
+from tests.support.models.rule_model import Said, ruled_bench
 
 QUESTIONS = tuple(f"question {number}" for number in range(60))
 FACTS = tuple(Fact(f"fact {number}", "right", ()) for number in range(10))

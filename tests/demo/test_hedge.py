@@ -24,10 +24,10 @@ from pilothouse.demo.hedge_figures import HedgeCard
 from pilothouse.demo.hedge_page import page
 from pilothouse.demo.probe_plans import WRONG_ANSWER
 from pilothouse.errors import ConfigError
-from pilothouse.policy.case_file import CASES_FILE, load_cases
-from pilothouse.policy.cases import run_cases
+from pilothouse.policy.cases import CASES_FILE, load_cases
 from pilothouse.policy.lint import has_findings, lint
 from pilothouse.policy.loader import load_policy
+from pilothouse.policy.testing import run_cases
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PROBE = CHECKOUT / "probes" / "smol" / "probes" / PROBE_NAME

@@ -7,9 +7,9 @@ from typing import cast
 from pilothouse.demo.answers import Answer
 from pilothouse.demo.evaluation import Bench, Heard
 from pilothouse.demo.poles import Pole
-from pilothouse.demo.readability import readable
+from pilothouse.demo.vector_figures import readable
 from pilothouse.training.pair import Message, Pair
-from tests.support.ruled_answers import RuledAnswerer, ruled_bench
+from tests.support.models.rule_model import RuledAnswerer, ruled_bench
 
 POLE = Pole("french", 1, "En français.")
 PAIR = Pair(

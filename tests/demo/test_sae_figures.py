@@ -25,7 +25,7 @@ from pilothouse.demo.sae.sae_card import Screened
 from pilothouse.demo.sae.stream import Learnt, is_ordinary
 from pilothouse.edits.sae_codes import decode, encode
 from pilothouse.types import Tap
-from tests.demo.sae_samples import line_of
+from tests.support.training.sae_samples import line_of
 
 WIDTH, FEATURES = 6, 12
 

@@ -6,17 +6,19 @@ import numpy as np
 import pytest
 
 from pilothouse.demo.sae.concepts import CONCEPTS
-from pilothouse.demo.sae.detection import LOTS, by_lot, detected
 from pilothouse.demo.sae.labels import (
+    LOTS,
     STRONGEST,
     Label,
+    by_lot,
+    detected,
     in_reach,
     labels_of,
     strongest_contexts,
     widened,
 )
 from pilothouse.demo.sae.lines import Line, Rows
-from tests.demo.sae_samples import codes_where, line_of, many_lines
+from tests.support.training.sae_samples import codes_where, line_of, many_lines
 
 MUSIC, SPORT = CONCEPTS["music"], CONCEPTS["sport"]
 FEATURES = 80

@@ -14,7 +14,7 @@ from pilothouse.demo.sae.sources import (
     plots,
     scenes,
 )
-from pilothouse.demo.texts.text import Text
+from pilothouse.demo.texts.text_set import Text
 from pilothouse.demo.wheels import WHEELS
 
 

@@ -18,8 +18,8 @@ from pilothouse.demo import cache, smol
 from pilothouse.demo.smol import RECORD, WHEEL, smol_folder
 from pilothouse.demo.wheels import WHEELS, IndexUnreachable, Wheel, wheel_path
 from pilothouse.errors import ArtefactError, ConfigError
+from tests.support.models.tiny_gguf import SPECIALS, write_tiny_gguf
 from tests.support.package_index import pin, use_folder, write_wheel
-from tests.support.tiny_gguf import SPECIALS, write_tiny_gguf
 
 TEXTS = [
     "",

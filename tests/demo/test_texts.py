@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from pilothouse.demo.part_reader import without_overlap
 from pilothouse.demo.texts import text_set
-from pilothouse.demo.texts.overlap import without_overlap
 from pilothouse.demo.texts.sets import SETS
-from pilothouse.demo.texts.text import Text, alike
-from pilothouse.demo.texts.text_set import TextSet, digest_of, json_lines
+from pilothouse.demo.texts.text_set import Text, TextSet, alike, digest_of, json_lines
 from pilothouse.demo.wheels import WHEELS
 from pilothouse.errors import ConfigError
 

@@ -15,7 +15,7 @@ from pilothouse.demo.vector_figures import loaded_name, measured
 from pilothouse.errors import ConfigError
 from pilothouse.term import SteerTerm
 from pilothouse.training.pair import Message, Pair
-from tests.support.ruled_answers import RuledAnswerer, ruled_bench
+from tests.support.models.rule_model import RuledAnswerer, ruled_bench
 
 CHOOSING = tuple(f"choosing {number}" for number in range(10))
 TESTING = tuple(f"testing {number}" for number in range(12))

@@ -16,7 +16,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.deploy.expressions import (
+from tests.support.promql import (
     DEPLOY,
     RULES,
     filled,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.expressions import DEPLOY, RULES
+from tests.support.promql import DEPLOY, RULES
 
 pytestmark = pytest.mark.prometheus
 BORN = "max_over_time(pilothouse_"

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from pilothouse.telemetry.metrics import METRICS
-from tests.deploy.expressions import (
+from tests.support.promql import (
     DASHBOARD,
     DEPLOY,
     Query,

@@ -23,9 +23,9 @@ from pilothouse.edits.sources import Sources
 from pilothouse.errors import RequestError
 from pilothouse.term import SteerTerm
 from pilothouse.types import Tap
-from tests.artifacts.saes import files
-from tests.artifacts.saes.files import FEATURES, book, hidden
 from tests.reference.sae import Book
+from tests.support.artifacts import sae_files as files
+from tests.support.artifacts.sae_files import FEATURES, book, hidden
 
 NORM = 7.0
 MAXIMA = np.linspace(0.0, 3.9, FEATURES)

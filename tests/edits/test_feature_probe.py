@@ -15,7 +15,7 @@ from pilothouse.cli import sae as sae_verb
 from pilothouse.edits.feature_probe import SHARPNESS, feature_probe
 from pilothouse.edits.sae_codes import encode
 from pilothouse.errors import RequestError
-from tests.artifacts.saes import files
+from tests.support.artifacts import sae_files as files
 
 RUN = CliRunner()
 HIDDEN_TD = files.hidden(64)

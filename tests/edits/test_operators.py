@@ -21,8 +21,8 @@ from pilothouse.edits.sources import ReadRow, Sources
 from pilothouse.errors import ConfigError, RequestError
 from pilothouse.term import SteerTerm
 from pilothouse.types import Tap
-from tests.artifacts.builders import D_MODEL, vector
 from tests.reference import operators as oracle
+from tests.support.artifacts.folders import D_MODEL, vector
 
 LAYER = 2
 NORM = 3.0

@@ -16,8 +16,8 @@ from pilothouse.edits.sources import Sources
 from pilothouse.errors import RequestError
 from pilothouse.term import SteerTerm
 from pilothouse.types import Tap, Unit
-from tests.artifacts.builders import D_MODEL, vector
 from tests.reference.additive import added_at
+from tests.support.artifacts.folders import D_MODEL, vector
 
 VECTORS = {
     "a": vector("a", 1, (2, 4)),

@@ -15,9 +15,8 @@ import pytest
 from pilothouse.artifacts.saes.autoencoder import Sae
 from pilothouse.artifacts.saes.hints import SaeHints
 from pilothouse.artifacts.saes.registry import load_sae
-from pilothouse.edits.assembly import Assembly
 from pilothouse.edits.gate import Gate
-from pilothouse.edits.layer import LayerEdit
+from pilothouse.edits.layer import Assembly, LayerEdit
 from pilothouse.edits.ops.rows import GatedRows
 from pilothouse.edits.row import Row, RowStage, row_parts
 from pilothouse.edits.sae import FeatureEdit, feature_read, feature_rows, plain_read
@@ -25,9 +24,9 @@ from pilothouse.edits.sae_codes import edited, encode
 from pilothouse.errors import RequestError
 from pilothouse.term import SteerTerm
 from pilothouse.types import Tap
-from tests.artifacts.saes import files
-from tests.artifacts.saes.files import FEATURES, WIDTH, book, hidden
 from tests.reference.sae import Book, changed
+from tests.support.artifacts import sae_files as files
+from tests.support.artifacts.sae_files import FEATURES, WIDTH, book, hidden
 
 RULES: list[tuple[str, float]] = [
     ("set", 3.0),

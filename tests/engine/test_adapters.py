@@ -17,9 +17,11 @@ from vllm.lora.request import LoRARequest
 from pilothouse.engine.hooks import LAYOUTS
 from pilothouse.term import SteerTerm
 from tests.engine import test_untouched
-from tests.engine.harness import BLOCK, Engine, all_logprobs, engine, make_plan
-from tests.engine.hooked import HOOKED_WORKER
-from tests.engine.parity import (
+from tests.reference.hf_hooks import HookedModel
+from tests.support.engines.harness import BLOCK, Engine, all_logprobs, engine, make_plan
+from tests.support.engines.hooked_worker import HOOKED_WORKER
+from tests.support.models.lora_adapters import RANK, make_adapter
+from tests.support.parity.steering import (
     CATALOGUE,
     COLUMN_LAYERS,
     LEAST_MOVE,
@@ -27,8 +29,6 @@ from tests.engine.parity import (
     TOLERANCE,
     reference_edits,
 )
-from tests.reference.hf_hooks import HookedModel
-from tests.support.adapters import RANK, make_adapter
 
 pytestmark = pytest.mark.engine
 

@@ -1,4 +1,4 @@
-"""The page adding-an-operator.md: its file, taken as it stands there, steers an engine.
+"""The file of docs/contributing/adding-an-operator.md steers an engine as it stands on the page.
 
 Shapes: T tokens, D width.
 """
@@ -17,29 +17,29 @@ import torch
 from pydantic import ValidationError
 
 from pilothouse import term as terms
-from pilothouse.cli.table_report import tables_report
-from pilothouse.edits.affine import affine_of
+from pilothouse.cli.plan_report import tables_report
+from pilothouse.edits.layer import affine_of
 from pilothouse.edits.operator import DEFAULTS, OPERATORS
 from pilothouse.edits.program import compile_program
 from pilothouse.edits.table import KINDS, Table
 from pilothouse.engine.ops import DEVICE_KINDS
-from pilothouse.engine.plan.check_capacity import unfit
-from pilothouse.engine.plan.check_norm_limit import refuse_unreserved
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.plan.tap_plan import EditPlan
+from pilothouse.engine.plan.validate import capacity_problem, refuse_unreserved
 from pilothouse.engine.worker.kernel import edit_delta
 from pilothouse.engine.worker.tables import allocate, upload
 from pilothouse.errors import ConfigError, RequestError
 from pilothouse.term import SteerTerm
 from pilothouse.types import Tap
 from tests.edits.test_operators import AT, SOURCES
-from tests.engine.harness import engine, make_plan
-from tests.engine.operator_parity import ALL, CATALOGUE, OUTPUT, PROMPT, Case, check
-from tests.engine.worlds import policy
 from tests.reference.hf_hooks import HookedModel
-from tests.support.tiny_architectures import make_architecture
+from tests.support.engines.catalogs import policy
+from tests.support.engines.harness import engine, make_plan
+from tests.support.models.tiny_architectures import make_architecture
+from tests.support.parity.operators import ALL, CATALOGUE, OUTPUT, PROMPT, Case, check
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "contributing" / "adding-an-operator.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE = DOCS / "contributing" / "adding-an-operator.md"
 LONGEST = 60
 CPU = torch.device("cpu")
 GRANT = {
@@ -150,8 +150,8 @@ def test_it_must_be_reserved_and_is_shown_where_it_is() -> None:
         refuse_unreserved(term, without, "steer.0")
     program = compile_program([term], without.sources)
     assert program is not None
-    assert unfit(program, plan.taps()) is None
-    assert "needs a scaled stream, none reserved" in str(unfit(program, without.taps()))
+    assert capacity_problem(program, plan.taps()) is None
+    assert "needs a scaled stream, none reserved" in str(capacity_problem(program, without.taps()))
     tap = Plan.from_wire(plan.to_wire()).taps()[Tap(1, "resid_post")]
     assert tap.edits is not None and "scaling" in tap.edits.tables
     assert {each["scaling"] for each in tables_report(plan, 1024)["taps"]} == {True}

@@ -10,10 +10,10 @@ import pytest
 
 from pilothouse.engine.scheduler.messages import StepPlan
 from pilothouse.term import Positions, SteerTerm
-from tests.engine.harness import all_logprobs, engine, forced_async, make_plan
-from tests.engine.operator_parity import CATALOGUE, RESERVED, added
 from tests.reference.hf_hooks import HookedChange, HookedModel
-from tests.support.tiny_architectures import make_architecture
+from tests.support.engines.harness import all_logprobs, engine, forced_async, make_plan
+from tests.support.models.tiny_architectures import make_architecture
+from tests.support.parity.operators import CATALOGUE, RESERVED, added
 
 PROMPT = np.random.default_rng(2).integers(3, 249, 17).tolist()
 TOKENS = 14

@@ -17,8 +17,8 @@ from pilothouse.engine.hooks.discovery import discover_layouts
 from pilothouse.engine.hooks.self_check import check_hook_points
 from pilothouse.engine.hooks.tiny_forward import tiny_forward
 from pilothouse.errors import EngineError
-from tests.engine.harness import engine
-from tests.support.tiny_architectures import make_architecture
+from tests.support.engines.harness import engine
+from tests.support.models.tiny_architectures import make_architecture
 
 PARTS = ("attention_out", "heads", "mid", "mlp_out", "neurons", "deferred")
 

@@ -19,10 +19,10 @@ import pytest
 from pilothouse.artifacts.catalog import Catalog
 from pilothouse.engine.plan.turn_markers import Opening, TurnMarkers
 from pilothouse.types import Phase
-from tests.engine.drafters import KNOWING, knowing
-from tests.engine.harness import Engine, engine, forced_async, make_plan
-from tests.engine.worlds import firing_row, policy, probe, readout, vector
 from tests.reference.hf_hooks import HookedModel
+from tests.support.engines.catalogs import firing_row, policy, probe, readout, vector
+from tests.support.engines.drafters import KNOWING, knowing
+from tests.support.engines.harness import Engine, engine, forced_async, make_plan
 
 pytestmark = pytest.mark.engine
 
@@ -149,7 +149,7 @@ def ask(world: World, prompt: list[int], *policies: str, **more: Any):
 
 
 def verdict_of(record: Any) -> tuple[str, str] | None:
-    return None if record.verdict is None else (record.verdict.policy, record.verdict.phase)
+    return None if record.verdict is None else (record.verdict.policy, record.verdict.decided_in)
 
 
 def test_text_behind_the_opening_does_not_move_what_is_read_there(world: World) -> None:
@@ -190,7 +190,7 @@ def test_an_opening_in_the_output_is_judged_before_anything_behind_it_leaves(
         assert sent == world.answer[: AT + 2][: len(sent)]
         assert (output.finish_reason, output.stop_reason) == ("stop", "pilothouse:block")
         assert verdict_of(record) == (name, "output")
-        [outcome] = record.outcomes
+        [outcome] = record.decisions
         assert (outcome.phase, outcome.at_token) == ("prompt", AT + 1)
 
 
@@ -210,14 +210,14 @@ def test_an_opening_may_begin_in_the_prompt_and_end_in_the_output(world: World) 
 def test_in_shadow_an_opening_in_the_output_is_recorded(world: World) -> None:
     _, sent, record = ask(world, PROMPT, shadow=["later"], max_tokens=12)
     assert sent == world.answer[:12]
-    assert [each.result for each in record.outcomes] == ["would_block"]
+    assert [each.result for each in record.decisions] == ["would_block"]
 
 
 @pytest.mark.parametrize("name", ["supplied", "supplied-twice"])
 def test_output_rules_judge_what_a_client_wrote_of_an_answer(world: World, name: str) -> None:
     _, sent, record = ask(world, [*world.asked, *SUPPLIED], name)
     assert (sent, verdict_of(record)) == ([], (name, "output"))
-    assert record.outcomes[0].at_token is None
+    assert record.decisions[0].at_token is None
 
 
 def test_a_run_that_breaks_in_what_a_client_wrote_lets_the_answer_leave(world: World) -> None:
@@ -281,14 +281,14 @@ def test_a_question_behind_which_more_than_a_refusal_stands_bars_the_rest(world:
 
 def test_a_rule_that_steers_asks_about_the_answer_that_begins(world: World) -> None:
     _, _, record = ask(world, world.asked, "steers", max_tokens=1)
-    assert [each.result for each in record.outcomes] == ["steered"]
+    assert [each.result for each in record.decisions] == ["steered"]
     results = set()
     for index in range(3, 9):
         prompt, last = later_turn(world, SUPPLIED, index)
         _, _, record = ask(world, prompt, "steers", max_tokens=1)
         assert record.values["opening/prompt"] > 0.99
         fires = value_at(world, record, last) >= 0.5
-        [outcome] = record.outcomes
+        [outcome] = record.decisions
         assert outcome.result == ("steered" if fires else "allowed")
         results.add(fires)
     assert False in results
@@ -336,4 +336,4 @@ def test_openings_are_read_all_the_same_where_requests_are_preempted(qwen3: Path
             record = started.closing(name)
             assert started.sent_tokens(name)[: len(answer)] == answer
             assert record.values["later/prompt"] > 0.99
-            assert [each.result for each in record.outcomes] == ["would_block", "allowed"]
+            assert [each.result for each in record.decisions] == ["would_block", "allowed"]

@@ -23,9 +23,16 @@ from hypothesis import strategies as st
 
 from pilothouse.artifacts.catalog import Catalog
 from pilothouse.term import SteerTerm
-from tests.engine.harness import Engine, all_logprobs, engine, forced_async, make_plan, random_rows
-from tests.engine.operator_parity import CASES, CATALOGUE, MARK, RESERVED, with_saes
-from tests.engine.worlds import policy, probe, readout
+from tests.support.engines.catalogs import policy, probe, readout
+from tests.support.engines.harness import (
+    Engine,
+    all_logprobs,
+    engine,
+    forced_async,
+    make_plan,
+    random_rows,
+)
+from tests.support.parity.operators import CASES, CATALOGUE, MARK, RESERVED, with_saes
 
 TOLERANCE = 1e-4
 LONGEST = 60

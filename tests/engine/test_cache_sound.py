@@ -14,9 +14,16 @@ import pytest
 from pilothouse.artifacts.catalog import Catalog
 from pilothouse.artifacts.vector import build_vector
 from pilothouse.term import SteerTerm
-from tests.engine.harness import BLOCK, Engine, all_logprobs, engine, make_plan, random_rows
-from tests.engine.worlds import firing_row, policy, probe, readout, vector
 from tests.reference.hf_hooks import HookedModel
+from tests.support.engines.catalogs import firing_row, policy, probe, readout, vector
+from tests.support.engines.harness import (
+    BLOCK,
+    Engine,
+    all_logprobs,
+    engine,
+    make_plan,
+    random_rows,
+)
 
 pytestmark = pytest.mark.engine
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.own_process import in_own_process
+from tests.support.engines.own_process import in_own_process
 
 pytestmark = [pytest.mark.engine, pytest.mark.full, pytest.mark.timeout(900)]
 
@@ -25,4 +25,4 @@ pytestmark = [pytest.mark.engine, pytest.mark.full, pytest.mark.timeout(900)]
     ids=" ".join,
 )
 def test_rows_equal_transformers(arguments: tuple[str, ...], tmp_path: Path) -> None:
-    in_own_process(tmp_path, *arguments, program="tests.engine.capture_check")
+    in_own_process(tmp_path, *arguments, program="tests.support.parity.capture")

@@ -27,11 +27,11 @@ from pilothouse.engine import capture_session
 from pilothouse.engine.worker.shard_writer import ShardWriter
 from pilothouse.errors import ConfigError, EngineError, RequestError
 from pilothouse.term import SteerTerm
-from tests.engine.harness import forced_async
-from tests.engine.offline_llm import offline_llm, scheduler_of, worker_of
-from tests.engine.worlds import vector
 from tests.reference.hf_sites import SiteModel
-from tests.support.adapters import make_adapter
+from tests.support.engines.catalogs import vector
+from tests.support.engines.harness import forced_async
+from tests.support.engines.offline_llm import offline_llm, scheduler_of, worker_of
+from tests.support.models.lora_adapters import make_adapter
 
 pytestmark = pytest.mark.engine
 
@@ -398,7 +398,7 @@ def test_a_prompt_that_vllm_refuses_leaves_the_engine_as_it_was(llm: LLM, tmp_pa
     with pytest.raises(ConfigError, match=r"prompts: number 6: This model's maximum context"):
         llm.capture([*PROMPTS, [3] * 300], [1], out=tmp_path / "a", progress=False)
     assert not load_index(tmp_path / "a").complete
-    assert worker_of(llm).pilothouse._harvest is None
+    assert worker_of(llm).pilothouse._recorder is None
     assert llm.capture(PROMPTS, [1], out=tmp_path / "b", progress=False).complete
 
 

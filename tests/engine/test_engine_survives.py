@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from pilothouse.artifacts.catalog import Catalog
 from pilothouse.term import SteerTerm
-from tests.engine.harness import (
+from tests.support.engines.catalogs import policy, probe, readout, vector
+from tests.support.engines.harness import (
     Engine,
     all_logprobs,
     engine,
@@ -23,7 +24,6 @@ from tests.engine.harness import (
     make_plan,
     random_rows,
 )
-from tests.engine.worlds import policy, probe, readout, vector
 
 pytestmark = pytest.mark.engine
 
@@ -191,6 +191,6 @@ def nothing_is_left(scheduler: Any) -> None:
     """All that requests held was let go."""
     assert scheduler._request_states == {}
     assert not scheduler._policy_engine.busy
-    assert scheduler._orders.programs_active == 0
-    assert not scheduler._orders._waiters
+    assert scheduler._steering.programs_active == 0
+    assert not scheduler._steering._waiters
     assert scheduler._pending == {}

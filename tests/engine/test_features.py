@@ -24,13 +24,13 @@ from pilothouse.edits.statistic import Statistic
 from pilothouse.engine.plan.table_size import table_bytes
 from pilothouse.engine.plan.tap_plan import EditPlan
 from pilothouse.engine.worker.kernel import EditTables, edit_delta
-from pilothouse.engine.worker.sae_weights import latent_plan, latent_tables
+from pilothouse.engine.worker.sae_weights import resident_sae, sae_tables
 from pilothouse.engine.worker.tables import allocate, named_tensors, tables_on, upload
 from pilothouse.engine.worker.tap import needs_true_stream
-from tests.artifacts.saes.files import FEATURES, WIDTH, hidden
 from tests.edits.test_sae import FORMS, RULES, expected, layer_edit, loaded, made_as, some_feature
 from tests.engine.worker.test_kernel import Ranks
 from tests.reference.sae import Book
+from tests.support.artifacts.sae_files import FEATURES, WIDTH, hidden
 
 CPU = torch.device("cpu")
 WHOLE = slice(0, WIDTH)
@@ -51,7 +51,7 @@ def planned(saes: Sequence[Sae], rank: int = RANK) -> EditPlan:
     return EditPlan(
         rank=rank,
         statistics=any(statistic_of(sae) != Statistic.NONE for sae in saes),
-        latents=tuple(latent_plan(sae) for sae in saes if sae.needs_all_codes),
+        latents=tuple(resident_sae(sae) for sae in saes if sae.needs_all_codes),
     )
 
 
@@ -63,7 +63,7 @@ def tables_of(saes: Sequence[Sae], edits: Sequence[LayerEdit], part: slice = WHO
         width=part.stop - part.start,
         device=CPU,
         total=saes[0].width,
-        latents=[latent_tables(sae, part, CPU) for sae in saes if sae.needs_all_codes],
+        latents=[sae_tables(sae, part, CPU) for sae in saes if sae.needs_all_codes],
     )
     for slot, edit in enumerate(edits, 1):
         assert planned(saes).lacks(EditPlan.needed_by(edit)) is None

@@ -10,7 +10,9 @@ import pytest
 
 from pilothouse.artifacts.catalog import Catalog
 from pilothouse.term import SteerTerm
-from tests.engine.harness import (
+from tests.reference.hf_hooks import HookedEdit, HookedModel
+from tests.support.engines.catalogs import policy, probe, readout, vector
+from tests.support.engines.harness import (
     BLOCK,
     Engine,
     all_logprobs,
@@ -19,8 +21,6 @@ from tests.engine.harness import (
     make_plan,
     random_rows,
 )
-from tests.engine.worlds import policy, probe, readout, vector
-from tests.reference.hf_hooks import HookedEdit, HookedModel
 
 pytestmark = pytest.mark.engine
 

@@ -27,11 +27,11 @@ from pilothouse.engine.hooks.hook_point import (
     replace_hidden,
 )
 from pilothouse.errors import EngineError
-from tests.engine.harness import Engine, all_logprobs, engine
-from tests.engine.hooked import HOOKED_WORKER
 from tests.reference.hf_sites import SiteModel
-from tests.support.own_process import said_by
-from tests.support.tiny_architectures import architectures, make_architecture
+from tests.support.engines.harness import Engine, all_logprobs, engine
+from tests.support.engines.hooked_worker import HOOKED_WORKER
+from tests.support.engines.own_process import said_by
+from tests.support.models.tiny_architectures import architectures, make_architecture
 
 QUICK = ("llama", "gemma3", "gpt2", "mixtral", "falcon", "olmo2", "granite")
 TOLERANCE = 1e-4

@@ -37,8 +37,8 @@ from pilothouse.engine.vllm.version import is_at_least
 from pilothouse.errors import ConfigError, UnsupportedError
 from pilothouse.signed_request import SIGNED_REQUEST_KEY, SignedRequest, seal, signing_key
 from pilothouse.term import SteerTerm
-from tests.engine.harness import Engine, engine, make_plan
-from tests.engine.worlds import vector
+from tests.support.engines.catalogs import vector
+from tests.support.engines.harness import Engine, engine, make_plan
 
 HERE = [each for each in REFUSALS if is_at_least(each.since)]
 """Settings that the installed vLLM has."""

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from pilothouse.artifacts.catalog import Catalog
-from tests.engine.drafters import KNOWING, NUM_DRAFTS, knowing, watch_drafts
-from tests.engine.harness import Engine, engine, forced_async, make_plan
-from tests.engine.worlds import firing_row, policy, probe, readout
 from tests.reference.hf_hooks import HookedModel
+from tests.support.engines.catalogs import firing_row, policy, probe, readout
+from tests.support.engines.drafters import KNOWING, NUM_DRAFTS, knowing, watch_drafts
+from tests.support.engines.harness import Engine, engine, forced_async, make_plan
 
 pytestmark = pytest.mark.engine
 
@@ -130,13 +130,13 @@ def test_a_block_withholds_the_token_that_fired_and_all_after_it(world: World) -
     assert (output.finish_reason, output.stop_reason) == ("stop", "pilothouse:block")
     assert record.verdict is not None
     assert (record.verdict.result, record.verdict.policy) == ("blocked", "at-fifth")
-    assert record.outcomes[0].at_token == 5
+    assert record.decisions[0].at_token == 5
 
 
 def test_for_three_tokens_withholds_the_whole_run(world: World) -> None:
     _, sent, record = ask(world, "after-three")
     assert sent == world.answer[:6]
-    assert record.outcomes[0].at_token == 8
+    assert record.decisions[0].at_token == 8
 
 
 def test_leak_tokens_let_so_many_tokens_of_the_run_leave(world: World) -> None:
@@ -167,7 +167,7 @@ def test_a_prompt_block_gives_no_token(world: World, max_tokens: int) -> None:
 def test_an_answer_rule_that_fires_at_the_last_prompt_token_gives_no_token(world: World) -> None:
     _, sent, record = ask(world, "entry-rule")
     assert sent == []
-    assert record.verdict is not None and record.outcomes[0].at_token is None
+    assert record.verdict is not None and record.decisions[0].at_token is None
 
 
 def test_max_tokens_one_scores_the_only_token_before_it_leaves(world: World) -> None:
@@ -264,7 +264,7 @@ def test_an_abort_in_the_middle_ends_what_leaves_and_still_reports(world: World)
     assert world.engine.sent_tokens(name) == before == world.answer[: len(before)]
     record = world.engine.closing(name)
     assert record.aborted
-    assert [each.result for each in record.outcomes] == ["allowed"]
+    assert [each.result for each in record.decisions] == ["allowed"]
 
 
 def test_a_probe_that_overflows_blocks_when_closed(world: World) -> None:
@@ -277,7 +277,7 @@ def test_a_probe_that_overflows_blocks_when_closed(world: World) -> None:
 def test_a_probe_that_overflows_is_bypassed_when_open(world: World) -> None:
     _, sent, record = ask(world, "broken-open")
     assert sent == world.answer[:16]
-    assert [each.result for each in record.outcomes] == ["bypassed"]
+    assert [each.result for each in record.decisions] == ["bypassed"]
 
 
 def test_in_shadow_the_rule_reports_and_everything_leaves(world: World) -> None:
@@ -286,7 +286,7 @@ def test_in_shadow_the_rule_reports_and_everything_leaves(world: World) -> None:
     world.engine.add(name, PROMPT, params)
     world.engine.drain()
     assert world.engine.sent_tokens(name) == world.answer[:16]
-    assert [each.result for each in world.engine.closing(name).outcomes] == ["would_block"]
+    assert [each.result for each in world.engine.closing(name).decisions] == ["would_block"]
 
 
 def test_an_end_token_needs_no_score_and_its_answer_leaves(world: World) -> None:

@@ -10,10 +10,10 @@ import pytest
 from vllm.sampling_params import RequestOutputKind
 
 from pilothouse.artifacts.catalog import Catalog
-from tests.engine.harness import Engine, engine, make_plan
-from tests.engine.worlds import firing_row, policy, probe, readout
 from tests.reference.hf_hooks import HookedModel
-from tests.support.tiny_model import D_MODEL, make_tiny_model
+from tests.support.engines.catalogs import firing_row, policy, probe, readout
+from tests.support.engines.harness import Engine, engine, make_plan
+from tests.support.models.tiny_model import D_MODEL, make_tiny_model
 
 pytestmark = pytest.mark.engine
 
@@ -104,7 +104,7 @@ def test_a_stop_string_before_the_offending_token_ends_the_answer_with_a_record(
     assert texts[-1] == world.text(world.answer)[: world.text(world.answer).index(stop)]
     record = world.engine.closing("stop-early")
     assert record.aborted
-    assert [each.result for each in record.outcomes] == ["allowed"]
+    assert [each.result for each in record.decisions] == ["allowed"]
 
 
 def test_text_buffered_for_a_stop_string_is_of_cleared_tokens(world: World) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.operator_parity import CASES, check_cached, run_check, starting
 from tests.reference.hf_hooks import HookedModel
-from tests.support.own_process import in_own_process
-from tests.support.tiny_architectures import make_architecture
+from tests.support.engines.own_process import in_own_process
+from tests.support.models.tiny_architectures import make_architecture
+from tests.support.parity.operators import CASES, check_cached, run_check, starting
 
-PROGRAM = "tests.engine.operator_parity"
+PROGRAM = "tests.support.parity.operators"
 
 
 @pytest.mark.engine

@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.engine import drafted
-from tests.engine.harness import engine
 from tests.engine.scheduler import test_spec_decode
-from tests.support.own_process import said_by
+from tests.support.engines import draft_answers as drafted
+from tests.support.engines.harness import engine
+from tests.support.engines.own_process import said_by
 
 pytestmark = [pytest.mark.engine, pytest.mark.full, pytest.mark.timeout(900)]
 
 
 def answers(model: Path, cache: Path, *arguments: str) -> dict[str, list]:
-    """What `tests.engine.answers` prints, from a process of its own."""
-    said = said_by("tests.engine.answers", cache, str(model), *arguments)
+    """What `tests.support.engines.print_answers` prints, from a process of its own."""
+    said = said_by("tests.support.engines.print_answers", cache, str(model), *arguments)
     found: dict[str, list] = json.loads(said.splitlines()[-1])
     return found
 
@@ -62,7 +62,7 @@ def test_policies_scores_and_counts_of_two_stages_are_those_of_one(
     with engine(qwen3, drafted.world_plan(qwen3)) as started:
         plain = drafted.run(started, drafted.requests(marks))
     out = tmp_path / "found"
-    said_by("tests.engine.drafted", tmp_path, str(qwen3), "stages", str(out), *flags)
+    said_by("tests.support.engines.draft_answers", tmp_path, str(qwen3), "stages", str(out), *flags)
     found, seen = pickle.loads(out.read_bytes())
     assert seen == []
     runs = test_spec_decode.ScoredSpans(plain, found, seen)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.parity import run_check
-from tests.support.own_process import in_own_process
-from tests.support.tiny_architectures import architectures
+from tests.support.engines.own_process import in_own_process
+from tests.support.models.tiny_architectures import architectures
+from tests.support.parity.steering import run_check
 
-PROGRAM = "tests.engine.parity"
+PROGRAM = "tests.support.parity.steering"
 NAMES = sorted(architectures())
 QUICK = ("gemma3", "gpt2", "llama", "mixtral", "opt", "qwen3", "falcon", "olmo2", "granite")
 COMPILED_QUICK = ("qwen3",)  # every operator on a compiled gpt2: test_operator_parity.py

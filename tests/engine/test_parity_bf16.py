@@ -8,11 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from tests.engine import operator_parity as operators
-from tests.engine.harness import all_logprobs, engine, make_plan
-from tests.engine.parity import CASES, CATALOGUE, OUTPUT_TOKENS, prompt_of, reference_edits
 from tests.reference.hf_hooks import HookedModel
-from tests.support.tiny_architectures import make_architecture
+from tests.support.engines.harness import all_logprobs, engine, make_plan
+from tests.support.models.tiny_architectures import make_architecture
+from tests.support.parity import operators
+from tests.support.parity.steering import (
+    CASES,
+    CATALOGUE,
+    OUTPUT_TOKENS,
+    prompt_of,
+    reference_edits,
+)
 
 pytestmark = [pytest.mark.engine, pytest.mark.full, pytest.mark.timeout(900)]
 

@@ -13,10 +13,10 @@ import pytest
 
 from pilothouse.artifacts.vector import load_vector
 from pilothouse.cli.launch import config_of, plan_for
-from tests.support.echo_model import echo_pairs, make_echo_model, write_lines
-from tests.support.fitting import ENGINE
-from tests.support.plan_text import numbers_in
-from tests.support.server_process import COMMAND
+from tests.support.engines.plan_text import numbers_in
+from tests.support.models.echo_model import echo_pairs, make_echo_model, write_lines
+from tests.support.servers.server_process import COMMAND
+from tests.support.training.fit_command import ENGINE
 
 pytestmark = [pytest.mark.full, pytest.mark.server, pytest.mark.timeout(900)]
 

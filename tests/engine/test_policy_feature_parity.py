@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.policy_feature_parity import run_check
-from tests.support.own_process import in_own_process
+from tests.support.engines.own_process import in_own_process
+from tests.support.parity.policy_features import run_check
 
-PROGRAM = "tests.engine.policy_feature_parity"
+PROGRAM = "tests.support.parity.policy_features"
 
 
 @pytest.mark.engine

@@ -20,15 +20,15 @@ from pilothouse.edits.sources import Sources
 from pilothouse.engine.plan.tap_plan import EditPlan
 from pilothouse.engine.worker.kernel import PolicyTables, policy_delta
 from pilothouse.engine.worker.policy_edits import policy_programs, stage_tables
-from pilothouse.engine.worker.sae_weights import latent_tables
+from pilothouse.engine.worker.sae_weights import sae_tables
 from pilothouse.engine.worker.tables import named_tensors, policies_on, policy_tables
 from pilothouse.errors import ConfigError
 from pilothouse.term import SteerTerm
-from tests.artifacts.saes.files import FEATURES, WIDTH, hidden
 from tests.edits.test_sae import FORMS, loaded, made_as, some_feature
 from tests.engine.worker.test_kernel import Ranks
-from tests.engine.worlds import policy
 from tests.reference.sae import Book
+from tests.support.artifacts.sae_files import FEATURES, WIDTH, hidden
+from tests.support.engines.catalogs import policy
 
 CPU = torch.device("cpu")
 WHOLE = slice(0, WIDTH)
@@ -59,8 +59,7 @@ def tables(
     tap = next(iter(programs[0].layers))
     arrays, rows = stage_tables(programs, tap, WIDTH, known)
     latents = [
-        latent_tables(known[each.sae], part, CPU)
-        for each in EditPlan(policy_rows=rows).policy_latents
+        sae_tables(known[each.sae], part, CPU) for each in EditPlan(policy_rows=rows).policy_latents
     ]
     made = policy_tables(arrays, part, rows, CPU, total=WIDTH, latents=latents)
     found = policies_on(named_tensors(made).__getitem__, made)

@@ -25,8 +25,11 @@ from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.scheduler.messages import PolicySpan
 from pilothouse.record import Record
 from pilothouse.term import SteerTerm
-from tests.engine.drafters import KNOWING, knowing, watch_drafts
-from tests.engine.harness import (
+from tests.reference.hf_hooks import HookedEdit, HookedModel
+from tests.reference.policy_steering import strength_at
+from tests.support.engines.catalogs import policy, probe, readout, vector
+from tests.support.engines.drafters import KNOWING, knowing, watch_drafts
+from tests.support.engines.harness import (
     BLOCK,
     Engine,
     all_logprobs,
@@ -35,9 +38,6 @@ from tests.engine.harness import (
     make_plan,
     random_rows,
 )
-from tests.engine.worlds import policy, probe, readout, vector
-from tests.reference.hf_hooks import HookedEdit, HookedModel
-from tests.reference.policy_steering import strength_at
 
 pytestmark = pytest.mark.engine
 
@@ -108,7 +108,7 @@ def plan() -> Plan:
 
 
 @dataclass
-class RequestRules:
+class SteeringLog:
     """An engine, and what its rules asked for, by request."""
 
     engine: Engine
@@ -116,17 +116,17 @@ class RequestRules:
     hashes: dict[str, list[bytes]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        orders = self.engine.scheduler._orders
+        orders = self.engine.scheduler._steering
         steer = orders.steer
 
-        def watched(request_state: Any, request_id: str, order: Any, start: int) -> None:
+        def log(request_state: Any, request_id: str, order: Any, start: int) -> None:
             stop = start + order.hold_tokens
-            self.told[request_state.sealed.decision_id].append(
+            self.told[request_state.signed.decision_id].append(
                 PolicySpan(request_id, order.target, start, stop, order.coefficient, order.rank)
             )
             steer(request_state, request_id, order, start)
 
-        orders.steer = watched
+        orders.steer = log
 
 
 @dataclass(frozen=True)
@@ -140,12 +140,12 @@ class Answer:
     closing: Record
 
 
-def ask(watched: RequestRules, asked: Sequence[tuple[str, ...]], *steer: SteerTerm) -> list[Answer]:
+def ask(log: SteeringLog, asked: Sequence[tuple[str, ...]], *steer: SteerTerm) -> list[Answer]:
     """Requests under these policies, all at once, on an empty cache."""
-    started = watched.engine
+    started = log.engine
     started.reset_cache()
-    watched.told.clear()
-    watched.hashes.clear()
+    log.told.clear()
+    log.hashes.clear()
     names = [f"{i}-{'+'.join(each)}" for i, each in enumerate(asked)]
     for name, policies in zip(names, asked, strict=True):
         params = started.params(
@@ -156,22 +156,22 @@ def ask(watched: RequestRules, asked: Sequence[tuple[str, ...]], *steer: SteerTe
             max_tokens=ANSWER_TOKENS,
         )
         started.add(name, PROMPT, params)
-    outputs = started.drain(lambda: _note_hashes(watched))
+    outputs = started.drain(lambda: _note_hashes(log))
     return [
         Answer(
             list(outputs[name].outputs[0].token_ids),
             all_logprobs(outputs[name]),
-            list(watched.told[name]),
-            watched.hashes[name],
+            list(log.told[name]),
+            log.hashes[name],
             started.closing(name),
         )
         for name in names
     ]
 
 
-def _note_hashes(watched: RequestRules) -> None:
-    for request_state in watched.engine.scheduler._request_states.values():
-        watched.hashes[request_state.sealed.decision_id] = list(request_state.request.block_hashes)
+def _note_hashes(log: SteeringLog) -> None:
+    for request_state in log.engine.scheduler._request_states.values():
+        log.hashes[request_state.signed.decision_id] = list(request_state.request.block_hashes)
 
 
 def edits_of(told: Sequence[PolicySpan], positions: range) -> list[HookedEdit]:
@@ -219,9 +219,9 @@ def answers(qwen3: Path) -> dict[tuple[str, ...], Answer]:
     asked = SteerTerm(vector="v", scale=0.5, on="output")
     terms = (asked, asked.model_copy(update={"layers": (2,)}))
     with engine(qwen3, plan(), enable_prefix_caching=True) as started:
-        watched = RequestRules(started)
-        found = {policies: ask(watched, [policies])[0] for policies in ALONE}
-        return found | {ASKED_TOO: ask(watched, [ASKED_TOO[:2]], *terms)[0]}
+        log = SteeringLog(started)
+        found = {policies: ask(log, [policies])[0] for policies in ALONE}
+        return found | {ASKED_TOO: ask(log, [ASKED_TOO[:2]], *terms)[0]}
 
 
 def test_two_then_one_and_one_then_two_in_one_step_are_two_alone(
@@ -289,8 +289,8 @@ def test_who_is_preempted_and_fed_again_gets_at_each_position_what_it_had(
     scheduling = forced_async() if mode == "async" else nullcontext()
     small: dict[str, Any] = {"num_gpu_blocks_override": 9, "enable_prefix_caching": True}
     with scheduling, engine(qwen3, plan(), **small) as started:
-        watched = RequestRules(started)
-        for answer in ask(watched, OVERLAPS):
+        log = SteeringLog(started)
+        for answer in ask(log, OVERLAPS):
             check_against_transformers(oracle, answer)
         again = [
             name
@@ -307,8 +307,8 @@ def test_with_drafts_a_rule_steers_what_was_not_computed_yet(
     known = [PROMPT + answers[policies].tokens for policies in OVERLAPS]
     with knowing(known), engine(qwen3, plan(), speculative_config=KNOWING) as started:
         seen = watch_drafts(started)
-        watched = RequestRules(started)
-        for answer in ask(watched, OVERLAPS):
+        log = SteeringLog(started)
+        for answer in ask(log, OVERLAPS):
             check_against_transformers(oracle, answer)
             starts = [each.start for each in answer.told]
             assert all(one <= other for one, other in pairwise(starts))

@@ -25,9 +25,12 @@ from vllm.platforms import current_platform
 from pilothouse.engine.unsupported_flags import refuse_settings
 from pilothouse.term import SteerTerm
 from tests.engine import test_untouched
-from tests.engine.harness import Engine, all_logprobs, engine, make_plan, random_rows
-from tests.engine.hooked import HOOKED_WORKER
-from tests.engine.parity import (
+from tests.reference.hf_hooks import HookedModel
+from tests.support.engines.harness import Engine, all_logprobs, engine, make_plan, random_rows
+from tests.support.engines.hooked_worker import HOOKED_WORKER
+from tests.support.models.quantised import PROJECTIONS, SCHEMES, quantise, rounded_activations
+from tests.support.models.tiny_architectures import make_architecture
+from tests.support.parity.steering import (
     CASES,
     CATALOGUE,
     COLUMN_LAYERS,
@@ -37,9 +40,6 @@ from tests.engine.parity import (
     prompt_of,
     reference_edits,
 )
-from tests.reference.hf_hooks import HookedModel
-from tests.support.quantised import PROJECTIONS, SCHEMES, quantise, rounded_activations
-from tests.support.tiny_architectures import make_architecture
 
 pytestmark = pytest.mark.engine
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.own_process import said_by
-from tests.support.shrink import LAYERS, shrink
+from tests.support.engines.own_process import said_by
+from tests.support.models.small_config import LAYERS, shrink
 
 QUICK = (
     "LlamaForCausalLM",
@@ -28,7 +28,9 @@ MULTIMODAL_FLOOR = 15
 def walked(tmp_path: Path, *arguments: str) -> list[dict[str, str]]:
     """The program's visits; its summary is printed."""
     target = tmp_path / "visits.json"
-    said = said_by("tests.engine.registry_walk", tmp_path, *arguments, "--json", str(target))
+    said = said_by(
+        "tests.support.engines.registry_walk", tmp_path, *arguments, "--json", str(target)
+    )
     sys.stdout.write(said[said.index(" architectures: ") - 4 :])
     visits: list[dict[str, str]] = json.loads(target.read_text())
     return visits

@@ -17,8 +17,15 @@ from pilothouse.artifacts.vector import Vector, build_vector
 from pilothouse.engine.plan.build import resolve_plan
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.term import Positions, SteerTerm
-from tests.engine.harness import BLOCK, Engine, all_logprobs, engine, make_plan, random_rows
-from tests.engine.worlds import vector
+from tests.support.engines.catalogs import vector
+from tests.support.engines.harness import (
+    BLOCK,
+    Engine,
+    all_logprobs,
+    engine,
+    make_plan,
+    random_rows,
+)
 
 pytestmark = pytest.mark.engine
 
@@ -197,7 +204,7 @@ def test_a_program_of_two_revisions_lies_in_one_slot(empty: Engine) -> None:
 
     def look() -> None:
         nonlocal most
-        most = max(most, empty.scheduler._orders.programs_active)
+        most = max(most, empty.scheduler._steering.programs_active)
 
     empty.drain(look)
     assert most == 1

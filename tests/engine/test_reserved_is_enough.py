@@ -22,11 +22,11 @@ from pilothouse.engine.scheduler.messages import Upload
 from pilothouse.engine.worker.buffers import TapBuffers
 from pilothouse.engine.worker.kernel import edit_delta
 from pilothouse.term import SteerTerm
-from tests.artifacts.saes.files import WIDTH, hidden
 from tests.edits.test_sae import FORMS, loaded, made_as, some_feature
-from tests.engine.harness import make_plan
-from tests.engine.operator_parity import CASES, CATALOGUE, LIMITS, with_saes
-from tests.support.tiny_architectures import D_MODEL
+from tests.support.artifacts.sae_files import WIDTH, hidden
+from tests.support.engines.harness import make_plan
+from tests.support.models.tiny_architectures import D_MODEL
+from tests.support.parity.operators import CASES, CATALOGUE, LIMITS, with_saes
 
 CPU = torch.device("cpu")
 SLOT = 2

@@ -18,10 +18,10 @@ from pilothouse.artifacts.saes.cache import open_sae
 from pilothouse.config import SaeRef
 from pilothouse.term import SteerTerm
 from tests.artifacts.saes.test_against_saelens import CASES, from_disk, theirs
-from tests.engine.harness import all_logprobs, engine, make_plan
-from tests.engine.parity import LEAST_MISS, LEAST_MOVE, TOLERANCE
 from tests.reference.hf_hooks import HookedChange, HookedModel
-from tests.support.tiny_architectures import D_MODEL, make_architecture
+from tests.support.engines.harness import all_logprobs, engine, make_plan
+from tests.support.models.tiny_architectures import D_MODEL, make_architecture
+from tests.support.parity.steering import LEAST_MISS, LEAST_MOVE, TOLERANCE
 
 pytestmark = [pytest.mark.engine, pytest.mark.full, pytest.mark.timeout(600)]
 

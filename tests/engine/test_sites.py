@@ -11,12 +11,12 @@ from pilothouse.artifacts.catalog import SERVED_SITES, Catalog
 from pilothouse.artifacts.vector import Vector, build_vector
 from pilothouse.errors import EngineError
 from pilothouse.types import PROJECTION_SITES, Site
-from tests.engine.harness import engine, make_plan, random_rows
-from tests.engine.site_parity import ALL_SITES, run_check
-from tests.support.own_process import in_own_process
-from tests.support.tiny_architectures import D_MODEL, make_architecture
+from tests.support.engines.harness import engine, make_plan, random_rows
+from tests.support.engines.own_process import in_own_process
+from tests.support.models.tiny_architectures import D_MODEL, make_architecture
+from tests.support.parity.sites import ALL_SITES, run_check
 
-PROGRAM = "tests.engine.site_parity"
+PROGRAM = "tests.support.parity.sites"
 TOLERANCE = 1e-4
 
 pytestmark = pytest.mark.engine

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pilothouse.artifacts.catalog import Catalog
-from tests.engine.harness import Engine, all_logprobs, engine, make_plan, random_rows
-from tests.engine.worlds import policy, probe, readout, vector
+from tests.support.engines.catalogs import policy, probe, readout, vector
+from tests.support.engines.harness import Engine, all_logprobs, engine, make_plan, random_rows
 
 pytestmark = pytest.mark.engine
 

@@ -13,11 +13,11 @@ import pytest
 from pilothouse.artifacts.catalog import Catalog
 from pilothouse.errors import ConfigError, RequestError
 from pilothouse.term import SteerTerm
-from tests.engine.harness import Engine, all_logprobs, engine, make_plan
-from tests.engine.worlds import policy, probe, readout, vector
 from tests.reference import operators as oracle
 from tests.reference.hf_sites import SiteModel
-from tests.support.tiny_architectures import NUM_LAYERS, make_architecture
+from tests.support.engines.catalogs import policy, probe, readout, vector
+from tests.support.engines.harness import Engine, all_logprobs, engine, make_plan
+from tests.support.models.tiny_architectures import NUM_LAYERS, make_architecture
 
 PROMPT = np.random.default_rng(8).integers(3, 256, 17).tolist()
 V = vector("v", (1, 2), seed=4, norm=3.0)

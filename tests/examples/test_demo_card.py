@@ -20,12 +20,12 @@ def test_the_cards_state_the_stored_figures() -> None:
 def test_the_table_of_doors_has_every_door_and_lets_little_through() -> None:
     """What it says of harmless requests is above the 1% that is worked towards, and no bound.
 
-    The doors of /v1/responses came later than the figures, as docs/explanation/security.md says:
-    when they were taken the route was denied, which one door tried, as another does now with what
-    is kept there.
+    The doors of /v1/responses came later than the figures (docs/explanation/security.md): when they
+    were taken the route was denied, which one door tried, as another does now with what is kept
+    there.
     """
-    from tests.server.doors import responses
-    from tests.server.doors.attacks import DOORS
+    from tests.support.attacks import responses
+    from tests.support.attacks.attacks import DOORS
 
     later = {name for name in DOORS if getattr(responses, name, None) is DOORS[name]}
     assert later and all(name.startswith("response") for name in later)

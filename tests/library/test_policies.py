@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pilothouse.policy.case_file import CASES_FILE, CaseFile, load_cases
-from pilothouse.policy.cases import run_cases
+from pilothouse.policy.cases import CASES_FILE, CaseFile, load_cases
 from pilothouse.policy.lint import has_findings, lint
 from pilothouse.policy.loader import load_policies, load_policy, policy_files
 from pilothouse.policy.schema import Policy, Steer
+from pilothouse.policy.testing import run_cases
 
 LIBRARY = Path(__file__).resolve().parents[2] / "policies"
 PROBES = {

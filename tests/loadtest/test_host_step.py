@@ -43,7 +43,7 @@ def test_requests_are_scored_and_steered_while_they_are_measured(model: Path) ->
     assert len(ours.first_plan.steering) == REQUESTS
     request_states = ours.scheduler._request_states.values()
     assert {len(each.programs) for each in request_states} == {1}
-    assert all(each.held is not None and each.watched is not None for each in request_states)
-    watches = ours.scheduler._policy_engine.watches
-    rows = [each.watched.row for each in request_states]
+    assert all(each.held is not None and each.rules is not None for each in request_states)
+    watches = ours.scheduler._policy_engine.table
+    rows = [each.rules.row for each in request_states]
     assert (watches.scored_C[rows] > watches.prompt_C[rows]).all()

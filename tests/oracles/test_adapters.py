@@ -11,7 +11,7 @@ import pytest
 
 from tests.bake.test_bake import MOVED, TOKENS, TOLERANCE, hooked, program, run, vector
 from tests.oracles.test_vectors import log_softmax
-from tests.support.tiny_architectures import make_architecture
+from tests.support.models.tiny_architectures import make_architecture
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 APPLIER = Path(__file__).with_name("apply_adapter.py")

@@ -13,9 +13,9 @@ import pytest
 from pilothouse.edits.program import compile_program
 from pilothouse.edits.sources import Sources
 from pilothouse.term import SteerTerm
-from tests.artifacts.vectors.importing import imported
 from tests.reference.hf_sites import SiteModel
-from tests.support.tiny_architectures import NUM_LAYERS, make_architecture
+from tests.support.artifacts.import_command import imported
+from tests.support.models.tiny_architectures import NUM_LAYERS, make_architecture
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 WRITER = Path(__file__).with_name("write_vectors.py")

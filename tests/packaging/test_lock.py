@@ -60,6 +60,20 @@ def test_every_requirement_is_met_by_the_lock(
         assert requirement.specifier.contains(version, prereleases=True), f"{line}: {version}"
 
 
+def test_the_docs_lock_agrees_with_the_others(
+    project: dict[str, Any], pinned: dict[str, str]
+) -> None:
+    pins = {canonicalize_name(each.name): each.specifier for each in requirements("docs")}
+    for name, specifier in pins.items():
+        (pin,) = specifier
+        assert pin.operator == "=="
+        assert pinned.get(name, pin.version) == pin.version, name
+    for line in project["optional-dependencies"]["docs"]:
+        wanted = Requirement(line)
+        (pin,) = pins[canonicalize_name(wanted.name)]
+        assert wanted.specifier.contains(pin.version), line
+
+
 def test_torch_is_the_cpu_build(pinned: dict[str, str]) -> None:
     assert pinned["torch"].endswith("+cpu")
 

@@ -10,7 +10,7 @@ import pytest
 from pilothouse.policy.decide import outcome_result, strongest
 from pilothouse.policy.rulebook import CompiledRule, Rulebook
 from pilothouse.types import ActionName, Mode, OnError, Result
-from tests.policy.samples import SPECS, rule_text, sample_policy
+from tests.support.policies import SPECS, rule_text, sample_policy
 
 TAKES = {
     "log": "{action: log}",

@@ -14,8 +14,8 @@ from pilothouse.policy import discovery
 from pilothouse.policy.discovery import find_policies
 from pilothouse.policy.lint import has_findings, lint
 from pilothouse.policy.loader import load_policies
-from tests.policy.samples import policy_text, rule_text
-from tests.support.mounts import DATA, mount
+from tests.support.artifacts.kubernetes_mounts import DATA, mount
+from tests.support.policies import policy_text, rule_text
 
 CASES = (
     "signals: {misuse: {scope: prompt}}\n"

@@ -8,8 +8,8 @@ import pytest
 
 from pilothouse.policy.lint import has_findings, lint
 from pilothouse.policy.resolve import Artefacts
-from pilothouse.policy.source import Problem, Severity
-from tests.policy.samples import DOUBT, MISUSE, SPECS, policy_text, rule_text
+from pilothouse.validation_errors import Problem, Severity
+from tests.support.policies import DOUBT, MISUSE, SPECS, policy_text, rule_text
 
 ARTEFACTS = Artefacts(SPECS, {}, {"hedge": (2, 3)})
 CASES = """signals:

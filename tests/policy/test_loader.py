@@ -16,7 +16,7 @@ from pilothouse.policy.loader import (
     policy_from_json,
     policy_to_json,
 )
-from tests.policy.samples import DOUBT, MISUSE, policy_text, rule_text, sample_policy
+from tests.support.policies import DOUBT, MISUSE, policy_text, rule_text, sample_policy
 
 GOOD = policy_text(rule_text())
 AD_HOC = "now: {probe: misuse, over: prompt, aggregate: {kind: max}}"

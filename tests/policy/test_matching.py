@@ -6,7 +6,7 @@ import pytest
 
 from pilothouse.policy.matching import RequestFacts, applied_policies
 from pilothouse.policy.schema import Policy
-from tests.policy.samples import rule_text, sample_policy
+from tests.support.policies import rule_text, sample_policy
 
 
 def facts(

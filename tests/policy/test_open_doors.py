@@ -17,8 +17,8 @@ from pilothouse.policy.resolve import Artefacts, resolve_policy
 from pilothouse.policy.schema import Policy
 from pilothouse.trusted_proxies import TrustedProxies
 from pilothouse.types import Aggregate, AggregateKind, Scope, SignalSpec
-from tests.policy.samples import policy_text, rule_text, sample_policy
 from tests.policy.test_lint import write
+from tests.support.policies import policy_text, rule_text, sample_policy
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PAGE = CHECKOUT / "docs" / "explanation" / "security.md"

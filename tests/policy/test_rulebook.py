@@ -15,7 +15,7 @@ from pilothouse.policy.loader import policy_from_json, policy_to_json
 from pilothouse.policy.rulebook import Rulebook, advance_streaks, running_streaks
 from pilothouse.policy.schema import Policy
 from pilothouse.types import Aggregate, Phase, SignalSpec
-from tests.policy.samples import DOUBT, MISUSE, SPECS, rule_text, sample_policy, spec_of
+from tests.support.policies import DOUBT, MISUSE, SPECS, rule_text, sample_policy, spec_of
 
 BOTH = (MISUSE, DOUBT)
 STEER = "{action: steer, vector: hedge, scale: 3.0}"
@@ -45,21 +45,19 @@ def test_each_phase_evaluates_its_own_rules_on_shared_columns() -> None:
         fired_BR, missing_BR = book.outcomes(phase, values_BK)
         assert fired_BR[:, 0].tolist() == fired
         assert missing_BR[:, 0].tolist() == missing
-        assert np.array_equal(book.evaluate(phase, values_BK), fired_BR)
-        assert np.array_equal(book.unavailable(phase, values_BK), missing_BR)
 
 
 def test_a_missing_signal_counts_only_where_it_could_change_the_answer() -> None:
     book = Rulebook([three_phases()], SPECS)
     values_BK = np.array([[0.1, NAN], [0.6, NAN]])
-    assert book.unavailable("final", values_BK)[:, 0].tolist() == [False, True]
+    assert book.outcomes("final", values_BK)[1][:, 0].tolist() == [False, True]
 
 
 @pytest.mark.parametrize(("fpr", "bound"), [(0.01, 0.7), (0.001, 0.9)])
 def test_at_fpr_fires_from_the_threshold_of_that_rate_on(fpr: float, bound: float) -> None:
     book = Rulebook([sample_policy(rule_text(when=f"misuse at fpr {fpr}"))], SPECS)
     below = math.nextafter(bound, 0)
-    assert book.evaluate("prompt", np.array([[below], [bound]]))[:, 0].tolist() == [False, True]
+    assert book.outcomes("prompt", np.array([[below], [bound]]))[0][:, 0].tolist() == [False, True]
 
 
 def test_a_compiled_rule_carries_what_is_needed_to_carry_it_out() -> None:
@@ -88,9 +86,9 @@ def test_a_compiled_rule_carries_what_is_needed_to_carry_it_out() -> None:
         "message",
         True,
     )
-    assert (block.streak_tokens, block.leak_tokens, block.held_tokens) == (4, 1, 3)
+    assert (block.streak_tokens, block.leak_tokens) == (4, 1)
     assert (block.on_error, steer.on_error) == ("closed", "open")
-    assert (steer.ends, steer.held_tokens, steer.message, steer.as_) == (False, 0, None, None)
+    assert (steer.ends, steer.message, steer.as_) == (False, None, None)
     assert steer.signals == ("hallucination/answer",)
 
 
@@ -135,7 +133,6 @@ def test_policies_that_read_alike_share_a_column() -> None:
     book = Rulebook([first, second], SPECS)
     assert len(book.signals) == 1
     assert [rule.index for rule in book.rules] == [0, 1]
-    assert book.mask_of("prompt", {"two"}).tolist() == [False, True]
     assert book.key_of("two", "misuse") == "misuse/prompt"
 
 
@@ -223,15 +220,15 @@ def test_policies_from_json_compile_to_the_same_rules() -> None:
 
 def test_an_empty_rulebook_evaluates_to_no_columns() -> None:
     book = Rulebook([], SPECS)
-    assert book.evaluate("output", np.zeros((4, 0))).shape == (4, 0)
+    assert book.outcomes("output", np.zeros((4, 0)))[0].shape == (4, 0)
 
 
 def test_an_unscored_request_fires_no_rule_in_any_phase() -> None:
     book = Rulebook([three_phases()], {**SPECS, "x/y": spec_of("x/y", "prompt")})
     phases: tuple[Phase, ...] = ("prompt", "output", "final")
     for phase in phases:
-        assert not book.evaluate(phase, np.full((3, 2), NAN)).any()
-        assert book.unavailable(phase, np.full((3, 2), NAN)).all()
+        assert not book.outcomes(phase, np.full((3, 2), NAN))[0].any()
+        assert book.outcomes(phase, np.full((3, 2), NAN))[1].all()
 
 
 @settings(max_examples=200, deadline=None)

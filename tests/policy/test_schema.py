@@ -9,7 +9,7 @@ import yaml
 from pilothouse.errors import PolicyError
 from pilothouse.policy.loader import parse_policy
 from pilothouse.policy.schema import policy_json_schema
-from tests.policy.samples import policy_text, rule_text
+from tests.support.policies import policy_text, rule_text
 
 GOOD = policy_text(
     rule_text(then="{action: block, as: error}"),

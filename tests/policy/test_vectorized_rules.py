@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pilothouse.policy.expression import And, Comparison, Node, Not, Or
-from pilothouse.policy.parser import parse_condition
+from pilothouse.policy.expression import And, Comparison, Node, Not, Or, parse_condition
 from pilothouse.policy.vectorized_rules import VectorizedRules
 from tests.reference.condition import truth
 

@@ -21,7 +21,7 @@ from pilothouse.probes.card import card_of
 from pilothouse.probes.dataset import Dataset
 from pilothouse.probes.recipe import Recipe
 from pilothouse.probes.score import Row, sequence_logits, token_logits
-from tests.probes.planted import SIGNAL_LAYER, planted
+from tests.support.training.planted_activations import SIGNAL_LAYER, planted
 
 FIELDS: dict[str, Any] = {
     "name": "toy",

@@ -11,7 +11,7 @@ import pytest
 from pilothouse.errors import ConfigError
 from pilothouse.probes.dataset import Example, dataset_of
 from pilothouse.types import Scope
-from tests.probes.planted import LAYERS, planted
+from tests.support.training.planted_activations import LAYERS, planted
 
 SHAPE = (2, 3)
 

@@ -13,7 +13,7 @@ from pilothouse.probes.dataset import Example, dataset_of
 from pilothouse.probes.fit import Training, candidate_rows, fit_row
 from pilothouse.probes.metrics import auroc
 from pilothouse.probes.score import Row, sequence_logits, token_logits
-from tests.probes.planted import SIGNAL_LAYER, direction, planted
+from tests.support.training.planted_activations import SIGNAL_LAYER, direction, planted
 
 MAX = ReadoutAggregate(kind="max")
 

@@ -9,8 +9,8 @@ import pytest
 
 from pilothouse.artifacts.manifest import ReadoutAggregate
 from pilothouse.probes.score import Row, sequence_logits, token_logits
-from tests.probes.planted import D_MODEL, planted
 from tests.reference.aggregation import aggregated
+from tests.support.training.planted_activations import D_MODEL, planted
 
 AGGREGATES = [
     ReadoutAggregate(kind="max"),

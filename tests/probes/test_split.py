@@ -7,7 +7,7 @@ import pytest
 
 from pilothouse.errors import ConfigError
 from pilothouse.probes.split import shuffled_labels, split_by_group
-from tests.probes.planted import planted
+from tests.support.training.planted_activations import planted
 
 SHARES = {"train": 0.6, "validation": 0.4}
 

@@ -11,7 +11,7 @@ from pilothouse.errors import ConfigError
 from pilothouse.probes.dataset import Dataset, Example, dataset_of
 from pilothouse.probes.recipe import Recipe
 from pilothouse.probes.sweep import sweep
-from tests.probes.planted import SIGNAL_LAYER, planted
+from tests.support.training.planted_activations import SIGNAL_LAYER, planted
 
 
 def recipe(**changes: Any) -> Recipe:

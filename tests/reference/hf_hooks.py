@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig
 
-from tests.support.plain_transformers import causal_class
+from tests.support.models.plain_transformers import causal_class
 
 BLOCKS = ("model.layers", "transformer.h", "model.decoder.layers", "gpt_neox.layers")
 

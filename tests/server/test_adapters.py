@@ -7,9 +7,14 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.support.adapters import make_adapter
-from tests.support.server_process import ServerProcess, serve_process
-from tests.support.tiny_house import PLAIN_PROFILE, SERVED_NAME, STRONG, make_tiny_house
+from tests.support.models.lora_adapters import make_adapter
+from tests.support.servers.server_process import ServerProcess, serve_process
+from tests.support.servers.tiny_deployment import (
+    PLAIN_PROFILE,
+    SERVED_NAME,
+    STRONG,
+    make_tiny_house,
+)
 
 pytestmark = [pytest.mark.full, pytest.mark.server, pytest.mark.timeout(900)]
 

@@ -19,9 +19,9 @@ from pilothouse.server.endpoints.registry import ENDPOINTS
 from pilothouse.server.request_schema import RequestFields, Unreadable
 from pilothouse.signed_request import SIGNED_REQUEST_KEY, verify_request
 from pilothouse.term import SteerTerm
-from tests.server import builders
-from tests.server.builders import KEY, body_of, tiny_plan
-from tests.support.tiny_sae import FEATURE, LABEL, MAX_ACT
+from tests.support.artifacts.tiny_sae import FEATURE, LABEL, MAX_ACT
+from tests.support.servers import app_parts as builders
+from tests.support.servers.app_parts import KEY, body_of, tiny_plan
 
 NUDGE = {"vector": "nudge", "scale": 0.5}
 TIDE = {"sae": "topics", "feature": FEATURE, "value": 90.0}
@@ -41,10 +41,10 @@ def refusal(change: dict[str, Any], **grants: Any) -> RequestError:
 def test_the_body_that_goes_on_is_sealed_and_has_our_field_no_more() -> None:
     admitted, body = admit({"pilothouse": {"steer": [NUDGE]}, "vllm_xargs": {"mine": 1}})
     assert "pilothouse" not in body and body["vllm_xargs"]["mine"] == 1
-    sealed = verify_request(body["vllm_xargs"][SIGNED_REQUEST_KEY], KEY)
-    assert sealed == admitted.sealed
-    assert sealed.revision == tiny_plan().revision
-    assert [(term.vector, term.scale, term.on) for term in sealed.steer] == [
+    signed = verify_request(body["vllm_xargs"][SIGNED_REQUEST_KEY], KEY)
+    assert signed == admitted.signed
+    assert signed.revision == tiny_plan().revision
+    assert [(term.vector, term.scale, term.on) for term in signed.steer] == [
         ("nudge", 0.5, "output")
     ]
 
@@ -53,8 +53,8 @@ def test_features_go_on_as_they_were_asked_for() -> None:
     asked = TIDE | {"feature": LABEL, "value": 90.0 / MAX_ACT, "unit": "max_act", "on": "all"}
     for term in (asked, TIDE | {"feature": [FEATURE, 3], "op": "floor", "above": 0.5}):
         _, body = admit({"pilothouse": {"steer": [term]}})
-        [sealed] = verify_request(body["vllm_xargs"][SIGNED_REQUEST_KEY], KEY).steer
-        assert sealed == SteerTerm.model_validate(term)
+        [signed] = verify_request(body["vllm_xargs"][SIGNED_REQUEST_KEY], KEY).steer
+        assert signed == SteerTerm.model_validate(term)
 
 
 def test_every_request_has_its_own_decision() -> None:
@@ -64,14 +64,14 @@ def test_every_request_has_its_own_decision() -> None:
 def test_a_profile_brings_its_steering_its_policies_and_the_served_name() -> None:
     admitted, body = admit({"model": "small:output-refusal"})
     assert body["model"] == "small" and admitted.asked_model == "small:output-refusal"
-    assert [term.scale for term in admitted.sealed.steer] == [0.001]
-    applied = {each.name: each.enforced for each in admitted.sealed.policies}
+    assert [term.scale for term in admitted.signed.steer] == [0.001]
+    applied = {each.name: each.enforced for each in admitted.signed.policies}
     assert applied == {"output-refusal": True, "watch": False}
 
 
 def test_a_clients_steering_comes_on_top_of_the_profiles() -> None:
     admitted, _ = admit({"model": "small:plain", "pilothouse": {"steer": [NUDGE]}})
-    assert [term.scale for term in admitted.sealed.steer] == [0.001, 0.5]
+    assert [term.scale for term in admitted.signed.steer] == [0.001, 0.5]
 
 
 def test_a_name_that_is_no_profile_is_vllms_to_judge() -> None:
@@ -90,13 +90,13 @@ def test_a_name_that_is_no_profile_is_vllms_to_judge() -> None:
 def test_what_was_not_granted_is_403_with_the_remedy(field: Any, grant: str) -> None:
     error = refusal({"pilothouse": field}, **{grant: False})
     assert error.status == 403 and "auth.client_" in str(error)
-    assert admit({"pilothouse": field})[0].sealed.revision
+    assert admit({"pilothouse": field})[0].signed.revision
 
 
 def test_scores_come_by_themselves_only_to_those_who_may_see_them() -> None:
-    assert admit({})[0].sealed.scores == "summary"
-    assert admit({}, may_see_scores=False)[0].sealed.scores == "none"
-    assert admit({"pilothouse": {"scores": "none"}})[0].sealed.scores == "none"
+    assert admit({})[0].signed.scores == "summary"
+    assert admit({}, may_see_scores=False)[0].signed.scores == "none"
+    assert admit({"pilothouse": {"scores": "none"}})[0].signed.scores == "none"
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_a_wrong_field_says_where_what_and_what_instead(field: Any, param: str, 
 
 def test_edits_that_cancel_each_other_are_measured_as_their_sum() -> None:
     steer = [NUDGE | {"scale": 50}, NUDGE | {"scale": -50}]
-    assert len(admit({"pilothouse": {"steer": steer}})[0].sealed.steer) == 2
+    assert len(admit({"pilothouse": {"steer": steer}})[0].signed.steer) == 2
 
 
 @pytest.mark.parametrize("key", ["pilothouse_sealed", "PILOTHOUSE", "pilothouse"])
@@ -195,7 +195,7 @@ def test_an_alias_is_no_way_around_a_policy() -> None:
     policy = plan.policies[0].model_copy(update={"spec": spec})
     aliased = Admission(replace(plan, policies=(policy,)), ("other", "small"), KEY)
     admitted = builders.admit(body_of("chat") | {"model": "other"}, door=aliased)
-    assert [each.enforced for each in admitted.sealed.policies] == [True]
+    assert [each.enforced for each in admitted.signed.policies] == [True]
 
 
 @pytest.mark.parametrize("pattern", ["small", "tuned", "*"])
@@ -208,10 +208,10 @@ def test_a_policy_holds_for_an_adapter_by_its_own_or_by_any_served_name(pattern:
     door = Admission(replace(plan, policies=(policy,)), ("small",), KEY)
     body = body_of("chat") | {"model": "tuned"}
     admitted = builders.admit(body, door=door)
-    assert [each.enforced for each in admitted.sealed.policies] == [True]
+    assert [each.enforced for each in admitted.signed.policies] == [True]
     assert body["model"] == "tuned" and admitted.asked_model is None
     others = builders.admit(body_of("chat") | {"model": "small"}, door=door)
-    assert bool(others.sealed.policies) == (pattern != "tuned")
+    assert bool(others.signed.policies) == (pattern != "tuned")
 
 
 def test_a_profile_with_the_name_of_an_adapter_stops_the_start() -> None:

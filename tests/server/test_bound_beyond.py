@@ -13,8 +13,8 @@ import httpx
 import pytest
 import yaml
 
-from tests.support.nginx import nginx_before
-from tests.support.server_process import (
+from tests.support.servers.nginx import nginx_before
+from tests.support.servers.server_process import (
     COMMAND,
     ENVIRONMENT,
     START_SECONDS,
@@ -23,7 +23,7 @@ from tests.support.server_process import (
     serve_process,
     stop,
 )
-from tests.support.tiny_house import (
+from tests.support.servers.tiny_deployment import (
     MESSAGE,
     PROXY_ADDRESS,
     SERVED_NAME,

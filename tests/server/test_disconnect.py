@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from pilothouse.server.disconnect import Disconnect
+from pilothouse.server.middleware import Disconnect
 
 START = {"type": "http.response.start", "status": 200, "headers": []}
 GONE = {"type": "http.disconnect"}

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.page_examples import curl_blocks, pasted
-from tests.support.server_process import ServerProcess
-from tests.support.tiny_house import MESSAGE, SERVED_NAME
+from tests.support.servers.server_process import ServerProcess
+from tests.support.servers.tiny_deployment import MESSAGE, SERVED_NAME
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"

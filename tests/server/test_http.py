@@ -10,8 +10,9 @@ import pytest
 from openai import APIStatusError, BadRequestError, OpenAI, PermissionDeniedError
 
 from pilothouse.server.routes import DENIED, RouteTable
-from tests.support.server_process import ServerProcess
-from tests.support.tiny_house import (
+from tests.support.artifacts.tiny_sae import FEATURE, LABEL, LOUD, MAX_ACT
+from tests.support.servers.server_process import ServerProcess
+from tests.support.servers.tiny_deployment import (
     CANNED,
     KNOWN_ORIGIN,
     LEAKED_TOKENS,
@@ -19,7 +20,6 @@ from tests.support.tiny_house import (
     SERVED_NAME,
     STRONG,
 )
-from tests.support.tiny_sae import FEATURE, LABEL, LOUD, MAX_ACT
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 

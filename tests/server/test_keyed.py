@@ -10,8 +10,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.server_process import ServerProcess, serve_process
-from tests.support.tiny_house import SERVED_NAME, make_tiny_house
+from tests.support.servers.server_process import ServerProcess, serve_process
+from tests.support.servers.tiny_deployment import SERVED_NAME, make_tiny_house
 
 pytestmark = [pytest.mark.full, pytest.mark.server, pytest.mark.timeout(900)]
 

@@ -28,14 +28,14 @@ from pilothouse.limits import (
 from pilothouse.policy.endpoint_names import EndpointName
 from pilothouse.server import body as body_module
 from pilothouse.server import pilothouse_field
-from pilothouse.server.answer_size import refuse_heavy_choices
+from pilothouse.server.admission import refuse_heavy_choices
 from pilothouse.server.body import LONG_BODY, encoded, parsed, read_body
 from pilothouse.server.guided_output import Cost, cost
 from pilothouse.server.openai_errors import encode, error_body, request_error_body
 from pilothouse.server.pilothouse_field import parse_field
 from pilothouse.server.request_schema import RequestFields
-from tests.server.builders import admission, admit, body_of, caller, tiny_plan
-from tests.support.tiny_model import D_MODEL
+from tests.support.models.tiny_model import D_MODEL
+from tests.support.servers.app_parts import admission, admit, body_of, caller, tiny_plan
 
 Made = Callable[[int], dict[str, Any]]
 

@@ -23,9 +23,9 @@ from vllm.entrypoints.serve.exception_handling.register import init_exception_ha
 from pilothouse.config import Auth
 from pilothouse.server import middleware as gate_module
 from pilothouse.server.auth import Authenticator
-from pilothouse.server.middleware import Gate
+from pilothouse.server.middleware import GuardMiddleware
 from pilothouse.server.routes import DENIED, GOVERNED, HARMLESS, RouteTable
-from pilothouse.server.state import STATE_NAME, GateState, state_of
+from pilothouse.server.state import STATE_NAME, ServerState, state_of
 
 TRICKS = (
     "/v1/chat/completions/",
@@ -86,11 +86,11 @@ class House:
         self.app.include_router(inner)
         self.app.routes.append(Mount("/side", routes=[Route("/known", self._handler("/side"))]))
         self.app.routes.append(Mount("/metrics", app=self._mounted))
-        state = object.__new__(GateState)
+        state = object.__new__(ServerState)
         state.table = RouteTable()
         state.metrics = SimpleNamespace(request=lambda *labels: self.counted.append(labels))  # type: ignore[assignment]
         setattr(self.app.state, STATE_NAME, state)
-        self.app.add_middleware(Gate)
+        self.app.add_middleware(GuardMiddleware)
 
     def _handler(self, path: str) -> Any:
         async def handle(_: Request) -> JSONResponse:
@@ -149,11 +149,13 @@ def governed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What reached the governing half of the gate."""
     seen: list[str] = []
 
-    async def govern(_: Gate, __: Any, ___: Any, scope: Scope, ____: Any, send: Any) -> None:
+    async def govern(
+        _: GuardMiddleware, __: Any, ___: Any, scope: Scope, ____: Any, send: Any
+    ) -> None:
         seen.append(scope["path"])
         await JSONResponse({})(scope, None, send)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(gate_module.Gate, "_governed", govern)
+    monkeypatch.setattr(gate_module.GuardMiddleware, "_governed", govern)
     return seen
 
 

@@ -22,8 +22,8 @@ from pilothouse.server.peer import (
     peer_of,
     refuse_forwarding,
 )
-from tests.support.nginx import nginx_before
-from tests.support.plain_server import uvicorn_around
+from tests.support.servers.nginx import nginx_before
+from tests.support.servers.uvicorn_server import uvicorn_around
 
 LIES = (
     {},

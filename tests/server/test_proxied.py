@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.nginx import nginx_before
-from tests.support.server_process import ServerProcess
-from tests.support.tiny_house import (
+from tests.support.servers.nginx import nginx_before
+from tests.support.servers.server_process import ServerProcess
+from tests.support.servers.tiny_deployment import (
     MESSAGE,
     PROXY_ADDRESS,
     SERVED_NAME,

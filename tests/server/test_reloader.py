@@ -26,13 +26,13 @@ from pilothouse.engine.scheduler.plan_registry import PlanRegistry
 from pilothouse.errors import ConfigError, EngineError
 from pilothouse.server.admission import Admission
 from pilothouse.server.auth import Authenticator
+from pilothouse.server.reload import reload as reload_module
 from pilothouse.server.reload.plan_snapshot import PlanSnapshot, PlanSnapshots
 from pilothouse.server.reload.plan_watcher import PlanWatcher
 from pilothouse.server.reload.reload import Reloader
-from pilothouse.server.reload import reload as reload_module
 from pilothouse.telemetry.metrics import LabelSources, Metrics
-from tests.server.builders import KEY
-from tests.support.tiny_house import SERVED_NAME, make_tiny_house, save_nudge
+from tests.support.servers.app_parts import KEY
+from tests.support.servers.tiny_deployment import SERVED_NAME, make_tiny_house, save_nudge
 
 
 class House:
@@ -63,7 +63,7 @@ class House:
         await asyncio.sleep(self.wait())
         if self.broken(order):
             raise RuntimeError("the wire is cut")
-        answer = self.revisions.obey(order, arguments)
+        answer = self.revisions.handle_rpc(order, arguments)
         if isinstance(answer, Future):
             answer = await asyncio.wrap_future(answer)
         await asyncio.sleep(self.wait())
@@ -118,7 +118,7 @@ def house(tmp_path: Path) -> House:
 async def settled(house: House, revision: str) -> None:
     async with asyncio.timeout(20):
         while {each.revision for each in house.processes} != {revision} or len(
-            house.revisions.obey("told", ())["requests"]
+            house.revisions.handle_rpc("told", ())["requests"]
         ) > 1:
             await asyncio.sleep(0.01)
 
@@ -247,11 +247,11 @@ async def test_no_request_is_ever_under_a_plan_that_is_gone(house: House, seed: 
                 assert (
                     house.revisions.plan(revision).body.vectors == plan_snapshot.plan.body.vectors
                 )
-                house.revisions.enter(revision)
+                house.revisions.add_request(revision)
                 served.add(revision)
                 await asyncio.sleep(house.wait())
             await asyncio.sleep(house.wait())
-            house.revisions.leave(revision)
+            house.revisions.remove_request(revision)
 
     async def reloads(process: Process, number: int) -> None:
         for _ in range(6):

@@ -17,7 +17,7 @@ from pilothouse.errors import ConfigError
 from pilothouse.limits import EngineSize
 from pilothouse.policy.endpoint_names import EndpointName
 from pilothouse.policy.rulebook import Rulebook
-from pilothouse.record import Verdict
+from pilothouse.record import Decision
 from pilothouse.server.endpoints.registry import ENDPOINTS
 from pilothouse.server.guard_requirements import RequirementsCache, refuse_scored_answers
 from pilothouse.server.rescoring import (
@@ -27,10 +27,10 @@ from pilothouse.server.rescoring import (
     Rescorer,
     rescored,
 )
-from pilothouse.server.response.decision_store import Entry, Ledger
+from pilothouse.server.response.decision_store import DecisionStore, RequestDecisions
 from pilothouse.signed_request import SIGNED_REQUEST_KEY, AppliedPolicy, verify_request
-from tests.policy.samples import SPECS, rule_text, sample_policy
-from tests.server.builders import (
+from tests.support.policies import SPECS, rule_text, sample_policy
+from tests.support.servers.app_parts import (
     KEY,
     admission,
     admitted,
@@ -61,7 +61,7 @@ class Inside:
     """vLLM's app and engine, as far as scoring a text needs them."""
 
     def __init__(self, *, status: int = 200, tells: bool = True) -> None:
-        self.ledger = Ledger()
+        self.decision_store = DecisionStore()
         self.asked: list[tuple[str, Any]] = []
         self.scopes: list[Any] = []
         self._status = status
@@ -82,11 +82,11 @@ class Inside:
         await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
 
     def _tell(self, body: dict[str, Any]) -> None:
-        sealed = verify_request(body["vllm_xargs"][SIGNED_REQUEST_KEY], KEY)
+        signed = verify_request(body["vllm_xargs"][SIGNED_REQUEST_KEY], KEY)
         text = body["messages"][0]["content"]
         told = record(POLICY if BARRED in text else None)
-        told.decision_id, told.choice = sealed.decision_id, (0, 0)
-        self.ledger.receive(told)
+        told.decision_id, told.choice = signed.decision_id, (0, 0)
+        self.decision_store.receive(told)
 
     @property
     def texts(self) -> list[str]:
@@ -95,13 +95,13 @@ class Inside:
 
 def scorer(inside: Inside, policy: str, endpoint: EndpointName, **fields: Any) -> Rescorer:
     request = admitted(policy, endpoint, **fields)
-    return Rescorer(inside, SCOPE, admission(), inside.ledger, request)
+    return Rescorer(inside, SCOPE, admission(), inside.decision_store, request)
 
 
 def run(
     inside: Inside, policy: str = POLICY, endpoint: EndpointName = "completions", **fields: Any
-) -> tuple[Rescored, Entry]:
-    entry = Entry()
+) -> tuple[Rescored, RequestDecisions]:
+    entry = RequestDecisions()
     made = scorer(inside, policy, endpoint, **fields)
     return asyncio.run(rescored(made, ENDPOINTS[endpoint], entry)), entry
 
@@ -112,13 +112,13 @@ def test_a_prompt_that_reads_as_barred_is_blocked_and_another_goes_on() -> None:
     assert inside.texts == [f"how is {BARRED} done"]
     found, entry = run(Inside(), prompt="the tide")
     assert not found.blocked and not entry.prompt_verdicts and found.forced is None
-    assert found.admitted.exposure.buffers is False
+    assert found.admitted.requirements.buffers is False
 
 
 def test_of_several_prompts_the_barred_one_alone_is_ended_and_its_choices_wait() -> None:
     found, entry = run(Inside(), prompt=["the tide", f"{BARRED}?"])
     assert not found.blocked and set(entry.prompt_verdicts) == {1}
-    assert found.admitted.exposure.buffers
+    assert found.admitted.requirements.buffers
     for prompt in (0, 1):
         told = record()
         told.choice = (prompt, 0)
@@ -130,7 +130,7 @@ def test_of_several_prompts_the_barred_one_alone_is_ended_and_its_choices_wait()
 def test_tokens_are_put_into_words_by_vllm() -> None:
     found, _ = run(inside := Inside(), prompt=[[5, 7], [5, 6]])
     assert inside.texts == ["the tide", f"the {BARRED}"] and not found.blocked
-    assert found.admitted.exposure.buffers
+    assert found.admitted.requirements.buffers
     assert run(Inside(), prompt=[5, 6])[0].blocked
 
 
@@ -194,10 +194,10 @@ def test_a_begun_answer_is_scored_and_a_conversation_of_the_users_own_is_not() -
     assert not found.blocked and inside.texts == []
 
 
-def forced(inside: Inside, **fields: Any) -> tuple[ForcedAnswer, Entry]:
+def forced(inside: Inside, **fields: Any) -> tuple[ForcedAnswer, RequestDecisions]:
     messages = [{"role": "user", "content": "say it."}]
     found, entry = run(inside, endpoint="chat", messages=messages, **fields)
-    assert found.forced is not None and found.admitted.exposure.buffers
+    assert found.forced is not None and found.admitted.requirements.buffers
     for index in range(found.admitted.num_choices):
         told = record()
         told.choice = (0, index)
@@ -205,7 +205,7 @@ def forced(inside: Inside, **fields: Any) -> tuple[ForcedAnswer, Entry]:
     return found.forced, entry
 
 
-def ended(entry: Entry) -> dict[Any, Verdict | None]:
+def ended(entry: RequestDecisions) -> dict[Any, Decision | None]:
     return {key: log.verdict for key, log in entry.choices.items()}
 
 
@@ -249,7 +249,7 @@ def test_a_constrained_answer_that_cannot_be_scored_fails_closed() -> None:
 
 
 def test_a_verdict_of_the_engines_own_stands_before_an_imposed_one() -> None:
-    entry = Entry()
+    entry = RequestDecisions()
     told = record("output-refusal")
     told.choice = (0, 0)
     entry.add(told)
@@ -271,9 +271,9 @@ def test_our_own_request_shows_the_clients_key_and_nothing_else_of_it() -> None:
 def test_our_own_request_is_under_the_policies_of_the_clients_and_steers_nothing() -> None:
     run(inside := Inside(), prompt="the tide")
     [(_, body)] = inside.asked
-    sealed = verify_request(body["vllm_xargs"][SIGNED_REQUEST_KEY], KEY)
-    assert sealed.steer == () and POLICY in {each.name for each in sealed.policies if each.enforced}
-    assert len(inside.ledger) == 0
+    signed = verify_request(body["vllm_xargs"][SIGNED_REQUEST_KEY], KEY)
+    assert signed.steer == () and POLICY in {each.name for each in signed.policies if each.enforced}
+    assert len(inside.decision_store) == 0
 
 
 ON = AppliedPolicy(name="sample", enforced=True)
@@ -282,9 +282,9 @@ ON = AppliedPolicy(name="sample", enforced=True)
 def scoring(spec: tuple[str, ...] = ()) -> tuple[AppliedPolicy, ...]:
     policy = sample_policy(rule_text(then="{action: block}"), spec=(*spec, "score_answers: true"))
     shadow = AppliedPolicy(name="sample", enforced=False)
-    exposures = RequirementsCache(Rulebook([policy], SPECS))
-    assert exposures.of([shadow]).scores_answers == ()
-    return exposures.of([ON]).scores_answers
+    requirements_cache = RequirementsCache(Rulebook([policy], SPECS))
+    assert requirements_cache.of([shadow]).scores_answers == ()
+    return requirements_cache.of([ON]).scores_answers
 
 
 def test_a_policy_that_scores_answers_has_free_ones_scored_by_itself_alone() -> None:
@@ -292,11 +292,11 @@ def test_a_policy_that_scores_answers_has_free_ones_scored_by_itself_alone() -> 
     inside = Inside()
     made = scorer(inside, "prompt-respond", "chat")
     mine = AppliedPolicy(name=POLICY, enforced=True)
-    exposure = replace(made.admitted.exposure, scores_answers=(mine,))
-    made.admitted = replace(made.admitted, exposure=exposure)
-    entry, told = Entry(), record()
+    requirements = replace(made.admitted.requirements, scores_answers=(mine,))
+    made.admitted = replace(made.admitted, requirements=requirements)
+    entry, told = RequestDecisions(), record()
     found = asyncio.run(rescored(made, ENDPOINTS["chat"], entry))
-    assert found.forced is not None and found.admitted.exposure.buffers and not found.blocked
+    assert found.forced is not None and found.admitted.requirements.buffers and not found.blocked
     told.choice = (0, 0)
     entry.add(told)
     said = f"do {BARRED}. it is done. so."

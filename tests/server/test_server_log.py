@@ -13,9 +13,9 @@ import pytest
 
 from pilothouse.cli.launch import config_of, plan_for
 from pilothouse.engine.plan.plan import Plan
-from tests.support.plan_text import numbers_in
-from tests.support.server_process import ServerProcess
-from tests.support.tiny_house import SERVED_NAME
+from tests.support.engines.plan_text import numbers_in
+from tests.support.servers.server_process import ServerProcess
+from tests.support.servers.tiny_deployment import SERVED_NAME
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.engine.drafters import NGRAM
-from tests.support.server_process import ServerProcess, serve_process
-from tests.support.tiny_house import PLAIN_PROFILE, SERVED_NAME
+from tests.support.engines.drafters import NGRAM
+from tests.support.servers.server_process import ServerProcess, serve_process
+from tests.support.servers.tiny_deployment import PLAIN_PROFILE, SERVED_NAME
 
 pytestmark = [pytest.mark.full, pytest.mark.server, pytest.mark.timeout(900)]
 

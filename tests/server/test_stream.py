@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pilothouse.record import RuleOutcome
+from pilothouse.record import Decision
 from pilothouse.server.response.sse import EventSplitter
-from tests.server.builders import (
+from tests.support.servers.app_parts import (
     admit,
     admitted,
     body_of,
@@ -19,7 +19,7 @@ from tests.server.builders import (
     recorded_events,
     stream_of,
 )
-from tests.support.tiny_house import CANNED, MESSAGE
+from tests.support.servers.tiny_deployment import CANNED, MESSAGE
 
 Chunk = dict[str, Any]
 ENDPOINT = {"chat": "chat", "completions": "completions"}
@@ -100,7 +100,7 @@ def test_a_final_rule_without_a_score_blocks_because_it_is_closed() -> None:
 
 
 def test_final_rules_are_counted_once_per_choice() -> None:
-    counted: list[RuleOutcome] = []
+    counted: list[Decision] = []
     request = admitted("final-refusal", stream=True, n=2)
     entry = entry_with(*(((0, i), record(always__output=0.9)) for i in (0, 1)))
     shaper = stream_of("chat", request, entry, counted)

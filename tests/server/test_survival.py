@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from pilothouse.limits import BYTES_PER_ID, SMALLEST_TOKEN_IDS
-from tests.support.server_process import ServerProcess
-from tests.support.tiny_house import PROFILES, SERVED_NAME
+from tests.support.servers.server_process import ServerProcess
+from tests.support.servers.tiny_deployment import PROFILES, SERVED_NAME
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from pilothouse.record import Record, RuleOutcome
+from pilothouse.record import Decision, Record
 from pilothouse.server.endpoints.base import Answer
 from pilothouse.server.endpoints.registry import ENDPOINTS
-from pilothouse.server.response.decision_store import Entry
+from pilothouse.server.response.decision_store import RequestDecisions
 from pilothouse.server.response.exchange import Exchange
-from tests.server.builders import (
+from tests.support.servers.app_parts import (
     admitted,
     chunks_of,
     entry_with,
@@ -78,7 +78,7 @@ def body_of_two() -> dict[str, Any]:
 
 @pytest.mark.parametrize("policy", GUARDED)
 def test_a_whole_choice_without_an_account_ends(policy: str) -> None:
-    counted: list[RuleOutcome] = []
+    counted: list[Decision] = []
     body = body_of_two()
     request = admitted(policy, n=2)
     CHAT.rewrite(body, Answer(request, entry_with(good(0)), settler(counted)))
@@ -97,7 +97,7 @@ def test_another_number_of_choices_ends_every_one(policy: str, n: int) -> None:
 
 
 def test_a_record_of_no_known_choice_is_nobodys_account() -> None:
-    entry = Entry()
+    entry = RequestDecisions()
     entry.add(record(always__output=0.1))
     assert not entry.choices
     failed = record()

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from pilothouse.record import Record, RuleOutcome
+from pilothouse.record import Decision, Record
 from pilothouse.server.app import _label_sources
 from pilothouse.telemetry.metrics import METRICS, SCORE_BUCKETS, LabelSources, Metrics
-from tests.server.builders import tiny_plan
-from tests.support.server_process import sum_of
-from tests.support.tiny_house import SERVED_NAME
+from tests.support.servers.app_parts import tiny_plan
+from tests.support.servers.server_process import sum_of
+from tests.support.servers.tiny_deployment import SERVED_NAME
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def count(registry: CollectorRegistry, name: str, /, **labels: str) -> float:
 def closing(**changes: Any) -> Record:
     fields: dict[str, Any] = {
         "values": {"vary/output": 0.7},
-        "outcomes": [RuleOutcome("watch", "would", "prompt", "shadow", "would_block")],
+        "decisions": [Decision("watch", "would", "prompt", "shadow", "block", "would_block")],
         "scored_tokens": {"vary": 12},
         "unscored_tokens": {"prefix_cache": 3},
         "steered_tokens": {"nudge": 5},

@@ -14,8 +14,13 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.server_process import ServerProcess, serve_process
-from tests.support.tiny_house import FEATURE_PROFILE, KNOWN_ORIGIN, PLAIN_PROFILE, SERVED_NAME
+from tests.support.servers.server_process import ServerProcess, serve_process
+from tests.support.servers.tiny_deployment import (
+    FEATURE_PROFILE,
+    KNOWN_ORIGIN,
+    PLAIN_PROFILE,
+    SERVED_NAME,
+)
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 

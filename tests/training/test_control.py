@@ -7,7 +7,7 @@ import pytest
 
 from pilothouse.training.control import bootstrap_cosines, random_direction, shuffled_direction
 from pilothouse.training.difference import mean_difference
-from tests.training.planted import cosine, planted
+from tests.support.training.planted_samples import cosine, planted
 
 
 def test_a_random_direction_has_the_length_and_no_other_likeness() -> None:

@@ -16,7 +16,7 @@ from pilothouse.training.engine_settings import (
     with_dtype,
     with_memory,
 )
-from tests.support.echo_model import D_MODEL, MAX_TOKENS, NUM_LAYERS, make_echo_model
+from tests.support.models.echo_model import D_MODEL, MAX_TOKENS, NUM_LAYERS, make_echo_model
 
 pytestmark = pytest.mark.engine
 KV_BYTES = 2 * NUM_LAYERS * D_MODEL * 4

@@ -13,7 +13,7 @@ from pilothouse.edits.sae_codes import written
 from pilothouse.errors import ConfigError
 from pilothouse.training.features import FeatureSelection
 from pilothouse.training.sample import Sample
-from tests.artifacts.saes import files
+from tests.support.artifacts import sae_files as files
 
 COUNT = 30
 

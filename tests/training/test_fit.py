@@ -10,9 +10,9 @@ import pytest
 from pilothouse.artifacts.vector import load_vector
 from pilothouse.errors import ConfigError
 from pilothouse.training import fit_vector
-from tests.engine.harness import ENVIRONMENT, environment
-from tests.support.echo_model import echo_pairs, make_echo_model, write_lines
-from tests.support.fitting import report_of, run_fit
+from tests.support.engines.harness import ENVIRONMENT, environment
+from tests.support.models.echo_model import echo_pairs, make_echo_model, write_lines
+from tests.support.training.fit_command import report_of, run_fit
 
 QUICK: dict[str, Any] = {"layers": [2], "scales": [0.2], "controls": 1, "resamples": 10}
 

@@ -11,8 +11,8 @@ from pilothouse.artifacts.vector import build_vector, save_vector
 from pilothouse.term import SteerTerm
 from pilothouse.training.fit_engine import FitEngine
 from pilothouse.training.scored_text import Said, ScoredText, forced
-from tests.engine.harness import ENVIRONMENT, environment
-from tests.support.echo_model import D_MODEL, NUM_LAYERS, make_echo_model
+from tests.support.engines.harness import ENVIRONMENT, environment
+from tests.support.models.echo_model import D_MODEL, NUM_LAYERS, make_echo_model
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 BLOCK = 32

@@ -12,7 +12,7 @@ from pilothouse.errors import ConfigError
 from pilothouse.training import difference, principal, ridge
 from pilothouse.training.method import METHODS, register
 from pilothouse.training.sample import Sample
-from tests.training.planted import cosine, planted
+from tests.support.training.planted_samples import cosine, planted
 
 NAMES = ["difference-of-means", "pca", "ridge"]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pilothouse.training.separation import MOST, separation
-from tests.training.planted import planted
+from tests.support.training.planted_samples import planted
 
 
 def test_the_distance_is_the_gap_in_standard_deviations() -> None:

@@ -13,9 +13,9 @@ from transformers import Qwen3Config
 from pilothouse.training.fit_options import Files
 from pilothouse.training.pair import load_pairs
 from pilothouse.training.tokenized import read_texts
-from tests.support.echo_model import D_MODEL, NUM_LAYERS, echo_pairs, write_lines
-from tests.support.fitting import run_fit
-from tests.support.tiny_model import MAX_TOKENS, tiny_tokenizer
+from tests.support.models.echo_model import D_MODEL, NUM_LAYERS, echo_pairs, write_lines
+from tests.support.models.tiny_model import MAX_TOKENS, tiny_tokenizer
+from tests.support.training.fit_command import run_fit
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 REFUSES_SYSTEM = (
@@ -215,8 +215,8 @@ def test_features_put_a_prompt_into_the_template_before_an_engine_starts(tmp_pat
     from typer.testing import CliRunner
 
     from pilothouse.cli.sae import app
-    from tests.artifacts.saes import files
-    from tests.artifacts.saes.files import book
+    from tests.support.artifacts import sae_files as files
+    from tests.support.artifacts.sae_files import book
 
     model = model_of(tmp_path / "m", None)
     folder = files.saelens(tmp_path / "s", book())

@@ -25,12 +25,12 @@ from pilothouse.training.pair import Asked, Pair, load_pairs
 from pilothouse.training.report import FitReport
 from pilothouse.training.selection import choose
 from pilothouse.training.split import divide
-from tests.artifacts.saes import files
-from tests.engine.harness import ENVIRONMENT
 from tests.reference.sae import Book
-from tests.support.echo_model import D_MODEL, SEA, echo_pairs, make_echo_model, write_lines
-from tests.support.fitting import ENGINE, report_of, run_fit
-from tests.training.planted import cosine
+from tests.support.artifacts import sae_files as files
+from tests.support.engines.harness import ENVIRONMENT
+from tests.support.models.echo_model import D_MODEL, SEA, echo_pairs, make_echo_model, write_lines
+from tests.support.training.fit_command import ENGINE, report_of, run_fit
+from tests.support.training.planted_samples import cosine
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 SMALL = ("--controls", "2", "--resamples", "10")

@@ -25,6 +25,8 @@ from pilothouse.artifacts.links import INSTEAD, followed, what_lies_at
 from pilothouse.artifacts.manifest import FORMAT, Closed, Manifest
 from pilothouse.errors import ArtefactError
 from pilothouse.types import PROJECTION_SITES, Site
+from pilothouse.validation_errors import FileError, Source, validation_errors
+from pilothouse.yaml_document import MAX_BYTES, parse_document
 
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -70,7 +72,8 @@ def read_manifest(folder: Path, manifest_type: type[C], kind: str) -> tuple[C, d
             "correct the path in pilothouse.yaml",
         )
     place = folder / MANIFEST_FILE
-    raw = parse_json(place, read_file(place, MAX_MANIFEST_BYTES))
+    text = read_file(place, MAX_MANIFEST_BYTES)
+    raw = parse_json(place, text)
     if raw.get("format") != FORMAT:
         refuse(
             place,
@@ -90,7 +93,8 @@ def read_manifest(folder: Path, manifest_type: type[C], kind: str) -> tuple[C, d
     try:
         return manifest_type.model_validate(raw), raw
     except ValidationError as error:
-        raise ArtefactError("\n".join(_manifest_lines(place, error))) from error
+        problems = validation_errors(error.errors(), manifest_type, _located(place, text))
+        raise ArtefactError("\n".join(f"{each}; {REMADE}" for each in problems)) from error
 
 
 def read_artefact(folder: Path, manifest_type: type[M], kind: str) -> tuple[M, Tensors]:
@@ -305,16 +309,11 @@ def parse_json(place: Path, text: bytes, remedy: str = REMADE) -> dict[str, Any]
     return raw
 
 
-def _manifest_lines(place: Path, error: ValidationError) -> list[str]:
-    lines = []
-    for each in error.errors():
-        field = ".".join(str(part) for part in each["loc"]) or "manifest"
-        if each["type"] == "missing":
-            lines.append(complaint(place, field, "nothing", "a value"))
-        elif each["type"] == "extra_forbidden":
-            lines.append(complaint(place, field, repr(each["input"]), "no such field"))
-        elif each["type"] == "value_error":
-            lines.append(f"{place}: {field}: {each['ctx']['error']}; {REMADE}")
-        else:
-            lines.append(complaint(place, field, repr(each["input"]), each["msg"]))
-    return lines
+def _located(place: Path, text: bytes) -> Source:
+    """Return the line of each field of a manifest; of none in one too large to look again."""
+    try:
+        if len(text) <= MAX_BYTES:
+            return parse_document(text.decode(), str(place))[1]
+    except (FileError, UnicodeDecodeError):
+        pass  # JSON that YAML reads otherwise: a tab, a key twice
+    return Source(str(place))

@@ -95,8 +95,9 @@ def names_in(place: HubPlace) -> list[str]:
 
 
 def sizes_of(place: HubPlace, paths: Iterable[str]) -> dict[str, int] | None:
-    """Size by path of those that there are; None where the hub may not or cannot be asked, and
-    the client's cache has to do.
+    """Return the size of each path that there is.
+
+    It is None where the hub may not or cannot be asked, and the client's cache has to do.
 
     Raises:
         ArtefactError: there are none, or they are too large; or neither hub nor cache has them.

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pilothouse.aggregate import TRAITS, NamedAggregate, kinds_with
 from pilothouse.config import Name
-from pilothouse.types import PROJECTION_SITES, Aggregate, AggregateKind, Scope, Site
+from pilothouse.types import PROJECTION_SITES, Aggregate, Scope, Site
 
 FORMAT = "pilothouse/v1"
 MIN_HALF_LIFE_TOKENS = 0.1
@@ -107,17 +108,17 @@ class TransformManifest(Manifest):
 class ReadoutAggregate(Closed):
     """`types.Aggregate` as it stands in a manifest."""
 
-    kind: AggregateKind
+    kind: NamedAggregate
     half_life_tokens: float | None = Field(
         default=None, ge=MIN_HALF_LIFE_TOKENS, le=MAX_HALF_LIFE_TOKENS
     )
 
     @model_validator(mode="after")
     def _half_life_goes_with_ema(self) -> ReadoutAggregate:
-        if self.kind.startswith("ema_") != (self.half_life_tokens is not None):
+        if TRAITS[self.kind].has_half_life != (self.half_life_tokens is not None):
             raise ValueError(
-                f"half_life_tokens: got {self.half_life_tokens} with kind {self.kind!r}, "
-                "want a number for ema_max and ema_last and nothing for the others"
+                f"half_life_tokens: got {self.half_life_tokens} with kind {self.kind!r}, want a "
+                f"number for {' and '.join(kinds_with(half_life=True))} and nothing for the others"
             )
         return self
 

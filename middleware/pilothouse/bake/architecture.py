@@ -82,7 +82,7 @@ WRITERS: Mapping[str, Writers] = {
 
 
 def writers_of(place: object, config: Mapping[str, Any]) -> Writers:
-    """The matrices of a model.
+    """Return the matrices of a model.
 
     Raises:
         ArtefactError: a type that is not known, or quantised weights.
@@ -108,7 +108,7 @@ def writers_of(place: object, config: Mapping[str, Any]) -> Writers:
 
 
 def as_llama(place: object, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The same model as a Llama with biases.
+    """Return the same model as a Llama with biases.
 
     Raises:
         ArtefactError: it has something that Llama has not.

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, get_args
 
+import numpy as np
 from pydantic import ValidationError
 
 from pilothouse.artifacts.catalog import load_catalog
 from pilothouse.artifacts.folder import refuse
-from pilothouse.bake.adapter import save_adapter
+from pilothouse.artifacts.saes.mapped_file import Stored, write_safetensors
+from pilothouse.artifacts.saes.matrix import Matrix
 from pilothouse.bake.architecture import Writers, writers_of
-from pilothouse.bake.baking import Baked, bake_matrices, checkpoint_parts
+from pilothouse.bake.baking import Baked, adapter_parts, bake_matrices, checkpoint_parts
 from pilothouse.bake.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from pilothouse.bake.parity import Parity, check_parity
 from pilothouse.bake.placing import check_terms, placed
@@ -23,7 +25,7 @@ from pilothouse.edits.program import Program, compile_program
 from pilothouse.edits.sources import Sources
 from pilothouse.errors import ConfigError, EngineError
 from pilothouse.output_dir import MADE, atomic_output_dir, check_out
-from pilothouse.progress import Wait, unheard
+from pilothouse.progress import Wait, silent_wait
 from pilothouse.term import SteerTerm
 
 Kind = Literal["auto", "adapter", "checkpoint"]
@@ -117,7 +119,7 @@ def bake(
     """
     if kind not in get_args(Kind):
         raise ConfigError(f"--as: got {kind!r}, want one of {', '.join(get_args(Kind))}")
-    waits = waiting or unheard
+    waits = waiting or silent_wait
     model, out = Path(model), Path(out)
     check_out(out)
     settled = _settled(steering, on_all, model_id, model)
@@ -215,3 +217,54 @@ def _judge(parity: Parity, tolerance: float) -> None:
             "written. In bfloat16 rounded weights differ by about 1e-2: give --dtype float32 or a "
             "--tolerance that you can stand by"
         )
+
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+
+
+def save_adapter(base: Checkpoint, writers: Writers, baked: Baked, out: Path) -> int:
+    """Write the adapter; returns its rank, the largest of its modules', to which all are filled.
+
+    Raises:
+        ConfigError: a change that no adapter can hold, or that vLLM would not load.
+    """
+    if not writers.lora or (baked.tables and not writers.lora_tables):
+        what = "the embedding" if writers.lora else "this model"
+        raise ConfigError(
+            f"bake: vLLM takes no adapters of {what} for {base.config['model_type']!r}: use "
+            "--as checkpoint"
+        )
+    tensors, ranks = adapter_parts(baked, PREFIX)
+    rank = max(ranks.values())
+    out.mkdir(parents=True, exist_ok=True)
+    write_safetensors(out / WEIGHTS_FILE, _filled(tensors, rank), {"format": "pt"})
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": str(base.folder),
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "use_rslora": False,
+        "use_dora": False,
+        "fan_in_fan_out": writers.is_transposed,
+        "inference_mode": True,
+        "target_modules": sorted(ranks),
+        "modules_to_save": None,
+    }
+    (out / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return rank
+
+
+def _filled(tensors: Stored, rank: int) -> Stored:
+    """Return a factor padded with zeros up to a rank that servers make room for."""
+    filled = Stored()
+    for name, each in tensors.items():
+        axis = 0 if name.removesuffix(".weight").endswith("_A") else 1
+        room = [(0, 0), (0, 0)]
+        room[axis] = (0, rank - each.shape[axis])
+        filled[name] = Matrix(np.pad(each.raw, room))
+    return filled

@@ -36,7 +36,7 @@ class Checkpoint:
     tensors: Stored
 
     def name_of(self, module: str, part: str = "weight") -> str | None:
-        """A module's tensor, with or without the name of the inner model in front."""
+        """Return a module's tensor, with or without the name of the inner model in front."""
         inner = module.partition(".")[2]
         for name in (f"{module}.{part}", f"{inner}.{part}"):
             if name in self.tensors:
@@ -74,7 +74,7 @@ class Checkpoint:
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """The model in a folder. Links are followed: the hub client's cache is made of them.
+    """Return the model in a folder. Links are followed: the hub client's cache is made of them.
 
     Raises:
         ArtefactError: no config.json, no safetensors, or an index that does not fit them.

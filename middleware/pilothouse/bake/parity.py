@@ -24,8 +24,10 @@ RANKS = (8, 16, 32, 64, 128, 256)
 
 
 class Parity(NamedTuple):
-    """Largest difference in the last stream, also as a share of its largest number; `moved` is
-    how far steering moves that stream at most."""
+    """The largest difference in the last stream, also as a share of its largest number.
+
+    `moved` is how far steering moves that stream at most.
+    """
 
     difference: float
     share: float

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from pilothouse.bake.architecture import Writers
-from pilothouse.edits.affine import Affine, affine_of
+from pilothouse.edits.layer import Affine, affine_of
 from pilothouse.edits.program import Program
 from pilothouse.errors import ConfigError
 from pilothouse.term import SteerTerm
@@ -54,7 +54,7 @@ def check_terms(terms: Sequence[SteerTerm]) -> None:
 
 
 def placed(program: Program, writers: Writers, config: Mapping[str, Any]) -> list[Placed]:
-    """Every map of a program and the matrix that it goes into, in the order of the pass.
+    """Return every map of a program and the matrix that it goes into, in the order of the pass.
 
     Raises:
         ConfigError: a map that no single matrix can hold; names the tap and why.
@@ -102,7 +102,7 @@ def _of_tap(tap: Tap, affine: Affine, writers: Writers, is_parallel: bool) -> li
 
 
 def _tables(tap: Tap, affine: Affine, writers: Writers) -> list[Placed]:
-    """A constant goes into one table, a projection into each that is summed."""
+    """Return maps of tables: a constant goes into one, a projection into each that is summed."""
     shift = affine.constant_D
     made = []
     for name in writers.tables:

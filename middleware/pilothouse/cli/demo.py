@@ -1,4 +1,4 @@
-"""`pilothouse demo`: a real model, or the invented world, on this machine alone."""
+"""`pilothouse demo`: serves a real model, or the invented world, on this machine alone."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def demo(
     if ask is not None and not tour:
         raise ConfigError("--ask: goes with --tour, which was not given: add it")
     if ask is not None and not ask.strip():
-        raise ConfigError("--ask: got nothing, want a question")
+        raise ConfigError(where="--ask", got="nothing", want="a question")
     if fetch_only:
         if tour:
             raise ConfigError("--fetch-only: serves nothing that --tour could show: take one away")
@@ -82,7 +82,7 @@ def demo(
 
 
 def model_folder(*, is_world: bool) -> Path:
-    """The served model's folder, for `pilothouse serve`, `vector fit` and the like.
+    """Return the served model's folder, for `pilothouse serve`, `vector fit` and the like.
 
     Raises:
         IndexUnreachable: it is not there and cannot be fetched; nothing else takes its place.
@@ -92,7 +92,7 @@ def model_folder(*, is_world: bool) -> Path:
 
 
 def demo_config(served: Served) -> PilothouseConfig:
-    """What is loaded, with the grants that only a loopback server may give."""
+    """Load the configuration, with the grants that only a loopback server may give."""
     from pilothouse.config import load_config
 
     config = load_config(served.config)
@@ -100,7 +100,7 @@ def demo_config(served: Served) -> PilothouseConfig:
 
 
 def tour_of(name: str) -> Tour:
-    """The tour of a served model, by its name."""
+    """Return the tour of a served model, by its name."""
     return smol_tour() if name == SMOL_NAME else world_tour()
 
 
@@ -145,21 +145,21 @@ def _say_no_more() -> None:
     """Close stderr when all else has ended.
 
     Where engine and server are one process, bindings of Triton's report behind the last line that
-    objects lived until the end; that is so of every such process, and a user can do nothing of it.
+    objects lived until the end. Every such process prints that, and a user can do nothing about it.
     """
     sys.stderr.flush()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def _blocks(config: PilothouseConfig) -> bool:
-    """Whether anything that is loaded may block."""
+    """Tell whether anything that is loaded may block."""
     from pilothouse.policy.loader import load_policies
 
     return any(each.spec.mode == "enforce" for each in load_policies(config.policies))
 
 
 def refuse_remote(host: str) -> None:
-    """The demo lets any caller on this machine steer, so no other machine may call it.
+    """Refuse an address that other machines reach, for any caller may steer the demo.
 
     Raises:
         ConfigError: the address is not a loopback one.
@@ -172,9 +172,11 @@ def refuse_remote(host: str) -> None:
         loopback = False
     if not loopback:
         raise ConfigError(
-            f"demo --host: got {host!r}, want 127.0.0.1: whoever reaches the demo may steer it and "
-            "see its scores. To serve other machines use `pilothouse serve` with a pilothouse.yaml "
-            "of your own"
+            where="demo --host",
+            got=repr(host),
+            want="127.0.0.1",
+            fix="whoever reaches the demo may steer it and see its scores. To serve other "
+            "machines use `pilothouse serve` with a pilothouse.yaml of your own",
         )
 
 
@@ -194,7 +196,7 @@ def wait_until_ready(url: str, seconds: float = START_SECONDS) -> bool:
 
 
 def greeting(url: str, tour: Tour) -> str:
-    """What is printed once the server is ready: prompts to paste."""
+    """Return what is printed once the server is ready: prompts to paste."""
     asked = [
         line
         for stop in tour.stops
@@ -237,7 +239,7 @@ def _curl(url: str, model: str, prompt: str) -> str:
 
 
 def _client(url: str, tour: Tour) -> str:
-    """A program that asks the tour's question of the model and of its profiles."""
+    """Write a program that asks the tour's question of the model and of its profiles."""
     models = tuple(stop.model for stop in tour.stops if stop.prompt is None)
     return (
         "from openai import OpenAI\n"
@@ -253,7 +255,7 @@ def _client(url: str, tour: Tour) -> str:
 
 
 def _tell_aside(text: str) -> None:
-    """On stderr: stdout holds what was asked for alone."""
+    """Print on stderr: stdout holds what was asked for alone."""
     typer.echo(text, err=True)
 
 

@@ -1,4 +1,4 @@
-"""`pilothouse doctor`: what is installed here, whether it fits, and what a config would do."""
+"""`pilothouse doctor`: says what is installed here, whether it fits, and what a config would do."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import json
 import os
 import platform
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from packaging.requirements import Requirement
@@ -19,9 +21,15 @@ from pilothouse.engine.vllm.version import TESTED, check_version, vllm_version
 from pilothouse.errors import PilothouseError, UnsupportedError
 from pilothouse.library import Shelf, library_path
 
+if TYPE_CHECKING:
+    from pilothouse.artifacts.catalog import Catalog
+    from pilothouse.config import PilothouseConfig
+    from pilothouse.policy.schema import Policy
+
 PACKAGES = ("pilothouse", "torch", "transformers", "fastapi", "prometheus-client", "openai")
 LOW_MEMORY_GIB = 4
 FINDING = 1
+UNSEEN = "served names, API keys, adapters and what a model takes beside text show at the start"
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -62,9 +70,7 @@ def doctor(
 
 
 def examine(config_path: Path | None, model: str | None) -> dict[str, Any]:
-    """Everything doctor knows, as plain data."""
-    from pilothouse.cli.routes_report import routes_report
-
+    """Return everything that `doctor` finds, as plain data."""
     problems: list[str] = []
     report: dict[str, Any] = {
         "versions": {name: _version(name) for name in PACKAGES},
@@ -99,7 +105,7 @@ def _vllm(problems: list[str]) -> dict[str, Any]:
 
 
 def _supported_range() -> str:
-    """The one place that states it is the package's own metadata (extra `cuda`)."""
+    """Return the supported range of vLLM from the package's own metadata (extra `cuda`)."""
     for text in requires("pilothouse") or ():
         requirement = Requirement(text)
         if requirement.name == "vllm":
@@ -126,10 +132,9 @@ def _library(problems: list[str]) -> dict[str, str | None]:
 
 
 def _config(path: Path, model: str | None, problems: list[str]) -> dict[str, Any]:
-    """What a configuration loads; with a model, the whole plan it leads to."""
+    """Return what a configuration loads; with a model, the whole plan it leads to."""
     from pilothouse.artifacts.catalog import load_catalog
-    from pilothouse.cli.doors_report import doors_report
-    from pilothouse.cli.table_report import plan_report
+    from pilothouse.cli.plan_report import plan_report
     from pilothouse.config import load_config
     from pilothouse.policy.loader import load_policies
 
@@ -156,7 +161,7 @@ def _config(path: Path, model: str | None, problems: list[str]) -> dict[str, Any
 
 
 def _operator() -> str:
-    """Who will be let to reload and to read the status; where it listens `serve` alone is told."""
+    """Say who may reload and read the status; only `serve` knows where it listens."""
     if os.environ.get("VLLM_API_KEY"):
         return "callers on the server's machine who show the key in VLLM_API_KEY"
     return (
@@ -183,12 +188,10 @@ def _text(report: dict[str, Any]) -> str:
         else:
             lines.append(f"{name}: {value}")
     if "plan" in report.get("config", {}):
-        from pilothouse.cli.table_report import plan_lines
+        from pilothouse.cli.plan_report import plan_lines
 
         lines += plan_lines(report["config"]["plan"])
     if "open_doors" in report.get("config", {}):
-        from pilothouse.cli.doors_report import door_lines
-
         lines += door_lines(report["config"]["open_doors"])
     lines.append("routes:")
     lines += [
@@ -196,3 +199,63 @@ def _text(report: dict[str, Any]) -> str:
     ]
     lines += ["", *(f"problem: {each}" for each in report["problems"])]
     return "\n".join(lines if report["problems"] else [*lines, "no problems found"])
+
+
+def routes_report(config_path: Path | None) -> list[dict[str, str]]:
+    """Return what each known route gets, governed ones first, `gate.allow` among them."""
+    from pilothouse.server.routes import ADMIN, DENIED, GOVERNED, HARMLESS, OWN, RouteTable
+
+    table = RouteTable(_allowed(config_path))
+    paths = [*GOVERNED, *OWN, *ADMIN, *HARMLESS, *sorted(table.allow), *DENIED]
+    lines: list[dict[str, str]] = []
+    for path in dict.fromkeys(paths):
+        verdict = table.judge("OPTIONS", path)
+        reason = verdict.reason or (HARMLESS[path].reason if path in HARMLESS else "")
+        lines.append({"path": path, "verdict": verdict.kind, "reason": reason})
+    return [*lines, {"path": "(any other)", "verdict": "denied", "reason": "not on the list"}]
+
+
+def _allowed(config_path: Path | None) -> tuple[str, ...]:
+    from pilothouse.config import load_config
+
+    try:
+        return load_config(config_path).gate.allow if config_path is not None else ()
+    except PilothouseError:
+        return ()  # what is wrong with the file is reported beside the routes
+
+
+def doors_report(
+    config: PilothouseConfig, catalog: Catalog, policies: Sequence[Policy], model: str | None
+) -> list[dict[str, Any]]:
+    """Return the ways round enforced rules that stay open; with a model, its template's too."""
+    from pilothouse.cli.policy import artefacts_of
+    from pilothouse.policy.open_doors import grouped, open_doors
+    from pilothouse.policy.resolve import resolve_policy
+    from pilothouse.server.open_doors import surroundings_of
+
+    artefacts = artefacts_of(catalog)
+    specs = {each.name: resolve_policy(each, artefacts).signals for each in policies}
+    renders = None if model is None else has_chat_template(model)
+    around = replace(surroundings_of(config), renders_chats=renders, has_metrics=True)
+    return grouped(open_doors(policies, specs, around))
+
+
+def has_chat_template(model: str) -> bool | None:
+    """Tell whether the model's own tokenizer has a chat template; None where it cannot be read."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    except Exception:  # whatever a tokenizer of the model's own making raises
+        return None
+    return getattr(tokenizer, "chat_template", None) is not None
+
+
+def door_lines(doors: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the lines to print of them."""
+    told = [
+        f"  {each['door']} ({each['severity']}), past {', '.join(each['rules'])}: "
+        f"{each['reason']}; {each['remedy']}"
+        for each in doors
+    ]
+    return [f"doors that stay open ({UNSEEN}):", *(told or ["  none"])]

@@ -1,4 +1,4 @@
-"""From a model and a configuration to vLLM's own serve command with our parts in it."""
+"""Makes vLLM's own serve command, with our parts in it, of a model and a configuration."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ not among them: vLLM loads only those that are named, so others' stay out."""
 
 
 def config_of(path: Path | None) -> PilothouseConfig:
-    """The configuration in a file; without one nothing is loaded and nothing governed."""
+    """Return the configuration in a file; without one nothing is loaded and nothing governed."""
     return PilothouseConfig(version=1) if path is None else load_config(path)
 
 
 def vllm_parser() -> tuple[Any, Any]:
-    """vLLM's serve command and a parser that holds it, as its own `main` makes them.
+    """Make vLLM's serve command and a parser that holds it, as its own `main` does.
 
     Building the parser loads vLLM's plugins, ours among them, so the environment is set before.
     """
@@ -91,6 +91,9 @@ def serve(command: Any, args: Namespace, plan: Plan, file: Path | None = None) -
     """Hand over to vLLM; returns when the server has stopped.
 
     Args:
+        command: vLLM's serve command.
+        args: its parsed flags.
+        plan: what is loaded, for the flags' model.
         file: what API processes read again on a reload.
 
     Raises:
@@ -120,7 +123,7 @@ def serve(command: Any, args: Namespace, plan: Plan, file: Path | None = None) -
 
 
 def allow_plugins() -> None:
-    """Put ours on vLLM's allow-list, which is one list for all groups and closed once it is set."""
+    """Put our plugin on vLLM's allow-list, one list for all groups and closed once it is set."""
     allowed = os.environ.get("VLLM_PLUGINS")
     names: Sequence[str] = (
         [each.strip() for each in allowed.split(",") if each.strip()]

@@ -1,4 +1,4 @@
-"""`pilothouse`: which verb was typed. Verbs import what they need when they run."""
+"""`pilothouse`: runs the verb that was typed. Verbs import what they need when they run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pilothouse policy`: look at policies before they are served."""
+"""`pilothouse policy`: checks policies before they are served."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pilothouse.config import load_config
 from pilothouse.errors import ConfigError
 from pilothouse.policy.lint import has_findings, lint
 from pilothouse.policy.resolve import Artefacts
-from pilothouse.policy.source import Problem
 from pilothouse.server.open_doors import surroundings_of
+from pilothouse.validation_errors import FileError, Problem
 
 app = typer.Typer(pretty_exceptions_enable=False, no_args_is_help=True, help="Look at policies.")
 
@@ -52,6 +52,8 @@ def lint_command(
         artefacts = None if loaded is None else artefacts_of(load_catalog(loaded))
         around = None if loaded is None else surroundings_of(loaded)
         problems: Sequence[Problem] = lint(paths, artefacts, around)
+    except FileError as error:
+        problems = error.problems
     except ConfigError as error:
         problems = [Problem(str(config), 0, "", str(error))]
     if as_json:
@@ -64,7 +66,7 @@ def lint_command(
 
 
 def artefacts_of(catalog: Catalog) -> Artefacts:
-    """What policies can name of it."""
+    """Return what policies can name of a catalog."""
     return Artefacts(
         {spec.key: spec for probe in catalog.probes.values() for spec in signals_of(probe)},
         {name: probe.default_readout for name, probe in catalog.probes.items()},

@@ -1,4 +1,4 @@
-"""A port that one demo has, from before it listens until it ends."""
+"""Locks the port of a demo, from before it listens until it ends."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def is_held(port: int) -> bool:
 
 @contextmanager
 def held_port(host: str, port: int) -> Iterator[None]:
-    """Have a port for this process.
+    """Lock a port for this process.
 
     Raises:
         ConfigError: a demo has it, or another program listens there.

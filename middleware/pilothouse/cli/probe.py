@@ -1,4 +1,4 @@
-"""`pilothouse probe`: what a probe's folder holds."""
+"""`pilothouse probe`: shows what a probe's folder holds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from pilothouse.artifacts.manifest import Readout
 from pilothouse.artifacts.probe import Probe, load_probe
-from pilothouse.cli.exit_codes import exits
+from pilothouse.cli.common import exits
 
 app = typer.Typer(pretty_exceptions_enable=False, no_args_is_help=True, help="Look at probes.")
 

@@ -1,4 +1,4 @@
-"""The prompts that the demo prints and the tour shows; they come with the model that is served."""
+"""Prompts that the demo prints and the tour shows; they come with the model that is served."""
 
 from __future__ import annotations
 

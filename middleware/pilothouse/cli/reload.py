@@ -1,4 +1,4 @@
-"""`pilothouse reload`: have a running server on this machine read its pilothouse.yaml again."""
+"""`pilothouse reload`: has a running server on this machine read its pilothouse.yaml again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pilothouse serve MODEL [--pilothouse-config FILE] [vllm serve flags]`."""
+"""`pilothouse serve MODEL [--pilothouse-config FILE] [vllm serve flags]` serves a model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OPTION, DTYPE_OPTION = "--pilothouse-config", "--dtype"
 HELP = f"""usage: pilothouse serve MODEL [{OPTION} FILE] [vLLM's own serve flags]
 
 Pilothouse:
-  {OPTION} FILE   what is loaded and what is allowed (docs/reference/http.md, docs/guides/policies.md); also
+  {OPTION} FILE   what is loaded and allowed (docs/reference/configuration.md); also
                              {CONFIG_VARIABLE}. Without one, nothing is steered or governed.
 
 Everything else goes to vLLM. Flags that cannot be right under steering are refused at start, each
@@ -64,7 +64,7 @@ def _warn_of_slow_numbers(args: Namespace, words: Sequence[str]) -> None:
 
 
 def split_own(words: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """Our one option and everything else, in order.
+    """Split our one option from everything else, which stays in order.
 
     Raises:
         ConfigError: the option without a file, or twice.
@@ -82,7 +82,7 @@ def split_own(words: Sequence[str]) -> tuple[Path | None, list[str]]:
             raise ConfigError(f"{OPTION}: got no file; name a pilothouse.yaml after it")
         found.append(file)
     if len(found) > 1:
-        raise ConfigError(f"{OPTION}: got {' and '.join(found)}, want one file")
+        raise ConfigError(where=OPTION, got=" and ".join(found), want="one file")
     named = found[0] if found else os.environ.get(CONFIG_VARIABLE)
     return Path(named) if named else None, rest
 

@@ -1,4 +1,4 @@
-"""`pilothouse demo --tour`: plain, steered and blocked side by side, live from the server."""
+"""`pilothouse demo --tour`: shows plain, steered and blocked answers of a server side by side."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def look(url: str, tour: Tour, stop: Stop, models: list[str]) -> Seen:
 
 
 def ask(url: str, model: str, prompt: str) -> Seen:
-    """One question.
+    """Ask one question.
 
     Raises:
         ConfigError: the server does not answer as the demo does.
@@ -103,15 +103,17 @@ def _name(url: str, models: list[str], *, is_world: bool) -> str:
     wanted = [WORLD_NAME] if is_world else [SMOL_NAME, WORLD_NAME]
     if not found or found[0] not in wanted:
         raise ConfigError(
-            f"{url}: got a server of {', '.join(models)[:200]}, want one of {' or '.join(wanted)}: "
-            "stop it, or name another --port"
+            where=url,
+            got=f"a server of {', '.join(models)[:200]}",
+            want=f"one of {' or '.join(wanted)}",
+            fix="stop it, or name another --port",
         )
     return found[0]
 
 
 @contextmanager
 def _server(url: str, host: str, port: int, *, is_world: bool) -> Iterator[None]:
-    """The demo at this address: the one that runs or is starting, or a new one, which then ends.
+    """Find the demo at this address, or start one, which then ends with the block.
 
     Raises:
         ConfigError: no demo comes up there.

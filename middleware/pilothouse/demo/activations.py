@@ -1,4 +1,4 @@
-"""Texts as the served engine reads them: the stream at the last token, and log-probabilities.
+"""Reads texts with the served engine: the stream at the last token, and log-probabilities.
 
 What was read is kept in the cache folder, part by part, and read from there the next time; an
 interrupted part goes on where it stopped.
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pilothouse.capture.index import INDEX_FILE
 from pilothouse.capture.reader import CaptureReader
 from pilothouse.config import PilothouseConfig, Taps
-from pilothouse.demo.texts.text import Text, in_form
+from pilothouse.demo.texts.text_set import Text, in_form
 from pilothouse.probes.report import Form
 from pilothouse.progress import progress
 from pilothouse.types import FloatArray
@@ -38,10 +38,10 @@ ENVIRONMENT = {
     "TRANSFORMERS_VERBOSITY": "error",
 }
 MAX_TOKENS = 320
-"""Of a conversation. Longer ones are left out and counted: attention over them costs most."""
+"""Longer conversations are left out and counted: attention over them costs most."""
 CONTEXT_TOKENS = 512
 WAVE = 64
-"""Prompts that are with the engine at a time."""
+"""Prompts given to the engine at a time."""
 ASKED_OF_A_TOOL = "Look at what the tool returned and tell me what it says."
 
 
@@ -74,7 +74,7 @@ class Activations:
         self._head, self._tail = self._frame()
 
     def prompt(self, text: Text, form: Form) -> Prompt:
-        """The conversation as the server would make it, up to where the text is judged.
+        """Return the conversation as the server would make it, up to where the text is judged.
 
         That is where the assistant's turn opens, or the last token of an answer.
         """
@@ -156,7 +156,7 @@ class Activations:
         return tuple(found)
 
     def _frame(self) -> tuple[int, int]:
-        """How many tokens stand before and behind every user's text."""
+        """Return how many tokens stand before and behind every user's text."""
         one, other = (self._ids([{"role": "user", "content": each}]) for each in ("amber", "7 z?"))
         return _shared(one, other), _shared(one[::-1], other[::-1])
 

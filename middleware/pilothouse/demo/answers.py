@@ -19,7 +19,7 @@ import numpy as np
 from pilothouse.artifacts.vector import Vector, save_vector
 from pilothouse.config import PilothouseConfig, Taps
 from pilothouse.demo.directions import States
-from pilothouse.demo.kept import Kept, digest_of_parts
+from pilothouse.demo.result_cache import ResultCache, digest_of_parts
 from pilothouse.demo.wheels import digest_of
 from pilothouse.errors import EngineError
 from pilothouse.limits import Limits
@@ -39,7 +39,7 @@ ENVIRONMENT: Final = {
     "TRANSFORMERS_VERBOSITY": "error",
 }
 LIMITS: Final = Limits(max_programs=128, max_rank=1, max_norm_ratio=1e6, max_wait_ms=3_600_000)
-"""Every strength that is tried is measured; what waits for a slot gets one."""
+"""Every strength that is tried is measured; a request that waits for a slot gets one."""
 OPERATORS: Final = ("add", "floor", "cap")
 BLOCK_TOKENS: Final = 32
 """The model's system prompt and the first words of a question: what one question has in common
@@ -47,7 +47,7 @@ under all steering is computed once. vLLM's own choice, 128, is longer than any 
 CONTEXT_TOKENS: Final = 512
 BATCH: Final = 160
 WAVE: Final = 320
-"""What is with the engine at a time, and lost where a run is interrupted."""
+"""Requests given to the engine at a time; their answers are lost where a run is interrupted."""
 Ids = tuple[int, ...]
 
 
@@ -60,7 +60,7 @@ class Ask(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What was said, in tokens and as text."""
+    """An answer in tokens and as text."""
 
     ids: Ids
     text: str
@@ -85,7 +85,7 @@ class Answerer:
         self._vectors: dict[str, Vector] = {}
         self._llm: LLM | None = None
         self._loaded: tuple[str, ...] = ()
-        self._store, self._kept = store, Kept(store)
+        self._store, self._cache = store, ResultCache(store)
 
     def __enter__(self) -> Answerer:
         return self
@@ -96,7 +96,7 @@ class Answerer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._kept.close()
+        self._cache.close()
 
     def have(self, vectors: Mapping[str, Vector]) -> None:
         """Steer with these vectors, and no others, from now on."""
@@ -141,7 +141,7 @@ class Answerer:
         return States(means_LNF[:, :half], means_LNF[:, half:], norms_L)
 
     def _capture(self, texts: Sequence[tuple[Ids, int]], phase: Phase) -> tuple[Floats, Floats]:
-        """Mean states of what each text says from its start on, and lengths of the stream."""
+        """Return mean states of what each text says from its start on, and the stream's lengths."""
         advance = phase("states of the pairs", len(texts))
         ends = np.cumsum([len(ids) for ids, _ in texts])
         means: list[list[Floats]] = []
@@ -171,16 +171,16 @@ class Answerer:
         """Return the greedy answer of each, all in the same batches whatever their steering."""
         keys = [self._key(each) for each in asks]
         missing = {
-            key: each for key, each in zip(keys, asks, strict=True) if self._kept.get(key) is None
+            key: each for key, each in zip(keys, asks, strict=True) if self._cache.get(key) is None
         }
         advance = phase(title, len(missing) or 1)
         waiting = sorted(missing.items(), key=lambda item: item[1].max_tokens)
         for first in range(0, len(waiting), WAVE):
             wave = waiting[first : first + WAVE]
             said = self._generate([each for _, each in wave])
-            self._kept.put({key: list(ids) for (key, _), ids in zip(wave, said, strict=True)})
+            self._cache.put({key: list(ids) for (key, _), ids in zip(wave, said, strict=True)})
             advance(len(wave))
-        found = [tuple(self._kept.get(key) or ()) for key in keys]
+        found = [tuple(self._cache.get(key) or ()) for key in keys]
         return [
             Answer(ids, self._tokenizer.decode(list(ids), skip_special_tokens=True).strip())
             for ids in found
@@ -196,12 +196,12 @@ class Answerer:
         missing = [
             (key, each)
             for key, each in dict(zip(keys, lines, strict=True)).items()
-            if each[1] and self._kept.get(key) is None
+            if each[1] and self._cache.get(key) is None
         ]
         advance = phase(title, len(missing) or 1)
         for first in range(0, len(missing), WAVE):
             wave = missing[first : first + WAVE]
-            self._kept.put(
+            self._cache.put(
                 dict(
                     zip(
                         [key for key, _ in wave],
@@ -212,7 +212,7 @@ class Answerer:
             )
             advance(len(wave))
         return [
-            float(self._kept.get(key)) if each[1] else 0.0
+            float(self._cache.get(key)) if each[1] else 0.0
             for key, each in zip(keys, lines, strict=True)
         ]
 
@@ -290,7 +290,7 @@ class Answerer:
         )
 
     def _key(self, ask: Ask) -> str:
-        """Digest what settles an answer: a vector counts by its numbers, not by its name."""
+        """Digest all that decides an answer: a vector counts by its numbers, not by its name."""
         terms = [
             each.model_dump(mode="json", exclude_none=True)
             | {"vector": self._vectors[each.name].manifest.weights_sha256}

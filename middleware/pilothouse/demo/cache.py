@@ -37,8 +37,10 @@ def cache_folder(name: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"{folder}: got {error.strerror}, want a folder for downloads and the demo's model: "
-            f"set {CACHE_VARIABLE} to one that can be written"
+            where=folder,
+            got=error.strerror,
+            want="a folder for downloads and the demo's model",
+            fix=f"set {CACHE_VARIABLE} to one that can be written",
         ) from error
     return folder
 
@@ -59,8 +61,10 @@ def locked(path: Path, tell: Tell) -> Iterator[None]:
             lock.acquire()
     except OSError as error:
         raise ConfigError(
-            f"{path.parent}: got {error.strerror}, want a folder that can be written: set "
-            f"{CACHE_VARIABLE} to one"
+            where=path.parent,
+            got=error.strerror,
+            want="a folder that can be written",
+            fix=f"set {CACHE_VARIABLE} to one",
         ) from error
     try:
         yield
@@ -83,8 +87,10 @@ def scratch(path: Path, wanted_bytes: int) -> Iterator[Path]:
     free_bytes = shutil.disk_usage(path.parent).free
     if free_bytes < wanted_bytes:
         raise ConfigError(
-            f"{path.parent}: got {free_bytes // MIB} MiB of disk free, want {wanted_bytes // MIB} "
-            f"MiB to make {path.name}: make room, or set {CACHE_VARIABLE} to a folder elsewhere"
+            where=path.parent,
+            got=f"{free_bytes // MIB} MiB of disk free",
+            want=f"{wanted_bytes // MIB} MiB to make {path.name}",
+            fix=f"make room, or set {CACHE_VARIABLE} to a folder elsewhere",
         )
     with TemporaryDirectory(dir=path.parent, prefix=prefix) as room:
         yield Path(room)

@@ -40,7 +40,7 @@ from pilothouse.training.pair import Pair, load_pairs
 
 CHOOSING, TESTING, CHOOSING_FACTS, DRAWS = 60, 210, 50, 3
 LEAST_TESTING: Final = 2 * DRAWS
-"""So that every control has a question."""
+"""The fewest questions with which every control has one."""
 QUICK_CHOOSING, QUICK_TESTING, QUICK_FACTS, QUICK_DRAWS = 8, 16, 24, 1
 CARD_FILE, FIT_FILE, PAGE_FILE = "card.json", "fit.json", "README.md"
 STORE: Final = "answers.sqlite"
@@ -195,7 +195,7 @@ def _make(
 
 
 def _notes(bench: Bench, subject: Subject, pole: PoleCard) -> list[str]:
-    """What the card says of its judge beside the figures."""
+    """Write what the card says of its judge beside the figures."""
     if subject.judge != REFUSAL.name:
         return []
     labelled = labelled_answers(_tell)
@@ -215,7 +215,7 @@ def _notes(bench: Bench, subject: Subject, pole: PoleCard) -> list[str]:
 
 
 def _write_overview(out: Path) -> None:
-    """The page of every vector that has a card in the folder, in the order of `SUBJECTS`."""
+    """Write the page of every vector that has a card in the folder, in the order of `SUBJECTS`."""
     cards = [
         VectorCard.model_validate_json(path.read_text(encoding="utf-8"))
         for path in (out / each.name / CARD_FILE for each in SUBJECTS)

@@ -1,4 +1,4 @@
-"""Where a vector edits and how strongly: looked for on the choosing questions, in three rounds.
+"""Searches where a vector edits and how strongly, on the choosing questions, in three rounds.
 
 Every place at every dose answers a few questions; the best answer more of them, and facts, and
 then the best two at weaker and stronger doses; the best three answer all. What is tried goes to the
@@ -21,7 +21,7 @@ from pilothouse.demo.vector_card import AIM_FACTS, Tried
 
 SCREEN_QUESTIONS, SEARCH_QUESTIONS, FINAL_QUESTIONS = 6, 20, 40
 SCREENED, REFINED, FINAL = 5, 2, 3
-"""Candidates that the screen leaves over, whose doses are refined, and that answer all."""
+"""Candidates that remain after each round: the screen, the refined doses, all questions."""
 STEP: Final = 1.4
 ENOUGH: Final = 0.75
 """Share changed, less what repeats itself, from which on facts decide: a little over the aim."""
@@ -37,7 +37,7 @@ class Candidate(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """What was chosen, all that was tried, and a word where nothing was good enough."""
+    """The chosen candidate, all that were tried, and a remark where none was good enough."""
 
     candidate: Candidate
     tried: tuple[Tried, ...]

@@ -1,4 +1,4 @@
-"""Directions fitted on pairs, and what they are measured against, at several layers at once.
+"""Fits directions on pairs, and their controls, at several layers at once.
 
 Shape suffixes: N pairs, L layers, F numbers of a state, D width of the stream.
 """
@@ -29,7 +29,7 @@ RESAMPLES: Final = 50
 
 @dataclass(frozen=True, slots=True, eq=False)
 class States:
-    """A state of each side of each pair at each layer, and the mean length of the stream there."""
+    """States of both sides of each pair at each layer, and the mean length of the stream there."""
 
     positive_LNF: Floats
     negative_LNF: Floats
@@ -54,7 +54,7 @@ class Directions:
     controls: dict[str, Floats]
     norms_L: Floats
     cosines_L: Floats
-    """Mean cosine of refits on resampled pairs with the direction."""
+    """Return the mean cosine of refits on resampled pairs with the direction."""
 
     def report(self, layers: Sequence[int], wanted: Sequence[int]) -> list[dict[str, float]]:
         """Return of each layer that is wanted what the fit has to say, in plain numbers."""

@@ -1,4 +1,4 @@
-"""Answers beside the plain ones of the same questions: how many changed, how far, how fluently.
+"""Compares answers with the plain ones of the same questions: how many changed, how far, how well.
 
 Shape suffixes: N questions.
 """
@@ -27,11 +27,11 @@ from pilothouse.training.measure import mean_interval
 
 Terms = tuple[SteerTerm, ...]
 PLAIN_SHARE: Final = 0.9
-"""Share of plain answers that the bar of a pole lies above."""
+"""The bar of a pole lies above this share of the plain answers."""
 
 
 class Heard(NamedTuple):
-    """Answers to some questions, and what the judge makes of each."""
+    """Answers to some questions, with the judge's number for each."""
 
     questions: tuple[str, ...]
     answers: tuple[Answer, ...]
@@ -39,7 +39,7 @@ class Heard(NamedTuple):
 
     @property
     def degenerate(self) -> float:
-        """Share of answers that repeat themselves or are empty."""
+        """The share of answers that repeat themselves or are empty."""
         return fmean(is_degenerate(each.text) for each in self.answers)
 
     def first(self, count: int) -> Heard:
@@ -48,7 +48,7 @@ class Heard(NamedTuple):
 
 
 class Towards(NamedTuple):
-    """What counts as having changed towards a pole.
+    """The bar and margin of a change towards a pole.
 
     Args:
         bar: what nine in ten plain answers do not pass. A judge's number goes up and down from
@@ -81,7 +81,7 @@ class Towards(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What every vector is measured on, and with."""
+    """The questions that every vector is measured on, and the engine that answers them."""
 
     answerer: Answerer
     choosing: tuple[str, ...]

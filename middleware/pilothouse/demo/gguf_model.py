@@ -1,4 +1,4 @@
-"""A Llama model out of a GGUF file: its configuration and its weights, as transformers has them.
+"""Reads a Llama model out of a GGUF file: configuration and weights, as transformers has them.
 
 The file's quantised blocks are multiplied out in float32, which holds every one of their values
 but for the last rounding of one product and one sum. llama.cpp rotates neighbouring dimensions of

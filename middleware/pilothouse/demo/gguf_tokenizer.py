@@ -1,4 +1,4 @@
-"""The tokenizer in a GGUF file, as the files that transformers and vLLM read.
+"""Writes the tokenizer in a GGUF file as the files that transformers and vLLM read.
 
 llama.cpp names how a text is cut before merging in one word. That word is not known to
 transformers' own reader of GGUF files for this model, which leaves numbers whole: this model was
@@ -31,7 +31,7 @@ CUTS: Final[Mapping[str, Callable[[], PreTokenizer]]] = {
     "gpt-2": lambda: ByteLevel(add_prefix_space=False),
     "smollm": _single_digits,
 }
-"""How a text is cut before merging, by llama.cpp's word."""
+"""How a text is split before merging, by llama.cpp's name for it."""
 SPECIAL: Final[Mapping[str, str]] = {
     "bos_token": "tokenizer.ggml.bos_token_id",
     "eos_token": "tokenizer.ggml.eos_token_id",

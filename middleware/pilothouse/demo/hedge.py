@@ -1,4 +1,4 @@
-"""`python -m pilothouse.demo.hedge`: what the policy on the answer probe does to what users get.
+"""`python -m pilothouse.demo.hedge`: measures what the policy on the answer probe changes.
 
 Every figure is remade from pinned wheels, the committed probe and policy, and one seed.
 """
@@ -180,8 +180,11 @@ def check_threshold(document: dict[str, Any], threshold: float) -> None:
     conditions = [str(each["when"]) for each in document["spec"]["rules"]]
     if conditions != [wanted]:
         raise ConfigError(
-            f"{document['metadata']['name']}: rules: got {conditions}, want {[wanted]}: that is "
-            "what the questions that choose say of this probe; write it into the policy"
+            where=f"{document['metadata']['name']}: rules",
+            got=conditions,
+            want=str([wanted]),
+            fix="that is what the questions that choose say of this probe; write it into the "
+            "policy",
         )
 
 

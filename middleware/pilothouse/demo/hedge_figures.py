@@ -1,4 +1,4 @@
-"""What declining answers in doubt does: wrong ones that are gone, right ones that are lost.
+"""Counts what declining doubtful answers does: wrong ones that go, right ones that are lost.
 
 Shapes: N answers.
 """
@@ -33,19 +33,19 @@ Bools = NDArray[np.bool_]
 
 
 class Judged(NamedTuple):
-    """An answer and what it is worth: right where an accepted answer stands in it."""
+    """An answer, which is right where an accepted answer stands in it."""
 
     answer: OwnAnswer
     right: bool
 
     @property
     def wrong_and_confident(self) -> bool:
-        """It is wrong, and says so without a hedge."""
+        """Whether it is wrong and does not hedge."""
         return not self.right and hedging(self.answer.text) <= 0
 
 
 class Share(Closed):
-    """So many of so many, with the Wilson interval."""
+    """A count out of a total, with its share and the Wilson interval."""
 
     count: int = Field(ge=0)
     n: int = Field(ge=1)
@@ -53,15 +53,15 @@ class Share(Closed):
 
 
 class Declined(Closed):
-    """What one scorer's doubt takes away at one threshold."""
+    """The answers that one scorer declines at one threshold."""
 
     scorer: str
     threshold: float
     wrong: Share
-    """Of the wrong confident answers."""
+    """The share of the wrong confident answers that is declined."""
     right: Share
     apart: Interval
-    """The share of the wrong ones less that of the right ones; chance has 0."""
+    """The share of wrong answers declined less that of right ones; chance has 0."""
 
 
 class Loop(Closed):
@@ -93,9 +93,9 @@ class HedgeCard(Closed):
     ranks: dict[str, Interval]
     """AUROC of wrong against right answers of the test, by scorer."""
     leads: dict[str, Interval]
-    """The probe's less each other's."""
+    """The probe's AUROC less each other scorer's."""
     declined: tuple[Declined, ...]
-    """On the test: the probe at the threshold, then others declining as many answers."""
+    """On the test: the probe at its threshold, then the others, declining as many answers."""
     loop: Loop
 
     @property

@@ -1,4 +1,4 @@
-"""The closed loop as a page, out of its card alone."""
+"""Writes the closed loop's card as a page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much memory a server may still take: the kernel's figure, or a container's if less."""
+"""Tells how much memory can be had: the kernel's figure, or a container's if less."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The served model's own greedy answers, with what a probe reads in them, plain and governed.
+"""Collects the served model's greedy answers with a probe's scores, plain and governed.
 
 An answer that was given is kept, so that a run that was stopped goes on where it was.
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from pilothouse.artifacts.catalog import load_catalog
 from pilothouse.config import PilothouseConfig
 from pilothouse.demo.answers import BATCH, CONTEXT_TOKENS, ENVIRONMENT, WAVE
-from pilothouse.demo.kept import Kept, digest_of_parts
+from pilothouse.demo.result_cache import ResultCache, digest_of_parts
 from pilothouse.demo.wheels import digest_of
 from pilothouse.errors import EngineError
 from pilothouse.progress import Phase
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from pilothouse.llm import LLM
 
 MAX_TOKENS: Final = 32
-"""Of an answer: a sentence or two."""
+"""Tokens of an answer: a sentence or two."""
 
 
 class OwnAnswer(NamedTuple):
-    """What the model said to a question.
+    """The model's answer to a question.
 
     `value` is what the probe makes of it; None where it has nothing to read, as in an answer of one
     token, which is never fed back. `action` is what was done to the answer.
@@ -62,7 +62,7 @@ class OwnAnswers:
         governed_by = [each.read_text(encoding="utf-8") for each in config.policies]
         self._plain = (digest_of(model / "model.safetensors"), self._probe.digest)
         self._governed = (*self._plain, *governed_by)
-        self._kept = Kept(store)
+        self._cache = ResultCache(store)
         self._llm: LLM | None = None
 
     def __enter__(self) -> OwnAnswers:
@@ -74,7 +74,7 @@ class OwnAnswers:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._kept.close()
+        self._cache.close()
 
     def plain(self, questions: Sequence[str], phase: Phase, title: str) -> list[OwnAnswer]:
         """Return what the model says to each question under no policy."""
@@ -91,16 +91,16 @@ class OwnAnswers:
         missing = {
             key: question
             for key, question in zip(keys, questions, strict=True)
-            if self._kept.get(key) is None
+            if self._cache.get(key) is None
         }
         advance = phase(title, len(missing) or 1)
         waiting = list(missing.items())
         for first in range(0, len(waiting), WAVE):
             wave = waiting[first : first + WAVE]
             said = ask([question for _, question in wave])
-            self._kept.put(dict(zip((key for key, _ in wave), said, strict=True)))
+            self._cache.put(dict(zip((key for key, _ in wave), said, strict=True)))
             advance(len(wave))
-        return [OwnAnswer(*self._kept.get(key)) for key in keys]
+        return [OwnAnswer(*self._cache.get(key)) for key in keys]
 
     def _generate(self, questions: Sequence[str]) -> list[OwnAnswer]:
         from vllm import SamplingParams

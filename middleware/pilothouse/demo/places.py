@@ -1,4 +1,4 @@
-"""Where and how a vector can edit: what a search tries, and the terms that a profile has for it.
+"""Places where a vector can edit, which a search tries, and the terms that a profile has for them.
 
 A dose is counted in distances between the two sides of the pairs, so that doses compare over
 layers, over vectors, and between adding and bounding.
@@ -23,7 +23,7 @@ When = Literal["answer", "opening"]
 `opening` ends with the output's first tokens."""
 OPENING_TOKENS: Final = 8
 LAYERS: Final = tuple(range(5, 29))
-"""Those at which pairs are read: every place is some of them."""
+"""The layers at which pairs are read; every place is some of them."""
 
 
 class Steering(Closed):
@@ -51,7 +51,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """What one direction measures at each layer, in shares of the stream's mean length.
+    """Measures of one direction at each layer, in shares of the stream's mean length.
 
     Args:
         gap: from the mean of one side of the pairs to that of the other.
@@ -75,7 +75,7 @@ PLACES: Final = (
     *(Place(each, when="opening") for each in OPENED),
     *(Place(each, is_bound=True) for each in BOUNDED),
 )
-"""What is tried of every vector."""
+"""The places that are tried with every vector."""
 
 
 def steering_at(place: Place, dose: float, sign: Sign, scale: Scale) -> Steering:

@@ -12,11 +12,11 @@ from pilothouse.demo.judges import JUDGES
 from pilothouse.demo.judges.judge import Judge, Sign
 
 FACT_TOKENS: Final = 12
-"""An English sentence with a name in it."""
+"""Room for an English sentence with a name in it."""
 LONG_FACT_TOKENS: Final = 24
-"""A wordy one, or one in a language that the tokenizer has few words of."""
+"""Room for a wordy sentence, or one in a language of which the tokenizer has few words."""
 Asked = Literal["open", "facts"]
-"""`facts` have short answers: what makes answers longer can be seen on nothing else."""
+"""`facts` have short answers, on which alone one can see that answers become longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Subject:
 
     @property
     def judged_by(self) -> Judge:
-        """The judge itself."""
+        """The judge of that name."""
         return JUDGES[self.judge]
 
 

@@ -1,4 +1,4 @@
-"""A plan carried out: a probe fitted on some sources and measured on others."""
+"""Carries out a plan: fits a probe on some sources and measures it on others."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from pilothouse.artifacts.manifest import Readout, ReadoutAggregate
 from pilothouse.artifacts.probe import build_probe
 from pilothouse.demo.activations import MAX_TOKENS
-from pilothouse.demo.parted import Parted
+from pilothouse.demo.part_reader import PartReader
 from pilothouse.demo.probe_plans import Part, Parts, Plan
 from pilothouse.demo.texts.sets import SETS
-from pilothouse.demo.texts.text import Text
+from pilothouse.demo.texts.text_set import Text
 from pilothouse.demo.wheels import WHEELS
 from pilothouse.probes.build import FittedProbe
 from pilothouse.probes.calibration import apply
@@ -44,7 +44,7 @@ RIDGE_CS = (1e-4, 1e-3, 1e-2, 1e-1)
 ALL = 1_000_000
 
 
-def fit_plan(plan: Plan, parted: Parted, seed: int) -> FittedProbe:
+def fit_plan(plan: Plan, reader: PartReader, seed: int) -> FittedProbe:
     """Read, fit, calibrate and measure one probe.
 
     Raises:
@@ -53,18 +53,18 @@ def fit_plan(plan: Plan, parted: Parted, seed: int) -> FittedProbe:
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     sources = {part: name for name, parts in plan.fitted.items() for part in parts}
-    fitted = {part: parted.texts(part) for part in sources}
-    train = parted.dataset(plan, fitted, "alike", sources, asked=plan.log_probabilities)
-    written = parted.written(fitted)
-    calibration = _dataset(plan, parted, plan.calibration)
-    pooled_texts, _ = parted.tested(plan, plan.pooled)
-    pooled = parted.dataset(plan, pooled_texts, "as written", _own(plan.pooled))
-    tests = list(_tests(plan, parted))
+    fitted = {part: reader.texts(part) for part in sources}
+    train = reader.dataset(plan, fitted, "alike", sources, asked=plan.log_probabilities)
+    written = reader.written(fitted)
+    calibration = _dataset(plan, reader, plan.calibration)
+    pooled_texts, _ = reader.tested(plan, plan.pooled)
+    pooled = reader.dataset(plan, pooled_texts, "as written", _own(plan.pooled))
+    tests = list(_tests(plan, reader))
     aggregate = ReadoutAggregate(kind="last")
     recipe = Recipe(
         name=plan.name,
         scope=plan.scope,
-        layer_sets=tuple((each,) for each in parted.activations.layers),
+        layer_sets=tuple((each,) for each in reader.activations.layers),
         readouts={plan.readout: ReadoutRecipe(scope=plan.scope, aggregate=aggregate)},
         trainings=("last",),
         ridge_cs=RIDGE_CS,
@@ -90,7 +90,7 @@ def fit_plan(plan: Plan, parted: Parted, seed: int) -> FittedProbe:
         baselines = scores_of(transfer, "as written", pooled, seed)
     probe = build_probe(
         plan.name,
-        model_id=parted.activations.model_id,
+        model_id=reader.activations.model_id,
         layers=transfer.row.layers,
         weights_LD=transfer.row.weights_LD,
         bias=transfer.row.bias,
@@ -100,7 +100,7 @@ def fit_plan(plan: Plan, parted: Parted, seed: int) -> FittedProbe:
         default_readout=plan.readout,
         created_by=CREATED_BY,
     )
-    fired = tuple(_fired(plan, parted, pooled_texts, transfer, measured.readout))
+    fired = tuple(_fired(plan, reader, pooled_texts, transfer, measured.readout))
     evaluation = Evaluation(
         probe=plan.name,
         objective=recipe.objective,
@@ -119,14 +119,14 @@ def fit_plan(plan: Plan, parted: Parted, seed: int) -> FittedProbe:
         shuffled_labels=False,
         transfers=tuple(transfers),
         fired=fired,
-        sources=tuple(_sources(plan, parted)),
+        sources=tuple(_sources(plan, reader)),
         remarks=tuple(_remarks(plan, transfers, fired)),
     )
     return FittedProbe(probe, recipe, evaluation)
 
 
 def beaten(transfer: TransferReport) -> list[str]:
-    """The baselines that the probe is ahead of, the whole interval above 0."""
+    """Return the baselines that the probe beats, with the whole interval above 0."""
     return [name for name, lead in transfer.leads.items() if name != SHUFFLED and lead.low > 0]
 
 
@@ -134,26 +134,26 @@ def _own(parts: Parts) -> dict[Part, str]:
     return {part: part.name for part in parts}
 
 
-def _dataset(plan: Plan, parted: Parted, parts: Parts) -> Dataset:
-    texts = {part: parted.texts(part) for part in parts}
-    return parted.dataset(plan, texts, "as written", _own(parts))
+def _dataset(plan: Plan, reader: PartReader, parts: Parts) -> Dataset:
+    texts = {part: reader.texts(part) for part in parts}
+    return reader.dataset(plan, texts, "as written", _own(parts))
 
 
-def _tests(plan: Plan, parted: Parted) -> Iterator[tuple[str, Form, Dataset, int]]:
+def _tests(plan: Plan, reader: PartReader) -> Iterator[tuple[str, Form, Dataset, int]]:
     for name, parts in plan.tests.items():
-        texts, overlapping = parted.tested(plan, parts)
+        texts, overlapping = reader.tested(plan, parts)
         for form in FORMS:
             asked = ALL if form == "alike" else 0
             yield (
                 name,
                 form,
-                parted.dataset(plan, texts, form, _own(parts), asked=asked),
+                reader.dataset(plan, texts, form, _own(parts), asked=asked),
                 overlapping,
             )
     if plan.against_all:
-        texts, overlapping = parted.tested(plan, plan.against_all)
+        texts, overlapping = reader.tested(plan, plan.against_all)
         harmless = sum(not each.label for kept in texts.values() for each in kept)
-        dataset = parted.dataset(plan, texts, "as written", _own(plan.against_all))
+        dataset = reader.dataset(plan, texts, "as written", _own(plan.against_all))
         harmful = ", ".join(
             part.name for part, kept in texts.items() if any(each.label for each in kept)
         )
@@ -162,15 +162,19 @@ def _tests(plan: Plan, parted: Parted) -> Iterator[tuple[str, Form, Dataset, int
 
 
 def _fired(
-    plan: Plan, parted: Parted, texts: dict[Part, list[Text]], transfer: Transfer, readout: Readout
+    plan: Plan,
+    reader: PartReader,
+    texts: dict[Part, list[Text]],
+    transfer: Transfer,
+    readout: Readout,
 ) -> Iterator[FiredReport]:
-    """What reaches the thresholds, by part and label."""
+    """Yield how many texts reach the thresholds, by part and label."""
     for part, kept in texts.items():
         for label in (True, False):
             of_label = [each for each in kept if each.label is label]
             if not of_label:
                 continue
-            dataset = parted.dataset(plan, {part: of_label}, "as written", _own((part,)))
+            dataset = reader.dataset(plan, {part: of_label}, "as written", _own((part,)))
             logits_N = readout_logits(transfer.row, dataset, readout.aggregate)
             values_N = apply(logits_N, readout.slope, readout.offset)
             for threshold in readout.thresholds:
@@ -185,7 +189,7 @@ def _fired(
                 )
 
 
-def _sources(plan: Plan, parted: Parted) -> Iterator[SourceReport]:
+def _sources(plan: Plan, reader: PartReader) -> Iterator[SourceReport]:
     for use, part in plan.uses():
         entry = SETS[part.name]
         wheel = WHEELS[entry.wheel]
@@ -195,8 +199,8 @@ def _sources(plan: Plan, parted: Parted) -> Iterator[SourceReport]:
             wheel=str(wheel),
             licence=entry.licence,
             digest=entry.digest,
-            texts=len(parted.texts(part)),
-            too_long=parted.too_long[part],
+            texts=len(reader.texts(part)),
+            too_long=reader.too_long[part],
         )
 
 

@@ -1,4 +1,4 @@
-"""What each probe of the real model is fitted, calibrated and tested on.
+"""Plans of the real model's probes: what each is fitted, calibrated and tested on.
 
 Fitted on texts that are alike in shape, calibrated on texts as they are written, tested on both
 forms of sets that neither saw. Where one set serves twice, whole groups are dealt out by share.
@@ -48,7 +48,7 @@ class Plan:
     tests: Mapping[str, Parts]
     pooled: Parts
     against_all: Parts = ()
-    """One more test, as written: positives of some sets against every set that must not fire."""
+    """One more test on texts as written: positives of some sets against all that must not fire."""
     target_fprs: tuple[float, ...] = (0.05, 0.01)
     """Rates that thresholds are set for, as far as the calibration's negatives allow."""
     log_probabilities: int = 60
@@ -56,7 +56,7 @@ class Plan:
     each costs a second pass."""
 
     def uses(self) -> Iterator[tuple[str, Part]]:
-        """Every part, with what it is used for."""
+        """Return every part, with what it is used for."""
         for parts in self.fitted.values():
             yield from (("fit", part) for part in parts)
         yield from (("calibration", part) for part in self.calibration)
@@ -76,7 +76,7 @@ EVERYDAY_TEST: Parts = (
     Part("plain-tasks", 0.8, 1.0),
     Part("nq-questions", 0.6, 0.8, 250),
 )
-"""What must not fire: near misses, business requests, instructions and questions."""
+"""Texts that must not fire: near misses, business requests, instructions and questions."""
 
 # Negatives that ask how, or ask about drugs and money: without them what is asked how reads as
 # harmful, since Do-Not-Answer asks so and NQ and plain tasks hardly do.

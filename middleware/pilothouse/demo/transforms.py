@@ -1,4 +1,4 @@
-"""`python -m pilothouse.demo.transforms`: the real model's transforms, one of each form.
+"""`python -m pilothouse.demo.transforms`: fits the real model's transforms, one of each form.
 
 `moods` is the plane of the directions cheerful and formal, `voices` the subspace that they span.
 `cheer-act` maps each dimension's spread over the gloomy answers of the pairs onto that over the
@@ -37,7 +37,7 @@ CREATED_BY: Final = "pilothouse.demo.transforms"
 LAYER: Final = 24
 RANK, STEPS, RATE, BATCH, SEED = 4, 30, 0.01, 4, 0
 TAIL: Final = 0.005
-"""Of a dimension's values on either side, beyond which AcT leaves it alone."""
+"""The share of a dimension's values on either side that AcT leaves alone."""
 NARROWEST: Final = 1e-3
 IGNORED: Final = -100
 """The label that the loss passes over."""
@@ -52,7 +52,7 @@ class Text:
 
     ids: tuple[int, ...]
     start: int
-    """Of the answer."""
+    """The label of each token of the answer."""
 
 
 class Model:

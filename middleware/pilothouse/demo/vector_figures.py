@@ -1,4 +1,4 @@
-"""The figures of a vector where it was chosen to edit, on questions that chose nothing."""
+"""Measures a vector at its chosen place, on questions that chose nothing."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Final, NamedTuple
 
-from pilothouse.demo.answers import Ask
+import numpy as np
+
+from pilothouse.artifacts.manifest import Interval
+from pilothouse.demo.answers import Answer, Ask
 from pilothouse.demo.choice import Chosen, Search, facts_asked, right
 from pilothouse.demo.directions import control_name
 from pilothouse.demo.evaluation import Bench, Heard, Terms, Towards, against, pooled, towards
 from pilothouse.demo.places import Scale, Steering, steering_at, terms_of
 from pilothouse.demo.poles import Pole, Subject
 from pilothouse.demo.questions import Fact
-from pilothouse.demo.readability import readable
-from pilothouse.demo.vector_card import Example, FactsKept, PoleCard, unreached
+from pilothouse.demo.vector_card import Example, FactsKept, PoleCard, Readable, unreached
 from pilothouse.errors import ConfigError
 from pilothouse.probes.metrics import wilson
+from pilothouse.training.measure import mean_interval
 from pilothouse.training.pair import Pair
 
 PERPLEXITY_QUESTIONS: Final = 30
@@ -55,8 +58,10 @@ def measured(
     The answerer has the subject's vector under its name, and its controls as `loaded_name` says.
 
     Args:
+        bench: what vectors are measured on.
+        subject: the vector.
         pairs: what the vector is fitted on.
-        scales: of each of these vectors, by their names.
+        scales: measures of each of these vectors, by their names.
     """
     judge = subject.judged_by
     # All plain answers go to the engine together: small batches waste its time.
@@ -185,3 +190,43 @@ def _pole_card(
         findings=(),
     )
     return card.model_copy(update={"findings": unreached(card)})
+
+
+ANSWERS: Final = 30
+
+
+def readable(
+    bench: Bench, pairs: Sequence[Pair], pole: Pole, own: Heard, steered: Heard
+) -> Readable:
+    """Return how surprising answers are to the unsteered model that is asked for the language.
+
+    Args:
+        bench: what vectors are measured on.
+        pole: the language, as a pole of the vector.
+        pairs: those of the vector, whose positive answers people wrote in the language.
+        own: the unsteered model's answers to questions with the pole's words behind them.
+        steered: answers to the same questions without them, in the same order.
+    """
+    count = min(ANSWERS, len(own.questions), len(steered.questions))
+    asked = own.questions[:count]
+    people = [
+        (pole.worded(each.messages[-1].content), bench.answerer.as_answer(each.positive))
+        for each in pairs
+        if each.messages
+    ][:ANSWERS]
+    title = f"{pole.name}: readable"
+    return Readable(
+        n=count,
+        steered=_nats(bench, list(zip(asked, steered.answers, strict=False)), title),
+        own=_nats(bench, list(zip(asked, own.answers, strict=False)), title),
+        own_degenerate=own.first(count).degenerate,
+        written=_nats(bench, people, title),
+        written_n=len(people),
+    )
+
+
+def _nats(bench: Bench, said: Sequence[tuple[str, Answer]], title: str) -> Interval:
+    """Return the mean surprise with its interval; answers without a token are left out."""
+    spoken = [each for each in said if each[1].ids]
+    nats_N = np.array(bench.answerer.surprise(spoken, bench.phase, title))
+    return mean_interval(nats_N, [question for question, _ in spoken], bench.seed)

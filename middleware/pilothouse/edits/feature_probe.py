@@ -23,7 +23,7 @@ SCOPES: tuple[Scope, ...] = ("prompt", "output", "answer")
 
 
 def feature_probe(name: str, sae: Sae, feature: int, created_by: str) -> Probe:
-    """The probe of one feature.
+    """Return the probe of one feature.
 
     Raises:
         RequestError: no such feature, a form or normalisation that no single row reads, or a site

@@ -18,7 +18,21 @@ import numpy as np
 
 from pilothouse.artifacts.saes.autoencoder import Sae
 from pilothouse.edits.ops import KINDS
-from pilothouse.edits.table import NO_SAES, Floats, Narrow, Role, Table, Tokens
+from pilothouse.edits.table import (
+    NO_SAES,
+    Affine,
+    Floats,
+    Given,
+    Narrow,
+    Part,
+    Parts,
+    Role,
+    Table,
+    Tokens,
+)
+from pilothouse.errors import RequestError
+from pilothouse.term import SteerTerm
+from pilothouse.types import Tap
 
 T = TypeVar("T", bound=Table[Any])
 
@@ -40,9 +54,9 @@ class LayerEdit:
         return sum(each.rank for each in self.tables)
 
     @property
-    def residents(self) -> tuple[str, ...]:
+    def resident_saes(self) -> tuple[str, ...]:
         """Digests of the SAEs whose codes it reads, in order."""
-        return tuple(sorted({name for each in self.tables for name in each.residents}))
+        return tuple(sorted({name for each in self.tables for name in each.resident_saes}))
 
     @property
     def flags(self) -> frozenset[str]:
@@ -74,12 +88,12 @@ class LayerEdit:
     def apply(
         self, hidden_TD: Narrow, coefficient: float, saes: Mapping[str, Sae] = NO_SAES
     ) -> Floats:
-        """h' in float64, token by token: what the engine's kernel computes in float32.
+        """Return h' in float64, token by token, as the engine's kernel computes it in float32.
 
         Args:
             hidden_TD: the stream.
             coefficient: what multiplies everything.
-            saes: those of `residents`, by their digests.
+            saes: those of `resident_saes`, by their digests.
         """
         h_TD = hidden_TD.astype(np.float64)
         moved_TD = h_TD
@@ -94,3 +108,62 @@ class LayerEdit:
             if each.role == Role.FINISH:
                 out_TD = each.reference(Tokens(h_TD, moved_TD, out_TD, coefficient, saes))
         return out_TD
+
+
+__all__ = ["Affine", "affine_of"]
+
+
+def affine_of(edit: LayerEdit, coefficient: float) -> Affine | str:
+    """Return the map of an edit at a strength, or why it is not one, in words."""
+    maps: list[Affine] = []
+    for each in edit.tables:
+        found = each.affine(coefficient)
+        if isinstance(found, str):
+            return found
+        maps.append(found)
+    return Affine(
+        np.concatenate([each.left_DR for each in maps], axis=1),
+        np.concatenate([each.right_RD for each in maps]),
+        np.sum([each.constant_D for each in maps], axis=0),
+    )
+
+
+class Assembly:
+    """The parts of several terms at one tap, put together."""
+
+    def __init__(self, tap: Tap) -> None:
+        self._tap = tap
+        self._given: dict[str, list[Given[Any]]] = {}
+
+    def take(self, term: SteerTerm, weight: float, parts: Parts) -> None:
+        """Add a term's parts at its weight.
+
+        Raises:
+            RequestError: a second one of what there can be one of.
+        """
+        for part in parts:
+            self._refuse_second(term, part)
+            self._given.setdefault(part.kind, []).append(Given(weight, part))
+
+    def edit(self, width: int) -> LayerEdit | None:
+        """Return the numbers; None where nothing is written.
+
+        Raises:
+            RequestError: parts of one kind that do not go together.
+        """
+        made = [
+            kind.assemble(self._given[name], self._tap)
+            for name, kind in KINDS.items()
+            if name in self._given
+        ]
+        tables = tuple(each for each in made if each is not None)
+        return LayerEdit(width, tables) if any(each.edits for each in tables) else None
+
+    def _refuse_second(self, term: SteerTerm, part: Part) -> None:
+        what = KINDS[part.kind].only_one
+        if what is not None and part.kind in self._given:
+            raise RequestError(
+                f"steer: {term.name!r}: a second {what} at layer {self._tap.layer}, want one: "
+                "leave one out, or steer them at other layers",
+                param="steer",
+            )

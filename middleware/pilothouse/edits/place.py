@@ -21,7 +21,7 @@ class Place(NamedTuple):
 
 
 def places_of(term: SteerTerm, sources: Sources) -> tuple[Place, ...]:
-    """Every tap at which a term edits, in the order of the layers.
+    """Return every tap at which a term edits, in the order of the layers.
 
     With `sites: writers` these are the embedding and what attention and MLP add at every layer,
     all with the direction of one layer: so the stream never has what is ablated (Arditi et al.,
@@ -61,7 +61,7 @@ def places_of(term: SteerTerm, sources: Sources) -> tuple[Place, ...]:
 
 
 def writers(num_layers: int) -> tuple[Tap, ...]:
-    """Every tap where something is added to the residual stream."""
+    """Return every tap where something is added to the residual stream."""
     added: tuple[Site, ...] = ("attn_out", "mlp_out")
     return (Tap(0, "embed"), *(Tap(layer, site) for layer in range(num_layers) for site in added))
 

@@ -18,16 +18,18 @@ Held = tuple[int, ...]
 
 
 def intervals(term: SteerTerm, tokens: Sequence[int], num_prompt_tokens: int) -> list[Interval]:
-    """Where a term holds, ascending, apart from each other, as far as `tokens` tells.
+    """Return where a term holds, ascending, apart from each other, as far as `tokens` tells.
 
     Args:
+        num_prompt_tokens: how many tokens the prompt has.
+        term: the term.
         tokens: the prompt's token ids and the output's so far; only `after` looks at them.
     """
     return merged(_clipped(_named(term, tokens, num_prompt_tokens), term, num_prompt_tokens))
 
 
 def looks_at_output(term: SteerTerm) -> bool:
-    """Whether tokens that are sampled later decide where the term holds."""
+    """Tell whether tokens that are sampled later decide where the term holds."""
     where = term.positions
     return term.on != "prompt" and where is not None and where.after is not None
 
@@ -55,7 +57,7 @@ def segments(places: Sequence[Sequence[Interval]]) -> list[tuple[Interval, Held]
 
 
 def merged(found: Iterable[Interval]) -> list[Interval]:
-    """The same positions in ascending intervals that neither overlap nor touch; empty ones go."""
+    """Merge intervals into ascending ones that neither overlap nor touch; drop empty ones."""
     kept: list[Interval] = []
     for start, stop in sorted(each for each in found if each[0] < each[1]):
         if kept and start <= kept[-1][1]:

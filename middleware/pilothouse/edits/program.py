@@ -17,9 +17,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from pilothouse.artifacts.saes.autoencoder import Sae
-from pilothouse.edits.assembly import Assembly
 from pilothouse.edits.feature import feature_growth, feature_parts
-from pilothouse.edits.layer import LayerEdit
+from pilothouse.edits.layer import Assembly, LayerEdit
 from pilothouse.edits.operators import OPERATORS, operator_of, strength_of, with_extras
 from pilothouse.edits.place import places_of
 from pilothouse.edits.sources import Sources
@@ -48,7 +47,7 @@ class _Share(NamedTuple):
 
 
 def compile_program(terms: Sequence[SteerTerm], sources: Sources) -> Program | None:
-    """The terms that hold at the same positions, as one program and one coefficient.
+    """Return the terms that hold at the same positions, as one program and one coefficient.
 
     The coefficient is the largest strength with the first one's sign, so that programs that differ
     in overall strength alone share a digest. None where nothing is written: no terms, zero scales,

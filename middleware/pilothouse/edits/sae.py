@@ -25,8 +25,7 @@ import numpy as np
 
 from pilothouse.artifacts.saes.autoencoder import ALL_AT_ONCE, Sae
 from pilothouse.edits.gate import STEEP, Gate
-from pilothouse.edits.latent import Latent
-from pilothouse.edits.row import Row
+from pilothouse.edits.row import Latent, Row
 from pilothouse.edits.sae_codes import is_without_mean, statistic_of
 from pilothouse.edits.statistic import Statistic
 from pilothouse.edits.table import Floats
@@ -62,7 +61,7 @@ class FeatureRead(NamedTuple):
 
 
 def feature_rows(sae: Sae, edits: Sequence[FeatureEdit]) -> list[Row]:
-    """One row for each edit, in float64: of the stream as it comes, or of a resident SAE's codes.
+    """Return a float64 row for each edit: of the stream as it comes, or of a resident SAE's codes.
 
     Raises:
         RequestError: a feature that does not exist or is named twice, or a number that does
@@ -76,7 +75,7 @@ def feature_rows(sae: Sae, edits: Sequence[FeatureEdit]) -> list[Row]:
 
 
 def feature_read(sae: Sae, feature: int) -> FeatureRead:
-    """A feature as a read row.
+    """Return a feature as a read row.
 
     Raises:
         RequestError: no such feature, or a form whose features cannot be read one by one.
@@ -92,7 +91,7 @@ def feature_read(sae: Sae, feature: int) -> FeatureRead:
 
 
 def plain_read(sae: Sae, feature: int) -> FeatureRead:
-    """A feature as a read row of the stream as it is.
+    """Return a feature as a read row of the stream as it is.
 
     Raises:
         RequestError: as `feature_read`, or a normalisation of each token.

@@ -32,7 +32,7 @@ class Sources:
     saes: Mapping[str, Sae] = field(default_factory=lambda: MappingProxyType({}))
 
     def of(self, term: SteerTerm) -> Source | Sae:
-        """The vector, transform or SAE that a term steers with.
+        """Return the vector, transform or SAE that a term steers with.
 
         Raises:
             RequestError: there is none.
@@ -46,7 +46,7 @@ class Sources:
         return found
 
     def read(self, probe: str, tap: Tap) -> ReadRow:
-        """The row with which a probe of one tap reads there.
+        """Return the row with which a probe of one tap reads there.
 
         Raises:
             RequestError: no such probe, or it reads elsewhere.

@@ -43,7 +43,7 @@ class Measure(NamedTuple):
 
 
 def measured(statistic: Statistic, hidden_TD: Floats) -> Measure:
-    """The numbers of each token, float64."""
+    """Return the numbers of each token, float64."""
     if statistic == Statistic.NONE:
         ones_T1 = np.ones((len(hidden_TD), 1))
         return Measure(ones_T1, ones_T1)

@@ -179,12 +179,12 @@ class Table(ABC, Generic[P]):
         return 0
 
     @property
-    def residents(self) -> tuple[str, ...]:
+    def resident_saes(self) -> tuple[str, ...]:
         """Digests of the SAEs whose codes it reads, in order."""
         return ()
 
     def flags_used(self) -> frozenset[str]:
-        """Which of its flags a plan must have for these numbers."""
+        """Return which of its flags a plan must have for these numbers."""
         return frozenset(each.name for each in self.flags)
 
     def numbers(self) -> tuple[Narrow, ...]:

@@ -1,15 +1,18 @@
 """A capture seen from the process that asked for it: opened, run wave by wave, closed.
 
-Rows never come here; workers write them. What they are told is which prompts were answered.
+Rows never come here: workers write them, and are told which prompts were answered.
 """
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from types import FrameType, TracebackType
 from typing import Any
 
 from vllm import SamplingParams
@@ -18,7 +21,7 @@ from pilothouse import __version__
 from pilothouse.capture.index import CapturedModel, CaptureIndex
 from pilothouse.capture.order import CaptureOrder
 from pilothouse.engine.plan.plan import Plan
-from pilothouse.engine.sigint import Interrupt
+from pilothouse.engine.vllm.protocols import Llm, LLMEngine, RequestOutput
 from pilothouse.engine.vllm.rpc import ask_workers
 from pilothouse.engine.vllm.version import vllm_version
 from pilothouse.engine.worker.activation_recorder import PROMPT_KEY
@@ -27,7 +30,7 @@ from pilothouse.errors import EngineError
 
 WAVE = 256
 """Prompts that are with the engine at a time."""
-TELL_S = 1.0
+REPORT_S = 1.0
 """How long an answered prompt may be unknown to the workers."""
 CUT_SHORT = ("abort", "error")
 
@@ -44,13 +47,13 @@ class CaptureSession:
     """
 
     def __init__(
-        self, llm: Any, index: CaptureIndex, folder: Path, advance: Callable[[int], None]
+        self, llm: Llm, index: CaptureIndex, folder: Path, advance: Callable[[int], None]
     ) -> None:
         self._llm, self._index, self._folder = llm, index, folder
         self._advance = advance
         self._interrupt = Interrupt()
         self._ended: list[Ended] = []
-        self._told_at = 0.0
+        self._reported_at = 0.0
         self._actions: dict[str, list[int]] = {}
 
     def __enter__(self) -> CaptureSession:
@@ -71,7 +74,7 @@ class CaptureSession:
         with suppress(Exception):
             self._call("close", self._actions, False)
 
-    def wait(self, numbers: Mapping[str, int]) -> list[Any]:
+    def wait(self, numbers: Mapping[str, int]) -> list[RequestOutput]:
         """Step until every request is answered; vLLM's outputs in the order of `numbers`.
 
         Args:
@@ -84,15 +87,15 @@ class CaptureSession:
         engine = self._llm.llm_engine
         # Outputs carry the id without the tail that makes it unique.
         names = {each.rsplit("-", 1)[0]: number for each, number in numbers.items()}
-        answered: dict[str, Any] = {}
+        answered: dict[str, RequestOutput] = {}
         try:
             while engine.has_unfinished_requests():
                 for output in self._step(engine):
                     if output.finished:
                         answered[output.request_id] = output
                         self._note(names[output.request_id], output)
-                self._tell()
-            self._tell(at_once=True)
+                self._report()
+            self._report(at_once=True)
         except BaseException as error:
             engine.abort_request(list(numbers), internal=True)
             if self._interrupt.asked and isinstance(error, EngineError):
@@ -104,9 +107,9 @@ class CaptureSession:
         """A policy did something to a prompt's request."""
         self._actions.setdefault(action, []).append(number)
 
-    def _step(self, engine: Any) -> Sequence[Any]:
+    def _step(self, engine: LLMEngine) -> Sequence[RequestOutput]:
         try:
-            outputs: Sequence[Any] = engine.step()
+            outputs = engine.step()
         except Exception as error:
             if self._interrupt.asked:
                 # Ctrl-C at a terminal reaches the engine's own process too, and ends it.
@@ -116,27 +119,29 @@ class CaptureSession:
             raise KeyboardInterrupt
         return outputs
 
-    def _note(self, number: int, output: Any) -> None:
+    def _note(self, number: int, output: RequestOutput) -> None:
         completion = output.outputs[0]
         if completion.finish_reason not in CUT_SHORT:
-            self._ended.append((number, len(output.prompt_token_ids), len(completion.token_ids)))
+            self._ended.append(
+                (number, len(output.prompt_token_ids or ()), len(completion.token_ids))
+            )
             self._advance(1)
 
-    def _tell(self, *, at_once: bool = False) -> None:
-        if self._ended and (at_once or time.monotonic() - self._told_at > TELL_S):
+    def _report(self, *, at_once: bool = False) -> None:
+        if self._ended and (at_once or time.monotonic() - self._reported_at > REPORT_S):
             ended, self._ended = self._ended, []
-            self._told_at = time.monotonic()
+            self._reported_at = time.monotonic()
             self._call("ended", ended)
 
-    def _call(self, what: str, *args: Any) -> None:
+    def _call(self, what: str, *args: object) -> None:
         answers = ask_workers(self._llm, f"pilothouse_capture_{what}", args)
         problems = sorted({each for each in answers if each is not None})
         if problems:
             raise EngineError(f"capture in {self._folder}: {'; '.join(problems)}")
 
 
-def capture_index(plan: Plan, order: CaptureOrder, dtype: Any) -> CaptureIndex:
-    """The index of a capture that has not begun; `dtype` is the one the model computes in."""
+def capture_index(plan: Plan, order: CaptureOrder, dtype: object) -> CaptureIndex:
+    """Make the index of a capture that has not begun; the model computes in `dtype`."""
     facts = plan.body.model
     return CaptureIndex(
         versions={
@@ -165,3 +170,34 @@ def capture_params(number: int, max_tokens: int) -> SamplingParams:
         skip_reading_prefix_cache=True,
         extra_args={PROMPT_KEY: number},
     )
+
+
+class Interrupt:
+    """While entered, the first SIGINT sets `asked`; the next one raises `KeyboardInterrupt`.
+
+    Signals are the main thread's: entered in another thread it changes nothing.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: Callable[[int, FrameType | None], Any] | int | signal.Handlers | None = None
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._hear)
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None
+
+    def _hear(self, _number: int, _frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True

@@ -14,7 +14,7 @@ from pilothouse.signed_request import SEAL_KEY_VARIABLE, new_signing_key
 
 WORKER = "pilothouse.engine.worker.worker.GuardedWorker"
 SCHEDULER = "pilothouse.engine.scheduler.scheduler.GuardedScheduler"
-GATE = "pilothouse.server.middleware.Gate"
+GATE = "pilothouse.server.middleware.GuardMiddleware"
 ENDPOINT_PLUGIN = "pilothouse"
 GUARDED_VARIABLE = "PILOTHOUSE_GUARDED"
 CONFIG_VARIABLE = "PILOTHOUSE_CONFIG"

@@ -49,7 +49,7 @@ def _above_one(value: object) -> bool:
 
 
 def _within(value: object, name: str) -> object:
-    """A setting inside a group of them, which may have been parsed already or not."""
+    """Return a setting inside a group of them, which may have been parsed already or not."""
     return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
 
 
@@ -296,7 +296,7 @@ def refuse_resolved(config: object) -> None:
 
 
 def resolved_value(config: object, path: str) -> object:
-    """What a dotted path leads to; None where a group of settings is not there."""
+    """Return what a dotted path leads to; None where a group of settings is not there."""
     value: object = config
     for name in path.split("."):
         value = None if value is None else getattr(value, name)

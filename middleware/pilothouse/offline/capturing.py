@@ -69,7 +69,7 @@ class Capturing:
             params,
             fields,
             self.order.profile,
-            lambda sealed: collection.wait(self._given(numbers, sealed)),
+            lambda signed: collection.wait(self._given(numbers, signed)),
         )
         for number, output in zip(numbers, outputs, strict=True):
             _check(number, output.outputs[0].pilothouse, collection)

@@ -15,7 +15,7 @@ from pilothouse.server.admission import Admission, Admitted
 from pilothouse.server.auth import Caller
 from pilothouse.server.guard_requirements import refuse_scored_answers
 from pilothouse.server.request_schema import RequestFields
-from pilothouse.server.response.decision_store import Entry, Ledger
+from pilothouse.server.response.decision_store import DecisionStore, RequestDecisions
 from pilothouse.server.response.final_decision import FinalDecision, Termination
 from pilothouse.signed_request import SIGNED_REQUEST_KEY, signing_key
 
@@ -40,9 +40,9 @@ class Governance:
     """
 
     def __init__(self, plan: Plan) -> None:
-        self._ledger = Ledger()
+        self._decision_store = DecisionStore()
         output_processor.install()
-        weakref.finalize(self, output_processor.subscribe(self._ledger.receive))
+        weakref.finalize(self, output_processor.subscribe(self._decision_store.receive))
         self.follow(plan)
 
     def follow(self, plan: Plan) -> None:
@@ -73,30 +73,30 @@ class Governance:
         Raises:
             RequestError: steering, probes or a profile that the plan does not have.
         """
-        admitted, entries, sealed = [], [], []
+        admitted, entries, signed = [], [], []
         for sampling, field in zip(params, fields, strict=True):
             body: dict[str, Any] = {"pilothouse": field}
             asked = RequestFields(model=profile or self._model_id, num_per_prompt=sampling.n)
             admitted.append(self._admission.admit(body, endpoint, OPERATOR, _known(asked)))
-            entries.append(self._ledger.open(admitted[-1].decision_id))
+            entries.append(self._decision_store.open(admitted[-1].decision_id))
             own = sampling.clone()
             own.extra_args = (own.extra_args or {}) | {
                 SIGNED_REQUEST_KEY: body["vllm_xargs"][SIGNED_REQUEST_KEY]
             }
-            sealed.append(own)
+            signed.append(own)
         try:
-            outputs = run(sealed)
+            outputs = run(signed)
         finally:
             for ours in admitted:
-                self._ledger.close(ours.decision_id)
+                self._decision_store.close(ours.decision_id)
         for output, ours, entry in zip(outputs, admitted, entries, strict=True):
             self._tell(output, ours, entry)
         return outputs
 
-    def _tell(self, output: Any, admitted: Admitted, entry: Entry) -> None:
+    def _tell(self, output: Any, admitted: Admitted, entry: RequestDecisions) -> None:
         output.pilothouse = {
             "decision_id": admitted.decision_id,
-            "revision": admitted.sealed.revision,
+            "revision": admitted.signed.revision,
         }
         for completion in output.outputs:
             if entry.error is not None:
@@ -116,10 +116,10 @@ def _known(fields: RequestFields) -> Callable[[dict[str, Any]], RequestFields]:
 def _end(completion: Any, ending: Termination) -> None:
     """What a client gets of a completion that a verdict ended."""
     completion.pilothouse["message"] = ending.message
-    completion.finish_reason = "stop" if ending.deed == "respond" else "content_filter"
+    completion.finish_reason = "stop" if ending.action == "respond" else "content_filter"
     completion.stop_reason = None
     if ending.withholds_all:
         completion.text, completion.token_ids = "", []
         completion.logprobs = completion.cumulative_logprob = None
-    if ending.deed == "respond":
+    if ending.action == "respond":
         completion.text = ending.message

@@ -1,147 +1,160 @@
-"""Cases beside a policy: given signal values, the rule, action and result that must follow.
-
-A case runs one request through the compiled rules, without a model. The readouts are stand-ins,
-so that cases hold whatever thresholds a probe is given later.
-"""
+"""The cases.yaml beside a policy: closed models, and what must hold between the two files."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
 
-import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from pilothouse.policy.case_file import Case, CaseFile, Given, StandIn
-from pilothouse.policy.decide import outcome_result, strongest
-from pilothouse.policy.expression import AtFpr, leaves
-from pilothouse.policy.parser import parse_condition
-from pilothouse.policy.rulebook import CompiledRule, Rulebook, advance_streaks
-from pilothouse.policy.schema import Policy, SignalRef
-from pilothouse.policy.source import Problem, problem_at
-from pilothouse.types import Aggregate, Mode, Phase, Result, SignalSpec
+from pilothouse.policy.expression import AtFpr, leaves, parse_condition
+from pilothouse.policy.loader import raise_problems, read_model
+from pilothouse.policy.schema import KebabName, Policy, SignalName
+from pilothouse.types import ActionName, Phase, Result, Scope
+from pilothouse.validation_errors import Location, Source, closest, problem_at
 
-STAND_IN_READOUT = "default"
-_ENDING = ("blocked", "responded", "error_blocked")
+CASES_FILE = "cases.yaml"
+
+Value = Annotated[float, Field(ge=0, le=1)]
+Values = dict[SignalName, Value | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Conclusion:
-    """What a request came to: the deciding rule, if any, its result and its output token."""
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    rule: CompiledRule | None
+
+class StandIn(_Closed):
+    """A readout as far as the cases need it: where it looks, and the value at any `at fpr`."""
+
+    scope: Scope
+    threshold: Value | None = None
+
+
+class Given(_Closed):
+    """What is scored: after the prompt, after each output token, at the end. null: not scored."""
+
+    prompt: Values = {}
+    output: tuple[Values, ...] = ()
+    final: Values = {}
+
+
+class Expect(_Closed):
+    """The rule that decides (null: none), its action, and what it counts as."""
+
+    rule: KebabName | None
+    action: ActionName | None = None
     result: Result
-    at_token: int | None
+    at_token: int | None = None
 
 
-def run_cases(policy: Policy, cases: CaseFile) -> list[Problem]:
-    """The cases that do not come out as expected, each with its line, what came and what should."""
-    rulebook = stand_in_rulebook(policy, cases)
-    problems: list[Problem] = []
+class Case(_Closed):
+    """One request. `enforced` overrides the policy's mode."""
+
+    name: str = Field(min_length=1)
+    enforced: bool | None = None
+    given: Given
+    expect: Expect
+
+
+class CaseFile(_Closed):
+    """A whole cases.yaml."""
+
+    signals: dict[SignalName, StandIn] = {}
+    cases: tuple[Case, ...] = Field(min_length=1)
+    _source: Source = PrivateAttr(default_factory=Source)
+
+    @property
+    def source(self) -> Source:
+        """The file it was read from."""
+        return self._source
+
+
+def load_cases(path: Path, policy: Policy) -> CaseFile:
+    """Load the cases of a policy.
+
+    Raises:
+        PolicyError: not a usable case file for this policy; `file:line` of each error.
+    """
+    cases, source = read_model(CaseFile, path)
+    cases._source = source
+    raise_problems(problem_at(source, at, text) for at, text in _faults(cases, policy))
+    return cases
+
+
+def _faults(cases: CaseFile, policy: Policy) -> Iterator[tuple[Location, str]]:
+    signals = policy.spec.signals
+    at: Location
+    for name in cases.signals:
+        at = ("signals", name)
+        if name not in signals:
+            yield at, f"the policy has no signal `{name}`; {closest(name, signals)}"
+        elif signals[name].ad_hoc:
+            yield at, f"`{name}` is ad hoc and needs no stand-in: remove it"
+    for name in sorted(set(signals) - set(cases.signals)):
+        if not signals[name].ad_hoc:
+            yield ("signals",), f"`{name}` has no stand-in: add `{name}: {{scope: prompt}}`"
+    yield from _threshold_faults(cases, policy)
+    yield from _shared_faults(cases, policy)
+    rules = {rule.id: rule for rule in policy.spec.rules}
     for index, case in enumerate(cases.cases):
-        got = conclude(rulebook, case)
-        want = case.expect
-        shown = _shown(got.rule, got.result, got.at_token)
-        agrees = (got.rule.rule if got.rule else None) == want.rule
-        agrees &= (got.rule.kind if got.rule else None) == want.action
-        agrees &= got.result == want.result
-        agrees &= "at_token" not in want.model_fields_set or got.at_token == want.at_token
-        if not agrees:
-            text = f"case {case.name!r}: got {shown}, want {want.model_dump(exclude_unset=True)}"
-            problems.append(problem_at(cases.source, ("cases", index), text))
-    return problems
+        if case.expect.rule is not None and case.expect.rule not in rules:
+            text = f"the policy has no rule `{case.expect.rule}`"
+            at = ("cases", index, "expect", "rule")
+            yield at, f"{text}; {closest(case.expect.rule, rules)}"
+        yield from _given_faults(case.given, ("cases", index, "given"), cases, policy)
 
 
-def stand_in_rulebook(policy: Policy, cases: CaseFile) -> Rulebook:
-    """The policy compiled over the stand-ins of a case file."""
-    rates: dict[str, set[float]] = {}
-    for rule in policy.spec.rules:
-        for leaf in leaves(parse_condition(rule.when).root):
-            if isinstance(leaf, AtFpr):
-                rates.setdefault(leaf.signal, set()).add(leaf.fpr)
-    specs: dict[str, SignalSpec] = {}
-    # An ad-hoc signal needs its probe to be there, and must not take a readout's place.
-    named = sorted(policy.spec.signals.items(), key=lambda each: each[1].ad_hoc)
-    for name, ref in named:
-        stand_in = cases.signals.get(name, StandIn(scope=ref.over or "prompt"))
-        readout = ref.readout or STAND_IN_READOUT
-        known = specs.get(f"{ref.probe}/{readout}")
-        if known is not None and ref.ad_hoc:
-            continue
-        thresholds = dict(known.thresholds) if known else {}
-        if stand_in.threshold is not None:
-            thresholds |= dict.fromkeys(rates.get(name, ()), stand_in.threshold)
-        specs[f"{ref.probe}/{readout}"] = SignalSpec(
-            f"{ref.probe}/{readout}",
-            ref.probe,
-            stand_in.scope,
-            Aggregate("last"),
-            1.0,
-            0.0,
-            calibrated=True,
-            thresholds=tuple(sorted(thresholds.items())),
-        )
-    defaults = {ref.probe: STAND_IN_READOUT for ref in policy.spec.signals.values()}
-    return Rulebook([policy], specs, default_readouts=defaults)
-
-
-def conclude(rulebook: Rulebook, case: Case) -> Conclusion:
-    """The way of one request under the only policy of a rulebook."""
-    policy = rulebook.policies[0]
-    enforced = policy.spec.mode == "enforce" if case.enforced is None else case.enforced
-    mode: Mode = "enforce" if enforced else "shadow"
-    columns = {
-        name: rulebook.columns[key] for name, key in _keys(rulebook, policy.spec.signals).items()
+def _threshold_faults(cases: CaseFile, policy: Policy) -> Iterator[tuple[Location, str]]:
+    used = {
+        leaf.signal
+        for rule in policy.spec.rules
+        for leaf in leaves(parse_condition(rule.when).root)
+        if isinstance(leaf, AtFpr)
     }
-    values_1K = np.full((1, len(rulebook.signals)), math.nan)
-    streaks_1R = np.zeros((1, len(rulebook.rules_of("output"))), dtype=np.int64)
-    conclusions: dict[int, Conclusion] = {}
-    for phase, values, at_token in _steps(case.given):
-        for name, value in values.items():
-            values_1K[0, columns[name]] = math.nan if value is None else value
-        fired_1R, missing_1R = rulebook.outcomes(phase, values_1K)
-        if phase == "output":
-            fired_1R = advance_streaks(streaks_1R, fired_1R, rulebook.streaks_of(phase))
-        for r, rule in enumerate(rulebook.rules_of(phase)):
-            fired, missing = bool(fired_1R[0, r]), bool(missing_1R[0, r])
-            result = outcome_result(rule.kind, mode, fired, missing, rule.on_error)
-            if _outranks(result, conclusions.get(rule.index)):
-                conclusions[rule.index] = Conclusion(rule, result, at_token)
-        ended = [each for each in conclusions.values() if each.result in _ENDING]
-        if ended:
-            return _deciding(ended)
-    return _deciding(list(conclusions.values()))
+    for name, stand_in in cases.signals.items():
+        if name in used and stand_in.threshold is None:
+            yield ("signals", name), "a rule says `at fpr`: add `threshold: 0.5` for it"
+        if name not in used and stand_in.threshold is not None:
+            text = "has no effect, no rule says `at fpr` of it: remove it"
+            yield ("signals", name, "threshold"), text
 
 
-def _steps(given: Given) -> Iterator[tuple[Phase, Mapping[str, float | None], int | None]]:
-    yield "prompt", given.prompt, None
-    for index, values in enumerate(given.output):
-        yield "output", values, index
-    yield "final", given.final, None
+def _shared_faults(cases: CaseFile, policy: Policy) -> Iterator[tuple[Location, str]]:
+    """Find signals of one readout, which are one number, of which different things are said."""
+    first_of: dict[tuple[str, str | None], str] = {}
+    for name, ref in policy.spec.signals.items():
+        if ref.ad_hoc:
+            continue
+        first = first_of.setdefault((ref.probe, ref.readout), name)
+        if first == name:
+            continue
+        text = f"is the same readout as `{first}`: say the same of both, or use one signal"
+        if cases.signals.get(name) != cases.signals.get(first):
+            yield ("signals", name), text
+        for index, case in enumerate(cases.cases):
+            given = case.given
+            for values in (given.prompt, *given.output, given.final):
+                if values.get(name) != values.get(first):
+                    yield ("cases", index, "given"), f"`{name}` {text}"
+                    break
 
 
-def _outranks(result: Result, before: Conclusion | None) -> bool:
-    if result == "allowed":
-        return False
-    return before is None or (before.result == "bypassed" and result != "bypassed")
-
-
-def _deciding(conclusions: list[Conclusion]) -> Conclusion:
-    acted = [each for each in conclusions if each.result != "bypassed"]
-    by_index = {each.rule.index: each for each in acted or conclusions if each.rule}
-    rule = strongest(each.rule for each in by_index.values() if each.rule)
-    return by_index[rule.index] if rule else Conclusion(None, "allowed", None)
-
-
-def _keys(rulebook: Rulebook, signals: Mapping[str, SignalRef]) -> dict[str, str]:
-    return {name: rulebook.key_of(rulebook.policies[0].name, name) for name in signals}
-
-
-def _shown(rule: CompiledRule | None, result: Result, at_token: int | None) -> str:
-    shown: dict[str, object] = {"rule": rule.rule if rule else None}
-    if rule:
-        shown["action"] = rule.kind
-    shown["result"] = result
-    if at_token is not None:
-        shown["at_token"] = at_token
-    return str(shown)
+def _given_faults(
+    given: Given, at: Location, cases: CaseFile, policy: Policy
+) -> Iterator[tuple[Location, str]]:
+    steps: list[tuple[Location, Phase, Values]] = [((*at, "prompt"), "prompt", given.prompt)]
+    steps += [
+        ((*at, "output", index), "output", values) for index, values in enumerate(given.output)
+    ]
+    for place, phase, values in [*steps, ((*at, "final"), "final", given.final)]:
+        for name in values:
+            signal = policy.spec.signals.get(name)
+            stand_in = cases.signals.get(name)
+            scope = signal.over if signal and signal.over else stand_in.scope if stand_in else None
+            if signal is None:
+                text = f"the policy has no signal `{name}`; {closest(name, policy.spec.signals)}"
+                yield (*place, name), text
+            elif scope is not None and (scope == "prompt") != (phase == "prompt"):
+                when = "with the prompt" if scope == "prompt" else "once there is output"
+                yield (*place, name), f"`{name}` covers the {scope} and is scored {when}: move it"

@@ -1,24 +1,28 @@
-"""What a well-formed policy must also satisfy: every field has an effect, every rule can fire."""
+"""Checks of a well-formed policy: every field has an effect, and every rule can fire."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 
-from pilothouse.policy.did_you_mean import closest
+from pilothouse.aggregate import TRAITS
 from pilothouse.policy.endpoint_names import ENDPOINTS
-from pilothouse.policy.expression import Condition, leaves
-from pilothouse.policy.parser import KEYWORDS, ExpressionError, parse_condition
+from pilothouse.policy.expression import (
+    KEYWORDS,
+    Condition,
+    ExpressionError,
+    leaves,
+    parse_condition,
+)
 from pilothouse.policy.schema import Block, Policy, Respond, Rule, SignalRef, Steer
-from pilothouse.policy.source import Location, Problem, problem_at
 from pilothouse.types import Phase, Scope
+from pilothouse.validation_errors import Location, Problem, closest, problem_at
 
 Fault = tuple[Location, str]
-_EMA = ("ema_max", "ema_last")
 
 
 def policy_problems(policy: Policy) -> list[Problem]:
-    """Everything wrong with a policy that can be known without the probes it names."""
+    """Return everything wrong with a policy that can be known without the probes it names."""
     return [
         problem_at(policy.source, location, text)
         for check in _CHECKS
@@ -27,7 +31,7 @@ def policy_problems(policy: Policy) -> list[Problem]:
 
 
 def scope_fault(name: str, scope: Scope, phase: Phase) -> str | None:
-    """Why a signal can never have a value in a phase; None when it can."""
+    """Say why a signal can never have a value in a phase; None when it can."""
     if phase == "prompt" and scope != "prompt":
         return (
             f"signal `{name}` covers the {scope} and has no value in the prompt phase: use it in "
@@ -37,7 +41,7 @@ def scope_fault(name: str, scope: Scope, phase: Phase) -> str | None:
 
 
 def condition_of(rule: Rule) -> Condition | None:
-    """The parsed `when`; None where it cannot be read, which is reported on its own."""
+    """Parse a `when`; None where it cannot be read, which is reported on its own."""
     try:
         return parse_condition(rule.when)
     except ExpressionError:
@@ -103,9 +107,10 @@ def _aggregate(signal: SignalRef, at: Location) -> Iterator[Fault]:
     kind, half_life = signal.aggregate.kind, signal.aggregate.ema_half_life_tokens
     if kind is None and half_life is None:
         yield at, "got no kind: add `kind: max`, `mean` or `last`, or `ema_half_life_tokens`"
-    if kind in _EMA and half_life is None:
+    has_half_life = kind is not None and TRAITS[kind].has_half_life
+    if has_half_life and half_life is None:
         yield at, f"`kind: {kind}` needs a half-life: add `ema_half_life_tokens: 4`"
-    if kind is not None and kind not in _EMA and half_life is not None:
+    if kind is not None and not has_half_life and half_life is not None:
         yield at, f"`ema_half_life_tokens` has no effect on `kind: {kind}`: remove it"
 
 

@@ -1,4 +1,4 @@
-"""From evaluated rules to results: what is counted, what wins, what is steered."""
+"""Decides what an evaluated rule counts as, and which of several rules wins."""
 
 from __future__ import annotations
 
@@ -36,11 +36,14 @@ _SHADOWED: dict[ActionName, Result] = {
 def outcome_result(
     action: ActionName, mode: Mode, fired: bool, unavailable: bool, on_error: OnError
 ) -> Result:
-    """What one evaluated rule counts as.
+    """Return what one evaluated rule counts as.
 
     Args:
+        action: what the rule does when it fires.
         mode: as it applies to this request (`AppliedPolicy.enforced`), not only as the policy says.
+        fired: the condition holds.
         unavailable: the condition could not be told because a signal was missing.
+        on_error: what an unavailable rule counts as.
 
     Returns:
         An unavailable rule is `bypassed` when open; when closed it is `error_blocked`, or in
@@ -56,7 +59,7 @@ def outcome_result(
 
 
 def strongest(rules: Iterable[CompiledRule]) -> CompiledRule | None:
-    """The rule that decides among those that fired: block, respond, judge, steer, tag or log.
+    """Return the rule that decides among those that fired: block, respond, judge, steer, tag, log.
 
     Ties go to the first by policy name, then by rule id. None when nothing fired.
     """

@@ -1,8 +1,8 @@
-"""Which policy files a path stands for: links are followed, nothing is passed over in silence.
+"""Finds the policy files below a path: links are followed, and nothing is passed over in silence.
 
 What a folder holds under several names is loaded once, under the name that lies in it. Entries of
 Kubernetes' own in a mounted ConfigMap, Secret or projected volume (`..data` and what it leads to)
-are no names of the operator's: he knows the links beside them.
+are not names that the operator gave: those are the links beside them.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pilothouse.policy.source import Problem, Severity
-from pilothouse.policy.yaml_document import MAX_BYTES
+from pilothouse.validation_errors import Problem, Severity
+from pilothouse.yaml_document import MAX_BYTES
 
 POLICY_FILE = "policy.yaml"
 MAX_ENTRIES = 100_000
 DATA = "..data"
 MOUNTED = re.compile(r"\.\.(?:data(?:_tmp)?|\d{4}(?:_\d{2}){5}\.\d+)")
 MISNAMED = frozenset({"policy.yaml", "policy.yml", "policy.json"})
-"""In any case; all but `POLICY_FILE` itself."""
+"""Names in any case that are refused, but for `POLICY_FILE` itself."""
 SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 IN_YAML = re.compile(
     rb"""(?m)^(?:\xef\xbb\xbf)?["']?apiVersion["']?[ \t]*:[ \t]*["']?pilothouse/"""
 )
 IN_JSON = re.compile(rb"""[{,]\s*["']?apiVersion["']?\s*:\s*["']?pilothouse/""")
-"""How a policy says what it is, and a manifest of something else that holds one does not."""
+"""Match what says that it is a policy, but not a manifest of something else that holds one."""
 EDITORS_LOCK = ".#"
 """How Emacs begins the name of a link that leads nowhere while a file is edited."""
 NOWHERE = "is a link that leads nowhere: mend it, or take it out"
@@ -37,14 +37,14 @@ NOWHERE = "is a link that leads nowhere: mend it, or take it out"
 
 @dataclass
 class Found:
-    """The policy files of some paths in order, and what is to be said of what else lies there."""
+    """The policy files of some paths in order, and problems with what else lies there."""
 
     files: list[Path] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
 
 def find_policies(paths: Iterable[Path]) -> Found:
-    """The policy files that paths stand for: in the order of the paths, below each by name.
+    """Find the policy files that paths stand for: in the order of the paths, below each by name.
 
     What cannot be followed or would be passed over is an `error` among the problems.
     """
@@ -72,14 +72,14 @@ def _of_path(path: Path, named: Collection[str], found: Found) -> None:
 
 
 class _Walk:
-    """What lies below one path. Names in it come before links, so that these are what is left."""
+    """Walks what lies below one path; names come before links, so a file keeps its own name."""
 
     def __init__(self, named: Collection[str], found: Found) -> None:
         self._named = named
         self._found = found
         self._files: dict[str, Path] = {}
         self._folders: dict[str, Path] = {}
-        """Real places by the first name under which they were met."""
+        """The first name under which each real folder was met."""
         self._links: list[tuple[Path, os.stat_result]] = []
         self._entries = 0
 
@@ -150,7 +150,7 @@ class _Walk:
             self._say(path, f"is passed over: only {POLICY_FILE} is read", "note")
 
     def _refuse_a_policy(self, path: Path, status: os.stat_result) -> None:
-        """A file under another name is no policy, unless it says that it is one."""
+        """Refuse a file under another name that says it is a policy."""
         if not stat.S_ISREG(status.st_mode):
             return
         try:
@@ -168,7 +168,7 @@ class _Walk:
             )
 
     def _check_mount(self, folder: Path, names: Collection[str]) -> None:
-        """What is mounted and not linked beside `..data` would not be seen."""
+        """Refuse what is mounted and not linked beside `..data`, for it would not be seen."""
         try:
             mounted = sorted(os.listdir(folder / DATA))
         except OSError as error:

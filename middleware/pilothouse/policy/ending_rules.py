@@ -1,4 +1,4 @@
-"""Enforced rules that end requests, and what stands around them: who else is in force where."""
+"""Enforced rules that end requests, and the settings and other rules around them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pilothouse.policy.check import condition_of
 from pilothouse.policy.expression import Node, leaves
 from pilothouse.policy.matching import holds_for
 from pilothouse.policy.schema import Block, Policy, Respond, Rule
-from pilothouse.policy.source import Location, Severity
 from pilothouse.types import Phase, SignalSpec
+from pilothouse.validation_errors import Location, Severity
 
 Specs = Mapping[str, Mapping[str, SignalSpec]]
-"""By policy and by its own name for a signal; empty where it is not known what is loaded."""
+"""Readouts by policy and by its name for a signal; empty where what is loaded is not known."""
 DoorName = Literal[
     "endpoint",
     "tenant",
@@ -43,7 +43,7 @@ Dimension = Literal["tenants", "models", "profiles", "endpoints"]
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What of a server decides which doors are open; None where it is not known."""
+    """Settings of a server that decide which doors are open; None where one is not known."""
 
     auth: Auth | None = None
     for_this_machine: bool = False
@@ -89,7 +89,7 @@ class EndingRule:
 
     @property
     def rule(self) -> Rule:
-        """As it is written."""
+        """The rule as the policy has it."""
         return self.policy.spec.rules[self.index]
 
     @property
@@ -112,21 +112,21 @@ class EndingRule:
         return frozenset(signals[name].probe for name in used if name in signals)
 
     def patterns(self, dimension: Dimension) -> tuple[str, ...]:
-        """Whom it is for."""
+        """Return whom the rule is for."""
         found: tuple[str, ...] = getattr(self.policy.spec.match, dimension)
         return found
 
     def door(
         self, name: DoorName, at: Location, reason: str, remedy: str, severity: Severity = "warning"
     ) -> OpenDoor:
-        """A way round it; at the rule where no field is to blame."""
+        """Make a way round it; at the rule where no field is to blame."""
         key = f"{self.policy.name}/{self.rule.id}"
         return OpenDoor(name, key, at or ("spec", "rules", self.index), reason, remedy, severity)
 
 
 @dataclass(frozen=True, slots=True)
 class EndingRules:
-    """All such rules, and what stands around them."""
+    """All rules that end requests, and the settings around them."""
 
     rules: Sequence[EndingRule]
     around: Surroundings
@@ -138,7 +138,7 @@ class EndingRules:
         *,
         differs: Dimension | None = None,
     ) -> bool:
-        """Another rule is in force for everyone, wherever `mine` is, and `fits`."""
+        """Tell whether another rule that `fits` is in force for everyone, wherever `mine` is."""
         dimensions: tuple[Dimension, ...] = ("tenants", "models", "profiles", "endpoints")
         return any(
             other is not mine
@@ -153,7 +153,7 @@ class EndingRules:
         )
 
     def same_elsewhere(self, mine: EndingRule, dimension: Dimension, value: str) -> bool:
-        """The like of `mine` holds where `mine` does not."""
+        """Tell whether a rule like `mine` holds where `mine` does not."""
         return self.stands_in(
             mine,
             lambda other: (
@@ -165,13 +165,13 @@ class EndingRules:
         )
 
     def same_in_phase(self, mine: EndingRule, phase: Phase) -> bool:
-        """The like of `mine` is judged in another phase too."""
+        """Tell whether a rule like `mine` is judged in another phase too."""
         return self.stands_in(
             mine, lambda other: other.rule.phase == phase and other.probes <= mine.probes
         )
 
     def has_output_half(self, mine: EndingRule) -> bool:
-        """It reads answers too, or a rule of the same category ends them by what they say."""
+        """Tell whether answers are read too, by `mine` or by a rule of its category."""
         return mine.policy.spec.score_answers or self.stands_in(
             mine,
             lambda other: (
@@ -183,7 +183,7 @@ class EndingRules:
 
 
 def ending_rules(policies: Iterable[Policy], specs: Specs, around: Surroundings) -> EndingRules:
-    """The enforced rules of some policies that end requests, in their order."""
+    """Collect the enforced rules of some policies that end requests, in their order."""
     rules = [
         EndingRule(policy, index, specs.get(policy.name, {}))
         for policy in policies

@@ -1,4 +1,4 @@
-"""What to say about policies before they are served: errors, warnings, and what can leave."""
+"""Checks policies before they are served: errors, warnings, and what can leave."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from pilothouse.policy.case_file import CASES_FILE, load_cases
+from pilothouse.policy.cases import CASES_FILE, load_cases
 from pilothouse.policy.check import condition_of
 from pilothouse.policy.discovery import POLICY_FILE, find_policies
 from pilothouse.policy.ending_rules import Surroundings
 from pilothouse.policy.expression import leaves
-from pilothouse.policy.loader import load_policy, repeated_names
+from pilothouse.policy.loader import PolicyFileError, load_policy, repeated_names
 from pilothouse.policy.open_doors import open_doors
 from pilothouse.policy.resolve import Artefacts, Resolved, resolve_policy
 from pilothouse.policy.schema import Block, Policy, Respond, Rule, Steer
-from pilothouse.policy.source import Location, PolicyFileError, Problem, problem_at
+from pilothouse.validation_errors import Location, Problem, problem_at
 
 
 def lint(
@@ -23,7 +23,7 @@ def lint(
     artefacts: Artefacts | None = None,
     around: Surroundings | None = None,
 ) -> tuple[Problem, ...]:
-    """Everything to say about the policies under some paths, sorted by file and line.
+    """Return everything to say about the policies under some paths, sorted by file and line.
 
     Args:
         paths: as for `load_policies`.
@@ -176,5 +176,5 @@ def _target(steer: Steer) -> tuple[object, ...]:
 
 
 def has_findings(problems: Iterable[Problem]) -> bool:
-    """There is an error or a warning; notes alone are no finding."""
+    """Tell whether there is an error or a warning; notes alone are no finding."""
     return any(each.severity != "note" for each in problems)

@@ -8,22 +8,43 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from pilothouse.errors import PolicyError
 from pilothouse.policy.check import policy_problems
 from pilothouse.policy.discovery import find_policies
 from pilothouse.policy.schema import Policy
-from pilothouse.policy.source import Problem, Source, problem_at, raise_problems
-from pilothouse.policy.validation_errors import validation_errors
-from pilothouse.policy.yaml_document import parse_document, read_document
+from pilothouse.validation_errors import (
+    FileError,
+    Problem,
+    Source,
+    problem_at,
+    validation_errors,
+)
+from pilothouse.yaml_document import parse_document, read_document
 
 MAX_POLICIES = 100
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
+class PolicyFileError(FileError, PolicyError):
+    """Policies or cases that cannot be used; the text has one line per problem."""
+
+
+def raise_problems(problems: Iterable[Problem]) -> None:
+    """Raise all errors at once, one a line, in the order of the file.
+
+    Raises:
+        PolicyFileError: there is at least one error.
+    """
+    errors = sorted(each for each in problems if each.severity == "error")
+    if errors:
+        raise PolicyFileError(errors)
+
+
 def load_policies(paths: Iterable[Path]) -> tuple[Policy, ...]:
-    """The policies under some paths, in the order of the paths, then of the folders' names.
+    """Load the policies under some paths, in the order of the paths, then of the folders' names.
 
     Args:
         paths: each a policy file, a policy folder, or a folder with policy folders below.
@@ -39,23 +60,26 @@ def load_policies(paths: Iterable[Path]) -> tuple[Policy, ...]:
 
 
 def load_policy(path: Path) -> Policy:
-    """The policy in one file.
+    """Load the policy in one file.
 
     Raises:
         PolicyError: one line per error, each `file:line: field: got, want, what to do`.
     """
-    data, source = read_document(path)
-    return _checked(parse_model(Policy, data, source).placed(source))
+    policy, source = read_model(Policy, path)
+    return _checked(policy.placed(source))
 
 
 def parse_policy(text: str, file: str = "policy.yaml") -> Policy:
-    """As `load_policy`, from YAML text; `file` is what errors name."""
-    data, source = parse_document(text, file)
+    """Parse a policy from YAML text, as `load_policy` does; `file` is what errors name."""
+    try:
+        data, source = parse_document(text, file)
+    except FileError as error:
+        raise PolicyFileError(error.problems) from error
     return _checked(parse_model(Policy, data, source).placed(source))
 
 
 def policy_files(*paths: Path) -> tuple[Path, ...]:
-    """The policy files that paths stand for.
+    """Return the policy files that paths stand for.
 
     Raises:
         PolicyError: a path does not exist, there is no policy below it, or something below it
@@ -67,12 +91,12 @@ def policy_files(*paths: Path) -> tuple[Path, ...]:
 
 
 def policy_to_json(policy: Policy) -> dict[str, Any]:
-    """The policy as plain JSON data with the names of the file format, without its source."""
+    """Return the policy as JSON data with the file format's names, without its source."""
     return policy.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def policy_from_json(data: dict[str, Any]) -> Policy:
-    """The inverse of `policy_to_json`.
+    """Make a policy from what `policy_to_json` returned.
 
     Raises:
         PolicyError: the data is not a usable policy.
@@ -80,8 +104,21 @@ def policy_from_json(data: dict[str, Any]) -> Policy:
     return _checked(parse_model(Policy, data, Source()))
 
 
+def read_model(model: type[Model], path: Path) -> tuple[Model, Source]:
+    """Read a YAML file as a closed model, and where each of its fields stands.
+
+    Raises:
+        PolicyError: one line per error, each with file, line, field and remedy.
+    """
+    try:
+        data, source = read_document(path)
+    except FileError as error:
+        raise PolicyFileError(error.problems) from error
+    return parse_model(model, data, source), source
+
+
 def parse_model(model: type[Model], data: dict[str, Any], source: Source) -> Model:
-    """Plain data as a closed model; text is no number and 1 is no truth value.
+    """Validate plain data as a closed model; text is no number and 1 is no truth value.
 
     Raises:
         PolicyError: one line per error, each with file, line, field and remedy.
@@ -89,8 +126,24 @@ def parse_model(model: type[Model], data: dict[str, Any], source: Source) -> Mod
     try:
         return model.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
-        raise_problems(validation_errors(error.errors(), model, source))
+        raise_problems(validation_errors(error.errors(), model, source, _about_actions))
         raise
+
+
+def _about_actions(error: ErrorDetails) -> str | None:
+    """Say which actions there are where a rule names none of them."""
+    if error["type"] not in ("union_tag_invalid", "union_tag_not_found"):
+        return None
+    got = error["input"]
+    if not isinstance(got, dict) or "action" not in got:
+        return "has no `action`: add `action: log`, `tag`, `steer`, `respond` or `block`"
+    if got["action"] == "judge":
+        return (
+            "got `action: judge`, but this version has no judge: use `log` to watch, or `block`, "
+            "`respond` or `steer` to act"
+        )
+    expected = error.get("ctx", {}).get("expected_tags", "")
+    return f"got `action: {got['action']}`, want one of {expected}"
 
 
 def _checked(policy: Policy) -> Policy:
@@ -105,7 +158,7 @@ def _distinct(policies: tuple[Policy, ...]) -> tuple[Policy, ...]:
 
 
 def repeated_names(policies: Iterable[Policy]) -> list[Problem]:
-    """An error for each policy whose name an earlier one has."""
+    """Return an error for each policy whose name an earlier one has."""
     problems: list[Problem] = []
     seen: dict[str, Policy] = {}
     for policy in policies:

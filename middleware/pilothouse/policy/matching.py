@@ -1,4 +1,4 @@
-"""Which policies hold for a request, and whether their verdicts are carried out."""
+"""Decides which policies hold for a request, and whether their verdicts are carried out."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class RequestFacts:
 
 
 def applied_policies(policies: Iterable[Policy], facts: RequestFacts) -> tuple[AppliedPolicy, ...]:
-    """The policies that match, in their order, each enforced or in shadow for this request."""
+    """Return the policies that match, in order, each enforced or in shadow for this request."""
     return tuple(
         AppliedPolicy(name=policy.name, enforced=_enforced(policy, facts))
         for policy in policies
@@ -54,12 +54,12 @@ def _matches(policy: Policy, facts: RequestFacts) -> bool:
 
 
 def holds_for(patterns: tuple[str, ...], value: str) -> bool:
-    """One of the globs matches."""
+    """Tell whether one of the globs matches."""
     return any(fnmatchcase(value, pattern) for pattern in patterns)
 
 
 def _enforced(policy: Policy, facts: RequestFacts) -> bool:
-    """A hash of policy, tenant and key in [0, 100) is below the percentage.
+    """Tell whether a hash of policy, tenant and key in [0, 100) is below the percentage.
 
     The policy's name is in the hash so that several roll-outs do not pick the same callers. A
     caller that is enforced stays so when the percentage rises.

@@ -1,14 +1,16 @@
 """Ways round an enforced rule that ends requests, which scopes, readouts and settings leave open.
 
-`policy lint`, `doctor`, the log of the start and the status of a running server tell this one list;
-each knows more than the one before of what stands around the policies. What is not known opens no
-door here.
+`policy lint`, `doctor`, the log of the start and the status of a running server report this one
+list; each knows more of the server's settings than the one before. What is not known opens no door
+here.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable, Iterator
 
+from pilothouse.aggregate import TRAITS
 from pilothouse.policy.ending_rules import (
     DoorName,
     EndingRule,
@@ -18,25 +20,25 @@ from pilothouse.policy.ending_rules import (
     Surroundings,
     ending_rules,
 )
+from pilothouse.policy.endpoint_names import ENDPOINTS
 from pilothouse.policy.expression import And, AtFpr, Comparison, Node, Not, Or
-from pilothouse.policy.open_scopes import outside_the_scope, outside_the_share
+from pilothouse.policy.matching import holds_for
 from pilothouse.policy.schema import Policy, Respond
-from pilothouse.policy.source import Location, Severity
-from pilothouse.types import AggregateKind
+from pilothouse.validation_errors import Location, Severity
 
-_LAST: frozenset[AggregateKind] = frozenset({"last", "ema_last"})
+_SHARE_REMEDY = "raise rollout_percent to 100 once the policy is trusted"
 
 
 def open_doors(
     policies: Iterable[Policy], specs: Specs, around: Surroundings
 ) -> tuple[OpenDoor, ...]:
-    """Every way round every enforced rule that ends requests, in the order of the rules."""
-    house = ending_rules(policies, specs, around)
-    return tuple(door for rule in house.rules for find in _KINDS for door in find(rule, house))
+    """Return every way round every enforced rule that ends requests, in the order of the rules."""
+    rules = ending_rules(policies, specs, around)
+    return tuple(door for rule in rules.rules for find in _KINDS for door in find(rule, rules))
 
 
 def grouped(doors: Iterable[OpenDoor]) -> list[dict[str, object]]:
-    """As plain data, a door that leads round several rules told once."""
+    """Return doors as plain data; one that leads round several rules is there once."""
     rules: dict[tuple[DoorName, str, str, Severity], list[str]] = {}
     for each in doors:
         rules.setdefault((each.name, each.reason, each.remedy, each.severity), []).append(each.rule)
@@ -46,9 +48,114 @@ def grouped(doors: Iterable[OpenDoor]) -> list[dict[str, object]]:
     ]
 
 
-def _grants(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor]:
-    auth = house.around.auth
-    to_whom = "callers on this machine" if house.around.for_this_machine else "every client"
+def _outside_the_scope(mine: EndingRule, rules: EndingRules) -> Iterator[OpenDoor]:
+    """Yield the callers, names and endpoints that a rule does not hold for."""
+    around = rules.around
+    missing = [
+        each
+        for each in ENDPOINTS
+        if not holds_for(mine.patterns("endpoints"), each)
+        and not rules.same_elsewhere(mine, "endpoints", each)
+    ]
+    if missing:
+        yield mine.door(
+            "endpoint",
+            ("spec", "match", "endpoints"),
+            f"it does not hold on {' and '.join(missing)}, where the same can be asked",
+            'write `endpoints: ["*"]`',
+        )
+    yield from _tenants(mine, rules)
+    profiles = mine.patterns("profiles")
+    if not holds_for(profiles, "") and not rules.same_elsewhere(mine, "profiles", ""):
+        known = around.profiles
+        if known is not None and not any(holds_for(profiles, each) for each in known):
+            yield mine.door(
+                "nobody",
+                ("spec", "match", "profiles"),
+                "it holds for no profile that is configured, and for no request without one",
+                f'write `profiles: ["*"]`, or one of {sorted(known)}',
+            )
+        else:
+            yield mine.door(
+                "profile",
+                ("spec", "match", "profiles"),
+                "asking for the model by its own name, without a profile, goes past it",
+                'write `profiles: ["*"]`, unless it is about that steering alone',
+                "note",
+            )
+    served = around.served_names
+    if served is not None and not any(
+        holds_for(mine.patterns("models"), each) or rules.same_elsewhere(mine, "models", each)
+        for each in served
+    ):
+        names = [each for each in around.adapters if holds_for(mine.patterns("models"), each)]
+        yield mine.door(
+            "model" if names else "nobody",
+            ("spec", "match", "models"),
+            f"it holds for the adapters {', '.join(names)} alone"
+            if names
+            else f"it holds for none of the names that are served ({', '.join(served)})",
+            'write `models: ["*"]`, or a served name',
+            "note" if names else "warning",
+        )
+
+
+def _tenants(mine: EndingRule, rules: EndingRules) -> Iterator[OpenDoor]:
+    if holds_for(mine.patterns("tenants"), "") or rules.same_elsewhere(mine, "tenants", ""):
+        return
+    at: Location = ("spec", "match", "tenants")
+    auth = rules.around.auth
+    cidrs = auth.trusted_proxies.cidrs if auth is not None else None
+    if cidrs == ():
+        yield mine.door(
+            "nobody",
+            at,
+            "without auth.trusted_proxies no caller has a tenant, so it holds for nobody",
+            'write `tenants: ["*"]`, or name the proxies',
+        )
+    elif cidrs is not None and any(_is_everyone(each) for each in cidrs):
+        yield mine.door(
+            "tenant",
+            at,
+            "auth.trusted_proxies trusts every peer to name its tenant, so a caller "
+            "takes one that it does not hold for",
+            "name the proxies' own addresses under auth.trusted_proxies.cidrs",
+        )
+    else:
+        yield mine.door(
+            "tenant",
+            at,
+            "who reaches the server past the trusted proxies has no tenant and is not held",
+            'let the proxies alone reach it, or enforce the like for `tenants: ["*"]`',
+            "note",
+        )
+
+
+def _outside_the_share(mine: EndingRule, rules: EndingRules) -> Iterator[OpenDoor]:
+    """Yield the share of callers for whom a rule is not enforced yet."""
+    share = mine.policy.spec.rollout_percent
+    if share == 100:
+        return
+    reason = f"it is enforced for {share:g}% of the callers"
+    if rules.around.has_keys is False:
+        reason += (
+            ", drawn by address where there are no API keys: one with several picks among them"
+        )
+        yield mine.door("rollout", ("spec", "rollout_percent"), reason, _SHARE_REMEDY)
+    else:
+        yield mine.door("rollout", ("spec", "rollout_percent"), reason, _SHARE_REMEDY, "note")
+
+
+def _is_everyone(cidr: str) -> bool:
+    try:
+        return ipaddress.ip_network(cidr).prefixlen == 0
+    except ValueError:
+        return False  # refused where the server starts
+
+
+def _grants(mine: EndingRule, rules: EndingRules) -> Iterator[OpenDoor]:
+    auth = rules.around.auth
+    to_whom = "callers on this machine" if rules.around.for_this_machine else "every client"
     if auth is not None and auth.client_scores:
         yield mine.door(
             "client-scores",
@@ -58,7 +165,7 @@ def _grants(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor]:
             "turn the grant off",
         )
     steered = auth is not None and auth.client_steering and mine.rule.phase == "prompt"
-    if steered and not house.has_output_half(mine):
+    if steered and not rules.has_output_half(mine):
         yield mine.door(
             "client-steering",
             (),
@@ -68,11 +175,11 @@ def _grants(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor]:
         )
 
 
-def _readouts(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor]:
+def _readouts(mine: EndingRule, rules: EndingRules) -> Iterator[OpenDoor]:
     phase, read = mine.rule.phase, mine.read
     at: Location = ("spec", "rules", mine.index, "when")
     reads_prompt = any(each.scope == "prompt" for each in read)
-    if phase != "prompt" and reads_prompt and not house.same_in_phase(mine, "prompt"):
+    if phase != "prompt" and reads_prompt and not rules.same_in_phase(mine, "prompt"):
         yield mine.door(
             "prompt-read-late",
             at,
@@ -80,8 +187,10 @@ def _readouts(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor]:
             "of an answer is scored again for rules of the prompt phase alone",
             "make it a rule of `phase: prompt`",
         )
-    reads_end = {(each.aggregate.kind in _LAST and each.scope != "prompt") for each in read}
-    if phase == "final" and reads_end == {True} and not house.same_in_phase(mine, "output"):
+    reads_end = {
+        (TRAITS[each.aggregate.kind].reads_end and each.scope != "prompt") for each in read
+    }
+    if phase == "final" and reads_end == {True} and not rules.same_in_phase(mine, "output"):
         yield mine.door(
             "last-token",
             at,
@@ -89,7 +198,7 @@ def _readouts(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor]:
             "(max_tokens, stop, a grammar)",
             "use `phase: output`, or a readout by `max`",
         )
-    if {each.aggregate.kind for each in read} == {"mean"}:
+    if {TRAITS[each.aggregate.kind].falls_with_length for each in read} == {True}:
         yield mine.door(
             "mean",
             at,
@@ -109,7 +218,7 @@ def _readouts(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor]:
 
 
 def _lowered_by(node: Node, wanted: bool) -> Iterator[str]:
-    """Signals whose rise can turn a condition from true to false."""
+    """Yield the signals whose rise can turn a condition from true to false."""
     match node:
         case AtFpr():
             if not wanted:
@@ -124,8 +233,8 @@ def _lowered_by(node: Node, wanted: bool) -> Iterator[str]:
                 yield from _lowered_by(part, wanted)
 
 
-def _unread(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor]:
-    around, is_alone = house.around, not house.has_output_half(mine)
+def _unread(mine: EndingRule, rules: EndingRules) -> Iterator[OpenDoor]:
+    around, is_alone = rules.around, not rules.has_output_half(mine)
     if mine.rule.phase == "prompt" and is_alone and around.renders_chats is False:
         yield mine.door(
             "no-template",
@@ -162,16 +271,16 @@ def _unread(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor]:
         )
 
 
-def _server(mine: EndingRule, house: EndingRules) -> Iterator[OpenDoor]:
-    if house.around.opened:
+def _server(mine: EndingRule, rules: EndingRules) -> Iterator[OpenDoor]:
+    if rules.around.opened:
         yield mine.door(
             "gate-allow",
             (),
-            f"gate.allow lets every caller at {', '.join(house.around.opened)}, "
+            f"gate.allow lets every caller at {', '.join(rules.around.opened)}, "
             "which changes the running server",
             "take it out of gate.allow",
         )
-    if house.around.has_metrics:
+    if rules.around.has_metrics:
         yield mine.door(
             "metrics",
             (),
@@ -195,8 +304,8 @@ def _errors(mine: EndingRule, _: EndingRules) -> Iterator[OpenDoor]:
 
 
 _KINDS = (
-    outside_the_scope,
-    outside_the_share,
+    _outside_the_scope,
+    _outside_the_share,
     _grants,
     _readouts,
     _unread,

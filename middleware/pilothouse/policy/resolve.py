@@ -1,4 +1,4 @@
-"""From the names in a policy to the probes, readouts, thresholds and artefacts that are loaded."""
+"""Resolves the names in a policy to the probes, readouts, thresholds and artefacts loaded."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from pilothouse.policy.check import condition_of, scope_fault
-from pilothouse.policy.did_you_mean import closest
 from pilothouse.policy.expression import And, AtFpr, Comparison, Node, Not, Or, leaves
 from pilothouse.policy.schema import Log, LoggedFeatures, Policy, SignalRef, Steer
-from pilothouse.policy.source import Location, Problem, problem_at
 from pilothouse.types import Aggregate, Scope, SignalSpec
+from pilothouse.validation_errors import Location, Problem, closest, problem_at
 
 
 @dataclass(frozen=True, slots=True)
 class Artefacts:
-    """What is loaded, as far as a policy can name it.
+    """The artefacts that are loaded, as far as a policy can name them.
 
     Attributes:
         signals: readouts by their key `probe/readout`.
@@ -30,7 +29,7 @@ class Artefacts:
     saes: Mapping[str, Collection[int]] | None = None
 
     def readouts_of(self, probe: str) -> list[str]:
-        """The readouts of a probe, sorted."""
+        """Return the readouts of a probe, sorted."""
         return sorted(
             key.removeprefix(f"{probe}/")
             for key, spec in self.signals.items()
@@ -40,7 +39,7 @@ class Artefacts:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A policy's own names made good.
+    """What a policy's own names stand for.
 
     Attributes:
         signals: the spec of each signal name.
@@ -54,7 +53,7 @@ class Resolved:
 
 
 def resolve_policy(policy: Policy, artefacts: Artefacts) -> Resolved:
-    """The policy over what is loaded; says all that is wrong instead of raising."""
+    """Resolve a policy over what is loaded; collects all that is wrong instead of raising."""
     signals: dict[str, SignalSpec] = {}
     faults: list[tuple[Location, str]] = []
     for name, ref in policy.spec.signals.items():
@@ -83,7 +82,7 @@ def resolve_policy(policy: Policy, artefacts: Artefacts) -> Resolved:
 
 
 def ad_hoc_spec(probe: str, scope: Scope, aggregate: Aggregate) -> SignalSpec:
-    """An uncalibrated reading of a probe: value = sigmoid(aggregated logit)."""
+    """Return an uncalibrated reading of a probe: value = sigmoid(aggregated logit)."""
     half_life = aggregate.half_life_tokens
     tail = "" if half_life is None else f".{half_life:g}"
     key = f"{probe}/~{scope}.{aggregate.kind}{tail}"
@@ -163,7 +162,7 @@ def _threshold(leaf: AtFpr, spec: SignalSpec) -> float | None:
 
 
 def _bounded(node: Node, signals: Mapping[str, SignalSpec]) -> Node:
-    """The same tree with each `at fpr` as `>= threshold`."""
+    """Return the same tree with each `at fpr` as `>= threshold`."""
     match node:
         case AtFpr():
             value = _threshold(node, signals[node.signal])

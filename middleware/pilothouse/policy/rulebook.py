@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 
 from pilothouse.errors import PolicyError
 from pilothouse.policy.check import policy_problems
-from pilothouse.policy.expression import Node, leaves
-from pilothouse.policy.loader import repeated_names
-from pilothouse.policy.parser import parse_condition
+from pilothouse.policy.expression import Node, leaves, parse_condition
+from pilothouse.policy.loader import raise_problems, repeated_names
 from pilothouse.policy.resolve import Artefacts, Resolved, resolve_policy
 from pilothouse.policy.schema import Action, Block, Policy, Respond, Rule
-from pilothouse.policy.source import raise_problems
 from pilothouse.policy.vectorized_rules import VectorizedRules
-from pilothouse.types import ActionName, BoolArray, Mode, OnError, Phase, SignalSpec
+from pilothouse.record import Decision
+from pilothouse.types import ActionName, BoolArray, Mode, OnError, Phase, Result, SignalSpec
 
 MAX_PHASE_COMPARISONS = 4096
 """Comparisons evaluated in one phase: about half a millisecond for 256 requests."""
@@ -31,12 +30,12 @@ class CompiledRule:
     """One rule, ready to be carried out."""
 
     index: int
-    """Its place in `Rulebook.rules`."""
+    """Its position in `Rulebook.rules`."""
     policy: str
     rule: str
     phase: Phase
     mode: Mode
-    """Of the policy; whether it is carried out for a request is `AppliedPolicy.enforced`."""
+    """The policy's mode; whether it is carried out for a request is `AppliedPolicy.enforced`."""
     action: Action
     when: str
     signals: tuple[str, ...]
@@ -62,13 +61,14 @@ class CompiledRule:
 
     @property
     def ends(self) -> bool:
-        """It ends the choice when it fires and is enforced."""
+        """Whether it ends the choice when it fires and is enforced."""
         return isinstance(self.action, Block | Respond)
 
-    @property
-    def held_tokens(self) -> int:
-        """Output tokens to keep back while it is enforced; 0 unless it ends an output."""
-        return self.streak_tokens - self.leak_tokens if self.ends and self.phase == "output" else 0
+    def decision(self, mode: Mode, result: Result, at_token: int | None = None) -> Decision:
+        """Return what this rule decided on a choice."""
+        return Decision(
+            self.policy, self.rule, self.phase, mode, self.kind, result, at_token=at_token
+        )
 
 
 class Rulebook:
@@ -118,50 +118,39 @@ class Rulebook:
             phase: tuple(rule for rule in self.rules if rule.phase == phase)
             for phase in ("prompt", "output", "final")
         }
-        self._circuits = {
-            phase: self._circuit(rules, resolved) for phase, rules in self._phases.items()
+        self._vectorized = {
+            phase: self._vectorize(rules, resolved) for phase, rules in self._phases.items()
         }
 
     def rules_of(self, phase: Phase) -> tuple[CompiledRule, ...]:
-        """The rules of a phase, in the order of the columns that `evaluate` returns."""
+        """Return the rules of a phase, in the order of the columns that `outcomes` returns."""
         return self._phases[phase]
 
     def outcomes(self, phase: Phase, values_BK: NDArray[np.float64]) -> tuple[BoolArray, BoolArray]:
-        """Which conditions hold, and which cannot be told because a signal is missing.
+        """Tell which conditions hold, and which are undecided because a signal is missing.
 
         Args:
+            phase: whose rules are evaluated.
             values_BK: float64, calibrated values in the order of `signals`; NaN: not scored yet.
 
         Returns:
             fired_BR, unavailable_BR: bool over `rules_of(phase)`, never both. Streaks are not
             counted here, see `advance_streaks`.
         """
-        true_BR, false_BR = self._circuits[phase](values_BK)
+        true_BR, false_BR = self._vectorized[phase](values_BK)
         return true_BR, ~(true_BR | false_BR)
 
-    def evaluate(self, phase: Phase, values_BK: NDArray[np.float64]) -> BoolArray:
-        """The first half of `outcomes`: fired_BR."""
-        return self._circuits[phase](values_BK)[0]
-
-    def unavailable(self, phase: Phase, values_BK: NDArray[np.float64]) -> BoolArray:
-        """The second half of `outcomes`: unavailable_BR."""
-        return self.outcomes(phase, values_BK)[1]
-
     def key_of(self, policy: str, signal: str) -> str:
-        """The key of a signal that a policy calls by its own name."""
+        """Return the key of a signal that a policy calls by its own name."""
         return self._keys[policy, signal]
 
     def specs_of(self, policy: str) -> dict[str, SignalSpec]:
-        """What a policy's own names for signals stand for."""
+        """Return what a policy's own names for signals stand for."""
         by_key = {spec.key: spec for spec in self.signals}
         return {name: by_key[key] for (owner, name), key in self._keys.items() if owner == policy}
 
-    def mask_of(self, phase: Phase, policies: Collection[str]) -> BoolArray:
-        """mask_R: which of `rules_of(phase)` belong to the named policies."""
-        return np.array([rule.policy in policies for rule in self._phases[phase]], dtype=np.bool_)
-
     def streaks_of(self, phase: Phase) -> NDArray[np.int64]:
-        """needed_R for `advance_streaks`: scored tokens in a row until a rule fires."""
+        """Return needed_R for `advance_streaks`: scored tokens in a row until a rule fires."""
         return np.array([rule.streak_tokens for rule in self._phases[phase]], dtype=np.int64)
 
     def _compiled(self, resolved: Sequence[Resolved]) -> list[CompiledRule]:
@@ -187,7 +176,7 @@ class Rulebook:
                 )
         return rules
 
-    def _circuit(
+    def _vectorize(
         self, rules: Sequence[CompiledRule], resolved: Sequence[Resolved]
     ) -> VectorizedRules:
         by_name = dict(zip((policy.name for policy in self.policies), resolved, strict=True))
@@ -212,7 +201,7 @@ def advance_streaks(
 
     Args:
         streaks_BR: int, tokens in a row for which each condition has held; updated in place.
-        raw_BR: bool, whether it holds at this token (`Rulebook.evaluate`).
+        raw_BR: bool, whether it holds at this token (`Rulebook.outcomes`).
         needed_R: int, the N of `for N tokens` (`Rulebook.streaks_of`).
 
     Returns:
@@ -224,7 +213,7 @@ def advance_streaks(
 
 
 def running_streaks(streaks_R: NDArray[np.int64], raw_SR: BoolArray) -> NDArray[np.int64]:
-    """The streaks of one request after each of several tokens: as `advance_streaks` counts them.
+    """Return the streaks of one request after each of several tokens, as `advance_streaks` does.
 
     Args:
         streaks_R: before the first of them.
@@ -245,7 +234,7 @@ def _union(resolved: Sequence[Resolved]) -> tuple[SignalSpec, ...]:
 
 
 def _on_error(policy: Policy, rule: Rule) -> OnError:
-    """Said by the policy for rules that end a choice, else block closed; all others open."""
+    """Return what the policy says for rules that end a choice, else block closed; others open."""
     if not isinstance(rule.then, Block | Respond):
         return "open"
     return policy.spec.on_error or ("closed" if isinstance(rule.then, Block) else "open")

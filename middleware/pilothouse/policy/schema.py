@@ -1,4 +1,4 @@
-"""What a policy file may say: closed, frozen models. Meaning across fields is in `check`."""
+"""The schema of a policy file: closed, frozen models. Meaning across fields is in `check`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from pilothouse.policy.source import Source
+from pilothouse.aggregate import NamedAggregate
 from pilothouse.term import NamedOp
 from pilothouse.types import (
-    AggregateKind,
     Mode,
     OnError,
     Phase,
@@ -17,10 +16,10 @@ from pilothouse.types import (
     Sites,
     Unit,
 )
+from pilothouse.validation_errors import Source
 
-API_VERSION = "pilothouse/v1"
 MAX_LOGGED_FEATURES = 256
-"""Each is a read column: 256 of them make a step of 256 tokens copy 256 KiB more to the host."""
+"""Each feature is a read column: 256 make a step of 256 tokens copy 256 KiB more to the host."""
 DEFAULT_REFUSAL = "This request was declined by policy."
 
 Category = Literal[
@@ -65,7 +64,7 @@ class Match(_Closed):
 class AggregateRef(_Closed):
     """How token scores become one number. A half-life alone means `ema_last`."""
 
-    kind: AggregateKind | None = None
+    kind: NamedAggregate | None = None
     ema_half_life_tokens: float | None = Field(default=None, gt=0, le=4096)
 
 
@@ -79,12 +78,12 @@ class SignalRef(_Closed):
 
     @property
     def ad_hoc(self) -> bool:
-        """No calibrated readout stands behind it."""
+        """Whether no calibrated readout stands behind it."""
         return self.over is not None or self.aggregate is not None
 
 
 class LoggedFeatures(_Closed):
-    """Features of an SAE that a request turned on most, told beside the rule that fired.
+    """Features of an SAE that a request turned on most, recorded beside the rule that fired.
 
     `of`: numbers or labels; every feature with a label where it is not given.
     """
@@ -133,7 +132,7 @@ class Steer(_Closed):
 
     @property
     def name(self) -> str:
-        """Of the vector or the SAE."""
+        """The name of the vector or the SAE."""
         return self.vector or self.sae or ""
 
 
@@ -196,17 +195,17 @@ class Policy(_Closed):
 
     @property
     def source(self) -> Source:
-        """Where it was read from; nowhere when it came as JSON."""
+        """The file it was read from; none when it came as JSON."""
         return self._source
 
     def placed(self, source: Source) -> Policy:
-        """The same policy, knowing where it was read from."""
+        """Return the same policy with the file it was read from."""
         copy = self.model_copy()
         copy._source = source
         return copy
 
 
 def policy_json_schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of a policy file, for editors and charts."""
+    """Return the JSON Schema (2020-12) of a policy file, for editors and charts."""
     schema = Policy.model_json_schema(by_alias=True)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

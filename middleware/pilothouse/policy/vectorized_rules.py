@@ -1,4 +1,4 @@
-"""Many conditions at once over a batch, in a fixed handful of numpy calls.
+"""Evaluates many conditions over a batch, in a fixed handful of numpy calls.
 
 B requests, W words of 64 requests, K signals, A distinct comparisons, L places where one is used,
 R conditions.
@@ -71,7 +71,7 @@ class VectorizedRules:
         self._false_L = np.where(flipped_L, held_L, held_L + len(atoms))
 
     def __call__(self, values_BK: NDArray[np.float64]) -> tuple[BoolArray, BoolArray]:
-        """Where each condition is certainly true and certainly false; both false at NaN.
+        """Tell where each condition is certainly true and certainly false; both false at NaN.
 
         Args:
             values_BK: float64, calibrated signals in [0, 1], NaN where nothing is scored yet.
@@ -99,7 +99,7 @@ class VectorizedRules:
 
 
 def _packed(masks_LB: BoolArray) -> NDArray[np.uint64]:
-    """64 requests in a word: `reduceat` over bools is some sixty times slower."""
+    """Pack 64 requests into a word: `reduceat` over bools is some sixty times slower."""
     rows, requests = masks_LB.shape
     bytes_LW = np.zeros((rows, -(-requests // 64) * 8), dtype=np.uint8)
     bytes_LW[:, : -(-requests // 8)] = np.packbits(masks_LB, axis=1)
@@ -112,7 +112,7 @@ def _unpacked(words_RW: NDArray[np.uint64], requests: int) -> BoolArray:
 
 
 def _normal(node: Node, columns: Mapping[str, int], negated: bool) -> _Tree:
-    """Negation pushed to the comparisons, and nested gates of one kind made one."""
+    """Push negation to the comparisons, and make nested gates of one kind one."""
     match node:
         case Comparison():
             return _literal(node, columns, negated)
@@ -148,7 +148,7 @@ def _depth(tree: _Tree) -> int:
 def _flattened(
     trees: Sequence[_Tree], depth: int
 ) -> tuple[list[tuple[Gate, NDArray[np.intp]]], list[_Literal]]:
-    """The starts of each gate's parts, deepest level first, and the literals in their order.
+    """Return the starts of each gate's parts, deepest level first, and the literals in their order.
 
     Trees shallower than `depth` are filled up with gates of one part, which change nothing.
     """

@@ -1,5 +1,5 @@
 """Probes: how token logits become calibrated values, and how probes are fitted and judged.
 
-`aggregator` and `calibration.apply` run beside the engine and need numpy alone; fitting and
+`aggregators` and `calibration.apply` run beside the engine and need numpy alone; fitting and
 evaluating need the extra `train`.
 """

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pilothouse.artifacts.manifest import ReadoutAggregate
-from pilothouse.probes.aggregator import make_aggregator
+from pilothouse.probes.aggregators import make_aggregator
 from pilothouse.probes.dataset import Dataset
 
 Floats = NDArray[np.float64]

@@ -15,7 +15,7 @@ from pilothouse.errors import ConfigError, EngineError
 from pilothouse.server.openai_errors import error_body
 from pilothouse.server.peer import passed_on, peer_of
 from pilothouse.server.reload.reload import Reloaded
-from pilothouse.server.state import GateState, required_state
+from pilothouse.server.state import ServerState, required_state
 
 UNTIL_RESTART = (
     "in memory: it lasts until the server is restarted or reads its file again; write it into "
@@ -89,5 +89,5 @@ async def _answer(work: Awaitable[Reloaded], note: str | None = None) -> JSONRes
     return JSONResponse(body | ({"note": note} if note else {}))
 
 
-def _state(request: Request) -> GateState:
+def _state(request: Request) -> ServerState:
     return required_state(request.app.state)

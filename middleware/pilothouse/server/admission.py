@@ -5,23 +5,23 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from pilothouse.engine.plan.check_norm_limit import check_norm_limit, refuse_unreserved
-from pilothouse.engine.plan.check_read_layers import check_read_layers, enforced_read_layers
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.plan.spec import SaeFacts, VectorFacts
+from pilothouse.engine.plan.validate import (
+    check_norm_limit,
+    check_read_layers,
+    enforced_read_layers,
+    refuse_unreserved,
+)
 from pilothouse.errors import RequestError
-from pilothouse.limits import EngineSize
+from pilothouse.limits import EngineSize, ServedLimits, exceeded, refuse_count
 from pilothouse.policy.endpoint_names import EndpointName
 from pilothouse.policy.matching import RequestFacts, applied_policies
-from pilothouse.record import Verdict
-from pilothouse.server.answer_size import (
-    refuse_choices,
-    refuse_heavy_choices,
-    refuse_prompt_logprobs,
-)
+from pilothouse.record import Decision
 from pilothouse.server.auth import Caller
+from pilothouse.server.body import encoded
 from pilothouse.server.bypass_fields import Guard, refuse_bypass
 from pilothouse.server.guard_requirements import GuardRequirements, RequirementsCache
 from pilothouse.server.pilothouse_field import FIELD, RequestField, parse_field
@@ -29,6 +29,75 @@ from pilothouse.server.request_id import refuse_request_id_field
 from pilothouse.server.request_schema import RequestFields
 from pilothouse.signed_request import SIGNED_REQUEST_KEY, AppliedPolicy, SignedRequest, seal
 from pilothouse.term import SteerTerm
+
+TOKEN_FIELDS: Final = ("logit_bias", "allowed_token_ids", "stop_token_ids")
+NAMED_LOGPROBS: Final = "logprob_token_ids"
+"""A chat's field that names the tokens whose logprobs each place of the answer shows."""
+
+
+def refuse_choices(fields: RequestFields, limits: ServedLimits) -> None:
+    """Leave a part of the engine to others: choices of a request run at the same time.
+
+    Raises:
+        RequestError: more prompts times `n` than `limits.max_choices`.
+    """
+    refuse_count(
+        f"n: {fields.num_prompts} prompts with {fields.num_per_prompt} choices each",
+        fields.num_prompts * fields.num_per_prompt,
+        "max_choices",
+        limits,
+        "n",
+    )
+
+
+def refuse_heavy_choices(fields: RequestFields, limits: ServedLimits) -> None:
+    """Bound what every choice of a request has a copy of.
+
+    Raises:
+        RequestError: more tokens that are biased, allowed or stopped at than
+            `limits.max_choice_token_ids`, or more logprobs than `limits.max_choice_logprobs`.
+    """
+    choices = fields.num_prompts * fields.num_per_prompt
+    read = {} if fields.vllm is None else fields.vllm.__dict__  # none: asked in Python, not HTTP
+    sizes = {name: len(read.get(name) or ()) for name in TOKEN_FIELDS}
+    most = max(sizes, key=sizes.__getitem__)
+    got = sum(sizes.values())
+    refuse_count(
+        f"{most}: {got} tokens for each of {choices} choices",
+        got * choices,
+        "max_choice_token_ids",
+        limits,
+        most,
+    )
+    named = len(read.get(NAMED_LOGPROBS) or ())
+    asked = fields.num_logprobs or 0
+    if asked < 0 or max(asked, named) * choices > limits.max_choice_logprobs:
+        field = NAMED_LOGPROBS if named > max(asked, 0) else "logprobs"
+        each = "all" if asked < 0 else max(asked, named)
+        got_logprobs = f"{each} of each token of {choices} choices"
+        raise exceeded(field, got_logprobs, "max_choice_logprobs", limits, param=field)
+
+
+def refuse_prompt_logprobs(
+    fields: RequestFields, body: Mapping[str, Any], limits: ServedLimits
+) -> None:
+    """Bound the logprobs of prompts, each of which vLLM makes an object of in its event loop.
+
+    One of each token is always taken: it is what evaluation harnesses ask for.
+
+    Raises:
+        RequestError: more than `limits.max_prompt_logprobs` of prompts of that length.
+    """
+    asked = fields.num_prompt_logprobs
+    if asked is None or 0 <= asked <= 1:
+        return
+    size = len(encoded(dict(body)))
+    if asked < 0 or asked * size > limits.max_prompt_logprobs:
+        got = f"{'all' if asked < 0 else asked} of each token in {size} bytes"
+        raise exceeded(
+            "prompt_logprobs", got, "max_prompt_logprobs", limits, param="prompt_logprobs"
+        )
+
 
 Body = dict[str, Any]
 
@@ -38,8 +107,8 @@ class Admitted:
     """A request that may go on to vLLM, and what shaping its answer will need."""
 
     decision_id: str
-    sealed: SignedRequest
-    exposure: GuardRequirements
+    signed: SignedRequest
+    requirements: GuardRequirements
     asked_model: str | None
     """The name to answer with; None where vLLM's own is right."""
     model_label: str
@@ -108,25 +177,25 @@ class Admission:
         field = parse_field(body.pop(FIELD, None), caller, self.limits)
         fields = read(body)
         profile = self._profile(fields.model)
-        exposure = self._exposures.of(self._applied(fields.model, profile, endpoint, caller))
-        refuse_bypass(fields, Guard(self._enforced, exposure.ends_output))
+        requirements = self._exposures.of(self._applied(fields.model, profile, endpoint, caller))
+        refuse_bypass(fields, Guard(self._enforced, requirements.ends_output))
         refuse_choices(fields, self.limits)
         refuse_heavy_choices(fields, self.limits)
         refuse_prompt_logprobs(fields, body, self.limits)
         steer = self._steering(field, profile)
-        sealed = SignedRequest(
+        signed = SignedRequest(
             decision_id=uuid.uuid4().hex,
             revision=self._plan.revision,
             steer=steer,
-            policies=exposure.applied,
+            policies=requirements.applied,
             probes=self._probes(field),
             scores=self._scores(field, caller),
         )
-        self._rewrite(body, sealed, profile)
+        self._rewrite(body, signed, profile)
         return Admitted(
-            decision_id=sealed.decision_id,
-            sealed=sealed,
-            exposure=exposure,
+            decision_id=signed.decision_id,
+            signed=signed,
+            requirements=requirements,
             asked_model=profile,
             model_label=fields.model or self._served[0],
             stream=fields.stream,
@@ -150,7 +219,7 @@ class Admission:
         Returns:
             Its decision id, and its body for the chat endpoint, sealed.
         """
-        sealed = SignedRequest(
+        signed = SignedRequest(
             decision_id=uuid.uuid4().hex,
             revision=self._plan.revision,
             policies=policies,
@@ -163,16 +232,16 @@ class Admission:
             "temperature": 0,
             "truncate_prompt_tokens": -1,
             "truncation_side": "left",
-            "vllm_xargs": {SIGNED_REQUEST_KEY: seal(sealed, self._key)},
+            "vllm_xargs": {SIGNED_REQUEST_KEY: seal(signed, self._key)},
         }
-        return sealed.decision_id, body
+        return signed.decision_id, body
 
-    def unscored_verdict(self, policies: Iterable[AppliedPolicy]) -> Verdict | None:
-        """What the enforced rules that end a prompt conclude of a text that cannot be scored."""
+    def unscored_verdict(self, policies: Iterable[AppliedPolicy]) -> Decision | None:
+        """Return the decision on a text that cannot be scored, of a rule that ends its prompt."""
         enforced = {each.name for each in policies if each.enforced}
         for rule in self._plan.rulebook.rules_of("prompt"):
             if rule.ends and rule.policy in enforced and rule.on_error == "closed":
-                return Verdict(rule.kind, rule.policy, rule.rule, "prompt", "error_blocked")
+                return rule.decision("enforce", "error_blocked")
         return None
 
     def _profile(self, name: str | None) -> str | None:
@@ -238,11 +307,11 @@ class Admission:
             return "summary" if caller.may_see_scores else "none"
         return field.scores
 
-    def _rewrite(self, body: Body, sealed: SignedRequest, profile: str | None) -> None:
+    def _rewrite(self, body: Body, signed: SignedRequest, profile: str | None) -> None:
         if profile is not None:
             body["model"] = self._served[0]
         extra = body.get("vllm_xargs") or {}
-        body["vllm_xargs"] = {**extra, SIGNED_REQUEST_KEY: seal(sealed, self._key)}
+        body["vllm_xargs"] = {**extra, SIGNED_REQUEST_KEY: seal(signed, self._key)}
 
 
 def label_names(plan: Plan, served_names: Iterable[str]) -> frozenset[str]:

@@ -13,7 +13,7 @@ from pilothouse.errors import EngineError
 from pilothouse.server.admin_api import add_admin_routes
 from pilothouse.server.open_doors import doors_of
 from pilothouse.server.reload.worker_check import ask_workers
-from pilothouse.server.state import GateState, required_state
+from pilothouse.server.state import ServerState, required_state
 
 
 def make_router() -> APIRouter:
@@ -49,11 +49,11 @@ def make_router() -> APIRouter:
     return router
 
 
-def _state(request: Request) -> GateState:
+def _state(request: Request) -> ServerState:
     return required_state(request.app.state)
 
 
-def _status(state: GateState) -> dict[str, Any]:
+def _status(state: ServerState) -> dict[str, Any]:
     body = state.plan.body
     return {
         "version": version("pilothouse"),
@@ -71,7 +71,7 @@ def _status(state: GateState) -> dict[str, Any]:
             }
             for tap in body.taps
         ],
-        "live_requests": len(state.ledger),
+        "live_requests": len(state.decision_store),
         "client_steering": body.auth.client_steering,
         "client_scores": body.auth.client_scores,
         "limits": state.plan_snapshots.newest.admission.limits.model_dump(),
@@ -88,7 +88,7 @@ def _status(state: GateState) -> dict[str, Any]:
     }
 
 
-def _catalog(state: GateState) -> dict[str, Any]:
+def _catalog(state: ServerState) -> dict[str, Any]:
     body = state.plan.body
     return {
         "vectors": {

@@ -37,11 +37,11 @@ from pilothouse.server.peer import check_forwarding_is_off
 from pilothouse.server.reload.plan_snapshot import PlanSnapshot, PlanSnapshots
 from pilothouse.server.reload.plan_watcher import PlanWatcher
 from pilothouse.server.reload.reload import Reloader
-from pilothouse.server.response.decision_store import Ledger
+from pilothouse.server.response.decision_store import DecisionStore
 from pilothouse.server.response.final_decision import FinalDecision
 from pilothouse.server.routes import RouteTable, inventory, refuse_unknown
 from pilothouse.server.start_report import log_start
-from pilothouse.server.state import STATE_NAME, GateState
+from pilothouse.server.state import STATE_NAME, ServerState
 from pilothouse.signed_request import signing_key
 from pilothouse.telemetry.logs import escape_server_lines, log_with_vllm
 from pilothouse.telemetry.metrics import LabelSources, Metrics
@@ -91,7 +91,7 @@ class EndpointPlugin:
                 log_start(made.plan, made.routes, made.surroundings, told)
 
 
-def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateState:
+def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> ServerState:
     """Everything the gate needs, from the plan that rides in vLLM's own configuration.
 
     Raises:
@@ -127,20 +127,20 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> GateSt
         refuse_unknown(routes)
     metrics = Metrics(_label_sources(plan, (*served, *adapters)))
     metrics.loaded(plan.revision)
-    ledger = Ledger()
+    decision_store = DecisionStore()
     plan_watcher = PlanWatcher(engine_client, plan_snapshots, plan_snapshot, metrics)
     install()
     subscribe(_guarded(metrics.record))
-    subscribe(_guarded(ledger.receive))
+    subscribe(_guarded(decision_store.receive))
     watch_programs(metrics.programs)
-    return GateState(
+    return ServerState(
         plan_snapshots=plan_snapshots,
         served_names=served,
         table=table,
         plan_watcher=plan_watcher,
         reloader=Reloader(plan_watcher, _file_of_the_start()),
-        ledger=ledger,
-        settler=FinalDecision(plan.rulebook, metrics.outcomes),
+        decision_store=decision_store,
+        settler=FinalDecision(plan.rulebook, metrics.decisions),
         metrics=metrics,
         engine_client=engine_client,
         pins_tools=pins_tools(args),

@@ -24,7 +24,7 @@ PROPERTIES: Final = "properties"
 LENGTHS: Final = frozenset({"minLength", "maxLength"})
 CHOICES: Final = "choice"
 WRITTEN: Final = REGEXES | GRAMMARS
-Entry = tuple[str, Any]
+RequestDecisions = tuple[str, Any]
 """A key of a guide with its value."""
 TOKEN: Final = re.compile(
     r"""\\.                              # an escaped character
@@ -123,7 +123,7 @@ def _guides(body: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield "tools", body["tools"]
 
 
-def _costs(entries: Iterable[Entry]) -> Iterator[Cost]:
+def _costs(entries: Iterable[RequestDecisions]) -> Iterator[Cost]:
     """Of every text in a guide that is a regex or grammar; the same text is compiled once."""
     found: dict[tuple[str, bool], None] = {}
     for key, value in entries:
@@ -135,16 +135,16 @@ def _costs(entries: Iterable[Entry]) -> Iterator[Cost]:
         yield cost(text, is_grammar=is_grammar)
 
 
-def _most_properties(entries: Iterable[Entry]) -> int:
+def _most_properties(entries: Iterable[RequestDecisions]) -> int:
     held = (value for key, value in entries if key == PROPERTIES)
     return max((len(each) for each in held if isinstance(each, Mapping)), default=0)
 
 
-def _num_lengths(entries: Iterable[Entry]) -> int:
+def _num_lengths(entries: Iterable[RequestDecisions]) -> int:
     return len({v for key, v in entries if key in LENGTHS and isinstance(v, int | float)})
 
 
-def _entries(guide: Any) -> Iterator[Entry]:
+def _entries(guide: Any) -> Iterator[RequestDecisions]:
     """Every key of a guide with its value, wherever it stands, in schemas given as text too."""
     waiting = [guide]
     while waiting:

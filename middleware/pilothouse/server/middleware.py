@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from starlette._utils import get_route_path
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pilothouse.errors import RequestError
 from pilothouse.server.admin_api import admin_refusal
 from pilothouse.server.auth import Refused
 from pilothouse.server.body import encoded, parsed_aside, read_body, sent_on
 from pilothouse.server.cors import readable
-from pilothouse.server.disconnect import Disconnect
 from pilothouse.server.endpoints.base import Answer, Endpoint
 from pilothouse.server.endpoints.registry import BY_PATH
 from pilothouse.server.models import with_profiles
@@ -28,8 +27,46 @@ from pilothouse.server.request_schema import Unreadable
 from pilothouse.server.rescoring import Rescorer, rescored
 from pilothouse.server.response.exchange import Exchange
 from pilothouse.server.routes import OWN_OPEN, RouteVerdict
-from pilothouse.server.state import GateState, state_of
+from pilothouse.server.state import ServerState, state_of
 from pilothouse.telemetry.metrics import RequestAction
+
+
+class Disconnect:
+    """Stands between the server and the app, and remembers that the client has gone.
+
+    vLLM goes on to answer a client that has gone, with `null` or an error that it met while it
+    stopped: nobody reads that, and it says nothing about the request.
+    """
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self.status = 0
+        """Of the answer, once it has begun."""
+        self._gone = False
+        self._receive = receive
+        self._send = send
+        self._answered = False
+
+    async def receive(self) -> Message:
+        """The server's next message; after a whole answer it tells of a disconnect, too."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect" and not self._answered:
+            self._gone = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Pass an answer on while there is a client."""
+        if self._gone:
+            return
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        elif message["type"] == "http.response.body" and not message.get("more_body", False):
+            self._answered = True
+        await self._send(message)
+
+    def outcome_or(self, outcome: RequestAction) -> RequestAction:
+        """What became of the request: nothing of it counts where the client did not wait."""
+        return "abort" if self._gone else outcome
+
 
 OTHER_ENDPOINT = "other"
 BODILESS = ("GET", "HEAD", "OPTIONS")
@@ -38,7 +75,7 @@ UNAUTHORIZED = {"error": "Unauthorized"}
 """vLLM's own words; whether a path wants a key is not left to how it reads the path."""
 
 
-class Gate:
+class GuardMiddleware:
     """Judges every request by its route, governs the generating ones."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -91,7 +128,7 @@ class Gate:
 
     async def _own(
         self,
-        state: GateState,
+        state: ServerState,
         path: str,
         verdict: RouteVerdict,
         scope: Scope,
@@ -109,7 +146,9 @@ class Gate:
         body = error_body(text, status=refused.status, code="not_authorized")
         await send_json(send, refused.status, body)
 
-    async def _bounded(self, state: GateState, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _bounded(
+        self, state: ServerState, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """Hand on what is not governed: its body is within bounds all the same."""
         if scope["method"] in BODILESS:
             await self._app(scope, receive, send)
@@ -127,7 +166,7 @@ class Gate:
         await self._app(*sent_on(scope, raw, receive), send)
 
     async def _governed(
-        self, state: GateState, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send
+        self, state: ServerState, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send
     ) -> None:
         client = Disconnect(receive, send)
         receive, send = client.receive, client.send
@@ -159,13 +198,17 @@ class Gate:
                     return
                 raw = encoded(body)
                 model = admitted.model_label
-                entry = state.ledger.open(admitted.decision_id)
+                entry = state.decision_store.open(admitted.decision_id)
                 outcome = "error"
                 try:
                     forced = None
-                    if admitted.exposure.holds_start and state.renders_chats:
+                    if admitted.requirements.holds_start and state.renders_chats:
                         scorer = Rescorer(
-                            self._app, scope, plan_snapshot.admission, state.ledger, admitted
+                            self._app,
+                            scope,
+                            plan_snapshot.admission,
+                            state.decision_store,
+                            admitted,
                         )
                         found = await rescored(scorer, endpoint, entry, pins_tools=state.pins_tools)
                         admitted, forced = found.admitted, found.forced
@@ -179,7 +222,7 @@ class Gate:
                             raise
                     outcome = exchange.outcome
                 finally:
-                    state.ledger.close(admitted.decision_id)
+                    state.decision_store.close(admitted.decision_id)
         except RequestError as error:
             await send_json(send, error.status, request_error_body(error))
         finally:
@@ -187,7 +230,7 @@ class Gate:
 
     async def _ungoverned_method(
         self,
-        state: GateState,
+        state: ServerState,
         endpoint: Endpoint,
         verdict: RouteVerdict,
         scope: Scope,
@@ -230,7 +273,7 @@ def _may_be_json(scope: Scope) -> bool:
     return not kind or kind.endswith("json")
 
 
-def _has_key(state: GateState, scope: Scope) -> bool:
+def _has_key(state: ServerState, scope: Scope) -> bool:
     authenticator = state.plan_snapshots.newest.authenticator
     return not authenticator.keyed or authenticator.caller(scope).authenticated
 
@@ -241,7 +284,7 @@ def _clean(scope: Scope) -> Scope:
     return {**scope, "headers": headers}
 
 
-async def _not_served(state: GateState, verdict: RouteVerdict, scope: Scope, send: Send) -> None:
+async def _not_served(state: ServerState, verdict: RouteVerdict, scope: Scope, send: Send) -> None:
     location = moved_to(scope, state.table)
     if location is not None:
         await answer_moved(send, location)

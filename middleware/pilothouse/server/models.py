@@ -8,11 +8,11 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pilothouse.server.openai_errors import encode, error_body, is_encoded, plainly, send_json
-from pilothouse.server.state import GateState
+from pilothouse.server.state import ServerState
 
 
 async def with_profiles(
-    app: ASGIApp, state: GateState, scope: Scope, receive: Receive, send: Send
+    app: ASGIApp, state: ServerState, scope: Scope, receive: Receive, send: Send
 ) -> None:
     """Let vLLM answer, and add the profiles to a good answer."""
     start: Message = {}
@@ -45,7 +45,7 @@ async def with_profiles(
     await app(plainly(scope), receive, collect)
 
 
-def _profile_cards(state: GateState, served: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _profile_cards(state: ServerState, served: list[dict[str, Any]]) -> list[dict[str, Any]]:
     base = next((each for each in served if each["id"] == state.served_names[0]), None)
     if base is None:
         return []

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Scope
 
-from pilothouse.record import Verdict
+from pilothouse.record import Decision
 from pilothouse.server.admission import Admission, Admitted
 from pilothouse.server.client_text import (
     answer_texts,
@@ -29,7 +29,7 @@ from pilothouse.server.client_text import (
 )
 from pilothouse.server.endpoints.base import Endpoint
 from pilothouse.server.openai_errors import encode
-from pilothouse.server.response.decision_store import Entry, Ledger
+from pilothouse.server.response.decision_store import DecisionStore, RequestDecisions
 from pilothouse.server.response.sse import payload
 from pilothouse.signed_request import AppliedPolicy
 from pilothouse.types import Phase
@@ -45,12 +45,17 @@ class Rescorer:
     """Scores texts under the policies of one admitted request."""
 
     def __init__(
-        self, app: ASGIApp, scope: Scope, admission: Admission, ledger: Ledger, admitted: Admitted
+        self,
+        app: ASGIApp,
+        scope: Scope,
+        admission: Admission,
+        decision_store: DecisionStore,
+        admitted: Admitted,
     ) -> None:
         self._app = app
         self._scope = scope
         self._admission = admission
-        self._ledger = ledger
+        self._decision_store = decision_store
         self.admitted = admitted
 
     async def verdict(
@@ -58,7 +63,7 @@ class Rescorer:
         texts: Iterable[str],
         phase: Phase,
         policies: tuple[AppliedPolicy, ...] | None = None,
-    ) -> Verdict | None:
+    ) -> Decision | None:
         """The first verdict that a rule of the prompt comes to on any of the texts.
 
         A text that cannot be scored is what the rule says of errors.
@@ -66,7 +71,7 @@ class Rescorer:
         Args:
             policies: those that count; by default all that hold for the request.
         """
-        judging = self.admitted.exposure.applied if policies is None else policies
+        judging = self.admitted.requirements.applied if policies is None else policies
         waiting = iter(texts)
         while batch := tuple(islice(waiting, BATCH)):
             found = await asyncio.gather(*(self._scored(each, judging) for each in batch))
@@ -75,13 +80,13 @@ class Rescorer:
                 return replace(verdict, phase=phase)
         return None
 
-    async def prompt_verdicts(self, prompts: Sequence[Any]) -> list[Verdict | None]:
+    async def prompt_verdicts(self, prompts: Sequence[Any]) -> list[Decision | None]:
         """The same for each prompt of a completion, in turn.
 
         As many are scored side by side as fill the context once, so that requests of others come
         between them.
         """
-        found: list[Verdict | None] = []
+        found: list[Decision | None] = []
         batch: list[Any] = []
         for prompt in prompts:
             if batch and sum(map(len, batch)) + len(prompt) > self._admission.max_model_len:
@@ -90,10 +95,10 @@ class Rescorer:
             batch.append(prompt)
         return found + await asyncio.gather(*map(self._prompt_verdict, batch))
 
-    async def _prompt_verdict(self, prompt: Any) -> Verdict | None:
-        """vLLM puts tokens into words."""
+    async def _prompt_verdict(self, prompt: Any) -> Decision | None:
+        """VLLM puts tokens into words."""
         if await self._is_too_long(prompt):
-            return self._admission.unscored_verdict(self.admitted.exposure.applied)
+            return self._admission.unscored_verdict(self.admitted.requirements.applied)
         text = prompt
         if not isinstance(prompt, str):
             status, answer = await call(
@@ -101,7 +106,7 @@ class Rescorer:
             )
             text = answer.get("prompt") if isinstance(answer, dict) else None
             if not isinstance(text, str):
-                return self._unscored(status, self.admitted.exposure.applied)
+                return self._unscored(status, self.admitted.requirements.applied)
         return await self.verdict((text,) if text.strip() else (), "prompt")
 
     async def _is_too_long(self, prompt: Any) -> bool:
@@ -114,19 +119,19 @@ class Rescorer:
             size = answer.get("count", 0) if isinstance(answer, dict) else 0
         return size > context
 
-    async def _scored(self, text: str, policies: tuple[AppliedPolicy, ...]) -> Verdict | None:
+    async def _scored(self, text: str, policies: tuple[AppliedPolicy, ...]) -> Decision | None:
         decision_id, body = self._admission.as_user_turn(self.admitted, text, policies)
-        entry = self._ledger.open(decision_id)
+        entry = self._decision_store.open(decision_id)
         try:
             status, _ = await call(self._app, self._scope, CHAT_PATH, body)
         finally:
-            self._ledger.close(decision_id)
+            self._decision_store.close(decision_id)
         found = next(entry.verdicts(), None)
         if found is None and (status != 200 or not entry.choices):
             return self._unscored(status, policies)
         return found
 
-    def _unscored(self, status: int, policies: tuple[AppliedPolicy, ...]) -> Verdict | None:
+    def _unscored(self, status: int, policies: tuple[AppliedPolicy, ...]) -> Decision | None:
         logger.warning("a text could not be scored as a user's turn: status %d", status)
         return self._admission.unscored_verdict(policies)
 
@@ -144,7 +149,7 @@ class ForcedAnswer:
         self,
         rescorer: Rescorer,
         endpoint: Endpoint,
-        entry: Entry,
+        entry: RequestDecisions,
         policies: tuple[AppliedPolicy, ...],
         texts: Callable[[str, str], tuple[str, ...]],
     ) -> None:
@@ -190,7 +195,7 @@ class Rescored:
 
 
 async def rescored(
-    rescorer: Rescorer, endpoint: Endpoint, entry: Entry, *, pins_tools: bool = False
+    rescorer: Rescorer, endpoint: Endpoint, entry: RequestDecisions, *, pins_tools: bool = False
 ) -> Rescored:
     """Score what the client wrote of an answer, and make ready to score what it will force.
 
@@ -206,15 +211,15 @@ async def rescored(
     for prompt, verdict in enumerate(found):
         if verdict is not None:
             entry.prompt_verdicts[prompt] = verdict
-    exposure = admitted.exposure
+    requirements = admitted.requirements
     constrained = is_constrained(fields, pins_tools=pins_tools)
-    judging = exposure.applied if constrained else exposure.scores_answers
+    judging = requirements.applied if constrained else requirements.scores_answers
     texts = forced_texts if constrained else answer_texts
     forced = ForcedAnswer(rescorer, endpoint, entry, judging, texts) if judging else None
     blocked = len(entry.prompt_verdicts) == admitted.num_prompts
     if forced is not None or entry.prompt_verdicts:
         # Whole choices wait for their verdict, as under a final rule.
-        admitted = replace(admitted, exposure=replace(exposure, buffers=True))
+        admitted = replace(admitted, requirements=replace(requirements, buffers=True))
     return Rescored(admitted, forced, blocked)
 
 

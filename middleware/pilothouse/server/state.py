@@ -14,7 +14,7 @@ from pilothouse.policy.ending_rules import Surroundings
 from pilothouse.server.reload.plan_snapshot import PlanSnapshots
 from pilothouse.server.reload.plan_watcher import PlanWatcher
 from pilothouse.server.reload.reload import Reloader
-from pilothouse.server.response.decision_store import Ledger
+from pilothouse.server.response.decision_store import DecisionStore
 from pilothouse.server.response.final_decision import FinalDecision
 from pilothouse.server.routes import RouteEntry, RouteTable
 from pilothouse.telemetry.metrics import Metrics
@@ -23,7 +23,7 @@ STATE_NAME = "pilothouse"
 
 
 @dataclass(slots=True)
-class GateState:
+class ServerState:
     """Made by the endpoint plugin when the engine is up; the gate denies everything before."""
 
     plan_snapshots: PlanSnapshots
@@ -31,7 +31,7 @@ class GateState:
     table: RouteTable
     plan_watcher: PlanWatcher
     reloader: Reloader
-    ledger: Ledger
+    decision_store: DecisionStore
     settler: FinalDecision
     metrics: Metrics
     engine_client: Any
@@ -53,13 +53,13 @@ class GateState:
         return self.plan_snapshots.newest.plan
 
 
-def state_of(state: State) -> GateState | None:
+def state_of(state: State) -> ServerState | None:
     """The gate's state of an app, once there is one."""
     found = getattr(state, STATE_NAME, None)
-    return found if isinstance(found, GateState) else None
+    return found if isinstance(found, ServerState) else None
 
 
-def required_state(state: State) -> GateState:
+def required_state(state: State) -> ServerState:
     """As `state_of`, behind the gate, which has let nothing through before there was one."""
     found = state_of(state)
     if found is None:

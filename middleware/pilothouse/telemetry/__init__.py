@@ -1,1 +1,1 @@
-"""What the server tells about itself."""
+"""Metrics and log lines of the server."""

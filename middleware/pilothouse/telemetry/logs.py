@@ -1,4 +1,4 @@
-"""Where lines of ours go: one tree of loggers, `pilothouse`, under whatever vLLM's own is told.
+"""One tree of loggers, `pilothouse`, that is printed as vLLM's own lines are.
 
 vLLM configures its logger `vllm` alone, in each of its processes and sometimes anew. Our tree hangs
 below that one instead of being configured beside it: level, format, stream and file are vLLM's at
@@ -22,14 +22,14 @@ MOST_CHARACTERS: Final = 2000
 
 
 def log_with_vllm() -> None:
-    """Have this process's lines of ours handled as vLLM's; may be called again.
+    """Print the `pilothouse` loggers of this process as vLLM prints its own; may be called again.
 
     Called where a process of ours begins its work, after vLLM has configured its logger there: a
     configuration that does not say otherwise disables every logger that it does not name.
     """
     ours = logging.getLogger(TREE)
     ours.parent = logging.getLogger("vllm")
-    ours.setLevel(ours.level)  # empties what is remembered of levels
+    ours.setLevel(ours.level)  # empties the cache of effective levels
     for name in list(logging.Logger.manager.loggerDict):
         if name == TREE or name.startswith(f"{TREE}."):
             logging.getLogger(name).disabled = False
@@ -37,7 +37,7 @@ def log_with_vllm() -> None:
 
 @contextmanager
 def errors_alone(name: str) -> Iterator[None]:
-    """Have a logger of vLLM's say nothing below an error meanwhile."""
+    """Silence what a logger of vLLM's says below an error, for as long as the block lasts."""
     logger = logging.getLogger(name)
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -48,7 +48,7 @@ def errors_alone(name: str) -> Iterator[None]:
 
 
 def escape_server_lines() -> None:
-    """Have uvicorn's lines escape what clients put into them, such as an address in a header."""
+    """Escape what clients put into uvicorn's lines, such as an address in a header."""
     for name in SERVER_LOGGERS:
         logger = logging.getLogger(name)
         if not any(isinstance(each, _Escaped) for each in logger.filters):

@@ -1,4 +1,4 @@
-"""Every metric there is: names, labels, buckets, and the one class that counts.
+"""Names, labels and buckets of every metric, closed sets of label values, and what counts them.
 
 All counting happens in API processes, from records and answers: what an engine process counts
 never reaches /metrics. With several API servers prometheus_client adds up the processes' files.
@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any, Final, Literal, get_args
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
+from pilothouse.policy.decide import outcome_result
 from pilothouse.policy.endpoint_names import ENDPOINTS
 from pilothouse.policy.rulebook import CompiledRule
-from pilothouse.record import Record, RuleOutcome
-from pilothouse.telemetry.labels import OTHER, ClosedSet, tenant_patterns
-from pilothouse.types import ActionName, Result, SignalSpec
+from pilothouse.record import Decision, Record
+from pilothouse.types import Result, SignalSpec
 
 PREFIX: Final = "pilothouse_"
 
 RequestAction = Literal["allow", "steer", "respond", "block", "reject", "deny", "error", "abort"]
-"""What became of an HTTP request. The first four are of answers that left; `block` includes a
+"""How an HTTP request ended. The first four are of answers that left; `block` includes a
 prompt verdict answered as 400. `reject`: refused at admission or before; `deny`: a route that is
 not served; `error`: vLLM or the scheduler failed it; `abort`: the client went away."""
 
@@ -34,7 +35,7 @@ UNSCORED_REASONS: Final = ("prefix_cache", "length_end", "preempted", "multimoda
 
 
 def _logit_buckets() -> tuple[float, ...]:
-    """Calibrated values are chances, so the buckets are even in log odds: fine at both ends."""
+    """Return buckets that are even in log odds, as calibrated values are chances."""
     odds = (-6.9, -4.6, -3.5, -2.2, -1.4, -0.7, 0.0, 0.7, 1.4, 2.2, 3.5, 4.6, 6.9)
     return (*(round(1 / (1 + math.exp(-each)), 4) for each in odds), 1.0)
 
@@ -105,9 +106,37 @@ METRICS: Final[Mapping[str, MetricSpec]] = {
 }
 
 
+class ClosedSet:
+    """The closed set of values that one label may have."""
+
+    def __init__(self, label: str, values: Iterable[str]) -> None:
+        self.label = label
+        self._values = frozenset(values)
+
+    def add(self, values: Iterable[str]) -> None:
+        """Add values; what was in the set stays, since series of it exist."""
+        self._values |= frozenset(values)
+
+    def value_or_other(self, value: str) -> str:
+        """Return the value if it is in the set, else `other`."""
+        return value if value in self._values else OTHER
+
+
+def tenant_patterns(patterns: Iterable[str]) -> Callable[[str], str]:
+    """Map a tenant to its class: the first pattern of a policy, but `*`, that holds for it."""
+    classes = tuple(dict.fromkeys(each for each in patterns if each != "*"))[:MAX_TENANT_CLASSES]
+
+    def tenant_class(tenant: str) -> str:
+        if not tenant:
+            return NO_TENANT
+        return next((each for each in classes if fnmatchcase(tenant, each)), OTHER)
+
+    return tenant_class
+
+
 @dataclass(frozen=True, slots=True)
 class LabelSources:
-    """Where the closed sets come from."""
+    """The values that labels may have."""
 
     model_names: Iterable[str]
     rules: Sequence[CompiledRule] = ()
@@ -141,28 +170,28 @@ class Metrics:
     def loaded(
         self, revision: str, *, profiles: Iterable[str] = (), vectors: Iterable[str] = ()
     ) -> None:
-        """A plan was loaded now; names that it brings are labels from here on."""
+        """Note that a plan was loaded now; its names are labels from here on."""
         self._models.add(profiles)
         self._vectors.add(vectors)
         self._all["pilothouse_config_fingerprint"].set(int(revision, 16))
         self._all["pilothouse_config_loaded_timestamp_seconds"].set(time.time())
 
     def reload(self, result: ReloadResult) -> None:
-        """A reload that this process was asked for has ended."""
+        """Count a reload that has ended."""
         self._all["pilothouse_reloads_total"].labels(result).inc()
 
     def request(
         self, model_name: str | None, endpoint: str, tenant: str, action: RequestAction
     ) -> None:
-        """One HTTP request has ended. A name that is none of ours counts as `other`."""
+        """Count one HTTP request that has ended; a name that is none of ours counts as `other`."""
         model = OTHER if model_name is None else self._closed(self._models, model_name)
         self._all["pilothouse_requests_total"].labels(
             model, self._endpoints.value_or_other(endpoint), self._tenant_class(tenant), action
         ).inc()
 
-    def outcomes(self, outcomes: Iterable[RuleOutcome]) -> None:
-        """Rules evaluated for one choice."""
-        for each in outcomes:
+    def decisions(self, decisions: Iterable[Decision]) -> None:
+        """Count the rules that were evaluated for one choice."""
+        for each in decisions:
             name = self._closed(self._rules, f"{each.policy}/{each.rule}")
             policy, rule = name.split("/", 1) if name != OTHER else (OTHER, OTHER)
             self._all["pilothouse_decisions_total"].labels(
@@ -170,10 +199,10 @@ class Metrics:
             ).inc()
 
     def record(self, record: Record) -> None:
-        """Any record of this process; only the closing one of a choice counts."""
+        """Count a record of this process; only the closing one of a choice counts."""
         if not record.closing:
             return
-        self.outcomes(record.outcomes)
+        self.decisions(record.decisions)
         for key, value in record.values.items():
             self._score(key, value)
         self._add("pilothouse_probe_tokens_total", self._probes, record.scored_tokens)
@@ -185,7 +214,7 @@ class Metrics:
         self._all["pilothouse_hold_back_seconds"].observe(record.hold_back_seconds)
 
     def programs(self, count: int) -> None:
-        """So many steering programs are in use from now on."""
+        """Set how many steering programs are in use."""
         self._all["pilothouse_programs_active"].set(count)
 
     def _score(self, key: str, value: float) -> None:
@@ -205,7 +234,7 @@ class Metrics:
         return found
 
     def _show_zeros(self, sources: LabelSources) -> None:
-        """Series that alerts look at are there from the start, so that a first event is a rise."""
+        """Make the series that alerts look at, so that a first event is a rise from zero."""
         for rule in sources.rules:
             for result in _results_of(rule):
                 self._all["pilothouse_decisions_total"].labels(
@@ -219,30 +248,11 @@ class Metrics:
             self._all["pilothouse_probe_score"].labels(*spec.key.split("/", 1))
 
 
-_ENFORCED: Mapping[ActionName, Result] = {
-    "log": "flagged",
-    "tag": "flagged",
-    "steer": "steered",
-    "judge": "judged",
-    "respond": "responded",
-    "block": "blocked",
-}
-_SHADOW: Mapping[ActionName, Result] = {
-    "log": "flagged",
-    "tag": "flagged",
-    "steer": "would_steer",
-    "judge": "would_judge",
-    "respond": "would_respond",
-    "block": "would_block",
-}
-
-
 def _results_of(rule: CompiledRule) -> tuple[Result, ...]:
-    """What a rule in its policy's own mode can come out as."""
-    if rule.mode == "shadow":
-        return "allowed", "bypassed", _SHADOW[rule.kind]
-    error: Result = "error_blocked" if rule.on_error == "closed" else "bypassed"
-    return "allowed", error, _ENFORCED[rule.kind]
+    """Return the results that a rule can have in its policy's own mode."""
+    fired = outcome_result(rule.kind, rule.mode, True, False, rule.on_error)
+    missing = outcome_result(rule.kind, rule.mode, False, True, rule.on_error)
+    return "allowed", "bypassed" if rule.mode == "shadow" else missing, fired
 
 
 def _made(name: str, spec: MetricSpec, registry: CollectorRegistry) -> Any:
@@ -253,3 +263,8 @@ def _made(name: str, spec: MetricSpec, registry: CollectorRegistry) -> Any:
     return Gauge(
         name, spec.help, spec.labels, registry=registry, multiprocess_mode=spec.multiprocess_mode
     )
+
+
+OTHER: Final = "other"
+NO_TENANT: Final = "none"
+MAX_TENANT_CLASSES: Final = 50

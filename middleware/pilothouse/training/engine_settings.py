@@ -34,7 +34,7 @@ class Chosen(NamedTuple):
 
 
 def engine_settings(words: Sequence[str], dtype: str | None = None) -> dict[str, Any]:
-    """vLLM's engine flags as arguments of `LLM`, those alone that were given.
+    """VLLM's engine flags as arguments of `LLM`, those alone that were given.
 
     Args:
         dtype: the verb's own option, which means the same as the flag.

@@ -14,7 +14,7 @@ from pilothouse.artifacts.vector import Vector, save_vector
 from pilothouse.errors import ConfigError
 from pilothouse.offline_env import set_offline_env
 from pilothouse.output_dir import MADE, atomic_output_dir, check_out
-from pilothouse.progress import Phase, untold
+from pilothouse.progress import Phase, silent_phase
 from pilothouse.training import difference, principal, ridge
 from pilothouse.training.card import card
 from pilothouse.training.engine_settings import with_dtype, with_memory
@@ -237,7 +237,7 @@ def fit_vector(
     for note in fit.notes:
         if tell is not None:
             tell(note)
-    return fit.run(phase or untold)
+    return fit.run(phase or silent_phase)
 
 
 def chosen_method(

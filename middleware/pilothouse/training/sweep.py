@@ -68,7 +68,7 @@ def draws(options: FitOptions) -> list[tuple[Control, int]]:
 
 
 class PartMeter:
-    """Measures steerings on a part of the texts, beside no steering.
+    """TokenStats steerings on a part of the texts, beside no steering.
 
     Raises:
         ConfigError: there are questions, and the unsteered model answers none.

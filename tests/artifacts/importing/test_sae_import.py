@@ -15,8 +15,8 @@ from pilothouse.artifacts.saes.native import NAME
 from pilothouse.artifacts.saes.registry import load_sae
 from pilothouse.errors import ArtefactError
 from pilothouse.types import Tap
-from tests.artifacts.saes import files
-from tests.artifacts.saes.files import FEATURES, WIDTH, book
+from tests.support.artifacts import sae_files as files
+from tests.support.artifacts.sae_files import FEATURES, WIDTH, book
 
 
 class Lengths:

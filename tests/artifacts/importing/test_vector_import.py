@@ -9,8 +9,8 @@ import pytest
 from pilothouse.artifacts import import_vector
 from pilothouse.artifacts.vector import load_vector
 from pilothouse.errors import ConfigError
-from tests.artifacts.vectors import writers
-from tests.artifacts.vectors.importing import run_import
+from tests.support.artifacts import vector_files as writers
+from tests.support.artifacts.import_command import run_import
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from pilothouse.artifacts.saes.releases import RELEASES
 from pilothouse.config import SaeRef
 from pilothouse.edits.sae_codes import encode
 from pilothouse.errors import ArtefactError
-from tests.artifacts.saes import files
-from tests.artifacts.saes.files import WIDTH, book, hidden
+from tests.support.artifacts import sae_files as files
+from tests.support.artifacts.sae_files import WIDTH, book, hidden
 
 PUBLISHED = {
     "hook_point": "blocks.3.hook_resid_pre",

@@ -20,8 +20,8 @@ import pytest
 from pilothouse.artifacts.saes.hints import SaeHints
 from pilothouse.artifacts.saes.registry import load_sae
 from pilothouse.errors import ArtefactError
-from tests.artifacts.saes import files
-from tests.artifacts.saes.files import FEATURES, WIDTH, book, lens_tensors, save, write_json
+from tests.support.artifacts import sae_files as files
+from tests.support.artifacts.sae_files import FEATURES, WIDTH, book, lens_tensors, save, write_json
 
 HERE = SaeHints(model_id="demo", layer=4, site="resid_post")
 Spoil = Callable[[Path], None]

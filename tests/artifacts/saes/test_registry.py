@@ -18,9 +18,9 @@ from pilothouse.artifacts.saes.saelens import load_saelens
 from pilothouse.edits.sae_codes import decode, encode
 from pilothouse.errors import ArtefactError, ConfigError
 from pilothouse.types import Tap
-from tests.artifacts.saes import files
-from tests.artifacts.saes.files import FEATURES, WIDTH, book, hidden
 from tests.reference.sae import Book
+from tests.support.artifacts import sae_files as files
+from tests.support.artifacts.sae_files import FEATURES, WIDTH, book, hidden
 
 HERE = SaeHints(model_id="demo", layer=4, site="resid_post")
 THRESHOLD = np.full(FEATURES, 0.5, np.float64)

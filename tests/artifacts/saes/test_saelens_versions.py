@@ -13,9 +13,9 @@ from pilothouse.artifacts.saes.autoencoder import Sae
 from pilothouse.artifacts.saes.registry import load_sae
 from pilothouse.edits.sae_codes import decode, encode
 from pilothouse.errors import ArtefactError
-from tests.artifacts.saes import files
-from tests.artifacts.saes.files import FEATURES, WIDTH, book, hidden
 from tests.reference.sae import Book
+from tests.support.artifacts import sae_files as files
+from tests.support.artifacts.sae_files import FEATURES, WIDTH, book, hidden
 
 
 def check(sae: Sae, made: Book) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from pilothouse.artifacts.vectors import FORMATS
-from tests.artifacts.vectors import writers
-from tests.artifacts.vectors.hostile_cases import CASES
-from tests.artifacts.vectors.importing import run_import
+from tests.support.artifacts import vector_files as writers
+from tests.support.artifacts.hostile_cases import CASES
+from tests.support.artifacts.import_command import run_import
 
 
 @pytest.mark.parametrize("case", list(CASES))

@@ -19,9 +19,9 @@ from pilothouse.edits.program import compile_program
 from pilothouse.edits.sources import Sources
 from pilothouse.term import SteerTerm
 from pilothouse.types import Site, Tap
-from tests.artifacts.vectors import writers
-from tests.artifacts.vectors.importing import imported, run_import
-from tests.artifacts.vectors.writers import D, H, N, direction, draw
+from tests.support.artifacts import vector_files as writers
+from tests.support.artifacts.import_command import imported, run_import
+from tests.support.artifacts.vector_files import D, H, N, direction, draw
 
 PICKLED = "--allow-pickle-weights"
 

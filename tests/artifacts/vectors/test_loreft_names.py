@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.artifacts.vectors.importing import imported, run_import
-from tests.artifacts.vectors.writers import D, loreft
+from tests.support.artifacts.import_command import imported, run_import
+from tests.support.artifacts.vector_files import D, loreft
 
 PICKLED = "--allow-pickle-weights"
 WORDS = (PICKLED, "--d-model", str(D))

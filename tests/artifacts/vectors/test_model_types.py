@@ -10,8 +10,8 @@ from gguf.constants import MODEL_ARCH_NAMES
 from transformers import CONFIG_MAPPING
 
 from pilothouse.artifacts.vectors.model_types import ARCHITECTURES, is_same_architecture
-from tests.artifacts.vectors import writers
-from tests.artifacts.vectors.importing import run_import
+from tests.support.artifacts import vector_files as writers
+from tests.support.artifacts.import_command import run_import
 
 SAME_IN_THEIR_OWN_CODE = {
     "arctic",

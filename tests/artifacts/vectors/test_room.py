@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from tests.test_house import PACKAGE, imports_of, room_of
 
 OFFLINE = {"vector_import", "norms", "pickled", "sae_pickle"}
@@ -38,6 +40,7 @@ def test_no_reader_imports_torch_or_pickle_but_the_one_of_arrays() -> None:
     assert found == {"array_pickle"}
 
 
+@pytest.mark.heavy
 def test_what_serves_loads_no_foreign_format() -> None:
     done = subprocess.run(
         [sys.executable, "-c", LOAD_SERVING], capture_output=True, text=True, timeout=120

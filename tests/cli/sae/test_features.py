@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from pilothouse.cli import sae as sae_verb
 from pilothouse.library import library_path
-from tests.artifacts.saes import files
 from tests.reference.sae import Book
+from tests.support.artifacts import sae_files as files
 
 RUN = CliRunner()
 MODEL = library_path("examples/demo") / "model"

@@ -27,8 +27,8 @@ from pilothouse.artifacts.saes.registry import FORMATS, load_sae
 from pilothouse.cli.sae import app
 from pilothouse.edits.sae_codes import decode, encode
 from pilothouse.errors import ArtefactError, ConfigError
-from tests.artifacts.saes import files
-from tests.artifacts.saes.files import FEATURES, NAME, WIDTH, book, hidden, save, write_json
+from tests.support.artifacts import sae_files as files
+from tests.support.artifacts.sae_files import FEATURES, NAME, WIDTH, book, hidden, save, write_json
 
 RUN = CliRunner()
 HERE = ("--model-id", NAME, "--layer", "4", "--site", "resid_post")
@@ -252,7 +252,7 @@ def flipped(folder: Path) -> None:
         (field("k", 3), "digest: got"),
         (field("form", "spline"), "form: got 'spline'"),
         (field("kind", "vector"), "kind: got 'vector'"),
-        (field("note", "hello"), "note: got 'hello'"),
+        (field("note", "hello"), "note: unknown field"),
         (flipped, "weights_sha256: got"),
         (lambda at: (at / "weights.safetensors").unlink(), "weights.safetensors: file: got"),
     ],

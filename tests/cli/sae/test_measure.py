@@ -16,8 +16,8 @@ from pilothouse.cli.sae import app
 from pilothouse.cli.sae.measure import read_prompts
 from pilothouse.edits.sae_codes import encode
 from pilothouse.errors import ConfigError
-from tests.artifacts.saes.files import save, write_json
-from tests.support.tiny_model import D_MODEL, make_tiny_model
+from tests.support.artifacts.sae_files import save, write_json
+from tests.support.models.tiny_model import D_MODEL, make_tiny_model
 
 LAYER, FEATURES = 2, 48
 PROMPTS = ("the harbour opens at dawn", "the keeper of the light writes", "boats leave")

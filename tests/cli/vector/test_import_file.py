@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pilothouse.artifacts.vectors import FORMATS, Format, register
-from tests.artifacts.vectors import writers
-from tests.artifacts.vectors.importing import run_import
+from tests.support.artifacts import vector_files as writers
+from tests.support.artifacts.import_command import run_import
 
 
 @pytest.fixture

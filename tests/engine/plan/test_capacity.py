@@ -13,18 +13,17 @@ from pilothouse.artifacts.catalog import SERVED_SITES, Catalog
 from pilothouse.artifacts.saes.cache import open_sae
 from pilothouse.config import SaeRef, Taps
 from pilothouse.edits.program import compile_program
-from pilothouse.engine.plan.check_capacity import unfit
-from pilothouse.engine.plan.check_norm_limit import check_norm_limit, refuse_unreserved
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.plan.table_size import table_bytes
 from pilothouse.engine.plan.tap_plan import EditPlan, PolicyRow
+from pilothouse.engine.plan.validate import capacity_problem, check_norm_limit, refuse_unreserved
 from pilothouse.errors import ConfigError, EngineError, RequestError
 from pilothouse.term import SteerTerm
 from pilothouse.types import PROJECTION_SITES, Reserved, Tap
-from tests.engine.feature_cases import write_saes
-from tests.engine.harness import make_plan
-from tests.engine.operator_parity import CATALOGUE
-from tests.engine.worlds import policy
+from tests.support.engines.catalogs import policy
+from tests.support.engines.harness import make_plan
+from tests.support.parity.operators import CATALOGUE
+from tests.support.parity.sae_cases import write_saes
 
 GRANT = {"auth": {"client_steering": True}}
 AT = Tap(1, "resid_post")
@@ -143,7 +142,7 @@ def test_more_rows_than_reserved_are_refused() -> None:
     terms = [SteerTerm(vector="span"), SteerTerm(vector="v", op="ablate")]
     program = compile_program(terms, plan.sources)
     assert program is not None
-    assert "4 rows, 3 reserved" in str(unfit(program, plan.taps()))
+    assert "4 rows, 3 reserved" in str(capacity_problem(program, plan.taps()))
     with pytest.raises(RequestError, match=r"steer: at layer 1 the edit needs 4 rows"):
         check_norm_limit(terms, plan, origin="steer")
 

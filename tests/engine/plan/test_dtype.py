@@ -11,8 +11,8 @@ import pytest
 import torch
 from vllm.platforms import current_platform
 
-from pilothouse.engine.plan.dtype import missing_bfloat16, usual_dtype
 from pilothouse.engine.plan import dtype
+from pilothouse.engine.plan.dtype import missing_bfloat16, usual_dtype
 
 
 @pytest.fixture

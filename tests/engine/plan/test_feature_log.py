@@ -21,10 +21,10 @@ from pilothouse.engine.scheduler.feature_pool import FeaturePool
 from pilothouse.errors import ConfigError, PolicyError
 from pilothouse.llm import LLM
 from pilothouse.policy.loader import load_policies
-from tests.engine.offline_llm import offline_llm
-from tests.support.tiny_house import VECTOR_LAYER, make_tiny_house
-from tests.support.tiny_model import D_MODEL
-from tests.support.tiny_sae import LABEL
+from tests.support.artifacts.tiny_sae import LABEL
+from tests.support.engines.offline_llm import offline_llm
+from tests.support.models.tiny_model import D_MODEL
+from tests.support.servers.tiny_deployment import VECTOR_LAYER, make_tiny_house
 
 PROMPTS = [list(range(5, 5 + n)) for n in (3, 17, 40)]
 

@@ -28,9 +28,9 @@ from pilothouse.engine.plan.plan import ADDITIONAL_KEY, Plan
 from pilothouse.engine.scheduler.messages import STEP_ATTRIBUTE, Emissions, StepPlan, Upload
 from pilothouse.errors import EngineError
 from pilothouse.term import SteerTerm
-from tests.engine.harness import make_plan
-from tests.engine.worlds import vector
-from tests.support.plan_text import numbers_in
+from tests.support.engines.catalogs import vector
+from tests.support.engines.harness import make_plan
+from tests.support.engines.plan_text import numbers_in
 
 
 def plan_of(seed: int = 1) -> Plan:

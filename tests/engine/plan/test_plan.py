@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from pilothouse.artifacts.catalog import Catalog
-from pilothouse.engine.plan.check_read_layers import check_read_layers, enforced_read_layers
 from pilothouse.engine.plan.plan import Plan
+from pilothouse.engine.plan.validate import check_read_layers, enforced_read_layers
 from pilothouse.errors import ConfigError, EngineError, PolicyError, RequestError
 from pilothouse.term import SteerTerm
-from tests.engine.harness import make_plan, random_rows
-from tests.engine.worlds import policy, probe, readout, vector
+from tests.support.engines.catalogs import policy, probe, readout, vector
+from tests.support.engines.harness import make_plan, random_rows
 
 ROWS = random_rows(1, 3)
 BLOCK = [{"id": "r", "phase": "output", "when": "x >= 0.5", "then": {"action": "block"}}]
@@ -88,9 +88,9 @@ def test_policy_targets_have_rows_of_their_unit_and_layers() -> None:
 
 
 def revision_of(**changes: Any) -> str:
-    base: dict[str, Any] = {"catalogue": catalog(), "policies": ()}
+    base: dict[str, Any] = {"catalog": catalog(), "policies": ()}
     base |= changes
-    return make_plan(base.pop("catalogue"), base.pop("policies"), **base).revision
+    return make_plan(base.pop("catalog"), base.pop("policies"), **base).revision
 
 
 def test_everything_in_a_plan_changes_its_revision() -> None:

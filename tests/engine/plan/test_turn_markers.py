@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "demo"))
+sys.path.insert(0, str(Path(__file__).parents[3] / "examples" / "demo"))
 
 from pilothouse.cli.launch import plan_for
 from pilothouse.config import load_config
@@ -21,7 +21,7 @@ from pilothouse.engine.vllm.chat import turn_markers
 from pilothouse.library import library_path
 from pilothouse.policy.loader import load_policies
 from sample import sample
-from tests.support.chat_templates import FAMILIES, rendered, tokenizer_of
+from tests.support.models.chat_templates import FAMILIES, rendered, tokenizer_of
 
 USER = {"role": "user", "content": "What is it?"}
 SAID = {"role": "assistant", "content": "So be it."}

@@ -16,11 +16,16 @@ from pilothouse.edits.program import compile_program
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.plan.update import changes, following_plan
 from pilothouse.errors import ConfigError
-from pilothouse.server.reload.load_change import with_loaded, without_loaded
+from pilothouse.server.reload.reload import with_loaded, without_loaded
 from pilothouse.term import SteerTerm
-from tests.support.mounts import mount
-from tests.support.tiny_house import RESIDUAL_NORM, VECTOR_LAYER, make_tiny_house, save_nudge
-from tests.support.tiny_sae import save_topics
+from tests.support.artifacts.kubernetes_mounts import mount
+from tests.support.artifacts.tiny_sae import save_topics
+from tests.support.servers.tiny_deployment import (
+    RESIDUAL_NORM,
+    VECTOR_LAYER,
+    make_tiny_house,
+    save_nudge,
+)
 
 Raw = dict[str, Any]
 

@@ -25,8 +25,15 @@ from pilothouse.engine.scheduler.messages import Emissions
 from pilothouse.engine.scheduler.read_store import ReadStore
 from pilothouse.record import Record
 from pilothouse.term import SteerTerm
-from tests.engine.harness import BLOCK, Engine, engine, forced_async, make_plan, random_rows
-from tests.engine.worlds import policy, probe, readout, vector
+from tests.support.engines.catalogs import policy, probe, readout, vector
+from tests.support.engines.harness import (
+    BLOCK,
+    Engine,
+    engine,
+    forced_async,
+    make_plan,
+    random_rows,
+)
 
 LONGEST = 3 * BLOCK
 SHARED = np.random.default_rng(11).integers(3, 249, LONGEST).tolist()

@@ -11,8 +11,8 @@ from pilothouse.engine.plan.build import resolve_plan
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.scheduler.plan_registry import PlanRegistry
 from pilothouse.errors import RequestError
-from tests.engine.harness import make_plan, random_rows
-from tests.engine.worlds import probe, readout, vector
+from tests.support.engines.catalogs import probe, readout, vector
+from tests.support.engines.harness import make_plan, random_rows
 
 FIRST = make_plan(Catalog(vectors={"v": vector("v", (2,))}))
 
@@ -32,7 +32,7 @@ class House:
             assert self.ask("newest", client, FIRST.revision) is None
 
     def ask(self, order: str, *arguments: object) -> object:
-        answer = self.revisions.obey(order, arguments)
+        answer = self.revisions.handle_rpc(order, arguments)
         return answer.result() if isinstance(answer, Future) else answer
 
     def prepare(self, client: int, plan: Plan) -> str:
@@ -68,12 +68,12 @@ def test_a_process_that_lags_is_right_until_it_has_switched() -> None:
 def test_a_plan_goes_with_its_last_request() -> None:
     house, second = House(0), plan_watcher(2)
     for _ in range(2):
-        house.revisions.enter(FIRST.revision)
+        house.revisions.add_request(FIRST.revision)
     assert house.load(0, second)
     house.ask("release", 0, FIRST.revision)
-    house.revisions.leave(FIRST.revision)
+    house.revisions.remove_request(FIRST.revision)
     assert house.knows(FIRST)
-    house.revisions.leave(FIRST.revision)
+    house.revisions.remove_request(FIRST.revision)
     assert not house.knows(FIRST)
     assert house.ask("told")["requests"] == {second.revision: 0}
 
@@ -99,7 +99,7 @@ def test_what_was_never_activated_goes_without_a_trace() -> None:
 
 def test_a_plan_that_is_let_go_while_it_is_read_is_not_kept() -> None:
     house, second = House(0), plan_watcher(2)
-    reading = house.revisions.obey("prepare", (0, second.revision, second.to_wire()))
+    reading = house.revisions.handle_rpc("prepare", (0, second.revision, second.to_wire()))
     house.ask("release", 0, second.revision)
     assert reading.result() == "" and not house.knows(second)
 

@@ -12,8 +12,8 @@ from pilothouse.engine.scheduler.messages import Emissions
 from pilothouse.engine.scheduler.policy_engine import PolicyEngine
 from pilothouse.engine.scheduler.step_decisions import StepDecisions
 from pilothouse.signed_request import AppliedPolicy, SignedRequest
-from tests.engine.harness import make_plan, random_rows
-from tests.engine.worlds import policy, probe, readout, vector
+from tests.support.engines.catalogs import policy, probe, readout, vector
+from tests.support.engines.harness import make_plan, random_rows
 
 BLOCK: dict[str, Any] = {"action": "block"}
 PUSH: dict[str, Any] = {"action": "steer", "vector": "v", "scale": 2.0, "hold_tokens": 5}
@@ -54,21 +54,21 @@ class Fed:
         policies = [AppliedPolicy(name=name, enforced=True) for name in enforced]
         policies += [AppliedPolicy(name=name, enforced=False) for name in shadow]
         sealed = SignedRequest(decision_id="d", revision="r", policies=tuple(policies))
-        self.watched = self.policy_engine.open("r", sealed, PROMPT)
+        self.rules = self.policy_engine.open("r", sealed, PROMPT)
         self.position = 0
 
     def feed(self, *logits: float) -> StepDecisions:
         scores_TE = np.array(logits, np.float32)[:, None]
         emissions = Emissions(("r",), (self.position,), (len(logits),), scores_TE)
         self.position += len(logits)
-        return self.policy_engine.observe(emissions)
+        return self.policy_engine.step([emissions])
 
     def prompt(self, *logits: float) -> StepDecisions:
         return self.feed(*(logits or (LOW,) * PROMPT))
 
     @property
     def cleared(self) -> int:
-        return self.policy_engine.cleared(self.watched)
+        return self.policy_engine.cleared(self.rules)
 
 
 def test_a_token_is_cleared_once_it_is_scored_and_harmless() -> None:
@@ -87,7 +87,7 @@ def test_a_running_streak_is_not_cleared_until_it_breaks() -> None:
         fed.feed(logit)
         cleared.append(fed.cleared)
     assert cleared == [1, 1, 1, 4, 4]
-    assert fed.watched.verdict is None
+    assert fed.rules.verdict is None
 
 
 @pytest.mark.parametrize(("name", "left"), [("now", 1), ("run", 1), ("leak", 2)])
@@ -95,26 +95,26 @@ def test_what_may_leave_when_a_verdict_falls(name: str, left: int) -> None:
     fed = Fed(name)
     fed.prompt()
     fed.feed(LOW)
-    while fed.watched.verdict is None:
+    while fed.rules.verdict is None:
         fed.feed(HIGH)
-    assert fed.watched.cleared_at_end == left
+    assert fed.rules.cleared_at_end == left
 
 
 def test_a_prompt_rule_decides_when_the_prompt_is_whole_and_not_before() -> None:
     fed = Fed("seen")
     fed.feed(HIGH, LOW)
-    assert fed.watched.verdict is None
+    assert fed.rules.verdict is None
     fed.feed(LOW, LOW)
-    assert fed.watched.verdict is not None and fed.watched.verdict.phase == "prompt"
-    assert fed.watched.cleared_at_end == 0
+    assert fed.rules.verdict is not None and fed.rules.verdict.phase == "prompt"
+    assert fed.rules.cleared_at_end == 0
 
 
 def test_shadow_concludes_and_ends_nothing() -> None:
     fed = Fed(shadow=("now",))
     fed.prompt()
     fed.feed(HIGH)
-    [outcome] = fed.policy_engine.outcomes(fed.watched)
-    assert (outcome.result, outcome.at_token, fed.watched.verdict) == ("would_block", 0, None)
+    [outcome] = fed.policy_engine.decisions(fed.rules)
+    assert (outcome.result, outcome.at_token, fed.rules.verdict) == ("would_block", 0, None)
     assert fed.cleared > 1000
 
 
@@ -122,9 +122,9 @@ def test_block_outranks_respond_when_both_fire() -> None:
     fed = Fed("canned", "now")
     fed.prompt()
     fed.feed(HIGH)
-    assert fed.watched.verdict is not None
-    assert (fed.watched.verdict.policy, fed.watched.verdict.result) == ("now", "blocked")
-    results = {each.policy: each.result for each in fed.policy_engine.outcomes(fed.watched)}
+    assert fed.rules.verdict is not None
+    assert (fed.rules.verdict.policy, fed.rules.verdict.result) == ("now", "blocked")
+    results = {each.policy: each.result for each in fed.policy_engine.decisions(fed.rules)}
     assert results == {"now": "blocked", "canned": "responded"}
 
 
@@ -133,7 +133,7 @@ def test_a_missing_score_ends_a_closed_rule_and_passes_an_open_one() -> None:
         fed = Fed(name)
         fed.prompt()
         fed.feed(float("nan"))
-        [outcome] = fed.policy_engine.outcomes(fed.watched)
+        [outcome] = fed.policy_engine.decisions(fed.rules)
         assert outcome.result == result
 
 
@@ -142,7 +142,7 @@ def test_a_rule_that_was_bypassed_and_fires_later_counts_as_fired() -> None:
     fed.prompt()
     fed.feed(float("nan"))
     fed.feed(HIGH)
-    [outcome] = fed.policy_engine.outcomes(fed.watched)
+    [outcome] = fed.policy_engine.decisions(fed.rules)
     assert (outcome.result, outcome.at_token) == ("blocked", 1)
 
 
@@ -158,26 +158,26 @@ def test_a_steer_rule_orders_again_while_it_fires_and_is_told_once() -> None:
 
 def test_a_prompt_without_scores_is_decided_by_on_error() -> None:
     fed = Fed("seen")
-    fed.policy_engine.prompt_unscored("r")
-    assert fed.watched.verdict is not None
-    assert fed.watched.verdict.result == "error_blocked"
+    fed.policy_engine.decide_unscored_prompt("r")
+    assert fed.rules.verdict is not None
+    assert fed.rules.verdict.result == "error_blocked"
 
 
 def test_rules_of_policies_the_seal_does_not_name_are_not_evaluated() -> None:
     fed = Fed("push")
     fed.prompt(HIGH, HIGH, HIGH, HIGH)
     fed.feed(HIGH)
-    assert [each.policy for each in fed.policy_engine.outcomes(fed.watched)] == ["push"]
-    assert fed.watched.verdict is None
+    assert [each.policy for each in fed.policy_engine.decisions(fed.rules)] == ["push"]
+    assert fed.rules.verdict is None
 
 
 def test_a_closed_request_leaves_no_trace_for_the_next_in_its_row() -> None:
     fed = Fed("run")
     fed.prompt()
     fed.feed(HIGH, HIGH)
-    assert fed.policy_engine.close("r") is fed.watched
+    assert fed.policy_engine.close("r") is fed.rules
     sealed = SignedRequest(decision_id="e", revision="r")
     fresh = fed.policy_engine.open("s", sealed, PROMPT)
-    assert fresh.row == fed.watched.row
+    assert fresh.row == fed.rules.row
     assert fed.policy_engine.cleared(fresh) > 1000
-    assert fed.policy_engine.outcomes(fresh) == []
+    assert fed.policy_engine.decisions(fresh) == []

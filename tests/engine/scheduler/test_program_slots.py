@@ -46,7 +46,7 @@ class Slots(RuleBasedStateMachine):
 
     @invariant()
     def every_live_request_finds_its_rows_in_its_slot(self) -> None:
-        for upload in self.slots.take_uploads():
+        for upload in self.slots.drain_uploads():
             additions = upload.layers[AT].get(Additions)
             assert additions is not None
             self.table[upload.slot] = float(additions.addition_D[0])
@@ -65,7 +65,7 @@ def test_a_program_that_comes_back_costs_no_upload() -> None:
     slots = ProgramSlots(2)
     slots.acquire([program("a")])
     slots.release({"a"})
-    assert len(slots.take_uploads()) == 1
+    assert len(slots.drain_uploads()) == 1
     assert slots.resident([program("a")])
     slots.acquire([program("a")])
-    assert slots.take_uploads() == []
+    assert slots.drain_uploads() == []

@@ -15,13 +15,13 @@ from pilothouse.edits import program as program_module
 from pilothouse.edits.positions import intervals, segments
 from pilothouse.edits.program import CACHED_BYTES, forget_programs
 from pilothouse.engine.plan.steering_cost import num_programs
-from pilothouse.engine.scheduler.request_state import RequestState
 from pilothouse.engine.scheduler import request_programs
+from pilothouse.engine.scheduler.request_state import RequestState
 from pilothouse.engine.scheduler.steering_allocator import SteeringAllocator
 from pilothouse.signed_request import SignedRequest
 from pilothouse.term import SteerTerm
-from tests.engine.harness import make_plan
-from tests.engine.worlds import vector
+from tests.support.engines.catalogs import vector
+from tests.support.engines.harness import make_plan
 
 NAMES = "abcd"
 PLAN = make_plan(
@@ -63,7 +63,7 @@ def boarded(
     orders: SteeringAllocator, terms: Sequence[SteerTerm], prompt: Sequence[int]
 ) -> RequestState:
     sealed = SignedRequest(decision_id="d", revision="r", steer=tuple(terms))
-    return orders.request_state(sealed, prompt)
+    return orders.register(sealed, prompt)
 
 
 def at_each_position(request_state: RequestState) -> list[set[tuple[str, float]]]:
@@ -81,9 +81,9 @@ def test_looking_at_tokens_as_they_come_gives_what_all_of_them_give(
 ) -> None:
     orders, prompt = SteeringAllocator(PLAN), min(prompt, len(told))
     request_state = boarded(orders, terms, told[:prompt])
-    assert orders.seat(request_state)
+    assert orders.acquire_slots(request_state)
     for known in [*np.minimum(prompt + np.cumsum([0, *steps]), len(told)).tolist(), len(told)]:
-        orders.look_at_output(request_state, told[:known])
+        orders.update_positions(request_state, told[:known])
     compiled = request_state.compiled
     assert compiled is not None
     whole: list[set[tuple[str, float]]] = [set() for _ in range(MOST + 8)]
@@ -144,24 +144,24 @@ def test_programs_of_a_request_that_has_ended_are_let_go(compilations: list[int]
 def test_a_token_that_is_no_mark_costs_nothing(compilations: list[int]) -> None:
     orders = SteeringAllocator(PLAN)
     request_state = boarded(orders, [term(positions={"after": [9]})], [1, 2, 3])
-    assert orders.seat(request_state)
-    request_state.announced = True
+    assert orders.acquire_slots(request_state)
+    request_state.steering_sent = True
     made = len(compilations)
     for count in range(4, 400):
-        orders.look_at_output(request_state, [1] * count)
-    assert request_state.announced, "the workers would be told again"
+        orders.update_positions(request_state, [1] * count)
+    assert request_state.steering_sent, "the workers would be told again"
     assert len(compilations) == made
 
 
 def test_a_mark_tells_the_workers_what_is_behind_it_alone() -> None:
     orders = SteeringAllocator(PLAN)
     request_state = boarded(orders, [term(positions={"after": [9], "span": 1})], [1, 9, 3])
-    assert orders.seat(request_state)
+    assert orders.acquire_slots(request_state)
     told = [1, 9, 3]
     for _ in range(200):
-        request_state.announced = True
+        request_state.steering_sent = True
         told += [9, 4]
-        orders.look_at_output(request_state, told)
+        orders.update_positions(request_state, told)
         assert request_state.steering is not None
         assert request_state.steering.since == len(told) - 1
         assert len(request_state.steering.starts) == 3

@@ -12,8 +12,8 @@ from pilothouse.artifacts.catalog import Catalog
 from pilothouse.engine.scheduler.authorship import Authorship
 from pilothouse.engine.scheduler.messages import Emissions
 from pilothouse.engine.scheduler.score_table import ScoreTable
-from tests.engine.harness import make_plan, random_rows
-from tests.engine.worlds import probe, readout
+from tests.support.engines.catalogs import probe, readout
+from tests.support.engines.harness import make_plan, random_rows
 
 PLAN = make_plan(
     Catalog(

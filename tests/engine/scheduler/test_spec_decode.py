@@ -19,11 +19,13 @@ import pytest
 from pilothouse.engine.launch import settle_speculation
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.scheduler.messages import Emissions
-from pilothouse.engine.scheduler.spec_decode import Verified, settled, waves
+from pilothouse.engine.scheduler.spec_decode import Verified, accepted_only, waves
 from pilothouse.engine.unsupported_flags import DRAFT_METHODS, refuse_settings
 from pilothouse.errors import EngineError, UnsupportedError
 from pilothouse.term import SteerTerm
-from tests.engine.drafted import (
+from tests.reference.hf_hooks import HookedEdit, HookedModel
+from tests.support.engines.catalogs import vector
+from tests.support.engines.draft_answers import (
     PROMPT,
     VECTOR_LAYERS,
     Answer,
@@ -32,16 +34,14 @@ from tests.engine.drafted import (
     run,
     world_plan,
 )
-from tests.engine.drafters import KNOWING, NGRAM, knowing, watch_drafts
-from tests.engine.harness import BLOCK, all_logprobs, engine, forced_async
-from tests.engine.worlds import vector
-from tests.reference.hf_hooks import HookedEdit, HookedModel
-from tests.support.own_process import said_by
+from tests.support.engines.drafters import KNOWING, NGRAM, knowing, watch_drafts
+from tests.support.engines.harness import BLOCK, all_logprobs, engine, forced_async
+from tests.support.engines.own_process import said_by
 
 pytestmark = pytest.mark.engine
 
 SAME = 1e-5
-DRAFTED = "tests.engine.drafted"
+DRAFTED = "tests.support.engines.draft_answers"
 
 
 @dataclass(frozen=True)
@@ -130,12 +130,12 @@ def test_totals_and_rules_outcomes_are_those_without_drafts(runs: ScoredSpans) -
     fired = set()
     for name, want in runs.plain.items():
         got, wanted = runs.drafted[name].closing, want.closing
-        for field in ("steered_tokens", "scored_tokens", "unscored_tokens", "outcomes", "verdict"):
+        for field in ("steered_tokens", "scored_tokens", "unscored_tokens", "decisions", "verdict"):
             assert getattr(got, field) == getattr(wanted, field), (name, field)
         assert sorted(got.values) == sorted(wanted.values)
         for key, value in wanted.values.items():
             assert abs(got.values[key] - value) <= SAME, (name, key)
-        fired |= {each.at_token for each in wanted.outcomes if each.result == "blocked"}
+        fired |= {each.at_token for each in wanted.decisions if each.result == "blocked"}
     assert len(fired) >= 5, "blocks must fall at several places of a draft"
     assert runs.plain["steer/after"].closing.steered_tokens["v"] >= 3
 
@@ -215,7 +215,7 @@ def test_waves_are_the_settled_rows_one_token_of_each_draft_at_a_time() -> None:
     scores_TE = np.arange(24, dtype=np.float32).reshape(12, 2)
     step = Emissions(("a", "b", "c", "d"), (5, 30, 40, 50), (3, 4, 1, 4), scores_TE)
     verified = {"b": Verified(2, 2), "d": Verified(3, 0)}
-    kept = settled(step, verified)
+    kept = accepted_only(step, verified)
     assert (kept.starts, kept.counts) == ((5, 30, 40, 50), (3, 2, 1, 3))
     assert kept.scores_TE[:, 0].tolist() == [0, 2, 4, 6, 8, 14, 16, 18, 20]
     parts = list(waves(kept, verified))
@@ -224,7 +224,7 @@ def test_waves_are_the_settled_rows_one_token_of_each_draft_at_a_time() -> None:
     assert [part.counts for part in parts] == [(3, 1, 1, 1), (1, 1), (1,)]
     rows = [part.scores_TE[:, 0].tolist() for part in parts]
     assert rows == [[0, 2, 4, 6, 14, 16], [8, 18], [20]]
-    assert list(waves(step, {})) == [step] and settled(step, {}) is step
+    assert list(waves(step, {})) == [step] and accepted_only(step, {}) is step
 
 
 def test_scheduling_ahead_is_off_where_drafts_are_made_and_refused_where_asked_for() -> None:

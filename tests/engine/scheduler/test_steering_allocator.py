@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pilothouse.artifacts.catalog import Catalog
-from pilothouse.engine.scheduler.request_state import RequestState
 from pilothouse.engine.scheduler import steering_allocator as orders_module
+from pilothouse.engine.scheduler.request_state import RequestState
 from pilothouse.engine.scheduler.steering_allocator import SteeringAllocator
 from pilothouse.signed_request import SignedRequest
 from pilothouse.term import SteerTerm
-from tests.engine.harness import make_plan
-from tests.engine.worlds import vector
+from tests.support.engines.catalogs import vector
+from tests.support.engines.harness import make_plan
 
 WAIT_MS = 2000
 STEP_SECONDS = 0.05
@@ -46,28 +46,28 @@ def ask(orders: SteeringAllocator, name: str, scale: float = 1.0) -> RequestStat
     sealed = SignedRequest(
         decision_id="d", revision="r", steer=(SteerTerm(vector=name, scale=scale),)
     )
-    return orders.request_state(sealed, [1, 2, 3])
+    return orders.register(sealed, [1, 2, 3])
 
 
 def test_strengths_share_a_slot() -> None:
     orders = SteeringAllocator(PLAN)
     asked = [ask(orders, "a", scale) for scale in np.linspace(-2, 2, 40)]
-    assert all(orders.seat(each) for each in asked)
+    assert all(orders.acquire_slots(each) for each in asked)
     assert orders.programs_active == 1
-    assert len(orders.take_uploads()) == 1
+    assert len(orders.drain_uploads()) == 1
 
 
 def test_a_stream_of_resident_programs_does_not_starve_one_that_waits(clock: Clock) -> None:
     orders = SteeringAllocator(PLAN)
     riding = [ask(orders, "a"), ask(orders, "b")]
-    assert all(orders.seat(each) for each in riding)
+    assert all(orders.acquire_slots(each) for each in riding)
     stranger = ask(orders, "c")
     passed = 0
-    while not orders.seat(stranger):
+    while not orders.acquire_slots(stranger):
         assert stranger.error is None, "it was never let in"
         clock.now += STEP_SECONDS
         newcomers = [ask(orders, "a"), ask(orders, "b")]
-        seated = [each for each in newcomers if orders.seat(each)]
+        seated = [each for each in newcomers if orders.acquire_slots(each)]
         passed += len(seated)
         for each in riding:
             orders.release(each)
@@ -81,11 +81,11 @@ def test_a_stream_of_resident_programs_does_not_starve_one_that_waits(clock: Clo
 
 def test_who_waits_too_long_is_told(clock: Clock) -> None:
     orders = SteeringAllocator(PLAN)
-    assert all(orders.seat(ask(orders, name)) for name in "ab")
+    assert all(orders.acquire_slots(ask(orders, name)) for name in "ab")
     stranger = ask(orders, "c")
-    assert not orders.seat(stranger)
+    assert not orders.acquire_slots(stranger)
     clock.now += WAIT_MS / 1000 + 0.001
-    assert not orders.seat(stranger)
+    assert not orders.acquire_slots(stranger)
     assert stranger.error == "capacity"
 
 
@@ -107,7 +107,7 @@ def test_everybody_is_seated_in_turn_or_told_and_no_slot_is_lost(
         for _ in range(2000):
             still = []
             for request_state, steps, aborts in waiting:
-                if orders.seat(request_state):
+                if orders.acquire_slots(request_state):
                     riding.append([request_state, steps])
                 elif request_state.error is not None or (aborts and steps % 3 == 0):
                     orders.release(request_state)
@@ -125,4 +125,4 @@ def test_everybody_is_seated_in_turn_or_told_and_no_slot_is_lost(
                 break
         assert not waiting
         assert orders.programs_active == 0
-        assert orders.seat(ask(orders, "f"))
+        assert orders.acquire_slots(ask(orders, "f"))

@@ -12,9 +12,9 @@ import pytest
 from pilothouse.engine.vllm import compiled_code
 from pilothouse.engine.vllm.compiled_code import keep_compiled_code, kept_in
 from pilothouse.engine.vllm.version import is_cpu_build
-from tests.support.own_process import said_by
+from tests.support.engines.own_process import said_by
 
-PROGRAM = "tests.engine.compiled_answers"
+PROGRAM = "tests.support.engines.compiled_answers"
 NAMES = (
     "VLLM_USE_AOT_COMPILE",
     "VLLM_DISABLE_COMPILE_CACHE",

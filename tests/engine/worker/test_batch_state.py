@@ -15,9 +15,9 @@ from pilothouse.engine.worker.buffers import TapBuffers
 from pilothouse.engine.worker.tables import named_tensors
 from pilothouse.term import SteerTerm
 from pilothouse.types import Tap
-from tests.engine.harness import make_plan, random_rows
-from tests.engine.worlds import policy, probe, readout, vector
 from tests.reference.policy_steering import strength_at
+from tests.support.engines.catalogs import policy, probe, readout, vector
+from tests.support.engines.harness import make_plan, random_rows
 
 MOST = 64
 

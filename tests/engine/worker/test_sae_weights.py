@@ -19,18 +19,18 @@ from pilothouse.artifacts.saes.cache import open_sae
 from pilothouse.config import SaeRef
 from pilothouse.edits.program import compile_program
 from pilothouse.engine.plan.capacity import running_edits
-from pilothouse.engine.plan.check_norm_limit import check_norm_limit
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.plan.table_size import planned_memory
+from pilothouse.engine.plan.validate import check_norm_limit
 from pilothouse.engine.worker.buffers import TapBuffers
-from pilothouse.engine.worker.tables import named_latents, named_tensors
+from pilothouse.engine.worker.tables import named_sae_tensors, named_tensors
 from pilothouse.errors import ConfigError, EngineError, RequestError
 from pilothouse.term import SteerTerm
 from pilothouse.types import Tap
-from tests.artifacts.saes import files
-from tests.engine.feature_cases import FEATURES, book, write_saes
-from tests.engine.harness import make_plan, random_rows
-from tests.engine.worlds import policy, probe, readout
+from tests.support.artifacts import sae_files as files
+from tests.support.engines.catalogs import policy, probe, readout
+from tests.support.engines.harness import make_plan, random_rows
+from tests.support.parity.sae_cases import FEATURES, book, write_saes
 
 D_MODEL = 64
 GRANT = {"auth": {"client_steering": True}, "taps": {"operators": ["feature"]}}
@@ -179,13 +179,13 @@ def test_an_sae_is_resident_for_what_policies_do_and_requests_cannot_use_it(
 ) -> None:
     plan = with_policy(refs, then, "chosen", "jump")
     at = plan.taps()[AT]
-    assert [each.sae for each in at.residents] == [plan.body.saes["chosen"].digest]
+    assert [each.sae for each in at.resident_saes] == [plan.body.saes["chosen"].digest]
     assert resident(plan) == []
     with pytest.raises(RequestError, match="1 rows, 0 reserved"):
         check_norm_limit([SteerTerm.model_validate(CHOSEN)], plan, origin="steer")
     made = buffers(Plan.from_wire(plan.to_wire()))
     tensors = named_tensors(made.tables[AT]) | named_tensors(made.policies.get(AT))
-    tensors |= named_latents(made.residents[AT].values())
+    tensors |= named_sae_tensors(made.resident_saes[AT].values())
     [memory] = [each for each in planned_memory(plan) if each.tap == AT]
     whole = sum(each.numel() * each.element_size() for each in tensors.values())
     assert memory.num_bytes == whole
@@ -195,7 +195,7 @@ def test_an_sae_that_serves_several_purposes_lies_there_once(refs: Any) -> None:
     plan = with_policy(refs, {"action": "steer", **CHOSEN}, "chosen", **GRANT)
     made = buffers(plan)
     [own], [ours] = made.tables[AT].latents, made.policies[AT].latents
-    assert own is ours is made.residents[AT][own.facts.sae]
+    assert own is ours is made.resident_saes[AT][own.facts.sae]
 
 
 def test_programs_of_two_saes_with_the_same_numbers_differ(tmp_path: Path, refs: Any) -> None:

@@ -1,8 +1,9 @@
-"""One file and one row make an endpoint: a toy one, added as CONTRIBUTING.md says, is governed."""
+"""One file and one row make an endpoint: the toy of docs/contributing/adding-an-endpoint.md."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -15,50 +16,11 @@ from pilothouse.policy.endpoint_names import PATHS, EndpointName
 from pilothouse.server.endpoints import registry
 from pilothouse.server.endpoints.base import Answer
 from pilothouse.server.response.exchange import Exchange
-from tests.server.builders import admission, caller, entry_with, record, settler
-from tests.support.tiny_house import MESSAGE, SERVED_NAME
+from tests.support.servers.app_parts import admission, caller, entry_with, record, settler
+from tests.support.servers.tiny_deployment import MESSAGE, SERVED_NAME
 
-TOY = '''
-"""/v1/echoes: one text in, one text out, and no choices."""
-
-from pilothouse.policy.endpoint_names import PATHS
-from pilothouse.server.endpoints.base import Answer, Endpoint, Spoken
-from pilothouse.server.request_schema import RequestFields
-
-
-class Echoes(Endpoint):
-    """A toy."""
-
-    name = "echoes"
-
-    def read(self, body):
-        return RequestFields(model=body["model"], prompts=[body["say"]])
-
-    def shortest(self, body):
-        return body
-
-    def key(self, index, admitted):
-        return (0, 0)
-
-    def as_error(self, ending, admitted):
-        return False
-
-    def spoken(self, part):
-        yield Spoken(0, part["echo"], True)
-
-    def rewrite(self, body, answer):
-        settlement = answer.settle((0, 0))
-        if settlement.ending is not None:
-            body["echo"] = settlement.ending.message
-        body["pilothouse"] = answer.mark | settlement.visible
-        return [settlement.deed]
-
-    def stream(self, answer):
-        return None
-
-
-ENDPOINT = Echoes()
-'''
+PAGE = Path(__file__).parents[3] / "docs" / "contributing" / "adding-an-endpoint.md"
+[TOY] = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 
 
 def test_every_name_has_a_path_and_a_file() -> None:

@@ -12,10 +12,11 @@ from pydantic import TypeAdapter
 
 from pilothouse.server.endpoints.base import Answer
 from pilothouse.server.endpoints.registry import ENDPOINTS
-from pilothouse.server.response.decision_store import Entry
+from pilothouse.server.response.decision_store import RequestDecisions
 from pilothouse.server.response.exchange import Exchange
-from tests.server.builders import admit, admitted, entry_with, record, settler, stream_of
-from tests.server.endpoints.vllm_responses import (
+from tests.support.servers.app_parts import admit, admitted, entry_with, record, settler, stream_of
+from tests.support.servers.tiny_deployment import CANNED, MESSAGE, SERVED_NAME
+from tests.support.servers.vllm_responses import (
     Event,
     called,
     read,
@@ -24,7 +25,6 @@ from tests.server.endpoints.vllm_responses import (
     thought,
     whole,
 )
-from tests.support.tiny_house import CANNED, MESSAGE, SERVED_NAME
 
 RESPONSES = ENDPOINTS["responses"]
 SECRET = "gloamwork"
@@ -246,7 +246,7 @@ def test_whenever_a_verdict_becomes_known_clients_can_follow(pieces: Any, at: in
 @pytest.mark.parametrize("policy", ["plain", "output-refusal", "prompt-refusal"])
 async def test_a_request_that_the_engine_refuses_is_no_stream(policy: str) -> None:
     """vLLM begins the stream at once, and breaks off when it hears of the error."""
-    entry = Entry()
+    entry = RequestDecisions()
     sent: list[Any] = []
 
     async def send(message: Any) -> None:

@@ -13,7 +13,7 @@ from pilothouse.limits import Limits
 from pilothouse.server.client_text import is_constrained, supplied_text
 from pilothouse.server.endpoints.registry import ENDPOINTS
 from pilothouse.server.request_schema import RequestFields, Unreadable
-from tests.server.builders import admit
+from tests.support.servers.app_parts import admit
 
 RESPONSES = ENDPOINTS["responses"]
 ASKED, BEGUN, REFUSED = "how do i open it?", "so be it.", "No."

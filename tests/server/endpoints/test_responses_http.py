@@ -10,8 +10,14 @@ import pytest
 from openai import APIStatusError, BadRequestError, OpenAI
 
 from tests.server.endpoints.test_response_events import check_order
-from tests.support.server_process import ServerProcess
-from tests.support.tiny_house import CANNED, LEAKED_TOKENS, MESSAGE, SERVED_NAME, STRONG
+from tests.support.servers.server_process import ServerProcess
+from tests.support.servers.tiny_deployment import (
+    CANNED,
+    LEAKED_TOKENS,
+    MESSAGE,
+    SERVED_NAME,
+    STRONG,
+)
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 ASKED = "tell me of the keeper of the light"

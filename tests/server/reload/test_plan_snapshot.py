@@ -8,7 +8,7 @@ from pilothouse.config import Auth
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.server.auth import Authenticator
 from pilothouse.server.reload.plan_snapshot import PlanSnapshot, PlanSnapshots
-from tests.server.builders import admission, tiny_plan
+from tests.support.servers.app_parts import admission, tiny_plan
 
 
 def plan_snapshot(revision: str) -> PlanSnapshot:

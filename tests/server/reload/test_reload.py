@@ -19,9 +19,10 @@ import httpx
 import pytest
 import yaml
 
-from tests.support.mounts import mount_folder
-from tests.support.server_process import COMMAND, ServerProcess, serve_process
-from tests.support.tiny_house import (
+from tests.support.artifacts.kubernetes_mounts import mount_folder
+from tests.support.artifacts.tiny_sae import FEATURE, FEATURES, LOUD, save_topics
+from tests.support.servers.server_process import COMMAND, ServerProcess, serve_process
+from tests.support.servers.tiny_deployment import (
     PROXY_ADDRESS,
     RESIDUAL_NORM,
     SERVED_NAME,
@@ -31,7 +32,6 @@ from tests.support.tiny_house import (
     make_tiny_house,
     save_nudge,
 )
-from tests.support.tiny_sae import FEATURE, FEATURES, LOUD, save_topics
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 

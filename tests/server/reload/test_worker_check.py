@@ -6,7 +6,7 @@ from typing import Any
 
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.server.reload.worker_check import installation_problems
-from tests.server.builders import tiny_plan
+from tests.support.servers.app_parts import tiny_plan
 
 
 def told(plan: Plan, layers: list[int], **changes: Any) -> dict[str, Any]:

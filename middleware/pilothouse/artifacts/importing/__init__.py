@@ -1,0 +1,1 @@
+"""Files of other libraries become artefacts of ours. For offline use."""

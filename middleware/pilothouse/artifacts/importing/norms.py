@@ -35,7 +35,8 @@ def residual_norms(norms: str | None, layers: Sequence[int], site: Site) -> Floa
         raise ConfigError(
             f"--norms: got nothing, want the mean length of what {site} carries at layers "
             f"{wanted}: measure it with LLM.capture(prompts, layers={wanted}, sites=['{site}'], "
-            "out=FOLDER) (docs/get-started/python-api.md) on a few hundred prompts of your traffic, and give "
+            "out=FOLDER) (docs/get-started/python-api.md) on a few hundred prompts of your "
+            "traffic, and give "
             "--norms FOLDER"
         )
     place = Path(norms)

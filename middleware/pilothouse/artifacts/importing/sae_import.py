@@ -25,7 +25,7 @@ from pilothouse.artifacts.saes.matrix import Matrix
 from pilothouse.artifacts.saes.native import NAME, SaeManifest, SaeSource, save_own
 from pilothouse.artifacts.saes.registry import FEATURES_FILE, LABELS_FILE, load_sae
 from pilothouse.output_dir import MADE, atomic_output_dir, check_out
-from pilothouse.progress import Wait, unheard
+from pilothouse.progress import Wait, silent_wait
 from pilothouse.types import Tap
 
 CONVERT = (
@@ -86,7 +86,7 @@ def import_sae(
         ConfigError: arguments that do not go with each other or with the files.
         ArtefactError: files that cannot be read.
     """
-    waits = waiting or unheard
+    waits = waiting or silent_wait
     out = Path(out)
     check_out(out)
     with atomic_output_dir(out) as room:

@@ -1,4 +1,4 @@
-"""`pilothouse sae`: SAEs of other libraries, what is in one, and what its features are."""
+"""`pilothouse sae`: imports SAEs of other libraries, and shows what is in one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pilothouse sae features`: which features a text turns on in the model, as it is served.
+"""`pilothouse sae features`: ranks the features that a text turns on in the served model.
 
 Shape suffixes: T tokens, D width of the site, M features.
 """
@@ -17,7 +17,7 @@ import typer
 
 from pilothouse.artifacts.importing.source import read_sae
 from pilothouse.artifacts.saes.cache import open_sae
-from pilothouse.cli.exit_codes import exits
+from pilothouse.cli.common import ChatTemplateKwargs, exits, template_kwargs
 from pilothouse.cli.sae.option import (
     AverageNorm,
     Centred,
@@ -26,12 +26,10 @@ from pilothouse.cli.sae.option import (
     ModelId,
     SiteName,
     noted,
-    told,
+    sae_hints,
 )
-from pilothouse.cli.template_option import ChatTemplateKwargs, template_kwargs
 from pilothouse.config import load_config
-from pilothouse.edits.sae_codes import encode
-from pilothouse.edits.top_features import TopFeature, top_features
+from pilothouse.edits.sae_codes import TopFeature, encode, top_features
 from pilothouse.errors import ConfigError
 from pilothouse.offline_env import set_offline_env
 from pilothouse.progress import waiting
@@ -46,7 +44,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class On:
-    """A feature that is on, to be read: `share` of its largest code, where the file has that."""
+    """A feature that is on, to be printed: `share` of its largest code, where the file has that."""
 
     feature: int
     label: str | None
@@ -103,9 +101,9 @@ def features(
 ) -> None:
     """Print the features that are strongest in a prompt, by the served engine's activations."""
     with exits():
-        wish = told(model_id, layer, site, average_norm, centred)
+        hints = sae_hints(model_id, layer, site, average_norm, centred)
         with waiting(f"reading {sae_name}"):
-            sae, known_as = _opened(sae_name, format_name, wish, config)
+            sae, known_as = _opened(sae_name, format_name, hints, config)
         _check_fits(sae, model, known_as)
         kwargs = template_kwargs(chat_template_kwargs)
         if raw and kwargs:
@@ -117,7 +115,7 @@ def features(
 
 
 def features_of(sae: Sae, reader: CaptureReader, tokenizer: Any, count: int) -> Features:
-    """The strongest features of a capture of one prompt at the SAE's tap.
+    """Rank the features of a capture of one prompt at the SAE's tap.
 
     The first token stands in the list of tokens and is not ranked: many models keep a sink there,
     whose codes are like no other token's and would be all that one sees.
@@ -147,7 +145,7 @@ def features_of(sae: Sae, reader: CaptureReader, tokenizer: Any, count: int) -> 
 
 
 def _checked(prompt: str, model: str, kwargs: dict[str, Any] | None) -> Any:
-    """A conversation that the model's template takes, or a text; before an engine starts.
+    """Check, before an engine starts, that the model's template takes the prompt.
 
     Raises:
         ConfigError: in the template's own words.
@@ -200,12 +198,12 @@ def _found(
 
 
 def _opened(
-    sae_name: str, format_name: str | None, wish: SaeHints, place: Path | None
+    sae_name: str, format_name: str | None, hints: SaeHints, place: Path | None
 ) -> tuple[Sae, str | None]:
-    """The SAE, and the name by which artefacts know the model, if that is not its own."""
+    """Open the SAE; also give the model's name in artefacts, if that is not its own."""
     if place is None:
-        return noted(read_sae(sae_name, format_name, wish)), wish.model_id
-    said = {"format": format_name, "model": wish.model_id} | wish._asdict()
+        return noted(read_sae(sae_name, format_name, hints)), hints.model_id
+    said = {"format": format_name, "model": hints.model_id} | hints._asdict()
     given = sorted(name for name, each in said.items() if each is not None and name != "model_id")
     if given:
         raise ConfigError(
@@ -214,7 +212,9 @@ def _opened(
     config = load_config(place)
     if sae_name not in config.saes:
         raise ConfigError(
-            f"--sae: got {sae_name!r}, want one under `saes` of {place}: {sorted(config.saes)}"
+            where="--sae",
+            got=repr(sae_name),
+            want=f"one under `saes` of {place}: {sorted(config.saes)}",
         )
     known = config.saes[sae_name]
     return open_sae(sae_name, known), known.model or config.model_id
@@ -233,13 +233,17 @@ def _check_fits(sae: Sae, model: str, model_id: str | None) -> None:
     width = facts.projection_widths.get(sae.tap.site, facts.d_model)
     if sae.width != width:
         raise ConfigError(
-            f"{sae.name}: got width {sae.width}, want the {width} of {model} at {sae.tap.site}: "
-            "give an SAE of this model"
+            where=sae.name,
+            got=f"width {sae.width}",
+            want=f"the {width} of {model} at {sae.tap.site}",
+            fix="give an SAE of this model",
         )
     if sae.tap.layer >= facts.num_layers:
         raise ConfigError(
-            f"{sae.name}: got layer {sae.tap.layer}, want 0 to {facts.num_layers - 1} as {model} "
-            "has them: give an SAE of this model"
+            where=sae.name,
+            got=f"layer {sae.tap.layer}",
+            want=f"0 to {facts.num_layers - 1} as {model} has them",
+            fix="give an SAE of this model",
         )
 
 

@@ -1,4 +1,4 @@
-"""`pilothouse sae import`: an SAE of any layout that is read becomes a folder of our own."""
+"""`pilothouse sae import`: turns an SAE of any known layout into a folder of our own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pilothouse import artifacts
 from pilothouse.artifacts.folder import MANIFEST_FILE
 from pilothouse.artifacts.importing.sae_import import Measure
 from pilothouse.artifacts.saes.autoencoder import Sae
-from pilothouse.cli.exit_codes import exits
+from pilothouse.cli.common import exits
 from pilothouse.cli.sae.measure import Captured, Measured, measure
 from pilothouse.cli.sae.option import (
     AverageNorm,
@@ -25,7 +25,7 @@ from pilothouse.cli.sae.option import (
     LayerNumber,
     ModelId,
     SiteName,
-    told,
+    sae_hints,
 )
 from pilothouse.errors import ConfigError, EngineError, RequestError
 from pilothouse.progress import waiting
@@ -62,15 +62,15 @@ def import_sae(
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
 ) -> None:
     """Read an SAE and write it in one layout with its provenance; nothing in it is executed."""
-    told_of: list[Measured] = []
+    noted: list[Measured] = []
     with exits(RequestError, EngineError):
         imported = artifacts.import_sae(
             source,
             out,
             format_name=format_name,
-            told=told(model_id, layer, site, average_norm, centred),
+            told=sae_hints(model_id, layer, site, average_norm, centred),
             allow_pickle_weights=allow_pickle_weights,
-            measure=_measure(prompts, served, dtype, told_of),
+            measure=_measure(prompts, served, dtype, noted),
             waiting=waiting,
         )
     if as_json:
@@ -78,18 +78,18 @@ def import_sae(
             typer.echo(f"note: {note}", err=True)
         typer.echo(json.dumps(imported.manifest.model_dump(mode="json"), indent=2))
         return
-    typer.echo("\n".join(_lines(imported.sae, imported.notes, told_of, out)))
+    typer.echo("\n".join(_lines(imported.sae, imported.notes, noted, out)))
 
 
-class _SaeHints:
-    """Rows whose mean length is noted when it is asked for."""
+class _NotedRows:
+    """Captured rows; their mean length is noted when it is asked for."""
 
-    def __init__(self, captured: Captured, told_of: list[Measured]) -> None:
-        self._captured, self._told_of = captured, told_of
+    def __init__(self, captured: Captured, noted: list[Measured]) -> None:
+        self._captured, self._noted = captured, noted
 
     def average_norm(self) -> float:
         measured = self._captured.measured()
-        self._told_of.append(measured)
+        self._noted.append(measured)
         return measured.average_norm
 
     def largest_codes(self, sae: Sae) -> NDArray[np.float64]:
@@ -97,7 +97,7 @@ class _SaeHints:
 
 
 def _measure(
-    prompts: Path | None, served: str | None, dtype: str, told_of: list[Measured]
+    prompts: Path | None, served: str | None, dtype: str, noted: list[Measured]
 ) -> Measure | None:
     if (prompts is None) != (served is None):
         raise ConfigError("--measure PROMPTS and --model MODEL go together: give both")
@@ -105,9 +105,9 @@ def _measure(
         return None
 
     @contextmanager
-    def measuring(tap: Tap, width: int) -> Iterator[_SaeHints]:
+    def measuring(tap: Tap, width: int) -> Iterator[_NotedRows]:
         with measure(served, tap, width, prompts, dtype) as captured:
-            yield _SaeHints(captured, told_of)
+            yield _NotedRows(captured, noted)
 
     return measuring
 

@@ -1,4 +1,4 @@
-"""What a model gives an SAE to read: mean length and largest codes over prompts, as served.
+"""Measures what a model gives an SAE to read: mean length and largest codes over prompts.
 
 The first position of each prompt is left out: many models keep a sink there, whose length and
 codes are like no other token's.
@@ -33,13 +33,13 @@ ROWS = 512
 
 
 class Measured(NamedTuple):
-    """Mean length of a token, over how many."""
+    """Mean length of a token, and over how many tokens."""
 
     num_tokens: int
     average_norm: float
 
     def __str__(self) -> str:
-        """As it is printed."""
+        """Return it as it is printed."""
         return f"{self.num_tokens} tokens, average norm {self.average_norm:.6g}"
 
 
@@ -51,16 +51,16 @@ class Captured:
 
     @property
     def num_tokens(self) -> int:
-        """How many are measured."""
+        """How many tokens are measured."""
         return sum(len(rows_RD) for rows_RD in self._rows())
 
     def measured(self) -> Measured:
-        """Over all rows."""
+        """Measure all rows."""
         total = sum(float(np.linalg.norm(rows_RD, axis=1).sum()) for rows_RD in self._rows())
         return Measured(self.num_tokens, total / self.num_tokens)
 
     def largest_codes(self, sae: Sae) -> NDArray[np.float64]:
-        """max_act [M]: each feature's largest code, 0 where it was never on."""
+        """Return max_act [M]: each feature's largest code, 0 where it was never on."""
         largest_M = np.zeros(sae.num_features)
         for rows_RD in self._rows():
             codes_RM = encode(sae, rows_RD)
@@ -77,7 +77,7 @@ class Captured:
 
 @contextmanager
 def measure(model: str, tap: Tap, width: int, prompts: Path, dtype: str) -> Iterator[Captured]:
-    """Run prompts through the model and give what passed the tap.
+    """Run prompts through the model and capture what passes the tap.
 
     Raises:
         ConfigError: no prompts of two tokens or more.
@@ -110,7 +110,7 @@ def measure(model: str, tap: Tap, width: int, prompts: Path, dtype: str) -> Iter
 
 
 def read_prompts(place: Path) -> list[str]:
-    """The lines of a file that are not empty.
+    """Read the lines of a file that are not empty.
 
     Raises:
         ConfigError: there are none, or it is not UTF-8 text.

@@ -1,4 +1,4 @@
-"""Options of the verbs that load an SAE: what is said beside its files."""
+"""Options of the verbs that load an SAE, for what its files leave open."""
 
 from __future__ import annotations
 
@@ -35,26 +35,28 @@ Centred = Annotated[
 ]
 
 
-def told(
+def sae_hints(
     model_id: str | None,
     layer: int | None,
     site: str | None,
     average_norm: float | None,
     is_centred: bool | None,
 ) -> SaeHints:
-    """What the options say together.
+    """Collect what the options say.
 
     Raises:
         ConfigError: a site that there is not.
     """
     if site is not None and site not in get_args(Site):
-        raise ConfigError(f"--site: got {site!r}, want one of {', '.join(get_args(Site))}")
+        raise ConfigError(
+            where="--site", got=repr(site), want=f"one of {', '.join(get_args(Site))}"
+        )
     chosen = next((each for each in get_args(Site) if each == site), None)
     return SaeHints(model_id, layer, chosen, average_norm, is_centred)
 
 
 def noted(sae: Sae) -> Sae:
-    """The SAE, after what its files leave open was printed on stderr."""
+    """Print on stderr what an SAE's files leave open, and return the SAE."""
     for note in sae.notes:
         typer.echo(f"{sae.name}: note: {note}", err=True)
     return sae

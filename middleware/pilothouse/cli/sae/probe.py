@@ -1,4 +1,4 @@
-"""`pilothouse sae probe`: a feature of an SAE as a probe that policies can read."""
+"""`pilothouse sae probe`: writes a feature of an SAE as a probe that policies can read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from pilothouse.artifacts.importing.source import read_sae
 from pilothouse.artifacts.probe import save_probe
-from pilothouse.cli.exit_codes import exits
+from pilothouse.cli.common import exits
 from pilothouse.cli.sae.option import (
     AverageNorm,
     Centred,
@@ -19,7 +19,7 @@ from pilothouse.cli.sae.option import (
     ModelId,
     SiteName,
     noted,
-    told,
+    sae_hints,
 )
 from pilothouse.edits.feature import labelled
 from pilothouse.edits.feature_probe import feature_probe
@@ -45,7 +45,7 @@ def probe(
     with exits(RequestError, EngineError):
         check_out(out)
         sae = noted(
-            read_sae(source, format_name, told(model_id, layer, site, average_norm, centred))
+            read_sae(source, format_name, sae_hints(model_id, layer, site, average_norm, centred))
         )
         number = int(feature) if feature.isdecimal() else labelled(feature, sae)
         about = f"pilothouse sae probe, feature {number} of {sae.name} {sae.digest[:12]}"

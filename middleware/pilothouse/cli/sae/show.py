@@ -1,4 +1,4 @@
-"""`pilothouse sae show`: what an SAE is, and what can be done with its features."""
+"""`pilothouse sae show`: prints what an SAE is, and what can be done with its features."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pilothouse.artifacts.saes.detect import detect_format
 from pilothouse.artifacts.saes.hints import SaeHints, UnknownModel
 from pilothouse.artifacts.saes.native import NAME
 from pilothouse.artifacts.saes.registry import load_sae
-from pilothouse.cli.exit_codes import exits
+from pilothouse.cli.common import exits
 from pilothouse.cli.sae.option import (
     AverageNorm,
     Centred,
@@ -24,7 +24,7 @@ from pilothouse.cli.sae.option import (
     LayerNumber,
     ModelId,
     SiteName,
-    told,
+    sae_hints,
 )
 from pilothouse.edits.sae import FeatureEdit, feature_rows, plain_read
 from pilothouse.errors import ConfigError, RequestError
@@ -50,24 +50,24 @@ def show(
     with exits(ConfigError), waiting(f"reading {source}"):
         folder = locate_sae(source, format_name, layer, pickles=False).place
         layout = format_name or detect_format(folder)
-        wish = told(model_id, layer, site, average_norm, centred)
-        about = _about(folder, layout, wish) | {"source": _source(folder, layout)}
+        hints = sae_hints(model_id, layer, site, average_norm, centred)
+        about = _about(folder, layout, hints) | {"source": _source(folder, layout)}
     typer.echo(json.dumps(about, indent=2) if as_json else "\n".join(_lines(about)))
 
 
-def _about(folder: Path, layout: str, wish: SaeHints) -> dict[str, Any]:
-    """What there is to know; a model that nobody names is no hindrance to looking."""
+def _about(folder: Path, layout: str, hints: SaeHints) -> dict[str, Any]:
+    """Collect what is known; an SAE whose model nobody names can be shown too."""
     name = folder.resolve().name[:64]
     try:
-        return described(load_sae(name, folder, layout, wish), layout)
+        return described(load_sae(name, folder, layout, hints), layout)
     except UnknownModel:
-        loaded = load_sae(name, folder, layout, wish._replace(model_id=NO_MODEL))
+        loaded = load_sae(name, folder, layout, hints._replace(model_id=NO_MODEL))
     # The digest is one of the model's name too.
     return described(loaded, layout) | {"model_id": None, "digest": None}
 
 
 def described(sae: Sae, layout: str) -> dict[str, Any]:
-    """What there is to know of an SAE, as plain data."""
+    """Return what is known of an SAE, as plain data."""
     labels = dict(sorted(sae.labels.items()))
     maxima_M = sae.max_act_M
     return {
@@ -101,7 +101,7 @@ def described(sae: Sae, layout: str) -> dict[str, Any]:
 
 
 def able(sae: Sae) -> dict[str, Any]:
-    """Whether features can be edited, and made probes; the reason where they cannot."""
+    """Tell whether features can be edited and made probes; the reason where they cannot."""
     found: dict[str, Any] = {}
     for name, tried in (
         ("edits", lambda: feature_rows(sae, [FeatureEdit(0, "ablate")])),

@@ -1,4 +1,4 @@
-"""`pilothouse vector`: what a vector's folder holds, and vectors of other libraries."""
+"""`pilothouse vector`: makes, imports and shows steering vectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pilothouse vector bake`: a program into a model's weights, or into an adapter beside them."""
+"""`pilothouse vector bake`: writes a program into a model's weights, or an adapter beside them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from pilothouse.bake import Comparison, Steering, bake, steering_of_profile, steering_of_vector
 from pilothouse.bake.bake_program import TOLERANCE, Kind
-from pilothouse.cli.exit_codes import exits
+from pilothouse.cli.common import exits
 from pilothouse.cli.sae.measure import read_prompts
 from pilothouse.errors import ConfigError, EngineError
 from pilothouse.output_dir import check_out
@@ -57,7 +57,9 @@ def bake_program(
     """Write additive and projection steering into weights, exactly, or say why that cannot be."""
     with exits(EngineError):
         if kind not in get_args(Kind):
-            raise ConfigError(f"--as: got {kind!r}, want one of {', '.join(get_args(Kind))}")
+            raise ConfigError(
+                where="--as", got=repr(kind), want=f"one of {', '.join(get_args(Kind))}"
+            )
         named = (op, scale, value, unit, layer, writers)
         steering = _steering(config, profile, vector, named)
         check_out(out)

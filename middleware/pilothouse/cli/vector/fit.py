@@ -1,24 +1,27 @@
-"""`pilothouse vector fit`: contrastive pairs become a vector, with figures and controls."""
+"""`pilothouse vector fit`: makes a vector of contrastive pairs, with figures and controls."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from pilothouse.artifacts.catalog import SERVED_SITES
 from pilothouse.artifacts.saes.hints import SaeHints
 from pilothouse.artifacts.saes.registry import FORMATS, load_sae
-from pilothouse.cli.exit_codes import exits
+from pilothouse.cli.common import ChatTemplateKwargs, exits, template_kwargs
 from pilothouse.cli.sae.option import noted
-from pilothouse.cli.template_option import ChatTemplateKwargs, template_kwargs
-from pilothouse.cli.vector.fit_output import show
 from pilothouse.errors import ConfigError
 from pilothouse.output_dir import check_out
 from pilothouse.progress import progress, waiting
+from pilothouse.training.card import figures_row, profile_line
 from pilothouse.training.fit import (
     ALL_METHODS,
     NAME,
@@ -27,6 +30,7 @@ from pilothouse.training.fit import (
     prepare_fit,
 )
 from pilothouse.training.fit_options import FitOptions, SearchKind, Token
+from pilothouse.training.report import CONTROLS, Cell, FitReport
 from pilothouse.training.stages import Clock
 from pilothouse.types import Clause, Site
 
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
 
 LAYERS = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
 ALL_LAYERS = "all"
+SHOWN_ROWS = 40
+SHOWN = ("L", "scale", "effect", "moved", "ppl x", "kept", "KL>=", "facts")
 EPILOG = """Examples:
 
 pilothouse vector fit pairs.jsonl --model my-model --out vectors/polite
@@ -52,7 +58,9 @@ What follows -- goes to vLLM. Exit 1 is a vector that was made and has findings.
 
 def fit_vector(
     context: typer.Context,
-    pairs: Annotated[Path, typer.Argument(help="JSON lines or .csv: docs/guides/making-vectors.md.")],
+    pairs: Annotated[
+        Path, typer.Argument(help="JSON lines or .csv: docs/guides/making-vectors.md.")
+    ],
     model: Annotated[str, typer.Option(help="The model's folder or name, as for `serve`.")],
     out: Annotated[Path, typer.Option(help="Folder to write; new or empty. Names the vector.")],
     method: Annotated[str | None, typer.Option(help=f"One of {', '.join(ALL_METHODS)}.")] = None,
@@ -171,7 +179,7 @@ def fit_vector(
         report = fitted.report
     typer.echo(report.model_dump_json(indent=2) if as_json else "", nl=as_json)
     if not as_json:
-        show(report, out)
+        _show(report, out)
     raise typer.Exit(1 if report.findings else 0)
 
 
@@ -189,11 +197,13 @@ def _sae(folder: Path | None, format_name: str | None, told: SaeHints, known_as:
 
 
 def _single(layers: tuple[int, ...] | None, sae: Path | None) -> int | None:
-    """The layer of an SAE whose files do not say it."""
+    """Return the layer of an SAE whose files do not say it."""
     if sae is None or layers is None:
         return None
     if len(layers) > 1:
-        raise ConfigError(f"--layers: got {len(layers)} layers with --sae, want its own or nothing")
+        raise ConfigError(
+            where="--layers", got=f"{len(layers)} layers with --sae", want="its own or nothing"
+        )
     return layers[0]
 
 
@@ -205,7 +215,9 @@ def _layers(words: str) -> tuple[int, ...] | None:
         match = LAYERS.fullmatch(word.strip())
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if last < first:
-            raise ConfigError(f"--layers: got {word!r}, want all, or numbers and ranges: 4,8-12")
+            raise ConfigError(
+                where="--layers", got=repr(word), want="all, or numbers and ranges: 4,8-12"
+            )
         found |= set(range(first, last + 1))
     return tuple(sorted(found))
 
@@ -216,13 +228,13 @@ def _site(word: str | None) -> Site | None:
 
 
 def _search(word: str | None, *, is_grid: bool) -> Any:
-    """A grid that was asked for is measured whole, unless a staged search was asked for, too."""
+    """Measure a given grid whole, unless a staged search was asked for too."""
     return _choice("--search", word or ("full" if is_grid else "staged"), get_args(SearchKind))
 
 
 def _choice(option: str, word: str, known: Any) -> Any:
     if word not in known:
-        raise ConfigError(f"{option}: got {word!r}, want one of {', '.join(known)}")
+        raise ConfigError(where=option, got=repr(word), want=f"one of {', '.join(known)}")
     return word
 
 
@@ -232,11 +244,67 @@ def _scales(words: str) -> tuple[float, ...]:
     except ValueError:
         found = ()
     if not found or not all(math.isfinite(each) and each > 0 for each in found):
-        raise ConfigError(f"--scales: got {words!r}, want positive numbers with commas")
+        raise ConfigError(where="--scales", got=repr(words), want="positive numbers with commas")
     return found
 
 
 def _check_out(out: Path) -> None:
     check_out(out)
     if NAME.fullmatch(out.resolve().name) is None:
-        raise ConfigError(f"--out: got {out.name!r}, want a name of letters, digits and . _ -")
+        raise ConfigError(
+            where="--out", got=repr(out.name), want="a name of letters, digits and . _ -"
+        )
+
+
+def _show(report: FitReport, out: Path) -> None:
+    """Print tables, findings, and the lines to use the vector by."""
+    console = Console()
+    for title, cells in ((report.search.kind, report.sweep), ("test", report.test.cells)):
+        controls = tuple(
+            control for control in CONTROLS if any(each.kind == control for each in cells)
+        )
+        head = (*SHOWN[:3], *controls, *SHOWN[3:])
+        table = Table(*head, title=title, caption=_caption(report) if controls else None)
+        ranked = sorted(
+            (each for each in cells if each.kind == "fitted"), key=lambda each: -each.figures.effect
+        )
+        for each in ranked[:SHOWN_ROWS]:
+            beside = [_mean_effect(report, each, cells, control) for control in controls]
+            effect, *others = figures_row(each.figures)
+            table.add_row(str(each.layer), f"{each.scale:g}", effect, *beside, *others)
+        console.print(table)
+    lines = [
+        f"wrote     {out}: layer {report.chosen_layer}, strength {report.chosen_scale:g}",
+        f"took      {_took(report)}",
+        *(f"finding   {each}" for each in report.findings),
+        *(f"note      {each}" for each in report.notes),
+        f"use       vectors: {{{report.name}: {{path: {out}}}}} in pilothouse.yaml, and steer by",
+        f"          {profile_line(report)}",
+    ]
+    typer.echo("\n".join(lines))
+
+
+def _caption(report: FitReport) -> str:
+    where = "each at its own best layer" if report.search.kind == "staged" else "at the same place"
+    return f"random, shuffled: mean effect of the controls, {where}"
+
+
+def _mean_effect(report: FitReport, cell: Cell, cells: Sequence[Cell], control: str) -> str:
+    """Return the mean effect of the controls of a kind; a full sweep has them at every place."""
+    anywhere = report.search.kind == "staged"
+    beside = [
+        each.figures.effect
+        for each in cells
+        if each.kind == control and (anywhere or (each.layer, each.scale) == _place(cell))
+    ]
+    return f"{fmean(beside):+.3g}"
+
+
+def _place(cell: Cell) -> tuple[int, float]:
+    return cell.layer, cell.scale
+
+
+def _took(report: FitReport) -> str:
+    seconds = sum(each.seconds for each in report.stages)
+    parts = ", ".join(f"{each.name} {each.seconds:.0f} s" for each in report.stages)
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02} ({parts})"

@@ -1,4 +1,4 @@
-"""`pilothouse vector import`: a foreign vector or transform file becomes our artefact."""
+"""`pilothouse vector import`: makes an artefact of a foreign vector or transform file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pilothouse import artifacts
 from pilothouse.artifacts.folder import MANIFEST_FILE
 from pilothouse.artifacts.transform import Transform
 from pilothouse.artifacts.vectors import FORMATS
-from pilothouse.cli.exit_codes import exits
+from pilothouse.cli.common import exits
 from pilothouse.progress import waiting
 
 FORMAT_HELP = "; ".join(f"{each.name}: {each.about}" for each in FORMATS.values())

@@ -1,4 +1,4 @@
-"""`pilothouse vector show`: what the folder of a vector or transform holds."""
+"""`pilothouse vector show`: prints what the folder of a vector or transform holds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from pilothouse.artifacts.catalog import Source, load_source
 from pilothouse.artifacts.transform import Transform
 from pilothouse.artifacts.vector import Vector
-from pilothouse.cli.exit_codes import exits
+from pilothouse.cli.common import exits
 
 
 def show(

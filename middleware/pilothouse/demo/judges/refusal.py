@@ -1,4 +1,4 @@
-"""Whether an answer refuses, by the phrases that assistants refuse with."""
+"""Tells whether an answer refuses, by the phrases that assistants refuse with."""
 
 from __future__ import annotations
 

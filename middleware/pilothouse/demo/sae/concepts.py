@@ -377,4 +377,4 @@ CONCEPTS: Final[Mapping[str, Concept]] = _of(
     ),
     Concept("instructions", "step first next then add mix place make sure remove put use turn"),
 )
-"""By name. A word can be of several."""
+"""The concepts by name; a word can be of several."""

@@ -1,4 +1,4 @@
-"""What setting a labelled feature does to answers, counted by the label's own words.
+"""Measures what setting a labelled feature does to answers, by the label's own words.
 
 A feature is set to one code at the prompt's last token and in every token of the answer; what that
 writes is given as a share of the stream's mean length. On the choosing questions every label's
@@ -34,12 +34,12 @@ from pilothouse.training.measure import mean_interval
 STRENGTHS: Final = (0.25, 0.4)
 TESTED: Final = 6
 SCREENED: Final = 24
-"""Labels that are tried: those that their features tell best."""
+"""How many labels are tried: those that their features tell best."""
 ANSWER_TOKENS: Final = 24
 PERPLEXITY_QUESTIONS: Final = 15
 EXAMPLES: Final = 3
 PLAIN_SHARE: Final = 0.9
-"""Share of plain answers that a changed one has more words than."""
+"""A changed answer has more of the words than this share of the plain ones."""
 
 Terms = tuple[SteerTerm, ...]
 Asked = tuple[Sequence[str], Terms]

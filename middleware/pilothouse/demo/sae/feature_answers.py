@@ -10,7 +10,7 @@ from pilothouse.artifacts.saes.autoencoder import Sae
 from pilothouse.artifacts.saes.cache import open_sae
 from pilothouse.config import PilothouseConfig, SaeRef, Taps
 from pilothouse.demo.answers import Answerer, Ask
-from pilothouse.demo.kept import digest_of_parts
+from pilothouse.demo.result_cache import digest_of_parts
 
 if TYPE_CHECKING:
     from pilothouse.llm import LLM

@@ -1,4 +1,4 @@
-"""Which feature gets which label, by where it is strongest in the texts of the training.
+"""Gives features their labels, by where each is strongest in the texts of the training.
 
 The rule was written down before there was an SAE. A feature's strongest contexts are the tokens of
 its largest codes, one of each line. It can have a concept's label where at least `SHARE` of them
@@ -6,7 +6,10 @@ lie within reach of the concept's words: in such a word, or within `NEAR` tokens
 features that can, a concept's label goes to the one whose code tells tokens within reach from all
 others best, over the whole training text. No feature gets two.
 
-Shape suffixes: R rows, M features, K strongest contexts of a feature.
+How well a labelled feature tells its label's words in fresh text is measured beside features that
+are drawn by lot.
+
+Shape suffixes: R rows, M features, N lines, K strongest contexts of a feature.
 """
 
 from __future__ import annotations
@@ -19,16 +22,17 @@ from numpy.typing import NDArray
 
 from pilothouse.demo.sae.concepts import Concept
 from pilothouse.demo.sae.lines import Bools, Line, Rows
-from pilothouse.probes.metrics import auroc
+from pilothouse.demo.sae.sae_card import Detection
+from pilothouse.probes.metrics import auroc, bootstrap, tpr_at_fpr
 
 STRONGEST: Final = 30
 SHARE: Final = 0.6
 REACHES: Final = (0, 8)
 """Tokens between a word of the concept and a token that counts as within reach of it."""
 TRIED: Final = 12
-"""Features whose AUROC is looked at for a concept and a reach: those of the largest shares."""
+"""Features whose AUROC is computed for a concept and a reach: those of the largest shares."""
 SHOWN: Final = 8
-"""Words under a feature's largest codes that are told of it."""
+"""Words under a feature's largest codes that are shown."""
 
 
 class Label(NamedTuple):
@@ -38,9 +42,9 @@ class Label(NamedTuple):
     name: str
     reach: int
     share: float
-    """Of its strongest contexts that lie within reach of the label's words."""
+    """The share of its strongest contexts that lie within reach of the label's words."""
     auroc: float
-    """In the texts of the training, from which it was chosen."""
+    """Its AUROC in the texts of the training, from which it was chosen."""
     strongest: tuple[str, ...]
     """The tokens of its largest codes."""
 
@@ -148,3 +152,68 @@ def _tokens(lines: Sequence[Line], rows: Rows, strongest_K: NDArray[np.int64]) -
         start, end = line.spans[rows.position_R[row]]
         told.setdefault(line.text[start:end].strip())
     return tuple(each for each in told if each)[:SHOWN]
+
+
+RESAMPLES: Final = 100
+LOTS: Final = 5
+FIVE_PERCENT: Final = 0.05
+
+
+def detected(
+    codes_RM: Any,
+    lines: Sequence[Line],
+    rows: Rows,
+    label: Label,
+    concept: Concept,
+    labelled: Sequence[int],
+    seed: int,
+) -> Detection | None:
+    """Return the figures of a label on fresh lines; none where no line has its words.
+
+    By token: one within reach is positive, its score the feature's code. By text: one that has
+    the words anywhere is positive, its score the largest code in it. The interval is over
+    resamples of whole texts. Beside it the mean of features drawn by lot among those that are on
+    as often and have no label.
+    """
+    near_R = in_reach(lines, rows, concept, label.reach)
+    if near_R.all() or not near_R.any():
+        return None
+    codes_R = _column(codes_RM, label.feature)
+    lots = by_lot(codes_RM, label.feature, labelled, seed)
+    has_N, codes_N = _by_line(rows, in_reach(lines, rows, concept, 0), codes_R)
+    return Detection(
+        tokens=len(near_R),
+        positive=int(near_R.sum()),
+        auroc=bootstrap(auroc, codes_R, near_R, rows.line_R, seed=seed, resamples=RESAMPLES),
+        found_at_five_percent=tpr_at_fpr(codes_R, near_R, FIVE_PERCENT),
+        by_lot=float(np.mean([auroc(_column(codes_RM, each), near_R) for each in lots])),
+        text_auroc=auroc(codes_N, has_N) if has_N.any() and not has_N.all() else None,
+    )
+
+
+def by_lot(codes_RM: Any, feature: int, labelled: Sequence[int], seed: int) -> list[int]:
+    """Return features without a label that are on about as often: the nearest, by lot."""
+    on_M = np.diff(codes_RM.indptr)
+    distance_M = np.abs(np.log1p(on_M) - np.log1p(on_M[feature])).astype(np.float64)
+    distance_M[[*labelled, feature]] = np.inf
+    distance_M[on_M == 0] = np.inf
+    nearest = np.argsort(distance_M, kind="stable")[: 10 * LOTS]
+    drawn = np.random.default_rng([seed, feature]).choice(nearest, LOTS, replace=False)
+    return [int(each) for each in drawn]
+
+
+def _column(codes_RM: Any, feature: int) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = codes_RM[:, [feature]].toarray().ravel().astype(np.float64)
+    return found
+
+
+def _by_line(
+    rows: Rows, stands_R: Bools, codes_R: NDArray[np.float64]
+) -> tuple[Bools, NDArray[np.float64]]:
+    """Say of each line whether it has the words, and its largest code."""
+    _, line_R = np.unique(rows.line_R, return_inverse=True)
+    has_N = np.zeros(line_R.max() + 1, bool)
+    codes_N = np.zeros(len(has_N))
+    np.logical_or.at(has_N, line_R, stands_R)
+    np.maximum.at(codes_N, line_R, codes_R)
+    return has_N, codes_N

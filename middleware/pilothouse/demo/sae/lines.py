@@ -1,4 +1,4 @@
-"""Texts in tokens, each with where it stands in the text, and which of them the SAE is to know.
+"""Tokenizes texts: where each token stands in its text, and which of them the SAE is to know.
 
 Shape suffixes: T tokens of a line, R rows: the tokens of all lines that the SAE is to know.
 """
@@ -48,7 +48,7 @@ class Line:
 
     @property
     def rows(self) -> int:
-        """How many tokens of it the SAE is to know."""
+        """The number of its tokens that the SAE is to know."""
         return len(self.ids) - self.first
 
     def stands_in_T(self, concept: Concept) -> Bools:
@@ -66,6 +66,10 @@ def all_lines(
     """Return every line; questions of the chats are answered first, where they have not been.
 
     Args:
+        model: the served model's folder.
+        answerer: what answers the chats' questions.
+        phase: shows how far it is.
+        tell: called with lines for the user.
         one_in: one text in so many is taken; all unless said.
 
     Raises:
@@ -131,7 +135,7 @@ def _line(tokenizer: Any, source: str, text: str, first: int, held_out: bool) ->
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """Of every row the line it is of, its place in the line, and whether it tests."""
+    """The line of every row, its place in the line, and whether it tests."""
 
     line_R: NDArray[np.int64]
     position_R: NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""The SAE made and measured step by step; what a step made is kept in the cache folder."""
+"""Makes and measures the SAE step by step; what a step made is kept in the cache folder."""
 
 from __future__ import annotations
 
@@ -18,14 +18,12 @@ from pilothouse.artifacts.saes.autoencoder import Sae
 from pilothouse.artifacts.saes.saelens import WEIGHTS_FILE
 from pilothouse.config import SaeRef
 from pilothouse.demo.cache import Tell
-from pilothouse.demo.kept import digest_of_parts
 from pilothouse.demo.questions import open_questions
-from pilothouse.demo.sae.codes import codes_of
+from pilothouse.demo.result_cache import digest_of_parts
 from pilothouse.demo.sae.concepts import CONCEPTS
-from pilothouse.demo.sae.detection import by_lot, detected
 from pilothouse.demo.sae.edits import SCREENED, TESTED, Editor, Questions
 from pilothouse.demo.sae.feature_answers import FeatureAnswerer
-from pilothouse.demo.sae.labels import Label, labels_of
+from pilothouse.demo.sae.labels import Label, by_lot, detected, labels_of
 from pilothouse.demo.sae.lines import Line, all_lines
 from pilothouse.demo.sae.recipe import NAME, Recipe
 from pilothouse.demo.sae.reconstruction import LOSS_LINES, explained, losses
@@ -37,7 +35,7 @@ from pilothouse.demo.sae.sae_card import (
     SourceUse,
 )
 from pilothouse.demo.sae.sources import CHATS, SOURCES
-from pilothouse.demo.sae.stream import Learnt, captured
+from pilothouse.demo.sae.stream import Learnt, captured, codes_of
 from pilothouse.demo.sae.training import trained
 from pilothouse.demo.wheels import WHEELS, digest_of
 from pilothouse.engine.vllm.version import vllm_version
@@ -46,7 +44,7 @@ from pilothouse.progress import Phase
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is read, asked and tested."""
+    """How much of everything is read, asked and tested."""
 
     one_in: int = 1
     """Texts are taken one in so many."""
@@ -54,7 +52,7 @@ class Sizes:
     testing: int = 102
     draws: int = 3
     tested: int = TESTED
-    """Edits; none is tried where it is 0."""
+    """How many edits are tested; none is tried where it is 0."""
     loss_lines: int = LOSS_LINES
 
 
@@ -153,7 +151,7 @@ def _digest(recipe: Recipe, lines: Sequence[Line]) -> str:
 def _reconstruction(
     sae: Sae, learnt: Learnt, model: Path, recipe: Recipe, sizes: Sizes, room: Path, phase: Phase
 ) -> Reconstruction:
-    """The figures of an SAE are kept by its digest."""
+    """Return the file of an SAE's figures, which are kept by its digest."""
     place = room / f"reconstruction-{sae.digest[:16]}-{sizes.loss_lines}.json"
     if place.is_file():
         return Reconstruction.model_validate_json(place.read_text(encoding="utf-8"))

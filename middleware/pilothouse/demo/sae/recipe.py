@@ -1,4 +1,4 @@
-"""All that decides the SAE's weights, beside the model and the texts."""
+"""The training recipe: all that decides the SAE's weights, beside the model and the texts."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pilothouse.artifacts.manifest import Closed
 
 NAME: Final = "smol-l15"
 MAX_BYTES: Final = 8_000_000
-"""Of the weights on disk."""
+"""The most that the weights may take on disk."""
 MAX_TOKENS: Final = 256
-"""Of a text; what is behind them is left out."""
+"""Tokens of a text that are read; what is behind them is left out."""
 OUTLIER: Final = 4.0
 """A token whose stream is longer than so many times the median is no part of what is learned."""
 
@@ -25,7 +25,7 @@ class Recipe(Closed):
     """As many as two matrices of float16 have room for in `MAX_BYTES`."""
     architecture: Architecture = "batchtopk"
     widths: tuple[int, ...] = ()
-    """Of the nested SAEs, where the architecture has them."""
+    """The sizes of nested SAEs, where the architecture has them."""
     k: float = 50.0
     """Features that are on at a token, on the mean: as many as the published ones have."""
     epochs: int = 3

@@ -1,4 +1,4 @@
-"""What the SAE explains of text that it was not trained on, and what it costs the model.
+"""Measures what the SAE explains of held-out text, and what it costs the model.
 
 Shape suffixes: R rows, N lines, D width of the stream, T tokens of a line, V vocabulary.
 """
@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 
 
 class Explained(NamedTuple):
-    """Of each line: its rows, the features on in them, and two sums of squares."""
+    """For each line its rows, the features on in them, and two sums of squares."""
 
     table_N4: Floats
     """Rows, features on, what is left over, what varies about the mean."""
@@ -43,7 +43,7 @@ class Explained(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Of each line the targets, and their summed losses in nats under three streams."""
+    """For each line the targets, and their summed losses in nats under three streams."""
 
     table_N4: Floats
     """Targets; loss with the stream, its reconstruction, and its mean in its place."""

@@ -1,4 +1,4 @@
-"""What the card of the real model's SAE holds: figures with counts, and how they were made."""
+"""The card of the real model's SAE: figures with counts, and how they were made."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class SourceUse(Closed):
     wheel: str
     wheel_sha256: Sha256
     licence: str
-    """Of the wheel."""
+    """The licence of the wheel."""
     upstream: str
     """The data set and the licence of its texts."""
     digest: Sha256
-    """Of all texts of the set."""
+    """The digest of all texts of the set."""
     texts: int
     tokens: int
     held_out_texts: int

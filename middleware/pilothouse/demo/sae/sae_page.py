@@ -1,4 +1,4 @@
-"""The card of the real model's SAE as a page; everything on it is out of the card."""
+"""Writes the card of the real model's SAE as a page."""
 
 from __future__ import annotations
 
@@ -264,7 +264,7 @@ def _words(words: tuple[str, ...]) -> str:
 
 
 def _line(text: str) -> str:
-    """One line of Markdown that shows the text as it is."""
+    """Return one line of Markdown that shows the text as it is."""
     flat = " ".join(text.split())
     for mark in "\\*_`<>[]|#":
         flat = flat.replace(mark, f"\\{mark}")

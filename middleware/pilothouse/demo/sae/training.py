@@ -1,4 +1,4 @@
-"""The SAE's training, by SAELens, and the files that are kept of it.
+"""Trains the SAE with SAELens, and writes its files.
 
 Beside SAELens' two files lie each feature's largest code over the texts of the training.
 
@@ -18,16 +18,15 @@ from safetensors.numpy import load_file, save_file
 
 from pilothouse.artifacts.saes.registry import FEATURES_FILE, load_sae
 from pilothouse.artifacts.saes.saelens import CONFIG_FILE, WEIGHTS_FILE
-from pilothouse.demo.sae.codes import codes_of
 from pilothouse.demo.sae.recipe import MAX_BYTES, NAME, Recipe
-from pilothouse.demo.sae.stream import Halves
+from pilothouse.demo.sae.stream import Halves, codes_of
 from pilothouse.errors import ConfigError
 from pilothouse.progress import Advance, Phase
 
 HALVED: Final = ("W_enc", "W_dec")
 """What is stored in float16; biases and thresholds are small, and stay float32."""
 SCALED_BY: Final = 20
-"""Batches from which SAELens takes by how much inputs are scaled."""
+"""Batches from which SAELens estimates how inputs are scaled."""
 
 
 def trained(hidden_RD: Halves, recipe: Recipe, model_id: str, folder: Path, phase: Phase) -> Any:
@@ -122,7 +121,7 @@ def _untrained(recipe: Recipe, width: int) -> Any:
 
 
 def _batches(hidden_RD: Halves, recipe: Recipe, advance: Advance) -> Iterator[Any]:
-    """Shuffled batches without end."""
+    """Yield shuffled batches without end."""
     import torch
 
     draw = np.random.default_rng(recipe.seed)
@@ -150,6 +149,8 @@ def _narrow(place: Path) -> None:
     )
     if place.stat().st_size > MAX_BYTES:
         raise ConfigError(
-            f"{place.name}: got {place.stat().st_size} bytes, want at most {MAX_BYTES}: train "
-            "fewer features"
+            where=place.name,
+            got=f"{place.stat().st_size} bytes",
+            want=f"at most {MAX_BYTES}",
+            fix="train fewer features",
         )

@@ -9,8 +9,7 @@ from typing import Any
 
 import yaml
 
-from pilothouse.demo.texts.text import Text
-from pilothouse.demo.texts.text_set import json_lines
+from pilothouse.demo.texts.text_set import Text, json_lines
 
 HIDDEN = (
     "{goal}",
@@ -22,13 +21,13 @@ HIDDEN = (
 PLACE = "<INSTRUCTION>"
 TRICKS_OF_A_CARRIER = 3
 LEAST_CHARACTERS, MOST_CHARACTERS = 60, 700
-"""Of what a tool returns: shorter texts say nothing, longer ones are cut."""
+"""Bounds on what a tool returns: shorter texts say nothing, longer ones are cut."""
 ENVIRONMENTS, SUITES = 6, 4
 ENGLISH, OTHER_LANGUAGE = "english", "other-language"
 
 
 def spikee(carriers: str, jailbreaks: str, instructions: str) -> list[Text]:
-    """Each carrier as it is, and behind each of a few jailbreaks with an instruction in it.
+    """Return each carrier as it is, and behind each of a few jailbreaks with an instruction in it.
 
     Which of them meet hangs on a digest of the carrier.
     """
@@ -47,7 +46,7 @@ def spikee(carriers: str, jailbreaks: str, instructions: str) -> list[Text]:
 
 
 def agentdojo(*files: str) -> list[Text]:
-    """What AgentDojo's tools return, as it is and with an attacker's goal in it.
+    """Return what AgentDojo's tools return, as it is and with an attacker's goal in it.
 
     The goal goes to the place that the benchmark keeps for it, else to the end.
 
@@ -77,7 +76,7 @@ def agentdojo(*files: str) -> list[Text]:
 
 
 def bastioncorpus(file: str) -> list[Text]:
-    """Attacks and harmless texts that look like them, by channel and language."""
+    """Return attacks and harmless texts that look like them, by channel and language."""
     return [
         Text(
             str(each["text"]),
@@ -91,7 +90,7 @@ def bastioncorpus(file: str) -> list[Text]:
 
 
 def _goals(source: str) -> Iterator[str]:
-    """The value of every `GOAL` in a file of Python, where it is plain text."""
+    """Yield the value of every `GOAL` in a file of Python, where it is plain text."""
     for node in ast.walk(ast.parse(source)):
         if (
             isinstance(node, ast.Assign)
@@ -102,7 +101,7 @@ def _goals(source: str) -> Iterator[str]:
 
 
 def _texts(environment: Any) -> Iterator[str]:
-    """Every text of an environment that is long enough to be read."""
+    """Yield every text of an environment that is long enough to be read."""
     if isinstance(environment, str):
         if len(environment) >= LEAST_CHARACTERS:
             yield environment.strip()
@@ -121,6 +120,6 @@ def _filled(said: str, values: Mapping[str, str]) -> str:
 
 
 def _around(said: str, part: str) -> str:
-    """As much of a text as is allowed, with the part in it."""
+    """Return as much of a text as is allowed, with the part in it."""
     first = max(0, said.find(part) + len(part) - MOST_CHARACTERS)
     return said[first : first + MOST_CHARACTERS]

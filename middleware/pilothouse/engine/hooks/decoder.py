@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
+from transformers import PretrainedConfig
 from vllm.distributed import (
     get_tensor_model_parallel_rank,
     get_tensor_model_parallel_world_size,
@@ -15,7 +15,7 @@ from vllm.distributed import (
 from vllm.model_executor.models.utils import PPMissingLayer
 
 from pilothouse.engine.hooks.hook_point import SITE_ORDER, Argument, HookPoint
-from pilothouse.engine.hooks.layout import Layout
+from pilothouse.engine.hooks.layouts import Layout
 from pilothouse.errors import EngineError
 from pilothouse.types import Site
 
@@ -42,24 +42,24 @@ class Decoder:
     architecture: str
     blocks: Sequence[nn.Module]
     layouts: Sequence[Layout]
-    config: Any
+    config: PretrainedConfig
     d_model: int
     origin: str
 
     def is_here(self, layer: int) -> bool:
-        """Whether this pipeline stage has the layer."""
+        """Tell whether this pipeline stage has the layer."""
         return not isinstance(self.blocks[layer], PPMissingLayer)
 
     def local_layers(self) -> list[int]:
-        """The layers of this pipeline stage."""
+        """Return the layers of this pipeline stage."""
         return [layer for layer in range(len(self.blocks)) if self.is_here(layer)]
 
     def sites(self, layer: int) -> tuple[Site, ...]:
-        """The sites that a layer has."""
+        """Return the sites that a layer has."""
         return tuple(site for site in SITE_ORDER if self._absence(layer, site) is None)
 
     def point(self, layer: int, site: Site) -> HookPoint:
-        """Where a tap of (layer, site) sits.
+        """Return where a tap of (layer, site) sits.
 
         Raises:
             EngineError: there is no such place; says why and what to use.
@@ -79,7 +79,7 @@ class Decoder:
         return self._stream(layer, site)
 
     def _absence(self, layer: int, site: Site) -> str | None:
-        """Why a site does not exist, or None."""
+        """Return why a site does not exist, or None."""
         if site == "logits":
             return "logits are read by the sampler's own tap, not in a decoder block"
         if site == "embed" and layer != 0:
@@ -110,7 +110,7 @@ class Decoder:
         )
 
     def _is_partial(self, layer: int, site: Site) -> bool:
-        """Whether the ranks' outputs are added up only after attention and MLP were."""
+        """Tell whether the ranks' outputs are added up only after attention and MLP were."""
         if site not in ("attn_out", "mlp_out") or get_tensor_model_parallel_world_size() == 1:
             return False
         name = self._name(layer, "attn_heads" if site == "attn_out" else "mlp_neurons")
@@ -197,7 +197,7 @@ def input_width(module: nn.Module) -> tuple[int, int] | None:
 
 
 def hidden_argument(block: nn.Module) -> Argument:
-    """Where a decoder block takes the stream.
+    """Return where a decoder block takes the stream.
 
     Raises:
         EngineError: no parameter has a name that says so.
@@ -212,7 +212,7 @@ def hidden_argument(block: nn.Module) -> Argument:
 
 
 def residual_argument(block: nn.Module) -> Argument | None:
-    """Where a decoder block takes the deferred residual, if it does."""
+    """Return where a decoder block takes the deferred residual, if it does."""
     names = _parameters(block)
     return Argument(names.index("residual"), "residual") if "residual" in names else None
 

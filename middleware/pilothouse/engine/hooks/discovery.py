@@ -8,20 +8,20 @@ Shape suffixes: T tokens, D hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import TypeGuard
 
 from torch import Tensor, nn
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 from vllm.model_executor.layers.linear import LinearBase
 
-from pilothouse.engine.hooks.block_observation import BlockPass, Part, observe
-from pilothouse.engine.hooks.blocks import holds_mixer
 from pilothouse.engine.hooks.decoder import Decoder
-from pilothouse.engine.hooks.hook_trial import Run, model_eps
-from pilothouse.engine.hooks.layout import Layout
-from pilothouse.engine.hooks.residual import second_value
+from pilothouse.engine.hooks.hook_point import Values, read_point
+from pilothouse.engine.hooks.hook_trial import Run, model_eps, second_value
+from pilothouse.engine.hooks.layouts import Layout
+from pilothouse.errors import EngineError
 
 ROUNDINGS = 8
 STREAM_ONLY = Layout(
@@ -30,7 +30,7 @@ STREAM_ONLY = Layout(
 
 
 def discover_layouts(decoder: Decoder, run: Run) -> list[Layout]:
-    """A layout for each block of this pipeline stage; parts that do not add up are left out.
+    """Return a layout for each block of this pipeline stage; parts that do not add up are left out.
 
     A few tiny passes. `decoder.layouts` is not looked at.
 
@@ -59,7 +59,7 @@ def discover_layouts(decoder: Decoder, run: Run) -> list[Layout]:
 
 
 def infer_layout(seen: BlockPass, base: Layout) -> Layout:
-    """The layout that the numbers of one pass allow; `base` where they allow none. Pure."""
+    """Return the layout that the numbers of one pass allow; `base` where they allow none. Pure."""
     attention, mlp = _summands(seen)
     layout, width = base, seen.behind_TD.shape[-1]
     if attention is not None:
@@ -100,7 +100,7 @@ def _adds_up(seen: BlockPass, *parts: Part) -> bool:
 
 
 def _receiver(seen: BlockPass, attention: Part, deferred: bool) -> str | None:
-    """The part that is given the stream between attention and MLP: as one tensor, or as two."""
+    """Return the part that is given the stream between attention and MLP, as one or two tensors."""
     assert attention.gave_TD is not None
     want_TD, count = seen.before_TD + attention.gave_TD, 2 if deferred else 1
     size_TD = seen.before_TD.abs() + attention.gave_TD.abs()
@@ -114,7 +114,7 @@ def _receiver(seen: BlockPass, attention: Part, deferred: bool) -> str | None:
 
 
 def _neurons(seen: BlockPass, mlp: Part, width: int) -> str | None:
-    """The projection of the MLP: in the part that is added, or in one before it."""
+    """Return the projection of the MLP: in the part that is added, or in one before it."""
     for part in reversed(seen.parts[: seen.parts.index(mlp) + 1]):
         if holds_mixer(part.module) or _has_experts(part.module):
             return None
@@ -125,7 +125,7 @@ def _neurons(seen: BlockPass, mlp: Part, width: int) -> str | None:
 
 
 def _projection(part: Part, width: int) -> str | None:
-    """The last projection back to the stream inside a part; under LoRA its wrapper is called."""
+    """Return the last projection back to the stream in a part; under LoRA its wrapper's name."""
     names = [name for name, module in part.module.named_modules() if _gives(module, width)]
     if not names:
         return None
@@ -150,3 +150,126 @@ def _is_state_space(module: nn.Module) -> bool:
 
 def _close(got_TD: Tensor, want_TD: Tensor, size_TD: Tensor, eps: float) -> bool:
     return bool(((got_TD - want_TD).abs() <= ROUNDINGS * eps * size_TD + 1e-30).all())
+
+
+def find_blocks(model: nn.Module, num_layers: int) -> tuple[str, nn.ModuleList]:
+    """Return the dotted path and the list of decoder blocks: as long as the text model has layers.
+
+    Of several such lists those count whose blocks hold vLLM's attention (or state-space) layers,
+    and of these the one with the most parameters.
+
+    Raises:
+        EngineError: there is none.
+    """
+    lists = [
+        (path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == num_layers
+    ]
+    decoders = [each for each in lists if holds_mixer(each[1])]
+    if not decoders:
+        raise EngineError(
+            f"{type(model).__name__} has no list of {num_layers} decoder blocks with attention "
+            f"layers; lists of that length: {[path for path, _ in lists]}"
+        )
+    return max(decoders, key=lambda each: sum(p.numel() for p in each[1].parameters()))
+
+
+def holds_mixer(module: nn.Module) -> bool:
+    """Tell whether an attention or state-space layer of vLLM's is inside."""
+    return any(isinstance(each, AttentionLayerBase) for each in module.modules())
+
+
+@dataclass
+class Part:
+    """A module of a block: the tensors it was given and what it gave, float32."""
+
+    name: str
+    module: nn.Module
+    given: list[Tensor] = field(default_factory=list)
+    gave_TD: Tensor | None = None
+
+
+@dataclass
+class BlockPass:
+    """The stream before and behind a block, float32, and its parts in the order of their calls.
+
+    `eps` is the relative rounding of the model's dtype.
+    """
+
+    before_TD: Tensor
+    behind_TD: Tensor
+    parts: list[Part]
+    eps: float
+
+
+def observe(
+    decoder: Decoder, layer: int, eps: float, done: Callable[[BlockPass], None]
+) -> Callable[[], None]:
+    """Have `done` called when a block is through; returns what takes the hooks out again."""
+    block, before = decoder.blocks[layer], decoder.point(layer, "resid_pre")
+    behind = decoder.point(layer, "resid_post")
+    parts: list[Part] = []
+    entered: list[Tensor] = []
+
+    def into(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        entered.append(_sum(*read_point(before, (args, kwargs))))
+
+    def out(_: nn.Module, __: object, output: Values) -> None:
+        behind_TD = _sum(*read_point(behind, output))
+        done(BlockPass(entered.pop(), behind_TD, parts.copy(), eps))
+        parts.clear()
+
+    with ExitStack() as stack:
+        stack.callback(block.register_forward_pre_hook(into, with_kwargs=True).remove)
+        for name, module in _children(block):
+            stack.callback(_observe_part(parts, name, module))
+        stack.callback(block.register_forward_hook(out).remove)
+        return stack.pop_all().close
+
+
+def _observe_part(parts: list[Part], name: str, module: nn.Module) -> Callable[[], None]:
+    given: list[Tensor] = []
+
+    def into(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        given[:] = [_rows(each) for each in (*args, *kwargs.values()) if _is_stream(each)]
+
+    def out(_: nn.Module, __: object, output: object) -> None:
+        parts.append(Part(name, module, given.copy(), _value(output)))
+
+    with ExitStack() as stack:
+        stack.callback(module.register_forward_pre_hook(into, with_kwargs=True).remove)
+        stack.callback(module.register_forward_hook(out).remove)
+        return stack.pop_all().close
+
+
+def _children(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for name, module in block.named_children():
+        if isinstance(module, nn.ModuleList | nn.ModuleDict):
+            yield from ((f"{name}.{inner}", each) for inner, each in module.named_children())
+        else:
+            yield name, module
+
+
+def _value(output: object) -> Tensor | None:
+    """Return what a part gives: its first tensor, with the bias that some leave to their caller."""
+    if not isinstance(output, tuple | list):
+        return _rows(output) if _is_stream(output) else None
+    if not output or not _is_stream(output[0]):
+        return None
+    second = output[1] if len(output) == 2 else None
+    bias = second if isinstance(second, Tensor) and second.ndim == 1 else 0.0
+    return _rows(output[0]) + bias
+
+
+def _is_stream(value: object) -> TypeGuard[Tensor]:
+    return isinstance(value, Tensor) and value.ndim >= 2 and value.is_floating_point()
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    return tensor.reshape(-1, tensor.shape[-1]).float().clone()
+
+
+def _sum(hidden_TD: Tensor, residual_TD: Tensor | None) -> Tensor:
+    total_TD = hidden_TD.float().clone()
+    return total_TD if residual_TD is None else total_TD + residual_TD.float()

@@ -5,10 +5,10 @@ Shape suffixes: T tokens, D width of the tensor on this rank.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from torch import Tensor, nn
 
@@ -20,6 +20,8 @@ Call = Callable[[Tensor, Tensor | None], Tensor | None]
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 """A module's arguments as a pre-hook gets them: positional, by keyword."""
+Values = Inputs | Tensor | Sequence[Any]
+"""A module's arguments, or its output."""
 
 SITE_ORDER: tuple[Site, ...] = tuple(site for site in get_args(Site) if site != "logits")
 """The order in which hooks of one block are registered; two sites may share a module."""
@@ -102,13 +104,13 @@ class HookPoint:
     def _hook(self, call: Call) -> Callable[[], None]:
         if self.side == "output":
 
-            def after(_: nn.Module, __: object, output: Any) -> Any:
+            def after(_: nn.Module, __: object, output: Values) -> Values | None:
                 return edited(self, output, call)
 
             return self.module.register_forward_hook(after).remove
 
-        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            return edited(self, (args, kwargs), call)
+        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs | None:
+            return cast(Inputs | None, edited(self, (args, kwargs), call))
 
         return self.module.register_forward_pre_hook(before, with_kwargs=True).remove
 
@@ -120,8 +122,8 @@ class _Carried:
         self.value: Tensor | None = None
 
 
-def edited(point: HookPoint, values: Any, call: Call) -> Any:
-    """Values with what `call` makes of them, None where it leaves them alone.
+def edited(point: HookPoint, values: Values, call: Call) -> Values | None:
+    """Return values with what `call` makes of them, None where it leaves them alone.
 
     An edit of zero gives back the same bits at any scale.
     """
@@ -136,7 +138,7 @@ def edited(point: HookPoint, values: Any, call: Call) -> Any:
     return replace_hidden(point, values, hidden_TD + (new_TD - scaled_TD) / point.scale)
 
 
-def read_point(point: HookPoint, values: Any) -> tuple[Tensor, Tensor | None]:
+def read_point(point: HookPoint, values: Values) -> tuple[Tensor, Tensor | None]:
     """(hidden_TD, residual_TD or None) of a module's inputs or its output; not scaled. Pure.
 
     A leading dimension of one, which the Transformers backend adds, is dropped; a bias is expanded.
@@ -159,20 +161,21 @@ def read_point(point: HookPoint, values: Any) -> tuple[Tensor, Tensor | None]:
     return _rows(hidden), None if residual is None else _rows(residual)
 
 
-def replace_hidden(point: HookPoint, values: Any, new_TD: Tensor) -> Any:
-    """The same values with another `hidden`. Pure."""
+def replace_hidden(point: HookPoint, values: Values, new_TD: Tensor) -> Values:
+    """Return the same values with another `hidden`. Pure."""
     if point.side == "output" and isinstance(values, Tensor):
         return new_TD.reshape(values.shape)
     index, name = point.hidden.index, point.hidden.name
     if point.side == "output":
-        return _with(values, index, new_TD.reshape(values[index].shape))
-    args, kwargs = values
+        output = cast(Sequence[Any], values)
+        return _with(output, index, new_TD.reshape(output[index].shape))
+    args, kwargs = cast(Inputs, values)
     if name in kwargs:
         return args, {**kwargs, name: new_TD.reshape(kwargs[name].shape)}
     return _with(args, index, new_TD.reshape(args[index].shape)), kwargs
 
 
-def _with(values: Any, index: int, value: Tensor) -> tuple[Any, ...]:
+def _with(values: Sequence[Any], index: int, value: Tensor) -> tuple[Any, ...]:
     return (*values[:index], value, *values[index + 1 :])
 
 
@@ -180,9 +183,9 @@ def _rows(tensor: Tensor) -> Tensor:
     return tensor if tensor.ndim == 2 else tensor.reshape(-1, tensor.shape[-1])
 
 
-def _get(point: HookPoint, values: Any, argument: Argument) -> Any:
+def _get(point: HookPoint, values: Values, argument: Argument) -> Any:
     if point.side == "input":
-        args, kwargs = values
+        args, kwargs = cast(Inputs, values)
         if argument.name in kwargs:
             return kwargs[argument.name]
         return args[argument.index] if argument.index < len(args) else None

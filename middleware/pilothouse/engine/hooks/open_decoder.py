@@ -5,23 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 from operator import attrgetter
-from typing import Any
 
 from torch import nn
 
-from pilothouse.engine.hooks.blocks import find_blocks
 from pilothouse.engine.hooks.decoder import Decoder
-from pilothouse.engine.hooks.discovery import discover_layouts
-from pilothouse.engine.hooks.layout import Layout
-from pilothouse.engine.hooks.layouts import LAYOUTS
+from pilothouse.engine.hooks.discovery import discover_layouts, find_blocks
+from pilothouse.engine.hooks.layouts import LAYOUTS, Layout
 from pilothouse.engine.hooks.self_check import check_hook_points
 from pilothouse.engine.hooks.tiny_forward import tiny_forward
+from pilothouse.engine.vllm.config_protocols import VllmConfig
 from pilothouse.errors import EngineError
 from pilothouse.types import Site
 
 
-def open_decoder(model: nn.Module, vllm_config: Any) -> Decoder:
-    """The decoder of a loaded model: its entry in the table, or else what is found in it.
+def open_decoder(model: nn.Module, vllm_config: VllmConfig) -> Decoder:
+    """Return the decoder of a loaded model: its entry in the table, or else what is found in it.
 
     Inside a multimodal wrapper the language model is meant. Finding takes a few tiny passes.
 
@@ -47,7 +45,7 @@ def open_decoder(model: nn.Module, vllm_config: Any) -> Decoder:
 
 
 def check_model(
-    model: nn.Module, vllm_config: Any, decoder: Decoder, wanted: Iterable[tuple[int, Site]]
+    model: nn.Module, vllm_config: VllmConfig, decoder: Decoder, wanted: Iterable[tuple[int, Site]]
 ) -> None:
     """The self-check of a loaded model: `check_hook_points` with tiny passes through it."""
     check_hook_points(decoder, partial(tiny_forward, model, vllm_config), wanted)

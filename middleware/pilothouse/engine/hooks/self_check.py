@@ -13,8 +13,15 @@ from torch import Tensor
 
 from pilothouse.engine.hooks.decoder import Decoder
 from pilothouse.engine.hooks.hook_point import HookPoint
-from pilothouse.engine.hooks.hook_trial import Run, Seen, Trial, run_trial
-from pilothouse.engine.hooks.residual import LEAST_EFFECT, distance, second_value
+from pilothouse.engine.hooks.hook_trial import (
+    LEAST_EFFECT,
+    Run,
+    Seen,
+    Trial,
+    distance,
+    run_trial,
+    second_value,
+)
 from pilothouse.errors import EngineError
 from pilothouse.types import Site
 
@@ -25,8 +32,8 @@ PROJECTION_ROUNDINGS = 64
 SUMMANDS: tuple[Site, ...] = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 ADVICE = (
     "Add a line for this architecture to LAYOUTS in pilothouse/engine/hooks/layouts.py (a "
-    "Layout names the modules of one decoder block; docs/reference/architectures.md has an example), or take "
-    "this site out of the configuration"
+    "Layout names the modules of one decoder block; docs/reference/architectures.md has an "
+    "example), or take this site out of the configuration"
 )
 
 

@@ -14,7 +14,6 @@ import inspect
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from vllm.model_executor.layers.attention import Attention, MLAAttention
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 from vllm.sequence import IntermediateTensors
 
+from pilothouse.engine.vllm.config_protocols import VllmConfig
 from pilothouse.errors import EngineError
 
 NUM_TOKENS = 16
@@ -32,8 +32,8 @@ SPREAD = 0.25
 """Standard deviation of the stand-in for attention's result."""
 
 
-def tiny_forward(model: nn.Module, vllm_config: Any) -> Tensor:
-    """Final hidden states [T, D] of a random prompt; the same prompt every time.
+def tiny_forward(model: nn.Module, vllm_config: VllmConfig) -> Tensor:
+    """Return final hidden states [T, D] of a random prompt; the same prompt every time.
 
     Tensor-parallel ranks run it together. A later pipeline stage runs on random inputs.
 
@@ -66,7 +66,7 @@ def tiny_forward(model: nn.Module, vllm_config: Any) -> Tensor:
     return final_TD
 
 
-def _inputs(model: nn.Module, vllm_config: Any, device: torch.device) -> dict[str, Any]:
+def _inputs(model: nn.Module, vllm_config: VllmConfig, device: torch.device) -> dict[str, object]:
     model_config = vllm_config.model_config
     generator = torch.Generator().manual_seed(0)
     ids_T = torch.randint(0, model_config.get_vocab_size(), (NUM_TOKENS,), generator=generator)
@@ -74,7 +74,7 @@ def _inputs(model: nn.Module, vllm_config: Any, device: torch.device) -> dict[st
     positions = torch.arange(NUM_TOKENS, device=device)
     if model_config.uses_mrope:
         positions = positions.expand(model_config.mrope_num_dims, -1).contiguous()
-    inputs: dict[str, Any] = {
+    inputs: dict[str, object] = {
         "input_ids": ids_T,
         "positions": positions,
         "intermediate_tensors": None,
@@ -91,8 +91,8 @@ def _inputs(model: nn.Module, vllm_config: Any, device: torch.device) -> dict[st
     return inputs
 
 
-def _intermediate(model: nn.Module, dtype: torch.dtype, device: torch.device) -> Any:
-    make: Callable[..., Any] = model.make_empty_intermediate_tensors  # type: ignore[assignment]
+def _intermediate(model: nn.Module, dtype: torch.dtype, device: torch.device) -> object:
+    make: Callable[..., IntermediateTensors] = model.make_empty_intermediate_tensors  # type: ignore[assignment]
     generator = torch.Generator().manual_seed(1)
     empty = make(batch_size=NUM_TOKENS, dtype=dtype, device=device)
     return IntermediateTensors(
@@ -125,17 +125,17 @@ def _random_mixers(model: nn.Module) -> Iterator[None]:
 
 
 def _random_attention(forward: Callable[..., Tensor], seed: int) -> Callable[..., Tensor]:
-    def random(*args: Any, **kwargs: Any) -> Tensor:
+    def random(*args: object, **kwargs: object) -> Tensor:
         return _random_like(forward(*args, **kwargs), seed)
 
     return random
 
 
-def _random_mixer(forward: Callable[..., Any], seed: int) -> Callable[..., Any]:
-    """Some return their result, some write it to `output`; both are as wide as the stream."""
+def _random_mixer(forward: Callable[..., object], seed: int) -> Callable[..., object]:
+    """Return a stand-in for a mixer, which returns its result or writes it to `output`."""
     signature = inspect.signature(forward)
 
-    def random(*args: Any, **kwargs: Any) -> Tensor | None:
+    def random(*args: object, **kwargs: object) -> Tensor | None:
         given = signature.bind(*args, **kwargs).arguments
         output = given.get("output")
         if isinstance(output, Tensor):
@@ -151,7 +151,7 @@ def _random_like(tensor: Tensor, seed: int) -> Tensor:
     return (SPREAD * torch.randn(tensor.shape, generator=generator)).to(tensor)
 
 
-def _final(output: Any) -> Tensor:
+def _final(output: object) -> Tensor:
     if isinstance(output, IntermediateTensors):
         tensors = list(output.tensors.values())
         return torch.stack([each.float() for each in tensors]).sum(0)

@@ -25,8 +25,8 @@ from pilothouse.engine.worker.device_table import (
     copy_into,
     register_device_table,
 )
-from pilothouse.engine.worker.row_inputs import inside_of
-from pilothouse.engine.worker.sae_encoder import LatentTables
+from pilothouse.engine.worker.row_inputs import row_inputs_of
+from pilothouse.engine.worker.sae_encoder import SaeTables
 
 BIAS, THRESHOLD, SLOPE, INTERCEPT, LOW, HIGH, SHARPNESS, SHIFT, IN_PLANE, TURN = range(
     len(Gate._fields)
@@ -55,7 +55,7 @@ class RowTables(NamedTuple):
         if tokens.all_reduce is not None:
             reads_TR = tokens.all_reduce(reads_TR)
         gates_TRG = self.gates_SRG[slot_T]
-        inside = inside_of(
+        inputs = row_inputs_of(
             given_TD,
             None if self.statistics_SR is None else self.statistics_SR[slot_T],
             None if self.features_SR is None else self.features_SR[slot_T],
@@ -63,18 +63,18 @@ class RowTables(NamedTuple):
             tokens.width,
             tokens.all_reduce,
         )
-        reads_TR = inside.read(reads_TR, gates_TRG[..., BIAS])
+        reads_TR = inputs.read(reads_TR, gates_TRG[..., BIAS])
         first_TR = strength_T1 * open_share(reads_TR, gates_TRG)
         turns_TR = gates_TRG[..., IN_PLANE] > 0
         if self.has_planes:
             turned_TR = strength_T1 * plane_share(reads_TR, gates_TRG)
             first_TR = torch.where(turns_TR, turned_TR, first_TR)
-        seen_TR = (self.sees_SRR[slot_T] * inside.back(first_TR).unsqueeze(-2)).sum(-1)
-        written_TR = strength_T1 * open_share(reads_TR + inside.factor(seen_TR), gates_TRG)
+        seen_TR = (self.sees_SRR[slot_T] * inputs.back(first_TR).unsqueeze(-2)).sum(-1)
+        written_TR = strength_T1 * open_share(reads_TR + inputs.factor(seen_TR), gates_TRG)
         if self.has_planes:
             written_TR = torch.where(turns_TR, first_TR, written_TR)
-        delta_TD = _combined(inside.back(written_TR), slot_T, self.writes_SRD)
-        return inside.with_joint_codes(delta_TD, written_TR)
+        delta_TD = _combined(inputs.back(written_TR), slot_T, self.writes_SRD)
+        return inputs.with_joint_codes(delta_TD, written_TR)
 
 
 def _products(stream_TD: Tensor, slot_T: Tensor, reads_SRD: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ def plane_share(reads_TR: Tensor, gates_TRG: Tensor) -> Tensor:
 
 
 def feature_numbers(
-    features: Iterable[tuple[str, int] | None], latents: Iterable[LatentTables]
+    features: Iterable[tuple[str, int] | None], latents: Iterable[SaeTables]
 ) -> list[int]:
     """Return a number for each feature, counted on from 1 through the SAEs; 0 for none."""
     firsts: dict[str, int] = {}
@@ -142,7 +142,7 @@ def _shapes(edits: EditPlan, width: int) -> Shapes:
     return shapes | ({"features_SR": (rank,)} if edits.latents else {})
 
 
-def _upload(tables: RowTables, slot: int, rows: GatedRows, latents: Sequence[LatentTables]) -> None:
+def _upload(tables: RowTables, slot: int, rows: GatedRows, latents: Sequence[SaeTables]) -> None:
     for tensor, numbers in zip(tables[:4], rows.numbers(), strict=True):
         copy_into(tensor[slot], numbers)
     if rows.statistics_R:

@@ -15,11 +15,7 @@ from pilothouse.artifacts.catalog import Catalog, signals_of
 from pilothouse.artifacts.transform import Transform
 from pilothouse.config import PilothouseConfig
 from pilothouse.edits.sources import ReadRow, Sources
-from pilothouse.engine.plan.artifact_spec import probe_facts, sae_facts, vector_facts
 from pilothouse.engine.plan.capacity import plan_edits, running_edits
-from pilothouse.engine.plan.check_model_match import check_model_match
-from pilothouse.engine.plan.check_norm_limit import check_norm_limit
-from pilothouse.engine.plan.check_read_layers import check_read_layers, enforced_read_layers
 from pilothouse.engine.plan.feature_log import (
     feature_reads,
     logged_reads,
@@ -27,12 +23,18 @@ from pilothouse.engine.plan.feature_log import (
     owner_of,
 )
 from pilothouse.engine.plan.plan import Plan, PlanBody, PolicyTarget, digest_of
-from pilothouse.engine.plan.read_rows import laid_out, probe_rows
-from pilothouse.engine.plan.spec import ModelFacts
+from pilothouse.engine.plan.read_rows import lay_out_reads, probe_rows
+from pilothouse.engine.plan.spec import ModelFacts, probe_facts, sae_facts, vector_facts
 from pilothouse.engine.plan.table_size import memory_problem, table_memory
 from pilothouse.engine.plan.tap_plan import EditPlan, TapPlan
-from pilothouse.engine.plan.tap_widths import tap_widths
 from pilothouse.engine.plan.turn_markers import TurnMarkers
+from pilothouse.engine.plan.validate import (
+    check_model_match,
+    check_norm_limit,
+    check_read_layers,
+    enforced_read_layers,
+    tap_widths,
+)
 from pilothouse.engine.worker.policy_edits import policy_programs, stage_tables
 from pilothouse.errors import ConfigError, RequestError, UnsupportedError
 from pilothouse.policy.loader import policy_to_json
@@ -53,7 +55,7 @@ def resolve_plan(
     demo: bool = False,
     running: Plan | None = None,
 ) -> Plan:
-    """The plan for one model; one that follows a running plan has that one's taps and turns.
+    """Return the plan for one model; one that follows a running plan has that one's taps and turns.
 
     Raises:
         ConfigError: an artefact of another width or with layers the model lacks, tables over
@@ -79,7 +81,7 @@ def resolve_plan(
     stages = {tap: stage_tables(programs, tap, widths[tap], saes) for tap in sorted(policy_taps)}
     for tap, (_, rows) in stages.items():
         edits[tap] = edits.get(tap, EditPlan()).model_copy(update={"policy_rows": rows})
-    taps, columns, reads = laid_out(edits, wanted, widths)
+    taps, columns, reads = lay_out_reads(edits, wanted, widths)
     tensors: dict[str, FloatArray] = dict(reads) | _vector_tensors(catalog)
     for tap, (tables, _) in stages.items():
         head = f"policy/{tap.layer}/{tap.site}"
@@ -138,7 +140,7 @@ def _check_policies(
 
 
 def _sources(catalog: Catalog, num_layers: int) -> Sources:
-    """What terms can name, before there is a plan."""
+    """Return what terms can name, before there is a plan."""
     reads = {
         name: {
             Tap(layer, probe.site): ReadRow(row_D, probe.bias)

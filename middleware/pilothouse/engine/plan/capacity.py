@@ -8,8 +8,8 @@ from pilothouse.artifacts.catalog import Source
 from pilothouse.artifacts.saes.autoencoder import Sae
 from pilothouse.artifacts.transform import Transform
 from pilothouse.config import PilothouseConfig
-from pilothouse.edits.assembly import Assembly
 from pilothouse.edits.feature import feature_parts, mean_norm
+from pilothouse.edits.layer import Assembly
 from pilothouse.edits.operators import (
     EXTRAS,
     OPERATORS,
@@ -25,15 +25,15 @@ from pilothouse.edits.sources import Sources
 from pilothouse.edits.statistic import Statistic
 from pilothouse.edits.table import Parts
 from pilothouse.engine.plan.plan import Plan
-from pilothouse.engine.plan.tap_plan import EditPlan, LatentPlan
-from pilothouse.engine.worker.sae_weights import latent_plan
+from pilothouse.engine.plan.tap_plan import EditPlan, ResidentSae
+from pilothouse.engine.worker.sae_weights import resident_sae
 from pilothouse.errors import ConfigError, RequestError
 from pilothouse.term import SteerTerm
 from pilothouse.types import Tap
 
 
 def plan_edits(config: PilothouseConfig, sources: Sources, *, demo: bool) -> dict[Tap, EditPlan]:
-    """Every tap that a loaded vector or SAE or a reservation makes editable.
+    """Return every tap that a loaded vector or SAE or a reservation makes editable.
 
     Raises:
         ConfigError: a profile that needs more rows than `limits.max_rank`, or cannot be compiled.
@@ -62,7 +62,7 @@ def plan_edits(config: PilothouseConfig, sources: Sources, *, demo: bool) -> dic
 def running_edits(
     wanted: Mapping[Tap, EditPlan], config: PilothouseConfig, sources: Sources, running: Plan
 ) -> dict[Tap, EditPlan]:
-    """The edits of a running plan's taps, once it is clear that they are enough.
+    """Return the edits of a running plan's taps, once it is clear that they are enough.
 
     Raises:
         ConfigError: something wanted has no tap or no table there; says what to write under `taps`
@@ -90,7 +90,7 @@ def _lines(
     missing: Sequence[Tap],
     wanted: Mapping[Tap, EditPlan],
 ) -> list[str]:
-    """Sections of a configuration under which all that is missing fits."""
+    """Return sections of a configuration under which all that is missing fits."""
     layers = {site: set(each) for site, each in config.taps.by_site().items()}
     for tap in missing:
         layers.setdefault(tap.site, set()).add(tap.layer)
@@ -104,7 +104,7 @@ def _lines(
 
 
 def _features(config: PilothouseConfig, sources: Sources, missing: set[Tap]) -> Iterator[str]:
-    """What profiles use at taps where it is missing."""
+    """Yield what profiles use at taps where it is missing."""
     for profile in config.profiles.values():
         for term in profile.steer:
             if not missing.isdisjoint(tap for tap, _ in places_of(term, sources)):
@@ -146,7 +146,7 @@ def _parts_of(term: SteerTerm, sources: Sources) -> Iterator[tuple[Tap, Parts]]:
 
 
 def _promised(config: PilothouseConfig) -> EditPlan:
-    """What a reserved tap holds: the listed operators, with whatever is loaded there later."""
+    """Return what a reserved tap holds: tables for the listed operators on whatever comes later."""
     needs: frozenset[str] = frozenset()
     for name in config.taps.operators:
         if name in OPERATORS:
@@ -157,7 +157,7 @@ def _promised(config: PilothouseConfig) -> EditPlan:
 
 
 def _granted(source: Source, config: PilothouseConfig) -> EditPlan:
-    """What clients may do with a vector or transform."""
+    """Return what clients may do with a vector or transform."""
     allowed, form = set(config.taps.operators), form_of(source)
     able = [spec for name, spec in OPERATORS.items() if form in spec.forms and name in allowed]
     extras = [
@@ -176,7 +176,7 @@ def _plan_of(needs: frozenset[str], max_rank: int) -> EditPlan:
 
 
 def _granted_features(sae: Sae, config: PilothouseConfig) -> EditPlan:
-    """What clients may do with features; its bound must be known before one asks."""
+    """Return what clients may do with features; its bound must be known before one asks."""
     if "feature" not in config.taps.operators:
         return EditPlan()
     if sae.normalisation == "none":
@@ -195,9 +195,9 @@ def _granted_features(sae: Sae, config: PilothouseConfig) -> EditPlan:
     return _plan_of(needs, config.limits.max_rank).model_copy(update={"latents": _latents(sae)})
 
 
-def _latents(source: Source | Sae) -> tuple[LatentPlan, ...]:
+def _latents(source: Source | Sae) -> tuple[ResidentSae, ...]:
     if isinstance(source, Sae) and source.needs_all_codes:
-        return (latent_plan(source),)
+        return (resident_sae(source),)
     return ()
 
 

@@ -25,7 +25,7 @@ class UsualDtype(NamedTuple):
 
 
 def usual_dtype(args: Namespace) -> UsualDtype:
-    """What `--dtype` should be for a model on this machine, where it was not given.
+    """Return what `--dtype` should be for a model on this machine, where it was not given.
 
     Args:
         args: vLLM's arguments; `model` names the model, whose configuration is read.
@@ -43,7 +43,7 @@ def usual_dtype(args: Namespace) -> UsualDtype:
 
 
 def missing_bfloat16() -> str | None:
-    """What the processor lacks for bfloat16, in words; None where it has it or there is a GPU."""
+    """Return what the processor lacks for bfloat16, in words; None with bfloat16 or a GPU."""
     from vllm.platforms import current_platform
 
     if not current_platform.is_cpu():

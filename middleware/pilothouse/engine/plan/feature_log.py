@@ -16,7 +16,7 @@ from pilothouse.edits.feature import labelled
 from pilothouse.edits.sae import FeatureRead, check_feature, feature_read
 from pilothouse.engine.plan.read_rows import OwnedCode, OwnedRow, Read
 from pilothouse.engine.plan.spec import LoggedSae
-from pilothouse.engine.worker.sae_weights import latent_plan
+from pilothouse.engine.worker.sae_weights import resident_sae
 from pilothouse.errors import ConfigError, RequestError
 from pilothouse.policy.rulebook import CompiledRule
 from pilothouse.policy.schema import MAX_LOGGED_FEATURES, Log, LoggedFeatures
@@ -50,7 +50,7 @@ class LoggingRule:
 def feature_reads(
     policies: Sequence[Policy], saes: Mapping[str, Sae]
 ) -> dict[str, tuple[LoggedFeature, ...]]:
-    """By SAE, every feature that some rule logs, each once, in ascending order.
+    """Collect every feature that some rule logs, by SAE, each once, in ascending order.
 
     Raises:
         ConfigError: names policy and rule: an SAE or feature that does not exist, none or more
@@ -71,21 +71,21 @@ def feature_reads(
 
 
 def owner_of(sae: str) -> str:
-    """Under what name an SAE's rows stand beside those of probes, whose names have no slash."""
+    """Name the owner of an SAE's rows beside those of probes, whose names have no slash."""
     return f"sae/{sae}"
 
 
 def logged_reads(
     logged: Mapping[str, Sequence[LoggedFeature]], saes: Mapping[str, Sae]
 ) -> list[Read]:
-    """The rows and codes of all logged features."""
+    """Return the rows and codes of all logged features."""
     return [
         _owned(saes[sae], owner_of(sae), each) for sae, reads in logged.items() for each in reads
     ]
 
 
 def logging_rules(plan: Plan) -> tuple[LoggingRule, ...]:
-    """The rules of a plan that tell features."""
+    """Return the rules of a plan that tell features."""
     return tuple(
         LoggingRule(rule, asked.sae, tuple(_known(asked, facts)), asked.top)
         for rule in plan.rulebook.rules
@@ -96,7 +96,7 @@ def logging_rules(plan: Plan) -> tuple[LoggingRule, ...]:
 
 
 def logged_sae(sae: str, reads: Sequence[LoggedFeature], columns: Sequence[int]) -> LoggedSae:
-    """What host code needs of the features, which are read at these columns."""
+    """Return what host code needs of the features, which are read at these columns."""
     return LoggedSae(
         sae=sae,
         columns=tuple(columns),
@@ -137,7 +137,7 @@ def _read(sae: Sae, feature: int) -> LoggedFeature:
 
 def _owned(sae: Sae, owner: str, logged: LoggedFeature) -> Read:
     if logged.row is None:
-        return OwnedCode(owner, sae.tap, latent_plan(sae), logged.feature)
+        return OwnedCode(owner, sae.tap, resident_sae(sae), logged.feature)
     row_D = logged.row.read_D.astype(np.float32)
     return OwnedRow(owner, sae.tap, row_D, logged.row.statistic)
 

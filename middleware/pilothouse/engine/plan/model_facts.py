@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pilothouse.engine.plan.spec import ModelFacts
 from pilothouse.engine.unsupported_flags import refuse_model
 from pilothouse.errors import ConfigError
 from pilothouse.types import Site
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
 NEURON_FIELDS = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
 """What configurations call the MLP's hidden size."""
 
 
 def model_facts(args: Namespace) -> ModelFacts:
-    """Facts of the model that vLLM's arguments name.
+    """Return facts of the model that vLLM's arguments name.
 
     Raises:
         ConfigError: the configuration cannot be read.
@@ -35,8 +38,8 @@ def model_facts(args: Namespace) -> ModelFacts:
     )
 
 
-def read_configuration(args: Namespace) -> Any:
-    """The configuration, transformers' own class, of the model that vLLM's arguments name.
+def read_configuration(args: Namespace) -> PretrainedConfig:
+    """Return the configuration, transformers' own class, of the model that vLLM's arguments name.
 
     Raises:
         ConfigError: it cannot be read.
@@ -57,8 +60,8 @@ def read_configuration(args: Namespace) -> Any:
         ) from error
 
 
-def projection_widths(text: Any) -> dict[Site, int]:
-    """Widths at the projections' inputs, of those that a text configuration tells."""
+def projection_widths(text: PretrainedConfig) -> dict[Site, int]:
+    """Return widths at the projections' inputs, of those that a text configuration tells."""
     heads = getattr(text, "num_attention_heads", None)
     size = getattr(text, "v_head_dim", None) or getattr(text, "head_dim", None)
     found: dict[Site, int] = {}

@@ -26,11 +26,11 @@ class OpaquePlan(str):
 
     def __new__(cls, wire: Mapping[str, str]) -> OpaquePlan:
         """Hide a plan's parts behind their digest."""
-        told = json.dumps([wire[name] for name in PRINTED]).encode()
-        made = super().__new__(cls, HEAD + hashlib.sha256(told).hexdigest())
+        content = json.dumps([wire[name] for name in PRINTED]).encode()
+        made = super().__new__(cls, HEAD + hashlib.sha256(content).hexdigest())
         made.wire = dict(wire)
         return made
 
     def __reduce__(self) -> tuple[type[OpaquePlan], tuple[Mapping[str, str]]]:
-        """Pickled and copied with its parts."""
+        """Pickle and copy the plan with its parts."""
         return type(self), (self.wire,)

@@ -58,14 +58,16 @@ VECTOR_HEAD = "vector/"
 Wire = dict[str, str]
 """A plan as text, fit for any serialiser."""
 
-AT_RUN_TIME: Mapping[str, Any] = {
+CHANGEABLE_LIMITS = frozenset({"max_norm_ratio", "max_wait_ms", *RequestLimits.model_fields})
+"""Limits that a plan can have otherwise than the one it follows."""
+AT_RUN_TIME: Mapping[str, bool | set[str]] = {
     "revision": True,
     "config_digest": True,
     "vectors": True,
     "saes": True,
     "profiles": True,
     "auth": True,
-    "limits": {"max_norm_ratio", "max_wait_ms", *RequestLimits.model_fields},
+    "limits": set(CHANGEABLE_LIMITS),
 }
 """Fields of a body that a plan can have otherwise than the one it follows."""
 
@@ -117,7 +119,7 @@ class Plan:
     """What it was resolved from; the next one is this with changes."""
 
     def __repr__(self) -> str:
-        """The revision alone: a plan is large, and its vectors are somebody's property."""
+        """Return the revision alone: a plan is large, and its vectors are somebody's property."""
         return f"Plan({self.revision})"
 
     @classmethod
@@ -127,7 +129,7 @@ class Plan:
         tensors: Mapping[str, FloatArray],
         config: PilothouseConfig | None = None,
     ) -> Plan:
-        """The plan of a body and its tensors; policies are read back from their JSON."""
+        """Return the plan of a body and its tensors; policies are read back from their JSON."""
         policies = tuple(policy_from_json(each) for each in body.policies)
         rulebook = Rulebook(
             policies,
@@ -139,7 +141,7 @@ class Plan:
         return cls(body, tensors, policies, rulebook, config or PilothouseConfig(version=1))
 
     def to_wire(self) -> Wire:
-        """The plan as text."""
+        """Return the plan as text."""
         contiguous = {name: np.ascontiguousarray(each) for name, each in self.tensors.items()}
         return {
             "body": self.body.model_dump_json(),
@@ -149,7 +151,7 @@ class Plan:
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, str]) -> Plan:
-        """The inverse of `to_wire`."""
+        """Return the inverse of `to_wire`."""
         tensors = load(base64.b64decode(wire["tensors"])) if wire["tensors"] else {}
         return cls.build(
             PlanBody.model_validate_json(wire["body"]),
@@ -157,13 +159,13 @@ class Plan:
             PilothouseConfig.model_validate_json(wire["config"]),
         )
 
-    def to_additional_config(self) -> dict[str, Any]:
-        """What goes into vLLM's `additional_config`."""
+    def to_additional_config(self) -> dict[str, object]:
+        """Return what goes into vLLM's `additional_config`."""
         return {ADDITIONAL_KEY: OpaquePlan(self.to_wire())}
 
     @classmethod
     def from_additional_config(cls, additional: object) -> Plan:
-        """The plan in an `additional_config`.
+        """Return the plan in an `additional_config`.
 
         Raises:
             EngineError: there is none, or only what is left of one after a way as plain text.
@@ -256,7 +258,7 @@ class Plan:
         return rows
 
     def taps(self) -> dict[Tap, TapPlan]:
-        """Every tap by its place."""
+        """Return every tap by its place."""
         return {each.tap: each for each in self.body.taps}
 
     @property
@@ -267,7 +269,7 @@ class Plan:
         return used + tuple(spec for spec in self.body.probe_signals if spec.key not in keys)
 
     def policy_tensors(self, tap: Tap) -> dict[str, FloatArray]:
-        """The policies' tables at a tap; none where no policy steers there."""
+        """Return the policies' tables at a tap; none where no policy steers there."""
         head = f"policy/{tap.layer}/{tap.site}/"
         return {
             key.removeprefix(head): each
@@ -276,7 +278,7 @@ class Plan:
         }
 
     def edit_taps(self) -> tuple[Tap, ...]:
-        """Where programs can edit."""
+        """Return where programs can edit."""
         return tuple(each.tap for each in self.body.taps if each.edits is not None)
 
 

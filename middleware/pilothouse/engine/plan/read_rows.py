@@ -13,7 +13,7 @@ import numpy as np
 
 from pilothouse.artifacts.catalog import Catalog
 from pilothouse.edits.statistic import Statistic
-from pilothouse.engine.plan.tap_plan import CodeColumns, EditPlan, LatentPlan, TapPlan
+from pilothouse.engine.plan.tap_plan import CodeColumns, EditPlan, ResidentSae, TapPlan
 from pilothouse.types import FloatArray, Tap
 
 
@@ -31,7 +31,7 @@ class OwnedCode(NamedTuple):
 
     owner: str
     tap: Tap
-    latent: LatentPlan
+    latent: ResidentSae
     feature: int
 
 
@@ -39,7 +39,7 @@ Read = OwnedRow | OwnedCode
 
 
 def probe_rows(catalog: Catalog) -> list[OwnedRow]:
-    """The rows of all probes."""
+    """Return the rows of all probes."""
     return [
         OwnedRow(name, Tap(layer, probe.site), weights_D)
         for name, probe in catalog.probes.items()
@@ -47,10 +47,14 @@ def probe_rows(catalog: Catalog) -> list[OwnedRow]:
     ]
 
 
-def laid_out(
+def lay_out_reads(
     edits: Mapping[Tap, EditPlan], reads: Sequence[Read], widths: Mapping[Tap, int]
 ) -> tuple[tuple[TapPlan, ...], dict[str, tuple[int, ...]], dict[str, FloatArray]]:
-    """Every tap in order, the columns of each owner, and the tensors `reads/LAYER/SITE` [D, E]."""
+    """Lay reads out in columns.
+
+    Returns:
+        Every tap in order, the columns of each owner, and the tensors `reads/LAYER/SITE` [D, E].
+    """
     at: dict[Tap, list[Read]] = defaultdict(list)
     for read in reads:
         at[read.tap].append(read)
@@ -86,9 +90,9 @@ def laid_out(
     return tuple(taps), columns, tensors
 
 
-def _codes(codes: Sequence[OwnedCode]) -> dict[LatentPlan, list[OwnedCode]]:
-    """By SAE, in the order in which they come."""
-    groups: dict[LatentPlan, list[OwnedCode]] = {}
+def _codes(codes: Sequence[OwnedCode]) -> dict[ResidentSae, list[OwnedCode]]:
+    """Group codes by SAE, in the order in which they come."""
+    groups: dict[ResidentSae, list[OwnedCode]] = {}
     for each in codes:
         groups.setdefault(each.latent, []).append(each)
     return groups

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from pilothouse.artifacts.catalog import Source
+from pilothouse.artifacts.probe import Probe
+from pilothouse.artifacts.saes.autoencoder import Sae
 from pilothouse.config import SaeRef
+from pilothouse.edits.operators import form_of
 from pilothouse.types import Site
 
 
@@ -52,8 +57,10 @@ class VectorFacts(Frozen):
 
 
 class LoggedSae(Frozen):
-    """Features of one SAE that rules log: a column each, whose code is z = column + bias where
-    z > threshold, else 0."""
+    """Features of one SAE that rules log, a column each.
+
+    The code of a column is z = column + bias where z > threshold, else 0.
+    """
 
     sae: str
     features: tuple[int, ...]
@@ -79,3 +86,45 @@ class SaeFacts(Frozen):
     has_max_act: bool
     average_norm: float | None
     digest: str
+
+
+def probe_facts(probe: Probe, columns: tuple[int, ...]) -> ProbeFacts:
+    """Describe a probe that is read at these columns."""
+    return ProbeFacts(
+        columns=columns,
+        bias=probe.bias,
+        token_slope=probe.token_slope,
+        token_offset=probe.token_offset,
+        site=probe.site,
+        layers=probe.layers,
+        readouts=tuple(probe.readouts),
+        default_readout=probe.default_readout,
+        digest=probe.digest,
+    )
+
+
+def vector_facts(vector: Source) -> VectorFacts:
+    """Describe a vector or transform."""
+    return VectorFacts(
+        form=form_of(vector),
+        site=vector.site,
+        layers=vector.layers,
+        residual_norms=tuple(vector.residual_norms_L.astype(np.float64).tolist()),
+        digest=vector.digest,
+    )
+
+
+def sae_facts(sae: Sae, ref: SaeRef) -> SaeFacts:
+    """Describe an SAE, and where to read it."""
+    return SaeFacts(
+        ref=ref,
+        form=sae.form,
+        site=sae.site,
+        layers=sae.layers,
+        width=sae.width,
+        num_features=sae.num_features,
+        num_labels=len(sae.labels),
+        has_max_act=sae.max_act_M is not None,
+        average_norm=sae.average_norm,
+        digest=sae.digest,
+    )

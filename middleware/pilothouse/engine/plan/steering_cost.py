@@ -38,13 +38,13 @@ def refuse_cost(
 
 
 def num_positions(terms: Sequence[SteerTerm]) -> int:
-    """Under `indices` and `after`."""
+    """Count the positions under `indices` and `after`."""
     placed = [term.positions for term in terms if term.positions is not None]
     return sum(len(each.indices or ()) + len(each.after or ()) for each in placed)
 
 
 def num_programs(terms: Sequence[SteerTerm]) -> int:
-    """At most so many different sets of terms hold together at some position or another."""
+    """Bound how many different sets of terms hold together at one position or another."""
     whole = sum(_num_sets(terms, clause) for clause in CLAUSES)
     if all(term.on == "all" for term in terms):
         # The same sets in both clauses.
@@ -54,7 +54,7 @@ def num_programs(terms: Sequence[SteerTerm]) -> int:
 
 
 def _num_sets(terms: Sequence[SteerTerm], clause: Clause) -> int:
-    """Ends of stretches cut the clause, single positions differ from what is around them."""
+    """Count sets in a clause: stretches cut it at their ends, single positions stand out."""
     holding = [term.positions for term in terms if term.on in (clause, "all")]
     placed = [each for each in holding if each is not None]
     if not holding:

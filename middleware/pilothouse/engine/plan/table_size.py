@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pilothouse.edits.gate import GATE_WIDTH
 from pilothouse.engine.ops import held_kinds
 from pilothouse.engine.plan.plan import Plan
-from pilothouse.engine.plan.tap_plan import EditPlan, LatentPlan, TapPlan
+from pilothouse.engine.plan.tap_plan import EditPlan, ResidentSae, TapPlan
 from pilothouse.engine.worker.device_table import FLOAT32_BYTES, INT64_BYTES
 from pilothouse.limits import Limits
 from pilothouse.types import Tap
@@ -22,7 +22,7 @@ class TapMemory:
 
     tap: Tap
     edits: EditPlan
-    residents: tuple[LatentPlan, ...]
+    resident_saes: tuple[ResidentSae, ...]
     num_bytes: int
 
 
@@ -38,17 +38,17 @@ def table_bytes(edits: EditPlan, *, slots: int, width: int, num_targets: int) ->
 
 
 def table_memory(taps: Sequence[TapPlan], limits: Limits, *, num_targets: int) -> list[TapMemory]:
-    """What lies at every tap that is edited or has resident SAEs, in the order of the plan."""
+    """Return the memory of every tap that is edited or has resident SAEs, in the plan's order."""
     slots = limits.max_programs + 1
     found = []
     for each in taps:
         edits = each.edits or EditPlan()
-        if each.edits is None and not each.residents:
+        if each.edits is None and not each.resident_saes:
             continue
-        num_bytes = FLOAT32_BYTES * (_numbers(each.residents) - _numbers(edits.latents))
+        num_bytes = FLOAT32_BYTES * (_numbers(each.resident_saes) - _numbers(edits.latents))
         if each.edits is not None:
             num_bytes += table_bytes(edits, slots=slots, width=each.width, num_targets=num_targets)
-        found.append(TapMemory(each.tap, edits, each.residents, num_bytes))
+        found.append(TapMemory(each.tap, edits, each.resident_saes, num_bytes))
     return found
 
 
@@ -63,7 +63,7 @@ def memory_problem(memory: Sequence[TapMemory], limits: Limits) -> str | None:
     needed = sum(each.num_bytes for each in memory)
     if needed <= limits.table_mib * MIB:
         return None
-    latents = [latent for each in memory for latent in each.residents]
+    latents = [latent for each in memory for latent in each.resident_saes]
     whole = FLOAT32_BYTES * _numbers(latents) / MIB
     of_saes = f", of them {whole:.0f} MiB of {len(latents)} resident SAEs" if latents else ""
     return (
@@ -74,5 +74,5 @@ def memory_problem(memory: Sequence[TapMemory], limits: Limits) -> str | None:
     )
 
 
-def _numbers(latents: Iterable[LatentPlan]) -> int:
+def _numbers(latents: Iterable[ResidentSae]) -> int:
     return sum(each.numbers for each in latents)

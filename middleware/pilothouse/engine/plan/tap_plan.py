@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -13,7 +12,7 @@ from pilothouse.engine.plan.spec import Frozen
 from pilothouse.types import Site, Tap
 
 
-class LatentPlan(Frozen):
+class ResidentSae(Frozen):
     """An SAE that is resident at a tap, since its features are chosen by all others."""
 
     sae: str
@@ -26,7 +25,7 @@ class LatentPlan(Frozen):
 class CodeColumns(Frozen):
     """Columns of codes: these features of a resident SAE, in this order."""
 
-    latent: LatentPlan
+    latent: ResidentSae
     features: tuple[int, ...]
 
 
@@ -37,7 +36,7 @@ class PolicyRow(Frozen):
     """Whose it is: the number of the policy target."""
     statistic: int = 0
     """What it counts a token in."""
-    latent: LatentPlan | None = None
+    latent: ResidentSae | None = None
     """The resident SAE whose code it reads, if it reads no row."""
     feature: int = 0
 
@@ -52,7 +51,7 @@ class EditPlan(Frozen):
 
     rank: int = 0
     tables: frozenset[str] = frozenset()
-    latents: tuple[LatentPlan, ...] = ()
+    latents: tuple[ResidentSae, ...] = ()
     policy_rows: tuple[PolicyRow, ...] = ()
 
     @model_validator(mode="before")
@@ -72,21 +71,21 @@ class EditPlan(Frozen):
         return others | {"tables": frozenset(named)}
 
     @model_serializer(mode="wrap")
-    def _as_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        told: dict[str, Any] = handler(self)
-        del told["tables"]
+    def _as_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        fields: dict[str, object] = handler(self)
+        del fields["tables"]
         flags = {name: name in self.tables for name in known_flags()}
-        return {"rank": told.pop("rank")} | flags | told
+        return {"rank": fields.pop("rank")} | flags | fields
 
     @property
-    def policy_latents(self) -> tuple[LatentPlan, ...]:
+    def policy_latents(self) -> tuple[ResidentSae, ...]:
         """The SAEs whose codes policies edit, in the order of their digests."""
         return united((), tuple(each.latent for each in self.policy_rows if each.latent))
 
     @classmethod
     def needed_by(cls, edit: LayerEdit) -> EditPlan:
         """Return the tables that a program's edit fills."""
-        latents = tuple(LatentPlan(sae=each) for each in edit.residents)
+        latents = tuple(ResidentSae(sae=each) for each in edit.resident_saes)
         return cls(rank=edit.rank, tables=edit.flags, latents=latents)
 
     def with_room_for(self, other: EditPlan) -> EditPlan:
@@ -113,8 +112,8 @@ class EditPlan(Frozen):
         return None
 
 
-def united(one: tuple[LatentPlan, ...], other: tuple[LatentPlan, ...]) -> tuple[LatentPlan, ...]:
-    """Both, each SAE once, in the order of their digests."""
+def united(one: tuple[ResidentSae, ...], other: tuple[ResidentSae, ...]) -> tuple[ResidentSae, ...]:
+    """Return both, each SAE once, in the order of their digests."""
     known = {each.sae: each for each in (*one, *other)}
     return tuple(known[name] for name in sorted(known))
 
@@ -137,7 +136,7 @@ class TapPlan(Frozen):
     codes: tuple[CodeColumns, ...] = ()
 
     @property
-    def residents(self) -> tuple[LatentPlan, ...]:
+    def resident_saes(self) -> tuple[ResidentSae, ...]:
         """Every SAE that lies here, whatever for."""
         reading = tuple(each.latent for each in self.codes)
         if self.edits is None:

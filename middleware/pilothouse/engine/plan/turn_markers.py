@@ -8,11 +8,10 @@ without the white space around it: whoever writes a template out by hand can var
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
 
 from pilothouse.engine.plan.spec import Frozen
 
-Message = Mapping[str, Any]
+Message = Mapping[str, object]
 Render = Callable[[Sequence[Message], bool], Sequence[int]]
 """Token ids of a conversation, with or without the template's generation prompt."""
 Ids = tuple[int, ...]
@@ -20,7 +19,7 @@ Ids = tuple[int, ...]
 ASSISTANT = "assistant"
 WORDS = ("amber", "7 zigs, quoth", "Yes! 3")
 """Contents without a first or last letter in common."""
-CALL: Mapping[str, Any] = {
+CALL: Mapping[str, object] = {
     "id": "call00000",
     "type": "function",
     "function": {"name": "f", "arguments": {"x": 1}},
@@ -60,7 +59,7 @@ class TurnMarkers(Frozen):
 def find_markers(
     render: Render, *, blank: Callable[[int], bool], own_tokens: Collection[int]
 ) -> TurnMarkers:
-    """The markers of a template.
+    """Return the markers of a template.
 
     Args:
         render: may raise where the template refuses a conversation.
@@ -100,7 +99,7 @@ def find_markers(
 def _assistant_openings(
     answers: Sequence[Ids], finder: _Finder, user: Opening | None
 ) -> tuple[Opening, ...]:
-    """What all answers begin with is the core, unless a user's turn begins so too."""
+    """Return openings whose core is what all answers begin with, unless a user's turn does too."""
     cores = [finder.core(each)[0] for each in answers]
     shared = finder.core(_shared_start(cores))[0]
     if user is not None and user.token_ids[: len(shared)] == shared:
@@ -135,7 +134,7 @@ class _Finder:
         self.generation = _without_start(_shared_end(asked), self._tail)
 
     def assistant(self) -> list[Ids]:
-        """By the generation prompt, and as earlier answers of a conversation have it."""
+        """Find what opens an answer: the generation prompt, and what earlier answers begin with."""
         last = self._between(lambda a, b: [_user(a), _assistant(b)], lambda a: [_user(a)])
         middle = self._between(
             lambda a, b: [_user(a), _assistant(b), _user("one")], lambda a: [_user(a)]
@@ -146,7 +145,7 @@ class _Finder:
         return list(dict.fromkeys(found))
 
     def user(self) -> Opening | None:
-        """As a conversation's second question has it."""
+        """Find what opens a user's turn, from the second question of a conversation."""
         between = self._between(
             lambda a, b: [_user("one"), _assistant(a), _user(b)],
             lambda a: [_user("one"), _assistant(a)],
@@ -154,7 +153,7 @@ class _Finder:
         return self._opening("user", between)
 
     def system(self, role: str, heading: Ids, ending: Ids) -> Opening | None:
-        """As a conversation begins with it; dates and the like may stand behind the role's name."""
+        """Find what opens a turn at the start; dates and the like may follow the role's name."""
         try:
             asked = _shared_start([self._ids([_user(word)]) for word in WORDS])
             head = _shared_start(
@@ -171,7 +170,7 @@ class _Finder:
         return self._opening(role, head[start : stop + len(ending)])
 
     def tool(self) -> Opening | None:
-        """A tool's result behind the assistant's call."""
+        """Return a tool's result behind the assistant's call."""
         call = {"role": "assistant", "content": "", "tool_calls": [CALL]}
         try:
             before = self._ids([_user("one"), call])
@@ -190,7 +189,7 @@ class _Finder:
     def _between(
         self, both: Callable[[str, str], list[Message]], first: Callable[[str], list[Message]]
     ) -> Ids:
-        """What stands between two contents, less what stands behind the first without the other."""
+        """Return what stands between two contents, less what follows the first one alone."""
         try:
             heads = [_shared_start([self._ids(both(a, b)) for b in WORDS]) for a in WORDS]
             tail = _shared_end([self._ids(first(a)) for a in WORDS])
@@ -240,7 +239,7 @@ def _without_start(ids: Ids, start: Ids) -> Ids:
 
 
 def _place(ids: Ids, wanted: Ids, start: int) -> int:
-    """Where the wanted ids stand first, from `start` on; -1 where they do not."""
+    """Return where the wanted ids stand first, from `start` on; -1 where they do not."""
     count = len(wanted)
     places = range(start, len(ids) - count + 1)
     return next((i for i in places if ids[i : i + count] == wanted), -1)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
 
 from pilothouse.artifacts.catalog import load_catalog
 from pilothouse.config import PilothouseConfig
 from pilothouse.engine.plan.build import resolve_plan
-from pilothouse.engine.plan.plan import AT_RUN_TIME, Plan
+from pilothouse.engine.plan.plan import CHANGEABLE_LIMITS, Plan
 from pilothouse.errors import ConfigError
 from pilothouse.policy.loader import load_policies, policy_to_json
 from pilothouse.policy.schema import Log, Steer
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from pilothouse.policy.schema import Policy
 
 RESTART = "is read at start only: restart, or put it back"
-LIMITS_AT_RUN_TIME: frozenset[str] = frozenset(AT_RUN_TIME["limits"])
+LIMITS_AT_RUN_TIME: frozenset[str] = frozenset(CHANGEABLE_LIMITS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Changes:
 
 
 def following_plan(running: Plan, config: PilothouseConfig) -> Plan:
-    """The plan of a configuration on the taps and tables of a running plan. Reads files.
+    """Return the plan of a configuration on the taps and tables of a running plan. Reads files.
 
     Raises:
         ConfigError: a line for each thing that cannot change without a restart, with what to do.
@@ -66,7 +68,7 @@ def following_plan(running: Plan, config: PilothouseConfig) -> Plan:
 
 
 def changes(running: Plan, following: Plan) -> Changes:
-    """What a reload did, entry by entry."""
+    """Return what a reload did, entry by entry."""
     before, after = dict(_entries(running)), dict(_entries(following))
     return Changes(
         added=tuple(sorted(after.keys() - before.keys())),
@@ -96,7 +98,7 @@ def _refuse(problems: Iterator[str]) -> None:
 
 
 def _fixed_sections(before: PilothouseConfig, after: PilothouseConfig) -> Iterator[str]:
-    pairs: Sequence[tuple[str, Any, Any]] = [
+    pairs: Sequence[tuple[str, object, object]] = [
         ("model_id", before.model_id, after.model_id),
         *_fields("taps", before.taps, after.taps),
         *_fields("limits", before.limits, after.limits),
@@ -107,7 +109,9 @@ def _fixed_sections(before: PilothouseConfig, after: PilothouseConfig) -> Iterat
             yield f"{place}: got {_shown(got)}, running is {_shown(had)}; it {RESTART}"
 
 
-def _fields(section: str, before: Any, after: Any) -> Iterator[tuple[str, Any, Any]]:
+def _fields(
+    section: str, before: BaseModel, after: BaseModel
+) -> Iterator[tuple[str, object, object]]:
     for name in type(before).model_fields:
         yield f"{section}.{name}", getattr(before, name), getattr(after, name)
 
@@ -153,13 +157,13 @@ def _steered_with(running: Plan, digests: Mapping[str, str]) -> Iterator[str]:
 
 
 def _policies_with(plan: Plan, name: str) -> str:
-    """The policies whose rules name a vector or SAE, as words."""
+    """Return the policies whose rules name a vector or SAE, as words."""
     names = {rule.policy for rule in plan.rulebook.rules if name == _named(rule.action)}
     return " and ".join(f"policy {name!r}" for name in sorted(names))
 
 
 def _named(action: object) -> str | None:
-    """The one vector or SAE that a rule needs."""
+    """Return the one vector or SAE that a rule needs."""
     if isinstance(action, Steer):
         return action.name
     return action.features.sae if isinstance(action, Log) and action.features else None

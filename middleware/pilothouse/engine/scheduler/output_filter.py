@@ -2,104 +2,112 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from pilothouse.engine.scheduler.policy_engine import PolicyEngine
 from pilothouse.engine.scheduler.request_state import RequestState
 from pilothouse.engine.scheduler.step_decisions import StepDecisions
 from pilothouse.engine.vllm import outputs as wire
 from pilothouse.engine.vllm.protocols import EngineCoreOutput
-from pilothouse.record import Record
+
+
+@dataclass(slots=True)
+class FilteredOutputs:
+    """What leaves in one step, and which requests that ends."""
+
+    outputs: list[EngineCoreOutput] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
+    """Requests whose last record leaves: what they hold can be given back."""
+    stopped: list[str] = field(default_factory=list)
+    """Those among them that a verdict ended, at which vLLM may still be."""
 
 
 class OutputFilter:
-    """Decides what leaves of vLLM's outputs of a scheduler's requests.
+    """Decides what leaves of vLLM's outputs, and changes nothing but them and request states.
 
     Args:
-        request_states: by request id; requests that are not among them are not ours.
-        leave: lets go of a request and gives its last record.
-        stop: has vLLM end a request that a verdict ended.
+        request_states: by request id; outputs of other requests pass as they are.
+        policy_engine: which tokens are cleared, and what records tell.
     """
 
     def __init__(
-        self,
-        request_states: Mapping[str, RequestState],
-        policy_engine: PolicyEngine,
-        leave: Callable[[str, RequestState], Record],
-        stop: Callable[[str], None],
+        self, request_states: Mapping[str, RequestState], policy_engine: PolicyEngine
     ) -> None:
         self._request_states = request_states
         self._policy_engine = policy_engine
-        self._leave = leave
-        self._stop = stop
 
-    def shape(
+    def apply(
         self, outputs: list[EngineCoreOutput], decisions: StepDecisions, seconds: float
-    ) -> list[EngineCoreOutput]:
-        """What leaves in place of these outputs of one API process.
+    ) -> FilteredOutputs:
+        """Return what leaves in place of these outputs of one API process.
 
         Args:
-            seconds: of this step's deciding, a request's share.
+            outputs: vLLM's of this step.
+            decisions: what the rules decided in it.
+            seconds: a request's share of the time that deciding took.
         """
-        shaped: list[EngineCoreOutput] = []
+        filtered = FilteredOutputs()
         for output in outputs:
-            request_state = self._request_states.get(output.request_id)
-            if request_state is None:
-                shaped.append(output)
-            elif output.request_id not in decisions.changed and self._passes(output, request_state):
-                request_state.policy_seconds += seconds
-                shaped.append(output)
+            state = self._request_states.get(output.request_id)
+            if state is None:
+                filtered.outputs.append(output)
+            elif output.request_id not in decisions.changed and self._passes(output, state):
+                state.policy_seconds += seconds
+                filtered.outputs.append(output)
             else:
-                shaped.extend(self._shape_one(output, request_state, decisions, seconds))
-        return shaped
+                self._apply_one(output, state, decisions, seconds, filtered)
+        return filtered
 
-    def _passes(self, output: EngineCoreOutput, request_state: RequestState) -> bool:
-        """The steady state: a token comes and leaves, or takes the place of the one held."""
-        if output.finish_reason is not None or not output.new_token_ids or not request_state.steady:
+    def _passes(self, output: EngineCoreOutput, state: RequestState) -> bool:
+        """Handle the steady state: a token comes and leaves, or takes the held one's place."""
+        if output.finish_reason is not None or not output.new_token_ids or not state.is_steady:
             return False
-        held, watched = request_state.held, request_state.watched
-        if held is None or watched is None:
+        held, rules = state.held, state.rules
+        if held is None or rules is None:
             return True
         if output.new_logprobs is not None:
             return False
-        leaving = held.exchange(output.new_token_ids, self._policy_engine.cleared(watched))
+        leaving = held.exchange(output.new_token_ids, self._policy_engine.cleared(rules))
         if leaving is None:
             return False
         output.new_token_ids = leaving
         return True
 
-    def _shape_one(
+    def _apply_one(
         self,
         output: EngineCoreOutput,
-        request_state: RequestState,
+        state: RequestState,
         decisions: StepDecisions,
         seconds: float,
-    ) -> list[EngineCoreOutput]:
+        filtered: FilteredOutputs,
+    ) -> None:
         request_id = output.request_id
-        request_state.policy_seconds += seconds
-        watched = request_state.watched
-        if watched is not None and not watched.prompt_done and output.new_token_ids:
-            self._policy_engine.prompt_unscored(request_id)
-        request_state.carry_once(output)
-        request_state.news(request_id in decisions.changed)
-        if watched is not None and watched.verdict is not None:
-            return self._end(output, request_state)
-        if request_state.held is not None:
-            self._hold(output, request_state)
+        state.policy_seconds += seconds
+        rules = state.rules
+        if rules is not None and not rules.prompt_done and output.new_token_ids:
+            self._policy_engine.decide_unscored_prompt(request_id)
+        state.give_one_shot(output)
+        state.mark_dirty(request_id in decisions.changed)
+        if rules is not None and rules.verdict is not None:
+            self._end_by_verdict(output, state, filtered)
+            return
+        if state.held is not None:
+            self._hold_back(output, state)
         if output.finish_reason is not None:
-            wire.carry(self._leave(request_id, request_state), output)
+            self._close(output, state, filtered)
         elif not output.new_token_ids:
-            request_state.keep_once(output)
-            return []
-        elif request_state.tells():
-            wire.carry(request_state.record(self._policy_engine), output)
-        return [output]
+            state.keep_one_shot(output)
+            return
+        elif state.should_report():
+            wire.carry(state.record(self._policy_engine), output)
+        filtered.outputs.append(output)
 
-    def _hold(self, output: EngineCoreOutput, request_state: RequestState) -> None:
-        held, watched = request_state.held, request_state.watched
-        assert held is not None and watched is not None
+    def _hold_back(self, output: EngineCoreOutput, state: RequestState) -> None:
+        held, rules = state.held, state.rules
+        assert held is not None and rules is not None
         held.push(output.new_token_ids, output.new_logprobs)
-        up_to = self._policy_engine.cleared(watched)
+        up_to = self._policy_engine.cleared(rules)
         if output.finish_reason == wire.STOP:
             beyond = held.released + len(held) > held.visible_limit
             up_to = held.visible_limit
@@ -107,22 +115,31 @@ class OutputFilter:
                 output.finish_reason, output.stop_reason = wire.LENGTH, None
         elif output.finish_reason is not None:
             # No run can be completed any more: what was scored may leave.
-            up_to = self._policy_engine.scored(watched)
+            up_to = self._policy_engine.scored(rules)
         output.new_token_ids, output.new_logprobs = held.release(up_to)
         if output.finish_reason is not None:
-            request_state.withheld(held)
+            state.drop_held(held)
 
-    def _end(self, output: EngineCoreOutput, request_state: RequestState) -> list[EngineCoreOutput]:
-        """Carry a verdict out: what was cleared before leaves first, then the end."""
-        held, watched = request_state.held, request_state.watched
-        shaped: list[EngineCoreOutput] = []
-        if held is not None and watched is not None:
+    def _end_by_verdict(
+        self, output: EngineCoreOutput, state: RequestState, filtered: FilteredOutputs
+    ) -> None:
+        """Carry a verdict out: what was cleared before it leaves first, then the end."""
+        held, rules = state.held, state.rules
+        if held is not None and rules is not None:
             held.push(output.new_token_ids, output.new_logprobs)
-            token_ids, logprobs = held.release(watched.cleared_at_end)
+            token_ids, logprobs = held.release(rules.cleared_at_end)
             held.drop()
             if token_ids:
-                shaped.append(wire.token_output(output, token_ids, logprobs))
+                filtered.outputs.append(wire.token_output(output, token_ids, logprobs))
         last = wire.verdict_output(output)
-        wire.carry(self._leave(output.request_id, request_state), last)
-        self._stop(output.request_id)
-        return [*shaped, last]
+        self._close(last, state, filtered)
+        filtered.stopped.append(output.request_id)
+        filtered.outputs.append(last)
+
+    def _close(
+        self, output: EngineCoreOutput, state: RequestState, filtered: FilteredOutputs
+    ) -> None:
+        """Put the last record on an output. It is made before vLLM lets go of the request."""
+        fed = wire.num_fed_tokens(state.request)
+        wire.carry(state.closing(self._policy_engine, fed), output)
+        filtered.ended.append(output.request_id)

@@ -44,7 +44,7 @@ class PlanRegistry:
         self._serving: dict[int, str] = {}
         """API process -> the revision that it gives new requests."""
         self.newest = plan
-        self._orders: dict[str, Callable[..., Any]] = {
+        self._calls: dict[str, Callable[..., Any]] = {
             "newest": self._newest,
             "prepare": self._prepare,
             "activate": self._activate,
@@ -52,12 +52,12 @@ class PlanRegistry:
             "told": self._told,
         }
 
-    def obey(self, order: str, arguments: Sequence[Any]) -> Any:
-        """Carry out an order of an API process; the answer is made of builtins, or will be."""
-        return self._orders[order](*arguments)
+    def handle_rpc(self, order: str, arguments: Sequence[Any]) -> Any:
+        """Carry out a call of an API process; the answer is made of builtins, or will be."""
+        return self._calls[order](*arguments)
 
     def plan(self, revision: str) -> Plan:
-        """The plan that a request was sealed under.
+        """The plan that a request was signed under.
 
         Raises:
             RequestError: it is not known, or gone.
@@ -67,12 +67,12 @@ class PlanRegistry:
             raise RequestError(f"sealed for revision {revision}", status=403)
         return known.plan
 
-    def enter(self, revision: str) -> None:
-        """A request of this revision was let in."""
+    def add_request(self, revision: str) -> None:
+        """Count a request of this revision that was let in."""
         self._kept[revision].num_requests += 1
 
-    def leave(self, revision: str) -> None:
-        """One has ended."""
+    def remove_request(self, revision: str) -> None:
+        """Count one that has ended."""
         self._kept[revision].num_requests -= 1
         self._retire(revision)
 

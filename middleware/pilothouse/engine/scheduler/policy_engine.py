@@ -1,10 +1,11 @@
-"""Rules over live scores: which fire after a step, and what follows for each request.
+"""The policy engine: which rules fire after a step, and what they decide for each request.
 
-Shape suffixes: C rows of the watch table, B requests evaluated, R rules of one phase.
+Shape suffixes: C rows of the score table, B requests evaluated, R rules of one phase.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from pilothouse.engine.scheduler.token_scores import TokenScorer
 from pilothouse.engine.worker.policy_edits import policy_steering
 from pilothouse.policy.decide import outcome_result, strongest
 from pilothouse.policy.rulebook import CompiledRule, advance_streaks
-from pilothouse.record import FeatureCode, RuleOutcome, Verdict
+from pilothouse.record import Decision, FeatureCode
 from pilothouse.signed_request import SignedRequest
 from pilothouse.types import BoolArray, IntArray, Mode, Phase
 
@@ -30,10 +31,14 @@ EVERYTHING = 1 << 60
 
 
 class PolicyEngine:
-    """Owner of the watch table and of every request's rules."""
+    """Owns the score table and every request's rules.
+
+    Args:
+        plan: whose probes are read and whose policies hold.
+    """
 
     def __init__(self, plan: Plan) -> None:
-        self.watches = ScoreTable(plan)
+        self.table = ScoreTable(plan)
         self._scorer = TokenScorer(plan)
         self._plan = plan
         self._rulebook = plan.rulebook
@@ -55,7 +60,7 @@ class PolicyEngine:
         self._cleared: list[int] = []
         self._supplied = SuppliedRules(self._rulebook)
         self._num_wanting = 0
-        self._watched: dict[str, RequestRules] = {}
+        self._requests: dict[str, RequestRules] = {}
         self._row_of: dict[str, int] = {}
         self._name_of: dict[int, str] = {}
         scopes = {spec.key: spec.scope for spec in self._rulebook.signals}
@@ -77,23 +82,23 @@ class PolicyEngine:
 
     @property
     def busy(self) -> bool:
-        """Somebody's scores are wanted."""
-        return bool(self._watched)
+        """True while a request is scored."""
+        return bool(self._requests)
 
     def open(
-        self, request_id: str, sealed: SignedRequest, prompt: int | Authorship
+        self, request_id: str, signed: SignedRequest, prompt: int | Authorship
     ) -> RequestRules:
-        """Start watching a request under the policies its seal names.
+        """Start to score a request under the policies that its signed request names.
 
         Args:
-            prompt: who wrote it, or of how many tokens one is that shows no turns.
+            prompt: who wrote which part of it, or how many tokens it has where no turns are known.
         """
-        row = self.watches.open(prompt)
+        row = self.table.open(prompt)
         self._fit_masks()
         modes: dict[int, Mode] = {}
-        enforced = {each.name: each.enforced for each in sealed.policies}
-        for phase, rules in self._rules.items():
-            for r, rule in enumerate(rules):
+        enforced = {each.name: each.enforced for each in signed.policies}
+        for phase, of_phase in self._rules.items():
+            for r, rule in enumerate(of_phase):
                 applies = rule.policy in enforced
                 self._active[phase][row, r] = applies
                 if applies:
@@ -103,128 +108,129 @@ class PolicyEngine:
         self._streaks_CR[row] = 0
         self._cleared[row] = 0 if self._holding_CR[row].any() else EVERYTHING
         carried_out = frozenset(name for name, is_enforced in enforced.items() if is_enforced)
-        watched = RequestRules(
-            row, modes, frozenset(enforced), carried_out, sealed.scores == "tokens"
+        rules = RequestRules(
+            row, modes, frozenset(enforced), carried_out, signed.scores == "tokens"
         )
-        self._num_wanting += watched.wants_token_scores
-        self._watched[request_id] = watched
+        self._num_wanting += rules.wants_token_scores
+        self._requests[request_id] = rules
         self._row_of[request_id] = row
         self._name_of[row] = request_id
-        return watched
+        return rules
 
     def close(self, request_id: str) -> RequestRules | None:
-        """Stop watching; None if it was not watched."""
-        watched = self._watched.pop(request_id, None)
-        if watched is not None:
-            self._num_wanting -= watched.wants_token_scores
+        """Stop scoring a request; None if it was not scored."""
+        rules = self._requests.pop(request_id, None)
+        if rules is not None:
+            self._num_wanting -= rules.wants_token_scores
             self._row_of.pop(request_id, None)
-            del self._name_of[watched.row]
-            self._supplied.take(watched.row)
-            self.watches.close(watched.row)
-        return watched
+            del self._name_of[rules.row]
+            self._supplied.take(rules.row)
+            self.table.close(rules.row)
+        return rules
 
-    def holds_output(self, watched: RequestRules) -> bool:
-        """Whether an enforced output rule can end this request."""
-        return bool(self._holding_CR[watched.row].any())
+    def holds_output(self, rules: RequestRules) -> bool:
+        """Tell whether an enforced output rule can end this request."""
+        return bool(self._holding_CR[rules.row].any())
 
-    def reads_whole_prompt(self, watched: RequestRules) -> bool:
-        """Whether an enforced rule sees or tells of the prompt, so that no token may be skipped."""
-        return not self._logging_policies.isdisjoint(watched.enforced) or any(
+    def reads_whole_prompt(self, rules: RequestRules) -> bool:
+        """Tell whether an enforced rule reads or logs the prompt, so no token may be skipped."""
+        return not self._logging_policies.isdisjoint(rules.enforced) or any(
             mode == "enforce" and index in self._prompt_readers
-            for index, mode in watched.modes.items()
+            for index, mode in rules.modes.items()
         )
 
-    def reads_answer(self, watched: RequestRules) -> bool:
-        """Whether an enforced rule sees the answer, so that none of it may be skipped."""
+    def reads_answer(self, rules: RequestRules) -> bool:
+        """Tell whether an enforced rule reads the answer, so that none of it may be skipped."""
         return any(
             mode == "enforce" and index in self._answer_readers
-            for index, mode in watched.modes.items()
+            for index, mode in rules.modes.items()
         ) or any(
-            rule.policy in watched.enforced and rule.index in self._answer_readers
+            rule.policy in rules.enforced and rule.index in self._answer_readers
             for rule in self._rulebook.rules_of("final")
         )
 
-    def scored(self, watched: RequestRules) -> int:
-        """How many output tokens were fed and scored."""
-        row = watched.row
-        return max(0, int(self.watches.cursor_C[row] - self.watches.prompt_C[row]))
+    def scored(self, rules: RequestRules) -> int:
+        """Count the output tokens that were fed and scored."""
+        row = rules.row
+        return max(0, int(self.table.cursor_C[row] - self.table.prompt_C[row]))
 
     def cursor(self, request_id: str) -> int | None:
-        """The first position of a request that is not folded yet; None if none will be."""
+        """Return the first position that is not folded yet; None if none will be."""
         row = self._row_of.get(request_id)
-        return None if row is None else int(self.watches.cursor_C[row])
+        return None if row is None else int(self.table.cursor_C[row])
 
-    def cleared(self, watched: RequestRules) -> int:
-        """How many output tokens may leave: scored, and in no run that can still fire a rule.
+    def cleared(self, rules: RequestRules) -> int:
+        """Count the output tokens that may leave: scored, and in no run that can still fire a rule.
 
-        As of the last `observe`, which works it out for the whole table at once.
+        This is as of the last `step`, which works it out for the whole table at once.
         """
-        return self._cleared[watched.row]
+        return self._cleared[rules.row]
 
     def _clear(self) -> list[int]:
-        scored_C = np.maximum(self.watches.cursor_C - self.watches.prompt_C, 0)
+        scored_C = np.maximum(self.table.cursor_C - self.table.prompt_C, 0)
         running_CR = np.maximum(self._streaks_CR - self._leak_R, 0) * self._holding_CR
         kept_C = running_CR.max(axis=1, initial=0)
         held_C = self._holding_CR.any(axis=1)
         cleared: list[int] = np.where(held_C, np.maximum(scored_C - kept_C, 0), EVERYTHING).tolist()
         return cleared
 
-    def observe(self, emissions: Emissions) -> StepDecisions:
-        """Fold a step's emissions and evaluate every rule they bear on."""
-        folded = self.watches.fold(emissions, self._row_of, wants_spans=self._num_wanting > 0)
+    def step(self, emissions: Iterable[Emissions]) -> StepDecisions:
+        """Fold what a step read, part by part, and evaluate after each every rule it bears on."""
+        decisions = StepDecisions()
+        for each in emissions:
+            self._fold(each, decisions)
+        return decisions
+
+    def _fold(self, emissions: Emissions, decisions: StepDecisions) -> None:
+        folded = self.table.fold(emissions, self._row_of, wants_spans=self._num_wanting > 0)
         if self._num_wanting:
             self._keep_token_scores(folded)
-        decisions = StepDecisions()
         for row in folded.prompt_done.tolist():
-            self._watched[self._name_of[row]].prompt_done = True
+            self._requests[self._name_of[row]].prompt_done = True
             decisions.changed.add(self._name_of[row])
         self._evaluate("prompt", folded.prompt_done, decisions)
         self._evaluate("prompt", folded.again, decisions, again=True)
         self._judge_supplied(folded, decisions)
         self._evaluate("output", folded.answered, decisions)
         self._cleared = self._clear()
-        return decisions
 
     def _judge_supplied(self, folded: StepScores, decisions: StepDecisions) -> None:
-        """Output rules over what clients wrote of answers; carried out when a prompt is whole."""
+        """Judge by output rules what clients wrote of answers, once their prompts are whole."""
         for each in folded.supplied:
             row = each.row
             active_R, streaks_R = self._active["output"][row], self._streaks_CR[row]
-            self._supplied.follow(each, int(self.watches.answer_C[row]), active_R, streaks_R)
+            self._supplied.follow(each, int(self.table.answer_C[row]), active_R, streaks_R)
         for row in folded.prompt_done.tolist():
             met = self._supplied.take(row)
             if met is not None:
                 self._conclude("output", row, *met, decisions)
 
-    def prompt_unscored(self, request_id: str) -> StepDecisions:
-        """The prompt was computed and no scores came: `on_error` of each prompt rule decides."""
-        watched = self._watched[request_id]
-        watched.prompt_done = True
-        decisions = StepDecisions()
-        self._evaluate("prompt", np.array([watched.row], np.int64), decisions)
-        return decisions
+    def decide_unscored_prompt(self, request_id: str) -> None:
+        """Let `on_error` of each prompt rule decide on a prompt of which no scores came."""
+        rules = self._requests[request_id]
+        rules.prompt_done = True
+        self._evaluate("prompt", np.array([rules.row], np.int64), StepDecisions())
 
     def steered_name(self, rank: int) -> str:
-        """The name of the vector or SAE that a steering rule steers with."""
+        """Return the name of the vector or SAE that a steering rule steers with."""
         return self._steered_names[rank]
 
-    def outcomes(self, watched: RequestRules) -> list[RuleOutcome]:
-        """Of every prompt and output rule of the request: fired, or allowed."""
+    def decisions(self, rules: RequestRules) -> list[Decision]:
+        """Return what every prompt and output rule of the request decided, or that it allowed."""
+        compiled = self._rulebook.rules
         return [
-            watched.outcomes.get(index)
-            or RuleOutcome(rule.policy, rule.rule, rule.phase, mode, "allowed")
-            for index, mode in watched.modes.items()
-            for rule in (self._rulebook.rules[index],)
+            rules.decisions.get(index) or compiled[index].decision(mode, "allowed")
+            for index, mode in rules.modes.items()
         ]
 
-    def features(self, watched: RequestRules) -> dict[str, list[FeatureCode]]:
-        """What the request turned on, for each rule that logs it and fired or comes at the end."""
+    def features(self, rules: RequestRules) -> dict[str, list[FeatureCode]]:
+        """Return what the request turned on, by each rule that logs it and fired or is final."""
         found = {}
         for each in self._logging:
             rule = each.rule
-            outcome = watched.outcomes.get(rule.index)
-            if rule.policy in watched.policies and (rule.phase == "final" or outcome is not None):
-                codes = self.watches.features.top(watched.row, each.sae, each.features, each.top)
+            fired = rule.phase == "final" or rule.index in rules.decisions
+            if fired and rule.policy in rules.policies:
+                codes = self.table.features.top(rules.row, each.sae, each.features, each.top)
                 found[f"{rule.policy}/{rule.rule}"] = codes
         return found
 
@@ -232,7 +238,7 @@ class PolicyEngine:
         """Mark an output position, not scored yet, with which an assistant's turn opens."""
         row = self._row_of.get(request_id)
         if row is not None:
-            self.watches.mark(row, position)
+            self.table.mark(row, position)
 
     def _evaluate(
         self, phase: Phase, rows_B: IntArray, decisions: StepDecisions, *, again: bool = False
@@ -245,11 +251,11 @@ class PolicyEngine:
         """
         if not len(rows_B) or not self._rules[phase]:
             return
-        values_BK = self.watches.values_CK[rows_B, : self._num_signals]
+        values_BK = self.table.values_CK[rows_B, : self._num_signals]
         active_BR = self._active[phase][rows_B]
         fired_BR, missing_BR = self._rulebook.outcomes(phase, values_BK)
         if phase == "prompt" and not again and not self._again_R.all():
-            newest_BK = self.watches.values_for_answer(rows_B)[:, : self._num_signals]
+            newest_BK = self.table.values_for_answer(rows_B)[:, : self._num_signals]
             found = self._rulebook.outcomes(phase, newest_BK)
             fired_BR, missing_BR = (
                 np.where(self._again_R, every, newest)
@@ -257,7 +263,7 @@ class PolicyEngine:
             )
         missing_BR &= active_BR
         if phase == "output":
-            started_B = self.watches.cursor_C[rows_B] > self.watches.answer_C[rows_B]
+            started_B = self.table.cursor_C[rows_B] > self.table.answer_C[rows_B]
             missing_BR &= started_B[:, None]
             streaks_BR = self._streaks_CR[rows_B]
             fired_BR = advance_streaks(streaks_BR, fired_BR, self._needed_R)
@@ -279,39 +285,35 @@ class PolicyEngine:
         again: bool = False,
     ) -> None:
         request_id = self._name_of[row]
-        watched = self._watched[request_id]
-        if watched.verdict is not None:
+        rules = self._requests[request_id]
+        if rules.verdict is not None:
             return
         at: Phase = "output" if again else phase
         at_token = self._at_token(at, row)
         ending: list[CompiledRule] = []
         for r in np.flatnonzero(fired_R | missing_R):
             rule = self._rules[phase][int(r)]
-            mode = watched.modes[rule.index]
+            mode = rules.modes[rule.index]
             result = outcome_result(
                 rule.action.action, mode, bool(fired_R[r]), bool(missing_R[r]), rule.on_error
             )
-            known = watched.outcomes.get(rule.index)
+            known = rules.decisions.get(rule.index)
             if known is None or (known.result == "bypassed" and result != "bypassed"):
                 decisions.changed.add(request_id)
-                watched.outcomes[rule.index] = RuleOutcome(
-                    rule.policy, rule.rule, phase, mode, result, at_token
-                )
+                rules.decisions[rule.index] = rule.decision(mode, result, at_token)
             if result in ENDING:
-                watched.outcomes[rule.index].result = result
                 ending.append(rule)
             elif result == "steered":
                 decisions.steers.append(self._steer(request_id, rule))
         winner = strongest(ending)
         if winner is not None:
-            result = watched.outcomes[winner.index].result
-            watched.verdict = Verdict(winner.action.action, winner.policy, winner.rule, at, result)
+            rules.verdict = rules.decisions[winner.index]
             # Tokens accepted behind this one come with the same step and are no longer read.
             del self._row_of[request_id]
             cleared = self._clear()[row]
             if at == "output":
-                watched.ended_at = int(self.watches.cursor_C[row])
-            watched.cleared_at_end = max(0, min(cleared, self.scored(watched) - 1))
+                rules.ended_at = int(self.table.cursor_C[row])
+            rules.cleared_at_end = max(0, min(cleared, self.scored(rules) - 1))
 
     def _steer(self, request_id: str, rule: CompiledRule) -> SteerOrder:
         steering = self._steering[rule.index]
@@ -322,18 +324,18 @@ class PolicyEngine:
     def _at_token(self, phase: Phase, row: int) -> int | None:
         if phase == "prompt":
             return None
-        index = int(self.watches.cursor_C[row] - self.watches.prompt_C[row]) - 1
+        index = int(self.table.cursor_C[row] - self.table.prompt_C[row]) - 1
         return None if index == BEFORE_OUTPUT else index
 
     def _keep_token_scores(self, folded: StepScores) -> None:
-        for watched in self._watched.values():
-            span = folded.spans.get(watched.row)
-            if watched.wants_token_scores and span is not None:
-                prompt = int(self.watches.prompt_C[watched.row])
-                watched.token_scores += self._scorer.scores(folded.logits_TQ, span, prompt)
+        for rules in self._requests.values():
+            span = folded.spans.get(rules.row)
+            if rules.wants_token_scores and span is not None:
+                prompt = int(self.table.prompt_C[rules.row])
+                rules.token_scores += self._scorer.scores(folded.logits_TQ, span, prompt)
 
     def _fit_masks(self) -> None:
-        rows = len(self.watches.cursor_C)
+        rows = len(self.table.cursor_C)
         for phase, active in self._active.items():
             self._active[phase] = _taller(active, rows)
         self._holding_CR = _taller(self._holding_CR, rows)

@@ -57,7 +57,7 @@ class ProgramSlots:
                 del self._users[digest]
                 self._idle[digest] = None
 
-    def take_uploads(self) -> list[Upload]:
+    def drain_uploads(self) -> list[Upload]:
         """What workers must write before the next forward; empties the list."""
         uploads, self._uploads = self._uploads, []
         return uploads

@@ -17,9 +17,8 @@ from pilothouse.edits.positions import (
     segments,
 )
 from pilothouse.edits.program import Program, compile_program
-from pilothouse.engine.plan.check_capacity import unfit
-from pilothouse.engine.plan.check_finite import overflow_problem
 from pilothouse.engine.plan.plan import Plan
+from pilothouse.engine.plan.validate import capacity_problem, overflow_problem
 from pilothouse.errors import RequestError
 from pilothouse.term import SteerTerm
 
@@ -84,7 +83,7 @@ def _program(terms: tuple[SteerTerm, ...], plan: Plan) -> Program | None:
     program = compile_program(terms, plan.sources)
     if program is None:
         return None
-    problem = unfit(program, plan.taps()) or overflow_problem(program)
+    problem = capacity_problem(program, plan.taps()) or overflow_problem(program)
     if problem is not None:
         raise RequestError(f"steer: {problem}", param="steer")
     return program

@@ -1,8 +1,9 @@
-"""One admitted request in the scheduler: its seal, programs, timeline, held tokens, last record."""
+"""One admitted request in the scheduler: its phase, programs, timeline, rules and held tokens."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from pilothouse.edits.positions import Interval, intervals, merged
@@ -23,140 +24,171 @@ if TYPE_CHECKING:
     from pilothouse.engine.scheduler.step_decisions import RequestRules
 
 
+class RequestPhase(Enum):
+    """How far a request is. It only ever moves down this list."""
+
+    WAITING = auto()
+    """It waits for vLLM, and for slots if it steers."""
+    RUNNING = auto()
+    """It has its slots, also while vLLM has preempted it. Nothing of its answer has left."""
+    ANSWERING = auto()
+    """The client's process has a record of it; from now on one goes out when there is news."""
+    REFUSED = auto()
+    """It is let in only to be turned away, for the reason in `error`."""
+    ENDED = auto()
+    """Its last record is made and all that it held is given back."""
+
+
+HOLDS_SLOTS = frozenset({RequestPhase.RUNNING, RequestPhase.ANSWERING})
+
+
 @dataclass(slots=True, eq=False)
 class RequestState:
-    """State that lives as long as the request does; two with the same state are not the same."""
+    """All that the scheduler keeps of one request; two with equal fields are not the same."""
 
-    sealed: SignedRequest
+    signed: SignedRequest
     plan: Plan
-    """The one it was sealed under, whatever was loaded since."""
+    """The plan under which it was signed, whatever was loaded since."""
     num_prompt_tokens: int
+    phase: RequestPhase = RequestPhase.WAITING
+    error: str | None = None
+    """Why it is refused."""
     request: Any = None
-    tells_always: bool = False
+    """vLLM's own object of it."""
+    always_reports: bool = False
+    """A record goes with every output that leaves."""
+
     compiled: RequestPrograms | None = None
     places: list[list[Interval]] = field(default_factory=list)
-    """Where each of its terms holds, as far as is known; of those that wait, the end of it."""
-    num_looked_at: int = 0
-    """Tokens that were searched for the marks of terms that wait."""
+    """Where each term holds, as far as is known; of terms that wait for a token, the end of it."""
+    num_positions_known: int = 0
+    """Tokens that were searched for those that terms wait for."""
     programs: tuple[Program, ...] = ()
-    """The distinct programs it needs slots for, at some position or another."""
-    watches_output: bool = False
+    """The distinct programs for which it needs slots at any position."""
+    steers_after_output: bool = False
     """Tokens that are sampled can change where its terms hold."""
     timeline: Timeline = field(default_factory=Timeline)
     slots: dict[str, int] = field(default_factory=dict)
     steering: Steering | None = None
-    announced: bool = False
-    seated: bool = False
+    steering_sent: bool = False
+    """The workers have `steering`."""
     waiting_since: float | None = None
-    waited: bool = False
-    watched: RequestRules | None = None
+    queued: bool = False
+    """It was among those that wait for slots."""
+
+    rules: RequestRules | None = None
+    """What the policy engine keeps of it; None where nothing of it is scored."""
     authorship: Authorship | None = None
+    in_turn_heading: bool = False
+    """Its output began a turn of which the role is not known yet."""
     held: HoldBack | None = None
-    error: str | None = None
+    """Tokens that may not leave yet; None where no rule can end the answer."""
     policy_seconds: float = 0.0
-    _told: bool = False
-    _untold: bool = False
-    _kept: dict[str, Any] = field(default_factory=dict)
-    _withheld: int = 0
+    _has_news: bool = False
+    _one_shot: dict[str, Any] = field(default_factory=dict)
+    """Fields of outputs that did not leave, which vLLM fills once."""
+    _num_withheld: int = 0
 
     @classmethod
     def refused(cls, error: str, plan: Plan, decision_id: str) -> RequestState:
-        """A request that is let in only to be turned away."""
-        sealed = SignedRequest(decision_id=decision_id, revision=plan.revision)
-        return cls(sealed, plan, 0, seated=True, error=error)
+        """Return the state of a request that is let in only to be turned away."""
+        signed = SignedRequest(decision_id=decision_id, revision=plan.revision)
+        return cls(signed, plan, 0, phase=RequestPhase.REFUSED, error=error)
 
-    def hold(self, visible_limit: int) -> None:
-        """From now on tokens leave only when cleared."""
+    def refuse(self, error: str) -> None:
+        """Turn the request away when vLLM would next run it."""
+        self.phase, self.error = RequestPhase.REFUSED, error
+
+    def hold_back(self, visible_limit: int) -> None:
+        """Let tokens leave only when the rules have cleared them."""
         self.held = HoldBack(visible_limit)
 
-    def withheld(self, held: HoldBack) -> None:
-        """The answer ended with tokens that nobody could clear."""
+    def drop_held(self, held: HoldBack) -> None:
+        """Count and drop the tokens that nobody could clear before the answer ended."""
         beyond = max(0, held.released + len(held) - held.visible_limit)
-        self._withheld += max(0, held.drop() - beyond)
+        self._num_withheld += max(0, held.drop() - beyond)
 
-    def keep_once(self, output: EngineCoreOutput) -> None:
-        """Keep one-shot fields of an output that does not leave."""
+    def keep_one_shot(self, output: EngineCoreOutput) -> None:
+        """Keep the one-shot fields of an output that does not leave."""
         for name in wire.ONE_SHOT:
             value = getattr(output, name)
             if value is not None:
-                self._kept[name] = value
+                self._one_shot[name] = value
 
-    def carry_once(self, output: EngineCoreOutput) -> None:
+    def give_one_shot(self, output: EngineCoreOutput) -> None:
         """Give the kept one-shot fields to an output."""
-        for name, value in self._kept.items():
+        for name, value in self._one_shot.items():
             if getattr(output, name) is None:
                 setattr(output, name, value)
-        self._kept.clear()
+        self._one_shot.clear()
 
-    def news(self, changed: bool) -> None:
-        """Something a record should tell may have happened."""
-        self._untold = self._untold or changed or not self._told
+    def mark_dirty(self, changed: bool) -> None:
+        """Report with the next output that leaves, if something changed or nothing has left."""
+        self._has_news = self._has_news or changed or self.phase is not RequestPhase.ANSWERING
 
     @property
-    def steady(self) -> bool:
-        """Nothing is to be told, handed on or decided with the next token."""
-        watched = self.watched
+    def is_steady(self) -> bool:
+        """True while the next token brings nothing to report, to hand on or to decide."""
+        rules = self.rules
         return (
-            self._told
-            and not (self._untold or self.tells_always or self._kept)
-            and (watched is None or (watched.prompt_done and watched.verdict is None))
+            self.phase is RequestPhase.ANSWERING
+            and not (self._has_news or self.always_reports or self._one_shot)
+            and (rules is None or (rules.prompt_done and rules.verdict is None))
         )
 
-    def tells(self) -> bool:
-        """Whether a record goes with the output that leaves now; asking answers it."""
-        tell = self.tells_always or self._untold
-        self._told, self._untold = True, False
-        return tell
+    def should_report(self) -> bool:
+        """Tell whether a record goes with the output that leaves now, and take it for sent."""
+        report = self.always_reports or self._has_news
+        self.phase, self._has_news = RequestPhase.ANSWERING, False
+        return report
 
     def record(self, policy_engine: PolicyEngine) -> Record:
-        """The choice as far as its released tokens go."""
-        record = Record(self.sealed.decision_id, self.sealed.revision)
+        """Return the choice as far as its released tokens go."""
+        record = Record(self.signed.decision_id, self.signed.revision)
         record.error = self.error
-        record.waited = self.waited
+        record.waited = self.queued
         record.policy_seconds = self.policy_seconds
         if self.held is not None:
             record.hold_back_seconds = self.held.longest_seconds
-        if self.watched is not None:
-            self._add_watched(record, self.watched, policy_engine)
+        if self.rules is not None:
+            self._add_rules(record, self.rules, policy_engine)
         return record
 
     def closing(self, policy_engine: PolicyEngine, num_fed_tokens: int) -> Record:
-        """The last record, with totals and every rule's outcome.
+        """Return the last record, with totals and what every rule decided.
 
-        A verdict on the output ends it where it fell, whatever came in the same step.
+        A verdict on the output ends the choice where it fell, whatever came in the same step.
         """
-        if self.watched is not None and self.watched.ended_at is not None:
-            num_fed_tokens = min(num_fed_tokens, self.watched.ended_at)
+        if self.rules is not None and self.rules.ended_at is not None:
+            num_fed_tokens = min(num_fed_tokens, self.rules.ended_at)
         record = self.record(policy_engine)
         record.closing = True
-        if self.watched is not None:
-            record.outcomes = policy_engine.outcomes(self.watched)
-            record.features = policy_engine.features(self.watched)
+        if self.rules is not None:
+            record.decisions = policy_engine.decisions(self.rules)
+            record.features = policy_engine.features(self.rules)
         record.steered_tokens = self._steered_tokens(policy_engine, num_fed_tokens)
         return record
 
-    def _add_watched(
-        self, record: Record, watched: RequestRules, policy_engine: PolicyEngine
-    ) -> None:
-        table, row = policy_engine.watches, watched.row
+    def _add_rules(self, record: Record, rules: RequestRules, policy_engine: PolicyEngine) -> None:
+        table, row = policy_engine.table, rules.row
         record.values = table.values_of(row)
-        record.prompt_done = watched.prompt_done
-        record.verdict = watched.verdict
-        record.outcomes = list(watched.outcomes.values())
+        record.prompt_done = rules.prompt_done
+        record.verdict = rules.verdict
+        record.decisions = list(rules.decisions.values())
         record.scored_tokens = dict.fromkeys(table.probes, int(table.scored_C[row]))
-        reasons = {"prefix_cache": int(table.unscored_C[row]), "length_end": self._withheld}
+        reasons = {"prefix_cache": int(table.unscored_C[row]), "length_end": self._num_withheld}
         record.unscored_tokens = {name: count for name, count in reasons.items() if count}
         released = self.held.released if self.held is not None else 1 << 60
-        ready = [each for each in watched.token_scores if each.index < released]
-        watched.token_scores = [each for each in watched.token_scores if each.index >= released]
+        ready = [each for each in rules.token_scores if each.index < released]
+        rules.token_scores = [each for each in rules.token_scores if each.index >= released]
         for each in ready:
             each.token_id = self.request.output_token_ids[each.index]
         record.token_scores = ready
 
     def _steered_tokens(self, policy_engine: PolicyEngine, num_fed_tokens: int) -> dict[str, int]:
-        """Tokens by the name of what steered them; what several steer with one name counts once."""
+        """Count tokens by the name of what steered them; terms of one name count a token once."""
         held: dict[str, list[Interval]] = {}
-        for term in self.sealed.steer:
+        for term in self.signed.steer:
             held.setdefault(term.name, []).extend(
                 intervals(term, self.request.all_token_ids, self.num_prompt_tokens)
             )

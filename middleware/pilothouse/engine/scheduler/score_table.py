@@ -26,14 +26,16 @@ from pilothouse.engine.scheduler.feature_pool import FeaturePool
 from pilothouse.engine.scheduler.messages import Emissions
 from pilothouse.engine.scheduler.scored_spans import ScoredSpans, counted, is_anchored, scope_bounds
 from pilothouse.engine.scheduler.supplied_text import Supplied
-from pilothouse.probes.aggregator import Floats, make_aggregator
+from pilothouse.probes.aggregators import Floats, make_aggregator
 from pilothouse.types import Aggregate, FloatArray, IntArray
 
 
 @dataclass(frozen=True, slots=True)
 class StepScores:
-    """What a step brought: rows whose prompt is now whole, rows with a new answer position, rows
-    whose values over the prompt are to be judged again, and what is judged position by position.
+    """What a step brought to the score table.
+
+    These are rows whose prompt is now whole, rows with a new answer position, rows whose values
+    over the prompt are to be judged again, and what is judged position by position.
     """
 
     prompt_done: IntArray

@@ -58,7 +58,7 @@ def verify(
     return found
 
 
-def settled(emissions: Emissions, verified: Mapping[str, Verified]) -> Emissions:
+def accepted_only(emissions: Emissions, verified: Mapping[str, Verified]) -> Emissions:
     """The emissions without those of drafts that are no tokens of the answer."""
     if not verified:
         return emissions

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pilothouse.policy.rulebook import Rulebook, running_streaks
-from pilothouse.probes.aggregator import Floats
+from pilothouse.probes.aggregators import Floats
 from pilothouse.types import BoolArray
 
 JUDGED_AT_ONCE = 1024

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 
 from pilothouse.engine.plan.plan import Plan
-from pilothouse.probes.aggregator import Floats
+from pilothouse.probes.aggregators import Floats
 from pilothouse.record import TokenScores
 
 STEEPEST = 700.0

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from vllm.platforms import current_platform
 
+from pilothouse.engine.vllm.runner_protocols import ModelRunner
 from pilothouse.engine.vllm.version import of_this_version
 
 
-def without_adapters(runner: Any, num_tokens: int) -> AbstractContextManager[None]:
+def without_adapters(runner: ModelRunner, num_tokens: int) -> AbstractContextManager[None]:
     """While open, a pass of `num_tokens` through the model uses no LoRA adapter.
 
     Wrapped modules index by token, so that a pass outside a step needs a mapping too.

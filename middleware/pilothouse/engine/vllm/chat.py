@@ -5,10 +5,10 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import Any
 
 from pilothouse.engine.plan.turn_markers import Message, Render, TurnMarkers, find_markers
 from pilothouse.engine.scheduler.refused_turns import with_refused
+from pilothouse.engine.vllm.protocols import Tokenizer
 from pilothouse.engine.vllm.version import of_this_version
 from pilothouse.telemetry.logs import errors_alone
 
@@ -17,9 +17,10 @@ OWN_TEMPLATE_MODES = ("mistral", "deepseek_v32", "deepseek_v4", "deepseek_v41", 
 
 
 def turn_markers(args: Namespace, messages: Sequence[str] = ()) -> TurnMarkers:
-    """What opens turns for the model that vLLM's arguments name; the reason where none is found.
+    """Find what opens turns for the model that vLLM's arguments name, or the reason why none is.
 
     Args:
+        args: vLLM's arguments.
         messages: what policies say in place of an answer (`engine.refused_turns`).
     """
     if getattr(args, "skip_tokenizer_init", False):
@@ -36,7 +37,7 @@ def turn_markers(args: Namespace, messages: Sequence[str] = ()) -> TurnMarkers:
         return TurnMarkers(missing=f"the tokenizer cannot be read: {_first_line(error)}")
 
 
-def _tokenizer(args: Namespace) -> tuple[Any, str]:
+def _tokenizer(args: Namespace) -> tuple[Tokenizer, str]:
     from vllm.tokenizers import get_tokenizer
     from vllm.tokenizers.registry import resolve_tokenizer_args
 
@@ -50,7 +51,7 @@ def _tokenizer(args: Namespace) -> tuple[Any, str]:
     return get_tokenizer(name, trust_remote_code=trusted, **settings), mode
 
 
-def _renderer(args: Namespace, tokenizer: Any, mode: str) -> Render:
+def _renderer(args: Namespace, tokenizer: Tokenizer, mode: str) -> Render:
     from vllm.renderers.hf import resolve_chat_template_content_format, safe_apply_chat_template
 
     kwargs = dict(getattr(args, "default_chat_template_kwargs", None) or {})
@@ -58,7 +59,7 @@ def _renderer(args: Namespace, tokenizer: Any, mode: str) -> Render:
         return lambda messages, generate: tokenizer.apply_chat_template(
             [dict(each) for each in messages], add_generation_prompt=generate, **kwargs
         )
-    model_config: Any = _ModelConfig(args)
+    model_config: object = _ModelConfig(args)
     template = of_this_version().load_chat_template(getattr(args, "chat_template", None))
     given = getattr(args, "chat_template_content_format", None) or "auto"
     in_parts = (
@@ -70,7 +71,9 @@ def _renderer(args: Namespace, tokenizer: Any, mode: str) -> Render:
 
     def render(messages: Sequence[Message], generate: bool) -> list[int]:
         # As vLLM does it: text first, then its tokens without any that the template did not write.
-        conversation: list[Any] = [_in_parts(each) if in_parts else dict(each) for each in messages]
+        conversation: list[object] = [
+            _in_parts(each) if in_parts else dict(each) for each in messages
+        ]
         text = safe_apply_chat_template(
             model_config,
             tokenizer,
@@ -87,8 +90,8 @@ def _renderer(args: Namespace, tokenizer: Any, mode: str) -> Render:
     return render
 
 
-def _in_parts(message: Message) -> dict[str, Any]:
-    """A message for a template that goes through the parts of a content."""
+def _in_parts(message: Message) -> dict[str, object]:
+    """Return a message for a template that goes through the parts of a content."""
     return {**message, "content": [{"type": "text", "text": message["content"]}]}
 
 
@@ -107,7 +110,7 @@ class _ModelConfig(SimpleNamespace):
         self._args = args
 
     @property
-    def hf_config(self) -> Any:
+    def hf_config(self) -> object:
         """Read only where the tokenizer has no template."""
         from transformers import AutoConfig
 
@@ -118,7 +121,7 @@ class _ModelConfig(SimpleNamespace):
         )
 
 
-def _blank(tokenizer: Any, special: set[int]) -> Callable[[int], bool]:
+def _blank(tokenizer: Tokenizer, special: set[int]) -> Callable[[int], bool]:
     return lambda token_id: token_id not in special and not tokenizer.decode([token_id]).strip()
 
 

@@ -6,6 +6,7 @@ import dis
 import inspect
 from collections.abc import Collection, Iterator
 from importlib import import_module
+from types import FunctionType
 from typing import Any
 
 from pilothouse.engine.vllm.comparison import Signature, missing, signature_of
@@ -104,7 +105,7 @@ def _gives(kind: type, name: str) -> bool:
     )
 
 
-def _functions(kind: type) -> Iterator[Any]:
+def _functions(kind: type) -> Iterator[FunctionType]:
     for value in vars(kind).values():
         inner = inspect.unwrap(value) if callable(value) else value
         if inspect.isfunction(inner):

@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig
 
 
 class VllmConfig(Protocol):
     """The whole configuration, as vLLM resolved it."""
 
-    additional_config: Any
-    attention_config: Any
-    aux_output_config: Any
-    cache_config: Any
-    compilation_config: Any
-    diffusion_config: Any
-    ec_transfer_config: Any
-    kv_events_config: Any
-    kv_transfer_config: Any
-    lora_config: Any
-    model_config: Any
-    parallel_config: Any
-    scheduler_config: Any
+    additional_config: object
+    attention_config: object
+    aux_output_config: object
+    cache_config: CacheConfig
+    compilation_config: CompilationConfig
+    diffusion_config: object
+    ec_transfer_config: object
+    kv_events_config: object
+    kv_transfer_config: object
+    lora_config: object
+    model_config: ModelConfig
+    parallel_config: ParallelConfig
+    scheduler_config: SchedulerConfig
     speculative_config: Any
 
 
 class ModelConfig(Protocol):
     """The model, as its own configuration and the flags have it."""
 
-    dtype: Any
+    dtype: torch.dtype
     enable_prompt_embeds: bool
     enable_sleep_mode: bool
-    hf_config: Any
-    hf_text_config: Any
+    hf_config: PretrainedConfig
+    hf_text_config: PretrainedConfig
     max_model_len: int
-    multimodal_config: Any
+    multimodal_config: object
     return_sampling_mask: bool
     runner_type: str
 
@@ -53,7 +57,7 @@ class ModelConfig(Protocol):
 
     def get_hidden_size(self) -> int: ...
 
-    def get_multimodal_config(self) -> Any: ...
+    def get_multimodal_config(self) -> object: ...
 
     def get_total_num_hidden_layers(self) -> int: ...
 

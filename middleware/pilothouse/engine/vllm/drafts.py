@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from vllm.v1.core.sched.utils import check_stop
 
@@ -35,8 +34,8 @@ class _Ahead:
 
 
 def num_kept(request: Request, sampled: Sequence[int], max_model_len: int) -> int:
-    """How many of the sampled tokens the answer will have: up to the one that ends it."""
-    ahead: Any = _Ahead(request)
+    """Return how many of the sampled tokens the answer will have: up to the one that ends it."""
+    ahead = _Ahead(request)
     for count, token_id in enumerate(sampled, start=1):
         ahead.append(token_id)
         if check_stop(ahead, max_model_len):

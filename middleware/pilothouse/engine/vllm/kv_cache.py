@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from vllm.engine.arg_utils import EngineArgs
 from vllm.utils.torch_utils import STR_DTYPE_TO_TORCH_DTYPE
@@ -25,10 +24,11 @@ class KvCacheSize:
     trained_tokens: int
 
 
-def kv_cache_size(model: str, settings: Mapping[str, Any]) -> KvCacheSize:
-    """What one token of a model holds in the KV cache.
+def kv_cache_size(model: str, settings: Mapping[str, object]) -> KvCacheSize:
+    """Return what one token of a model holds in the KV cache.
 
     Args:
+        model: as for vLLM.
         settings: arguments of vLLM's `LLM`.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeGuard, cast
+from typing import TypeGuard, cast
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vllm.distributed import get_pp_group
 from vllm.sequence import IntermediateTensors
 
+from pilothouse.engine.vllm.config_protocols import VllmConfig
 from pilothouse.engine.vllm.protocols import SchedulerOutput
 from pilothouse.engine.vllm.runner_protocols import (
     DeviceBuffer,
@@ -30,17 +31,17 @@ OnStep = Callable[[list[str], IntArray, IntArray], None]
 
 
 def uses_v2_runner(runner: ModelRunner) -> TypeGuard[ModelRunnerV2]:
-    """Whether a model runner is of the second generation."""
+    """Tell whether a model runner is of the second generation."""
     return hasattr(runner, "model_state")
 
 
 def loaded_model(runner: ModelRunner) -> nn.Module:
-    """The model object the runner executes, before any wrapper."""
+    """Return the model object the runner executes, before any wrapper."""
     return runner.get_model()
 
 
 def is_last_stage() -> bool:
-    """Whether this worker is on the pipeline stage whose output the scheduler gets."""
+    """Tell whether this worker is on the pipeline stage whose output the scheduler gets."""
     return bool(get_pp_group().is_last_rank)
 
 
@@ -58,8 +59,11 @@ def between_stages(
     execute = runner.execute_model
 
     def execute_model(
-        scheduler_output: Any, intermediate_tensors: Any = None, *args: Any, **kwargs: Any
-    ) -> Any:
+        scheduler_output: SchedulerOutput,
+        intermediate_tensors: IntermediateTensors | None = None,
+        *args: object,
+        **kwargs: object,
+    ) -> object:
         if intermediate_tensors is not None and wanted():
             receive(intermediate_tensors.tensors.pop(TRAVELLING))
         output = execute(scheduler_output, intermediate_tensors, *args, **kwargs)
@@ -70,8 +74,8 @@ def between_stages(
     runner.execute_model = execute_model  # type: ignore[method-assign]
 
 
-def max_step_tokens(vllm_config: Any) -> int:
-    """The most tokens a forward pass is given, padding included."""
+def max_step_tokens(vllm_config: VllmConfig) -> int:
+    """Return the most tokens a forward pass is given, padding included."""
     scheduled: int = vllm_config.scheduler_config.max_num_batched_tokens
     captured = vllm_config.compilation_config.max_cudagraph_capture_size or 0
     sequences: int = vllm_config.scheduler_config.max_num_seqs
@@ -93,7 +97,9 @@ def on_step(runner: ModelRunner, call: OnStep) -> None:
 def _on_step_v1(runner: ModelRunnerV1, call: OnStep) -> None:
     prepare = runner._prepare_inputs
 
-    def prepare_inputs(scheduler_output: SchedulerOutput, num_scheduled_tokens: Any) -> Any:
+    def prepare_inputs(
+        scheduler_output: SchedulerOutput, num_scheduled_tokens: np.ndarray
+    ) -> object:
         prepared = prepare(scheduler_output, num_scheduled_tokens)
         batch: InputBatchV1 = runner.input_batch
         count = batch.num_reqs
@@ -111,7 +117,7 @@ def _on_step_v2(runner: ModelRunnerV2, call: OnStep) -> None:
     state: ModelState = runner.model_state
     prepare = state.prepare_inputs
 
-    def prepare_inputs(input_batch: InputBatchV2, req_states: Any) -> Any:
+    def prepare_inputs(input_batch: InputBatchV2, req_states: object) -> object:
         count = input_batch.num_reqs
         call(
             list(input_batch.req_ids[:count]),
@@ -124,7 +130,7 @@ def _on_step_v2(runner: ModelRunnerV2, call: OnStep) -> None:
 
 
 def step_token_ids(runner: ModelRunner) -> Tensor:
-    """Token ids [T] of the step that was run, in batch order, on the device; longer than it."""
+    """Return the token ids of the last step, in batch order, on the device; padded behind it."""
     if uses_v2_runner(runner):
         buffers: InputBuffers = runner.input_buffers
         return buffers.input_ids
@@ -132,7 +138,7 @@ def step_token_ids(runner: ModelRunner) -> Tensor:
     return buffer.gpu
 
 
-def refuse_unseen_passes(vllm_config: Any) -> None:
+def refuse_unseen_passes(vllm_config: VllmConfig) -> None:
     """Stop what reads activations by plain hooks where forward passes do not call them.
 
     Raises:
@@ -162,8 +168,8 @@ def set_compiled(runner: ModelRunner, compiled: bool) -> None:
             module.do_not_compile = not compiled  # type: ignore[assignment]
 
 
-def copy_stream(runner: ModelRunner) -> Any:
-    """The stream on which the runner copies outputs to the host."""
+def copy_stream(runner: ModelRunner) -> torch.cuda.Stream:
+    """Return the stream on which the runner copies outputs to the host."""
     if uses_v2_runner(runner):
         return runner.output_copy_stream
     return cast(ModelRunnerV1, runner).async_output_copy_stream

@@ -47,9 +47,9 @@ def install() -> None:
     def process_outputs(
         self: OutputProcessor,
         engine_core_outputs: Sequence[EngineCoreOutput],
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
+        *args: object,
+        **kwargs: object,
+    ) -> object:
         for output in engine_core_outputs:
             if output.kv_transfer_params:
                 _take(self, output, output.kv_transfer_params)
@@ -84,6 +84,6 @@ def _take(processor: OutputProcessor, output: EngineCoreOutput, carried: dict[st
 
 
 def _prompt_index(external_request_id: str) -> int:
-    """The prompt's place in a completions request, which vLLM appends as `-<index>`."""
+    """Return the prompt's place in a completions request, which vLLM appends as `-<index>`."""
     head, _, tail = external_request_id.rpartition("-")
     return int(tail) if head.startswith("cmpl-") and tail.isdigit() else 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
@@ -29,30 +29,37 @@ ONE_SHOT = (
 """Fields vLLM fills once: they wait for the next output when one is held back."""
 
 
-def slice_logprobs(logprobs: Any, index: int) -> Any:
-    """The entry of one token, or None."""
+def slice_logprobs(
+    logprobs: shapes.LogprobsLists | None, index: int
+) -> shapes.LogprobsLists | None:
+    """Return the entry of one token, or None."""
     if logprobs is None:
         return None
     at = slice(index, index + 1)
-    return LogprobsLists(
+    one: shapes.LogprobsLists = LogprobsLists(
         logprobs.logprob_token_ids[at], logprobs.logprobs[at], logprobs.sampled_token_ranks[at]
     )
+    return one
 
 
-def join_logprobs(slices: list[Any]) -> Any:
-    """The inverse of `slice_logprobs` over several tokens; None when there are none.
+def join_logprobs(
+    slices: Sequence[shapes.LogprobsLists | None],
+) -> shapes.LogprobsLists | None:
+    """Return the inverse of `slice_logprobs` over several tokens; None when there are none.
 
     A step's rows are as wide as the greediest request of that step asked for, so tokens of one
     request come in several widths. What it asked for itself is in the narrowest.
     """
-    if not slices or slices[0] is None:
+    rows = [each for each in slices if each is not None]
+    if not rows or slices[0] is None:
         return None
-    width = min(each.logprobs.shape[1] for each in slices)
-    return LogprobsLists(
-        np.concatenate([each.logprob_token_ids[:, :width] for each in slices]),
-        np.concatenate([each.logprobs[:, :width] for each in slices]),
-        np.concatenate([each.sampled_token_ranks for each in slices]),
+    width = min(each.logprobs.shape[1] for each in rows)
+    joined: shapes.LogprobsLists = LogprobsLists(
+        np.concatenate([each.logprob_token_ids[:, :width] for each in rows]),
+        np.concatenate([each.logprobs[:, :width] for each in rows]),
+        np.concatenate([each.sampled_token_ranks for each in rows]),
     )
+    return joined
 
 
 def num_fed_tokens(request: shapes.Request) -> int:
@@ -71,21 +78,21 @@ def carry(record: Record, output: shapes.EngineCoreOutput) -> None:
 
 
 def orphan(record: Record, request_id: str) -> EngineCoreOutput:
-    """An output for no live request, which stock vLLM passes over, carrying a last record."""
+    """Make an output for no live request, which stock vLLM passes over, with a last record."""
     output = EngineCoreOutput(request_id=ORPHAN_PREFIX + request_id, new_token_ids=[])
     carry(record, output)
     return output
 
 
 def notice(revision: str) -> EngineCoreOutput:
-    """An output for no request that tells an API process of a newer revision."""
+    """Return an output for no request that tells an API process of a newer revision."""
     output = EngineCoreOutput(request_id=ORPHAN_PREFIX + revision, new_token_ids=[])
     output.kv_transfer_params = {REVISION_KEY: revision}
     return output
 
 
 def programs_notice(count: int) -> EngineCoreOutput:
-    """An output for no request that tells an API process how many programs are in use."""
+    """Return an output for no request that tells an API process how many programs are in use."""
     output = EngineCoreOutput(request_id=f"{ORPHAN_PREFIX}programs", new_token_ids=[])
     output.kv_transfer_params = {PROGRAMS_KEY: count}
     return output
@@ -94,7 +101,7 @@ def programs_notice(count: int) -> EngineCoreOutput:
 def final_output(
     request: shapes.Request, reason: FinishReason, stop_reason: str | None
 ) -> EngineCoreOutput:
-    """An output without tokens that ends a request."""
+    """Return an output without tokens that ends a request."""
     return EngineCoreOutput(
         request_id=request.request_id,
         new_token_ids=[],
@@ -105,9 +112,9 @@ def final_output(
 
 
 def token_output(
-    output: shapes.EngineCoreOutput, token_ids: list[int], logprobs: Any
+    output: shapes.EngineCoreOutput, token_ids: list[int], logprobs: shapes.LogprobsLists | None
 ) -> EngineCoreOutput:
-    """An output with cleared tokens only, with the one-shot fields of the one it leaves before."""
+    """Make an output of cleared tokens, with the one-shot fields of the output it precedes."""
     first = EngineCoreOutput(
         request_id=output.request_id,
         new_token_ids=token_ids,
@@ -121,7 +128,7 @@ def token_output(
 
 
 def verdict_output(output: shapes.EngineCoreOutput) -> EngineCoreOutput:
-    """The end of a request by a verdict: nothing that was sampled in this step is left on it."""
+    """Make the output that ends a request by a verdict, with nothing of what the step sampled."""
     last = EngineCoreOutput(
         request_id=output.request_id,
         new_token_ids=[],
@@ -141,6 +148,7 @@ def complete_prompt_logprobs(state: shapes.RequestState, output: shapes.EngineCo
     granted. An entry without a value is known to them: the first token never has one.
 
     Args:
+        output: the output that ends the request.
         state: the output processor's, of the request that `output` is for.
     """
     processor = state.logprobs_processor

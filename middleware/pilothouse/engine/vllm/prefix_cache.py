@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol, cast
 
 from pilothouse.engine.vllm.protocols import KvCacheManager, Request, Scheduler
 
@@ -11,7 +11,7 @@ class Watcher(Protocol):
     """Who bounds what requests take from the prefix cache, and is told of it."""
 
     def bound(self, request: Request) -> int | None:
-        """How many leading blocks, counted as its hashes are, it may take; None for all.
+        """Return how many leading blocks, counted as its hashes are, it may take; None for all.
 
         Asked whenever a request looks for blocks that were computed.
         """
@@ -27,7 +27,7 @@ class Watcher(Protocol):
 
 
 def is_on(scheduler: Scheduler) -> bool:
-    """Whether blocks are shared between requests at all."""
+    """Tell whether blocks are shared between requests at all."""
     return bool(scheduler.kv_cache_manager.enable_caching)
 
 
@@ -36,7 +36,9 @@ def watch_prefix_cache(scheduler: Scheduler, watcher: Watcher) -> None:
     manager: KvCacheManager = scheduler.kv_cache_manager
     look, allocate = manager.get_computed_blocks, manager.allocate_slots
 
-    def get_computed_blocks(request: Request, *args: Any, **kwargs: Any) -> Any:
+    def get_computed_blocks(
+        request: Request, *args: object, **kwargs: object
+    ) -> tuple[object, int, int]:
         most = watcher.bound(request)
         if most is None or not manager.prefix_cache_lookup_enabled(request):
             answer = look(request, *args, **kwargs)
@@ -57,13 +59,13 @@ def watch_prefix_cache(scheduler: Scheduler, watcher: Watcher) -> None:
         request: Request,
         num_new_tokens: int,
         num_new_computed_tokens: int = 0,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
+        *args: object,
+        **kwargs: object,
+    ) -> object:
         blocks = allocate(request, num_new_tokens, num_new_computed_tokens, *args, **kwargs)
         if blocks is not None:
             start = request.num_computed_tokens + num_new_computed_tokens
-            start += kwargs.get("num_external_computed_tokens", 0)
+            start += cast(int, kwargs.get("num_external_computed_tokens", 0))
             watcher.given(request, start, start + num_new_tokens)
         return blocks
 

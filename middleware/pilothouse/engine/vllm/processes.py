@@ -45,7 +45,7 @@ def limit_threads() -> None:
 
 
 def may_fork_core(args: Namespace) -> bool:
-    """Whether the core of a server with these arguments of vLLM's may be a fork.
+    """Tell whether the core of a server with these arguments of vLLM's may be a fork.
 
     It must be asked before vLLM's own set-up, which sets the setting where the user has not.
     """
@@ -66,7 +66,7 @@ def may_fork_core(args: Namespace) -> bool:
 
 
 def may_fork_worker(args: Namespace) -> bool:
-    """Whether the worker of a core that is a fork may be one too."""
+    """Tell whether the worker of a core that is a fork may be one too."""
     is_alone = all(
         getattr(args, f"{kind}_parallel_size", 1) == 1
         for kind in ("tensor", "pipeline", "data", "prefill_context")
@@ -100,7 +100,7 @@ def _binds_one_thread() -> bool:
 
 
 def _brings_an_allocator() -> bool:
-    """Whether vLLM's package has the allocator in it that it preloads into workers."""
+    """Tell whether vLLM's package has the allocator in it that it preloads into workers."""
     found = find_spec("vllm")
     places = [] if found is None else found.submodule_search_locations or []
     return any(any(Path(each, "libs").glob("libtcmalloc*")) for each in places)
@@ -142,7 +142,7 @@ def _part_from_parent() -> None:
 
 
 def _is_door(number: int) -> bool:
-    """Whether a descriptor is a stream socket that is bound or listens, and is not connected."""
+    """Tell whether a descriptor is a stream socket that is bound or listens, not connected."""
     try:
         if not stat.S_ISSOCK(os.fstat(number).st_mode):
             return False

@@ -15,6 +15,7 @@ from vllm.renderers.hf import HfRenderer, resolve_chat_template, resolve_chat_te
 from vllm.renderers.params import ChatParams
 from vllm.tokenizers.mistral import MistralTokenizer
 
+from pilothouse.engine.vllm.protocols import Tokenizer
 from pilothouse.engine.vllm.version import of_this_version
 from pilothouse.errors import ConfigError
 
@@ -33,7 +34,7 @@ class PromptRenderer:
     """
 
     def __init__(
-        self, model: str, settings: Mapping[str, Any], template_kwargs: Mapping[str, Any]
+        self, model: str, settings: Mapping[str, object], template_kwargs: Mapping[str, object]
     ) -> None:
         try:
             args = EngineArgs(model=model, **settings)
@@ -43,13 +44,13 @@ class PromptRenderer:
             raise ConfigError(
                 f"{model}: configuration or tokenizer cannot be read: {error}"
             ) from error
-        self.tokenizer: Any = self._renderer.get_tokenizer()
+        self.tokenizer: Tokenizer = self._renderer.get_tokenizer()
         self.max_tokens = int(config.model_config.max_model_len)
         self._kwargs = dict(template_kwargs)
         check_template_kwargs(self._renderer, template_kwargs, own=True)
 
-    def chat(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
-        """Token ids of a conversation in the model's chat template, up to where it answers.
+    def chat(self, messages: Sequence[Mapping[str, object]]) -> tuple[int, ...]:
+        """Return token ids of a conversation in the model's chat template, up to where it answers.
 
         Raises:
             ConfigError: there is no template, or it refuses the conversation; in its own words.
@@ -71,12 +72,12 @@ class PromptRenderer:
         return tuple(rendered["prompt_token_ids"])
 
     def begins_twice(self, text: str) -> bool:
-        """Whether a text begins with the token that the tokenizer puts in front anyway."""
+        """Tell whether a text begins with the token that the tokenizer puts in front anyway."""
         return begins_twice(self.tokenizer, text)
 
 
-def begins_twice(tokenizer: Any, text: str) -> bool:
-    """Whether a text begins with the BOS token that its tokenizer puts in front anyway."""
+def begins_twice(tokenizer: Tokenizer, text: str) -> bool:
+    """Tell whether a text begins with the BOS token that its tokenizer puts in front anyway."""
     bos = getattr(tokenizer, "bos_token", None)
     if not bos or not text.lstrip().startswith(bos):
         return False
@@ -85,11 +86,16 @@ def begins_twice(tokenizer: Any, text: str) -> bool:
 
 
 def check_template_kwargs(
-    renderer: Any, kwargs: Mapping[str, Any], *, template: str | None = None, own: bool = False
+    renderer: object,
+    kwargs: Mapping[str, object],
+    *,
+    template: str | None = None,
+    own: bool = False,
 ) -> None:
     """Refuse variables that the chat template does not read, which vLLM drops in silence.
 
     Args:
+        kwargs: variables of the chat template.
         renderer: vLLM's, of the model.
         template: in place of the model's own.
         own: whether names that have an argument of their own are refused too.
@@ -99,7 +105,7 @@ def check_template_kwargs(
     """
     if not kwargs or not isinstance(renderer, HfRenderer):
         return
-    tokenizer: Any = renderer.get_tokenizer()
+    tokenizer: Tokenizer = renderer.get_tokenizer()
     found = resolve_chat_template(
         tokenizer, chat_template=template, tools=None, model_config=renderer.model_config
     )

@@ -237,7 +237,7 @@ _WORKER: Final = (
     *_names("vllm.model_executor.models.utils", "PPMissingLayer"),
     *_names("vllm.platforms", "current_platform"),
     Use("vllm.sequence", "IntermediateTensors", shape=runners.IntermediateTensors),
-    Use("vllm.v1.core.sched.output", "NewRequestData", shape=runners.NewRequestData),
+    Use("vllm.v1.core.sched.output", "NewRequestData", shape=shapes.NewRequestData),
     Use(
         "vllm.v1.outputs",
         "AsyncModelRunnerOutput",

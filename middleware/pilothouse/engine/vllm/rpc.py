@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from pilothouse.engine.vllm import protocols as shapes
+from pilothouse.engine.vllm.protocols import AsyncLLM, Llm, LLMEngine
 from pilothouse.engine.vllm.version import of_this_version
 from pilothouse.errors import EngineError
 
@@ -20,14 +22,16 @@ def offer_control() -> None:
     """Have this process's engine core pass orders on to its scheduler."""
     from vllm.v1.engine.core import EngineCore
 
-    def pilothouse_control(self: Any, order: str, arguments: Sequence[Any]) -> Any:
+    def pilothouse_control(
+        self: shapes.EngineCore, order: str, arguments: Sequence[object]
+    ) -> object:
         return self.scheduler.control(order, arguments)
 
     setattr(EngineCore, CALL, pilothouse_control)
 
 
-async def ask_engines(engine_client: Any, order: str, *arguments: Any) -> list[Any]:
-    """Every engine's answer to an order.
+async def ask_engines(engine_client: AsyncLLM, order: str, *arguments: object) -> list[Any]:
+    """Return every engine's answer to an order.
 
     Raises:
         EngineError: one of them did not answer.
@@ -40,8 +44,8 @@ async def ask_engines(engine_client: Any, order: str, *arguments: Any) -> list[A
     return answers
 
 
-def ask_engine(llm_engine: Any, order: str, *arguments: Any) -> Any:
-    """The answer of an offline engine, in this process or its own.
+def ask_engine(llm_engine: LLMEngine, order: str, *arguments: object) -> Any:
+    """Return the answer of an offline engine, in this process or its own.
 
     Raises:
         EngineError: it did not answer.
@@ -56,13 +60,13 @@ def ask_engine(llm_engine: Any, order: str, *arguments: Any) -> Any:
         raise EngineError(f"the engine did not answer {order!r}: {error}") from error
 
 
-def client_index(engine_client: Any) -> int:
-    """Which of the API processes this is."""
+def client_index(engine_client: AsyncLLM) -> int:
+    """Return which of the API processes this is."""
     return int(engine_client.engine_core.client_index)
 
 
-def ask_workers(llm: Any, method: str, arguments: Sequence[Any]) -> list[Any]:
-    """Every worker's answer.
+def ask_workers(llm: Llm, method: str, arguments: Sequence[object]) -> list[Any]:
+    """Return every worker's answer.
 
     vLLM waits for an answer for ever, also that of an engine that has died meanwhile.
 
@@ -89,11 +93,6 @@ def ask_workers(llm: Any, method: str, arguments: Sequence[Any]) -> list[Any]:
                 raise EngineError(f"the engine has died before it answered {method!r}") from None
 
 
-def in_process_scheduler(llm: Any) -> Any:
-    """Return the scheduler of an offline engine that runs in this process."""
-    return llm.llm_engine.engine_core.engine_core.scheduler
-
-
-def shut_down(llm: Any) -> None:
+def shut_down(llm: Llm) -> None:
     """End an offline engine and its processes."""
     llm.llm_engine.engine_core.shutdown()

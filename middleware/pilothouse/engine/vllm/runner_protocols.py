@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from pilothouse.engine.vllm.protocols import SamplingParams, replaced
+from pilothouse.engine.vllm.config_protocols import VllmConfig
+from pilothouse.engine.vllm.protocols import SchedulerOutput, replaced
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from torch import Tensor, nn
-
-
-class NewRequestData(Protocol):
-    """A request that a worker sees for the first time."""
-
-    req_id: str
-    prompt_token_ids: list[int] | None
-    sampling_params: SamplingParams | None
 
 
 class IntermediateTensors(Protocol):
@@ -29,17 +23,17 @@ class IntermediateTensors(Protocol):
 class Worker(Protocol):
     """The worker of a platform, from which ours is derived."""
 
-    vllm_config: Any
-    model_runner: Any
+    vllm_config: VllmConfig
+    model_runner: ModelRunner
 
     @replaced
-    def load_model(self, *args: Any, **kwargs: Any) -> None: ...
+    def load_model(self, *args: object, **kwargs: object) -> None: ...
 
     @replaced
-    def execute_model(self, scheduler_output: Any) -> Any: ...
+    def execute_model(self, scheduler_output: SchedulerOutput) -> object: ...
 
     @replaced
-    def sample_tokens(self, grammar_output: Any) -> Any: ...
+    def sample_tokens(self, grammar_output: object) -> object: ...
 
     @replaced
     def shutdown(self) -> None: ...
@@ -48,23 +42,23 @@ class Worker(Protocol):
 class ModelRunner(Protocol):
     """What both generations of model runners have."""
 
-    device: Any
-    lora_config: Any
+    device: torch.device
+    lora_config: object
 
     def get_model(self) -> nn.Module: ...
 
     @replaced
     def execute_model(
         self,
-        scheduler_output: Any,
-        intermediate_tensors: Any = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any: ...
+        scheduler_output: SchedulerOutput,
+        intermediate_tensors: IntermediateTensors | None = None,
+        *args: object,
+        **kwargs: object,
+    ) -> object: ...
 
     def maybe_select_dummy_loras(
         self,
-        lora_config: Any,
+        lora_config: object,
         num_scheduled_tokens: np.ndarray,
         *,
         num_active_loras: int,
@@ -74,12 +68,14 @@ class ModelRunner(Protocol):
 class ModelRunnerV1(ModelRunner, Protocol):
     """The first generation: `_prepare_inputs` settles the order of the batch."""
 
-    input_batch: Any
-    input_ids: Any
-    async_output_copy_stream: Any
+    input_batch: InputBatchV1
+    input_ids: DeviceBuffer
+    async_output_copy_stream: torch.cuda.Stream
 
     @replaced
-    def _prepare_inputs(self, scheduler_output: Any, num_scheduled_tokens: Any) -> Any: ...
+    def _prepare_inputs(
+        self, scheduler_output: SchedulerOutput, num_scheduled_tokens: np.ndarray
+    ) -> object: ...
 
 
 class InputBatchV1(Protocol):
@@ -103,16 +99,16 @@ class DeviceBuffer(Protocol):
 class ModelRunnerV2(ModelRunner, Protocol):
     """The second generation."""
 
-    model_state: Any
-    input_buffers: Any
-    output_copy_stream: Any
+    model_state: ModelState
+    input_buffers: InputBuffers
+    output_copy_stream: torch.cuda.Stream
 
 
 class ModelState(Protocol):
     """What the second generation asks for a model's own inputs, before a graph's replay too."""
 
     @replaced
-    def prepare_inputs(self, input_batch: Any, req_states: Any) -> Any: ...
+    def prepare_inputs(self, input_batch: InputBatchV2, req_states: object) -> object: ...
 
 
 class InputBatchV2(Protocol):

@@ -6,16 +6,17 @@ The mixin is named before one of vLLM's: `class Ours(SchedulerMixin, Scheduler)`
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
+from pilothouse.engine.vllm.config_protocols import VllmConfig
 from pilothouse.engine.vllm.protocols import Request
 
 __all__ = ["AsyncScheduler", "Scheduler", "SchedulerMixin", "wrap_block_hasher"]
 
-BlockHasher = Callable[[Any], list[Any]]
+BlockHasher = Callable[[Request], list[bytes]]
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.scheduler import Scheduler as Base
@@ -26,7 +27,7 @@ else:
 class SchedulerMixin(Base):
     """What either of vLLM's schedulers is asked by a name that it keeps private."""
 
-    vllm_config: Any
+    vllm_config: VllmConfig
     requests: dict[str, Request]
     max_model_len: int
     hash_block_size: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from vllm.v1.outputs import AsyncModelRunnerOutput, ModelRunnerOutput
 
@@ -11,7 +10,9 @@ from vllm.v1.outputs import AsyncModelRunnerOutput, ModelRunnerOutput
 class AttachedOutput(AsyncModelRunnerOutput):
     """vLLM's output of a step, with an attribute added once both are on the host."""
 
-    def __init__(self, inner: Any, attribute: str, value: Callable[[], object]) -> None:
+    def __init__(
+        self, inner: AsyncModelRunnerOutput, attribute: str, value: Callable[[], object]
+    ) -> None:
         self._inner = inner
         self._attribute = attribute
         self._value = value
@@ -22,12 +23,13 @@ class AttachedOutput(AsyncModelRunnerOutput):
         setattr(output, self._attribute, self._value())
         return output
 
-    def get_kv_connector_output(self) -> Any:
+    def get_kv_connector_output(self) -> object:
         """Hand on what vLLM (from 0.33 on) asks for where `get_output` has failed."""
+        # vLLM 0.32 has no such method, and does not ask for it.
         return self._inner.get_kv_connector_output()
 
 
-def attach(output: Any, attribute: str, value: Callable[[], object]) -> Any:
+def attach(output: object, attribute: str, value: Callable[[], object]) -> object:
     """Put an attribute on a step's output, now or when it has arrived on the host."""
     if isinstance(output, AsyncModelRunnerOutput):
         return AttachedOutput(output, attribute, value)

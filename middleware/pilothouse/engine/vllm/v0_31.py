@@ -11,7 +11,7 @@ ADAPTERLESS_TOKENS_TAKE_THE_LAST_SLOT: Final = True
 """Whether the CPU kernels look a token without a LoRA adapter up at index -1."""
 
 
-async def call_every_engine(client: Any, method: str, arguments: Sequence[Any]) -> list[Any]:
+async def call_every_engine(client: Any, method: str, arguments: Sequence[object]) -> list[object]:
     """Call a utility of every engine core.
 
     There is no call for all of them yet; data parallel is refused, so that there is one.

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from pilothouse.engine.vllm.config_protocols import VllmConfig
+
 ADAPTERLESS_TOKENS_TAKE_THE_LAST_SLOT: Final = True
 """Whether the CPU kernels look a token without a LoRA adapter up at index -1."""
 
 
-async def call_every_engine(client: Any, method: str, arguments: Sequence[Any]) -> list[Any]:
+async def call_every_engine(client: Any, method: str, arguments: Sequence[object]) -> list[object]:
     """Call a utility of every engine core."""
-    answers: list[Any] = await client.call_utility_all_async(method, *arguments)
+    answers: list[object] = await client.call_utility_all_async(method, *arguments)
     return answers
 
 
@@ -38,5 +40,5 @@ def no_chat_template() -> type[Exception]:
     return error
 
 
-def refuse_settings(_vllm_config: Any) -> None:
+def refuse_settings(_vllm_config: VllmConfig) -> None:
     """Refuse settings that other versions do not have: there are none."""

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 from vllm.platforms import current_platform
 
 from pilothouse.errors import EngineError
 
 
-def worker_base() -> type[Any]:
-    """The platform's own worker class."""
+def worker_base() -> type[object]:
+    """Return the platform's own worker class."""
     if current_platform.is_cpu():
         from vllm.v1.worker import cpu_worker
 
-        return cast(type[Any], cpu_worker.CPUWorker)
+        return cast(type[object], cpu_worker.CPUWorker)
     if current_platform.is_cuda():
         from vllm.v1.worker import gpu_worker
 
-        return cast(type[Any], gpu_worker.Worker)
+        return cast(type[object], gpu_worker.Worker)
     raise EngineError(
         f"platform {current_platform.device_name!r} is not supported: CPU and CUDA are"
     )

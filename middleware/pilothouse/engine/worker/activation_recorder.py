@@ -104,7 +104,7 @@ class ActivationRecorder:
         return self._writer.rows_written if self._writer is not None else 0
 
     def reader(self, place: Tap) -> Call:
-        """What to call with the values of a place in each forward pass."""
+        """Return what to call with the values of a place in each forward pass."""
         return partial(self._read, self._points[place], place_name(place))
 
     def begin(self, scheduler_output: SchedulerOutput) -> None:
@@ -115,7 +115,7 @@ class ActivationRecorder:
             params = request.sampling_params
             number = ((params and params.extra_args) or {}).get(PROMPT_KEY)
             if number is not None and request.req_id not in self._prompts:
-                count = len(request.prompt_token_ids)
+                count = len(request.prompt_token_ids or ())
                 start, stop = self._order.span(count)
                 prompt = _Prompt(number, count, start, stop, start)
                 self._prompts[request.req_id] = self._by_number[number] = prompt
@@ -173,7 +173,7 @@ class ActivationRecorder:
         try:
             self._writer.append(StepRows(labels, self._values))
         except OSError as error:
-            self.problem = _told(error)
+            self.problem = _problem_of(error)
         self._values = {}
 
     def end(self, ended: Sequence[Ended]) -> None:
@@ -204,7 +204,7 @@ class ActivationRecorder:
             self._writer.note(actions)
             self._writer.close(complete=complete and self.problem is None)
         except OSError as error:
-            self.problem = self.problem or _told(error)
+            self.problem = self.problem or _problem_of(error)
 
     def _read(
         self, point: HookPoint, name: str, hidden_TD: Tensor, residual_TD: Tensor | None
@@ -221,5 +221,5 @@ class ActivationRecorder:
         self._values[name] = rows_RD.to(self._dtype).cpu()
 
 
-def _told(error: OSError) -> str:
+def _problem_of(error: OSError) -> str:
     return f"the rows cannot be written: {error.strerror or error}"

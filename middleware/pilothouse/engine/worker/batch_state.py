@@ -30,7 +30,7 @@ class Segments(NamedTuple):
     coefficients_G: FloatArray
 
     def followed_by(self, later: Segments) -> Segments:
-        """Both, one behind the other."""
+        """Return both, one behind the other."""
         return Segments(
             np.concatenate((self.starts_G, later.starts_G)),
             np.concatenate((self.slots_G, later.slots_G)),
@@ -81,21 +81,21 @@ class SteeringState:
         row = self._row_of.get(request_id)
         if row is None:
             row = self._row_of[request_id] = self._free.pop() if self._free else self._grow()
-        told = _segments(steering)
+        segments = _segments(steering)
         if steering.since:
-            told = self._before(row, steering.since).followed_by(told)
+            segments = self._before(row, steering.since).followed_by(segments)
         self._starts_RG[row], self._slots_RG[row], self._coefficients_RG[row] = NEVER, 0, 0.0
         self._crowded.pop(row, None)
-        count = len(told.starts_G)
+        count = len(segments.starts_G)
         if count > FEW_SEGMENTS:
-            self._crowded[row] = told
+            self._crowded[row] = segments
             return
-        self._starts_RG[row, :count] = told.starts_G
-        self._slots_RG[row, :count] = told.slots_G
-        self._coefficients_RG[row, :count] = told.coefficients_G
+        self._starts_RG[row, :count] = segments.starts_G
+        self._slots_RG[row, :count] = segments.slots_G
+        self._coefficients_RG[row, :count] = segments.coefficients_G
 
     def _before(self, row: int, position: int) -> Segments:
-        """What was said of positions before this one."""
+        """Return what was said of positions before this one."""
         known = self._crowded.get(row) or Segments(
             self._starts_RG[row], self._slots_RG[row], self._coefficients_RG[row]
         )
@@ -133,10 +133,10 @@ class SteeringState:
         slots_T = self._slots_RG[rows_T, segment_T]
         coefficients_T = self._coefficients_RG[rows_T, segment_T]
         for row in self._crowded.keys() & set(rows_B.tolist()):
-            told, mine_T = self._crowded[row], rows_T == row
-            segment_M = np.searchsorted(told.starts_G, positions_T[mine_T], side="right") - 1
-            slots_T[mine_T] = told.slots_G[segment_M]
-            coefficients_T[mine_T] = told.coefficients_G[segment_M]
+            segments, mine_T = self._crowded[row], rows_T == row
+            segment_M = np.searchsorted(segments.starts_G, positions_T[mine_T], side="right") - 1
+            slots_T[mine_T] = segments.slots_G[segment_M]
+            coefficients_T[mine_T] = segments.coefficients_G[segment_M]
         self._buffers.slot_N.write(slots_T)
         self._buffers.coefficient_N.write(coefficients_T)
 

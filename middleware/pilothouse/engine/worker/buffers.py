@@ -17,8 +17,8 @@ from torch import Tensor
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.scheduler.messages import Upload
 from pilothouse.engine.worker.kernel import EditTables, PolicyTables
-from pilothouse.engine.worker.sae_encoder import LatentTables
-from pilothouse.engine.worker.sae_weights import latent_tables, residents_of
+from pilothouse.engine.worker.sae_encoder import SaeTables
+from pilothouse.engine.worker.sae_weights import open_resident_saes, sae_tables
 from pilothouse.engine.worker.tables import allocate, policy_tables, upload
 from pilothouse.types import FloatArray, IntArray, Tap
 
@@ -71,7 +71,7 @@ class TapBuffers:
     scores_NE: Tensor
     tables: dict[Tap, EditTables]
     policies: dict[Tap, PolicyTables]
-    residents: dict[Tap, dict[str, LatentTables]]
+    resident_saes: dict[Tap, dict[str, SaeTables]]
     """SAEs by their digests."""
     parts: Mapping[Tap, slice]
 
@@ -79,17 +79,20 @@ class TapBuffers:
     def allocate(
         cls, plan: Plan, parts: Mapping[Tap, slice], *, max_tokens: int, device: torch.device
     ) -> TapBuffers:
-        """Zeros everywhere but in the policies' tables.
+        """Return zeros everywhere but in the policies' tables.
 
         Args:
+            device: where the tensors lie.
+            max_tokens: the most tokens of a step.
+            plan: the plan, with this stage's taps.
             parts: the elements that this rank has of each tap it has.
         """
         body = plan.body
         slots = body.limits.max_programs + 1
-        residents = {
+        resident_saes = {
             tap: {
-                sae.digest: latent_tables(sae, parts[tap], device)
-                for sae in residents_of(plan, each)
+                sae.digest: sae_tables(sae, parts[tap], device)
+                for sae in open_resident_saes(plan, each)
             }
             for tap, each in plan.taps().items()
             if tap in parts
@@ -111,7 +114,7 @@ class TapBuffers:
                     width=part.stop - part.start,
                     device=device,
                     total=each.width,
-                    latents=[residents[tap][latent.sae] for latent in edits.latents],
+                    latents=[resident_saes[tap][latent.sae] for latent in edits.latents],
                 )
                 for tap, each, edits, part in edited
             },
@@ -122,12 +125,12 @@ class TapBuffers:
                     edits.policy_rows,
                     device,
                     total=each.width,
-                    latents=[residents[tap][latent.sae] for latent in edits.policy_latents],
+                    latents=[resident_saes[tap][latent.sae] for latent in edits.policy_latents],
                 )
                 for tap, each, edits, part in edited
                 if (tables := plan.policy_tensors(tap))
             },
-            residents=residents,
+            resident_saes=resident_saes,
             parts=parts,
         )
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from pilothouse.edits.ops import KINDS
 from pilothouse.edits.table import Role, Table
 from pilothouse.engine.plan.tap_plan import EditPlan
-from pilothouse.engine.worker.sae_encoder import LatentTables
+from pilothouse.engine.worker.sae_encoder import SaeTables
 from pilothouse.errors import EngineError
 from pilothouse.types import FloatArray
 
@@ -42,13 +42,15 @@ class StepTokens(NamedTuple):
     slot_T: Tensor
     coefficient_T: Tensor
     strength_T1: Tensor
-    latents: tuple[LatentTables, ...]
+    latents: tuple[SaeTables, ...]
     width: int
     all_reduce: AllReduce | None
 
 
 class DeviceTable(Protocol):
     """A NamedTuple: its tensors are allocated and filled by `DeviceKind`."""
+
+    def _asdict(self) -> dict[str, Any]: ...
 
     def apply(self, tokens: StepTokens, given_TD: Tensor) -> Tensor:
         """Compute what the kind does, float32; an exact zero for a token in slot 0.
@@ -68,19 +70,19 @@ class Held(NamedTuple):
 
     name: str
     role: Role
-    tables: Any
+    tables: DeviceTable
     """A `DeviceTable`."""
 
 
 Shapes = Mapping[str, tuple[int, ...]]
-Upload = Callable[[Any, int, Any, Sequence[LatentTables]], None]
+Upload = Callable[[Any, int, Any, Sequence[SaeTables]], None]
 
 
 def copied(
     tables: Iterable[Tensor],
     slot: int,
     table: Table[Any],
-    latents: Sequence[LatentTables],  # noqa: ARG001
+    latents: Sequence[SaeTables],  # noqa: ARG001
 ) -> None:
     """Copy a program's numbers into its slot, field by field."""
     for tensor, numbers in zip(tables, table.numbers(), strict=True):

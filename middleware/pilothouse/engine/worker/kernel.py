@@ -17,8 +17,8 @@ from torch import Tensor
 from pilothouse.edits.table import Role
 from pilothouse.engine.ops.rows import BIAS, open_share
 from pilothouse.engine.worker.device_table import AllReduce, Held, StepTokens
-from pilothouse.engine.worker.row_inputs import inside_of
-from pilothouse.engine.worker.sae_encoder import LatentTables
+from pilothouse.engine.worker.row_inputs import row_inputs_of
+from pilothouse.engine.worker.sae_encoder import SaeTables
 
 
 class EditTables(NamedTuple):
@@ -29,7 +29,7 @@ class EditTables(NamedTuple):
     """
 
     held: tuple[Held, ...]
-    latents: tuple[LatentTables, ...] = ()
+    latents: tuple[SaeTables, ...] = ()
     width: int = 0
     """Elements of a token on all ranks together."""
 
@@ -54,7 +54,7 @@ class PolicyTables(NamedTuple):
 
     additions_PD: Tensor
     rows: PolicyRows | None = None
-    latents: tuple[LatentTables, ...] = ()
+    latents: tuple[SaeTables, ...] = ()
     width: int = 0
     """Elements of a token on all ranks together."""
 
@@ -113,7 +113,7 @@ def policy_delta(
     if all_reduce is not None:
         raw_TK = all_reduce(raw_TK)
     count = stream_TD.shape[0]
-    inside = inside_of(
+    inputs = row_inputs_of(
         stream_TD,
         None if rows.statistics_K is None else rows.statistics_K.expand(count, -1),
         None if rows.features_K is None else rows.features_K.expand(count, -1),
@@ -121,11 +121,11 @@ def policy_delta(
         tables.width,
         all_reduce,
     )
-    reads_TK = inside.read(raw_TK, rows.gates_KG[:, BIAS])
+    reads_TK = inputs.read(raw_TK, rows.gates_KG[:, BIAS])
     written: list[Tensor] = []
     for k, target in enumerate(rows.targets_K):
         read_T = reads_TK[:, k]
         for q, before_T in enumerate(written):
-            read_T = read_T + rows.sees_KK[k, q] * inside.seen(q, k, before_T)
+            read_T = read_T + rows.sees_KK[k, q] * inputs.seen(q, k, before_T)
         written.append(strengths_TP[:, target] * open_share(read_T, rows.gates_KG[k].unsqueeze(0)))
-    return delta_TD + inside.back(torch.stack(written, dim=-1)) @ rows.writes_KD
+    return delta_TD + inputs.back(torch.stack(written, dim=-1)) @ rows.writes_KD

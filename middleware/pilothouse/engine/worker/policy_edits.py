@@ -21,9 +21,9 @@ from pilothouse.edits.ops.rows import GatedRows
 from pilothouse.edits.program import Program, compile_program
 from pilothouse.edits.sources import Sources
 from pilothouse.edits.statistic import Statistic
-from pilothouse.engine.plan.check_finite import overflow_problem
 from pilothouse.engine.plan.tap_plan import PolicyRow
-from pilothouse.engine.worker.sae_weights import latent_plan
+from pilothouse.engine.plan.validate import overflow_problem
+from pilothouse.engine.worker.sae_weights import resident_sae
 from pilothouse.errors import ConfigError, RequestError
 from pilothouse.policy.schema import Steer
 from pilothouse.term import SteerTerm
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def term_of(action: Steer) -> SteerTerm:
-    """A rule's intervention as a line of steering; where it holds, the verdict says."""
+    """Return a rule's intervention as a line of steering; where it holds, the verdict says."""
     return SteerTerm(
         vector=action.vector,
         sae=action.sae,
@@ -54,7 +54,7 @@ def term_of(action: Steer) -> SteerTerm:
 def policy_programs(
     policies: Sequence[Policy], sources: Sources
 ) -> list[tuple[SteerTerm, Program]]:
-    """The program of each steering rule, in order, duplicates left out.
+    """Return the program of each steering rule, in order, duplicates left out.
 
     Raises:
         ConfigError: an intervention that cannot be carried out; names policy and rule.
@@ -102,9 +102,12 @@ def policy_steering(plan: Plan) -> dict[int, RuleSteering]:
 def stage_tables(
     programs: Sequence[Program], tap: Tap, width: int, saes: Mapping[str, Sae]
 ) -> tuple[dict[str, FloatArray], tuple[PolicyRow, ...]]:
-    """The tables of one tap, and what each of their rows is; empty where none edits.
+    """Return the tables of one tap, and what each of their rows is; empty where none edits.
 
     Args:
+        programs: the programs, in the order of the targets.
+        tap: the tap.
+        width: elements of a token at the tap.
         saes: those of the programs, by their digests.
     """
     edits = [(p, each.layers[tap]) for p, each in enumerate(programs) if tap in each.layers]
@@ -138,7 +141,7 @@ def _rows(target: int, rows: GatedRows, saes: Mapping[str, Sae]) -> Iterator[Pol
     statistics = rows.statistics_R or (Statistic.NONE,) * rows.rank
     latents = rows.latents_R or (None,) * rows.rank
     for statistic, latent in zip(statistics, latents, strict=True):
-        known = None if latent is None else latent_plan(saes[latent.sae])
+        known = None if latent is None else resident_sae(saes[latent.sae])
         feature = 0 if latent is None else latent.feature
         yield PolicyRow(target=target, statistic=int(statistic), latent=known, feature=feature)
 

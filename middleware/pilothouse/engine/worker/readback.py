@@ -24,7 +24,7 @@ class Readback:
         self._members: tuple[tuple[str, ...], tuple[int, ...], tuple[int, ...]] = ((), (), ())
 
     def begin(self, request_ids: Sequence[str], starts_B: IntArray, counts_B: IntArray) -> None:
-        """The step's requests, their first positions and token counts, in batch order."""
+        """Remember the step's requests, first positions and token counts, in batch order."""
         self._members = (tuple(request_ids), tuple(starts_B.tolist()), tuple(counts_B.tolist()))
 
     def take(self, runner: ModelRunner) -> Callable[[], Emissions]:

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pilothouse.engine.worker.sae_encoder import Encoded, LatentTables, encoded, together
-from pilothouse.engine.worker.token_stats import Measures, measures
+from pilothouse.engine.worker.sae_encoder import Encoded, SaeTables, encoded, together
+from pilothouse.engine.worker.token_stats import TokenStats, token_stats
 
 AllReduce = Callable[[Tensor], Tensor]
 
@@ -22,16 +22,16 @@ AllReduce = Callable[[Tensor], Tensor]
 class Codes(NamedTuple):
     """One resident SAE at a token: its codes, each row's feature, whether the row reads it."""
 
-    tables: LatentTables
+    tables: SaeTables
     found: Encoded
     feature_TR: Tensor
     is_own_TR: Tensor
 
 
-class Inside(NamedTuple):
+class RowInputs(NamedTuple):
     """Of all rows; None and empty where the plan has none."""
 
-    measured: Measures | None
+    measured: TokenStats | None
     factor_TR: Tensor | None
     back_TR: Tensor | None
     codes: tuple[Codes, ...]
@@ -45,20 +45,20 @@ class Inside(NamedTuple):
         return values_TR if self.back_TR is None else values_TR * self.back_TR
 
     def seen(self, row: int, by: int, written_T: Tensor) -> Tensor:
-        """What one row writes, as another one reads it."""
+        """Return what one row writes, as another one reads it."""
         if self.factor_TR is None or self.back_TR is None:
             return written_T
         return self.factor_TR[:, by] * self.back_TR[:, row] * written_T
 
     def read(self, products_TR: Tensor, bias_TR: Tensor) -> Tensor:
-        """What rows read: the stream in their statistic, or a code."""
+        """Return what rows read: the stream in their statistic, or a code."""
         reads_TR = self.factor(products_TR) + bias_TR
         for _, found, _, is_own_TR in self.codes:
             reads_TR = torch.where(is_own_TR, found.codes_TR, reads_TR)
         return reads_TR
 
     def with_joint_codes(self, delta_TD: Tensor, written_TR: Tensor) -> Tensor:
-        """What rows write, and what decoders that are not linear make of it."""
+        """Return what rows write, and what decoders that are not linear make of it."""
         for tables, found, feature_TR, is_own_TR in self.codes:
             if found.all_TM is None:
                 continue
@@ -70,24 +70,27 @@ class Inside(NamedTuple):
         return delta_TD
 
 
-def inside_of(
+def row_inputs_of(
     stream_TD: Tensor,
     statistic_TR: Tensor | None,
     number_TR: Tensor | None,
-    latents: Sequence[LatentTables],
+    latents: Sequence[SaeTables],
     width: int,
     all_reduce: AllReduce | None,
-) -> Inside:
-    """Each token's.
+) -> RowInputs:
+    """Return each token's.
 
     Args:
+        all_reduce: sums over the ranks that share the width; None where there is one.
+        latents: the SAEs at the tap.
+        stream_TD: the stream at the tap.
         statistic_TR: what each token's rows count it in, int64.
         number_TR: which code each reads, counted on from 1 through `latents`, or 0; int64.
         width: elements of a token on all ranks together.
     """
     measured, factor_TR, back_TR = None, None, None
     if statistic_TR is not None or any(each.facts.is_measured for each in latents):
-        measured = measures(stream_TD, width, all_reduce)
+        measured = token_stats(stream_TD, width, all_reduce)
     if statistic_TR is not None and measured is not None:
         factor_TR = measured.factor_TN.gather(1, statistic_TR)
         back_TR = measured.back_TN.gather(1, statistic_TR)
@@ -102,4 +105,4 @@ def inside_of(
         found = encoded(stream_TD, feature_TR, each, measured, all_reduce)
         codes.append(Codes(each, found, feature_TR, is_own_TR))
         first += count
-    return Inside(measured, factor_TR, back_TR, tuple(codes))
+    return RowInputs(measured, factor_TR, back_TR, tuple(codes))

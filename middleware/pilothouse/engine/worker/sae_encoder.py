@@ -17,13 +17,12 @@ from torch import Tensor
 
 from pilothouse.artifacts.saes.autoencoder import Form, Pursuit
 from pilothouse.edits.statistic import Statistic
-from pilothouse.engine.worker.token_stats import Measures
-from pilothouse.engine.worker.topk import among_largest, largest, norm_matched
+from pilothouse.engine.worker.token_stats import TokenStats
 
 AllReduce = Callable[[Tensor], Tensor]
 
 
-class LatentFacts(NamedTuple):
+class SaeTraits(NamedTuple):
     """What is known of a resident SAE without its weights; the graph is traced for it."""
 
     sae: str
@@ -44,10 +43,10 @@ class LatentFacts(NamedTuple):
         return self.is_without_mean or self.statistic != Statistic.NONE
 
 
-class LatentTables(NamedTuple):
+class SaeTables(NamedTuple):
     """Its weights, float32; what its form does not need is None."""
 
-    facts: LatentFacts
+    facts: SaeTraits
     decoder_bias_D: Tensor
     encoder_DM: Tensor | None = None
     encoder_bias_M: Tensor | None = None
@@ -72,13 +71,17 @@ class Encoded(NamedTuple):
 def encoded(
     stream_TD: Tensor,
     feature_TR: Tensor,
-    tables: LatentTables,
-    measured: Measures | None,
+    tables: SaeTables,
+    measured: TokenStats | None,
     all_reduce: AllReduce | None,
 ) -> Encoded:
-    """Each token's codes of the features that its rows name.
+    """Return each token's codes of the features that its rows name.
 
     Args:
+        all_reduce: sums over the ranks that share the width; None where there is one.
+        measured: each token's statistics; None where nothing takes any.
+        stream_TD: the stream at the tap.
+        tables: the SAE's weights.
         feature_TR: numbers in [0, M), whatever they are where a row reads none.
     """
     facts = tables.facts
@@ -107,10 +110,13 @@ def encoded(
     return Encoded(torch.where(is_on_TR, kept_TR.clamp_min(0.0), 0.0), None)
 
 
-def together(change_TR: Tensor, feature_TR: Tensor, all_TM: Tensor, tables: LatentTables) -> Tensor:
-    """What a decoder that is not linear adds for codes changed by that much, [T, D].
+def together(change_TR: Tensor, feature_TR: Tensor, all_TM: Tensor, tables: SaeTables) -> Tensor:
+    """Return what a decoder that is not linear adds for codes changed by that much, [T, D].
 
     Args:
+        all_TM: every code of each token.
+        feature_TR: the feature that each row names.
+        tables: the SAE's weights.
         change_TR: 0 where a row is none of this SAE's.
     """
     assert tables.first_MQ is not None
@@ -131,7 +137,7 @@ def together(change_TR: Tensor, feature_TR: Tensor, all_TM: Tensor, tables: Late
 def _moved(
     change_TR: Tensor, feature_TR: Tensor, all_TM: Tensor, part_MQ: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Codes times one factor of the polynomial, before and after the change."""
+    """Return codes times one factor of the polynomial, before and after the change."""
     before_TQ = all_TM @ part_MQ
     after_TQ = before_TQ
     for r in range(change_TR.shape[1]):
@@ -139,7 +145,7 @@ def _moved(
     return before_TQ, after_TQ
 
 
-def _all_codes(kept_TM: Tensor, weighed_TM: Tensor, tables: LatentTables) -> Tensor:
+def _all_codes(kept_TM: Tensor, weighed_TM: Tensor, tables: SaeTables) -> Tensor:
     kept_TM = kept_TM.clamp_min(0.0)
     if tables.facts.form == "relu":
         return kept_TM
@@ -149,7 +155,7 @@ def _all_codes(kept_TM: Tensor, weighed_TM: Tensor, tables: LatentTables) -> Ten
 
 
 def _pursued(
-    x_TD: Tensor, feature_TR: Tensor, tables: LatentTables, all_reduce: AllReduce | None
+    x_TD: Tensor, feature_TR: Tensor, tables: SaeTables, all_reduce: AllReduce | None
 ) -> Tensor:
     facts, rule = tables.facts, tables.facts.pursuit
     assert tables.decoder_MD is not None
@@ -176,7 +182,7 @@ def _pursued(
     return codes_TR
 
 
-def _normalised(stream_TD: Tensor, facts: LatentFacts, measured: Measures | None) -> Tensor:
+def _normalised(stream_TD: Tensor, facts: SaeTraits, measured: TokenStats | None) -> Tensor:
     if measured is None:
         return stream_TD * facts.input_scale if facts.input_scale != 1.0 else stream_TD
     inside_TD = stream_TD - measured.mean_T1 if facts.is_without_mean else stream_TD
@@ -186,3 +192,61 @@ def _normalised(stream_TD: Tensor, facts: LatentFacts, measured: Measures | None
 
 def _whole(part: Tensor, all_reduce: AllReduce | None) -> Tensor:
     return part if all_reduce is None else all_reduce(part)
+
+
+FEW = 16
+"""So many are cheaper counted, with a pass over all features for each, than sorted."""
+
+
+def among_largest(order_TM: Tensor, feature_TR: Tensor, k: int) -> Tensor:
+    """Tell whether each is among the k largest of its token."""
+    if feature_TR.shape[1] > FEW:
+        return largest(order_TM, k).gather(1, feature_TR)
+    index_M = torch.arange(order_TM.shape[1], device=order_TM.device)
+    counts = []
+    for r in range(feature_TR.shape[1]):
+        is_before_TM = _is_before(order_TM, feature_TR[:, r : r + 1], index_M)
+        counts.append(is_before_TM.sum(-1))
+    return torch.stack(counts, dim=-1) < k
+
+
+def largest(order_TM: Tensor, k: int) -> Tensor:
+    """Return the k largest of each token, as a mask."""
+    least_T1 = order_TM.topk(k, dim=1).values[:, -1:]
+    is_over_TM, is_least_TM = order_TM > least_T1, order_TM == least_T1
+    left_T1 = k - is_over_TM.sum(-1, keepdim=True)
+    return is_over_TM | (is_least_TM & (is_least_TM.cumsum(-1) <= left_T1))
+
+
+def norm_matched(energy_TM: Tensor, feature_TR: Tensor, length_T1: Tensor) -> Tensor:
+    """Tell whether each is among the largest whose root of the sum is nearest to a length.
+
+    The root grows from feature to feature, so that its gap to the length falls and then rises: a
+    feature is in where it brings the root of those before it nearer.
+    """
+    if feature_TR.shape[1] > FEW:
+        return _all_norm_matched(energy_TM, length_T1).gather(1, feature_TR)
+    index_M = torch.arange(energy_TM.shape[1], device=energy_TM.device)
+    flags = []
+    for r in range(feature_TR.shape[1]):
+        feature_T1 = feature_TR[:, r : r + 1]
+        is_before_TM = _is_before(energy_TM, feature_T1, index_M)
+        before_T1 = torch.where(is_before_TM, energy_TM, 0.0).sum(-1, keepdim=True)
+        gap_T1 = (torch.sqrt(before_T1 + energy_TM.gather(1, feature_T1)) - length_T1).abs()
+        is_nearer_T1 = gap_T1 < (torch.sqrt(before_T1) - length_T1).abs()
+        flags.append(is_nearer_T1 | ~is_before_TM.any(-1, keepdim=True))
+    return torch.cat(flags, dim=-1)
+
+
+def _all_norm_matched(energy_TM: Tensor, length_T1: Tensor) -> Tensor:
+    sorted_TM, feature_TM = energy_TM.sort(dim=-1, descending=True, stable=True)
+    gap_TM = (torch.sqrt(sorted_TM.cumsum(-1)) - length_T1).abs()
+    is_on_TM = gap_TM < torch.cat([length_T1, gap_TM[:, :-1]], dim=-1)
+    first_T1 = torch.ones_like(is_on_TM[:, :1])
+    is_on_TM = torch.cat([first_T1, is_on_TM[:, 1:]], dim=-1)
+    return torch.zeros_like(is_on_TM).scatter(1, feature_TM, is_on_TM)
+
+
+def _is_before(order_TM: Tensor, feature_T1: Tensor, index_M: Tensor) -> Tensor:
+    own_T1 = order_TM.gather(1, feature_T1)
+    return (order_TM > own_T1) | ((order_TM == own_T1) & (index_M < feature_T1))

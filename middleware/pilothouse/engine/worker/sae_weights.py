@@ -14,8 +14,8 @@ from torch import Tensor
 from pilothouse.artifacts.saes.autoencoder import Sae
 from pilothouse.artifacts.saes.cache import opened_sae
 from pilothouse.edits.sae_codes import is_without_mean, statistic_of
-from pilothouse.engine.plan.tap_plan import LatentPlan, TapPlan
-from pilothouse.engine.worker.sae_encoder import LatentFacts, LatentTables
+from pilothouse.engine.plan.tap_plan import ResidentSae, TapPlan
+from pilothouse.engine.worker.sae_encoder import SaeTables, SaeTraits
 from pilothouse.types import FloatArray
 
 if TYPE_CHECKING:
@@ -25,26 +25,28 @@ PART = 1024
 """Features whose weights are widened at once."""
 
 
-def residents_of(plan: Plan, tap: TapPlan) -> list[Sae]:
-    """The SAEs that lie at a tap, in the order of its plan, read from their files.
+def open_resident_saes(plan: Plan, tap: TapPlan) -> list[Sae]:
+    """Return the SAEs that lie at a tap, in the order of its plan, read from their files.
 
     Raises:
         ArtefactError: a file is not on this machine, or no SAE.
         EngineError: files hold another SAE by now.
     """
     named = {facts.digest: (name, facts.ref) for name, facts in plan.body.saes.items()}
-    return [opened_sae(*named[each.sae], each.sae) for each in tap.residents]
+    return [opened_sae(*named[each.sae], each.sae) for each in tap.resident_saes]
 
 
-def latent_plan(sae: Sae) -> LatentPlan:
-    """What a plan says of a resident SAE."""
-    return LatentPlan(sae=sae.digest, num_features=sae.num_features, numbers=_numbers(sae))
+def resident_sae(sae: Sae) -> ResidentSae:
+    """Return what a plan says of a resident SAE."""
+    return ResidentSae(sae=sae.digest, num_features=sae.num_features, numbers=_numbers(sae))
 
 
-def latent_tables(sae: Sae, part: slice, device: torch.device) -> LatentTables:
-    """Its weights on a device, float32.
+def sae_tables(sae: Sae, part: slice, device: torch.device) -> SaeTables:
+    """Return its weights on a device, float32.
 
     Args:
+        device: where the tensors lie.
+        sae: the SAE.
         part: the elements of D that this rank has.
     """
 
@@ -54,7 +56,7 @@ def latent_tables(sae: Sae, part: slice, device: torch.device) -> LatentTables:
     is_pursuit = sae.form == "pursuit"
     joint = sae.polynomial
     has_cube = joint is not None and joint.third_MC.shape[1] > 0
-    return LatentTables(
+    return SaeTables(
         facts=_facts(sae),
         decoder_bias_D=_tensor(sae.decoder_bias_D[part]).to(device),
         encoder_DM=None if is_pursuit else there(_encoder_DM(sae, part)),
@@ -70,8 +72,8 @@ def latent_tables(sae: Sae, part: slice, device: torch.device) -> LatentTables:
     )
 
 
-def _facts(sae: Sae) -> LatentFacts:
-    return LatentFacts(
+def _facts(sae: Sae) -> SaeTraits:
+    return SaeTraits(
         sae=sae.digest,
         form=sae.form,
         num_features=sae.num_features,
@@ -97,7 +99,7 @@ def _numbers(sae: Sae) -> int:
 
 
 def _encoder_DM(sae: Sae, part: slice) -> FloatArray:
-    """Widened part by part: as a whole and in float64 it may be too large for the host."""
+    """Widen the encoder part by part: in float64 the whole may be too large for the host."""
     encoder_DM = np.empty((len(range(*part.indices(sae.width))), sae.num_features), np.float32)
     for start in range(0, sae.num_features, PART):
         columns = slice(start, start + PART)

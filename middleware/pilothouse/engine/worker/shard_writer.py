@@ -45,7 +45,7 @@ class StepRows:
         return len(next(iter(self.labels.values())))
 
     def cut(self, start: int, stop: int) -> StepRows:
-        """Rows [start, stop)."""
+        """Return rows [start, stop)."""
         return replace(
             self,
             labels={name: each[start:stop] for name, each in self.labels.items()},

@@ -7,7 +7,6 @@ all policy targets.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +16,9 @@ from pilothouse.edits.layer import LayerEdit
 from pilothouse.engine.ops import DEVICE_KINDS, held_kinds
 from pilothouse.engine.ops.rows import feature_numbers
 from pilothouse.engine.plan.tap_plan import EditPlan, PolicyRow
-from pilothouse.engine.worker.device_table import Held
+from pilothouse.engine.worker.device_table import DeviceTable, Held
 from pilothouse.engine.worker.kernel import EditTables, PolicyRows, PolicyTables
-from pilothouse.engine.worker.sae_encoder import LatentTables
+from pilothouse.engine.worker.sae_encoder import SaeTables
 from pilothouse.types import FloatArray
 
 
@@ -30,7 +29,7 @@ def allocate(
     width: int,
     device: torch.device,
     total: int | None = None,
-    latents: Sequence[LatentTables] = (),
+    latents: Sequence[SaeTables] = (),
 ) -> EditTables:
     """Return zeros: every slot gives the stream back.
 
@@ -66,11 +65,12 @@ def policy_tables(
     device: torch.device,
     *,
     total: int = 0,
-    latents: Sequence[LatentTables] = (),
+    latents: Sequence[SaeTables] = (),
 ) -> PolicyTables:
-    """The policies' programs at one tap.
+    """Return the policies' programs at one tap.
 
     Args:
+        device: where the tensors lie.
         tensors: `additions` [P, D], and `reads` [K, D], `writes` [K, D], `gates` [K, G], `sees`
             [K, K] where some policy has rows.
         part: the elements of D that this rank has.
@@ -103,11 +103,11 @@ def named_tensors(tables: EditTables | PolicyTables | None) -> dict[str, Tensor]
     """Return every tensor, by the name that `tables_on` and `policies_on` look for."""
     if tables is None:
         return {}
-    return _slot_tensors(tables) | named_latents(tables.latents)
+    return _slot_tensors(tables) | named_sae_tensors(tables.latents)
 
 
-def named_latents(latents: Iterable[LatentTables]) -> dict[str, Tensor]:
-    """Every tensor of resident SAEs, by the name that `latent_on` looks for.
+def named_sae_tensors(latents: Iterable[SaeTables]) -> dict[str, Tensor]:
+    """Return every tensor of resident SAEs, by the name that `sae_on` looks for.
 
     Names hold the SAE, so that one that serves several purposes at a tap lies there once.
     """
@@ -119,17 +119,18 @@ def named_latents(latents: Iterable[LatentTables]) -> dict[str, Tensor]:
     }
 
 
-def latent_on(on: Callable[[str], Tensor], like: LatentTables) -> LatentTables:
-    """The same SAE, its tensors found by their names."""
-    return LatentTables(like.facts, **_found(on, like, _head(like)))
+def sae_on(on: Callable[[str], Tensor], like: SaeTables) -> SaeTables:
+    """Return the same SAE, its tensors found by their names."""
+    return SaeTables(like.facts, **_found(on, like, _head(like)))
 
 
-def _head(latent: LatentTables) -> str:
+def _head(latent: SaeTables) -> str:
     return f"latent_{latent.facts.sae}_"
 
 
 def _slot_tensors(tables: EditTables | PolicyTables) -> dict[str, Tensor]:
     """Return those that have a row for each slot or target."""
+    owners: list[tuple[str, DeviceTable | PolicyTables | PolicyRows]]
     if isinstance(tables, EditTables):
         owners = [(f"{each.name}_", each.tables) for each in tables.held]
     else:
@@ -146,7 +147,7 @@ def tables_on(on: Callable[[str], Tensor], like: EditTables) -> EditTables:
     """Return the same tables, each tensor found by its name."""
     return EditTables(
         tuple(_held_on(on, each) for each in like.held),
-        tuple(latent_on(on, each) for each in like.latents),
+        tuple(sae_on(on, each) for each in like.latents),
         like.width,
     )
 
@@ -160,8 +161,8 @@ def _held_on(on: Callable[[str], Tensor], like: Held) -> Held:
 
 
 def _found(
-    on: Callable[[str], Tensor], like: PolicyRows | LatentTables, head: str
-) -> dict[str, Any]:
+    on: Callable[[str], Tensor], like: PolicyRows | SaeTables, head: str
+) -> dict[str, Tensor]:
     return {
         name: on(f"{head}{name}")
         for name, value in like._asdict().items()
@@ -176,7 +177,7 @@ def policies_on(on: Callable[[str], Tensor], like: PolicyTables | None) -> Polic
     rows = None
     if like.rows is not None:
         rows = PolicyRows(targets_K=like.rows.targets_K, **_found(on, like.rows, "policy_"))
-    latents = tuple(latent_on(on, each) for each in like.latents)
+    latents = tuple(sae_on(on, each) for each in like.latents)
     return PolicyTables(on("policy_additions_PD"), rows, latents, like.width)
 
 

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 from vllm.distributed import tensor_model_parallel_all_reduce
 
 from pilothouse.edits.ops import KINDS
 from pilothouse.engine.hooks import HookPoint
 from pilothouse.engine.ops import held_kinds
-from pilothouse.engine.plan.columns import ReadColumns
 from pilothouse.engine.plan.tap_plan import EditPlan, TapPlan
 from pilothouse.engine.worker.buffers import TapBuffers
 from pilothouse.engine.worker.kernel import edit_delta, policy_delta
-from pilothouse.engine.worker.materialize import settled
+from pilothouse.engine.worker.read_columns import ReadColumns
 from pilothouse.engine.worker.tables import named_tensors, policies_on, tables_on
 
 
@@ -36,7 +36,7 @@ def install_tap(
     summed = tensor_model_parallel_all_reduce if point.is_sharded else None
 
     def call(hidden_TD: Tensor, residual_TD: Tensor | None) -> Tensor | None:
-        hidden_TD = settled(hidden_TD)
+        hidden_TD = materialize(hidden_TD)
         tokens = hidden_TD.shape[0]
         stream_TD = hidden_TD.float()
         if residual_TD is not None and (needs_stream or columns is not None):
@@ -60,7 +60,7 @@ def install_tap(
 
 
 def needs_true_stream(edits: EditPlan) -> bool:
-    """Whether what is written here depends on what is there."""
+    """Tell whether what is written here depends on what is there."""
     looks = any(KINDS[kind.name].reads_stream for kind in held_kinds(edits))
     return looks or bool(edits.policy_rows)
 
@@ -90,3 +90,22 @@ def _register(
     for name, tensor in (read | named_tensors(tables) | named_tensors(policies)).items():
         keep(name, tensor)
     return on
+
+
+# A copy that the compiler neither sees into nor moves. On a CPU vLLM's matrix products write into a
+# tensor given to them. Inductor (torch 2.13) may fuse what a tap reads of such a tensor with a
+# kernel that runs before the product, so that the tap gets what lay there before. Behind an
+# operation of its own the order holds.
+MATERIALIZE = "pilothouse::materialize"
+
+torch.library.define(MATERIALIZE, "(Tensor hidden) -> Tensor")
+torch.library.impl(MATERIALIZE, "CPU", torch.clone)
+torch.library.register_fake(MATERIALIZE, torch.empty_like)
+
+
+def materialize(hidden_TD: Tensor) -> Tensor:
+    """Return the same values, computed to the end: a copy while a graph for a CPU is traced."""
+    if hidden_TD.device.type == "cpu" and torch.compiler.is_compiling():
+        copied_TD: Tensor = torch.ops.pilothouse.materialize(hidden_TD)
+        return copied_TD
+    return hidden_TD

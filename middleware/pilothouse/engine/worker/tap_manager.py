@@ -1,23 +1,25 @@
-"""Everything of ours in one worker: taps in the model, their buffers, reads, a capture."""
+"""Installs and feeds everything of ours in one worker: taps, buffers, reads, a capture."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor
 from vllm.distributed import get_tensor_model_parallel_rank
 
 from pilothouse.capture.index import CaptureIndex
-from pilothouse.engine.hooks import HookPoint, check_model, open_decoder
+from pilothouse.engine.hooks import Decoder, HookPoint, check_model, open_decoder
 from pilothouse.engine.hooks.tiny_forward import NUM_TOKENS
-from pilothouse.engine.plan.columns import ReadColumns, columns_of
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.plan.tap_plan import TapPlan
 from pilothouse.engine.scheduler.messages import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, StepPlan
 from pilothouse.engine.vllm.adapters import add_empty_adapter, without_adapters
+from pilothouse.engine.vllm.config_protocols import VllmConfig
 from pilothouse.engine.vllm.model_runner import (
+    between_stages,
     is_last_stage,
     loaded_model,
     max_step_tokens,
@@ -31,7 +33,7 @@ from pilothouse.engine.vllm.step_output import attach
 from pilothouse.engine.worker.activation_recorder import ActivationRecorder
 from pilothouse.engine.worker.batch_state import SteeringState
 from pilothouse.engine.worker.buffers import TapBuffers
-from pilothouse.engine.worker.pipeline_parallel import part_of, relay_reads
+from pilothouse.engine.worker.read_columns import ReadColumns, columns_of
 from pilothouse.engine.worker.readback import Readback
 from pilothouse.engine.worker.shard_writer import Ended
 from pilothouse.engine.worker.tap import install_tap
@@ -42,9 +44,9 @@ EMPTY_PLAN = StepPlan()
 
 
 class TapManager:
-    """Everything of ours in one worker: buffers, taps, steering state, the step's emissions."""
+    """Owns taps, their buffers, the steering state and a step's reads in one worker."""
 
-    def __init__(self, plan: Plan, vllm_config: Any, runner: ModelRunner) -> None:
+    def __init__(self, plan: Plan, vllm_config: VllmConfig, runner: ModelRunner) -> None:
         self._plan = plan
         body = plan.body
         device = torch.device(runner.device)
@@ -65,7 +67,7 @@ class TapManager:
             device=device,
         )
         self._state = SteeringState(self._buffers, len(body.policy_targets))
-        self._snapshot = Readback(self._buffers.scores_NE)
+        self._readback = Readback(self._buffers.scores_NE)
         self._wants_emissions = False
         self._replies = is_last_stage() and get_tensor_model_parallel_rank() == 0
         self._decoder, self._vllm_config, self._runner = decoder, vllm_config, runner
@@ -73,39 +75,39 @@ class TapManager:
             tap: self._columns_of(planned, points[tap], device)
             for tap, planned in self._taps.items()
         }
-        self._harvest: ActivationRecorder | None = None
+        self._recorder: ActivationRecorder | None = None
         self._installed: list[Callable[[], None]] = []
         self._install()
         on_step(runner, self._on_step)
         relay_reads(runner, self._buffers.scores_NE, lambda: self._wants_emissions)
 
     def begin(self, scheduler_output: SchedulerOutput) -> None:
-        """Take in what the scheduler sent with a step."""
-        if self._harvest is not None:
-            self._harvest.begin(scheduler_output)
+        """Apply what the scheduler sent with a step."""
+        if self._recorder is not None:
+            self._recorder.begin(scheduler_output)
         step: StepPlan = getattr(scheduler_output, STEP_ATTRIBUTE, EMPTY_PLAN)
         self._wants_emissions = step.wants_emissions
         self._state.apply(step, scheduler_output.finished_req_ids)
 
     def computed(self) -> None:
-        """The forward pass of a step was run."""
-        if self._harvest is not None:
-            self._harvest.finish(self._runner)
+        """Note that the forward pass of a step was run."""
+        if self._recorder is not None:
+            self._recorder.finish(self._runner)
 
-    def finish(self, output: Any, runner: ModelRunner) -> Any:
+    def finish(self, output: object, runner: ModelRunner) -> object:
         """Attach the step's emissions to its output, where somebody asked for them."""
         if output is None or not self._wants_emissions or not self._replies:
             return output
-        emissions = self._snapshot.take(runner)
+        emissions = self._readback.take(runner)
         return attach(output, EMISSIONS_ATTRIBUTE, emissions)
 
     @property
     def num_taps(self) -> int:
-        """Taps in this worker."""
+        """The number of taps in this worker."""
         return len(self._taps)
 
     def installed(self) -> dict[str, object]:
-        """What this worker did, for readiness."""
+        """Return what this worker did, for readiness."""
         return {
             "installation": self._plan.installation,
             "layers": self._layers,
@@ -113,7 +115,7 @@ class TapManager:
         }
 
     def open_capture(self, index: CaptureIndex, folder: Path) -> None:
-        """From now on write rows of activations to a folder.
+        """Write rows of activations to a folder from now on.
 
         Raises:
             EngineError: a place that is not there or does not pass the self-check; a model whose
@@ -129,7 +131,7 @@ class TapManager:
                 model = loaded_model(self._runner)
                 check_model(model, self._vllm_config, self._decoder, places)
             writes = get_tensor_model_parallel_rank() == 0
-            self._harvest = ActivationRecorder(index, folder, points, writes=writes)
+            self._recorder = ActivationRecorder(index, folder, points, writes=writes)
             set_compiled(self._runner, False)
         except OSError as error:
             raise EngineError(f"{folder}: cannot be written: {error.strerror or error}") from error
@@ -137,33 +139,33 @@ class TapManager:
             self._install()
 
     def end_prompts(self, ended: Sequence[Ended]) -> str | None:
-        """These prompts of the capture were answered; what went wrong so far."""
-        if self._harvest is None:
+        """Note prompts of the capture that were answered; return what went wrong so far."""
+        if self._recorder is None:
             return "no capture is open"
-        self._harvest.end(ended)
-        return self._harvest.problem
+        self._recorder.end(ended)
+        return self._recorder.problem
 
     def close_capture(self, actions: dict[str, list[int]], *, complete: bool) -> str | None:
-        """End a capture, if there is one, with what it holds written; what went wrong."""
-        harvest, self._harvest = self._harvest, None
-        if harvest is None:
+        """End a capture, if there is one, and write what it holds; return what went wrong."""
+        recorder, self._recorder = self._recorder, None
+        if recorder is None:
             return None
-        harvest.close(actions, complete=complete)
+        recorder.close(actions, complete=complete)
         self._uninstall()
         self._install()
         set_compiled(self._runner, True)
-        return harvest.problem
+        return recorder.problem
 
     def _install(self) -> None:
         """Put taps in the order in which a token passes them, a capture's reads behind edits."""
         taps = self._taps
-        reads = self._harvest.points if self._harvest is not None else {}
+        reads = self._recorder.points if self._recorder is not None else {}
         for place in sorted({*taps, *reads}, key=lambda each: each.depth):
             if place in taps:
                 point, tap = self._decoder.point(*place), taps[place]
                 self._installed.append(install_tap(point, tap, self._buffers, self._columns[place]))
-            if place in reads and self._harvest is not None:
-                self._installed.append(reads[place].register(self._harvest.reader(place)))
+            if place in reads and self._recorder is not None:
+                self._installed.append(reads[place].register(self._recorder.reader(place)))
 
     def _uninstall(self) -> None:
         while self._installed:
@@ -174,16 +176,16 @@ class TapManager:
     ) -> ReadColumns | None:
         rows_DE = self._plan.tensors.get(f"reads/{tap.layer}/{tap.site}")
         part_DE = None if rows_DE is None else rows_DE[point.part]
-        return columns_of(tap, part_DE, self._buffers.residents[tap.tap], device)
+        return columns_of(tap, part_DE, self._buffers.resident_saes[tap.tap], device)
 
     def _on_step(self, request_ids: list[str], starts_B: IntArray, counts_B: IntArray) -> None:
         self._state.write(request_ids, starts_B, counts_B)
-        self._snapshot.begin(request_ids, starts_B, counts_B)
-        if self._harvest is not None:
-            self._harvest.on_step(request_ids, starts_B, counts_B)
+        self._readback.begin(request_ids, starts_B, counts_B)
+        if self._recorder is not None:
+            self._recorder.on_step(request_ids, starts_B, counts_B)
 
 
-def _check_model(plan: Plan, vllm_config: Any, num_blocks: int) -> None:
+def _check_model(plan: Plan, vllm_config: VllmConfig, num_blocks: int) -> None:
     facts = plan.body.model
     d_model = vllm_config.model_config.get_hidden_size()
     if (facts.d_model, facts.num_layers) != (d_model, num_blocks):
@@ -202,3 +204,33 @@ def _check_widths(plan: Plan, points: Mapping[Tap, HookPoint]) -> None:
     ]
     if wrong:
         raise EngineError("; ".join(wrong) + ": load artefacts that were made for this model")
+
+
+def part_of(plan: Plan, decoder: Decoder) -> Plan:
+    """Return the plan with the taps of this stage's layers only; columns keep their places."""
+    here = tuple(tap for tap in plan.body.taps if decoder.is_here(tap.layer))
+    if len(here) == len(plan.body.taps):
+        return plan
+    return replace(plan, body=plan.body.model_copy(update={"taps": here}))
+
+
+def relay_reads(runner: ModelRunner, scores_NE: Tensor, wanted: Callable[[], bool]) -> None:
+    """Hand reads from stage to stage in the steps whose emissions are wanted.
+
+    Under pipeline parallelism only the last stage's output reaches the scheduler, so a stage gives
+    what its taps read, and what it was given itself, to the next one.
+
+    Every stage is told the same of a step, so that what one sends the next expects.
+    """
+    if not scores_NE.shape[1]:
+        return
+
+    def receive(scores_TE: Tensor) -> None:
+        # Before the pass: this stage's own taps then write their columns over the zeros.
+        scores_NE[: scores_TE.shape[0]].copy_(scores_TE)
+
+    def give(num_tokens: int) -> Tensor:
+        # A copy: it is still on its way when the next pass writes the buffer.
+        return scores_NE[:num_tokens].clone()
+
+    between_stages(runner, wanted, receive, give)

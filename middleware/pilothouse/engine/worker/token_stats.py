@@ -16,7 +16,7 @@ from pilothouse.edits.statistic import LAYER_NORM_EPSILON, SHORTEST, Statistic
 AllReduce = Callable[[Tensor], Tensor]
 
 
-class Measures(NamedTuple):
+class TokenStats(NamedTuple):
     """What each token's reads and writes are multiplied by, in the order of `Statistic`."""
 
     mean_T1: Tensor
@@ -29,10 +29,11 @@ class Measures(NamedTuple):
         return self.factor_TN[:, one], self.back_TN[:, one]
 
 
-def measures(stream_TD: Tensor, width: int, all_reduce: AllReduce | None) -> Measures:
-    """Every statistic of each token, float32.
+def token_stats(stream_TD: Tensor, width: int, all_reduce: AllReduce | None) -> TokenStats:
+    """Return every statistic of each token, float32.
 
     Args:
+        stream_TD: the stream at the tap.
         width: elements of a token on all ranks together.
         all_reduce: sums over the ranks that share the width, where it is sharded.
     """
@@ -61,7 +62,7 @@ def measures(stream_TD: Tensor, width: int, all_reduce: AllReduce | None) -> Mea
         Statistic.CONSTANT_NORM: length_T2[:, 1:] / root,
         Statistic.CENTRED_NORM: length_T2[:, :1] / root,
     }
-    return Measures(
+    return TokenStats(
         mean_T1,
         torch.cat([factors[each] for each in Statistic], dim=-1),
         torch.cat([backs[each] for each in Statistic], dim=-1),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 from pilothouse.capture.index import CaptureIndex
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.unsupported_flags import refuse_resolved
 from pilothouse.engine.vllm.check import check
 from pilothouse.engine.vllm.model_runner import uses_v2_runner
+from pilothouse.engine.vllm.protocols import SchedulerOutput
 from pilothouse.engine.vllm.version import of_this_version
 from pilothouse.engine.vllm.worker import worker_base
 from pilothouse.engine.worker.shard_writer import Ended
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 class GuardedWorker(worker_base()):  # type: ignore[misc]
     """vLLM's worker of this platform with our taps; `worker_cls` of every guarded server."""
 
-    def load_model(self, *args: Any, **kwargs: Any) -> None:
+    def load_model(self, *args: object, **kwargs: object) -> None:
         """Load, then install taps: before profiling, so that their memory is accounted for.
 
         Raises:
@@ -42,23 +42,23 @@ class GuardedWorker(worker_base()):  # type: ignore[misc]
         # Every worker has one: what is installed is told once, by the API process or the LLM.
         logger.debug("installed %d taps of revision %s", installed, plan.revision)
 
-    def execute_model(self, scheduler_output: Any) -> Any:
-        """One forward pass under the step's plan."""
+    def execute_model(self, scheduler_output: SchedulerOutput) -> object:
+        """Return one forward pass under the step's plan."""
         self.pilothouse.begin(scheduler_output)
         output = super().execute_model(scheduler_output)
         self.pilothouse.computed()
         return output
 
-    def sample_tokens(self, grammar_output: Any) -> Any:
-        """vLLM's sampled tokens with our emissions on the same output."""
+    def sample_tokens(self, grammar_output: object) -> object:
+        """Return vLLM's sampled tokens with our emissions on the same output."""
         return self.pilothouse.finish(super().sample_tokens(grammar_output), self.model_runner)
 
     def pilothouse_installed(self) -> dict[str, object]:
-        """Answer to the readiness call."""
+        """Answer the readiness call."""
         return self.pilothouse.installed()
 
     def pilothouse_capture_open(self, index: str, folder: str) -> str | None:
-        """Start a capture; None, or what is wrong."""
+        """Start a capture; return what is wrong, or None."""
         try:
             self.pilothouse.open_capture(CaptureIndex.model_validate_json(index), Path(folder))
         except EngineError as error:
@@ -66,15 +66,15 @@ class GuardedWorker(worker_base()):  # type: ignore[misc]
         return None
 
     def pilothouse_capture_ended(self, ended: list[Ended]) -> str | None:
-        """Prompts of the capture that were answered; None, or what went wrong so far."""
+        """Note answered prompts of the capture; return what went wrong so far, or None."""
         return self.pilothouse.end_prompts([(each[0], each[1], each[2]) for each in ended])
 
     def pilothouse_capture_close(self, actions: dict[str, list[int]], complete: bool) -> str | None:
-        """End the capture; None, or what went wrong."""
+        """End the capture; return what went wrong, or None."""
         return self.pilothouse.close_capture(actions, complete=complete)
 
     def shutdown(self) -> None:
-        """Also when a signal ends the engine in the middle of a capture: its rows are kept."""
+        """Close a capture that a signal ends in the middle, so that its rows are kept."""
         if hasattr(self, "pilothouse"):
             self.pilothouse.close_capture({}, complete=False)
         super().shutdown()

@@ -11,7 +11,7 @@ from pilothouse.limits import ServedLimits
 from pilothouse.policy.endpoint_names import PATHS, EndpointName
 from pilothouse.server.admission import Admitted
 from pilothouse.server.request_schema import Body, RequestFields
-from pilothouse.server.response.decision_store import ChoiceKey, ChoiceLog, Entry
+from pilothouse.server.response.decision_store import ChoiceKey, ChoiceLog, RequestDecisions
 from pilothouse.server.response.final_decision import (
     ChoiceAction,
     FinalDecision,
@@ -27,7 +27,7 @@ class Answer:
     """An answer on its way out: its request, what the engine told of it, and what settles it."""
 
     admitted: Admitted
-    entry: Entry
+    entry: RequestDecisions
     settler: FinalDecision
 
     def log(self, key: ChoiceKey) -> ChoiceLog | None:
@@ -47,7 +47,7 @@ class Answer:
         """The `pilothouse` object of a body, or of a chunk of a stream."""
         return {
             "decision_id": self.admitted.decision_id,
-            "revision": self.admitted.sealed.revision,
+            "revision": self.admitted.signed.revision,
         }
 
 

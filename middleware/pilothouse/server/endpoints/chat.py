@@ -104,7 +104,7 @@ class Chat(ChoiceEndpoint):
     def ending_parts(self, index: int, ending: Termination) -> list[dict[str, Any]]:
         """Return one chunk with the refusal or canned text, one with the finish reason."""
         said = {"refusal": ending.message}
-        if ending.deed == "respond":
+        if ending.action == "respond":
             said = {"content": ending.message}
         empty = {"index": index, "delta": {}, "logprobs": None, "finish_reason": None}
         end = {"finish_reason": finish_reason(ending), "stop_reason": None}
@@ -149,11 +149,11 @@ def _role(message: Any) -> str:
 
 
 def _content(ending: Termination) -> str | None:
-    return ending.message if ending.deed == "respond" else None
+    return ending.message if ending.action == "respond" else None
 
 
 def _refusal(ending: Termination) -> str | None:
-    return None if ending.deed == "respond" else ending.message
+    return None if ending.action == "respond" else ending.message
 
 
 ENDPOINT = Chat()

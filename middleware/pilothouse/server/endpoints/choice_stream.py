@@ -42,12 +42,12 @@ class ChoiceStream:
         self._lost = False
         self._ended: set[int] = set()
         self._failed = False
-        self._plain = admitted.asked_model is None and not admitted.exposure.buffers
+        self._plain = admitted.asked_model is None and not admitted.requirements.buffers
         self.deeds: list[ChoiceAction] = []
 
     @property
     def failed(self) -> bool:
-        """vLLM reported an error inside the stream."""
+        """VLLM reported an error inside the stream."""
         return self._failed
 
     def feed(self, event: bytes) -> list[bytes]:
@@ -99,7 +99,7 @@ class ChoiceStream:
         if not self._accounted(index) and not self._endpoint.is_opening(choice):
             return self._finish(index, chunk, choice)
         if choice.get("finish_reason") is None:
-            if not self._admitted.exposure.buffers:
+            if not self._admitted.requirements.buffers:
                 return [event_of(chunk)]
             self._held.setdefault(index, []).append(chunk)
             return []
@@ -109,7 +109,7 @@ class ChoiceStream:
         """The scheduler has told of this choice; or nothing could end it, and it need not."""
         if index in self._known:
             return True
-        if self._admitted.exposure.ends:
+        if self._admitted.requirements.ends:
             self._lost = self._lost or index >= self._admitted.num_choices
             key = self._endpoint.key(index, self._admitted)
             if self._lost or key not in self._entry.choices:
@@ -134,7 +134,7 @@ class ChoiceStream:
         return sent + self._ending(index, settlement.ending, settlement.visible)
 
     def _end_missing(self) -> list[bytes]:
-        """vLLM sends no finishing chunk for a choice that never had a token: make it."""
+        """VLLM sends no finishing chunk for a choice that never had a token: make it."""
         sent: list[bytes] = []
         if self._failed:
             return sent
@@ -142,7 +142,7 @@ class ChoiceStream:
             log = self._entry.choices.get(self._endpoint.key(index, self._admitted))
             if index in self._ended or (log is not None and log.verdict is None):
                 continue
-            if log is None and not self._admitted.exposure.ends:
+            if log is None and not self._admitted.requirements.ends:
                 continue
             settlement = self._settle(index)
             sent += map(event_of, self._openings(self._held.pop(index, [])))
@@ -156,7 +156,7 @@ class ChoiceStream:
             settlement = self._answer.unaccounted()
         else:
             settlement = self._answer.settle(self._endpoint.key(index, self._admitted))
-        self.deeds.append(settlement.deed)
+        self.deeds.append(settlement.action)
         return settlement
 
     def _ending(self, index: int, ending: Termination, visible: Json) -> list[bytes]:
@@ -174,7 +174,7 @@ class ChoiceStream:
         return [event_of(each) for each in chunks]
 
     def _own_head(self) -> Json:
-        """vLLM has sent nothing: completions open no choice before its first token."""
+        """VLLM has sent nothing: completions open no choice before its first token."""
         return {
             "id": self._endpoint.id_prefix + self._admitted.decision_id,
             "object": self._endpoint.object_name,

@@ -61,7 +61,7 @@ class ChoiceEndpoint(Endpoint):
         deeds: list[ChoiceAction] = []
         expected = list(range(admitted.num_choices))
         # Another number of choices means that what an index stands for is not known either.
-        lost = admitted.exposure.ends and expected != sorted(
+        lost = admitted.requirements.ends and expected != sorted(
             choice["index"] for choice in body["choices"]
         )
         for choice in body["choices"]:
@@ -73,7 +73,7 @@ class ChoiceEndpoint(Endpoint):
                 self.end_whole(choice, settlement.ending)
                 _end_body(body)
             choice["pilothouse"] = settlement.visible
-            deeds.append(settlement.deed)
+            deeds.append(settlement.action)
         if admitted.asked_model is not None:
             body["model"] = admitted.asked_model
         body["pilothouse"] = answer.mark
@@ -124,7 +124,7 @@ def choice_text(choice: Mapping[str, Any]) -> str:
 
 def finish_reason(ending: Termination) -> str:
     """Return the `finish_reason` of a choice that a verdict ends."""
-    return "stop" if ending.deed == "respond" else "content_filter"
+    return "stop" if ending.action == "respond" else "content_filter"
 
 
 def _end_body(body: Json) -> None:

@@ -75,11 +75,11 @@ class Completions(ChoiceEndpoint):
 
     def as_error(self, ending: Termination, admitted: Admitted) -> bool:
         """Give an error, unless other prompts of the same request still get an answer."""
-        return ending.deed == "block" and admitted.num_prompts == 1
+        return ending.action == "block" and admitted.num_prompts == 1
 
     def end_whole(self, choice: dict[str, Any], ending: Termination) -> None:
         """Leave no text, or write the canned answer."""
-        choice["text"] = ending.message if ending.deed == "respond" else ""
+        choice["text"] = ending.message if ending.action == "respond" else ""
         for name in _WITHHELD:
             if name in choice:
                 choice[name] = None
@@ -95,7 +95,7 @@ class Completions(ChoiceEndpoint):
 
     def ending_parts(self, index: int, ending: Termination) -> list[dict[str, Any]]:
         """Return one chunk: it finishes, with the canned answer if there is one."""
-        text = ending.message if ending.deed == "respond" else ""
+        text = ending.message if ending.action == "respond" else ""
         part = {"index": index, "text": text, "logprobs": None}
         part |= {"finish_reason": finish_reason(ending), "stop_reason": None}
         return [{**part, "prompt_token_ids": None, "token_ids": None}]

@@ -77,8 +77,8 @@ class ResponseStream:
     @property
     def _holds(self) -> bool:
         """True where nothing leaves yet: a final rule may end it, or the engine told nothing."""
-        exposure = self._answer.admitted.exposure
-        return exposure.buffers or (exposure.ends and self._answer.log(CHOICE) is None)
+        requirements = self._answer.admitted.requirements
+        return requirements.buffers or (requirements.ends and self._answer.log(CHOICE) is None)
 
     @property
     def _is_cut(self) -> bool:
@@ -115,7 +115,7 @@ class ResponseStream:
     def _finish(self, content: Json) -> list[bytes]:
         """Settle the answer, now that vLLM's last event is here, which has all of it again."""
         settlement = self._answer.settle(CHOICE)
-        self.deeds.append(settlement.deed)
+        self.deeds.append(settlement.action)
         sent: list[bytes] = []
         ending = settlement.ending
         if ending is None or not ending.withholds_all:
@@ -125,7 +125,7 @@ class ResponseStream:
             item = ending_item(ending, self._answer.admitted.decision_id)
             sent += self._told(item, len(self._items))
             end_response(content["response"], ending, [*self._items, item])
-            is_whole = ending.deed == "respond"
+            is_whole = ending.action == "respond"
             content["type"] = "response.completed" if is_whole else "response.incomplete"
         mark_response(content["response"], self._answer, settlement.visible)
         self._ended = True
@@ -162,7 +162,7 @@ def ending_item(ending: Termination, decision_id: str) -> Json:
     """Return the message that stands in place of an answer: a refusal, or the canned text."""
     part: Json = {"type": "refusal", "refusal": ending.message}
     status = "incomplete"
-    if ending.deed == "respond":
+    if ending.action == "respond":
         part = {"type": "output_text", "text": ending.message, "annotations": [], "logprobs": None}
         status = "completed"
     return {
@@ -182,7 +182,7 @@ def end_response(response: Json, ending: Termination, output: list[Json]) -> Non
         output: the items that are left of it.
     """
     response["output"] = output
-    blocked = ending.deed == "block"
+    blocked = ending.action == "block"
     response["status"] = "incomplete" if blocked else "completed"
     response["incomplete_details"] = {"reason": "content_filter"} if blocked else None
     for name in _SHOWS_MORE:

@@ -126,7 +126,7 @@ class Responses(Endpoint):
             item = ending_item(settlement.ending, answer.admitted.decision_id)
             end_response(body, settlement.ending, [item])
         mark_response(body, answer, settlement.visible)
-        return [settlement.deed]
+        return [settlement.action]
 
     def stream(self, answer: Answer) -> ResponseStream:
         """Return what rewrites the events of a stream."""

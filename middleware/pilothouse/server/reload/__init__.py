@@ -1,0 +1,1 @@
+"""Reload: a new plan takes the place of the one that is served."""

@@ -14,18 +14,74 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-from pilothouse.config import ArtefactRef, HubPlace, PilothouseConfig, SaeRef, load_config
+from pilothouse.config import (
+    ArtefactRef,
+    HubPlace,
+    PilothouseConfig,
+    SaeRef,
+    load_config,
+    parse_config,
+)
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.plan.update import Changes, changes, following_plan
 from pilothouse.errors import ConfigError, EngineError, PilothouseError
 from pilothouse.log_text import log_lines
-from pilothouse.server.reload.load_change import Section, with_loaded, without_loaded
 from pilothouse.server.reload.plan_watcher import PlanWatcher
 from pilothouse.server.reload.worker_check import ask_workers
 from pilothouse.telemetry.metrics import ReloadResult
 
 logger = logging.getLogger(__name__)
+
+
+ORIGIN = "pilothouse.yaml with this change"
+
+Section = Literal["vectors", "saes"]
+"""What can be loaded one by one."""
+
+
+def with_loaded(
+    config: PilothouseConfig, section: Section, name: str, entry: dict[str, Any]
+) -> PilothouseConfig:
+    """Load an entry of a section under a name.
+
+    Raises:
+        ConfigError: a name that cannot be one, or a field that the entry cannot have.
+    """
+    return _with(config, section, {**_entries(config, section), name: entry})
+
+
+def without_loaded(config: PilothouseConfig, section: Section, name: str) -> PilothouseConfig:
+    """Let go of a vector or SAE.
+
+    Raises:
+        ConfigError: it is not loaded, or a profile steers with it.
+    """
+    entries = _entries(config, section)
+    if name not in entries:
+        raise ConfigError(f"{section}.{name}: is not loaded; loaded are {sorted(entries)}")
+    users = sorted(
+        profile
+        for profile, each in config.profiles.items()
+        if any(term.name == name for term in each.steer)
+    )
+    if users:
+        raise ConfigError(
+            f"{section}.{name}: cannot go, profiles {', '.join(users)} steer with it: take them "
+            "out of pilothouse.yaml and reload"
+        )
+    del entries[name]
+    return _with(config, section, entries)
+
+
+def _entries(config: PilothouseConfig, section: Section) -> dict[str, Any]:
+    return {name: ref.model_dump() for name, ref in getattr(config, section).items()}
+
+
+def _with(config: PilothouseConfig, section: Section, entries: dict[str, Any]) -> PilothouseConfig:
+    return parse_config(config.model_dump() | {section: entries}, folder=Path(), origin=ORIGIN)
+
 
 PREPARE_SECONDS = 60.0
 FOLLOW_SECONDS = 10.0

@@ -1,0 +1,1 @@
+"""Governed answers: from what vLLM sends to what the client gets."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from pilothouse.record import Record, TokenScores, Verdict
+from pilothouse.record import Decision, Record, TokenScores
 
 ChoiceKey = tuple[int, int]
 """(prompt index, n index)."""
@@ -16,7 +16,7 @@ class ChoiceLog:
     """The records of one choice so far: the newest, and what must not be lost from older ones."""
 
     newest: Record
-    verdict: Verdict | None = None
+    verdict: Decision | None = None
     token_scores: list[TokenScores] = field(default_factory=list)
 
     def add(self, record: Record) -> None:
@@ -27,12 +27,12 @@ class ChoiceLog:
 
 
 @dataclass(slots=True)
-class Entry:
+class RequestDecisions:
     """One request."""
 
     choices: dict[ChoiceKey, ChoiceLog] = field(default_factory=dict)
     error: str | None = None
-    prompt_verdicts: dict[int, Verdict] = field(default_factory=dict)
+    prompt_verdicts: dict[int, Decision] = field(default_factory=dict)
     """By prompt: what was concluded of text that the engine's own record of it does not cover."""
 
     def add(self, record: Record) -> None:
@@ -46,14 +46,14 @@ class Entry:
             log = self.choices[record.choice] = ChoiceLog(record, imposed)
         log.add(record)
 
-    def impose(self, key: ChoiceKey, verdict: Verdict) -> None:
+    def impose(self, key: ChoiceKey, verdict: Decision) -> None:
         """End a choice by a verdict that did not come from the engine, unless it has one."""
         log = self.choices.get(key)
         if log is not None and log.verdict is None:
             log.verdict = verdict
 
-    def verdicts(self) -> Iterator[Verdict]:
-        """Verdicts so far."""
+    def verdicts(self) -> Iterator[Decision]:
+        """Decisions so far."""
         return (log.verdict for log in self.choices.values() if log.verdict is not None)
 
     @property
@@ -64,18 +64,18 @@ class Entry:
         )
 
 
-class Ledger:
+class DecisionStore:
     """Live requests of this process. Records of others (answered, aborted) pass by."""
 
     def __init__(self) -> None:
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, RequestDecisions] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def open(self, decision_id: str) -> Entry:
+    def open(self, decision_id: str) -> RequestDecisions:
         """Start listening for a request."""
-        entry = self._entries[decision_id] = Entry()
+        entry = self._entries[decision_id] = RequestDecisions()
         return entry
 
     def close(self, decision_id: str) -> None:

@@ -10,7 +10,7 @@ from starlette.types import Message, Send
 from pilothouse.server.endpoints.base import Answer, Endpoint
 from pilothouse.server.openai_errors import encode, error_body, is_encoded, send_json
 from pilothouse.server.rescoring import ForcedAnswer
-from pilothouse.server.response.final_decision import DEEDS, ChoiceAction, Termination
+from pilothouse.server.response.final_decision import ACTIONS, ChoiceAction, Termination
 from pilothouse.server.response.sse import EventSplitter
 from pilothouse.telemetry.metrics import RequestAction
 
@@ -98,7 +98,7 @@ class Exchange:
             verdict = self._status == 400 and self._early_ending() is not None
             return "block" if verdict else "error"
         deeds = self._deeds or self._rewriter.deeds
-        return max(deeds, key=DEEDS.index, default="allow")
+        return max(deeds, key=ACTIONS.index, default="allow")
 
     def _open(self, message: Message) -> None:
         self._start = message
@@ -133,7 +133,7 @@ class Exchange:
             return True
         if not self._rewriter.may_start:
             return False
-        if not self._admitted.exposure.holds_start:
+        if not self._admitted.requirements.holds_start:
             return True
         return self._entry.prompt_settled
 
@@ -178,12 +178,12 @@ class Exchange:
     @property
     def _unheard(self) -> bool:
         """Rules that could end this answer were due, and no record of any choice has come."""
-        guarded = self._admitted.exposure.holds_start or self._admitted.exposure.ends_output
+        guarded = self._admitted.requirements.holds_start or self._admitted.requirements.ends_output
         return guarded and self._status == 200 and not self._entry.choices
 
     def _early_ending(self) -> Termination | None:
         for verdict in self._entry.verdicts():
-            if verdict.phase == "prompt":
+            if verdict.decided_in == "prompt":
                 ending = self._settler.ending(verdict)
                 if self._endpoint.as_error(ending, self._admitted):
                     return ending
@@ -211,19 +211,19 @@ class Exchange:
     def _headers(self, prompt_deed: ChoiceAction) -> dict[str, str]:
         return {
             "x-pilothouse-decision-id": self._admitted.decision_id,
-            "x-pilothouse-revision": self._admitted.sealed.revision,
+            "x-pilothouse-revision": self._admitted.signed.revision,
             "x-pilothouse-prompt-action": prompt_deed,
         }
 
     def _prompt_deed(self) -> ChoiceAction:
         deeds: list[Any] = ["allow"]
         for log in self._entry.choices.values():
-            if log.verdict is not None and log.verdict.phase == "prompt":
-                deeds.append(self._settler.ending(log.verdict).deed)
+            if log.verdict is not None and log.verdict.decided_in == "prompt":
+                deeds.append(self._settler.ending(log.verdict).action)
             steered = (
-                each.phase == "prompt" and each.result == "steered" for each in log.newest.outcomes
+                each.phase == "prompt" and each.result == "steered" for each in log.newest.decisions
             )
             if any(steered):
                 deeds.append("steer")
-        deed: ChoiceAction = max(deeds, key=DEEDS.index)
-        return deed
+        action: ChoiceAction = max(deeds, key=ACTIONS.index)
+        return action

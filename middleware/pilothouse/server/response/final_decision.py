@@ -2,27 +2,79 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
+from pilothouse.policy.decide import outcome_result, strongest
 from pilothouse.policy.rulebook import CompiledRule, Rulebook
 from pilothouse.policy.schema import DEFAULT_REFUSAL
-from pilothouse.record import FeatureCode, RuleOutcome, TokenScores, Verdict
+from pilothouse.record import Decision, FeatureCode, TokenScores
 from pilothouse.server.admission import Admitted
-from pilothouse.server.response.decision_store import ChoiceKey, Entry
-from pilothouse.server.response.final_rules import FinalRules
+from pilothouse.server.response.decision_store import ChoiceKey, RequestDecisions
+from pilothouse.signed_request import AppliedPolicy
+from pilothouse.types import Mode, Result
+
+ENDING: frozenset[Result] = frozenset({"blocked", "responded", "error_blocked"})
+
+
+@dataclass(frozen=True, slots=True)
+class FinalConclusion:
+    """What the final rules made of one choice."""
+
+    decisions: tuple[Decision, ...] = ()
+    verdict: Decision | None = None
+
+
+class FinalRules:
+    """The final rules of a rulebook."""
+
+    def __init__(self, rulebook: Rulebook) -> None:
+        self._rulebook = rulebook
+        self._rules = rulebook.rules_of("final")
+
+    def conclude(
+        self, applied: Sequence[AppliedPolicy], values: Mapping[str, float]
+    ) -> FinalConclusion:
+        """Evaluate the rules of the applied policies on calibrated values by signal key."""
+        modes: dict[str, Mode] = {
+            each.name: "enforce" if each.enforced else "shadow" for each in applied
+        }
+        if not any(rule.policy in modes for rule in self._rules):
+            return FinalConclusion()
+        row_K = [values.get(spec.key, math.nan) for spec in self._rulebook.signals]
+        fired_BR, missing_BR = self._rulebook.outcomes("final", np.array([row_K], np.float64))
+        decisions: list[Decision] = []
+        ending: dict[int, Decision] = {}
+        for r, rule in enumerate(self._rules):
+            mode = modes.get(rule.policy)
+            if mode is None:
+                continue
+            result = outcome_result(
+                rule.kind, mode, bool(fired_BR[0, r]), bool(missing_BR[0, r]), rule.on_error
+            )
+            decision = rule.decision(mode, result)
+            decisions.append(decision)
+            if result in ENDING:
+                ending[rule.index] = decision
+        winner = strongest(self._rulebook.rules[index] for index in ending)
+        verdict = None if winner is None else ending[winner.index]
+        return FinalConclusion(tuple(decisions), verdict)
+
 
 ChoiceAction = Literal["allow", "steer", "respond", "block"]
 """What was done to an answer, weakest first. Logs, tags and shadow verdicts do nothing to it."""
-DEEDS: tuple[ChoiceAction, ...] = ("allow", "steer", "respond", "block")
+ACTIONS: tuple[ChoiceAction, ...] = ("allow", "steer", "respond", "block")
 
 
 @dataclass(frozen=True, slots=True)
 class Termination:
     """How a verdict ends a choice."""
 
-    deed: Literal["respond", "block"]
+    action: Literal["respond", "block"]
     message: str
     as_error: bool
     """A prompt verdict to be answered with an HTTP error where that is still possible."""
@@ -34,7 +86,7 @@ class Termination:
 class Settlement:
     """The end of one choice."""
 
-    deed: ChoiceAction
+    action: ChoiceAction
     ending: Termination | None
     visible: dict[str, Any]
     """The choice's `pilothouse` object."""
@@ -44,43 +96,43 @@ class FinalDecision:
     """Settles choices against one rulebook; tells `count_final` of every final rule evaluated."""
 
     def __init__(
-        self, rulebook: Rulebook, count_final: Callable[[Iterable[RuleOutcome]], None]
+        self, rulebook: Rulebook, count_final: Callable[[Iterable[Decision]], None]
     ) -> None:
         self._rules = {(rule.policy, rule.rule): rule for rule in rulebook.rules}
         self._final = FinalRules(rulebook)
         self._count_final = count_final
 
-    def ending(self, verdict: Verdict) -> Termination:
+    def ending(self, verdict: Decision) -> Termination:
         """How a verdict is to be carried out."""
         rule: CompiledRule | None = self._rules.get((verdict.policy, verdict.rule))
         message = rule.message if rule is not None else None
-        prompt_error = rule is not None and rule.as_ == "error" and verdict.phase == "prompt"
+        prompt_error = rule is not None and rule.as_ == "error" and verdict.decided_in == "prompt"
         return Termination(
-            deed="respond" if verdict.action == "respond" else "block",
+            action="respond" if verdict.action == "respond" else "block",
             message=message or DEFAULT_REFUSAL,
             as_error=prompt_error,
-            withholds_all=verdict.phase != "output",
+            withholds_all=verdict.decided_in != "output",
         )
 
-    def settle(self, admitted: Admitted, entry: Entry, key: ChoiceKey) -> Settlement:
+    def settle(self, admitted: Admitted, entry: RequestDecisions, key: ChoiceKey) -> Settlement:
         """Run the final rules on a choice that has ended, once, and sum it up."""
         log = entry.choices.get(key)
-        if log is None and admitted.exposure.ends:
+        if log is None and admitted.requirements.ends:
             return self.unaccounted(admitted)
-        outcomes: list[RuleOutcome] = list(log.newest.outcomes) if log is not None else []
+        decisions: list[Decision] = list(log.newest.decisions) if log is not None else []
         verdict = log.verdict if log is not None else None
         if verdict is None:
             values = log.newest.values if log is not None else {}
-            final = self._final.conclude(admitted.exposure.applied, values)
-            self._count_final(final.outcomes)
-            outcomes += final.outcomes
+            final = self._final.conclude(admitted.requirements.applied, values)
+            self._count_final(final.decisions)
+            decisions += final.decisions
             verdict = final.verdict
         ending = self.ending(verdict) if verdict is not None else None
-        deed = _deed(ending, outcomes)
-        visible: dict[str, Any] = {"action": deed}
+        action = _action(ending, decisions)
+        visible: dict[str, Any] = {"action": action}
         if admitted.sees_scores:
-            visible |= _granted(admitted, entry, key, outcomes)
-        return Settlement(deed, ending, visible)
+            visible |= _granted(admitted, entry, key, decisions)
+        return Settlement(action, ending, visible)
 
     def unaccounted(self, admitted: Admitted) -> Settlement:
         """End a choice of which no record tells what the rules concluded.
@@ -88,34 +140,31 @@ class FinalDecision:
         It fails closed whatever `on_error` says: a score may be missing by accident, an account
         of the whole choice only by a fault.
         """
-        names = {each.name for each in admitted.exposure.applied if each.enforced}
+        names = {each.name for each in admitted.requirements.applied if each.enforced}
         rules = [rule for rule in self._rules.values() if rule.ends and rule.policy in names]
-        outcomes = [
-            RuleOutcome(rule.policy, rule.rule, rule.phase, "enforce", "error_blocked")
-            for rule in rules
-        ]
-        self._count_final(outcomes)
+        decisions = [rule.decision("enforce", "error_blocked") for rule in rules]
+        self._count_final(decisions)
         ending = Termination("block", DEFAULT_REFUSAL, as_error=False, withholds_all=True)
-        visible: dict[str, Any] = {"action": ending.deed}
+        visible: dict[str, Any] = {"action": ending.action}
         if admitted.sees_scores:
-            visible["rules"] = [_rule(each, {}) for each in outcomes]
-        return Settlement(ending.deed, ending, visible)
+            visible["rules"] = [_rule(each, {}) for each in decisions]
+        return Settlement(ending.action, ending, visible)
 
 
-def _deed(ending: Termination | None, outcomes: Iterable[RuleOutcome]) -> ChoiceAction:
+def _action(ending: Termination | None, decisions: Iterable[Decision]) -> ChoiceAction:
     if ending is not None:
-        return ending.deed
-    return "steer" if any(each.result == "steered" for each in outcomes) else "allow"
+        return ending.action
+    return "steer" if any(each.result == "steered" for each in decisions) else "allow"
 
 
 def _granted(
-    admitted: Admitted, entry: Entry, key: ChoiceKey, outcomes: Iterable[RuleOutcome]
+    admitted: Admitted, entry: RequestDecisions, key: ChoiceKey, decisions: Iterable[Decision]
 ) -> dict[str, Any]:
     """What only a caller with the grant sees."""
     log = entry.choices.get(key)
-    detail = admitted.sealed.scores
+    detail = admitted.signed.scores
     features = log.newest.features if log is not None else {}
-    shown: dict[str, Any] = {"rules": [_rule(each, features) for each in outcomes if _tells(each)]}
+    shown: dict[str, Any] = {"rules": [_rule(each, features) for each in decisions if _tells(each)]}
     if detail != "none":
         shown["scores"] = dict(sorted(log.newest.values.items())) if log is not None else {}
     if detail == "tokens":
@@ -124,21 +173,21 @@ def _granted(
     return shown
 
 
-def _tells(outcome: RuleOutcome) -> bool:
-    return outcome.result != "allowed"
+def _tells(decision: Decision) -> bool:
+    return decision.result != "allowed"
 
 
-def _rule(outcome: RuleOutcome, features: Mapping[str, Sequence[FeatureCode]]) -> dict[str, Any]:
+def _rule(decision: Decision, features: Mapping[str, Sequence[FeatureCode]]) -> dict[str, Any]:
     shown: dict[str, Any] = {
-        "policy": outcome.policy,
-        "rule": outcome.rule,
-        "phase": outcome.phase,
-        "mode": outcome.mode,
-        "result": outcome.result,
+        "policy": decision.policy,
+        "rule": decision.rule,
+        "phase": decision.phase,
+        "mode": decision.mode,
+        "result": decision.result,
     }
-    if outcome.at_token is not None:
-        shown["at_token"] = outcome.at_token
-    codes = features.get(f"{outcome.policy}/{outcome.rule}")
+    if decision.at_token is not None:
+        shown["at_token"] = decision.at_token
+    codes = features.get(f"{decision.policy}/{decision.rule}")
     if codes is not None:
         shown["features"] = [_feature(each) for each in codes]
     return shown
