@@ -56,6 +56,7 @@ from pilothouse.engine.plan.build import resolve_plan
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.plan.spec import ModelFacts
 from pilothouse.engine.scheduler.messages import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, Emissions
+from pilothouse.engine.scheduler.output_filter import OutputFilter
 from pilothouse.engine.scheduler.policy_engine import PolicyEngine
 from pilothouse.engine.scheduler.request_state import RequestState
 from pilothouse.engine.scheduler.scheduler import Guarded, GuardedSyncScheduler
@@ -87,11 +88,11 @@ TIMED: tuple[tuple[type, str], ...] = (
     (PolicyEngine, "_keep_token_scores"),
     (PolicyEngine, "cleared"),
     (Guarded, "_steer"),
-    (Guarded, "_shape"),
-    (Guarded, "_hold"),
+    (OutputFilter, "apply"),
+    (OutputFilter, "_hold_back"),
     (RequestState, "record"),
 )
-"""What the breakdown names. Times are inclusive: `_shape` holds `_hold`, which holds `cleared`."""
+"""What the breakdown names; `apply` has `_hold_back` within it, and that has `cleared`."""
 
 
 @dataclass(frozen=True, slots=True)

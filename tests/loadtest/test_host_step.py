@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmodel import Shape, ensure_model
-from host_step import JOBS, Rig, measure_rounds, open_rigs
+from host_step import JOBS, Rig, breakdown, measure_rounds, open_rigs
 from pilothouse.engine.launch import guard_environment
 from scenario import HOST_STEP
 
@@ -47,3 +47,11 @@ def test_requests_are_scored_and_steered_while_they_are_measured(model: Path) ->
     watches = ours.scheduler._policy_engine.table
     rows = [each.rules.row for each in request_states]
     assert (watches.scored_C[rows] > watches.prompt_C[rows]).all()
+
+
+@pytest.mark.engine
+def test_the_breakdown_times_parts_that_the_scheduler_runs(model: Path) -> None:
+    [job] = [each for each in JOBS if each.name == HOST_STEP.job]
+    _, _, ours, _ = open_rigs(job, model, SHAPE, REQUESTS)
+    spent = breakdown(ours, steps=3)
+    assert {"ScoreTable.fold", "OutputFilter.apply", "PolicyEngine.cleared"} <= spent.keys()
