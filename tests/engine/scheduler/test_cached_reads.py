@@ -339,7 +339,7 @@ def test_whatever_is_skipped_is_folded_with_the_rows_of_the_same_tokens(
         want = [row_of(tokens[: at + 1]) for at in range(len(tokens))]
         np.testing.assert_array_equal(folded.rows[request.request_id], want)
         reads.forget(request.request_id)
-    assert reads._followers == {} and not reads._promises and not reads._awaited
+    assert reads._entries == {} and not reads._promises and not reads._awaited
 
 
 def test_a_block_under_way_may_be_taken_and_one_that_was_not_planned_may_not() -> None:
@@ -378,7 +378,7 @@ def test_who_took_a_block_of_one_that_is_aborted_still_gets_its_rows() -> None:
     )
     assert skipped is not None and skipped.request_ids == ("second",)
     np.testing.assert_array_equal(skipped.scores_TE, one.scores_TE[: 2 * SIZE])
-    assert list(reads._followers) == ["second"]
+    assert list(reads._entries) == ["second"]
 
 
 def test_what_a_rule_must_see_and_nobody_has_is_no_score() -> None:

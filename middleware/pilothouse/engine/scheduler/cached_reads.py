@@ -34,7 +34,7 @@ CursorOf = Callable[[str], int | None]
 
 
 @dataclass(slots=True)
-class _PlanWatcher:
+class _ReadRequest:
     """A request whose reads are kept."""
 
     request: Request
@@ -67,9 +67,11 @@ class CachedReads:
         self._store = store
         self._size = block_size
         self._cursor_of = cursor_of
-        self._followers: dict[str, _PlanWatcher] = {}
+        self._entries: dict[str, _ReadRequest] = {}
+        """By request id. A request stays here after it has ended, while steps under way fill
+        blocks of it that others may have taken: so this is no part of its `RequestState`."""
         self._promises: Counter[bytes] = Counter()
-        self._awaited: dict[bytes, list[_PlanWatcher]] = {}
+        self._awaited: dict[bytes, list[_ReadRequest]] = {}
         """Who took a block whose rows are promised."""
         self._given: set[str] = set()
         self._unhashed: list[tuple[Request, int, Rows]] = []
@@ -85,25 +87,25 @@ class CachedReads:
     def follow(self, request: Request, *, sees_all: bool) -> None:
         """From now on keep what is read of a request."""
         self.forget(request.request_id)
-        self._followers[request.request_id] = _PlanWatcher(request, sees_all)
+        self._entries[request.request_id] = _ReadRequest(request, sees_all)
 
     def forget(self, request_id: str) -> None:
         """A request has ended. What it was computing meanwhile is still taken in."""
-        plan_watcher = self._followers.get(request_id)
-        if plan_watcher is None:
+        entry = self._entries.get(request_id)
+        if entry is None:
             return
-        plan_watcher.is_gone = True
-        plan_watcher.hit, plan_watcher.pinned = [], {}
-        self._drop_if_done(request_id, plan_watcher)
+        entry.is_gone = True
+        entry.hit, entry.pinned = [], {}
+        self._drop_if_done(request_id, entry)
 
     def bound(self, request: Request) -> int | None:
         """How many of a request's leading blocks it may skip; None for all.
 
         What was folded before it was preempted is not folded again, and may be skipped.
         """
-        plan_watcher = self._followers.get(request.request_id)
+        entry = self._entries.get(request.request_id)
         cursor = self._cursor_of(request.request_id)
-        if plan_watcher is None or not plan_watcher.sees_all or cursor is None:
+        if entry is None or not entry.sees_all or cursor is None:
             return None
         hashes = request.block_hashes
         for block in range(cursor // self._size, len(hashes)):
@@ -113,47 +115,47 @@ class CachedReads:
 
     def found(self, request: Request, num_tokens: int) -> None:
         """A request looked for blocks and skips so many tokens, if it is given room."""
-        plan_watcher = self._followers.get(request.request_id)
-        if plan_watcher is not None:
+        entry = self._entries.get(request.request_id)
+        if entry is not None:
             blocks = -(-num_tokens // self._size)
-            plan_watcher.hit, plan_watcher.pinned = list(request.block_hashes[:blocks]), {}
+            entry.hit, entry.pinned = list(request.block_hashes[:blocks]), {}
 
     def given(self, request: Request, start: int, stop: int) -> None:
         """A request computes positions [start, stop) in the step that is being planned."""
-        plan_watcher = self._followers.get(request.request_id)
-        if plan_watcher is None:
+        entry = self._entries.get(request.request_id)
+        if entry is None:
             return
-        if plan_watcher.slot == NOWHERE:
-            plan_watcher.slot = self._seat()
-        if start >= request.num_prompt_tokens and not plan_watcher.hit:
+        if entry.slot == NOWHERE:
+            entry.slot = self._seat()
+        if start >= request.num_prompt_tokens and not entry.hit:
             return
         # Of an answer nobody can know yet which tokens will be fed.
         last = min(stop, request.num_prompt_tokens) // self._size
         # A hit may end inside a block, whose beginning this request then never reads.
-        first = -(-start // self._size) if plan_watcher.hit else start // self._size
+        first = -(-start // self._size) if entry.hit else start // self._size
         for block in range(first, min(last, len(request.block_hashes))):
             block_hash = request.block_hashes[block]
-            plan_watcher.promised.append(((block + 1) * self._size, block_hash))
-            plan_watcher.unplanned += 1
+            entry.promised.append(((block + 1) * self._size, block_hash))
+            entry.unplanned += 1
             self._promises[block_hash] += 1
         self._given.add(request.request_id)
 
     def planned(self, request_ids: Collection[str]) -> None:
         """The step is complete: what was given out to others will not be computed in it."""
         for request_id in self._given:
-            plan_watcher = self._followers.get(request_id)
-            if plan_watcher is None:
+            entry = self._entries.get(request_id)
+            if entry is None:
                 continue
             if request_id not in request_ids:
-                for _ in range(plan_watcher.unplanned):
-                    self._withdraw(plan_watcher.promised.pop()[1])
-            plan_watcher.unplanned = 0
-            for block_hash in plan_watcher.hit:
+                for _ in range(entry.unplanned):
+                    self._withdraw(entry.promised.pop()[1])
+            entry.unplanned = 0
+            for block_hash in entry.hit:
                 rows_SE = self._store.get(block_hash)
                 if rows_SE is not None:
-                    plan_watcher.pinned[block_hash] = rows_SE
+                    entry.pinned[block_hash] = rows_SE
                 elif self._promises[block_hash]:
-                    self._awaited.setdefault(block_hash, []).append(plan_watcher)
+                    self._awaited.setdefault(block_hash, []).append(entry)
         self._given.clear()
 
     def take(self, emissions: Emissions, life: int) -> Emissions | None:
@@ -166,9 +168,9 @@ class CachedReads:
             Reads of positions that requests of the step skipped. Where a rule must see a position
             and its row is not there, the row is NaN, which no rule takes for a score.
         """
-        if not self._followers:
+        if not self._entries:
             return None
-        members = [self._followers.get(each) for each in emissions.request_ids]
+        members = [self._entries.get(each) for each in emissions.request_ids]
         self._widen(emissions.scores_TE.shape[1])
         if life == self.life:
             self._keep(emissions, members)
@@ -202,7 +204,7 @@ class CachedReads:
         self._awaited.clear()
         self._since_C[:] = self._until_C[:] = NOWHERE
 
-    def _keep(self, emissions: Emissions, members: list[_PlanWatcher | None]) -> None:
+    def _keep(self, emissions: Emissions, members: list[_ReadRequest | None]) -> None:
         counts_B = np.array(emissions.counts, np.int64)
         firsts_B = np.cumsum(counts_B) - counts_B
         slots_B = np.array([NOWHERE if each is None else each.slot for each in members], np.int64)
@@ -217,7 +219,7 @@ class CachedReads:
     def _keep_singles(
         self,
         emissions: Emissions,
-        members: list[_PlanWatcher | None],
+        members: list[_ReadRequest | None],
         firsts_B: IntArray,
         slots_B: IntArray,
         chosen: IntArray,
@@ -236,7 +238,7 @@ class CachedReads:
                 rows_SE = self._tail_CSE[slots[i]].copy()
                 self._put(member.request, int(starts[i]) // self._size, rows_SE)
 
-    def _keep_run(self, member: _PlanWatcher, start: int, scores_TE: FloatArray) -> None:
+    def _keep_run(self, member: _ReadRequest, start: int, scores_TE: FloatArray) -> None:
         size, slot, stop = self._size, member.slot, start + len(scores_TE)
         if self._until_C[slot] != start:
             self._since_C[slot] = start
@@ -260,10 +262,10 @@ class CachedReads:
 
     def _hand_out(self, block_hash: bytes, rows_SE: Rows) -> None:
         self._store.put(block_hash, rows_SE)
-        for plan_watcher in self._awaited.pop(block_hash, ()):
-            plan_watcher.pinned[block_hash] = rows_SE
+        for entry in self._awaited.pop(block_hash, ()):
+            entry.pinned[block_hash] = rows_SE
 
-    def _skipped(self, member: _PlanWatcher, request_id: str, start: int) -> tuple[FloatArray, int]:
+    def _skipped(self, member: _ReadRequest, request_id: str, start: int) -> tuple[FloatArray, int]:
         """(Rows of positions that it skipped before `start`, the first of them)."""
         width = self._tail_CSE.shape[2]
         rows: list[FloatArray] = [np.zeros((0, width), np.float32)]
@@ -291,11 +293,11 @@ class CachedReads:
             del self._promises[block_hash]
             self._awaited.pop(block_hash, None)
 
-    def _drop_if_done(self, request_id: str, plan_watcher: _PlanWatcher) -> None:
-        if plan_watcher.is_gone and not plan_watcher.promised:
-            if plan_watcher.slot != NOWHERE:
-                self._free.append(plan_watcher.slot)
-            del self._followers[request_id]
+    def _drop_if_done(self, request_id: str, entry: _ReadRequest) -> None:
+        if entry.is_gone and not entry.promised:
+            if entry.slot != NOWHERE:
+                self._free.append(entry.slot)
+            del self._entries[request_id]
 
     def _seat(self) -> int:
         if not self._free:
