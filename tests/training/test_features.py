@@ -11,8 +11,7 @@ from pilothouse.artifacts.saes.autoencoder import Sae
 from pilothouse.artifacts.saes.registry import load_sae
 from pilothouse.edits.sae_codes import written
 from pilothouse.errors import ConfigError
-from pilothouse.training.features import FeatureSelection
-from pilothouse.training.sample import Sample
+from pilothouse.training.methods import FeatureSelection, Sample
 from tests.support.artifacts import sae_files as files
 
 COUNT = 30

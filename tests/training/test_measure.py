@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax, rel_entr
 
-from pilothouse.training.divergence import coarse_kl
-from pilothouse.training.measure import Heard, figures, mean_interval
+from pilothouse.training.measure import Heard, coarse_kl, figures, mean_interval
 from pilothouse.training.scored_text import Said
 
 

@@ -9,9 +9,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from pilothouse.errors import ConfigError
-from pilothouse.training import difference, principal, ridge
-from pilothouse.training.method import METHODS, register
-from pilothouse.training.sample import Sample
+from pilothouse.training.methods import (
+    METHODS,
+    Sample,
+    mean_difference,
+    principal_difference,
+    register,
+    ridge_direction,
+)
 from tests.support.training.planted_samples import cosine, planted
 
 NAMES = ["difference-of-means", "pca", "ridge"]
@@ -52,14 +57,14 @@ def test_equal_sides_are_refused(name: str) -> None:
 def test_the_difference_of_means_is_one_of_means() -> None:
     sample, _ = planted(pairs=7)
     wanted = np.mean(sample.positive_NF, axis=0) - np.mean(sample.negative_NF, axis=0)
-    assert difference.mean_difference(sample).direction_D == pytest.approx(wanted)
+    assert mean_difference(sample).direction_D == pytest.approx(wanted)
 
 
 def test_pca_is_sklearns_on_differences_and_their_mirror() -> None:
     sample, _ = planted(pairs=50)
     differences = sample.positive_NF - sample.negative_NF
     oracle = PCA(1).fit(np.concatenate([differences, -differences]))
-    fitted = principal.principal_difference(sample)
+    fitted = principal_difference(sample)
     assert abs(cosine(fitted.direction_D, oracle.components_[0])) == pytest.approx(1, abs=1e-9)
     assert fitted.facts["explained_share"] == pytest.approx(oracle.explained_variance_ratio_[0])
 
@@ -72,13 +77,13 @@ def test_pca_does_not_hang_on_which_side_is_which_in_a_pair() -> None:
         np.where(flip[:, None], sample.positive_NF, sample.negative_NF),
         sample.groups_N,
     )
-    one, other = (principal.principal_difference(each).direction_D for each in (sample, mixed))
+    one, other = (principal_difference(each).direction_D for each in (sample, mixed))
     assert abs(cosine(one, other)) == pytest.approx(1, abs=1e-9)
 
 
 def test_ridge_is_sklearns_at_the_chosen_c() -> None:
     sample, _ = planted(pairs=60, gap=1.0)
-    fitted = ridge.ridge_direction(sample)
+    fitted = ridge_direction(sample)
     states = np.concatenate([sample.positive_NF, sample.negative_NF])
     scaler = StandardScaler().fit(states)
     oracle = LogisticRegression(C=fitted.facts["ridge_c"], max_iter=2000, tol=1e-8)
@@ -93,11 +98,11 @@ def test_ridge_chooses_on_groups_it_did_not_fit() -> None:
     noise = 0.01 * generator.normal(size=(2, 120, 60))
     groups = np.repeat(np.arange(30), 4).astype(str)
     sample = Sample(own_GD + noise[0], -own_GD + noise[1], groups)
-    assert ridge.ridge_direction(sample).facts["held_out_auroc"] < 0.8
+    assert ridge_direction(sample).facts["held_out_auroc"] < 0.8
     alone = Sample(sample.positive_NF, sample.negative_NF, np.arange(120).astype(str))
-    assert ridge.ridge_direction(alone).facts["held_out_auroc"] > 0.95
+    assert ridge_direction(alone).facts["held_out_auroc"] > 0.95
 
 
 def test_a_method_is_registered_once() -> None:
     with pytest.raises(ConfigError, match="twice"):
-        register("pca", principal.principal_difference)
+        register("pca", principal_difference)

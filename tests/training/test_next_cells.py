@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilothouse.training.next_cells import (
+from pilothouse.training.report import Figures
+from pilothouse.training.selection import (
     best_strength,
     first_strength,
     fluency_limit,
@@ -18,7 +19,6 @@ from pilothouse.training.next_cells import (
     reach,
     standing,
 )
-from pilothouse.training.report import Figures
 
 SCALES = (0.05, 0.1, 0.2, 0.4)
 LIMIT = 1.2

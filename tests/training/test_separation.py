@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pilothouse.training.separation import MOST, separation
+from pilothouse.training.measure import MOST, separation
 from tests.support.training.planted_samples import planted
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pilothouse.errors import ConfigError
-from pilothouse.training.pair import Pair
-from pilothouse.training.split import divide
+from pilothouse.training.pair import Pair, divide
 
 
 def pairs(count: int, groups: int) -> list[Pair]:

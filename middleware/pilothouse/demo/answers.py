@@ -25,8 +25,8 @@ from pilothouse.errors import EngineError
 from pilothouse.limits import Limits
 from pilothouse.progress import Phase
 from pilothouse.term import SteerTerm
+from pilothouse.training.methods import Floats
 from pilothouse.training.pair import Pair
-from pilothouse.training.sample import Floats
 
 if TYPE_CHECKING:
     from pilothouse.llm import LLM

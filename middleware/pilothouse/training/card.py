@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 from pilothouse.artifacts.manifest import Interval, VectorManifest
-from pilothouse.training.next_cells import ranks
 from pilothouse.training.report import CONTROLS, Cell, Figures, FitReport
+from pilothouse.training.selection import ranks
 
 HEAD = ("vector", "effect", "moved", "perplexity", "choices kept", "KL >=", "facts kept")
 

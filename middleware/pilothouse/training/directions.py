@@ -14,15 +14,20 @@ from pilothouse.artifacts.saes.autoencoder import Sae
 from pilothouse.edits.sae_codes import encode
 from pilothouse.errors import ConfigError
 from pilothouse.progress import Advance
-from pilothouse.training.control import bootstrap_cosines, random_direction, shuffled_direction
-from pilothouse.training.difference import mean_difference
-from pilothouse.training.features import FeatureSelection
+from pilothouse.training.controls import bootstrap_cosines, random_direction, shuffled_direction
 from pilothouse.training.fit_engine import FitEngine, Reduce, States
 from pilothouse.training.fit_options import FitOptions, Part
-from pilothouse.training.method import METHODS, Fitted, Method
+from pilothouse.training.measure import separation
+from pilothouse.training.methods import (
+    METHODS,
+    FeatureSelection,
+    Fitted,
+    Floats,
+    Method,
+    Sample,
+    mean_difference,
+)
 from pilothouse.training.report import LayerFit
-from pilothouse.training.sample import Floats, Sample
-from pilothouse.training.separation import separation
 from pilothouse.training.stages import Tell
 
 RANDOM_LINES, RANDOM_LENGTH = 32, 32

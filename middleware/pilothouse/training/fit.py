@@ -15,7 +15,6 @@ from pilothouse.errors import ConfigError
 from pilothouse.offline_env import set_offline_env
 from pilothouse.output_dir import MADE, atomic_output_dir, check_out
 from pilothouse.progress import Phase, silent_phase
-from pilothouse.training import difference, principal, ridge
 from pilothouse.training.card import card
 from pilothouse.training.engine_settings import with_dtype, with_memory
 from pilothouse.training.fit_options import (
@@ -26,7 +25,7 @@ from pilothouse.training.fit_options import (
     read_files,
     tokenized,
 )
-from pilothouse.training.method import METHODS
+from pilothouse.training.methods import METHODS
 from pilothouse.training.plot import plot
 from pilothouse.training.report import FitReport
 from pilothouse.training.stages import Clock
@@ -36,7 +35,6 @@ from pilothouse.types import Clause, Site
 if TYPE_CHECKING:
     from pilothouse.artifacts.saes.autoencoder import Sae
 
-assert {difference, principal, ridge}  # their import registers them
 SAE_METHOD: Final = "sae-features"
 TUNED_METHOD: Final = "tuned-difference"
 DEFAULT_METHOD: Final = "difference-of-means"

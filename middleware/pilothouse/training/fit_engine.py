@@ -20,7 +20,7 @@ from pilothouse.limits import Limits
 from pilothouse.offline_env import set_offline_env
 from pilothouse.progress import Advance
 from pilothouse.term import SteerTerm
-from pilothouse.training.sample import Floats
+from pilothouse.training.methods import Floats
 from pilothouse.training.scored_text import Said, ScoredText
 from pilothouse.types import Site
 

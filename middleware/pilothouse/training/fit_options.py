@@ -10,9 +10,8 @@ from typing import Any, Literal, NamedTuple
 
 from pilothouse.errors import ConfigError
 from pilothouse.training.fit_engine import FitEngine
-from pilothouse.training.pair import Pair, load_pairs, load_questions, load_texts
+from pilothouse.training.pair import Pair, divide, load_pairs, load_questions, load_texts
 from pilothouse.training.scored_text import ScoredText
-from pilothouse.training.split import divide
 from pilothouse.training.stages import Tell
 from pilothouse.training.tokenized import Texts, read_texts
 from pilothouse.types import Clause, Site

@@ -19,12 +19,12 @@ from pilothouse.artifacts.saes.autoencoder import Sae
 from pilothouse.artifacts.vector import Vector, build_vector, save_vector
 from pilothouse.engine.vllm.version import vllm_version
 from pilothouse.progress import Phase
+from pilothouse.training.controls import chosen_controls
 from pilothouse.training.directions import REDUCE, Directions, collected, method_of, separations
 from pilothouse.training.fit_engine import FitEngine, States
 from pilothouse.training.fit_options import Files, FitOptions, Material, divided, material
+from pilothouse.training.methods import Floats
 from pilothouse.training.report import Cell, FitReport, LayerFit, Parts, Search, Trial
-from pilothouse.training.sample import Floats
-from pilothouse.training.search_controls import chosen_controls
 from pilothouse.training.selection import choose, findings, notes
 from pilothouse.training.staged_search import found_by_search
 from pilothouse.training.stages import (

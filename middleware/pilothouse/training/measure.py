@@ -1,24 +1,66 @@
-"""From what an engine says to figures: effect, fluency, what is kept.
+"""From what an engine says to figures: effect, fluency, what is kept, how far sides lie apart.
 
-Shape suffixes: N pairs, X neutral texts, Q questions.
+Shape suffixes: N pairs, X neutral texts, Q questions, D width of the site.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pilothouse.artifacts.manifest import Interval
-from pilothouse.training.divergence import coarse_kl
+from pilothouse.training.methods import Floats
 from pilothouse.training.report import Figures
-from pilothouse.training.sample import Floats
 from pilothouse.training.scored_text import Said
 
+FLOOR = 1e-6
+"""Log-probabilities are float32: what is left of 1 may fall below its rounding."""
 RESAMPLES = 2000
+MOST = 1e6
+"""What is told where the sides lie apart and neither varies."""
+
+
+def coarse_kl(plain: Mapping[int, float], steered: Mapping[int, float]) -> float:
+    """A lower bound on KL(plain || steered) in nats, from the likeliest tokens of each.
+
+    Tokens that only `plain` lists get the steered probabilities that diverge least, of which none
+    can be over the lowest that `steered` lists; all others count as one. Where both list the whole
+    vocabulary it is the divergence itself.
+
+    Args:
+        plain, steered: log-probabilities by token id.
+    """
+    shared = plain.keys() & steered.keys()
+    listed = sum(math.exp(plain[each]) * (plain[each] - steered[each]) for each in shared)
+    rest_steered = max(FLOOR, 1.0 - sum(math.exp(steered[each]) for each in shared))
+    rest_plain = 1.0 - sum(math.exp(each) for each in plain.values())
+    alone = [math.exp(plain[each]) for each in plain.keys() - shared]
+    ceiling = math.exp(min(steered.values()))
+    return max(0.0, listed + _least(alone, max(0.0, rest_plain), rest_steered, ceiling))
+
+
+def _least(alone: Sequence[float], rest: float, mass: float, ceiling: float) -> float:
+    """The least sum of p log(p / q) where the q of `alone` are capped and all sum to `mass`.
+
+    Without caps q is in proportion to p; what caps take away goes to the others in proportion.
+    """
+    free: list[float] = list(alone)
+    capped: list[float] = []
+    while True:
+        open_mass = max(FLOOR, mass - ceiling * len(capped))
+        total = sum(free) + rest
+        factor = open_mass / total if total > FLOOR else 1.0
+        over = [p for p in free if p * factor > ceiling]
+        if not over:
+            break
+        capped += over
+        free = [p for p in free if p * factor <= ceiling]
+    least = sum(p * math.log(p / ceiling) for p in capped)
+    return least - total * math.log(factor) if total > FLOOR else least
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,3 +137,16 @@ def _kl(plain: Sequence[Said], steered: Sequence[Said]) -> float:
 
 def _facts(before_Q: NDArray[np.bool_], after_Q: NDArray[np.bool_]) -> float | None:
     return float(after_Q[before_Q].mean()) if before_Q.any() else None
+
+
+def separation(direction_D: Floats, positive_ND: Floats, negative_ND: Floats) -> float:
+    """d': the gap between the sides' means along a direction, in their mean standard deviation.
+
+    Below 0 where the sides lie the other way round; at most `MOST` either way.
+    """
+    unit_D = direction_D / np.linalg.norm(direction_D)
+    positive_N, negative_N = positive_ND @ unit_D, negative_ND @ unit_D
+    gap = float(positive_N.mean() - negative_N.mean())
+    spread = float(np.sqrt((positive_N.var() + negative_N.var()) / 2.0))
+    least = abs(gap) / MOST
+    return gap / max(spread, least) if gap else 0.0

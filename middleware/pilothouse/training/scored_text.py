@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pilothouse.term import Positions, SteerTerm
-from pilothouse.training.sample import Floats
+from pilothouse.training.methods import Floats
 from pilothouse.types import Clause
 
 

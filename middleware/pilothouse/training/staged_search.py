@@ -11,7 +11,9 @@ from typing import NamedTuple, TypeVar
 
 from pilothouse.training.fit_engine import FitEngine
 from pilothouse.training.fit_options import FitOptions, Part
-from pilothouse.training.next_cells import (
+from pilothouse.training.report import Cell, Figures, LayerSearch, Search
+from pilothouse.training.scored_text import ScoredText
+from pilothouse.training.selection import (
     best_strength,
     first_strength,
     fluency_limit,
@@ -20,8 +22,6 @@ from pilothouse.training.next_cells import (
     reach,
     standing,
 )
-from pilothouse.training.report import Cell, Figures, LayerSearch, Search
-from pilothouse.training.scored_text import ScoredText
 from pilothouse.training.stages import SCREEN, SEARCH, Stages
 from pilothouse.training.sweep import PartMeter, fitted
 

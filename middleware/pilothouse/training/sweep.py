@@ -19,8 +19,8 @@ from pilothouse.term import SteerTerm
 from pilothouse.training.fit_engine import FitEngine
 from pilothouse.training.fit_options import Asking, FitOptions, Part
 from pilothouse.training.measure import Heard, effects, figures, mean_interval
+from pilothouse.training.methods import Floats
 from pilothouse.training.report import CONTROLS, Cell, Control, Kind, Trial
-from pilothouse.training.sample import Floats
 from pilothouse.training.scored_text import Said, ScoredText, forced
 
 NEUTRAL_TOKENS = 50_000
