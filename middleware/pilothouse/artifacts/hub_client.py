@@ -2,6 +2,10 @@
 
 The client's own cache is used and shared. Whatever fails, here or on the way, is refused with what
 to do about it; what is fetched is named by us, never by the server.
+
+`huggingface_hub.snapshot_download` is not used: it lists a whole repository first (thousands of
+files in some of SAEs), takes the names that the server lists, and lets nobody look at an etag
+before it becomes a path in the cache. It would replace the loop of `downloaded` and no check.
 """
 
 from __future__ import annotations

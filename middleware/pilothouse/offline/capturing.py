@@ -10,14 +10,12 @@ from typing import Any
 from vllm import SamplingParams
 from vllm.exceptions import VLLMClientError
 
-from pilothouse.capture.folder import open_folder
-from pilothouse.capture.index import CaptureIndex
+from pilothouse.capture.index import CaptureIndex, open_folder
 from pilothouse.capture.order import CaptureOrder
 from pilothouse.capture.reader import CaptureReader
 from pilothouse.engine.capture_session import WAVE, CaptureSession, capture_params
 from pilothouse.errors import ConfigError, EngineError
-from pilothouse.offline.governance import Governance
-from pilothouse.offline.request_field import request_fields
+from pilothouse.offline.governance import Governance, request_fields
 from pilothouse.policy.endpoint_names import EndpointName
 from pilothouse.progress import Advance, Phase
 from pilothouse.progress import progress as shown_progress

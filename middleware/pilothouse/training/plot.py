@@ -1,4 +1,7 @@
-"""What was searched as an SVG: effect and perplexity over strength, a line for each layer."""
+"""What was searched as an SVG: effect and perplexity over strength, a line for each layer.
+
+It is drawn by hand: matplotlib would be one more dependency of everybody, for one picture.
+"""
 
 from __future__ import annotations
 

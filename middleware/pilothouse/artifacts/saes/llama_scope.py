@@ -18,9 +18,8 @@ import numpy as np
 from pilothouse.artifacts.folder import refuse
 from pilothouse.artifacts.saes.autoencoder import DecoderNorms, Sae
 from pilothouse.artifacts.saes.build import About, build_sae, filled, renamed
-from pilothouse.artifacts.saes.fields import Fields, read_fields
+from pilothouse.artifacts.saes.fields import Fields, read_fields, tap_of
 from pilothouse.artifacts.saes.hints import SaeHints, agreed, scale_of_input
-from pilothouse.artifacts.saes.hook import tap_of
 from pilothouse.artifacts.saes.mapped_file import map_safetensors
 from pilothouse.artifacts.saes.matrix import Matrix
 from pilothouse.artifacts.saes.releases import input_scale_of

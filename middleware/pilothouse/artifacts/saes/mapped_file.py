@@ -1,7 +1,7 @@
 """Safetensors, mapped: an SAE of gigabytes costs no memory until its rows are read.
 
-The safetensors library checks the same and copies each tensor that it gives; it has no bfloat16
-for numpy, in which most SAEs come.
+The reader is ours: `safetensors.safe_open` checks the same, but copies each tensor or slice that it
+gives, and has no bfloat16 for numpy, in which most SAEs come.
 """
 
 from __future__ import annotations

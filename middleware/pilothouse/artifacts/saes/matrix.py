@@ -1,5 +1,7 @@
 """Weights as they lie in a file: of any float type, mapped, widened only where they are read.
 
+`ml_dtypes` has no part in this: what is missed is rows of bfloat16 without a copy, a shift here.
+
 Shape suffixes: A rows, B columns.
 """
 

@@ -26,9 +26,8 @@ from pilothouse.artifacts.saes.autoencoder import (
 )
 from pilothouse.artifacts.saes.build import About, build_sae, filled
 from pilothouse.artifacts.saes.centring import centring_of
-from pilothouse.artifacts.saes.fields import CORRECT, Fields, read_fields
+from pilothouse.artifacts.saes.fields import CORRECT, Fields, read_fields, tap_of
 from pilothouse.artifacts.saes.hints import SaeHints, Where, agreed, scale_of_input
-from pilothouse.artifacts.saes.hook import tap_of
 from pilothouse.artifacts.saes.mapped_file import FETCH, Stored, map_safetensors
 from pilothouse.artifacts.saes.matrix import Matrix
 from pilothouse.artifacts.saes.polynomial import take_polynomial

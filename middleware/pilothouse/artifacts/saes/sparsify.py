@@ -12,9 +12,8 @@ from pathlib import Path
 from pilothouse.artifacts.folder import refuse
 from pilothouse.artifacts.saes.autoencoder import Sae
 from pilothouse.artifacts.saes.build import About, build_sae, renamed
-from pilothouse.artifacts.saes.fields import CORRECT, read_fields
+from pilothouse.artifacts.saes.fields import CORRECT, read_fields, tap_of
 from pilothouse.artifacts.saes.hints import SaeHints, agreed
-from pilothouse.artifacts.saes.hook import tap_of
 from pilothouse.artifacts.saes.mapped_file import map_safetensors
 
 CONFIG_FILE = "cfg.json"

@@ -14,9 +14,8 @@ from pilothouse.artifacts.folder import refuse
 from pilothouse.artifacts.saes.autoencoder import Normalisation, Sae
 from pilothouse.artifacts.saes.build import About, build_sae, filled
 from pilothouse.artifacts.saes.centring import centring_of
-from pilothouse.artifacts.saes.fields import CORRECT, read_fields
+from pilothouse.artifacts.saes.fields import CORRECT, read_fields, tap_of
 from pilothouse.artifacts.saes.hints import SaeHints, agreed
-from pilothouse.artifacts.saes.hook import tap_of
 from pilothouse.artifacts.saes.mapped_file import map_converted
 
 CONFIG_FILE = "config.json"

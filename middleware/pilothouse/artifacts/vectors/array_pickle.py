@@ -2,6 +2,7 @@
 
 The names a file may use stand for records here: `numpy.dtype` for its text, `_reconstruct` for a
 record that keeps shape, type and bytes. Nothing that a file names is imported or called.
+`torch.load(weights_only=True)` does not do: it reads what torch.save wrote, which a .npy is not.
 """
 
 from __future__ import annotations
