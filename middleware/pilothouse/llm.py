@@ -18,7 +18,7 @@ from vllm import LLM as VllmLLM
 from vllm import RequestOutput, SamplingParams
 
 from pilothouse.artifacts.catalog import load_catalog
-from pilothouse.capture.order import Positions, Storage, capture_order
+from pilothouse.capture.order import Positions, Storage, capture_order, prompts_of
 from pilothouse.capture.reader import CaptureReader
 from pilothouse.config import PilothouseConfig, load_config
 from pilothouse.engine.capture_session import capture_index
@@ -35,7 +35,7 @@ from pilothouse.engine.vllm.rpc import ask_engine
 from pilothouse.errors import ConfigError, EngineError
 from pilothouse.offline.capturing import Capturing
 from pilothouse.offline.governance import Governance, Run, Steering, request_fields
-from pilothouse.offline.prompts import check_chat, prompts_of, warn_of_doubled
+from pilothouse.offline.prompts import check_chat, warn_of_doubled
 from pilothouse.policy.endpoint_names import EndpointName
 from pilothouse.policy.loader import load_policies
 from pilothouse.server.start_report import log_start

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from pilothouse.capture.order import SHARD_BYTES, CaptureOrder, capture_order
+from pilothouse.capture.order import SHARD_BYTES, CaptureOrder, capture_order, prompts_of
 from pilothouse.errors import ConfigError
-from pilothouse.offline.prompts import prompts_of
 from pilothouse.types import Tap
 
 ASKED: dict[str, Any] = {

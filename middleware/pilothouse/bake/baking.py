@@ -20,7 +20,7 @@ from pilothouse.bake.architecture import Writers, as_llama
 from pilothouse.bake.checkpoint import Checkpoint
 from pilothouse.bake.placing import Placed
 from pilothouse.edits.layer import Affine
-from pilothouse.errors import ConfigError
+from pilothouse.errors import ConfigError, argument
 
 
 @dataclass(slots=True)
@@ -179,7 +179,7 @@ def adapter_parts(baked: Baked, prefix: str) -> tuple[Stored, dict[str, int]]:
     if baked.shifted:
         raise ConfigError(
             f"bake: {sorted(baked.shifted)[0]}: adds a constant, which an adapter (a product of "
-            "what the matrix reads) cannot: use --as checkpoint"
+            f"what the matrix reads) cannot: use {argument('kind', 'checkpoint')}"
         )
     tensors, ranks = Stored(), {}
     changes = [(module, each.change, "lora_A", "lora_B") for module, each in baked.matrices.items()]

@@ -12,7 +12,7 @@ import numpy as np
 from pilothouse.artifacts.manifest import Interval
 from pilothouse.artifacts.saes.autoencoder import Sae
 from pilothouse.edits.sae_codes import encode
-from pilothouse.errors import ConfigError
+from pilothouse.errors import ConfigError, argument
 from pilothouse.progress import Advance
 from pilothouse.training.controls import bootstrap_cosines, random_direction, shuffled_direction
 from pilothouse.training.fit_engine import FitEngine, Reduce, States
@@ -180,6 +180,7 @@ def _selection(options: FitOptions, engine: FitEngine, sae: Sae, tell: Tell) -> 
 def _check_same(tuned: States, states: States) -> None:
     if tuned.states_LNF.shape != states.states_LNF.shape:
         raise ConfigError(
-            f"--tuned: has states of shape {tuned.states_LNF.shape[::2]} (layers, width), want "
-            f"{states.states_LNF.shape[::2]} as --model has: give a fine-tuned form of that model"
+            f"{argument('tuned')}: has states of shape {tuned.states_LNF.shape[::2]} (layers, "
+            f"width), want {states.states_LNF.shape[::2]} as {argument('model')} has: give a "
+            "fine-tuned form of that model"
         )

@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from pilothouse.errors import ConfigError
+from pilothouse.errors import ConfigError, argument
 
 OWN_SETTINGS = ("model", "worker_cls", "scheduler_cls", "additional_config")
 DTYPE_FLAG = "--dtype"
@@ -27,7 +27,10 @@ and more tokens would not make two cores faster."""
 
 
 class Chosen(NamedTuple):
-    """Settings for vLLM's `LLM`, and what an operator should know of those nobody gave."""
+    """Settings for vLLM's `LLM`, and what an operator should know of those nobody gave.
+
+    The lines of `told` name arguments as errors do: `pilothouse.errors.spelled` spells them.
+    """
 
     settings: dict[str, Any]
     told: tuple[str, ...]
@@ -69,7 +72,7 @@ def with_dtype(model: str, settings: dict[str, Any]) -> Chosen:
     from pilothouse.engine.plan.dtype import usual_dtype
 
     usual = usual_dtype(Namespace(model=model, **settings))
-    told = f"--dtype is not given: {usual.name}: {usual.why}"
+    told = f"{argument('dtype')} is not given: {usual.name}: {usual.why}"
     return Chosen(settings | {"dtype": usual.name}, (told,))
 
 
@@ -108,8 +111,8 @@ def with_memory(model: str, settings: dict[str, Any], longest: int) -> Chosen:
     if is_large and "max_model_len" not in settings:
         chosen["max_model_len"] = context = enough
         told.append(
-            f"--max-model-len is not given: {context} of the model's {size.max_tokens} tokens, "
-            "which is what the texts need"
+            f"{argument('engine.max_model_len')} is not given: {context} of the model's "
+            f"{size.max_tokens} tokens, which is what the texts need"
         )
     tokens = max(context + CPU_BLOCK, IN_FLIGHT_TOKENS)
     chosen["kv_cache_memory_bytes"] = max(64 * MIB, size.bytes_per_token * tokens)

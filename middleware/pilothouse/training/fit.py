@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 
 from pilothouse.artifacts.catalog import SERVED_SITES
 from pilothouse.artifacts.vector import Vector, save_vector
-from pilothouse.errors import ConfigError
+from pilothouse.errors import ConfigError, argument, spelled
 from pilothouse.offline_env import set_offline_env
 from pilothouse.output_dir import MADE, atomic_output_dir, check_out
 from pilothouse.progress import Phase, silent_phase
@@ -82,7 +82,8 @@ class PreparedFit:
     """A fit whose files are read and whose texts are tokens; no engine has started.
 
     Attributes:
-        notes: what was set where nothing was given, and what is odd about the texts.
+        notes: what was set where nothing was given, and what is odd about the texts. They name
+            arguments as errors do: `pilothouse.errors.spelled` spells them.
     """
 
     notes: tuple[str, ...]
@@ -234,24 +235,23 @@ def fit_vector(
     fit = prepare_fit(options, sae, Clock.now())
     for note in fit.notes:
         if tell is not None:
-            tell(note)
+            tell(spelled(note))
     return fit.run(phase or silent_phase)
 
 
-def chosen_method(
-    method: str | None, *, with_sae: bool, with_tuned: bool, spelled: str = "{}"
-) -> str:
+def chosen_method(method: str | None, *, with_sae: bool, with_tuned: bool) -> str:
     """Return the method that was asked for, or the one that goes with what was given.
 
     Args:
-        spelled: how messages spell an argument: as an option of the command line, say.
+        with_sae: whether there is an SAE.
+        with_tuned: whether there is a tuned form of the model.
 
     Raises:
         ConfigError: an unknown method, or one that does not go with what was given.
     """
     needed = [name for name, on in ((SAE_METHOD, with_sae), (TUNED_METHOD, with_tuned)) if on]
     wanted = method or (needed[0] if needed else DEFAULT_METHOD)
-    here, sae, tuned = (spelled.format(each) for each in ("method", "sae", "tuned"))
+    here, sae, tuned = (argument(each) for each in ("method", "sae", "tuned"))
     if wanted not in ALL_METHODS:
         raise ConfigError(f"{here}: got {wanted!r}, want one of {', '.join(ALL_METHODS)}")
     if needed != [name for name in (SAE_METHOD, TUNED_METHOD) if name == wanted]:
@@ -279,9 +279,9 @@ def _check_arguments(
         ("on", on, get_args(Clause)),
         ("search", search, get_args(SearchKind)),
     )
-    for argument, given, known in choices:
+    for each, given, known in choices:
         if given is not None and given not in known:
-            raise ConfigError(f"{argument}: got {given!r}, want one of {', '.join(known)}")
+            raise ConfigError(f"{each}: got {given!r}, want one of {', '.join(known)}")
     if scales is not None and not (
         scales and all(math.isfinite(each) and each > 0 for each in scales)
     ):
@@ -290,9 +290,9 @@ def _check_arguments(
 
 def _check_numbers(**given: tuple[float, float]) -> None:
     """Refuse numbers below their least, each given beside it."""
-    for argument, (number, least) in given.items():
+    for each, (number, least) in given.items():
         if not number >= least:
-            raise ConfigError(f"{argument}: got {number}, want at least {least:g}")
+            raise ConfigError(f"{each}: got {number}, want at least {least:g}")
 
 
 def _check_sae(sae: Sae | None, known_as: str) -> None:

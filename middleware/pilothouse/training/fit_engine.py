@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pilothouse.config import PilothouseConfig, Taps
-from pilothouse.errors import ConfigError, EngineError
+from pilothouse.errors import ConfigError, EngineError, argument
 from pilothouse.limits import Limits
 from pilothouse.offline_env import set_offline_env
 from pilothouse.progress import Advance
@@ -115,7 +115,7 @@ class FitEngine:
         if longest >= self.max_tokens:
             raise ConfigError(
                 f"got a text of {longest} tokens with its prompt, want fewer than "
-                f"{self.max_tokens}: shorten it, or raise --max-model-len behind --"
+                f"{self.max_tokens}: shorten it, or raise {argument('engine.max_model_len')}"
             )
 
     def text(self, ids: Sequence[int]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pilothouse.errors import ConfigError
+from pilothouse.errors import ConfigError, argument
 from pilothouse.training.fit_engine import FitEngine
 from pilothouse.training.pair import Pair, divide, load_pairs, load_questions, load_texts
 from pilothouse.training.scored_text import ScoredText
@@ -148,13 +148,16 @@ def tokenized(options: FitOptions, files: Files) -> Texts:
     texts = read_texts(options, files, options.model)
     if options.on == "output" and max(len(line.ids) - line.start for line in texts.positives) < 2:
         raise ConfigError(
-            f"{options.pairs}: every positive is one token long, and --on output leaves the first "
-            "token of an answer as it is: write longer continuations, or give --on all"
+            f"{options.pairs}: every positive is one token long, and {argument('on', 'output')} "
+            "leaves the first token of an answer as it is: write longer continuations, or give "
+            f"{argument('on', 'all')}"
         )
     if options.tuned is not None:
         others = read_texts(options, files, options.tuned)
         if others._replace(notes=()) != texts._replace(notes=()):
-            raise ConfigError("--tuned: makes other tokens of the pairs: its tokenizer is another")
+            raise ConfigError(
+                f"{argument('tuned')}: makes other tokens of the pairs: its tokenizer is another"
+            )
     return texts
 
 

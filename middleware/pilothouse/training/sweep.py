@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pilothouse.artifacts.manifest import Interval
-from pilothouse.errors import ConfigError
+from pilothouse.errors import ConfigError, argument
 from pilothouse.progress import Advance
 from pilothouse.term import SteerTerm
 from pilothouse.training.fit_engine import FitEngine
@@ -81,8 +81,8 @@ class PartMeter:
         [self._plain] = self._heard([None], advance)
         if part.questions and not self._plain.right_Q.any():
             raise ConfigError(
-                f"--facts: the unsteered model answers none of {len(part.questions)} questions "
-                "right, so that nothing can be retained; ask what it knows"
+                f"{argument('facts')}: the unsteered model answers none of {len(part.questions)} "
+                "questions right, so that nothing can be retained; ask what it knows"
             )
 
     @property

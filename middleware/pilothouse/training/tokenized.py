@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from pilothouse.errors import ConfigError
+from pilothouse.errors import ConfigError, argument
 from pilothouse.training.pair import Asked, Pair
 from pilothouse.training.scored_text import ScoredText
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pilothouse.training.fit_options import Files, FitOptions
 
 SHOWN_PROBLEMS = 20
-CHANGE = "change the conversation, or say --chat-template-kwargs"
+CHANGE = f"change the conversation, or say {argument('chat_template_kwargs')}"
 Ids = tuple[int, ...]
 T = TypeVar("T")
 S = TypeVar("S")
@@ -86,7 +86,7 @@ def context_of(renderer: PromptRenderer, asked: Asked) -> Ids:
     try:
         return renderer.chat([each.model_dump() for each in asked.messages])
     except ConfigError as error:
-        raise ConfigError(f"messages: {error}; {CHANGE}") from error
+        raise ConfigError(f"messages: {error.marked}; {CHANGE}") from error
 
 
 def line_of(renderer: PromptRenderer, context: Ids, text: str) -> ScoredText:
@@ -110,7 +110,7 @@ def line_of(renderer: PromptRenderer, context: Ids, text: str) -> ScoredText:
     if len(line.ids) >= renderer.max_tokens:
         raise ConfigError(
             f"text {text!r:.60}: got {len(line.ids)} tokens with its prompt, want fewer than "
-            f"{renderer.max_tokens}: shorten it, or raise --max-model-len behind --"
+            f"{renderer.max_tokens}: shorten it, or raise {argument('engine.max_model_len')}"
         )
     return line
 
@@ -126,7 +126,7 @@ def _each(
             found.append(make(each))
         except ConfigError as error:
             where = f"{kind} {number}: {field + ': ' if field else ''}"
-            problems.append(f"{path}: {where}{error}")
+            problems.append(f"{path}: {where}{error.marked}")
     if problems:
         more = len(problems) - SHOWN_PROBLEMS
         tail = [f"{path}: and {more} more"] if more > 0 else []

@@ -31,6 +31,7 @@ from pilothouse.artifacts.saes.registry import (
     MAX_LABELS_BYTES,
     load_sae,
 )
+from pilothouse.errors import argument
 from pilothouse.output_dir import MADE, atomic_output_dir, check_out
 from pilothouse.progress import Wait, silent_wait
 from pilothouse.types import Tap
@@ -44,8 +45,8 @@ BESIDE = {
 }
 """What is taken along, and the most bytes of each."""
 CONVERT = (
-    "add --allow-pickle-weights to read its tensors by a weights-only load; nothing in the file is "
-    "executed"
+    f"add {argument('allow_pickle_weights', 'True')} to read its tensors by a weights-only load; "
+    "nothing in the file is executed"
 )
 MAX_FILES = 64
 NOTHING_TOLD = SaeHints(None, None, None, None, None)

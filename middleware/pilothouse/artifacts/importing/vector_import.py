@@ -26,10 +26,11 @@ from pilothouse.artifacts.vectors.reading import Floats, LayerChoice, Reading, R
 from pilothouse.artifacts.vectors.source import FETCH_AGAIN, layer_number, read_json
 from pilothouse.artifacts.vectors.target import Target, check_target, target_of
 from pilothouse.capture.reader import CaptureReader
-from pilothouse.errors import ConfigError
+from pilothouse.errors import ConfigError, argument
 from pilothouse.output_dir import check_out
 from pilothouse.types import PROJECTION_SITES, Site
 
+NORMS = argument("norms")
 MAX_NORMS_BYTES = 1 << 20
 LAYERS = re.compile(r"(\d{1,4})(?:-(\d{1,4})|=(.+))?")
 
@@ -109,7 +110,11 @@ def _layers(words: Sequence[str]) -> tuple[LayerChoice, ...]:
         match = LAYERS.fullmatch(word)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if match is None or last < first:
-            raise ConfigError(f"--layer: got {word!r}, want N, N-M with N at most M, or N=TENSOR")
+            raise ConfigError(
+                where=argument("layers"),
+                got=repr(word),
+                want="N, N-M with N at most M, or N=TENSOR",
+            )
         choices += [LayerChoice(number, match[3]) for number in range(first, last + 1)]
     return tuple(choices)
 
@@ -120,7 +125,9 @@ def _site(word: str | None) -> Site | None:
             site: Site = known
             return site
     if word is not None:
-        raise ConfigError(f"--site: got {word!r}, want one of {', '.join(get_args(Site))}")
+        raise ConfigError(
+            where=argument("site"), got=repr(word), want=f"one of {', '.join(get_args(Site))}"
+        )
     return None
 
 
@@ -151,7 +158,7 @@ def build_source(
             "d_model",
             "nothing",
             f"the stream's width beside {reading.site}'s",
-            "say --d-model N, or --model-config config.json",
+            f"say {argument('d_model', 'N')}, or {argument('model_config', 'config.json')}",
         )
     names = reading.layers[layers[0]]
     arrays = {each: np.stack([reading.layers[layer][each] for layer in layers]) for each in names}
@@ -190,7 +197,7 @@ def _check_alike(reading: Reading) -> None:
                 reading.fields[layer],
                 f"shape {list(shape)}",
                 f"{list(wanted)} as layer {first} has",
-                "choose with --layer the layers that go together",
+                f"choose with {argument('layers')} the layers that go together",
             )
         if reading.form == "vector" and not arrays[main].any():
             refuse(
@@ -198,7 +205,7 @@ def _check_alike(reading: Reading) -> None:
                 reading.fields[layer],
                 "zeros",
                 "a direction",
-                f"leave layer {layer} out with --layer; {FETCH_AGAIN}",
+                f"leave layer {layer} out with {argument('layers')}; {FETCH_AGAIN}",
             )
 
 
@@ -215,11 +222,11 @@ def residual_norms(norms: str | None, layers: Sequence[int], site: Site) -> Floa
     wanted = sorted(layers)
     if norms is None:
         raise ConfigError(
-            f"--norms: got nothing, want the mean length of what {site} carries at layers "
+            f"{NORMS}: got nothing, want the mean length of what {site} carries at layers "
             f"{wanted}: measure it with LLM.capture(prompts, layers={wanted}, sites=['{site}'], "
             "out=FOLDER) (docs/get-started/python-api.md) on a few hundred prompts of your "
             "traffic, and give "
-            "--norms FOLDER"
+            f"{argument('norms', 'FOLDER')}"
         )
     place = Path(norms)
     if place.is_dir():
@@ -230,7 +237,7 @@ def residual_norms(norms: str | None, layers: Sequence[int], site: Site) -> Floa
         found = _in_text(norms, wanted)
     norms_L = np.array(found, np.float32)
     if not (np.isfinite(norms_L) & (norms_L > 0)).all():
-        raise ConfigError(f"--norms: got {found}, want positive numbers")
+        raise ConfigError(f"{NORMS}: got {found}, want positive numbers")
     return norms_L
 
 
@@ -240,7 +247,7 @@ def _captured(folder: Path, layer: int, site: Site) -> float:
         total += float(np.linalg.norm(rows_RD.astype(np.float64), axis=1).sum())
         count += len(rows_RD)
     if not count:
-        raise ConfigError(f"--norms: {folder} has no rows of {site} of layer {layer}")
+        raise ConfigError(f"{NORMS}: {folder} has no rows of {site} of layer {layer}")
     return total / count
 
 
@@ -265,10 +272,10 @@ def _in_text(text: str, layers: Sequence[int]) -> list[float]:
         found = [float(each) for each in text.split(",")]
     except ValueError:
         raise ConfigError(
-            f"--norms: got {text!r}, want numbers with commas, a .json file, or a capture's folder"
+            f"{NORMS}: got {text!r}, want numbers with commas, a .json file, or a capture's folder"
         ) from None
     if len(found) != len(layers):
         raise ConfigError(
-            f"--norms: got {len(found)} numbers, want one for each of layers {list(layers)}"
+            f"{NORMS}: got {len(found)} numbers, want one for each of layers {list(layers)}"
         )
     return found

@@ -13,6 +13,7 @@ from typing import Any
 from pilothouse.artifacts.folder import MAX_MANIFEST_BYTES, parse_json, read_file, refuse
 from pilothouse.artifacts.module_path import module_tap
 from pilothouse.artifacts.saes.hints import NOWHERE, SaeHints, Where
+from pilothouse.errors import argument
 from pilothouse.types import Site, Tap
 
 CORRECT = "correct the field, or fetch the file anew from its source"
@@ -29,7 +30,10 @@ BLOCK_HOOKS: Mapping[str, Site] = {
 BLOCK = re.compile(r"blocks\.(\d{1,4})\.(.+)")
 PATHS = ("layers.N", "h.N", "PATH.layers.N[.MODULE]")
 OTHER_PLACE = "use an SAE of the residual stream or of what attention or MLP add to it"
-SAY = "say --layer N and --site SITE (`layer` and `site` in pilothouse.yaml) where it sits"
+SAY = (
+    f"say {argument('layer', 'N')} and {argument('site', 'SITE')} (`layer` and `site` in "
+    "pilothouse.yaml) where it sits"
+)
 
 
 class Fields:

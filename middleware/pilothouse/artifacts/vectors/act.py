@@ -24,6 +24,7 @@ from pilothouse.artifacts.vectors.registry import Format, register
 from pilothouse.artifacts.vectors.rows import STREAM_AND_NEURONS
 from pilothouse.artifacts.vectors.source import FETCH_AGAIN, numbers
 from pilothouse.artifacts.vectors.state import folder_files, need, read_state
+from pilothouse.errors import argument
 from pilothouse.types import Site
 
 SUFFIXES = (".statedict", ".pth", ".pt", ".bin")
@@ -89,7 +90,7 @@ def act_files(place: Path, wish: Wish) -> tuple[Site, dict[int, Path], tuple[str
     """The site, the file of each layer, and a note on what was left out.
 
     A module whose output is a site belongs there. Others (norms) belong nowhere by themselves:
-    they are taken where --site is given and no other module of the folder is there.
+    they are taken where a site is given and no other module of the folder is there.
 
     Raises:
         ArtefactError: no module, several sites and none chosen, or two modules for one layer.
@@ -104,7 +105,7 @@ def act_files(place: Path, wish: Wish) -> tuple[Site, dict[int, Path], tuple[str
             "modules",
             f"{names or 'none'}, which are at {sorted(known) or 'no site'}",
             "modules at one site",
-            "say with --site where the numbers belong",
+            f"say with {argument('site', 'SITE')} where the numbers belong",
         )
     site = wish.site or known.pop()
     mine = [each for each, (_, name) in modules.items() if OUTPUT_SITES.get(name) == site]

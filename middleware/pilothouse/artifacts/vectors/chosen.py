@@ -9,6 +9,7 @@ from typing import TypeVar
 from pilothouse.artifacts.folder import refuse
 from pilothouse.artifacts.vectors.reading import Wish
 from pilothouse.artifacts.vectors.source import FETCH_AGAIN
+from pilothouse.errors import argument
 
 T = TypeVar("T")
 
@@ -25,7 +26,7 @@ def chosen(place: Path, by_layer: Mapping[int, T], wish: Wish) -> dict[int, T]:
         if layer not in by_layer:
             refuse(
                 place,
-                "--layer",
+                argument("layers"),
                 layer,
                 f"any of {sorted(by_layer)}",
                 "name layers that the file has",

@@ -23,7 +23,7 @@ from pilothouse.artifacts.vectors.reading import LayerArrays, Reading, Wish
 from pilothouse.artifacts.vectors.registry import Format, register
 from pilothouse.artifacts.vectors.source import FETCH_AGAIN, numbers
 from pilothouse.artifacts.vectors.state import folder_files, read_state
-from pilothouse.errors import ArtefactError, ConfigError
+from pilothouse.errors import ArtefactError, ConfigError, argument
 from pilothouse.types import Site
 
 NAME = re.compile(
@@ -41,7 +41,10 @@ SITES: Mapping[str, Site] = {
 }
 ORTHONORMAL_ERROR = 0.05
 """Bounds what bfloat16 leaves of orthonormal rows; anything else is no rotation."""
-ALONE = "import one file by itself with --layer N and --site SITE (block_output is resid_post)"
+ALONE = (
+    f"import one file by itself with {argument('layers', 'N')} and {argument('site', 'SITE')} "
+    "(block_output is resid_post)"
+)
 HOW = "pyreft edits prompt positions only (its config's first and last n): name them in the term"
 
 
@@ -77,7 +80,7 @@ def _in_folder(folder: Path, wish: Wish) -> tuple[Site, dict[int, Path]]:
             "files",
             f"interventions at {sorted(found) or 'no site'}",
             f"intkey*.bin at {wish.site or 'one site'}",
-            "choose with --site one that is there",
+            f"choose with {argument('site', 'SITE')} one that is there",
         )
     return sites[0], chosen(folder, found[sites[0]], wish)
 
@@ -133,7 +136,7 @@ def _place_of(file: Path) -> tuple[int, Site]:
             f"component {component!r}",
             f"one of {sorted(SITES)}, or the path of a module at a site",
             "train the intervention at a component that is a site, or import the file by itself "
-            "with --layer and --site",
+            f"with {argument('layers', 'N')} and {argument('site', 'SITE')}",
         )
     # pyvene's layer is 0 where only a path was given.
     if number not in (None, 0, tap.layer):
@@ -148,8 +151,8 @@ def _alone(file: Path, wish: Wish) -> tuple[Site, dict[int, Path]]:
         if wish.site in (None, site) and wish.layer_numbers in ((), (layer,)):
             return site, {layer: file}
         raise ConfigError(
-            f"--layer, --site: got {list(wish.layer_numbers)}, {wish.site}; the name {file.name} "
-            f"says layer {layer}, {site}: leave them out"
+            f"{argument('layers')}, {argument('site')}: got {list(wish.layer_numbers)}, "
+            f"{wish.site}; the name {file.name} says layer {layer}, {site}: leave them out"
         )
     assert wish.site is not None
     return wish.site, {wish.layer_numbers[0]: file}

@@ -1,6 +1,6 @@
 """A `.npy` file without objects: one direction [D], or one row for each layer [L, D].
 
-The file says nothing of layers, so --layer says which row belongs where.
+The file says nothing of layers, so `layers` says which row belongs where.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NO_OBJECTS = "save the numbers alone: np.save(path, np.asarray(direction, dtype=
 
 
 def read_npy(place: Path, wish: Wish) -> Reading:
-    """The rows of a `.npy` file, in the order in which --layer names their layers."""
+    """The rows of a `.npy` file, in the order in which the wish names their layers."""
     array = npy_array(place, read_bytes(place))
     return Reading(
         place=place,

@@ -10,13 +10,16 @@ from numpy.typing import NDArray
 
 from pilothouse.artifacts.folder import parse_json, read_file, refuse
 from pilothouse.artifacts.vectors.reading import Floats
+from pilothouse.errors import argument
 
 MAX_FILE_BYTES = 1 << 30
 MAX_JSON_BYTES = 256 << 20
 MAX_ELEMENTS = 1 << 26
 """Of one array: 256 MiB in float32, a low-rank map of width 16,384 and rank 4,096."""
 
-FETCH_AGAIN = "fetch the file anew from its source, or check that --format names its layout"
+FETCH_AGAIN = (
+    f"fetch the file anew from its source, or check that {argument('format_name')} names its layout"
+)
 
 
 def read_bytes(place: Path, limit_bytes: int = MAX_FILE_BYTES) -> bytes:

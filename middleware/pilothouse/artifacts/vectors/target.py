@@ -15,6 +15,7 @@ from typing import Any
 from pilothouse.artifacts.folder import refuse
 from pilothouse.artifacts.vectors.reading import Reading
 from pilothouse.artifacts.vectors.source import FETCH_AGAIN, read_json, whole_number
+from pilothouse.errors import argument
 from pilothouse.types import Site
 
 ARCHITECTURES: Mapping[str, tuple[str, ...]] = {
@@ -149,8 +150,8 @@ def target_of(model_id: str, d_model: int | None, config: Path | None) -> Target
             config,
             "hidden_size",
             width,
-            f"{d_model} as --d-model says",
-            "leave --d-model out, or give the config of the model",
+            f"{d_model} as {argument('d_model')} says",
+            f"leave {argument('d_model')} out, or give the config of the model",
         )
     heads = _number(config, text, "num_attention_heads", "n_head")
     head_width = _number(config, text, "head_dim") or (width // heads if width and heads else None)
