@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pilothouse.config import PilothouseConfig, Taps
-from pilothouse.errors import ConfigError, EngineError, argument
+from pilothouse.errors import ConfigError, argument
 from pilothouse.limits import Limits
 from pilothouse.offline_env import set_offline_env
 from pilothouse.progress import Advance
 from pilothouse.term import SteerTerm
 from pilothouse.training.methods import Floats
-from pilothouse.training.scored_text import Said, ScoredText
+from pilothouse.training.scored_text import Said, ScoredText, said_of
 from pilothouse.types import Site
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ class FitEngine:
             for i, each in zip(short, again, strict=True):
                 outputs[i] = each
             for n, (line, term, tops), each in zip(wave, asked, outputs, strict=True):
-                found[n] = _said(line, each, tops)
+                found[n] = said_of(line, each.prompt_logprobs, tops=tops)
                 if term is None:
                     self._unsteered[line, tops] = found[n]
             advance(len(wave))
@@ -317,22 +317,3 @@ def _parts(lines: Sequence[ScoredText], tokens: int) -> list[list[ScoredText]]:
 
 def _cached(output: Any) -> int:
     return int(output.num_cached_tokens or 0)
-
-
-def _said(line: ScoredText, output: Any, tops: bool) -> Said:
-    """The scores of what is behind a text's start; of what is before there may be none."""
-    flat = output.prompt_logprobs
-    spans = [
-        range(flat.start_indices[place], flat.end_indices[place])
-        for place in range(line.start, len(line.ids))
-    ]
-    firsts = [span[0] for span in spans]
-    if [flat.token_ids[each] for each in firsts] != list(line.ids[line.start :]):
-        raise EngineError("vLLM gave scores of other tokens than it was asked for")
-    return Said(
-        np.array([flat.logprobs[each] for each in firsts], np.float64),
-        np.array([flat.ranks[each] == 1 for each in firsts]),
-        [{flat.token_ids[each]: flat.logprobs[each] for each in span} for span in spans]
-        if tops
-        else (),
-    )
