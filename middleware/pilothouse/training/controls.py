@@ -26,7 +26,7 @@ CONTROL_TOKENS = 6_000
 
 
 def random_direction(length: float, width: int, generator: np.random.Generator) -> Floats:
-    """A direction that nobody chose, at a given length."""
+    """Draw a direction that nobody chose, at a given length."""
     direction_D = generator.normal(size=width)
     return direction_D * (length / float(np.linalg.norm(direction_D)))
 
@@ -34,7 +34,7 @@ def random_direction(length: float, width: int, generator: np.random.Generator) 
 def shuffled_direction(
     method: Method, sample: Sample, length: float, generator: np.random.Generator
 ) -> Floats:
-    """What a method makes of states whose sides were dealt out anew, at a given length."""
+    """Return what a method makes of states whose sides were dealt out anew, at a given length."""
     direction_D = method(sample.shuffled(generator)).direction_D
     return direction_D * (length / float(np.linalg.norm(direction_D)))
 
@@ -42,7 +42,7 @@ def shuffled_direction(
 def bootstrap_cosines(
     method: Method, sample: Sample, resamples: int, generator: np.random.Generator
 ) -> Floats:
-    """Cosines [B] of refits on resampled groups with the direction of the whole sample.
+    """Return the cosines [B] of refits on resampled groups with the whole sample's direction.
 
     A resample on which the method cannot be fitted counts as 0.
     """

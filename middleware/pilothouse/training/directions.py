@@ -82,7 +82,7 @@ class Directions:
         return np.array([each.direction_D for each in self._fitted])
 
     def told(self, layers: Sequence[int]) -> tuple[LayerFit, ...]:
-        """What there is to tell of the directions of some layers, refits among it."""
+        """Report on the directions of some layers, refits among it."""
         found = []
         for layer in layers:
             index = self.layers.index(layer)
@@ -106,7 +106,7 @@ class Directions:
         return tuple(found)
 
     def with_controls(self, layers: Sequence[int]) -> dict[str, Floats]:
-        """The directions [L, D] of some layers and their controls, by the name to load them as."""
+        """Return the directions [L, D] of some layers and their controls, by the name to load."""
         by_name: dict[str, list[Floats]] = {}
         for layer in layers:
             index = self.layers.index(layer)
@@ -123,13 +123,13 @@ class Directions:
         return {name: np.array(each) for name, each in by_name.items()}
 
     def _generator(self, layer: int, which: str) -> np.random.Generator:
-        """The same draws at a layer whichever other layers are looked at."""
+        """Return a generator of the same draws at a layer whichever other layers are looked at."""
         own = [1] if which == "refits" else []
         return np.random.default_rng([self._order.seed, layer, *own])
 
 
 def separations(directions: Directions, states: States) -> dict[int, float]:
-    """Of each layer how well its direction tells the sides of other pairs, positives first."""
+    """Measure how well each layer's direction tells the sides of other pairs, positives first."""
     half = states.states_LNF.shape[1] // 2
     return {
         layer: separation(direction_D, states_NF[:half], states_NF[half:])
@@ -147,7 +147,7 @@ def collected(
     reduce: Reduce,
     advance: Advance,
 ) -> States:
-    """States of both sides of a part's pairs, positives first."""
+    """Collect the states of both sides of a part's pairs, positives first."""
     lines = (*part.positives, *part.negatives)
     return engine.states(lines, layers, options.site, reduce, advance)
 
@@ -155,7 +155,7 @@ def collected(
 def method_of(
     options: FitOptions, engine: FitEngine, sae: Sae | None, tell: Tell
 ) -> tuple[Method, Reduce]:
-    """The options' method, and what makes a state of a text's stream for it."""
+    """Return the options' method, and what makes a state of a text's stream for it."""
     reduce = REDUCE[options.token]
     if sae is None:
         return METHODS.get(options.method, mean_difference), reduce

@@ -37,7 +37,7 @@ class Chosen(NamedTuple):
 
 
 def engine_settings(words: Sequence[str], dtype: str | None = None) -> dict[str, Any]:
-    """VLLM's engine flags as arguments of `LLM`, those alone that were given.
+    """Parse vLLM's engine flags into arguments of `LLM`, those alone that were given.
 
     Args:
         dtype: the verb's own option, which means the same as the flag.
@@ -62,7 +62,7 @@ def engine_settings(words: Sequence[str], dtype: str | None = None) -> dict[str,
 
 
 def with_dtype(model: str, settings: dict[str, Any]) -> Chosen:
-    """The settings with a `dtype`, and a line that says which and why where none was given.
+    """Return the settings with a `dtype`, and a line that says which and why where none was given.
 
     Raises:
         ConfigError: the model's configuration cannot be read.
@@ -77,7 +77,7 @@ def with_dtype(model: str, settings: dict[str, Any]) -> Chosen:
 
 
 def with_memory(model: str, settings: dict[str, Any], longest: int) -> Chosen:
-    """The settings with bounds on memory where none were given, on a CPU alone.
+    """Return the settings with bounds on memory where none were given, on a CPU alone.
 
     There vLLM would take 92% of the machine's memory for the KV cache. A context whose KV alone
     would be over `MOST_KV_BYTES` is cut down to what the texts need.

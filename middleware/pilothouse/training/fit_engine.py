@@ -119,12 +119,12 @@ class FitEngine:
             )
 
     def text(self, ids: Sequence[int]) -> str:
-        """Token ids as text, without special tokens."""
+        """Return token ids as text, without special tokens."""
         said: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return said
 
     def random_lines(self, count: int, length: int, seed: int) -> list[ScoredText]:
-        """Texts of tokens that mean nothing together, special ones left out."""
+        """Draw texts of tokens that mean nothing together, special ones left out."""
         special = set(self._tokenizer.all_special_ids)
         known = np.array([each for each in range(len(self._tokenizer)) if each not in special])
         drawn = np.random.default_rng(seed).choice(known, (count, length))
@@ -138,7 +138,7 @@ class FitEngine:
         reduce: Reduce,
         advance: Advance,
     ) -> States:
-        """The state of each text at each layer, as the engine computes them, unsteered."""
+        """Return the state of each text at each layer, as the engine computes them, unsteered."""
         facts = self.llm.plan.body.model
         width = facts.projection_widths.get(site, facts.d_model)
         parts: list[list[list[Floats]]] = []
@@ -183,7 +183,7 @@ class FitEngine:
         with_tops: Sequence[bool],
         advance: Advance,
     ) -> list[Said]:
-        """What the model says of each text under its term.
+        """Return what the model says of each text under its term.
 
         Texts that begin alike go to the engine together, so that what they share is computed once
         where no edit reaches it. What it says unsteered is remembered.
@@ -223,7 +223,7 @@ class FitEngine:
         max_tokens: int,
         advance: Advance,
     ) -> list[tuple[int, ...]]:
-        """Greedy continuations under each context's term."""
+        """Return the greedy continuation under each context's term."""
         from vllm import SamplingParams
 
         params = SamplingParams(temperature=0.0, max_tokens=max_tokens, detokenize=False)
@@ -253,7 +253,7 @@ class FitEngine:
             yield wave
 
     def shared_tokens(self, line: ScoredText) -> int:
-        """Tokens of a text's prompt that another text with the same prompt need not compute."""
+        """Count the tokens of a text's prompt that another text of this prompt need not compute."""
         return (line.start - 1) // self.block_size * self.block_size if self.block_size else 0
 
     def _scored(
@@ -303,7 +303,7 @@ class FitEngine:
 
 
 def _parts(lines: Sequence[ScoredText], tokens: int) -> list[list[ScoredText]]:
-    """Stretches of about so many tokens."""
+    """Split texts into stretches of about so many tokens."""
     parts: list[list[ScoredText]] = [[]]
     held = 0
     for line in lines:

@@ -104,7 +104,7 @@ def read_files(options: FitOptions) -> Files:
 def material(
     options: FitOptions, files: Files, texts: Texts, engine: FitEngine, tell: Tell
 ) -> Material:
-    """The texts, divided; where no neutral ones are given, the model's own answers are."""
+    """Divide the texts; where no neutral ones are given, the model's own answers are taken."""
     engine.check_length(texts.longest)
     fit, *others = divided(options, files, texts)
     if not files.texts:
@@ -121,7 +121,7 @@ def material(
 
 
 def divided(options: FitOptions, files: Files, texts: Texts) -> list[Part]:
-    """The parts that fit, choose and test, as far as files have them."""
+    """Divide the texts into those that fit, choose and test, as far as files have them."""
     asked = [
         Asking(ids, each.answer) for ids, each in zip(texts.questions, files.questions, strict=True)
     ]
@@ -139,7 +139,7 @@ def divided(options: FitOptions, files: Files, texts: Texts) -> list[Part]:
 
 
 def tokenized(options: FitOptions, files: Files) -> Texts:
-    """The files' texts as the model's tokens, before an engine starts.
+    """Return the files' texts as the model's tokens, before an engine starts.
 
     Raises:
         ConfigError: texts that the model cannot take, or that no edit can reach; or a tuned form
@@ -162,7 +162,7 @@ def tokenized(options: FitOptions, files: Files) -> Texts:
 
 
 def _asked(texts: Texts, numbers: Sequence[int]) -> list[tuple[int, ...]]:
-    """What pairs continue; a text without a prompt is cut in half for one."""
+    """Return what pairs continue; a text without a prompt is cut in half for one."""
     return [
         texts.contexts[n] or line.ids[: max(1, len(line.ids) // 2)]
         for n in numbers
@@ -173,7 +173,7 @@ def _asked(texts: Texts, numbers: Sequence[int]) -> list[tuple[int, ...]]:
 def _own_answers(
     engine: FitEngine, asked: Sequence[Sequence[tuple[int, ...]]], max_tokens: int, tell: Tell
 ) -> dict[tuple[int, ...], ScoredText]:
-    """What the unsteered model goes on with, of all parts at once."""
+    """Return what the unsteered model goes on with, of all parts at once."""
     once = list(dict.fromkeys(ids for part in asked for ids in part))
     answers = engine.answers(once, [None] * len(once), max_tokens, tell(len(once)))
     return {
@@ -182,7 +182,7 @@ def _own_answers(
 
 
 def _share(given: Sequence[Any], which: int, *, chooses: bool) -> list[Any]:
-    """Every other one chooses and the rest tests; a single one does both. None is fitted on."""
+    """Return every other one to choose by and the rest to test by; a single one does both."""
     if which == 0 or (which == 1 and not chooses):
         return []
     if not chooses:

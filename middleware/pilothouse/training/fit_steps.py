@@ -60,7 +60,7 @@ class Chosen(NamedTuple):
 def run_fit(
     options: FitOptions, files: Files, texts: Texts, sae: Sae | None, phase: Phase, began: Clock
 ) -> tuple[Vector, FitReport]:
-    """Fit, search, choose and test; the vector of the chosen layer and the whole report.
+    """Fit, search, choose and test; return the vector of the chosen layer and the whole report.
 
     Args:
         began: when the verb was called.
@@ -139,7 +139,7 @@ def _directions(
     tuned: States | None,
     stages: Stages,
 ) -> tuple[Directions, Mapping[int, float]]:
-    """The directions, and how well each tells the sides of the pairs that choose."""
+    """Return the directions, and how well each tells the sides of the pairs that choose."""
     # An SAE's states are codes and a tuned model's are not of two sides: neither lies apart.
     shows = options.search == "staged" and sae is None and tuned is None
     with stages.stage(STATES, engine) as tell:

@@ -25,7 +25,7 @@ MOST = 1e6
 
 
 def coarse_kl(plain: Mapping[int, float], steered: Mapping[int, float]) -> float:
-    """A lower bound on KL(plain || steered) in nats, from the likeliest tokens of each.
+    """Return a lower bound on KL(plain || steered) in nats, from the likeliest tokens of each.
 
     Tokens that only `plain` lists get the steered probabilities that diverge least, of which none
     can be over the lowest that `steered` lists; all others count as one. Where both list the whole
@@ -44,7 +44,7 @@ def coarse_kl(plain: Mapping[int, float], steered: Mapping[int, float]) -> float
 
 
 def _least(alone: Sequence[float], rest: float, mass: float, ceiling: float) -> float:
-    """The least sum of p log(p / q) where the q of `alone` are capped and all sum to `mass`.
+    """Return the least sum of p log(p / q) where the q of `alone` are capped and all sum to `mass`.
 
     Without caps q is in proportion to p; what caps take away goes to the others in proportion.
     """
@@ -77,18 +77,18 @@ class Heard:
 
     @property
     def margins_N(self) -> Floats:
-        """Mean log-probability of a token of the positive less that of the negative."""
+        """The mean log-probability of a token of the positive less that of the negative."""
         pairs = zip(self.positives, self.negatives, strict=True)
         return np.array([positive.mean - negative.mean for positive, negative in pairs])
 
 
 def effects(plain: Heard, steered: Heard) -> Floats:
-    """How far each pair's margin moved towards the positive, in nats a token."""
+    """Return how far each pair's margin moved towards the positive, in nats a token."""
     return steered.margins_N - plain.margins_N
 
 
 def figures(plain: Heard, steered: Heard) -> Figures:
-    """The figures of one steering beside none."""
+    """Return the figures of one steering beside none."""
     effects_N = effects(plain, steered)
     return Figures(
         effect=float(effects_N.mean()),
@@ -101,7 +101,7 @@ def figures(plain: Heard, steered: Heard) -> Figures:
 
 
 def mean_interval(values_N: Floats, groups_N: Sequence[str], seed: int) -> Interval:
-    """A mean with the percentile interval over resamples of whole groups, two-sided 95%."""
+    """Return a mean with the percentile interval over resamples of whole groups, two-sided 95%."""
     names, group_N = np.unique(np.asarray(groups_N), return_inverse=True)
     generator = np.random.default_rng(seed)
     sums = np.bincount(group_N, values_N, len(names))
@@ -120,7 +120,7 @@ def _nll(texts: Sequence[Said]) -> float:
 
 
 def _kept(plain: Sequence[Said], steered: Sequence[Said]) -> float | None:
-    """Of tokens that were the model's own choice, the share that still are."""
+    """Return the share of the model's own choices of tokens that still are its choices."""
     before = np.concatenate([each.is_first_T for each in plain])
     after = np.concatenate([each.is_first_T for each in steered])
     return float(after[before].mean()) if before.any() else None
@@ -140,7 +140,7 @@ def _facts(before_Q: NDArray[np.bool_], after_Q: NDArray[np.bool_]) -> float | N
 
 
 def separation(direction_D: Floats, positive_ND: Floats, negative_ND: Floats) -> float:
-    """d': the gap between the sides' means along a direction, in their mean standard deviation.
+    """Return d': the gap between the sides' means along a direction, over their mean spread.
 
     Below 0 where the sides lie the other way round; at most `MOST` either way.
     """

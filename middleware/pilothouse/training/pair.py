@@ -55,7 +55,7 @@ FIT_SHARE, CHOOSE_SHARE = 0.5, 0.25
 
 
 def renamed(path: Path, found: Collection[str], fields: Collection[str]) -> str | None:
-    """What to say of a file whose lines have another set's fields; None where it is none.
+    """Return what to say of a file whose lines have another set's fields; None where it is none.
 
     Args:
         found: the names that each line has.
@@ -100,7 +100,7 @@ class Asked(Closed):
 
     @property
     def context(self) -> str:
-        """The same text for the same prompt or conversation; empty without either."""
+        """A text that is the same for the same prompt or conversation; empty without either."""
         if self.messages is not None:
             return json.dumps([each.model_dump() for each in self.messages], sort_keys=True)
         return self.prompt or ""
@@ -121,7 +121,7 @@ class Pair(Asked):
 
     @property
     def group_name(self) -> str:
-        """What is on one side of a split together."""
+        """The name of the group, which is on one side of a split together."""
         own = json.dumps([self.positive, self.negative])
         return self.group or self.context or own
 
@@ -145,7 +145,7 @@ class NeutralText(Closed):
 
 
 def load_pairs(path: Path) -> tuple[Pair, ...]:
-    """The pairs of a file, in its options.
+    """Read the pairs of a file, in their order there.
 
     Raises:
         ConfigError: unreadable, empty, or a line for each line that is wrong, with its number.
@@ -154,12 +154,12 @@ def load_pairs(path: Path) -> tuple[Pair, ...]:
 
 
 def load_questions(path: Path) -> tuple[Question, ...]:
-    """Questions with `prompt` or `messages`, and `answer`. Raises as `load_pairs`."""
+    """Read questions: `prompt` or `messages`, and `answer`. Raises as `load_pairs`."""
     return _load(path, Question)
 
 
 def load_texts(path: Path) -> tuple[str, ...]:
-    """The field `text` of each line. Raises as `load_pairs`."""
+    """Read the field `text` of each line. Raises as `load_pairs`."""
     return tuple(each.text for each in _load(path, NeutralText))
 
 
@@ -205,7 +205,7 @@ class Division(NamedTuple):
 
 
 def divide(pairs: Sequence[Pair], seed: int) -> Division:
-    """Groups in an order that hangs on their names and the seed, cut into half, quarter, quarter.
+    """Cut groups, in an order that hangs on names and seed alone, into half, quarter, quarter.
 
     Raises:
         ConfigError: fewer than eight groups.

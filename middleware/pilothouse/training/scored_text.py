@@ -41,7 +41,7 @@ class Said:
 
     @property
     def mean(self) -> float:
-        """Mean log-probability of a token, so that long and short texts compare; 0 of no token."""
+        """Return the mean log-probability of a token, by which texts compare; 0 of no token."""
         return float(self.log_probabilities_T.mean()) if len(self.log_probabilities_T) else 0.0
 
 
@@ -74,7 +74,7 @@ def said_of(line: ScoredText, flat: FlatLogprobs, *, tops: bool = False) -> Said
 
 
 def forced(vector: str, layer: int, scale: float, on: Clause, line: ScoredText) -> SteerTerm:
-    """The term that does to a given text what `on` does to a prompt and its answer."""
+    """Return the term that does to a given text what `on` does to a prompt and its answer."""
     where = {
         "all": None,
         "prompt": Positions(first=line.start),

@@ -28,7 +28,7 @@ FEW_GROUPS = 20
 def fluency_limit(
     figures: Figures, scale: float, max_perplexity_ratio: float, scales: Sequence[float]
 ) -> float:
-    """About the largest strength that stays fluent, within the range of `scales`.
+    """Estimate the largest strength that stays fluent, within the range of `scales`.
 
     Args:
         figures: what was measured at `scale`.
@@ -41,25 +41,25 @@ def fluency_limit(
 def reach(
     figures: Figures, scale: float, max_perplexity_ratio: float, scales: Sequence[float]
 ) -> float:
-    """About the effect at the fluency limit, by what was measured at `scale`."""
+    """Estimate the effect at the fluency limit, by what was measured at `scale`."""
     return figures.effect * fluency_limit(figures, scale, max_perplexity_ratio, scales) / scale
 
 
 def furthest(reaches: Mapping[int, float], count: int) -> tuple[int, ...]:
-    """The layers of the largest reach, furthest first; of equals the lower layer."""
+    """Return the layers of the largest reach, furthest first; of equals the lower layer."""
     ranked = sorted(reaches, key=lambda layer: (-reaches[layer], layer))
     return tuple(ranked[:count])
 
 
 def first_strength(limit: float, scales: Sequence[float]) -> float:
-    """The rung to begin at: the largest that is not over a limit, or the lowest."""
+    """Return the rung to begin at: the largest that is not over a limit, or the lowest."""
     return max((each for each in scales if each <= limit), default=min(scales))
 
 
 def next_strength(
     tried: Tried, scales: Sequence[float], max_perplexity_ratio: float, *, finer: bool
 ) -> float | None:
-    """The strength to try next at a layer; None where nothing is left to try.
+    """Return the strength to try next at a layer; None where nothing is left to try.
 
     From the best strength it goes up while that stays fluent and does more, and down where nothing
     was fluent. Between neighbours that were both tried it goes on half-way, if `finer`.
@@ -86,26 +86,26 @@ def next_strength(
 
 
 def best_strength(tried: Tried, max_perplexity_ratio: float) -> float:
-    """The strength with the largest effect of those that stay fluent; else the least drift."""
+    """Return the strength of the largest effect that stays fluent, else of the least drift."""
     return max(tried, key=lambda scale: (standing(tried[scale], max_perplexity_ratio), -scale))
 
 
 def standing(figures: Figures, max_perplexity_ratio: float) -> tuple[bool, float]:
-    """What orders candidates: fluent ones first, by effect; the others by how little they drift."""
+    """Return what candidates are ordered by: fluent ones by effect, the others by their drift."""
     if _is_fluent(figures, max_perplexity_ratio):
         return True, figures.effect
     return False, -figures.perplexity_ratio
 
 
 def ranks(values: Iterable[float]) -> list[int]:
-    """Of each value its place when they are ordered from the largest, from 1; ties in options."""
+    """Return each value's place in the order from the largest, from 1; ties in their order."""
     numbered = sorted(enumerate(values), key=lambda each: (-each[1], each[0]))
     places = {index: place for place, (index, _) in enumerate(numbered, 1)}
     return [places[index] for index in range(len(numbered))]
 
 
 def _between(one: float, other: float) -> float | None:
-    """Half-way by ratio, to two digits; None where the ends are not told apart."""
+    """Return the strength half-way by ratio, to two digits; None where the ends are one."""
     low, high = sorted((one, other))
     if high / low < FINEST**2:
         return None
@@ -117,7 +117,7 @@ def _is_fluent(figures: Figures, max_perplexity_ratio: float) -> bool:
 
 
 def choose(cells: Iterable[Cell], max_perplexity_ratio: float) -> Cell:
-    """The fitted vector's cell with the largest effect among those that stay fluent.
+    """Return the fitted vector's cell with the largest effect among those that stay fluent.
 
     Where none does, the one that drifts least.
     """
@@ -129,7 +129,7 @@ def choose(cells: Iterable[Cell], max_perplexity_ratio: float) -> Cell:
 
 
 def findings(test: Trial, max_perplexity_ratio: float) -> tuple[str, ...]:
-    """Why the vector should not be trusted, as measured on test pairs; empty is good."""
+    """Return why the vector should not be trusted, as measured on test pairs; empty is good."""
     fitted = next(each.figures for each in test.cells if each.kind == "fitted")
     found = []
     if test.effect.low <= 0:
@@ -160,7 +160,7 @@ def findings(test: Trial, max_perplexity_ratio: float) -> tuple[str, ...]:
 
 
 def notes(layer: LayerFit, test_groups: int, edges: Sequence[str]) -> tuple[str, ...]:
-    """What to keep in mind, though it is no fault."""
+    """Return what to keep in mind, though it is no fault."""
     said = list(edges)
     if layer.bootstrap_cosine.estimate < STEADY_COSINE:
         said.append(

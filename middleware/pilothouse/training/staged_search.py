@@ -164,7 +164,7 @@ def _why(layer: int, reaches: Mapping[int, float], kept: Sequence[int], cost: in
 
 
 def fed_tokens(part: Part, engine: FitEngine, on: str) -> int:
-    """Tokens that the engine computes of a part's texts under one steering."""
+    """Count the tokens that the engine computes of a part's texts under one steering."""
 
     def own(line: ScoredText) -> int:
         return len(line.ids) - engine.shared_tokens(line)
@@ -176,7 +176,7 @@ def fed_tokens(part: Part, engine: FitEngine, on: str) -> int:
 
 
 def smaller(part: Part, tokens: int, engine: FitEngine, on: str) -> Part:
-    """As much of a part as costs so many tokens under one steering, evenly taken; no questions.
+    """Thin a part out evenly until it costs so many tokens under one steering; no questions.
 
     At least `LEAST_PAIRS` pairs, where there are as many, and one neutral text.
     """

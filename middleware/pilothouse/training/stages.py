@@ -39,11 +39,11 @@ class Clock(NamedTuple):
 
     @classmethod
     def now(cls) -> Clock:
-        """The two of them now."""
+        """Read both clocks."""
         return cls(time.monotonic(), time.process_time())
 
     def stage(self, name: str, texts: int = 0, tokens: int = 0) -> Stage:
-        """A stage that began then and ends now."""
+        """Return a stage that began then and ends now."""
         now = Clock.now()
         return Stage(
             name=name,
@@ -68,7 +68,7 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str, counts: Counts | None = None) -> Iterator[Tell]:
-        """One of the stages, while it lasts; its tokens are those that `counts` goes up by."""
+        """Run one of the stages; its tokens are those that `counts` goes up by."""
         place = self._names.index(name) + 1
         title = f"{name} (stage {place} of {len(self._names)})"
         began = Clock.now()

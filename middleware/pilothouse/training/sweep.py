@@ -49,12 +49,12 @@ class Measured(NamedTuple):
 
 
 def fitted(layers_and_scales: Iterable[tuple[int, float]]) -> list[Steering]:
-    """The fitted vector at these places."""
+    """Return the fitted vector at these places."""
     return [Steering("fitted", 0, layer, scale) for layer, scale in layers_and_scales]
 
 
 def with_controls(options: FitOptions, layers: Sequence[int]) -> list[Steering]:
-    """The vector and its controls at each layer and strength, layer by layer."""
+    """Return the vector and its controls at each layer and strength, layer by layer."""
     kinds: list[tuple[Kind, int]] = [("fitted", 0), *draws(options)]
     return [
         Steering(kind, draw, layer, scale)
@@ -63,7 +63,7 @@ def with_controls(options: FitOptions, layers: Sequence[int]) -> list[Steering]:
 
 
 def draws(options: FitOptions) -> list[tuple[Control, int]]:
-    """Every control: its kind, and its number among them."""
+    """Return every control: its kind, and its number among them."""
     return list(product(CONTROLS, range(options.controls)))
 
 
@@ -87,11 +87,11 @@ class PartMeter:
 
     @property
     def texts(self) -> int:
-        """How many are read under each steering."""
+        """How many texts are read under each steering."""
         return len(self._lines) + len(self.part.questions)
 
     def cells(self, steerings: Sequence[Steering], advance: Advance) -> dict[Steering, Measured]:
-        """What each steering does. They go to the engine together, as different programs."""
+        """Measure what each steering does; they go to the engine together, each as a program."""
         return {
             each: Measured(
                 Cell(
@@ -107,7 +107,7 @@ class PartMeter:
         }
 
     def effects(self, steerings: Sequence[Steering], advance: Advance) -> dict[Steering, Floats]:
-        """As `cells`, but effects alone, so that the part needs no neutral texts."""
+        """Measure effects alone, so that the part needs no neutral texts."""
         return {
             each: effects(self._plain, heard) for each, heard in self._batches(steerings, advance)
         }
@@ -175,7 +175,7 @@ class PartMeter:
 def trial(
     options: FitOptions, measured: Mapping[Steering, Measured], groups: Sequence[str]
 ) -> Trial:
-    """The effect on test pairs, by itself and over the mean of each kind of control."""
+    """Return the effect on test pairs, by itself and over the mean of each kind of control."""
     by_kind: dict[Kind, list[Floats]] = {}
     for each, (_, effects_N) in measured.items():
         by_kind.setdefault(each.kind, []).append(effects_N)

@@ -33,13 +33,13 @@ class Texts(NamedTuple):
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest one."""
+        """How many tokens the longest one has."""
         lines = (*self.positives, *self.negatives, *self.neutral)
         return max(*(len(each.ids) for each in lines), *map(len, self.questions), 0)
 
 
 def read_texts(options: FitOptions, files: Files, model: str) -> Texts:
-    """The texts of a fit's files as a model's tokens, by its tokenizer and chat template.
+    """Return the texts of a fit's files as a model's tokens, by its tokenizer and chat template.
 
     Raises:
         ConfigError: a line for each text that the model cannot take, with its file and number.
@@ -74,7 +74,7 @@ def read_texts(options: FitOptions, files: Files, model: str) -> Texts:
 
 
 def context_of(renderer: PromptRenderer, asked: Asked) -> Ids:
-    """Token ids of what is continued; empty where nothing is.
+    """Return the token ids of what is continued; empty where nothing is.
 
     Raises:
         ConfigError: a conversation that the chat template refuses, or no template.
@@ -90,7 +90,7 @@ def context_of(renderer: PromptRenderer, asked: Asked) -> Ids:
 
 
 def line_of(renderer: PromptRenderer, context: Ids, text: str) -> ScoredText:
-    """A continuation of a context, or a whole text, whose first token is given.
+    """Return a continuation of a context, or a whole text, whose first token is given.
 
     Raises:
         ConfigError: nothing to score in it, or too long for the model.
@@ -118,7 +118,7 @@ def line_of(renderer: PromptRenderer, context: Ids, text: str) -> ScoredText:
 def _each(
     path: Path, kind: str, given: Sequence[S], make: Callable[[S], T], field: str = ""
 ) -> tuple[T, ...]:
-    """What `make` makes of each; all problems at once, numbered as in the file."""
+    """Return what `make` makes of each; all problems at once, numbered as in the file."""
     found: list[T] = []
     problems = []
     for number, each in enumerate(given, 1):
@@ -135,7 +135,7 @@ def _each(
 
 
 def _notes(renderer: PromptRenderer, options: FitOptions, files: Files) -> tuple[str, ...]:
-    """Prompts that begin with what the tokenizer puts in front anyway, by file."""
+    """Note prompts that begin with what the tokenizer puts in front anyway, by file."""
     given: tuple[tuple[Path | None, str, Sequence[str]], ...] = (
         (options.pairs, "pair", [_opening(each) for each in files.pairs]),
         (options.neutral, "text", files.texts),
@@ -155,7 +155,7 @@ def _notes(renderer: PromptRenderer, options: FitOptions, files: Files) -> tuple
 
 
 def _opening(asked: Asked) -> str:
-    """What a tokenizer is given first; a conversation's template sees to itself."""
+    """Return what a tokenizer is given first; a conversation's template sees to itself."""
     if asked.messages is not None:
         return ""
     return asked.prompt or str(getattr(asked, "positive", ""))

@@ -121,7 +121,7 @@ def import_sae(
 
 
 def pickle_of(folder: Path, format_name: str, layer: int | None) -> Path | None:
-    """The pickle that has the weights of a folder's SAE, where safetensors are not beside it."""
+    """Return the pickle of a folder's SAE where no safetensors are beside it."""
     stem = {
         "dictionary_learning": "ae",
         "qwen-scope": f"layer{layer}.sae",
@@ -136,7 +136,7 @@ def pickle_of(folder: Path, format_name: str, layer: int | None) -> Path | None:
 
 
 def converted(place: Path, room: Path) -> Path:
-    """A folder in `room`, named as the pickle's own, with safetensors in the pickle's place.
+    """Return a folder in `room`, named as the pickle's own, with safetensors in the pickle's place.
 
     Raises:
         ArtefactError: a pickle that a weights-only load refuses, or that holds more than tensors.
@@ -240,7 +240,7 @@ def _about(found: Located, source: str, layout: str, told: SaeHints) -> SaeSourc
 
 
 def _digests(folder: Path, told: SaeHints) -> dict[str, str]:
-    """SHA-256 of the folder's files, of the layers' files that of the layer alone."""
+    """Return the SHA-256 of the folder's files, of files by layer that of the layer alone."""
     found: dict[str, str] = {}
     for place in sorted(folder.rglob("*"))[:MAX_FILES]:
         layered = LAYER_FILE.fullmatch(place.name)

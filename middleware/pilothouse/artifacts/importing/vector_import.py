@@ -140,7 +140,7 @@ def _pickle_reader() -> ReadPickle:
 def build_source(
     name: str, reading: Reading, target: Target, residual_norms_L: Floats, created_by: str
 ) -> Source:
-    """The vector or transform that a reading makes for a model.
+    """Return the vector or transform that a reading makes for a model.
 
     Args:
         residual_norms_L: mean length of what the site carries, for the layers ascending.
@@ -210,7 +210,7 @@ def _check_alike(reading: Reading) -> None:
 
 
 def residual_norms(norms: str | None, layers: Sequence[int], site: Site) -> Floats:
-    """residual_norms_L for the layers ascending.
+    """Return residual_norms_L for the layers ascending.
 
     Args:
         norms: numbers with commas, one for each layer ascending; a JSON file {layer: number}; or

@@ -113,7 +113,7 @@ class Sae:
 
     @property
     def width(self) -> int:
-        """Elements of a token at the site."""
+        """How many elements a token has at the site."""
         return self.encoder_DM.shape[0]
 
     @property

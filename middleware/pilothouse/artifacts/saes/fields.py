@@ -44,42 +44,42 @@ class Fields:
         self.raw = raw
 
     def text(self, name: str, default: str | None = None) -> str:
-        """A string; without a default it must be there."""
+        """Return a string; without a default it must be there."""
         found = self._found(name, default)
         if not isinstance(found, str) or not 0 < len(found) <= 512:
             refuse(self.place, name, repr(found), "a string of 1 to 512 characters", CORRECT)
         return found
 
     def whole(self, name: str, default: int | None = None) -> int:
-        """A positive whole number."""
+        """Return a positive whole number."""
         found = self._found(name, default)
         if isinstance(found, bool) or not isinstance(found, int) or not 0 < found <= 1 << 24:
             refuse(self.place, name, repr(found), "a whole number, 1 to 2^24", CORRECT)
         return found
 
     def number(self, name: str, default: float | None = None) -> float:
-        """A number."""
+        """Return a number."""
         found = self._found(name, default)
         if isinstance(found, bool) or not isinstance(found, int | float) or abs(found) > 1e30:
             refuse(self.place, name, repr(found), "a number", CORRECT)
         return float(found)
 
     def flag(self, name: str, default: bool) -> bool:
-        """True or false."""
+        """Return true or false."""
         found = self._found(name, default)
         if not isinstance(found, bool):
             refuse(self.place, name, repr(found), "true or false", CORRECT)
         return found
 
     def group(self, name: str) -> Fields:
-        """Fields inside a field; none where it is not there."""
+        """Return the fields inside a field; none where it is not there."""
         found = self._found(name, {})
         if not isinstance(found, dict):
             refuse(self.place, name, repr(found), "an object", CORRECT)
         return Fields(self.place, found)
 
     def has(self, name: str) -> bool:
-        """Whether it is there and not null."""
+        """Return whether a field is there and not null."""
         return self.raw.get(name) is not None
 
     def never(self, name: str, why: str) -> None:
@@ -97,7 +97,7 @@ class Fields:
 
 
 def read_fields(place: Path) -> Fields:
-    """The fields of a JSON file.
+    """Read the fields of a JSON file.
 
     Raises:
         ArtefactError: missing, linked, too long or not an object.
@@ -106,7 +106,7 @@ def read_fields(place: Path) -> Fields:
 
 
 def tap_of(place: Path, field: str, hook: str, told: SaeHints) -> Where:
-    """The tap of a hook's name, TransformerLens' or the path of a module.
+    """Return the tap of a hook's name, TransformerLens' or the path of a module.
 
     NOWHERE for a name that is not known where the operator says layer and site.
 

@@ -46,7 +46,7 @@ OTHER_SAE = "use an SAE of resid_post, attn_out or mlp_out"
 
 
 def load_gemma_scope(name: str, folder: Path, told: SaeHints) -> Sae:
-    """The SAE in a folder of Gemma Scope.
+    """Read the SAE in a folder of Gemma Scope.
 
     Raises:
         ArtefactError: names file, field, what was got, what was wanted and what to do.
@@ -69,7 +69,7 @@ def load_gemma_scope(name: str, folder: Path, told: SaeHints) -> Sae:
 
 
 def load_gemma_scope_2(name: str, folder: Path, told: SaeHints) -> Sae:
-    """The SAE in a folder of Gemma Scope 2.
+    """Read the SAE in a folder of Gemma Scope 2.
 
     Raises:
         ArtefactError: names file, field, what was got, what was wanted and what to do.
@@ -91,7 +91,7 @@ def load_gemma_scope_2(name: str, folder: Path, told: SaeHints) -> Sae:
 
 
 def read_archive(place: Path) -> tuple[Stored, str]:
-    """The arrays of a file and the SHA-256 of all its bytes.
+    """Read the arrays of a file, and the SHA-256 of all its bytes.
 
     Raises:
         ArtefactError: no plain zip file, something else than arrays of floats in it, or arrays

@@ -39,7 +39,7 @@ class SaeHints(NamedTuple):
 def agreed(
     place: Path, told: SaeHints, model_id: str | None, where: Where, *, remedy: str
 ) -> tuple[str, Tap]:
-    """Model and tap, from the file or the operator.
+    """Return model and tap, from the file or the operator.
 
     Args:
         where: what the file says of them; a tap, or either part of one.
@@ -75,7 +75,7 @@ def agreed(
 
 
 def scale_of_input(place: Path, width: int, said: float | None, told: SaeHints) -> float:
-    """sqrt(D) over the mean length of h, for SAEs trained on inputs of mean length sqrt(D).
+    """Return sqrt(D) over the mean length of h, for SAEs trained on inputs of length sqrt(D).
 
     Raises:
         UnknownNorm: neither the file nor the operator says the length.

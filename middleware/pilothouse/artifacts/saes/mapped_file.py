@@ -39,7 +39,7 @@ Stored = dict[str, Matrix]
 
 
 def map_safetensors(place: Path) -> tuple[Stored, str]:
-    """The tensors of a file and the SHA-256 of all its bytes.
+    """Map the tensors of a file, and return the SHA-256 of all its bytes.
 
     Raises:
         ArtefactError: no plain file, a pickle, cut off, or with tensors that overlap or lie
@@ -89,7 +89,7 @@ def map_safetensors(place: Path) -> tuple[Stored, str]:
 
 
 def map_converted(place: Path, pickled: Path) -> tuple[Stored, str]:
-    """As `map_safetensors`, of weights that their library pickles.
+    """Map weights that their library pickles, as `map_safetensors` does.
 
     Raises:
         ArtefactError: as `map_safetensors`, or there is only the pickle.

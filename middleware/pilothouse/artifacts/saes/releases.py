@@ -196,7 +196,7 @@ PARTS = 8
 
 
 def release_of(folder: Path) -> Release | None:
-    """The release whose repository's name is in a folder's path."""
+    """Return the release whose repository's name is in a folder's path."""
     parts = [each.casefold() for each in folder.absolute().parts[-PARTS:]]
     for release in RELEASES:
         repo = release.repo.casefold()
@@ -207,7 +207,7 @@ def release_of(folder: Path) -> Release | None:
 
 
 def release_told_by(raw: Mapping[str, Any]) -> Release | None:
-    """The release that only its files' fields tell.
+    """Return the release that only its files' fields tell.
 
     gpt2-small-res-jb was trained before SAELens had versions, and is copied under many names.
     """
@@ -224,7 +224,7 @@ def release_told_by(raw: Mapping[str, Any]) -> Release | None:
 
 
 def input_scale_of(folder: Path) -> Listed | None:
-    """The factor by which a published SAE's inputs were scaled, where only a table says it."""
+    """Return the factor that scaled a published SAE's inputs, where only a table says it."""
     release = release_of(folder)
     if release is None:
         return None

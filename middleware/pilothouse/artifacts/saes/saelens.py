@@ -77,7 +77,7 @@ OTHER_SAE = "use an SAE of one of the architectures that are read"
 
 
 def load_saelens(name: str, folder: Path, told: SaeHints) -> Sae:
-    """The SAE in a folder.
+    """Read the SAE in a folder.
 
     Raises:
         ArtefactError: names file, field, what was got, what was wanted and what to do.
@@ -109,7 +109,7 @@ def load_saelens(name: str, folder: Path, told: SaeHints) -> Sae:
 
 
 def _flattened(fields: Fields) -> Fields:
-    """All fields at the top: a runner's file has some in `sae`, version 6 some in `metadata`."""
+    """Lift all fields to the top: a runner has some in `sae`, version 6 some in `metadata`."""
     raw = dict(fields.raw)
     raw |= {key: each for key, each in fields.group("sae").raw.items() if each is not None}
     trained_on = Fields(fields.place, raw).group("metadata")
@@ -200,7 +200,7 @@ def _about(
 
 
 def _where(fields: Fields, told: SaeHints) -> Where:
-    """The tap; older files have the layer apart from the hook's name, or in another field too."""
+    """Return the tap; older files have the layer apart from the hook's name, or twice."""
     name = next((each for each in HOOKS if fields.has(each)), HOOKS[0])
     hook = fields.text(name)
     if "{layer}" in hook:
@@ -250,7 +250,7 @@ def _form(fields: Fields, tensors: Stored) -> tuple[Form, int | None]:
 
 
 def _k(fields: Fields) -> int:
-    """How many codes are on: a field of its own, or an argument of the activation before."""
+    """Return how many codes are on: a field of its own, or an argument of the activation before."""
     said = {
         name: each
         for name, each in (

@@ -28,7 +28,7 @@ TRANSCODER = "use an SAE that reads and writes at the same place; transcoders ar
 
 
 def load_sparsify(name: str, folder: Path, told: SaeHints) -> Sae:
-    """The SAE in a folder.
+    """Read the SAE in a folder.
 
     Raises:
         ArtefactError: names file, field, what was got, what was wanted and what to do.

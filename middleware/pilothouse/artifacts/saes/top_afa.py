@@ -24,7 +24,7 @@ PICKLE_FILE = "sae.pt"
 
 
 def load_top_afa(name: str, folder: Path, told: SaeHints) -> Sae:
-    """The SAE in a folder, after its conversion to safetensors.
+    """Read the SAE in a folder, after its conversion to safetensors.
 
     Raises:
         ArtefactError: names file, field, what was got, what was wanted and what to do.

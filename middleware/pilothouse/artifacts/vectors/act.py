@@ -38,7 +38,7 @@ GAUSSIAN = ("mu1", "mu2", "std1", "std2")
 
 
 def read_act(only_mean: bool, place: Path, wish: Wish) -> Reading:
-    """The maps of a folder's or one file's modules, at one site."""
+    """Read the maps of a folder's or one file's modules, at one site."""
     site, files, notes = act_files(place, wish)
     return Reading(
         place=place,
@@ -87,7 +87,7 @@ def _gaussian(
 
 
 def act_files(place: Path, wish: Wish) -> tuple[Site, dict[int, Path], tuple[str, ...]]:
-    """The site, the file of each layer, and a note on what was left out.
+    """Return the site, the file of each layer, and a note on what was left out.
 
     A module whose output is a site belongs there. Others (norms) belong nowhere by themselves:
     they are taken where a site is given and no other module of the folder is there.
@@ -137,7 +137,7 @@ def _module(file: Path) -> tuple[int, str]:
 
 
 def source_range(file: Path, state: Mapping[Any, Any], width: int) -> tuple[Floats, Floats]:
-    """low_D and high_D: what `quantiles_src` says, a pair of bounds or a name in the dict.
+    """Return low_D and high_D: what `quantiles_src` says, a pair of bounds or a name in the dict.
 
     Raises:
         ArtefactError: a name that is not there, or bounds that are no range of this width.

@@ -32,7 +32,7 @@ HOW = (
 
 
 def read_angular(place: Path, wish: Wish) -> Reading:
-    """The planes of the norms in front of which the wished site is."""
+    """Read the planes of the norms in front of which the wished site is."""
     planes = _planes(place)
     by_layer: dict[int, str] = {}
     for module in planes:

@@ -23,7 +23,7 @@ MAX_WIDTH = 1 << 20
 
 
 def read_austeer(place: Path, wish: Wish) -> Reading:
-    """The `top` units of a screening's folder by |score|, ties by their order, as diagonal maps."""
+    """Read the `top` units of a screening's folder by |score|, ties by their order, as maps."""
     if not place.is_dir():
         refuse(
             place,

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def chosen(place: Path, by_layer: Mapping[int, T], wish: Wish) -> dict[int, T]:
-    """The layers that were wished for, all if none was; ascending.
+    """Return the layers that were wished for, all if none was; ascending.
 
     Raises:
         ArtefactError: the file has none at all, or not a layer that was wished for.

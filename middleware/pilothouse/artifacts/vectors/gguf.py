@@ -58,7 +58,7 @@ FIRST_BLOCK = "direction.0 edits the output of block 0; llama.cpp would refuse t
 
 
 def read_control_vector(place: Path, wish: Wish) -> Reading:
-    """A control vector's directions, at `resid_post` of the layers that their names say."""
+    """Read a control vector's directions, at `resid_post` of the layers that their names say."""
     file = read_gguf(place, read_bytes(place))
     architecture = file.fields.get("general.architecture")
     if architecture != ARCHITECTURE:
@@ -116,7 +116,7 @@ class GgufFile:
 
 
 def read_gguf(place: Path, data: bytes) -> GgufFile:
-    """The fields and tensors of a GGUF file.
+    """Read the fields and tensors of a GGUF file.
 
     Raises:
         ArtefactError: not GGUF, another version, truncated, or anything beyond the bounds.

@@ -49,7 +49,7 @@ HOW = "pyreft edits prompt positions only (its config's first and last n): name 
 
 
 def read_loreft(place: Path, wish: Wish) -> Reading:
-    """The interventions of a saved folder, or of one file, as low-rank maps."""
+    """Read the interventions of a saved folder, or of one file, as low-rank maps."""
     if place.is_dir():
         site, files = _in_folder(place, wish)
     else:
@@ -86,7 +86,7 @@ def _in_folder(folder: Path, wish: Wish) -> tuple[Site, dict[int, Path]]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The interventions in a folder, or in the one below it that a trainer makes."""
+    """Return the interventions in a folder, or in the one below it that a trainer makes."""
     inside = folder / INSIDE
     found = _named(folder) or (_named(inside) if inside.is_dir() else [])
     if not found:
@@ -159,7 +159,7 @@ def _alone(file: Path, wish: Wish) -> tuple[Site, dict[int, Path]]:
 
 
 def _is_named(file: Path) -> bool:
-    """Whether a file's name says a place that is a site."""
+    """Return whether a file's name says a place that is a site."""
     try:
         _place_of(file)
     except ArtefactError:

@@ -22,7 +22,7 @@ HOW = "as the paper does, ablate it with sites: writers; with op: add it makes t
 
 
 def read_refusal_direction(place: Path, wish: Wish) -> Reading:
-    """The direction of a run's folder, or of a file beside its metadata, at `resid_pre`."""
+    """Read the direction of a run's folder, or of a file beside its metadata, at `resid_pre`."""
     file = place / DIRECTION_FILE if place.is_dir() else place
     layer = _layer(file.parent / METADATA_FILE, wish)
     direction = read_pickled(file, wish)

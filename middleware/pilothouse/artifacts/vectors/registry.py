@@ -22,7 +22,7 @@ class Reader(Protocol):
     """Reads one foreign file or folder and executes nothing of it."""
 
     def __call__(self, place: Path, wish: Wish, /) -> Reading:
-        """The numbers of a file, or an ArtefactError that names file, field, got, want, remedy."""
+        """Return the numbers of a file, or raise an ArtefactError that names file and field."""
         ...
 
 
@@ -59,7 +59,7 @@ def register(entry: Format) -> None:
 
 
 def read_foreign(name: str, place: Path, wish: Wish) -> Reading:
-    """The numbers of a foreign file or folder.
+    """Read the numbers of a foreign file or folder.
 
     Raises:
         ConfigError: there is no such format, or it does not go with the wish.

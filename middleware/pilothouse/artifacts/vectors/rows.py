@@ -24,7 +24,7 @@ STREAM_AND_NEURONS: tuple[Site, ...] = tuple(site for site in get_args(Site) if 
 def rows_at(
     place: Path, field: str, value: object, layers: Sequence[int]
 ) -> dict[int, dict[str, Floats]]:
-    """The rows of [L, D] at the layers in the order given; [D] at the one layer given.
+    """Return the rows of [L, D] at the layers in the order given; [D] at the one layer given.
 
     Raises:
         ArtefactError: another number of rows than of layers, or what `numbers` refuses.

@@ -25,7 +25,7 @@ PLAIN: Mapping[str, str] = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 
 
 def read_safetensors(place: Path, wish: Wish) -> Reading:
-    """The tensors that the wish names, each at its layer."""
+    """Read the tensors that the wish names, each at its layer."""
     tensors = _tensors(place)
     named = [each.tensor for each in wish.layers]
     if any(named) and not all(named):

@@ -22,7 +22,7 @@ HOW = "columns have any length: steer with unit: unit or residual"
 
 
 def read_snmf(place: Path, wish: Wish) -> Reading:
-    """One feature's neurons as a direction at `mlp_neurons`, as long as the factor has it."""
+    """Read one feature's neurons as a direction at `mlp_neurons`, as long as the factor has it."""
     state = read_state(place, wish, ("F", "layer", "mode"))
     assert wish.feature is not None
     if state["mode"] not in SITES:

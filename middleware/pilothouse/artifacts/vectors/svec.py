@@ -21,7 +21,7 @@ WHERE_ADDED = (
 
 
 def read_svec(place: Path, wish: Wish) -> Reading:
-    """A `.svec` file's directions, signs as they are."""
+    """Read a `.svec` file's directions, signs as they are."""
     raw = read_json(place)
     directions = raw.get("directions")
     if not isinstance(directions, dict):

@@ -101,7 +101,7 @@ ANOTHER = "import it for the model it was made on"
 
 
 def is_same_architecture(hint: str, model_type: str) -> bool:
-    """Whether a file's hint, in either naming, is a model's type."""
+    """Return whether a file's hint, in either naming, is a model's type."""
     named = _plain(hint)
     if named == _plain(model_type):
         return True
@@ -128,14 +128,14 @@ class Target:
     heads_width: int | None = None
 
     def width_at(self, site: Site) -> int | None:
-        """Elements of a token at a site, if known."""
+        """Return how many elements a token has at a site, if known."""
         if site == "mlp_neurons":
             return self.neurons
         return self.heads_width if site == "attn_heads" else self.d_model
 
 
 def target_of(model_id: str, d_model: int | None, config: Path | None) -> Target:
-    """The model by its id, with what config.json adds.
+    """Return the model by its id, with what config.json adds.
 
     Raises:
         ArtefactError: config.json cannot be read, or says another d_model.
