@@ -151,6 +151,9 @@ def check_tensors(
     """Refuse tensors that are not exactly these, float32, finite, with no row of zeros.
 
     Args:
+        place: what errors name.
+        tensors: the arrays, by name.
+        shapes: the shape that each of them must have, by name.
         may_be_zero: tensors in which rows of zeros mean something.
 
     Raises:
@@ -177,8 +180,9 @@ def width_fields(site: Site, width: int, d_model: int | None) -> dict[str, int]:
     """Return the manifest fields that say how wide an artefact is.
 
     Args:
-        width: of its arrays.
-        d_model: of the model; None where the site is as wide as the stream.
+        site: where it reads or writes.
+        width: the width of its arrays.
+        d_model: the model's width; None where the site is as wide as the stream.
 
     Raises:
         ArtefactError: it is missing at a site that is not.

@@ -19,14 +19,15 @@ from pilothouse.config import HubPlace
 from pilothouse.errors import ArtefactError
 
 FETCHED = ".fetched"
-"""Beside the files: the names that were asked for, found or not."""
+"""The file beside them that has the names that were asked for, found or not."""
 
 
 def folder_of(place: Path | HubPlace, names: Collection[str]) -> Path:
     """Return the local folder of a place: itself, or where its files of these names are fetched to.
 
     Args:
-        names: relative to the place; those that the repository lacks are left out.
+        place: a local path, or a place on the hub.
+        names: the files' names in the place; those that the repository lacks are left out.
 
     Raises:
         ArtefactError: no commit is named, or nothing can be fetched.

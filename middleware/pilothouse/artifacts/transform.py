@@ -95,8 +95,16 @@ def build_transform(
     """Build a transform from its numbers, with manifest and digests.
 
     Args:
+        name: the operator's name for it.
+        form: what kind of edit it is.
+        model_id: the model that it was made for.
+        layers: those that it is at, ascending.
         arrays: `basis` [L, K, D] of a subspace or plane; `read` and `write` [L, R, D] and `bias`
             [L, R] of a low-rank one; `weight`, `bias`, `low`, `high` [L, D] of a diagonal one.
+        residual_norms_L: mean length of what the site carries at each layer.
+        created_by: what the manifest says of its making.
+        site: where in a layer it reads and writes.
+        d_model: the model's width, where the site has a width of its own.
 
     Raises:
         ArtefactError: arrays that do not fit the form, NaN, or a basis that is not orthonormal.

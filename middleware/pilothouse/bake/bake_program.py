@@ -31,7 +31,7 @@ from pilothouse.term import SteerTerm
 Kind = Literal["auto", "adapter", "checkpoint"]
 RECORD_FILE: Final = "pilothouse_bake.json"
 TOLERANCE: Final = 1e-4
-"""Of float32 weights; rounded to bfloat16 they differ by about 1e-2."""
+"""The largest share that float32 weights may differ by; rounded to bfloat16 it is about 1e-2."""
 
 
 @dataclass(frozen=True, slots=True)

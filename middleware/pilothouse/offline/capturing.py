@@ -73,7 +73,7 @@ class Capturing:
             _check(number, output.outputs[0].pilothouse, collection)
 
     def _given(self, numbers: list[int], params: list[SamplingParams]) -> dict[str, int]:
-        """Prompts with the engine: vLLM's id of each request -> the prompt's number."""
+        """Give prompts to the engine; return each prompt's number by vLLM's id of its request."""
         waiting: dict[str, int] = {}
         for number, each in zip(numbers, params, strict=True):
             try:

@@ -68,11 +68,14 @@ class Governance:
         profile: str | None,
         run: Run,
     ) -> list[Any]:
-        """The outputs of `run`, each with `.pilothouse`.
+        """Return the outputs of `run`, each with `.pilothouse`.
 
         Args:
-            params: vLLM's, one for each prompt.
+            endpoint: the endpoint whose policies hold.
+            params: vLLM's sampling parameters, one for each prompt.
             fields: the `pilothouse` field of each prompt's request.
+            profile: the profile that is asked for, if any.
+            run: gives the prompts to the engine.
 
         Raises:
             RequestError: steering, probes or a profile that the plan does not have.
@@ -118,7 +121,7 @@ def _known(fields: RequestFields) -> Callable[[dict[str, Any]], RequestFields]:
 
 
 def _end(completion: Any, ending: Termination) -> None:
-    """What a client gets of a completion that a verdict ended."""
+    """Make of a completion that a verdict ended what a client gets of it."""
     completion.pilothouse["message"] = ending.message
     completion.finish_reason = "stop" if ending.action == "respond" else "content_filter"
     completion.stop_reason = None
@@ -132,7 +135,7 @@ def _end(completion: Any, ending: Termination) -> None:
 def request_fields(
     steer: Steering, probes: Sequence[str], scores: ScoreDetail, count: int
 ) -> list[dict[str, Any]]:
-    """The field of each of `count` prompts.
+    """Return the field of each of `count` prompts.
 
     Raises:
         ConfigError: lists of terms for another number of prompts.

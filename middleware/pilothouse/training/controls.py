@@ -22,7 +22,7 @@ from pilothouse.training.stages import Stages
 from pilothouse.training.sweep import PartMeter, Steering, draws
 
 CONTROL_TOKENS = 6_000
-"""About what choosing the controls' layers may compute. Pairs are left out first."""
+"""Choosing the controls' layers may compute about as much. Pairs are left out first."""
 
 
 def random_direction(length: float, width: int, generator: np.random.Generator) -> Floats:
@@ -80,8 +80,12 @@ def chosen_controls(
     Without that the fitted vector would be the only one that was picked for what it does.
 
     Args:
-        part: the one that chooses.
+        options: those of the fit.
+        engine: the engine that has the controls loaded.
+        part: the texts that choose.
+        layers: those that were searched.
         scale: the chosen strength, which is that of all controls.
+        stages: told of the work.
     """
     drawn = draws(options)
     steerings = [

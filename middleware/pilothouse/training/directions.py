@@ -39,11 +39,17 @@ REDUCE: Mapping[str, Reduce] = {
 
 
 class Directions:
-    """Of each layer the fitted direction and, where they are asked for, its controls.
+    """The fitted direction of each layer and, where they are asked for, its controls.
 
     Args:
-        states: of the pairs that fit, positives first, or of both sides where `tuned` is given.
-        tuned: of a tuned model, in the place of the positives.
+        options: those of the fit.
+        layers: those that states are of.
+        method: makes a direction of a sample.
+        states: those of the pairs that fit, positives first, or of both sides where `tuned` is
+            given.
+        groups: the group of each pair.
+        tuned: states of a tuned model, in the place of the positives.
+        advance: told of each layer that is done.
 
     Raises:
         ConfigError: states that the method cannot be fitted on, or a tuned model of another form.
@@ -59,7 +65,7 @@ class Directions:
         tuned: States | None,
         advance: Advance,
     ) -> None:
-        self._order, self._method = options, method
+        self._options, self._method = options, method
         self.layers, self.norms_L = layers, states.norms_L
         names = np.array(groups, np.str_)
         half = len(names)
@@ -88,7 +94,7 @@ class Directions:
             index = self.layers.index(layer)
             fitted, sample = self._fitted[index], self._samples[index]
             cosines = bootstrap_cosines(
-                self._method, sample, self._order.resamples, self._generator(layer, "refits")
+                self._method, sample, self._options.resamples, self._generator(layer, "refits")
             )
             low, high = np.quantile(cosines, [0.025, 0.975])
             mean = float(cosines.mean())
@@ -113,7 +119,7 @@ class Directions:
             fitted_D = self._fitted[index].direction_D
             length, generator = float(np.linalg.norm(fitted_D)), self._generator(layer, "controls")
             by_name.setdefault("fitted-0", []).append(fitted_D)
-            for draw in range(self._order.controls):
+            for draw in range(self._options.controls):
                 by_name.setdefault(f"random-{draw}", []).append(
                     random_direction(length, len(fitted_D), generator)
                 )
@@ -125,7 +131,7 @@ class Directions:
     def _generator(self, layer: int, which: str) -> np.random.Generator:
         """Return a generator of the same draws at a layer whichever other layers are looked at."""
         own = [1] if which == "refits" else []
-        return np.random.default_rng([self._order.seed, layer, *own])
+        return np.random.default_rng([self._options.seed, layer, *own])
 
 
 def separations(directions: Directions, states: States) -> dict[int, float]:

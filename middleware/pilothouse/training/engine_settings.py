@@ -14,7 +14,7 @@ DTYPE_FLAG = "--dtype"
 KV_VARIABLE = "VLLM_CPU_KVCACHE_SPACE"
 MIB, GIB = 1 << 20, 1 << 30
 IN_FLIGHT_TOKENS = 16_384
-"""Of texts that are with the engine at a time: more would not make two cores faster."""
+"""So many tokens of texts are with the engine at a time: more would not make two cores faster."""
 MOST_KV_BYTES = 4 * GIB
 """What a whole context may take before it is cut down to what the texts need."""
 CONTEXT_STEP = 1024
@@ -22,8 +22,8 @@ CPU_BLOCK = 32
 """Tokens whose KV is shared or not; the least that vLLM's CPU kernels take. Its own choice is 128,
 which is longer than most prompts of pairs, so that nothing of them would be shared."""
 STEP_TOKENS = 512
-"""In one forward pass: the scores of all of a step's tokens over the vocabulary are held at once,
-and more tokens would not make two cores faster."""
+"""The most tokens of one forward pass: the scores of all of them over the vocabulary are held at
+once, and more tokens would not make two cores faster."""
 
 
 class Chosen(NamedTuple):
@@ -40,6 +40,7 @@ def engine_settings(words: Sequence[str], dtype: str | None = None) -> dict[str,
     """Parse vLLM's engine flags into arguments of `LLM`, those alone that were given.
 
     Args:
+        words: the flags, as they stand behind `--`.
         dtype: the verb's own option, which means the same as the flag.
 
     Raises:
@@ -83,6 +84,8 @@ def with_memory(model: str, settings: dict[str, Any], longest: int) -> Chosen:
     would be over `MOST_KV_BYTES` is cut down to what the texts need.
 
     Args:
+        model: the model's folder or name.
+        settings: those that were given.
         longest: tokens of the longest text with its answer.
 
     Raises:

@@ -51,8 +51,8 @@ class FittedVector:
     """The vector at the layer that was chosen, and all that was measured on the way.
 
     Attributes:
-        vector: it is at one layer; `report.chosen_scale` is the strength that goes with it.
-        report: with the figures on pairs that were neither fitted nor chosen on.
+        vector: the vector, at one layer; `report.chosen_scale` is the strength that goes with it.
+        report: all figures, those on pairs that were neither fitted nor chosen on among them.
     """
 
     vector: Vector
@@ -112,6 +112,8 @@ def prepare_fit(options: FitOptions, sae: Sae | None, began: Clock) -> PreparedF
     """Read the files and the model's configuration, and settle the engine's arguments.
 
     Args:
+        options: what is asked for.
+        sae: the SAE whose features fit, if any.
         began: when the time that stages are counted in began.
 
     Raises:
@@ -164,7 +166,7 @@ def fit_vector(
     Args:
         pairs: JSON lines or CSV; docs/guides/making-vectors.md says which fields.
         model: the model's folder or name, as for `pilothouse serve`.
-        name: the vector's.
+        name: the vector's name.
         model_id: what artefacts call the model; the last part of its name, if not given.
         method: one of `ALL_METHODS`; what goes with `sae` or `tuned`, else the difference of means.
         layers: those to look at; all, if not given. With an SAE it is the SAE's.
@@ -243,6 +245,7 @@ def chosen_method(method: str | None, *, with_sae: bool, with_tuned: bool) -> st
     """Return the method that was asked for, or the one that goes with what was given.
 
     Args:
+        method: the one that was asked for, if any.
         with_sae: whether there is an SAE.
         with_tuned: whether there is a tuned form of the model.
 

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 TOP = 20
 """Likeliest tokens that are compared; vLLM gives no more unless told to."""
 CAPTURE_BYTES = 256 << 20
-"""About this much of states is on disk at a time."""
+"""So much of states, about, is on disk at a time."""
 WAVE_TOKENS = 1024
-"""About so many are computed between two signs of progress. What is told of them is held."""
+"""So many tokens, about, are computed between two signs of progress. Their scores are held."""
 ANSWERS = 256
 """Texts that are continued at a time."""
 LIMITS = Limits(max_programs=64, max_norm_ratio=1e6, max_wait_ms=3_600_000)
@@ -189,6 +189,8 @@ class FitEngine:
         where no edit reaches it. What it says unsteered is remembered.
 
         Args:
+            lines: the texts.
+            terms: the steering of each, or None.
             with_tops: whether the likeliest tokens are told, too.
             advance: told how many texts are done.
         """
@@ -199,8 +201,8 @@ class FitEngine:
         }
         advance(len(found))
         left = [n for n in range(len(lines)) if n not in found]
-        options = sorted(left, key=lambda n: (lines[n].ids[: lines[n].start], n))
-        for wave in self._waves(options, lines):
+        order = sorted(left, key=lambda n: (lines[n].ids[: lines[n].start], n))
+        for wave in self._waves(order, lines):
             asked = [(lines[n], terms[n], with_tops[n]) for n in wave]
             outputs = self._scored(asked, reads_cache=True)
             # A hit that goes further than the prompt leaves out what was asked for.
@@ -236,12 +238,12 @@ class FitEngine:
             advance(len(outputs))
         return found
 
-    def _waves(self, options: Sequence[int], lines: Sequence[ScoredText]) -> Iterator[list[int]]:
-        """Numbers of texts, in this options, in stretches of about `WAVE_TOKENS` to compute."""
+    def _waves(self, order: Sequence[int], lines: Sequence[ScoredText]) -> Iterator[list[int]]:
+        """Yield numbers of texts, in this order, by stretches of about `WAVE_TOKENS` to compute."""
         wave: list[int] = []
         held = 0
         before: tuple[int, ...] | None = None
-        for n in options:
+        for n in order:
             context = lines[n].ids[: lines[n].start]
             cost = len(lines[n].ids) - (self.shared_tokens(lines[n]) if context == before else 0)
             if wave and held + cost > WAVE_TOKENS:

@@ -63,6 +63,11 @@ def run_fit(
     """Fit, search, choose and test; return the vector of the chosen layer and the whole report.
 
     Args:
+        options: what is asked for.
+        files: the texts as they were read.
+        texts: the same as the model's tokens.
+        sae: the SAE whose features fit, if any.
+        phase: called with each stage's title and size.
         began: when the verb was called.
 
     Raises:

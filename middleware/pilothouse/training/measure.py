@@ -21,7 +21,7 @@ FLOOR = 1e-6
 """Log-probabilities are float32: what is left of 1 may fall below its rounding."""
 RESAMPLES = 2000
 MOST = 1e6
-"""What is told where the sides lie apart and neither varies."""
+"""The separation of sides that lie apart where neither varies."""
 
 
 def coarse_kl(plain: Mapping[int, float], steered: Mapping[int, float]) -> float:
@@ -32,7 +32,8 @@ def coarse_kl(plain: Mapping[int, float], steered: Mapping[int, float]) -> float
     vocabulary it is the divergence itself.
 
     Args:
-        plain, steered: log-probabilities by token id.
+        plain: log-probabilities of the unsteered model, by token id.
+        steered: those of the steered model.
     """
     shared = plain.keys() & steered.keys()
     listed = sum(math.exp(plain[each]) * (plain[each] - steered[each]) for each in shared)

@@ -58,6 +58,7 @@ def renamed(path: Path, found: Collection[str], fields: Collection[str]) -> str 
     """Return what to say of a file whose lines have another set's fields; None where it is none.
 
     Args:
+        path: the file that is read.
         found: the names that each line has.
         fields: the names that a line may have.
     """

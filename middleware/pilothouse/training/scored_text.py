@@ -30,7 +30,7 @@ class ScoredText(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Said:
-    """Of each scored token its log-probability, whether it was the likeliest, and the top ones.
+    """What vLLM says of each scored token: log-probability, whether it is the likeliest, top ones.
 
     `tops` has the log-probabilities of the likeliest tokens (and of the token itself) by token id.
     """

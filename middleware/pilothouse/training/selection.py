@@ -15,12 +15,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pilothouse.training.report import CONTROLS, Cell, Figures, LayerFit, Trial
 
 Tried = Mapping[float, Figures]
-"""By strength, of one layer."""
+"""What was measured of one layer, by strength."""
 
 FINEST = 1.15
 """Strengths closer than this ratio are not told apart."""
 LEAST_DRIFT = 1e-3
-"""Of the logarithm of a perplexity ratio: smaller ones are not told from 0."""
+"""Logarithms of perplexity ratios that are smaller are not told from 0."""
 STEADY_COSINE = 0.8
 FEW_GROUPS = 20
 
@@ -32,6 +32,9 @@ def fluency_limit(
 
     Args:
         figures: what was measured at `scale`.
+        scale: a strength that was measured.
+        max_perplexity_ratio: how much less fluent a choice may be.
+        scales: the strengths to try.
     """
     drift = math.log(max(figures.perplexity_ratio, math.exp(LEAST_DRIFT)))
     limit = scale * math.sqrt(math.log(max_perplexity_ratio) / drift)
@@ -65,7 +68,10 @@ def next_strength(
     was fluent. Between neighbours that were both tried it goes on half-way, if `finer`.
 
     Args:
+        tried: the figures of what was tried at the layer.
         scales: the ladder to begin with.
+        max_perplexity_ratio: how much less fluent a choice may be.
+        finer: whether strengths between those of the ladder are tried too.
     """
     ladder = sorted({*scales, *tried})
     best = best_strength(tried, max_perplexity_ratio)
@@ -119,7 +125,7 @@ def _is_fluent(figures: Figures, max_perplexity_ratio: float) -> bool:
 def choose(cells: Iterable[Cell], max_perplexity_ratio: float) -> Cell:
     """Return the fitted vector's cell with the largest effect among those that stay fluent.
 
-    Where none does, the one that drifts least.
+    Where none does, it is the one that drifts least.
     """
     fitted = [each for each in cells if each.kind == "fitted"]
     fluent = [each for each in fitted if each.figures.perplexity_ratio <= max_perplexity_ratio]

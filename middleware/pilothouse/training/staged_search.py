@@ -26,7 +26,7 @@ from pilothouse.training.stages import SCREEN, SEARCH, Stages
 from pilothouse.training.sweep import PartMeter, fitted
 
 SCREEN_TOKENS, SEARCH_TOKENS = 9_000, 16_000
-"""About what a whole stage may compute. Pairs are left out first, then layers."""
+"""Whole stages may compute about as much. Pairs are left out first, then layers."""
 SEARCHED = 4
 """Layers that the screen leaves over."""
 IN_THE_RACE = (SEARCHED, SEARCHED, SEARCHED, 2, 2, 1)
@@ -62,8 +62,11 @@ def found_by_search(
     """Look for layer and strength on a part of the texts.
 
     Args:
-        part: the one that chooses.
-        separations: of each layer, on that part; empty where they say nothing.
+        options: those of the fit.
+        engine: the engine that has the vector loaded.
+        part: the texts that choose.
+        separations: the d' of each layer on that part; empty where they say nothing.
+        stages: told of the work.
     """
     layers = engine.layers
     scales = sorted(options.scales)

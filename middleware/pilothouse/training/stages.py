@@ -11,7 +11,7 @@ from pilothouse.progress import Advance, Phase
 from pilothouse.training.report import Stage
 
 Tell = Callable[[int | None], Advance]
-"""Begins a stretch of a stage, of so many texts or of nobody knows how many."""
+"""Begins a stretch of a stage: of so many texts, or of an unknown number where it is None."""
 
 READING, ENGINE, ANSWERS, STATES, DIRECTIONS = (
     "reading",
@@ -58,7 +58,8 @@ class Stages:
     """Numbers the stages, and keeps their cost.
 
     Args:
-        names: of those to come.
+        phase: called with each stage's title and size.
+        names: the names of the stages to come.
         began: when the verb was called; up to now it read files.
     """
 

@@ -68,7 +68,7 @@ def draws(options: FitOptions) -> list[tuple[Control, int]]:
 
 
 class PartMeter:
-    """TokenStats steerings on a part of the texts, beside no steering.
+    """Measures steerings on a part of the texts, beside no steering.
 
     Raises:
         ConfigError: there are questions, and the unsteered model answers none.
@@ -77,7 +77,7 @@ class PartMeter:
     def __init__(
         self, options: FitOptions, engine: FitEngine, part: Part, advance: Advance
     ) -> None:
-        self._order, self._stand, self.part = options, engine, part
+        self._options, self._engine, self.part = options, engine, part
         [self._plain] = self._heard([None], advance)
         if part.questions and not self._plain.right_Q.any():
             raise ConfigError(
@@ -128,13 +128,13 @@ class PartMeter:
     def _heard(self, steerings: Sequence[Steering | None], advance: Advance) -> list[Heard]:
         part, lines = self.part, self._lines
         terms = [
-            each and forced(each.vector, each.layer, each.scale, self._order.on, line)
+            each and forced(each.vector, each.layer, each.scale, self._options.on, line)
             for each in steerings
             for line in lines
         ]
         pairs = len(part.positives)
         is_neutral = [False] * (2 * pairs) + [True] * len(part.neutral)
-        said = self._stand.say(lines * len(steerings), terms, is_neutral * len(steerings), advance)
+        said = self._engine.say(lines * len(steerings), terms, is_neutral * len(steerings), advance)
         rights = self._right(steerings, advance)
         found = []
         for index, right_Q in enumerate(rights):
@@ -155,15 +155,15 @@ class PartMeter:
                 layers=(each.layer,),
                 scale=each.scale,
                 unit="residual",
-                on=self._order.on,
+                on=self._options.on,
             )
             for each in steerings
             for _ in questions
         ]
         contexts = [each.ids for each in questions] * len(steerings)
-        answers = self._stand.answers(contexts, terms, self._order.answer_tokens, advance)
+        answers = self._engine.answers(contexts, terms, self._options.answer_tokens, advance)
         right = [
-            question.answer.casefold() in self._stand.text(answer).casefold()
+            question.answer.casefold() in self._engine.text(answer).casefold()
             for question, answer in zip(list(questions) * len(steerings), answers, strict=True)
         ]
         return [

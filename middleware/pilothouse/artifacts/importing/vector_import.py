@@ -143,7 +143,11 @@ def build_source(
     """Return the vector or transform that a reading makes for a model.
 
     Args:
+        name: the artefact's name.
+        reading: what was read from the foreign file.
+        target: what is known of the model.
         residual_norms_L: mean length of what the site carries, for the layers ascending.
+        created_by: what the manifest says of its making.
 
     Raises:
         ArtefactError: numbers of another model, layers of different shapes, or a row of zeros.
@@ -215,6 +219,8 @@ def residual_norms(norms: str | None, layers: Sequence[int], site: Site) -> Floa
     Args:
         norms: numbers with commas, one for each layer ascending; a JSON file {layer: number}; or
             the folder of a capture at the site.
+        layers: the vector's layers, in any order.
+        site: where in a layer the vector belongs.
 
     Raises:
         ConfigError: nothing given, or not one positive number for each layer.

@@ -17,7 +17,7 @@ from pilothouse.log_text import log_lines
 
 logger = logging.getLogger(__name__)
 _OPEN: WeakValueDictionary[str, Sae] = WeakValueDictionary()
-"""By the digest of their content."""
+"""The SAEs that are open, by the digest of their content."""
 
 
 def open_sae(name: str, ref: SaeRef) -> Sae:

@@ -26,7 +26,7 @@ MARKS: Mapping[str, tuple[tuple[str, ...], ...]] = {
 """Files that only one layout has together; each line is one way to have it."""
 
 SHARED = ("config.json", "sae_weights.safetensors")
-"""Of llamascopium and of the R1 series of Llama Scope, which has no field `act_fn`."""
+"""The files of llamascopium and of the R1 series of Llama Scope, which has no field `act_fn`."""
 
 
 NESTED: Mapping[str, tuple[str, ...]] = {"llama-scope": ("checkpoints/final.safetensors",)}

@@ -26,7 +26,7 @@ BLOCK_HOOKS: Mapping[str, Site] = {
     "mlp.hook_post": "mlp_neurons",
     "hook_mlp_out": "mlp_out",
 }
-"""By TransformerLens. What a block reads after a norm is no tap: nothing is edited there."""
+"""TransformerLens' names. What a block reads after a norm is no tap: nothing is edited there."""
 BLOCK = re.compile(r"blocks\.(\d{1,4})\.(.+)")
 PATHS = ("layers.N", "h.N", "PATH.layers.N[.MODULE]")
 OTHER_PLACE = "use an SAE of the residual stream or of what attention or MLP add to it"

@@ -42,7 +42,11 @@ def agreed(
     """Return model and tap, from the file or the operator.
 
     Args:
-        where: what the file says of them; a tap, or either part of one.
+        place: the file that errors name.
+        told: what the operator says.
+        model_id: the model that the file names, if it names one.
+        where: what the file says of layer and site; a tap, or either part of one.
+        remedy: what to do where nobody says one of them.
 
     Raises:
         UnknownModel: nobody says the model, though layer and site are known.

@@ -34,7 +34,7 @@ TYPES: Mapping[str, np.dtype[Any]] = {
 
 ALIGNMENT = 8
 PART_BITS = 26
-"""About 64 MiB are copied at once."""
+"""Two to this power, 64 MiB, is about how much is copied at once."""
 Stored = dict[str, Matrix]
 
 

@@ -60,7 +60,10 @@ def load_sae(
     """Read the SAE in a folder, under the operator's name for it. Nothing in it is executed.
 
     Args:
+        name: the operator's name for it.
+        folder: the folder that its files are in.
         format_name: None for the one that the files tell.
+        told: what the operator says beside the files.
 
     Raises:
         ArtefactError: names file, field, what was got, what was wanted and what to do.

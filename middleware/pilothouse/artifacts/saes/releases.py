@@ -24,7 +24,7 @@ class Release(NamedTuple):
     is_centred: bool | None = None
     normalise: str | None = None
     input_scales: Mapping[str, float] = NO_SCALES
-    """By the end of the folder's path."""
+    """The factors, by the end of the folder's path."""
 
 
 class Listed(NamedTuple):
@@ -138,7 +138,7 @@ _R1_SERIES: Mapping[str, tuple[float, ...]] = {
         0.926395749,
     ),
 }
-"""By series and layer."""
+"""The factors, by series and layer."""
 _MLP_TM = (
     1.049317316,
     2.369398401,
@@ -153,7 +153,7 @@ _MLP_TM = (
     0.3619728927,
     0.2851548653,
 )
-"""By layer."""
+"""The factors, by layer."""
 
 RES_JB = Release("gpt2-small-res-jb", "jbloom/GPT2-Small-SAEs-Reformatted", is_centred=True)
 RELEASES = (

@@ -46,7 +46,7 @@ FORMS: Mapping[str, Form] = {
     "poly_jumprelu": "jumprelu",
 }
 BATCHED = ("batchtopk", "batch_topk", "matryoshka", "matryoshka_batchtopk")
-"""In training a token's codes hang on its batch; at inference a threshold is in its place."""
+"""In training a token's codes hang on its batch; at inference a threshold takes its place."""
 TRAINED_ON = (
     "model_name",
     "hook_name",
@@ -58,7 +58,7 @@ TRAINED_ON = (
 """What version 6 has in `metadata`."""
 HOOKS = ("hook_name", "hook_point", "hf_hook_name")
 POLY = "poly_"
-"""By which the architectures of PolySAE begin; the rest says how its codes are chosen."""
+"""The beginning of the architectures of PolySAE; the rest says how codes are chosen."""
 REFUSED: Mapping[str, str] = {
     "temporal": "its codes hang on the tokens before, through an attention of its own",
     "poly_batchtopk": "its codes hang on the batch; save it for inference, as poly_jumprelu",

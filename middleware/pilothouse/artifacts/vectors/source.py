@@ -15,7 +15,7 @@ from pilothouse.errors import argument
 MAX_FILE_BYTES = 1 << 30
 MAX_JSON_BYTES = 256 << 20
 MAX_ELEMENTS = 1 << 26
-"""Of one array: 256 MiB in float32, a low-rank map of width 16,384 and rank 4,096."""
+"""The most numbers of one array: 256 MiB in float32, a low-rank map of width 16,384, rank 4,096."""
 
 FETCH_AGAIN = (
     f"fetch the file anew from its source, or check that {argument('format_name')} names its layout"

@@ -93,8 +93,9 @@ ARCHITECTURES: Mapping[str, tuple[str, ...]] = {
     "t5": ("mt5", "umt5"),
     "t5encoder": ("t5",),
 }
-"""By llama.cpp's architecture the types that its converter writes as it, where the two names differ
-in more than case and separators. Types of a whole model stand beside those of the text model in it.
+"""The types that llama.cpp's converter writes as an architecture, by its name, where the two names
+differ in more than case and separators. Types of a whole model stand beside those of the text model
+in it.
 """
 MAX_CONFIG_BYTES = 4 << 20
 ANOTHER = "import it for the model it was made on"
@@ -117,13 +118,13 @@ _TYPES = {_plain(each): set(map(_plain, types)) for each, types in ARCHITECTURES
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is known of the model. None: not known, so not compared."""
+    """What is known of the model. None stands for what is not known, and so not compared."""
 
     model_id: str
     d_model: int | None = None
     layers: int | None = None
     model_types: tuple[str, ...] = ()
-    """Of the whole model, and of the language model in it."""
+    """The types of the whole model and of the language model in it."""
     neurons: int | None = None
     heads_width: int | None = None
 
