@@ -11,14 +11,49 @@ PilothouseError
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 MOST_CHARACTERS = 200
 """Of what was got, as it stands in a message."""
+ARGUMENT = re.compile("\ue000([a-z_.]+)(?:\ue001([^\ue000-\ue002]*))?\ue002")
+"""An argument's mark within a text, by characters that no text has: its name and a value."""
+Spelling = Callable[[str, str | None], str]
+"""Spells an argument, by its name in Python, with the value to give it or without."""
+
+
+def argument(name: str, value: str | None = None) -> str:
+    """Return a mark that names an argument in an error, and is spelled where the error is shown.
+
+    Python's callers are told the argument, users of the command line the option that sets it.
+
+    Args:
+        name: the argument's own; `engine.max_model_len` is a key of the argument `engine`.
+        value: what to give it.
+    """
+    return f"\ue000{name}\ue002" if value is None else f"\ue000{name}\ue001{value}\ue002"
+
+
+def in_python(name: str, value: str | None) -> str:
+    """Spell an argument as a caller in Python writes it."""
+    whole, _, key = name.partition(".")
+    told = f"{whole}[{key!r}]" if key else whole
+    if value is None:
+        return told
+    is_plain = value in ("N", "True") or value.isdigit()
+    return f"{told}={value if is_plain else repr(value)}"
+
+
+def spelled(text: str, spelling: Spelling = in_python) -> str:
+    """Return a text with the arguments in it spelled out."""
+    return ARGUMENT.sub(lambda found: spelling(found[1], found[2]), text)
 
 
 class PilothouseError(Exception):
     """Root of everything raised on purpose.
 
     Its text is either written out or made of four fields: `where: got ..., want ...; fix`.
+    Arguments that it names by `argument` are spelled as Python's; a command line spells options.
 
     Args:
         message: the whole text, in place of the fields.
@@ -37,7 +72,13 @@ class PilothouseError(Exception):
         want: str | None = None,
         fix: str | None = None,
     ) -> None:
-        super().__init__(sentence(where, got, want, fix) if message is None else message)
+        self.marked = sentence(where, got, want, fix) if message is None else message
+        """The text with marks for arguments, for another error that goes on telling it."""
+        super().__init__(spelled(self.marked))
+
+    def spelled(self, spelling: Spelling) -> str:
+        """Return the error's text with the arguments that it names in another spelling."""
+        return spelled(self.marked, spelling)
 
 
 class ConfigError(PilothouseError, ValueError):

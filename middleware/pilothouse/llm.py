@@ -9,8 +9,9 @@ outputs[0].outputs[0].pilothouse["action"]
 
 from __future__ import annotations
 
+import logging
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,7 @@ from vllm import LLM as VllmLLM
 from vllm import RequestOutput, SamplingParams
 
 from pilothouse.artifacts.catalog import load_catalog
-from pilothouse.capture.order import Positions, Storage, capture_order
-from pilothouse.capture.prompts import prompts_of
+from pilothouse.capture.order import Positions, Storage, capture_order, prompts_of
 from pilothouse.capture.reader import CaptureReader
 from pilothouse.config import PilothouseConfig, load_config
 from pilothouse.engine.capture_session import capture_index
@@ -32,12 +32,12 @@ from pilothouse.engine.scheduler.refused_turns import policy_messages
 from pilothouse.engine.unsupported_flags import refuse_settings
 from pilothouse.engine.vllm.chat import turn_markers
 from pilothouse.engine.vllm.check import check
+from pilothouse.engine.vllm.prompts import begins_twice, check_template_kwargs
 from pilothouse.engine.vllm.rpc import ask_engine
 from pilothouse.errors import ConfigError, EngineError
+from pilothouse.log_text import log_text
 from pilothouse.offline.capturing import Capturing
-from pilothouse.offline.governance import Governance, Run
-from pilothouse.offline.prompts import check_chat, warn_of_doubled
-from pilothouse.offline.request_field import Steering, request_fields
+from pilothouse.offline.governance import Governance, Run, Steering, request_fields
 from pilothouse.policy.endpoint_names import EndpointName
 from pilothouse.policy.loader import load_policies
 from pilothouse.server.start_report import log_start
@@ -46,6 +46,7 @@ from pilothouse.types import ScoreDetail, Site
 
 __all__ = ["LLM", "CaptureReader", "Steer"]
 
+logger = logging.getLogger(__name__)
 CLIENT = 0
 """What the engine calls the one process that asks it here."""
 
@@ -112,7 +113,7 @@ class LLM(VllmLLM):  # type: ignore[misc]
             RequestError: steering or probes that the plan does not have.
         """
         asked = prompts if isinstance(prompts, list | tuple) else [prompts]
-        warn_of_doubled(self.renderer, asked, more)
+        _warn_of_doubled(self.renderer, asked, more)
         run = super().generate
         fields = request_fields(steer, probes, scores, len(asked))
         return self._governed(
@@ -137,7 +138,7 @@ class LLM(VllmLLM):  # type: ignore[misc]
         """As `generate`, for one conversation or a list of them."""
         single = bool(messages) and isinstance(messages[0], dict)
         conversations = [messages] if single else list(messages)
-        check_chat(self.renderer, more)
+        _check_chat(self.renderer, more)
         run = super().chat
         fields = request_fields(steer, probes, scores, len(conversations))
         return self._governed(
@@ -194,9 +195,9 @@ class LLM(VllmLLM):  # type: ignore[misc]
         """
         asked, is_chat = prompts_of(prompts)
         if is_chat:
-            check_chat(self.renderer, more)
+            _check_chat(self.renderer, more)
         else:
-            warn_of_doubled(self.renderer, asked, more)
+            _warn_of_doubled(self.renderer, asked, more)
         facts = self.plan.body.model
         order = capture_order(
             asked,
@@ -273,3 +274,37 @@ def _granted(config: str | Path | PilothouseConfig) -> PilothouseConfig:
     known = load_config(Path(config)) if isinstance(config, str | Path) else config
     granted = known.auth.model_copy(update={"client_steering": True, "client_scores": True})
     return known.model_copy(update={"auth": granted})
+
+
+def _check_chat(renderer: Any, options: Mapping[str, Any]) -> None:
+    """Refuse variables that the chat template does not read, which vLLM drops in silence."""
+    check_template_kwargs(
+        renderer, options.get("chat_template_kwargs") or {}, template=options.get("chat_template")
+    )
+
+
+def _warn_of_doubled(renderer: Any, prompts: Sequence[Any], options: Mapping[str, Any]) -> None:
+    """Log once where texts begin with the token that the tokenizer puts in front anyway.
+
+    The ids stay those that vLLM gives the same text over HTTP.
+    """
+    tokenizer = renderer.tokenizer
+    adds = (options.get("tokenization_kwargs") or {}).get("add_special_tokens", True)
+    if tokenizer is None or not adds:
+        return
+    doubled = [
+        number for number, each in enumerate(prompts) if begins_twice(tokenizer, _text(each))
+    ]
+    if doubled:
+        logger.warning(
+            "prompts: number %d and %d more begin with %s, which the tokenizer puts in front "
+            "anyway: the model reads it twice, here as over /v1/completions; take it out",
+            doubled[0],
+            len(doubled) - 1,
+            log_text(tokenizer.bos_token),
+        )
+
+
+def _text(prompt: Any) -> str:
+    text = prompt.get("prompt") if isinstance(prompt, dict) else prompt
+    return text if isinstance(text, str) else ""

@@ -2,7 +2,8 @@
 
 The value travels in vLLM's `vllm_xargs` under `SIGNED_REQUEST_KEY`, as
 `base64url(json).base64url(mac)`. The key is drawn at each start and lives in the environment of
-the processes of that start only.
+the processes of that start only. `itsdangerous` would be one more dependency of every server, to
+replace the two lines around `hmac`; fields and their bounds are checked by pydantic either way.
 """
 
 from __future__ import annotations

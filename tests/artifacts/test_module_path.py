@@ -117,7 +117,7 @@ def test_a_folder_of_an_unknown_family_is_refused_with_the_options_that_help(
     tmp_path: Path,
 ) -> None:
     place = files.sparsify(tmp_path, book("topk")).rename(tmp_path / "trunk.stage.3")
-    with pytest.raises(ArtefactError, match="say --layer N and --site SITE"):
+    with pytest.raises(ArtefactError, match="say layer=N and site='SITE'"):
         load_sae("s", place, None, SaeHints(model_id="demo"))
     sae = load_sae("s", place, None, SaeHints(model_id="demo", layer=3, site="resid_post"))
     assert sae.tap == Tap(3, "resid_post")

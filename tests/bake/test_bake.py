@@ -141,11 +141,11 @@ def test_a_vector_and_a_profile_are_baked_from_python(models: Any, tmp_path: Pat
     )
     steering = steering_of_profile(tmp_path / "pilothouse.yaml", "m:it")
     assert bake(model, tmp_path / "other", steering)["program"] == record["program"]
-    with pytest.raises(ConfigError, match="m:that"):
+    with pytest.raises(ConfigError, match="profile: got 'm:that'"):
         steering_of_profile(tmp_path / "pilothouse.yaml", "m:that")
     with pytest.raises(ConfigError, match="already"):
         bake(model, tmp_path / "other", steering)
-    with pytest.raises(ConfigError, match="got 'magic'"):
+    with pytest.raises(ConfigError, match="kind: got 'magic'"):
         bake(model, tmp_path / "third", steering, kind="magic")  # type: ignore[arg-type]
     assert not (tmp_path / "third").exists()
 

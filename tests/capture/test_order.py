@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from pilothouse.capture.order import SHARD_BYTES, CaptureOrder, capture_order
-from pilothouse.capture.prompts import prompts_of
+from pilothouse.capture.order import SHARD_BYTES, CaptureOrder, capture_order, prompts_of
 from pilothouse.errors import ConfigError
 from pilothouse.types import Tap
 

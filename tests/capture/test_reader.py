@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from pilothouse.capture.folder import open_folder
-from pilothouse.capture.index import CapturedModel, CaptureIndex, PlaceEntry
+from pilothouse.capture.index import CapturedModel, CaptureIndex, PlaceEntry, open_folder
 from pilothouse.capture.reader import CaptureReader
 from pilothouse.engine.worker.shard_writer import ShardWriter, StepRows
 from pilothouse.errors import ConfigError

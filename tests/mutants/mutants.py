@@ -933,7 +933,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "check_target",
         "hint and known and not any(is_same_architecture(hint, each) for each in known)",
         "False and not any(is_same_architecture(hint, each) for each in known)",
-        ("tests/artifacts/vectors/test_model_types.py",),
+        ("tests/artifacts/vectors/test_target.py",),
         "mismatch",
     ),
     Mutant(

@@ -6,7 +6,7 @@ import pytest
 from vllm.platforms import current_platform
 
 from pilothouse.engine.plan import dtype
-from pilothouse.errors import ConfigError
+from pilothouse.errors import ConfigError, spelled
 from pilothouse.training.engine_settings import (
     CPU_BLOCK,
     IN_FLIGHT_TOKENS,
@@ -59,10 +59,9 @@ def test_the_usual_dtype_is_told_with_its_reason(
     monkeypatch.setattr(dtype, "missing_bfloat16", lambda: "it lacks them")
     settings, told = with_dtype(model, {"max_num_seqs": 3})
     assert settings == {"max_num_seqs": 3, "dtype": "float32"}
-    assert told == (
-        "--dtype is not given: float32: it lacks them, so that bfloat16 would be several times "
-        "slower",
-    )
+    assert [spelled(each) for each in told] == [
+        "dtype is not given: float32: it lacks them, so that bfloat16 would be several times slower"
+    ]
 
 
 def test_the_cache_holds_what_the_texts_need_and_not_what_the_machine_has(model: str) -> None:
@@ -83,7 +82,7 @@ def test_a_context_that_would_take_too_much_is_cut_down_and_told(
     monkeypatch.setattr("pilothouse.training.engine_settings.CONTEXT_STEP", 64)
     settings, [told] = with_memory(model, {"dtype": "float32"}, longest=100)
     assert settings["max_model_len"] == 128
-    assert f"of the model's {MAX_TOKENS} tokens" in told
+    assert f"engine['max_model_len'] is not given: 128 of the model's {MAX_TOKENS}" in spelled(told)
     kept, told_nothing = with_memory(model, {"dtype": "float32", "max_model_len": 300}, 100)
     assert (kept["max_model_len"], told_nothing) == (300, ())
 

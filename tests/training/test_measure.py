@@ -1,4 +1,4 @@
-"""Figures from what an engine says, against full distributions and by hand."""
+"""Figures from what an engine says, and how far two sides lie apart, on known samples."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax, rel_entr
 
-from pilothouse.training.divergence import coarse_kl
-from pilothouse.training.measure import Heard, figures, mean_interval
+from pilothouse.training.measure import MOST, Heard, coarse_kl, figures, mean_interval, separation
 from pilothouse.training.scored_text import Said
+from tests.support.training.planted_samples import planted
 
 
 def top(log_p: np.ndarray, count: int) -> dict[int, float]:
@@ -77,3 +77,27 @@ def test_an_interval_resamples_groups_and_not_rows() -> None:
     assert by_group.high - by_group.low == pytest.approx(2 * wanted, rel=0.25)
     assert by_row.high - by_row.low < (by_group.high - by_group.low) / 3
     assert by_group.low <= by_group.estimate <= by_group.high
+
+
+def test_the_distance_is_the_gap_in_standard_deviations() -> None:
+    draw = np.random.default_rng(0)
+    unit_D = np.zeros(5)
+    unit_D[2] = 1.0
+    sides = draw.normal(size=(2, 4000, 5))
+    sides[0, :, 2] = 3.0 + 2.0 * sides[0, :, 2]
+    sides[1, :, 2] = 2.0 * sides[1, :, 2]
+    assert separation(7.0 * unit_D, *sides) == pytest.approx(1.5, abs=0.1)
+    assert separation(-unit_D, *sides) == pytest.approx(-1.5, abs=0.1)
+
+
+def test_a_planted_direction_lies_further_apart_than_another() -> None:
+    sample, unit_D = planted()
+    other_D = np.roll(unit_D, 1)
+    sides = sample.positive_NF, sample.negative_NF
+    assert separation(unit_D, *sides) > 1.0 > abs(separation(other_D, *sides))
+
+
+def test_sides_that_do_not_vary_are_told_apart_without_end() -> None:
+    one_ND = np.ones((3, 2))
+    assert separation(np.array([1.0, 0.0]), one_ND, one_ND) == 0.0
+    assert separation(np.array([1.0, 0.0]), 2 * one_ND, one_ND) == pytest.approx(MOST)

@@ -238,13 +238,13 @@ def test_texts_that_begin_twice_are_logged_offline(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     from pilothouse.engine.vllm.prompts import PromptRenderer
-    from pilothouse.offline.prompts import warn_of_doubled
+    from pilothouse.llm import _warn_of_doubled
 
     renderer = PromptRenderer(str(model_of(tmp_path / "m", None, bos="<|pad|>")), {}, {})._renderer
     given = ["a", {"prompt": "<|pad|>b"}, "<|pad|>c", {"prompt_token_ids": [0, 0]}]
     with caplog.at_level("WARNING", logger="pilothouse"):
-        warn_of_doubled(renderer, given, {})
-        warn_of_doubled(renderer, given[:1], {})
-        warn_of_doubled(renderer, given, {"tokenization_kwargs": {"add_special_tokens": False}})
+        _warn_of_doubled(renderer, given, {})
+        _warn_of_doubled(renderer, given[:1], {})
+        _warn_of_doubled(renderer, given, {"tokenization_kwargs": {"add_special_tokens": False}})
     mine = [each for each in caplog.records if each.name.startswith("pilothouse")]
     assert [each.getMessage()[:30] for each in mine] == ["prompts: number 1 and 1 more b"]

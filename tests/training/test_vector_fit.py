@@ -21,10 +21,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pilothouse.artifacts.vector import Vector, load_vector
-from pilothouse.training.pair import Asked, Pair, load_pairs
+from pilothouse.training.pair import Asked, Pair, divide, load_pairs
 from pilothouse.training.report import FitReport
 from pilothouse.training.selection import choose
-from pilothouse.training.split import divide
 from tests.reference.sae import Book
 from tests.support.artifacts import sae_files as files
 from tests.support.engines.harness import ENVIRONMENT

@@ -50,7 +50,7 @@ class Catalog:
 
 
 def load_catalog(config: PilothouseConfig) -> Catalog:
-    """Every vector, probe and SAE that the configuration names.
+    """Read every vector, probe and SAE that the configuration names.
 
     Raises:
         ArtefactError: one line for each artefact that cannot be used, or is for another model or
@@ -77,7 +77,7 @@ def load_catalog(config: PilothouseConfig) -> Catalog:
 
 
 def load_source(name: str, path: Path) -> Source:
-    """The vector or transform in a folder, whichever its manifest says.
+    """Read the vector or transform in a folder, whichever its manifest says.
 
     Raises:
         ArtefactError: as `load_vector` and `load_transform`.
@@ -88,7 +88,7 @@ def load_source(name: str, path: Path) -> Source:
 
 
 def signals_of(probe: Probe) -> tuple[SignalSpec, ...]:
-    """The probe's readouts as signals, keys `probe/readout` with the operator's probe name.
+    """Return the probe's readouts as signals, keys `probe/readout` with the operator's probe name.
 
     A threshold for any length wins; where a target has thresholds by length only, the highest
     stands for all, so that the false positive rate is met at every length.
@@ -175,7 +175,7 @@ def _disagreements(loaded: Sequence[tuple[Source | Probe, str]]) -> list[str]:
 def _strangers(
     saes: Mapping[str, Sae], config: PilothouseConfig, others: Sequence[Source | Probe]
 ) -> list[str]:
-    """SAEs that are of another model or width than what else is loaded."""
+    """Return a line for each SAE that is of another model or width than what else is loaded."""
     model_id = next((each.model_id for each in (*others, *saes.values())), "")
     width = next((each.d_model for each in others), None)
     lines = []

@@ -50,14 +50,14 @@ def refuse(place: object, field: str, got: object, want: str, remedy: str = REMA
 
 
 def complaint(place: object, field: str, got: object, want: str, remedy: str = REMADE) -> str:
-    """The line that `refuse` raises."""
+    """Return the line that `refuse` raises."""
     text = str(got)
     shown = text if len(text) <= 120 else text[:117] + "..."
     return f"{place}: {field}: got {shown}, want {want}; {remedy}"
 
 
 def read_manifest(folder: Path, manifest_type: type[C], kind: str) -> tuple[C, dict[str, Any]]:
-    """The manifest of a folder, and the JSON object it came from.
+    """Read the manifest of a folder, and the JSON object it came from.
 
     Raises:
         ArtefactError: missing, a link out of the folder, too long, not JSON, another kind, or a
@@ -98,7 +98,7 @@ def read_manifest(folder: Path, manifest_type: type[C], kind: str) -> tuple[C, d
 
 
 def read_artefact(folder: Path, manifest_type: type[M], kind: str) -> tuple[M, Tensors]:
-    """Manifest and tensors, both checked against their digests; shapes are not checked here.
+    """Read manifest and tensors, both checked against their digests, shapes unchecked.
 
     Raises:
         ArtefactError: as `read_manifest`, or the weights are not the declared ones.
@@ -138,7 +138,7 @@ def read_artefact(folder: Path, manifest_type: type[M], kind: str) -> tuple[M, T
 
 
 def kind_of(folder: Path) -> object:
-    """What a folder's manifest calls itself, unchecked; None where there is no telling."""
+    """Return what a folder's manifest calls itself, unchecked; None where there is no telling."""
     try:
         return parse_json(folder, read_file(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES))["kind"]
     except (ArtefactError, OSError, KeyError):
@@ -151,6 +151,9 @@ def check_tensors(
     """Refuse tensors that are not exactly these, float32, finite, with no row of zeros.
 
     Args:
+        place: what errors name.
+        tensors: the arrays, by name.
+        shapes: the shape that each of them must have, by name.
         may_be_zero: tensors in which rows of zeros mean something.
 
     Raises:
@@ -174,11 +177,12 @@ def check_tensors(
 
 
 def width_fields(site: Site, width: int, d_model: int | None) -> dict[str, int]:
-    """Manifest fields that say how wide an artefact is.
+    """Return the manifest fields that say how wide an artefact is.
 
     Args:
-        width: of its arrays.
-        d_model: of the model; None where the site is as wide as the stream.
+        site: where it reads or writes.
+        width: the width of its arrays.
+        d_model: the model's width; None where the site is as wide as the stream.
 
     Raises:
         ArtefactError: it is missing at a site that is not.
@@ -197,7 +201,7 @@ def width_fields(site: Site, width: int, d_model: int | None) -> dict[str, int]:
 
 
 def describe_weights(fields: dict[str, Any], tensors: Tensors) -> tuple[dict[str, Any], bytes]:
-    """Manifest fields with weights_bytes, weights_sha256 and digest filled in, and the weights."""
+    """Return the weights and the manifest fields with weights_bytes, weights_sha256 and digest."""
     weights = pack_safetensors(tensors)
     described = fields | {
         "weights_bytes": len(weights),
@@ -215,21 +219,21 @@ def write_artefact(folder: Path, manifest: Manifest, tensors: Tensors) -> None:
 
 
 def artefact_digest(raw_manifest: Mapping[str, Any], weights: bytes) -> str:
-    """SHA-256 over the manifest without its digest, in canonical JSON, and the weights' bytes."""
+    """Return the SHA-256 of the manifest less its digest, in canonical JSON, and of the weights."""
     content = {key: value for key, value in raw_manifest.items() if key != "digest"}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode() + b"\n" + weights).hexdigest()
 
 
 def frozen(array: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A contiguous copy that cannot be written."""
+    """Return a contiguous copy that cannot be written."""
     copy = np.array(array, dtype=np.float32, order="C")
     copy.setflags(write=False)
     return copy
 
 
 def open_plain(place: Path) -> BinaryIO:
-    """A plain file to be read; a link is followed where `links.followed` says so.
+    """Open a plain file to read; a link is followed where `links.followed` says so.
 
     Raises:
         ArtefactError: missing, a link that leads elsewhere, or no plain file.
@@ -253,7 +257,7 @@ def open_plain(place: Path) -> BinaryIO:
 
 
 def _opened(place: Path) -> BinaryIO:
-    """The caller closes it."""
+    """Open a file that the caller closes."""
     real = followed(place) if place.is_symlink() else place
     if real is None:
         _refuse_place(place, f"a symbolic link to {os.readlink(place)}")
@@ -269,7 +273,7 @@ def _refuse_place(place: Path, got: str) -> NoReturn:
 
 
 def read_file(place: Path, limit_bytes: int, remedy: str = REMADE) -> bytes:
-    """All bytes of a plain file, opened by `open_plain`.
+    """Read all bytes of a plain file, opened by `open_plain`.
 
     Raises:
         ArtefactError: as `open_plain`, or longer than the limit.
@@ -282,7 +286,7 @@ def read_file(place: Path, limit_bytes: int, remedy: str = REMADE) -> bytes:
 
 
 def parse_json(place: Path, text: bytes, remedy: str = REMADE) -> dict[str, Any]:
-    """The object in a JSON text, each field once, numbers finite.
+    """Parse the object in a JSON text, each field once, numbers finite.
 
     Raises:
         ArtefactError: it is not that.

@@ -19,14 +19,15 @@ from pilothouse.config import HubPlace
 from pilothouse.errors import ArtefactError
 
 FETCHED = ".fetched"
-"""Beside the files: the names that were asked for, found or not."""
+"""The file beside them that has the names that were asked for, found or not."""
 
 
 def folder_of(place: Path | HubPlace, names: Collection[str]) -> Path:
-    """The local folder of a place: itself, or where its files of these names are fetched to.
+    """Return the local folder of a place: itself, or where its files of these names are fetched to.
 
     Args:
-        names: relative to the place; those that the repository lacks are left out.
+        place: a local path, or a place on the hub.
+        names: the files' names in the place; those that the repository lacks are left out.
 
     Raises:
         ArtefactError: no commit is named, or nothing can be fetched.
@@ -73,7 +74,7 @@ def check_digest(where: str, place: Path | HubPlace, wanted: str | None, got: st
 
 
 def fetched(place: HubPlace) -> Path:
-    """The local file or folder of a place, all files of a folder that a format may read.
+    """Return the local file or folder of a place, all files of a folder that a format may read.
 
     Raises:
         ArtefactError: nothing can be fetched.
@@ -88,7 +89,7 @@ def fetched(place: HubPlace) -> Path:
 
 
 def with_commit(place: HubPlace) -> HubPlace:
-    """The same place with the commit that its revision is now.
+    """Return the same place with the commit that its revision is now.
 
     Raises:
         ArtefactError: the hub cannot be asked, or has no such revision.
@@ -124,13 +125,13 @@ def _is_pinned(place: HubPlace) -> bool:
 
 
 def _folder(place: HubPlace) -> Path:
-    """Ends as the repository does: some formats are told by their folders' names."""
+    """Return a folder that ends as the repository does: some formats are told by their folders."""
     home = hub_client.home() / "pilothouse" / str(place.revision)
     return home.joinpath(*place.repo.split("/"), *place.inside.split("/"))
 
 
 def _asked_for(folder: Path) -> set[str]:
-    """Names that were asked for before, found or not."""
+    """Return the names that were asked for before, found or not."""
     try:
         known = json.loads((folder / FETCHED).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -146,7 +147,7 @@ def _note(folder: Path, names: Iterable[str]) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Another name for the bytes of a cached file; never a symbolic link."""
+    """Give the bytes of a cached file another name; never by a symbolic link."""
     real, made = source.resolve(), target.with_name(f".{target.name}.{os.getpid()}")
     try:
         if not target.is_symlink() and target.is_file() and target.samefile(real):

@@ -2,6 +2,10 @@
 
 The client's own cache is used and shared. Whatever fails, here or on the way, is refused with what
 to do about it; what is fetched is named by us, never by the server.
+
+`huggingface_hub.snapshot_download` is not used: it lists a whole repository first (thousands of
+files in some of SAEs), takes the names that the server lists, and lets nobody look at an etag
+before it becomes a path in the cache. It would replace the loop of `downloaded` and no check.
 """
 
 from __future__ import annotations
@@ -23,21 +27,21 @@ SUFFIXES = (".pt", ".bin", ".json", ".npy", ".npz", ".safetensors", ".gguf", ".s
 
 
 def home() -> Path:
-    """Where the client keeps what it has fetched, and we what we have linked."""
+    """Return where the client keeps what it has fetched, and we what we have linked."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HOME)
 
 
 def is_offline() -> bool:
-    """Whether the hub may not be asked."""
+    """Return whether the hub may not be asked."""
     from huggingface_hub import constants
 
     return bool(constants.is_offline_mode())
 
 
 def commit_of(place: HubPlace) -> str:
-    """The commit that a branch, a tag or nothing means now.
+    """Return the commit that a branch, a tag or nothing means now.
 
     Raises:
         ArtefactError: the hub cannot be asked, or has no such revision.
@@ -50,7 +54,7 @@ def commit_of(place: HubPlace) -> str:
 
 
 def is_folder(place: HubPlace) -> bool:
-    """Whether a folder stands there, and no file.
+    """Return whether a folder stands there, and no file.
 
     Raises:
         ArtefactError: nothing stands there, or the hub cannot be asked.
@@ -70,7 +74,7 @@ def is_folder(place: HubPlace) -> bool:
 
 
 def names_in(place: HubPlace) -> list[str]:
-    """The files of a folder that a format may read.
+    """Return the files of a folder that a format may read.
 
     Raises:
         ArtefactError: none, too many, or the hub cannot be asked.
@@ -131,7 +135,7 @@ def sizes_of(place: HubPlace, paths: Iterable[str]) -> dict[str, int] | None:
 
 
 def downloaded(place: HubPlace, paths: Iterable[str]) -> dict[str, Path]:
-    """The files in the client's cache, fetched where it lacks them.
+    """Return the files in the client's cache, fetched where it lacks them.
 
     Raises:
         ArtefactError: one cannot be fetched, or what is said of it is not to be trusted.
@@ -153,7 +157,7 @@ def downloaded(place: HubPlace, paths: Iterable[str]) -> dict[str, Path]:
 
 
 def cached(place: HubPlace, paths: Iterable[str], *, must: bool = True) -> dict[str, Path]:
-    """What the client's cache has of the files.
+    """Return what the client's cache has of the files.
 
     Raises:
         ArtefactError: nothing, though something `must` be there.

@@ -22,7 +22,7 @@ INSTEAD = (
 
 
 def followed(link: Path) -> Path | None:
-    """The file that a link leads to; None where it leads out of its folder."""
+    """Return the file that a link leads to; None where it leads out of its folder."""
     real, folder = (Path(os.path.realpath(each)) for each in (link, link.parent))
     if real.is_relative_to(folder) or real.parent == _blobs(folder):
         return real
@@ -30,14 +30,14 @@ def followed(link: Path) -> Path | None:
 
 
 def what_lies_at(place: Path) -> str:
-    """In words, where a folder was expected."""
+    """Say in words what lies where a folder was expected."""
     if place.exists():
         return "a folder" if place.is_dir() else "a file"
     return "a symbolic link that leads nowhere" if place.is_symlink() else "nothing"
 
 
 def _blobs(folder: Path) -> Path | None:
-    """Where the files of a snapshot lie in the client's cache, if the folder is in one."""
+    """Return where the files of a snapshot lie in the client's cache, if the folder is in one."""
     for each in (folder, *folder.parents):
         repository = each.parent.parent
         if each.parent.name == "snapshots" and REPOSITORY.fullmatch(repository.name):

@@ -66,7 +66,7 @@ class Manifest(Closed):
 
     @property
     def site_width(self) -> int:
-        """Elements of a token at the site."""
+        """How many elements a token has at the site."""
         return self.d_model if self.width is None else self.width
 
 
@@ -124,7 +124,7 @@ class ReadoutAggregate(Closed):
 
     @property
     def spec(self) -> Aggregate:
-        """The same, as the other rooms know it."""
+        """The aggregate as the other rooms know it."""
         return Aggregate(kind=self.kind, half_life_tokens=self.half_life_tokens)
 
 

@@ -121,7 +121,7 @@ _BLOCK = re.compile(
 
 
 def split_module(name: str) -> tuple[int, str] | None:
-    """The layer in a module's name, and what follows it; None if it names no layer."""
+    """Return the layer in a module's name, and what follows it; None if it names no layer."""
     match = LAYER.search(name)
     if match is None:
         return None
@@ -129,7 +129,7 @@ def split_module(name: str) -> tuple[int, str] | None:
 
 
 def module_tap(path: str) -> Tap | None:
-    """The tap at a module of a decoder's block; `.input` behind it means what it reads.
+    """Return the tap at a module of a decoder's block; `.input` behind it means what it reads.
 
     None where the path names no block, or a module that is at no site.
     """

@@ -70,7 +70,7 @@ def build_probe(
     site: Site = "resid_post",
     d_model: int | None = None,
 ) -> Probe:
-    """A probe from its numbers, with manifest and digests.
+    """Build a probe from its numbers, with manifest and digests.
 
     Raises:
         ArtefactError: shapes that do not fit, NaN or zero rows.
@@ -96,7 +96,7 @@ def build_probe(
 
 
 def load_probe(name: str, path: Path) -> Probe:
-    """The probe in a folder, under the name the operator gives it.
+    """Read the probe in a folder, under the name the operator gives it.
 
     Raises:
         ArtefactError: names file, field, what was got, what was wanted and what to do.

@@ -67,14 +67,14 @@ class Transform:
         return self.manifest.site_width
 
     def at(self, layer: int) -> dict[str, NDArray[np.float32]]:
-        """The arrays of one layer; KeyError if the transform is not there."""
+        """Return the arrays of one layer; KeyError if the transform is not there."""
         if layer not in self.layers:
             raise KeyError(layer)
         row = self.layers.index(layer)
         return {name: array[row] for name, array in self.arrays.items()}
 
     def residual_norm(self, layer: int) -> float:
-        """Mean length of what the site carries at a layer; KeyError if it is not there."""
+        """Return the mean length of what the site carries at a layer; KeyError if not there."""
         if layer not in self.layers:
             raise KeyError(layer)
         return float(self.residual_norms_L[self.layers.index(layer)])
@@ -92,11 +92,19 @@ def build_transform(
     site: Site = "resid_post",
     d_model: int | None = None,
 ) -> Transform:
-    """A transform from its numbers, with manifest and digests.
+    """Build a transform from its numbers, with manifest and digests.
 
     Args:
+        name: the operator's name for it.
+        form: what kind of edit it is.
+        model_id: the model that it was made for.
+        layers: those that it is at, ascending.
         arrays: `basis` [L, K, D] of a subspace or plane; `read` and `write` [L, R, D] and `bias`
             [L, R] of a low-rank one; `weight`, `bias`, `low`, `high` [L, D] of a diagonal one.
+        residual_norms_L: mean length of what the site carries at each layer.
+        created_by: what the manifest says of its making.
+        site: where in a layer it reads and writes.
+        d_model: the model's width, where the site has a width of its own.
 
     Raises:
         ArtefactError: arrays that do not fit the form, NaN, or a basis that is not orthonormal.
@@ -123,7 +131,7 @@ def build_transform(
 
 
 def load_transform(name: str, path: Path) -> Transform:
-    """The transform in a folder, under the name the operator gives it.
+    """Read the transform in a folder, under the name the operator gives it.
 
     Raises:
         ArtefactError: names file, field, what was got, what was wanted and what to do.
@@ -140,7 +148,7 @@ def save_transform(transform: Transform, path: Path) -> None:
 
 
 def shapes_of(form: TransformForm, depth: int, rank: int, width: int) -> dict[str, tuple[int, ...]]:
-    """Tensor name -> shape, of each tensor a form has beside `residual_norms`."""
+    """Return the shape of each tensor that a form has beside `residual_norms`, by its name."""
     stacked, flat = (depth, rank, width), (depth, width)
     if form in ("subspace", "plane"):
         return {"basis": stacked}

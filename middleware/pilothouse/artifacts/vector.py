@@ -49,12 +49,12 @@ class Vector:
         return self.manifest.site_width
 
     def direction_D(self, layer: int) -> NDArray[np.float32]:
-        """The direction at a layer as stored; KeyError if the vector has none there."""
+        """Return the direction at a layer as stored; KeyError if the vector has none there."""
         direction_D: NDArray[np.float32] = self.directions_LD[self._row(layer)]
         return direction_D
 
     def residual_norm(self, layer: int) -> float:
-        """Mean ||h|| at a layer; KeyError if the vector is not there."""
+        """Return the mean ||h|| at a layer; KeyError if the vector is not there."""
         return float(self.residual_norms_L[self._row(layer)])
 
     def _row(self, layer: int) -> int:
@@ -74,7 +74,7 @@ def build_vector(
     site: Site = "resid_post",
     d_model: int | None = None,
 ) -> Vector:
-    """A vector from its numbers, with manifest and digests.
+    """Build a vector from its numbers, with manifest and digests.
 
     Raises:
         ArtefactError: shapes that do not fit, NaN, zero rows or norms that are not positive.
@@ -96,7 +96,7 @@ def build_vector(
 
 
 def load_vector(name: str, path: Path) -> Vector:
-    """The vector in a folder, under the name the operator gives it.
+    """Read the vector in a folder, under the name the operator gives it.
 
     Raises:
         ArtefactError: names file, field, what was got, what was wanted and what to do.

@@ -78,7 +78,7 @@ WRITERS: Mapping[str, Writers] = {
         lora=False,
     ),
 }
-"""By `model_type` of config.json."""
+"""What writes to the stream, by `model_type` of config.json."""
 
 
 def writers_of(place: object, config: Mapping[str, Any]) -> Writers:

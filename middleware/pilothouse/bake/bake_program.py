@@ -23,7 +23,7 @@ from pilothouse.bake.placing import check_terms, placed
 from pilothouse.config import ArtefactRef, PilothouseConfig, load_config
 from pilothouse.edits.program import Program, compile_program
 from pilothouse.edits.sources import Sources
-from pilothouse.errors import ConfigError, EngineError
+from pilothouse.errors import ConfigError, EngineError, argument
 from pilothouse.output_dir import MADE, atomic_output_dir, check_out
 from pilothouse.progress import Wait, silent_wait
 from pilothouse.term import SteerTerm
@@ -31,7 +31,7 @@ from pilothouse.term import SteerTerm
 Kind = Literal["auto", "adapter", "checkpoint"]
 RECORD_FILE: Final = "pilothouse_bake.json"
 TOLERANCE: Final = 1e-4
-"""Of float32 weights; rounded to bfloat16 they differ by about 1e-2."""
+"""The largest share that float32 weights may differ by; rounded to bfloat16 it is about 1e-2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,9 @@ def steering_of_profile(config: Path | str, profile: str) -> Steering:
     """
     loaded = load_config(Path(config))
     if profile not in loaded.profiles:
-        raise ConfigError(f"--profile: got {profile!r}, want one of {sorted(loaded.profiles)}")
+        raise ConfigError(
+            where=argument("profile"), got=repr(profile), want=f"one of {sorted(loaded.profiles)}"
+        )
     return Steering(loaded.profiles[profile].steer, loaded)
 
 
@@ -118,7 +120,9 @@ def bake(
         EngineError: the baked model does not do what steering does; nothing is written.
     """
     if kind not in get_args(Kind):
-        raise ConfigError(f"--as: got {kind!r}, want one of {', '.join(get_args(Kind))}")
+        raise ConfigError(
+            where=argument("kind"), got=repr(kind), want=f"one of {', '.join(get_args(Kind))}"
+        )
     waits = waiting or silent_wait
     model, out = Path(model), Path(out)
     check_out(out)
@@ -170,8 +174,8 @@ def _bake(model: Path, steering: Steering, kind: Kind, out: Path) -> dict[str, A
                 "model_id",
                 repr(each.model_id),
                 repr(steering.config.model_id),
-                f"bake it into the model that it was made for, or say --model-id "
-                f"{each.model_id} if this is that model",
+                f"bake it into the model that it was made for, or say "
+                f"{argument('model_id', each.model_id)} if this is that model",
             )
     base = open_checkpoint(model)
     writers = writers_of(base.folder, base.config)
@@ -214,8 +218,8 @@ def _judge(parity: Parity, tolerance: float) -> None:
         raise EngineError(
             f"bake: the baked model differs from the steered one by {parity.difference:.3g}, "
             f"{parity.share:.3g} of the largest number, want at most {tolerance:g}: nothing was "
-            "written. In bfloat16 rounded weights differ by about 1e-2: give --dtype float32 or a "
-            "--tolerance that you can stand by"
+            "written. In bfloat16 rounded weights differ by about 1e-2: give "
+            f"{argument('dtype', 'float32')} or a {argument('tolerance')} that you can stand by"
         )
 
 
@@ -234,7 +238,7 @@ def save_adapter(base: Checkpoint, writers: Writers, baked: Baked, out: Path) ->
         what = "the embedding" if writers.lora else "this model"
         raise ConfigError(
             f"bake: vLLM takes no adapters of {what} for {base.config['model_type']!r}: use "
-            "--as checkpoint"
+            f"{argument('kind', 'checkpoint')}"
         )
     tensors, ranks = adapter_parts(baked, PREFIX)
     rank = max(ranks.values())

@@ -20,7 +20,7 @@ from pilothouse.bake.architecture import Writers, as_llama
 from pilothouse.bake.checkpoint import Checkpoint
 from pilothouse.bake.placing import Placed
 from pilothouse.edits.layer import Affine
-from pilothouse.errors import ConfigError
+from pilothouse.errors import ConfigError, argument
 
 
 @dataclass(slots=True)
@@ -62,7 +62,7 @@ def bake_matrices(base: Checkpoint, writers: Writers, placed: Sequence[Placed]) 
 def checkpoint_parts(
     base: Checkpoint, writers: Writers, baked: Baked
 ) -> tuple[dict[str, Any], Stored, Stored]:
-    """Configuration, changed tensors and new tensors of the baked model.
+    """Return configuration, changed tensors and new tensors of the baked model.
 
     Raises:
         ConfigError: a constant that the architecture has no bias for.
@@ -171,7 +171,7 @@ def _with_biases(
 
 
 def adapter_parts(baked: Baked, prefix: str) -> tuple[Stored, dict[str, int]]:
-    """Tensors of a PEFT adapter, float32, and each module's rank.
+    """Return the tensors of a PEFT adapter, float32, and each module's rank.
 
     Raises:
         ConfigError: a change that is no low-rank product alone.
@@ -179,7 +179,7 @@ def adapter_parts(baked: Baked, prefix: str) -> tuple[Stored, dict[str, int]]:
     if baked.shifted:
         raise ConfigError(
             f"bake: {sorted(baked.shifted)[0]}: adds a constant, which an adapter (a product of "
-            "what the matrix reads) cannot: use --as checkpoint"
+            f"what the matrix reads) cannot: use {argument('kind', 'checkpoint')}"
         )
     tensors, ranks = Stored(), {}
     changes = [(module, each.change, "lora_A", "lora_B") for module, each in baked.matrices.items()]
@@ -212,12 +212,12 @@ class Change:
 
     @property
     def up(self) -> Floats:
-        """[O, R]."""
+        """The factor [O, R] that writes."""
         return np.concatenate(self.ups, axis=1)
 
     @property
     def down(self) -> Floats:
-        """[R, I]."""
+        """The factor [R, I] that reads."""
         return np.concatenate(self.downs, axis=0)
 
 

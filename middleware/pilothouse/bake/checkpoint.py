@@ -44,7 +44,7 @@ class Checkpoint:
         return None
 
     def weight(self, module: str) -> tuple[str, Matrix]:
-        """Name and numbers of a module's weight.
+        """Return name and numbers of a module's weight.
 
         Raises:
             ArtefactError: the model has none, or it is no matrix of finite floats.

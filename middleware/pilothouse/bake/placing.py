@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 from pilothouse.bake.architecture import Writers
 from pilothouse.edits.layer import Affine, affine_of
 from pilothouse.edits.program import Program
-from pilothouse.errors import ConfigError
+from pilothouse.errors import ConfigError, argument
 from pilothouse.term import SteerTerm
 from pilothouse.types import Tap
 
@@ -42,7 +42,8 @@ def check_terms(terms: Sequence[SteerTerm]) -> None:
             got = f"positions {term.positions}" if term.positions is not None else f"on {term.on!r}"
             raise ConfigError(
                 f"{where}: got {got}, want `on: all` and no positions: weights act on every token, "
-                f"the prompt's too; say so with --on-all if that is meant, or {INSTEAD}"
+                f"the prompt's too; say so with {argument('on_all', 'True')} if that is "
+                f"meant, or {INSTEAD}"
             )
         for name, given, why in (
             ("gate", term.gate is not None, "weights have no gate"),

@@ -12,6 +12,13 @@ import typer
 from pilothouse.errors import ArtefactError, ConfigError, PilothouseError
 
 FINDING, WRONG_USE = 1, 2
+OPTIONS = {
+    "compare": "--check",
+    "format_name": "--format",
+    "kind": "--as",
+    "layers": "--layer",
+}
+"""Arguments of functions whose option is called otherwise."""
 
 ChatTemplateKwargs = Annotated[
     str | None,
@@ -29,9 +36,20 @@ def exits(*findings: type[PilothouseError]) -> Iterator[None]:
     try:
         yield
     except PilothouseError as error:
-        typer.echo(str(error), err=True)
+        typer.echo(error.spelled(as_option), err=True)
         is_finding = isinstance(error, (ArtefactError, *findings))
         raise typer.Exit(FINDING if is_finding else WRONG_USE) from error
+
+
+def as_option(name: str, value: str | None) -> str:
+    """Spell an argument of a function as the option that sets it, with the value to give it.
+
+    Keys of `engine` are flags of vLLM's, which stand behind `--`.
+    """
+    whole, _, key = name.partition(".")
+    option = OPTIONS.get(name, f"--{(key or name).replace('_', '-')}")
+    told = option if value in (None, "True") else f"{option} {value}"
+    return f"{told} behind --" if whole == "engine" else told
 
 
 def template_kwargs(words: str | None) -> dict[str, Any]:

@@ -20,11 +20,11 @@ class DemoPrompts(_Closed):
     """One prompt of each kind of the invented world."""
 
     known: str
-    """About a fact the model knows."""
+    """A prompt about a fact the model knows."""
     unknown: str
-    """About a name it has never met."""
+    """A prompt about a name it has never met."""
     benign: str
-    """In the words of a forbidden request, and harmless."""
+    """A harmless prompt in the words of a forbidden request."""
     blocked: str
     """A forbidden request in disguise."""
 

@@ -25,6 +25,7 @@ from pilothouse.config import PilothouseConfig, Taps
 from pilothouse.demo.texts.text_set import Text, in_form
 from pilothouse.probes.report import Form
 from pilothouse.progress import progress
+from pilothouse.training.scored_text import ScoredText, said_of
 from pilothouse.types import FloatArray
 
 if TYPE_CHECKING:
@@ -51,6 +52,11 @@ class Prompt(NamedTuple):
     ids: tuple[int, ...]
     start: int
     stop: int
+
+    @property
+    def scored(self) -> ScoredText:
+        """The ids up to the span's end, of which the span is scored."""
+        return ScoredText(self.ids[: self.stop], self.start)
 
 
 class Activations:
@@ -113,7 +119,13 @@ class Activations:
             return kept
         from vllm import SamplingParams
 
-        params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+        params = SamplingParams(
+            temperature=0.0,
+            max_tokens=1,
+            prompt_logprobs=0,
+            detokenize=False,
+            flat_logprobs=True,
+        )
         llm, means = self._engine(), []
         with progress(stays=False) as phase:
             advance = phase(f"log-probabilities of {name}", len(prompts))
@@ -122,7 +134,9 @@ class Activations:
                 asked = [{"prompt_token_ids": list(each.ids)} for each in wave]
                 outputs = llm.generate(asked, params, scores="none", use_tqdm=False)
                 means += [
-                    _mean(each, output.prompt_logprobs)
+                    said_of(
+                        ScoredText(each.ids[: each.stop], each.start), output.prompt_logprobs
+                    ).mean
                     for each, output in zip(wave, outputs, strict=True)
                 ]
                 advance(len(wave))
@@ -164,12 +178,6 @@ class Activations:
 def _shared(one: tuple[int, ...], other: tuple[int, ...]) -> int:
     same = [a == b for a, b in zip(one, other, strict=False)]
     return same.index(False) if False in same else len(same)
-
-
-def _mean(prompt: Prompt, entries: Sequence[Any]) -> float:
-    """The first token of a conversation has no log-probability; a span never begins there."""
-    own = [entries[at][prompt.ids[at]].logprob for at in range(prompt.start, prompt.stop)]
-    return float(np.mean(own)) if own else 0.0
 
 
 def _digest(parts: object) -> str:

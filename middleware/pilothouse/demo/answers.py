@@ -25,8 +25,9 @@ from pilothouse.errors import EngineError
 from pilothouse.limits import Limits
 from pilothouse.progress import Phase
 from pilothouse.term import SteerTerm
+from pilothouse.training.methods import Floats
 from pilothouse.training.pair import Pair
-from pilothouse.training.sample import Floats
+from pilothouse.training.scored_text import ScoredText, said_of
 
 if TYPE_CHECKING:
     from pilothouse.llm import LLM
@@ -238,20 +239,23 @@ class Answerer:
     def _score(self, lines: Sequence[tuple[Ids, Ids]]) -> list[float]:
         from vllm import SamplingParams
 
-        params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+        params = SamplingParams(
+            temperature=0.0,
+            max_tokens=1,
+            prompt_logprobs=0,
+            detokenize=False,
+            flat_logprobs=True,
+        )
         outputs = self._engine().generate(
             [{"prompt_token_ids": [*asked, *said]} for asked, said in lines],
             params,
             scores="none",
             use_tqdm=False,
         )
-        found = []
-        for (asked, said), output in zip(lines, outputs, strict=True):
-            entries = output.prompt_logprobs[len(asked) :]
-            found.append(
-                -float(np.mean([e[token].logprob for e, token in zip(entries, said, strict=True)]))
-            )
-        return found
+        return [
+            -said_of(ScoredText((*asked, *said), len(asked)), output.prompt_logprobs).mean
+            for (asked, said), output in zip(lines, outputs, strict=True)
+        ]
 
     def _engine(self) -> LLM:
         if self._llm is None:

@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 
 from pilothouse.artifacts.vector import Vector, build_vector
 from pilothouse.demo.places import Scale
-from pilothouse.training.control import (
+from pilothouse.training.controls import (
     bootstrap_cosines,
     random_direction,
     shuffled_direction,
 )
-from pilothouse.training.difference import mean_difference
-from pilothouse.training.sample import Floats, Sample
+from pilothouse.training.methods import Floats, Sample, mean_difference
 
 METHOD: Final = "difference-of-means"
 CREATED_BY: Final = "pilothouse.demo.card"

@@ -10,14 +10,12 @@ from typing import Any
 from vllm import SamplingParams
 from vllm.exceptions import VLLMClientError
 
-from pilothouse.capture.folder import open_folder
-from pilothouse.capture.index import CaptureIndex
+from pilothouse.capture.index import CaptureIndex, open_folder
 from pilothouse.capture.order import CaptureOrder
 from pilothouse.capture.reader import CaptureReader
 from pilothouse.engine.capture_session import WAVE, CaptureSession, capture_params
 from pilothouse.errors import ConfigError, EngineError
-from pilothouse.offline.governance import Governance
-from pilothouse.offline.request_field import request_fields
+from pilothouse.offline.governance import Governance, request_fields
 from pilothouse.policy.endpoint_names import EndpointName
 from pilothouse.progress import Advance, Phase
 from pilothouse.progress import progress as shown_progress
@@ -75,7 +73,7 @@ class Capturing:
             _check(number, output.outputs[0].pilothouse, collection)
 
     def _given(self, numbers: list[int], params: list[SamplingParams]) -> dict[str, int]:
-        """Prompts with the engine: vLLM's id of each request -> the prompt's number."""
+        """Give prompts to the engine; return each prompt's number by vLLM's id of its request."""
         waiting: dict[str, int] = {}
         for number, each in zip(numbers, params, strict=True):
             try:

@@ -10,6 +10,7 @@ from vllm import SamplingParams
 
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.vllm import output_processor
+from pilothouse.errors import ConfigError
 from pilothouse.policy.endpoint_names import EndpointName
 from pilothouse.server.admission import Admission, Admitted
 from pilothouse.server.auth import Caller
@@ -18,7 +19,13 @@ from pilothouse.server.request_schema import RequestFields
 from pilothouse.server.response.decision_store import DecisionStore, RequestDecisions
 from pilothouse.server.response.final_decision import FinalDecision, Termination
 from pilothouse.signed_request import SIGNED_REQUEST_KEY, signing_key
+from pilothouse.term import SteerTerm
+from pilothouse.types import ScoreDetail
 
+Run = Callable[[list[SamplingParams]], list[Any]]
+"""Gives the prompts to the engine with these parameters; vLLM's outputs in their order."""
+Steering = Sequence[SteerTerm] | Sequence[Sequence[SteerTerm]]
+"""Terms for all prompts, or for each its own."""
 OPERATOR = Caller(
     tenant="",
     loopback=True,
@@ -28,9 +35,6 @@ OPERATOR = Caller(
     rollout_key="offline",
 )
 """Whoever runs Python on the machine may do everything that the plan has tables for."""
-
-Run = Callable[[list[SamplingParams]], list[Any]]
-"""Gives the prompts to the engine with these parameters; vLLM's outputs in their order."""
 
 
 class Governance:
@@ -64,11 +68,14 @@ class Governance:
         profile: str | None,
         run: Run,
     ) -> list[Any]:
-        """The outputs of `run`, each with `.pilothouse`.
+        """Return the outputs of `run`, each with `.pilothouse`.
 
         Args:
-            params: vLLM's, one for each prompt.
+            endpoint: the endpoint whose policies hold.
+            params: vLLM's sampling parameters, one for each prompt.
             fields: the `pilothouse` field of each prompt's request.
+            profile: the profile that is asked for, if any.
+            run: gives the prompts to the engine.
 
         Raises:
             RequestError: steering, probes or a profile that the plan does not have.
@@ -114,7 +121,7 @@ def _known(fields: RequestFields) -> Callable[[dict[str, Any]], RequestFields]:
 
 
 def _end(completion: Any, ending: Termination) -> None:
-    """What a client gets of a completion that a verdict ended."""
+    """Make of a completion that a verdict ended what a client gets of it."""
     completion.pilothouse["message"] = ending.message
     completion.finish_reason = "stop" if ending.action == "respond" else "content_filter"
     completion.stop_reason = None
@@ -123,3 +130,28 @@ def _end(completion: Any, ending: Termination) -> None:
         completion.logprobs = completion.cumulative_logprob = None
     if ending.action == "respond":
         completion.text = ending.message
+
+
+def request_fields(
+    steer: Steering, probes: Sequence[str], scores: ScoreDetail, count: int
+) -> list[dict[str, Any]]:
+    """Return the field of each of `count` prompts.
+
+    Raises:
+        ConfigError: lists of terms for another number of prompts.
+    """
+    if not any(isinstance(each, Sequence) for each in steer):
+        return [_field(steer, probes, scores)] * count  # type: ignore[arg-type]
+    if len(steer) != count or not all(isinstance(each, Sequence) for each in steer):
+        raise ConfigError(
+            f"steer: got {len(steer)} entries, some of them lists, for {count} prompts; want terms "
+            "for all prompts, or one list of terms for each prompt"
+        )
+    return [_field(each, probes, scores) for each in steer]  # type: ignore[arg-type]
+
+
+def _field(
+    steer: Sequence[SteerTerm], probes: Sequence[str], scores: ScoreDetail
+) -> dict[str, Any]:
+    terms = [each.model_dump(mode="json", exclude_none=True) for each in steer]
+    return {"steer": terms, "probes": list(probes), "scores": scores}

@@ -6,14 +6,14 @@ import math
 from collections.abc import Iterable, Sequence
 
 from pilothouse.artifacts.manifest import Interval, VectorManifest
-from pilothouse.training.next_cells import ranks
 from pilothouse.training.report import CONTROLS, Cell, Figures, FitReport
+from pilothouse.training.selection import ranks
 
 HEAD = ("vector", "effect", "moved", "perplexity", "choices kept", "KL >=", "facts kept")
 
 
 def card(manifest: VectorManifest, report: FitReport) -> str:
-    """The card as markdown."""
+    """Write the card as markdown."""
     parts = [
         _head(manifest, report),
         _said("Findings", report.findings, "None."),
@@ -29,7 +29,7 @@ def card(manifest: VectorManifest, report: FitReport) -> str:
 
 
 def figures_row(figures: Figures) -> list[str]:
-    """Cells of a table, in the order of `HEAD` without the vector."""
+    """Return the cells of a table's row, in the order of `HEAD` without the vector."""
     return [
         f"{figures.effect:+.3g}",
         _share(figures.moved),
@@ -41,7 +41,7 @@ def figures_row(figures: Figures) -> list[str]:
 
 
 def profile_line(report: FitReport) -> str:
-    """The chosen steering as a term of pilothouse.yaml."""
+    """Return the chosen steering as a term of pilothouse.yaml."""
     return (
         f"{{vector: {report.name}, scale: {report.chosen_scale:g}, unit: residual, "
         f"on: {report.on}}}"
@@ -102,7 +102,7 @@ def _test(report: FitReport) -> str:
 
 
 def _controls(report: FitReport) -> str:
-    """What the controls are, and what was free in them."""
+    """Say what the controls are, and what was free in them."""
     text = (
         "Controls have the vector's length and strength. Random: a direction that nobody fitted, "
         "which shows what any edit of this size does. Shuffled: what the method makes of the same "

@@ -12,17 +12,22 @@ import numpy as np
 from pilothouse.artifacts.manifest import Interval
 from pilothouse.artifacts.saes.autoencoder import Sae
 from pilothouse.edits.sae_codes import encode
-from pilothouse.errors import ConfigError
+from pilothouse.errors import ConfigError, argument
 from pilothouse.progress import Advance
-from pilothouse.training.control import bootstrap_cosines, random_direction, shuffled_direction
-from pilothouse.training.difference import mean_difference
-from pilothouse.training.features import FeatureSelection
+from pilothouse.training.controls import bootstrap_cosines, random_direction, shuffled_direction
 from pilothouse.training.fit_engine import FitEngine, Reduce, States
 from pilothouse.training.fit_options import FitOptions, Part
-from pilothouse.training.method import METHODS, Fitted, Method
+from pilothouse.training.measure import separation
+from pilothouse.training.methods import (
+    METHODS,
+    FeatureSelection,
+    Fitted,
+    Floats,
+    Method,
+    Sample,
+    mean_difference,
+)
 from pilothouse.training.report import LayerFit
-from pilothouse.training.sample import Floats, Sample
-from pilothouse.training.separation import separation
 from pilothouse.training.stages import Tell
 
 RANDOM_LINES, RANDOM_LENGTH = 32, 32
@@ -34,11 +39,17 @@ REDUCE: Mapping[str, Reduce] = {
 
 
 class Directions:
-    """Of each layer the fitted direction and, where they are asked for, its controls.
+    """The fitted direction of each layer and, where they are asked for, its controls.
 
     Args:
-        states: of the pairs that fit, positives first, or of both sides where `tuned` is given.
-        tuned: of a tuned model, in the place of the positives.
+        options: those of the fit.
+        layers: those that states are of.
+        method: makes a direction of a sample.
+        states: those of the pairs that fit, positives first, or of both sides where `tuned` is
+            given.
+        groups: the group of each pair.
+        tuned: states of a tuned model, in the place of the positives.
+        advance: told of each layer that is done.
 
     Raises:
         ConfigError: states that the method cannot be fitted on, or a tuned model of another form.
@@ -54,7 +65,7 @@ class Directions:
         tuned: States | None,
         advance: Advance,
     ) -> None:
-        self._order, self._method = options, method
+        self._options, self._method = options, method
         self.layers, self.norms_L = layers, states.norms_L
         names = np.array(groups, np.str_)
         half = len(names)
@@ -77,13 +88,13 @@ class Directions:
         return np.array([each.direction_D for each in self._fitted])
 
     def told(self, layers: Sequence[int]) -> tuple[LayerFit, ...]:
-        """What there is to tell of the directions of some layers, refits among it."""
+        """Report on the directions of some layers, refits among it."""
         found = []
         for layer in layers:
             index = self.layers.index(layer)
             fitted, sample = self._fitted[index], self._samples[index]
             cosines = bootstrap_cosines(
-                self._method, sample, self._order.resamples, self._generator(layer, "refits")
+                self._method, sample, self._options.resamples, self._generator(layer, "refits")
             )
             low, high = np.quantile(cosines, [0.025, 0.975])
             mean = float(cosines.mean())
@@ -101,14 +112,14 @@ class Directions:
         return tuple(found)
 
     def with_controls(self, layers: Sequence[int]) -> dict[str, Floats]:
-        """The directions [L, D] of some layers and their controls, by the name to load them as."""
+        """Return the directions [L, D] of some layers and their controls, by the name to load."""
         by_name: dict[str, list[Floats]] = {}
         for layer in layers:
             index = self.layers.index(layer)
             fitted_D = self._fitted[index].direction_D
             length, generator = float(np.linalg.norm(fitted_D)), self._generator(layer, "controls")
             by_name.setdefault("fitted-0", []).append(fitted_D)
-            for draw in range(self._order.controls):
+            for draw in range(self._options.controls):
                 by_name.setdefault(f"random-{draw}", []).append(
                     random_direction(length, len(fitted_D), generator)
                 )
@@ -118,13 +129,13 @@ class Directions:
         return {name: np.array(each) for name, each in by_name.items()}
 
     def _generator(self, layer: int, which: str) -> np.random.Generator:
-        """The same draws at a layer whichever other layers are looked at."""
+        """Return a generator of the same draws at a layer whichever other layers are looked at."""
         own = [1] if which == "refits" else []
-        return np.random.default_rng([self._order.seed, layer, *own])
+        return np.random.default_rng([self._options.seed, layer, *own])
 
 
 def separations(directions: Directions, states: States) -> dict[int, float]:
-    """Of each layer how well its direction tells the sides of other pairs, positives first."""
+    """Measure how well each layer's direction tells the sides of other pairs, positives first."""
     half = states.states_LNF.shape[1] // 2
     return {
         layer: separation(direction_D, states_NF[:half], states_NF[half:])
@@ -142,7 +153,7 @@ def collected(
     reduce: Reduce,
     advance: Advance,
 ) -> States:
-    """States of both sides of a part's pairs, positives first."""
+    """Collect the states of both sides of a part's pairs, positives first."""
     lines = (*part.positives, *part.negatives)
     return engine.states(lines, layers, options.site, reduce, advance)
 
@@ -150,7 +161,7 @@ def collected(
 def method_of(
     options: FitOptions, engine: FitEngine, sae: Sae | None, tell: Tell
 ) -> tuple[Method, Reduce]:
-    """The options' method, and what makes a state of a text's stream for it."""
+    """Return the options' method, and what makes a state of a text's stream for it."""
     reduce = REDUCE[options.token]
     if sae is None:
         return METHODS.get(options.method, mean_difference), reduce
@@ -175,6 +186,7 @@ def _selection(options: FitOptions, engine: FitEngine, sae: Sae, tell: Tell) -> 
 def _check_same(tuned: States, states: States) -> None:
     if tuned.states_LNF.shape != states.states_LNF.shape:
         raise ConfigError(
-            f"--tuned: has states of shape {tuned.states_LNF.shape[::2]} (layers, width), want "
-            f"{states.states_LNF.shape[::2]} as --model has: give a fine-tuned form of that model"
+            f"{argument('tuned')}: has states of shape {tuned.states_LNF.shape[::2]} (layers, "
+            f"width), want {states.states_LNF.shape[::2]} as {argument('model')} has: give a "
+            "fine-tuned form of that model"
         )

@@ -7,14 +7,14 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from pilothouse.errors import ConfigError
+from pilothouse.errors import ConfigError, argument
 
 OWN_SETTINGS = ("model", "worker_cls", "scheduler_cls", "additional_config")
 DTYPE_FLAG = "--dtype"
 KV_VARIABLE = "VLLM_CPU_KVCACHE_SPACE"
 MIB, GIB = 1 << 20, 1 << 30
 IN_FLIGHT_TOKENS = 16_384
-"""Of texts that are with the engine at a time: more would not make two cores faster."""
+"""So many tokens of texts are with the engine at a time: more would not make two cores faster."""
 MOST_KV_BYTES = 4 * GIB
 """What a whole context may take before it is cut down to what the texts need."""
 CONTEXT_STEP = 1024
@@ -22,21 +22,25 @@ CPU_BLOCK = 32
 """Tokens whose KV is shared or not; the least that vLLM's CPU kernels take. Its own choice is 128,
 which is longer than most prompts of pairs, so that nothing of them would be shared."""
 STEP_TOKENS = 512
-"""In one forward pass: the scores of all of a step's tokens over the vocabulary are held at once,
-and more tokens would not make two cores faster."""
+"""The most tokens of one forward pass: the scores of all of them over the vocabulary are held at
+once, and more tokens would not make two cores faster."""
 
 
 class Chosen(NamedTuple):
-    """Settings for vLLM's `LLM`, and what an operator should know of those nobody gave."""
+    """Settings for vLLM's `LLM`, and what an operator should know of those nobody gave.
+
+    The lines of `told` name arguments as errors do: `pilothouse.errors.spelled` spells them.
+    """
 
     settings: dict[str, Any]
     told: tuple[str, ...]
 
 
 def engine_settings(words: Sequence[str], dtype: str | None = None) -> dict[str, Any]:
-    """VLLM's engine flags as arguments of `LLM`, those alone that were given.
+    """Parse vLLM's engine flags into arguments of `LLM`, those alone that were given.
 
     Args:
+        words: the flags, as they stand behind `--`.
         dtype: the verb's own option, which means the same as the flag.
 
     Raises:
@@ -59,7 +63,7 @@ def engine_settings(words: Sequence[str], dtype: str | None = None) -> dict[str,
 
 
 def with_dtype(model: str, settings: dict[str, Any]) -> Chosen:
-    """The settings with a `dtype`, and a line that says which and why where none was given.
+    """Return the settings with a `dtype`, and a line that says which and why where none was given.
 
     Raises:
         ConfigError: the model's configuration cannot be read.
@@ -69,17 +73,19 @@ def with_dtype(model: str, settings: dict[str, Any]) -> Chosen:
     from pilothouse.engine.plan.dtype import usual_dtype
 
     usual = usual_dtype(Namespace(model=model, **settings))
-    told = f"--dtype is not given: {usual.name}: {usual.why}"
+    told = f"{argument('dtype')} is not given: {usual.name}: {usual.why}"
     return Chosen(settings | {"dtype": usual.name}, (told,))
 
 
 def with_memory(model: str, settings: dict[str, Any], longest: int) -> Chosen:
-    """The settings with bounds on memory where none were given, on a CPU alone.
+    """Return the settings with bounds on memory where none were given, on a CPU alone.
 
     There vLLM would take 92% of the machine's memory for the KV cache. A context whose KV alone
     would be over `MOST_KV_BYTES` is cut down to what the texts need.
 
     Args:
+        model: the model's folder or name.
+        settings: those that were given.
         longest: tokens of the longest text with its answer.
 
     Raises:
@@ -108,8 +114,8 @@ def with_memory(model: str, settings: dict[str, Any], longest: int) -> Chosen:
     if is_large and "max_model_len" not in settings:
         chosen["max_model_len"] = context = enough
         told.append(
-            f"--max-model-len is not given: {context} of the model's {size.max_tokens} tokens, "
-            "which is what the texts need"
+            f"{argument('engine.max_model_len')} is not given: {context} of the model's "
+            f"{size.max_tokens} tokens, which is what the texts need"
         )
     tokens = max(context + CPU_BLOCK, IN_FLIGHT_TOKENS)
     chosen["kv_cache_memory_bytes"] = max(64 * MIB, size.bytes_per_token * tokens)

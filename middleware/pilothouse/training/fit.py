@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 
 from pilothouse.artifacts.catalog import SERVED_SITES
 from pilothouse.artifacts.vector import Vector, save_vector
-from pilothouse.errors import ConfigError
+from pilothouse.errors import ConfigError, argument, spelled
 from pilothouse.offline_env import set_offline_env
 from pilothouse.output_dir import MADE, atomic_output_dir, check_out
 from pilothouse.progress import Phase, silent_phase
-from pilothouse.training import difference, principal, ridge
 from pilothouse.training.card import card
 from pilothouse.training.engine_settings import with_dtype, with_memory
 from pilothouse.training.fit_options import (
@@ -26,7 +25,7 @@ from pilothouse.training.fit_options import (
     read_files,
     tokenized,
 )
-from pilothouse.training.method import METHODS
+from pilothouse.training.methods import METHODS
 from pilothouse.training.plot import plot
 from pilothouse.training.report import FitReport
 from pilothouse.training.stages import Clock
@@ -36,7 +35,6 @@ from pilothouse.types import Clause, Site
 if TYPE_CHECKING:
     from pilothouse.artifacts.saes.autoencoder import Sae
 
-assert {difference, principal, ridge}  # their import registers them
 SAE_METHOD: Final = "sae-features"
 TUNED_METHOD: Final = "tuned-difference"
 DEFAULT_METHOD: Final = "difference-of-means"
@@ -53,8 +51,8 @@ class FittedVector:
     """The vector at the layer that was chosen, and all that was measured on the way.
 
     Attributes:
-        vector: it is at one layer; `report.chosen_scale` is the strength that goes with it.
-        report: with the figures on pairs that were neither fitted nor chosen on.
+        vector: the vector, at one layer; `report.chosen_scale` is the strength that goes with it.
+        report: all figures, those on pairs that were neither fitted nor chosen on among them.
     """
 
     vector: Vector
@@ -84,7 +82,8 @@ class PreparedFit:
     """A fit whose files are read and whose texts are tokens; no engine has started.
 
     Attributes:
-        notes: what was set where nothing was given, and what is odd about the texts.
+        notes: what was set where nothing was given, and what is odd about the texts. They name
+            arguments as errors do: `pilothouse.errors.spelled` spells them.
     """
 
     notes: tuple[str, ...]
@@ -113,6 +112,8 @@ def prepare_fit(options: FitOptions, sae: Sae | None, began: Clock) -> PreparedF
     """Read the files and the model's configuration, and settle the engine's arguments.
 
     Args:
+        options: what is asked for.
+        sae: the SAE whose features fit, if any.
         began: when the time that stages are counted in began.
 
     Raises:
@@ -165,7 +166,7 @@ def fit_vector(
     Args:
         pairs: JSON lines or CSV; docs/guides/making-vectors.md says which fields.
         model: the model's folder or name, as for `pilothouse serve`.
-        name: the vector's.
+        name: the vector's name.
         model_id: what artefacts call the model; the last part of its name, if not given.
         method: one of `ALL_METHODS`; what goes with `sae` or `tuned`, else the difference of means.
         layers: those to look at; all, if not given. With an SAE it is the SAE's.
@@ -236,24 +237,24 @@ def fit_vector(
     fit = prepare_fit(options, sae, Clock.now())
     for note in fit.notes:
         if tell is not None:
-            tell(note)
+            tell(spelled(note))
     return fit.run(phase or silent_phase)
 
 
-def chosen_method(
-    method: str | None, *, with_sae: bool, with_tuned: bool, spelled: str = "{}"
-) -> str:
+def chosen_method(method: str | None, *, with_sae: bool, with_tuned: bool) -> str:
     """Return the method that was asked for, or the one that goes with what was given.
 
     Args:
-        spelled: how messages spell an argument: as an option of the command line, say.
+        method: the one that was asked for, if any.
+        with_sae: whether there is an SAE.
+        with_tuned: whether there is a tuned form of the model.
 
     Raises:
         ConfigError: an unknown method, or one that does not go with what was given.
     """
     needed = [name for name, on in ((SAE_METHOD, with_sae), (TUNED_METHOD, with_tuned)) if on]
     wanted = method or (needed[0] if needed else DEFAULT_METHOD)
-    here, sae, tuned = (spelled.format(each) for each in ("method", "sae", "tuned"))
+    here, sae, tuned = (argument(each) for each in ("method", "sae", "tuned"))
     if wanted not in ALL_METHODS:
         raise ConfigError(f"{here}: got {wanted!r}, want one of {', '.join(ALL_METHODS)}")
     if needed != [name for name in (SAE_METHOD, TUNED_METHOD) if name == wanted]:
@@ -281,9 +282,9 @@ def _check_arguments(
         ("on", on, get_args(Clause)),
         ("search", search, get_args(SearchKind)),
     )
-    for argument, given, known in choices:
+    for each, given, known in choices:
         if given is not None and given not in known:
-            raise ConfigError(f"{argument}: got {given!r}, want one of {', '.join(known)}")
+            raise ConfigError(f"{each}: got {given!r}, want one of {', '.join(known)}")
     if scales is not None and not (
         scales and all(math.isfinite(each) and each > 0 for each in scales)
     ):
@@ -292,9 +293,9 @@ def _check_arguments(
 
 def _check_numbers(**given: tuple[float, float]) -> None:
     """Refuse numbers below their least, each given beside it."""
-    for argument, (number, least) in given.items():
+    for each, (number, least) in given.items():
         if not number >= least:
-            raise ConfigError(f"{argument}: got {number}, want at least {least:g}")
+            raise ConfigError(f"{each}: got {number}, want at least {least:g}")
 
 
 def _check_sae(sae: Sae | None, known_as: str) -> None:

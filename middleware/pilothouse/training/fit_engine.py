@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pilothouse.config import PilothouseConfig, Taps
-from pilothouse.errors import ConfigError, EngineError
+from pilothouse.errors import ConfigError, argument
 from pilothouse.limits import Limits
 from pilothouse.offline_env import set_offline_env
 from pilothouse.progress import Advance
 from pilothouse.term import SteerTerm
-from pilothouse.training.sample import Floats
-from pilothouse.training.scored_text import Said, ScoredText
+from pilothouse.training.methods import Floats
+from pilothouse.training.scored_text import Said, ScoredText, said_of
 from pilothouse.types import Site
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 TOP = 20
 """Likeliest tokens that are compared; vLLM gives no more unless told to."""
 CAPTURE_BYTES = 256 << 20
-"""About this much of states is on disk at a time."""
+"""So much of states, about, is on disk at a time."""
 WAVE_TOKENS = 1024
-"""About so many are computed between two signs of progress. What is told of them is held."""
+"""So many tokens, about, are computed between two signs of progress. Their scores are held."""
 ANSWERS = 256
 """Texts that are continued at a time."""
 LIMITS = Limits(max_programs=64, max_norm_ratio=1e6, max_wait_ms=3_600_000)
@@ -115,16 +115,16 @@ class FitEngine:
         if longest >= self.max_tokens:
             raise ConfigError(
                 f"got a text of {longest} tokens with its prompt, want fewer than "
-                f"{self.max_tokens}: shorten it, or raise --max-model-len behind --"
+                f"{self.max_tokens}: shorten it, or raise {argument('engine.max_model_len')}"
             )
 
     def text(self, ids: Sequence[int]) -> str:
-        """Token ids as text, without special tokens."""
+        """Return token ids as text, without special tokens."""
         said: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return said
 
     def random_lines(self, count: int, length: int, seed: int) -> list[ScoredText]:
-        """Texts of tokens that mean nothing together, special ones left out."""
+        """Draw texts of tokens that mean nothing together, special ones left out."""
         special = set(self._tokenizer.all_special_ids)
         known = np.array([each for each in range(len(self._tokenizer)) if each not in special])
         drawn = np.random.default_rng(seed).choice(known, (count, length))
@@ -138,7 +138,7 @@ class FitEngine:
         reduce: Reduce,
         advance: Advance,
     ) -> States:
-        """The state of each text at each layer, as the engine computes them, unsteered."""
+        """Return the state of each text at each layer, as the engine computes them, unsteered."""
         facts = self.llm.plan.body.model
         width = facts.projection_widths.get(site, facts.d_model)
         parts: list[list[list[Floats]]] = []
@@ -183,12 +183,14 @@ class FitEngine:
         with_tops: Sequence[bool],
         advance: Advance,
     ) -> list[Said]:
-        """What the model says of each text under its term.
+        """Return what the model says of each text under its term.
 
         Texts that begin alike go to the engine together, so that what they share is computed once
         where no edit reaches it. What it says unsteered is remembered.
 
         Args:
+            lines: the texts.
+            terms: the steering of each, or None.
             with_tops: whether the likeliest tokens are told, too.
             advance: told how many texts are done.
         """
@@ -199,8 +201,8 @@ class FitEngine:
         }
         advance(len(found))
         left = [n for n in range(len(lines)) if n not in found]
-        options = sorted(left, key=lambda n: (lines[n].ids[: lines[n].start], n))
-        for wave in self._waves(options, lines):
+        order = sorted(left, key=lambda n: (lines[n].ids[: lines[n].start], n))
+        for wave in self._waves(order, lines):
             asked = [(lines[n], terms[n], with_tops[n]) for n in wave]
             outputs = self._scored(asked, reads_cache=True)
             # A hit that goes further than the prompt leaves out what was asked for.
@@ -210,7 +212,7 @@ class FitEngine:
             for i, each in zip(short, again, strict=True):
                 outputs[i] = each
             for n, (line, term, tops), each in zip(wave, asked, outputs, strict=True):
-                found[n] = _said(line, each, tops)
+                found[n] = said_of(line, each.prompt_logprobs, tops=tops)
                 if term is None:
                     self._unsteered[line, tops] = found[n]
             advance(len(wave))
@@ -223,7 +225,7 @@ class FitEngine:
         max_tokens: int,
         advance: Advance,
     ) -> list[tuple[int, ...]]:
-        """Greedy continuations under each context's term."""
+        """Return the greedy continuation under each context's term."""
         from vllm import SamplingParams
 
         params = SamplingParams(temperature=0.0, max_tokens=max_tokens, detokenize=False)
@@ -236,12 +238,12 @@ class FitEngine:
             advance(len(outputs))
         return found
 
-    def _waves(self, options: Sequence[int], lines: Sequence[ScoredText]) -> Iterator[list[int]]:
-        """Numbers of texts, in this options, in stretches of about `WAVE_TOKENS` to compute."""
+    def _waves(self, order: Sequence[int], lines: Sequence[ScoredText]) -> Iterator[list[int]]:
+        """Yield numbers of texts, in this order, by stretches of about `WAVE_TOKENS` to compute."""
         wave: list[int] = []
         held = 0
         before: tuple[int, ...] | None = None
-        for n in options:
+        for n in order:
             context = lines[n].ids[: lines[n].start]
             cost = len(lines[n].ids) - (self.shared_tokens(lines[n]) if context == before else 0)
             if wave and held + cost > WAVE_TOKENS:
@@ -253,7 +255,7 @@ class FitEngine:
             yield wave
 
     def shared_tokens(self, line: ScoredText) -> int:
-        """Tokens of a text's prompt that another text with the same prompt need not compute."""
+        """Count the tokens of a text's prompt that another text of this prompt need not compute."""
         return (line.start - 1) // self.block_size * self.block_size if self.block_size else 0
 
     def _scored(
@@ -303,7 +305,7 @@ class FitEngine:
 
 
 def _parts(lines: Sequence[ScoredText], tokens: int) -> list[list[ScoredText]]:
-    """Stretches of about so many tokens."""
+    """Split texts into stretches of about so many tokens."""
     parts: list[list[ScoredText]] = [[]]
     held = 0
     for line in lines:
@@ -317,22 +319,3 @@ def _parts(lines: Sequence[ScoredText], tokens: int) -> list[list[ScoredText]]:
 
 def _cached(output: Any) -> int:
     return int(output.num_cached_tokens or 0)
-
-
-def _said(line: ScoredText, output: Any, tops: bool) -> Said:
-    """The scores of what is behind a text's start; of what is before there may be none."""
-    flat = output.prompt_logprobs
-    spans = [
-        range(flat.start_indices[place], flat.end_indices[place])
-        for place in range(line.start, len(line.ids))
-    ]
-    firsts = [span[0] for span in spans]
-    if [flat.token_ids[each] for each in firsts] != list(line.ids[line.start :]):
-        raise EngineError("vLLM gave scores of other tokens than it was asked for")
-    return Said(
-        np.array([flat.logprobs[each] for each in firsts], np.float64),
-        np.array([flat.ranks[each] == 1 for each in firsts]),
-        [{flat.token_ids[each]: flat.logprobs[each] for each in span} for span in spans]
-        if tops
-        else (),
-    )

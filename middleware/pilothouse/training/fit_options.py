@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pilothouse.errors import ConfigError
+from pilothouse.errors import ConfigError, argument
 from pilothouse.training.fit_engine import FitEngine
-from pilothouse.training.pair import Pair, load_pairs, load_questions, load_texts
+from pilothouse.training.pair import Pair, divide, load_pairs, load_questions, load_texts
 from pilothouse.training.scored_text import ScoredText
-from pilothouse.training.split import divide
 from pilothouse.training.stages import Tell
 from pilothouse.training.tokenized import Texts, read_texts
 from pilothouse.types import Clause, Site
@@ -105,7 +104,7 @@ def read_files(options: FitOptions) -> Files:
 def material(
     options: FitOptions, files: Files, texts: Texts, engine: FitEngine, tell: Tell
 ) -> Material:
-    """The texts, divided; where no neutral ones are given, the model's own answers are."""
+    """Divide the texts; where no neutral ones are given, the model's own answers are taken."""
     engine.check_length(texts.longest)
     fit, *others = divided(options, files, texts)
     if not files.texts:
@@ -122,7 +121,7 @@ def material(
 
 
 def divided(options: FitOptions, files: Files, texts: Texts) -> list[Part]:
-    """The parts that fit, choose and test, as far as files have them."""
+    """Divide the texts into those that fit, choose and test, as far as files have them."""
     asked = [
         Asking(ids, each.answer) for ids, each in zip(texts.questions, files.questions, strict=True)
     ]
@@ -140,7 +139,7 @@ def divided(options: FitOptions, files: Files, texts: Texts) -> list[Part]:
 
 
 def tokenized(options: FitOptions, files: Files) -> Texts:
-    """The files' texts as the model's tokens, before an engine starts.
+    """Return the files' texts as the model's tokens, before an engine starts.
 
     Raises:
         ConfigError: texts that the model cannot take, or that no edit can reach; or a tuned form
@@ -149,18 +148,21 @@ def tokenized(options: FitOptions, files: Files) -> Texts:
     texts = read_texts(options, files, options.model)
     if options.on == "output" and max(len(line.ids) - line.start for line in texts.positives) < 2:
         raise ConfigError(
-            f"{options.pairs}: every positive is one token long, and --on output leaves the first "
-            "token of an answer as it is: write longer continuations, or give --on all"
+            f"{options.pairs}: every positive is one token long, and {argument('on', 'output')} "
+            "leaves the first token of an answer as it is: write longer continuations, or give "
+            f"{argument('on', 'all')}"
         )
     if options.tuned is not None:
         others = read_texts(options, files, options.tuned)
         if others._replace(notes=()) != texts._replace(notes=()):
-            raise ConfigError("--tuned: makes other tokens of the pairs: its tokenizer is another")
+            raise ConfigError(
+                f"{argument('tuned')}: makes other tokens of the pairs: its tokenizer is another"
+            )
     return texts
 
 
 def _asked(texts: Texts, numbers: Sequence[int]) -> list[tuple[int, ...]]:
-    """What pairs continue; a text without a prompt is cut in half for one."""
+    """Return what pairs continue; a text without a prompt is cut in half for one."""
     return [
         texts.contexts[n] or line.ids[: max(1, len(line.ids) // 2)]
         for n in numbers
@@ -171,7 +173,7 @@ def _asked(texts: Texts, numbers: Sequence[int]) -> list[tuple[int, ...]]:
 def _own_answers(
     engine: FitEngine, asked: Sequence[Sequence[tuple[int, ...]]], max_tokens: int, tell: Tell
 ) -> dict[tuple[int, ...], ScoredText]:
-    """What the unsteered model goes on with, of all parts at once."""
+    """Return what the unsteered model goes on with, of all parts at once."""
     once = list(dict.fromkeys(ids for part in asked for ids in part))
     answers = engine.answers(once, [None] * len(once), max_tokens, tell(len(once)))
     return {
@@ -180,7 +182,7 @@ def _own_answers(
 
 
 def _share(given: Sequence[Any], which: int, *, chooses: bool) -> list[Any]:
-    """Every other one chooses and the rest tests; a single one does both. None is fitted on."""
+    """Return every other one to choose by and the rest to test by; a single one does both."""
     if which == 0 or (which == 1 and not chooses):
         return []
     if not chooses:

@@ -19,12 +19,12 @@ from pilothouse.artifacts.saes.autoencoder import Sae
 from pilothouse.artifacts.vector import Vector, build_vector, save_vector
 from pilothouse.engine.vllm.version import vllm_version
 from pilothouse.progress import Phase
+from pilothouse.training.controls import chosen_controls
 from pilothouse.training.directions import REDUCE, Directions, collected, method_of, separations
 from pilothouse.training.fit_engine import FitEngine, States
 from pilothouse.training.fit_options import Files, FitOptions, Material, divided, material
+from pilothouse.training.methods import Floats
 from pilothouse.training.report import Cell, FitReport, LayerFit, Parts, Search, Trial
-from pilothouse.training.sample import Floats
-from pilothouse.training.search_controls import chosen_controls
 from pilothouse.training.selection import choose, findings, notes
 from pilothouse.training.staged_search import found_by_search
 from pilothouse.training.stages import (
@@ -60,9 +60,14 @@ class Chosen(NamedTuple):
 def run_fit(
     options: FitOptions, files: Files, texts: Texts, sae: Sae | None, phase: Phase, began: Clock
 ) -> tuple[Vector, FitReport]:
-    """Fit, search, choose and test; the vector of the chosen layer and the whole report.
+    """Fit, search, choose and test; return the vector of the chosen layer and the whole report.
 
     Args:
+        options: what is asked for.
+        files: the texts as they were read.
+        texts: the same as the model's tokens.
+        sae: the SAE whose features fit, if any.
+        phase: called with each stage's title and size.
         began: when the verb was called.
 
     Raises:
@@ -139,7 +144,7 @@ def _directions(
     tuned: States | None,
     stages: Stages,
 ) -> tuple[Directions, Mapping[int, float]]:
-    """The directions, and how well each tells the sides of the pairs that choose."""
+    """Return the directions, and how well each tells the sides of the pairs that choose."""
     # An SAE's states are codes and a tuned model's are not of two sides: neither lies apart.
     shows = options.search == "staged" and sae is None and tuned is None
     with stages.stage(STATES, engine) as tell:

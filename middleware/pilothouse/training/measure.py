@@ -1,24 +1,67 @@
-"""From what an engine says to figures: effect, fluency, what is kept.
+"""From what an engine says to figures: effect, fluency, what is kept, how far sides lie apart.
 
-Shape suffixes: N pairs, X neutral texts, Q questions.
+Shape suffixes: N pairs, X neutral texts, Q questions, D width of the site.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pilothouse.artifacts.manifest import Interval
-from pilothouse.training.divergence import coarse_kl
+from pilothouse.training.methods import Floats
 from pilothouse.training.report import Figures
-from pilothouse.training.sample import Floats
 from pilothouse.training.scored_text import Said
 
+FLOOR = 1e-6
+"""Log-probabilities are float32: what is left of 1 may fall below its rounding."""
 RESAMPLES = 2000
+MOST = 1e6
+"""The separation of sides that lie apart where neither varies."""
+
+
+def coarse_kl(plain: Mapping[int, float], steered: Mapping[int, float]) -> float:
+    """Return a lower bound on KL(plain || steered) in nats, from the likeliest tokens of each.
+
+    Tokens that only `plain` lists get the steered probabilities that diverge least, of which none
+    can be over the lowest that `steered` lists; all others count as one. Where both list the whole
+    vocabulary it is the divergence itself.
+
+    Args:
+        plain: log-probabilities of the unsteered model, by token id.
+        steered: those of the steered model.
+    """
+    shared = plain.keys() & steered.keys()
+    listed = sum(math.exp(plain[each]) * (plain[each] - steered[each]) for each in shared)
+    rest_steered = max(FLOOR, 1.0 - sum(math.exp(steered[each]) for each in shared))
+    rest_plain = 1.0 - sum(math.exp(each) for each in plain.values())
+    alone = [math.exp(plain[each]) for each in plain.keys() - shared]
+    ceiling = math.exp(min(steered.values()))
+    return max(0.0, listed + _least(alone, max(0.0, rest_plain), rest_steered, ceiling))
+
+
+def _least(alone: Sequence[float], rest: float, mass: float, ceiling: float) -> float:
+    """Return the least sum of p log(p / q) where the q of `alone` are capped and all sum to `mass`.
+
+    Without caps q is in proportion to p; what caps take away goes to the others in proportion.
+    """
+    free: list[float] = list(alone)
+    capped: list[float] = []
+    while True:
+        open_mass = max(FLOOR, mass - ceiling * len(capped))
+        total = sum(free) + rest
+        factor = open_mass / total if total > FLOOR else 1.0
+        over = [p for p in free if p * factor > ceiling]
+        if not over:
+            break
+        capped += over
+        free = [p for p in free if p * factor <= ceiling]
+    least = sum(p * math.log(p / ceiling) for p in capped)
+    return least - total * math.log(factor) if total > FLOOR else least
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,18 +78,18 @@ class Heard:
 
     @property
     def margins_N(self) -> Floats:
-        """Mean log-probability of a token of the positive less that of the negative."""
+        """The mean log-probability of a token of the positive less that of the negative."""
         pairs = zip(self.positives, self.negatives, strict=True)
         return np.array([positive.mean - negative.mean for positive, negative in pairs])
 
 
 def effects(plain: Heard, steered: Heard) -> Floats:
-    """How far each pair's margin moved towards the positive, in nats a token."""
+    """Return how far each pair's margin moved towards the positive, in nats a token."""
     return steered.margins_N - plain.margins_N
 
 
 def figures(plain: Heard, steered: Heard) -> Figures:
-    """The figures of one steering beside none."""
+    """Return the figures of one steering beside none."""
     effects_N = effects(plain, steered)
     return Figures(
         effect=float(effects_N.mean()),
@@ -59,7 +102,7 @@ def figures(plain: Heard, steered: Heard) -> Figures:
 
 
 def mean_interval(values_N: Floats, groups_N: Sequence[str], seed: int) -> Interval:
-    """A mean with the percentile interval over resamples of whole groups, two-sided 95%."""
+    """Return a mean with the percentile interval over resamples of whole groups, two-sided 95%."""
     names, group_N = np.unique(np.asarray(groups_N), return_inverse=True)
     generator = np.random.default_rng(seed)
     sums = np.bincount(group_N, values_N, len(names))
@@ -78,7 +121,7 @@ def _nll(texts: Sequence[Said]) -> float:
 
 
 def _kept(plain: Sequence[Said], steered: Sequence[Said]) -> float | None:
-    """Of tokens that were the model's own choice, the share that still are."""
+    """Return the share of the model's own choices of tokens that still are its choices."""
     before = np.concatenate([each.is_first_T for each in plain])
     after = np.concatenate([each.is_first_T for each in steered])
     return float(after[before].mean()) if before.any() else None
@@ -95,3 +138,16 @@ def _kl(plain: Sequence[Said], steered: Sequence[Said]) -> float:
 
 def _facts(before_Q: NDArray[np.bool_], after_Q: NDArray[np.bool_]) -> float | None:
     return float(after_Q[before_Q].mean()) if before_Q.any() else None
+
+
+def separation(direction_D: Floats, positive_ND: Floats, negative_ND: Floats) -> float:
+    """Return d': the gap between the sides' means along a direction, over their mean spread.
+
+    Below 0 where the sides lie the other way round; at most `MOST` either way.
+    """
+    unit_D = direction_D / np.linalg.norm(direction_D)
+    positive_N, negative_N = positive_ND @ unit_D, negative_ND @ unit_D
+    gap = float(positive_N.mean() - negative_N.mean())
+    spread = float(np.sqrt((positive_N.var() + negative_N.var()) / 2.0))
+    least = abs(gap) / MOST
+    return gap / max(spread, least) if gap else 0.0

@@ -1,26 +1,83 @@
-"""Contrastive pairs from a file: JSON lines, or CSV with a head line.
+"""Contrastive pairs from a file (JSON lines, or CSV with a head line), and how they are split.
 
 A line has `positive` and `negative`. Alone they are whole texts; with `prompt` (a text) or
 `messages` (a conversation, JSON lines only) they are two continuations of it. `group` names what
 must not be split; without it lines of the same prompt are one group, and a text pair is its own.
+Lines with the fields of a well-known other set get the command that renames them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from pilothouse.artifacts.manifest import Closed
 from pilothouse.errors import ConfigError
-from pilothouse.training.renaming import renamed
 from pilothouse.training.row_file import rows_of
 
+OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
+    "prompt": ("question", "instruction", "input", "query", "context"),
+    "positive": (
+        "answer_matching_behavior",
+        "chosen",
+        "pos",
+        "preferred",
+        "good",
+        "positive_text",
+        "matching",
+        "desired",
+    ),
+    "negative": (
+        "answer_not_matching_behavior",
+        "rejected",
+        "neg",
+        "dispreferred",
+        "bad",
+        "negative_text",
+        "not_matching",
+        "undesired",
+    ),
+    "messages": ("conversation", "conversations"),
+    "answer": ("expected", "expected_answer", "target", "label", "output", "response"),
+    "text": ("sentence", "content", "body", "document"),
+}
+"""Our field, and what others call it: CAA, preference data, chat data."""
 SHOWN_PROBLEMS = 20
 Text = Annotated[str, Field(min_length=1)]
 T = TypeVar("T", bound=BaseModel)
+MIN_GROUPS = 8
+FIT_SHARE, CHOOSE_SHARE = 0.5, 0.25
+
+
+def renamed(path: Path, found: Collection[str], fields: Collection[str]) -> str | None:
+    """Return what to say of a file whose lines have another set's fields; None where it is none.
+
+    Args:
+        path: the file that is read.
+        found: the names that each line has.
+        fields: the names that a line may have.
+    """
+    names: dict[str, str] = {}
+    for field in fields:
+        known = [each for each in OTHER_NAMES.get(field, ()) if each in found]
+        if field not in found and len(known) == 1:
+            names[known[0]] = field
+    if not names:
+        return None
+    is_csv = path.suffix.lower() == ".csv"
+    # A name ends where it does not go on: `answer` is within `answer_matching_behavior`.
+    one = "1s/\\b{}\\b/{}/" if is_csv else r's/"{}" *:/"{}":/'
+    command = "; ".join(one.format(other, ours) for other, ours in names.items())
+    missing = sorted(set(names.values()))
+    return (
+        f"{path}: lines have {', '.join(sorted(found))}; missing are {', '.join(missing)}, which "
+        f"they call otherwise; rename: sed -i '{command}' {path.name}"
+    )
 
 
 class Message(Closed):
@@ -44,7 +101,7 @@ class Asked(Closed):
 
     @property
     def context(self) -> str:
-        """The same text for the same prompt or conversation; empty without either."""
+        """A text that is the same for the same prompt or conversation; empty without either."""
         if self.messages is not None:
             return json.dumps([each.model_dump() for each in self.messages], sort_keys=True)
         return self.prompt or ""
@@ -65,7 +122,7 @@ class Pair(Asked):
 
     @property
     def group_name(self) -> str:
-        """What is on one side of a split together."""
+        """The name of the group, which is on one side of a split together."""
         own = json.dumps([self.positive, self.negative])
         return self.group or self.context or own
 
@@ -89,7 +146,7 @@ class NeutralText(Closed):
 
 
 def load_pairs(path: Path) -> tuple[Pair, ...]:
-    """The pairs of a file, in its options.
+    """Read the pairs of a file, in their order there.
 
     Raises:
         ConfigError: unreadable, empty, or a line for each line that is wrong, with its number.
@@ -98,12 +155,12 @@ def load_pairs(path: Path) -> tuple[Pair, ...]:
 
 
 def load_questions(path: Path) -> tuple[Question, ...]:
-    """Questions with `prompt` or `messages`, and `answer`. Raises as `load_pairs`."""
+    """Read questions: `prompt` or `messages`, and `answer`. Raises as `load_pairs`."""
     return _load(path, Question)
 
 
 def load_texts(path: Path) -> tuple[str, ...]:
-    """The field `text` of each line. Raises as `load_pairs`."""
+    """Read the field `text` of each line. Raises as `load_pairs`."""
     return tuple(each.text for each in _load(path, NeutralText))
 
 
@@ -138,3 +195,37 @@ def _told(error: ValidationError) -> list[str]:
         ": ".join([*(str(part) for part in each["loc"]), each["msg"]])
         for each in error.errors(include_url=False)
     ]
+
+
+class Division(NamedTuple):
+    """Numbers of pairs. No group is in two parts; what tests was neither fitted nor chosen on."""
+
+    fit: tuple[int, ...]
+    choose: tuple[int, ...]
+    test: tuple[int, ...]
+
+
+def divide(pairs: Sequence[Pair], seed: int) -> Division:
+    """Cut groups, in an order that hangs on names and seed alone, into half, quarter, quarter.
+
+    Raises:
+        ConfigError: fewer than eight groups.
+    """
+    names = sorted({each.group_name for each in pairs}, key=lambda name: _place(name, seed))
+    if len(names) < MIN_GROUPS:
+        raise ConfigError(
+            f"pairs: got {len(pairs)} in {len(names)} groups, want at least {MIN_GROUPS} groups: "
+            "half of them fit, the rest choose and test. Pairs of one prompt are one group: write "
+            "pairs with other prompts or, where they can be told apart, name each one's `group`"
+        )
+    first, second = round(FIT_SHARE * len(names)), round((FIT_SHARE + CHOOSE_SHARE) * len(names))
+    parts = (names[:first], names[first:second], names[second:])
+    return Division(*(_numbers(pairs, frozenset(part)) for part in parts))
+
+
+def _numbers(pairs: Sequence[Pair], names: frozenset[str]) -> tuple[int, ...]:
+    return tuple(number for number, each in enumerate(pairs) if each.group_name in names)
+
+
+def _place(name: str, seed: int) -> str:
+    return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()

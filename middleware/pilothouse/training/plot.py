@@ -1,4 +1,7 @@
-"""What was searched as an SVG: effect and perplexity over strength, a line for each layer."""
+"""What was searched as an SVG: effect and perplexity over strength, a line for each layer.
+
+It is drawn by hand: matplotlib would be one more dependency of everybody, for one picture.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ Value = Callable[[Figures], float]
 
 
 def plot(report: FitReport) -> str:
-    """The picture as text."""
+    """Draw the picture, as text."""
     root = Element(
         "svg",
         xmlns="http://www.w3.org/2000/svg",
@@ -112,5 +115,5 @@ def _text(
 
 
 def _colour(index: int, count: int) -> str:
-    """From blue at the first layer to red at the last."""
+    """Return a colour from blue at the first layer to red at the last."""
     return f"hsl({240 - 240 * index / max(1, count - 1):.0f}, 70%, 42%)"

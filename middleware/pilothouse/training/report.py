@@ -15,7 +15,7 @@ CONTROLS: tuple[Control, ...] = ("random", "shuffled")
 
 
 class Figures(Closed):
-    """Of one steering beside none.
+    """The figures of one steering beside none.
 
     `effect`: mean change of the margin (log-probability of a token, positive less negative), nats.
     `moved`: share of pairs that moved towards the positive. `perplexity_ratio`: perplexity of
@@ -68,10 +68,10 @@ class Stage(Closed):
     name: str
     texts: int
     tokens: int
-    """That were computed: prompts that texts share are counted once."""
+    """Tokens that were computed: prompts that texts share are counted once."""
     seconds: float
     cpu_seconds: float
-    """Of all cores together, in this process: a busy machine makes the other one longer."""
+    """The seconds of all cores together, in this process: a busy machine makes `seconds` longer."""
 
 
 class LayerSearch(Closed):
@@ -140,7 +140,7 @@ class FitReport(Closed):
     token: str
     seed: int
     data_sha256: dict[str, Sha256]
-    """Of each file that was read, by what it is."""
+    """The digest of each file that was read, by what it is."""
     versions: dict[str, str]
     parts: Parts
     neutral: str
@@ -157,5 +157,5 @@ class FitReport(Closed):
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Variables of the chat template, where conversations were put into it with some."""
     dtype: str = ""
-    """In which the model ran; empty where that was not taken down."""
+    """The type in which the model ran; empty where that was not taken down."""
     stages: tuple[Stage, ...] = ()

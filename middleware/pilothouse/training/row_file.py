@@ -37,7 +37,7 @@ WITH_COMMAS = (
 
 
 def rows_of(path: Path) -> Iterator[Numbered]:
-    """The rows of a file, numbered by its lines.
+    """Yield the rows of a file, numbered by its lines.
 
     Raises:
         ConfigError: unreadable, or another kind of file; says which and what to do.
@@ -50,7 +50,7 @@ def rows_of(path: Path) -> Iterator[Numbered]:
 
 
 def text_of(path: Path) -> str:
-    """A file's text, without the mark that spreadsheets put in front of UTF-8.
+    """Read a file's text, without the mark that spreadsheets put in front of UTF-8.
 
     Raises:
         ConfigError: unreadable, or not UTF-8.
@@ -63,7 +63,7 @@ def text_of(path: Path) -> str:
 
 
 def decoded(path: Path, data: bytes) -> str:
-    """Bytes of a text file, as `text_of`.
+    """Decode the bytes of a text file, as `text_of` does.
 
     Raises:
         ConfigError: not UTF-8; says what it is, as far as that can be told.
@@ -136,7 +136,7 @@ def _json_lines(text: str) -> Iterator[Numbered]:
 
 
 def _csv(path: Path, text: str) -> Iterator[Numbered]:
-    """Rows as objects; empty cells are as if they were not there, rows of such are left out."""
+    """Yield rows as objects, without empty cells and without rows that have no others."""
     text, before = _without_excels_line(path, text)
     head = text.partition("\n")[0]
     for each, name in DELIMITERS.items():
@@ -169,7 +169,7 @@ def _row(names: list[str], row: list[str], number: int) -> Iterator[Numbered]:
 
 
 def _without_excels_line(path: Path, text: str) -> tuple[str, int]:
-    """The text behind a line `sep=,`, by which Excel is told the delimiter."""
+    """Return the text behind a line `sep=,`, by which Excel is told the delimiter."""
     first, _, rest = text.partition("\n")
     said = first.strip().strip('"').lower()
     if not said.startswith("sep="):

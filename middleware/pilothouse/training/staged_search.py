@@ -11,7 +11,9 @@ from typing import NamedTuple, TypeVar
 
 from pilothouse.training.fit_engine import FitEngine
 from pilothouse.training.fit_options import FitOptions, Part
-from pilothouse.training.next_cells import (
+from pilothouse.training.report import Cell, Figures, LayerSearch, Search
+from pilothouse.training.scored_text import ScoredText
+from pilothouse.training.selection import (
     best_strength,
     first_strength,
     fluency_limit,
@@ -20,13 +22,11 @@ from pilothouse.training.next_cells import (
     reach,
     standing,
 )
-from pilothouse.training.report import Cell, Figures, LayerSearch, Search
-from pilothouse.training.scored_text import ScoredText
 from pilothouse.training.stages import SCREEN, SEARCH, Stages
 from pilothouse.training.sweep import PartMeter, fitted
 
 SCREEN_TOKENS, SEARCH_TOKENS = 9_000, 16_000
-"""About what a whole stage may compute. Pairs are left out first, then layers."""
+"""Whole stages may compute about as much. Pairs are left out first, then layers."""
 SEARCHED = 4
 """Layers that the screen leaves over."""
 IN_THE_RACE = (SEARCHED, SEARCHED, SEARCHED, 2, 2, 1)
@@ -62,8 +62,11 @@ def found_by_search(
     """Look for layer and strength on a part of the texts.
 
     Args:
-        part: the one that chooses.
-        separations: of each layer, on that part; empty where they say nothing.
+        options: those of the fit.
+        engine: the engine that has the vector loaded.
+        part: the texts that choose.
+        separations: the d' of each layer on that part; empty where they say nothing.
+        stages: told of the work.
     """
     layers = engine.layers
     scales = sorted(options.scales)
@@ -164,7 +167,7 @@ def _why(layer: int, reaches: Mapping[int, float], kept: Sequence[int], cost: in
 
 
 def fed_tokens(part: Part, engine: FitEngine, on: str) -> int:
-    """Tokens that the engine computes of a part's texts under one steering."""
+    """Count the tokens that the engine computes of a part's texts under one steering."""
 
     def own(line: ScoredText) -> int:
         return len(line.ids) - engine.shared_tokens(line)
@@ -176,7 +179,7 @@ def fed_tokens(part: Part, engine: FitEngine, on: str) -> int:
 
 
 def smaller(part: Part, tokens: int, engine: FitEngine, on: str) -> Part:
-    """As much of a part as costs so many tokens under one steering, evenly taken; no questions.
+    """Thin a part out evenly until it costs so many tokens under one steering; no questions.
 
     At least `LEAST_PAIRS` pairs, where there are as many, and one neutral text.
     """

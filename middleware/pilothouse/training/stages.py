@@ -11,7 +11,7 @@ from pilothouse.progress import Advance, Phase
 from pilothouse.training.report import Stage
 
 Tell = Callable[[int | None], Advance]
-"""Begins a stretch of a stage, of so many texts or of nobody knows how many."""
+"""Begins a stretch of a stage: of so many texts, or of an unknown number where it is None."""
 
 READING, ENGINE, ANSWERS, STATES, DIRECTIONS = (
     "reading",
@@ -39,11 +39,11 @@ class Clock(NamedTuple):
 
     @classmethod
     def now(cls) -> Clock:
-        """The two of them now."""
+        """Read both clocks."""
         return cls(time.monotonic(), time.process_time())
 
     def stage(self, name: str, texts: int = 0, tokens: int = 0) -> Stage:
-        """A stage that began then and ends now."""
+        """Return a stage that began then and ends now."""
         now = Clock.now()
         return Stage(
             name=name,
@@ -58,7 +58,8 @@ class Stages:
     """Numbers the stages, and keeps their cost.
 
     Args:
-        names: of those to come.
+        phase: called with each stage's title and size.
+        names: the names of the stages to come.
         began: when the verb was called; up to now it read files.
     """
 
@@ -68,7 +69,7 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str, counts: Counts | None = None) -> Iterator[Tell]:
-        """One of the stages, while it lasts; its tokens are those that `counts` goes up by."""
+        """Run one of the stages; its tokens are those that `counts` goes up by."""
         place = self._names.index(name) + 1
         title = f"{name} (stage {place} of {len(self._names)})"
         began = Clock.now()

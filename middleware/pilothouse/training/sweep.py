@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pilothouse.artifacts.manifest import Interval
-from pilothouse.errors import ConfigError
+from pilothouse.errors import ConfigError, argument
 from pilothouse.progress import Advance
 from pilothouse.term import SteerTerm
 from pilothouse.training.fit_engine import FitEngine
 from pilothouse.training.fit_options import Asking, FitOptions, Part
 from pilothouse.training.measure import Heard, effects, figures, mean_interval
+from pilothouse.training.methods import Floats
 from pilothouse.training.report import CONTROLS, Cell, Control, Kind, Trial
-from pilothouse.training.sample import Floats
 from pilothouse.training.scored_text import Said, ScoredText, forced
 
 NEUTRAL_TOKENS = 50_000
@@ -49,12 +49,12 @@ class Measured(NamedTuple):
 
 
 def fitted(layers_and_scales: Iterable[tuple[int, float]]) -> list[Steering]:
-    """The fitted vector at these places."""
+    """Return the fitted vector at these places."""
     return [Steering("fitted", 0, layer, scale) for layer, scale in layers_and_scales]
 
 
 def with_controls(options: FitOptions, layers: Sequence[int]) -> list[Steering]:
-    """The vector and its controls at each layer and strength, layer by layer."""
+    """Return the vector and its controls at each layer and strength, layer by layer."""
     kinds: list[tuple[Kind, int]] = [("fitted", 0), *draws(options)]
     return [
         Steering(kind, draw, layer, scale)
@@ -63,12 +63,12 @@ def with_controls(options: FitOptions, layers: Sequence[int]) -> list[Steering]:
 
 
 def draws(options: FitOptions) -> list[tuple[Control, int]]:
-    """Every control: its kind, and its number among them."""
+    """Return every control: its kind, and its number among them."""
     return list(product(CONTROLS, range(options.controls)))
 
 
 class PartMeter:
-    """TokenStats steerings on a part of the texts, beside no steering.
+    """Measures steerings on a part of the texts, beside no steering.
 
     Raises:
         ConfigError: there are questions, and the unsteered model answers none.
@@ -77,21 +77,21 @@ class PartMeter:
     def __init__(
         self, options: FitOptions, engine: FitEngine, part: Part, advance: Advance
     ) -> None:
-        self._order, self._stand, self.part = options, engine, part
+        self._options, self._engine, self.part = options, engine, part
         [self._plain] = self._heard([None], advance)
         if part.questions and not self._plain.right_Q.any():
             raise ConfigError(
-                f"--facts: the unsteered model answers none of {len(part.questions)} questions "
-                "right, so that nothing can be retained; ask what it knows"
+                f"{argument('facts')}: the unsteered model answers none of {len(part.questions)} "
+                "questions right, so that nothing can be retained; ask what it knows"
             )
 
     @property
     def texts(self) -> int:
-        """How many are read under each steering."""
+        """How many texts are read under each steering."""
         return len(self._lines) + len(self.part.questions)
 
     def cells(self, steerings: Sequence[Steering], advance: Advance) -> dict[Steering, Measured]:
-        """What each steering does. They go to the engine together, as different programs."""
+        """Measure what each steering does; they go to the engine together, each as a program."""
         return {
             each: Measured(
                 Cell(
@@ -107,7 +107,7 @@ class PartMeter:
         }
 
     def effects(self, steerings: Sequence[Steering], advance: Advance) -> dict[Steering, Floats]:
-        """As `cells`, but effects alone, so that the part needs no neutral texts."""
+        """Measure effects alone, so that the part needs no neutral texts."""
         return {
             each: effects(self._plain, heard) for each, heard in self._batches(steerings, advance)
         }
@@ -128,13 +128,13 @@ class PartMeter:
     def _heard(self, steerings: Sequence[Steering | None], advance: Advance) -> list[Heard]:
         part, lines = self.part, self._lines
         terms = [
-            each and forced(each.vector, each.layer, each.scale, self._order.on, line)
+            each and forced(each.vector, each.layer, each.scale, self._options.on, line)
             for each in steerings
             for line in lines
         ]
         pairs = len(part.positives)
         is_neutral = [False] * (2 * pairs) + [True] * len(part.neutral)
-        said = self._stand.say(lines * len(steerings), terms, is_neutral * len(steerings), advance)
+        said = self._engine.say(lines * len(steerings), terms, is_neutral * len(steerings), advance)
         rights = self._right(steerings, advance)
         found = []
         for index, right_Q in enumerate(rights):
@@ -155,15 +155,15 @@ class PartMeter:
                 layers=(each.layer,),
                 scale=each.scale,
                 unit="residual",
-                on=self._order.on,
+                on=self._options.on,
             )
             for each in steerings
             for _ in questions
         ]
         contexts = [each.ids for each in questions] * len(steerings)
-        answers = self._stand.answers(contexts, terms, self._order.answer_tokens, advance)
+        answers = self._engine.answers(contexts, terms, self._options.answer_tokens, advance)
         right = [
-            question.answer.casefold() in self._stand.text(answer).casefold()
+            question.answer.casefold() in self._engine.text(answer).casefold()
             for question, answer in zip(list(questions) * len(steerings), answers, strict=True)
         ]
         return [
@@ -175,7 +175,7 @@ class PartMeter:
 def trial(
     options: FitOptions, measured: Mapping[Steering, Measured], groups: Sequence[str]
 ) -> Trial:
-    """The effect on test pairs, by itself and over the mean of each kind of control."""
+    """Return the effect on test pairs, by itself and over the mean of each kind of control."""
     by_kind: dict[Kind, list[Floats]] = {}
     for each, (_, effects_N) in measured.items():
         by_kind.setdefault(each.kind, []).append(effects_N)

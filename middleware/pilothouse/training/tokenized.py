@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from pilothouse.errors import ConfigError
+from pilothouse.errors import ConfigError, argument
 from pilothouse.training.pair import Asked, Pair
 from pilothouse.training.scored_text import ScoredText
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pilothouse.training.fit_options import Files, FitOptions
 
 SHOWN_PROBLEMS = 20
-CHANGE = "change the conversation, or say --chat-template-kwargs"
+CHANGE = f"change the conversation, or say {argument('chat_template_kwargs')}"
 Ids = tuple[int, ...]
 T = TypeVar("T")
 S = TypeVar("S")
@@ -33,13 +33,13 @@ class Texts(NamedTuple):
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest one."""
+        """How many tokens the longest one has."""
         lines = (*self.positives, *self.negatives, *self.neutral)
         return max(*(len(each.ids) for each in lines), *map(len, self.questions), 0)
 
 
 def read_texts(options: FitOptions, files: Files, model: str) -> Texts:
-    """The texts of a fit's files as a model's tokens, by its tokenizer and chat template.
+    """Return the texts of a fit's files as a model's tokens, by its tokenizer and chat template.
 
     Raises:
         ConfigError: a line for each text that the model cannot take, with its file and number.
@@ -74,7 +74,7 @@ def read_texts(options: FitOptions, files: Files, model: str) -> Texts:
 
 
 def context_of(renderer: PromptRenderer, asked: Asked) -> Ids:
-    """Token ids of what is continued; empty where nothing is.
+    """Return the token ids of what is continued; empty where nothing is.
 
     Raises:
         ConfigError: a conversation that the chat template refuses, or no template.
@@ -86,11 +86,11 @@ def context_of(renderer: PromptRenderer, asked: Asked) -> Ids:
     try:
         return renderer.chat([each.model_dump() for each in asked.messages])
     except ConfigError as error:
-        raise ConfigError(f"messages: {error}; {CHANGE}") from error
+        raise ConfigError(f"messages: {error.marked}; {CHANGE}") from error
 
 
 def line_of(renderer: PromptRenderer, context: Ids, text: str) -> ScoredText:
-    """A continuation of a context, or a whole text, whose first token is given.
+    """Return a continuation of a context, or a whole text, whose first token is given.
 
     Raises:
         ConfigError: nothing to score in it, or too long for the model.
@@ -110,7 +110,7 @@ def line_of(renderer: PromptRenderer, context: Ids, text: str) -> ScoredText:
     if len(line.ids) >= renderer.max_tokens:
         raise ConfigError(
             f"text {text!r:.60}: got {len(line.ids)} tokens with its prompt, want fewer than "
-            f"{renderer.max_tokens}: shorten it, or raise --max-model-len behind --"
+            f"{renderer.max_tokens}: shorten it, or raise {argument('engine.max_model_len')}"
         )
     return line
 
@@ -118,7 +118,7 @@ def line_of(renderer: PromptRenderer, context: Ids, text: str) -> ScoredText:
 def _each(
     path: Path, kind: str, given: Sequence[S], make: Callable[[S], T], field: str = ""
 ) -> tuple[T, ...]:
-    """What `make` makes of each; all problems at once, numbered as in the file."""
+    """Return what `make` makes of each; all problems at once, numbered as in the file."""
     found: list[T] = []
     problems = []
     for number, each in enumerate(given, 1):
@@ -126,7 +126,7 @@ def _each(
             found.append(make(each))
         except ConfigError as error:
             where = f"{kind} {number}: {field + ': ' if field else ''}"
-            problems.append(f"{path}: {where}{error}")
+            problems.append(f"{path}: {where}{error.marked}")
     if problems:
         more = len(problems) - SHOWN_PROBLEMS
         tail = [f"{path}: and {more} more"] if more > 0 else []
@@ -135,7 +135,7 @@ def _each(
 
 
 def _notes(renderer: PromptRenderer, options: FitOptions, files: Files) -> tuple[str, ...]:
-    """Prompts that begin with what the tokenizer puts in front anyway, by file."""
+    """Note prompts that begin with what the tokenizer puts in front anyway, by file."""
     given: tuple[tuple[Path | None, str, Sequence[str]], ...] = (
         (options.pairs, "pair", [_opening(each) for each in files.pairs]),
         (options.neutral, "text", files.texts),
@@ -155,7 +155,7 @@ def _notes(renderer: PromptRenderer, options: FitOptions, files: Files) -> tuple
 
 
 def _opening(asked: Asked) -> str:
-    """What a tokenizer is given first; a conversation's template sees to itself."""
+    """Return what a tokenizer is given first; a conversation's template sees to itself."""
     if asked.messages is not None:
         return ""
     return asked.prompt or str(getattr(asked, "positive", ""))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pilothouse.artifacts.importing.norms import residual_norms
+from pilothouse.artifacts.importing.vector_import import residual_norms
 from pilothouse.engine.worker.shard_writer import ShardWriter
 from pilothouse.errors import ConfigError
 from tests.capture.test_reader import index, step, value

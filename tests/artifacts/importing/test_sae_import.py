@@ -65,6 +65,6 @@ def test_a_pickle_is_left_alone_unless_it_is_allowed(tmp_path: Path) -> None:
     if not (foreign / "ae.pt").exists():
         (foreign / "ae.safetensors").unlink()
         (foreign / "ae.pt").write_bytes(b"PK")
-    with pytest.raises(ArtefactError, match="allow-pickle-weights"):
+    with pytest.raises(ArtefactError, match="add allow_pickle_weights=True"):
         import_sae(foreign, tmp_path / "own")
     assert not (tmp_path / "own").exists()

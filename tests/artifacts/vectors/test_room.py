@@ -9,7 +9,7 @@ import pytest
 
 from tests.test_house import PACKAGE, imports_of, room_of
 
-OFFLINE = {"vector_import", "norms", "pickled", "sae_pickle"}
+OFFLINE = {"vector_import", "pickled", "sae_import"}
 LOAD_SERVING = """
 import sys
 import pilothouse.artifacts.catalog, pilothouse.server.middleware, pilothouse.engine.plan.plan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pilothouse.training.sample import Floats, Sample
+from pilothouse.training.methods import Floats, Sample
 
 
 def planted(

@@ -47,7 +47,7 @@ STAND_INS = ("steering_vectors.steering_vector.SteeringVector",)
 
 
 def read_torch(place: Path, bounds: Bounds = VECTOR_BOUNDS) -> object:
-    """What a PyTorch file holds: dicts, lists and plain values, with arrays for tensors.
+    """Read what a PyTorch file holds: dicts, lists and plain values, with arrays for tensors.
 
     Raises:
         ArtefactError: not a PyTorch file, hostile, or holding what a weights-only load refuses.

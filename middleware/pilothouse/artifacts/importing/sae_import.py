@@ -1,4 +1,7 @@
-"""`import_sae`: an SAE of any layout that is read becomes a folder of our own."""
+"""`import_sae`: an SAE of any layout that is read becomes a folder of our own.
+
+Pickled weights become safetensors beside what their folder has, in a room of this import alone.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pilothouse.artifacts.folder import open_plain, refuse
-from pilothouse.artifacts.importing.sae_pickle import converted, pickle_of
+from pilothouse.artifacts.folder import MAX_MANIFEST_BYTES, open_plain, read_file, refuse
 from pilothouse.artifacts.importing.source import Located, locate_sae
 from pilothouse.artifacts.links import followed
 from pilothouse.artifacts.saes.autoencoder import Sae
@@ -23,14 +25,28 @@ from pilothouse.artifacts.saes.hints import SaeHints, UnknownNorm
 from pilothouse.artifacts.saes.mapped_file import write_safetensors
 from pilothouse.artifacts.saes.matrix import Matrix
 from pilothouse.artifacts.saes.native import NAME, SaeManifest, SaeSource, save_own
-from pilothouse.artifacts.saes.registry import FEATURES_FILE, LABELS_FILE, load_sae
+from pilothouse.artifacts.saes.registry import (
+    FEATURES_FILE,
+    LABELS_FILE,
+    MAX_LABELS_BYTES,
+    load_sae,
+)
+from pilothouse.errors import argument
 from pilothouse.output_dir import MADE, atomic_output_dir, check_out
 from pilothouse.progress import Wait, silent_wait
 from pilothouse.types import Tap
 
+MAX_TENSORS = 32
+BESIDE = {
+    "config.json": MAX_MANIFEST_BYTES,
+    "metadata.yaml": MAX_MANIFEST_BYTES,
+    FEATURES_FILE: 1 << 30,
+    LABELS_FILE: MAX_LABELS_BYTES,
+}
+"""What is taken along, and the most bytes of each."""
 CONVERT = (
-    "add --allow-pickle-weights to read its tensors by a weights-only load; nothing in the file is "
-    "executed"
+    f"add {argument('allow_pickle_weights', 'True')} to read its tensors by a weights-only load; "
+    "nothing in the file is executed"
 )
 MAX_FILES = 64
 NOTHING_TOLD = SaeHints(None, None, None, None, None)
@@ -104,6 +120,81 @@ def import_sae(
     return ImportedSae(written, manifest, tuple(loaded.notes))
 
 
+def pickle_of(folder: Path, format_name: str, layer: int | None) -> Path | None:
+    """Return the pickle of a folder's SAE where no safetensors are beside it."""
+    stem = {
+        "dictionary_learning": "ae",
+        "qwen-scope": f"layer{layer}.sae",
+        "itda": "atoms",
+        "top-afa": "sae",
+    }.get(format_name)
+    if stem is None or (format_name == "qwen-scope" and layer is None):
+        return None
+    place = folder / f"{stem}.pt"
+    beside = (folder / f"{stem}.safetensors").is_file()
+    return place if place.is_file() and not beside else None
+
+
+def converted(place: Path, room: Path) -> Path:
+    """Return a folder in `room`, named as the pickle's own, with safetensors in the pickle's place.
+
+    Raises:
+        ArtefactError: a pickle that a weights-only load refuses, or that holds more than tensors.
+    """
+    from pilothouse.artifacts.importing.pickled import (  # torch takes seconds to import
+        SAE_BOUNDS,
+        read_torch,
+    )
+
+    folder = room / place.parent.resolve().name
+    folder.mkdir()
+    for name, limit in BESIDE.items():
+        if (place.parent / name).is_file():
+            (folder / name).write_bytes(read_file(place.parent / name, limit))
+    state = read_torch(place, SAE_BOUNDS)
+    write_safetensors(folder / f"{place.stem}.safetensors", _tensors(place, state))
+    return folder
+
+
+def _tensors(place: Path, state: object) -> dict[str, Matrix]:
+    from pilothouse.artifacts.importing.pickled import SAVE_PLAIN
+
+    if isinstance(state, np.ndarray):
+        # ITDA saves its one tensor without a name.
+        state = {place.stem: state}
+    if not isinstance(state, dict) or not 0 < len(state) <= MAX_TENSORS:
+        got = f"{len(state)} entries" if isinstance(state, dict) else type(state).__name__
+        refuse(place, "content", got, f"a dict of 1 to {MAX_TENSORS} tensors", SAVE_PLAIN)
+    if "norm_factor" in state:
+        refuse(
+            place,
+            "norm_factor",
+            "one beside the SAE",
+            "the weights alone",
+            "this is a checkpoint from within training: take the ae.pt of its end",
+        )
+    return {str(name)[:64]: _matrix(place, str(name)[:64], each) for name, each in state.items()}
+
+
+def _matrix(place: Path, name: str, value: Any) -> Matrix:
+    from pilothouse.artifacts.importing.pickled import SAVE_PLAIN
+
+    if isinstance(value, bool) or not isinstance(value, np.ndarray | int | float):
+        refuse(place, name, type(value).__name__, "a tensor", SAVE_PLAIN)
+    array = np.asarray(value)
+    if array.dtype.kind not in "fi" or array.ndim > 3 or array.size == 0:
+        refuse(
+            place,
+            name,
+            f"{array.dtype} of shape {list(array.shape)}",
+            "1 to 3 sizes of floats",
+            SAVE_PLAIN,
+        )
+    if array.dtype.kind == "i" and array.dtype.itemsize < 4:
+        array = array.astype(np.int32)
+    return Matrix(array)
+
+
 def _readable(folder: Path, layout: str, told: SaeHints, room: Path, may_unpickle: bool) -> Path:
     """Return the folder itself, or another one with safetensors in place of its pickle."""
     pickle = pickle_of(folder, layout, told.layer)
@@ -149,7 +240,7 @@ def _about(found: Located, source: str, layout: str, told: SaeHints) -> SaeSourc
 
 
 def _digests(folder: Path, told: SaeHints) -> dict[str, str]:
-    """SHA-256 of the folder's files, of the layers' files that of the layer alone."""
+    """Return the SHA-256 of the folder's files, of files by layer that of the layer alone."""
     found: dict[str, str] = {}
     for place in sorted(folder.rglob("*"))[:MAX_FILES]:
         layered = LAYER_FILE.fullmatch(place.name)

@@ -24,7 +24,7 @@ class Located(NamedTuple):
 
 
 def locate(source: str) -> Located:
-    """A file or folder.
+    """Find the file or folder that is meant, fetched where it is on the hub.
 
     Raises:
         ConfigError: hf:// and something that is no place on the hub.
@@ -40,7 +40,7 @@ def locate(source: str) -> Located:
 def locate_sae(
     source: str, format_name: str | None, layer: int | None, *, pickles: bool
 ) -> Located:
-    """The folder of an SAE: only files that an SAE is read from are fetched.
+    """Find the folder of an SAE; only files that an SAE is read from are fetched.
 
     Raises:
         ConfigError: hf:// and something that is no place on the hub.
@@ -57,7 +57,7 @@ def locate_sae(
 
 
 def read_sae(source: str, format_name: str | None, told: SaeHints) -> Sae:
-    """The SAE of a folder or a place on the hub, named by the folder.
+    """Read the SAE of a folder or a place on the hub, named by the folder.
 
     Raises:
         ConfigError, ArtefactError: as `locate_sae` and `load_sae`.

@@ -107,13 +107,13 @@ class Sae:
     notes: tuple[str, ...] = ()
     """What its files leave open, or what was taken from elsewhere; to be shown to the operator."""
     stamps: tuple[Stamp, ...] = ()
-    """Of the files that it lies in."""
+    """The stamps of the files that it lies in."""
     digest: str = ""
-    """Of the weights' bytes and of everything else that says what they mean."""
+    """The digest of the weights' bytes and of everything else that says what they mean."""
 
     @property
     def width(self) -> int:
-        """Elements of a token at the site."""
+        """How many elements a token has at the site."""
         return self.encoder_DM.shape[0]
 
     @property

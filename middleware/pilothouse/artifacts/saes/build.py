@@ -66,7 +66,7 @@ def build_sae(
     sha256: str,
     polynomial: Polynomial | None = None,
 ) -> Sae:
-    """An SAE of tensors under SAELens' names: W_enc [D, M], W_dec [M, D] and what its form needs.
+    """Build an SAE of tensors under SAELens' names: W_enc [D, M], W_dec [M, D] and its form's.
 
     A pursuit has no W_enc: its decoder's rows are its encoder.
 
@@ -121,7 +121,7 @@ def build_sae(
 
 
 def renamed(place: Path, tensors: Stored, names: Mapping[str, str]) -> Stored:
-    """Tensors under our names; those whose name ends in `.T` are transposed.
+    """Return tensors under our names; those whose name ends in `.T` are transposed.
 
     Raises:
         ArtefactError: a tensor of which `names` does not know.
@@ -135,7 +135,7 @@ def renamed(place: Path, tensors: Stored, names: Mapping[str, str]) -> Stored:
 
 
 def filled(size: int, value: float) -> Matrix:
-    """The same number for each feature."""
+    """Return the same number for each feature."""
     return Matrix(np.full(size, value, np.float64))
 
 

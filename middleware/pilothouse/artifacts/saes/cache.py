@@ -17,11 +17,11 @@ from pilothouse.log_text import log_lines
 
 logger = logging.getLogger(__name__)
 _OPEN: WeakValueDictionary[str, Sae] = WeakValueDictionary()
-"""By the digest of their content."""
+"""The SAEs that are open, by the digest of their content."""
 
 
 def open_sae(name: str, ref: SaeRef) -> Sae:
-    """The SAE of a configuration's entry, read from its files; from the hub's, once fetched.
+    """Read the SAE of a configuration's entry from its files, or from the hub's once fetched.
 
     What its files leave open is logged when this process reads it first.
 
@@ -38,7 +38,7 @@ def open_sae(name: str, ref: SaeRef) -> Sae:
 
 
 def opened_sae(name: str, ref: SaeRef, digest: str) -> Sae:
-    """The SAE of that content: what this process has open, else what the files still hold.
+    """Return the SAE of that content: what this process has open, else what the files still hold.
 
     Raises:
         ArtefactError: as `load_sae`.

@@ -43,7 +43,7 @@ class Centring(NamedTuple):
 def centring_of(
     fields: Fields, told: SaeHints, release: Release | None, site: Site, norm: Normalisation
 ) -> Centring:
-    """Whether an SAE is centred: by a table, by its file, by the operator, or nobody knows.
+    """Tell whether an SAE is centred: by a table, its file, the operator, or that nobody knows.
 
     Raises:
         ArtefactError: the operator says the opposite of a file or of a release's table.
@@ -80,7 +80,7 @@ def _listed(release: Release) -> str:
 
 
 def _is_later(fields: Fields) -> bool:
-    """Whether the version that wrote the file would have written that the model was centred."""
+    """Return whether the version that wrote the file would have said that the model was centred."""
     version = re.match(r"(\d+)\.(\d+)", str(fields.raw.get("sae_lens_version") or ""))
     has_groups = fields.has("metadata") or fields.has("sae")
     return has_groups or (

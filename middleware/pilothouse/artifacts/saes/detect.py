@@ -26,7 +26,7 @@ MARKS: Mapping[str, tuple[tuple[str, ...], ...]] = {
 """Files that only one layout has together; each line is one way to have it."""
 
 SHARED = ("config.json", "sae_weights.safetensors")
-"""Of llamascopium and of the R1 series of Llama Scope, which has no field `act_fn`."""
+"""The files of llamascopium and of the R1 series of Llama Scope, which has no field `act_fn`."""
 
 
 NESTED: Mapping[str, tuple[str, ...]] = {"llama-scope": ("checkpoints/final.safetensors",)}
@@ -34,7 +34,7 @@ NESTED: Mapping[str, tuple[str, ...]] = {"llama-scope": ("checkpoints/final.safe
 
 
 def files_of(format_name: str | None, layer: int | None, *, pickles: bool) -> tuple[str, ...]:
-    """Every file that an SAE of a layout, or of any, may be read from, and what lies beside it."""
+    """Return every file that an SAE of a layout, or of any, is read from, or that lies beside."""
     found = {"features.safetensors", "labels.json"}
     for name, ways in MARKS.items():
         if format_name in (None, name):
@@ -47,7 +47,7 @@ def files_of(format_name: str | None, layer: int | None, *, pickles: bool) -> tu
 
 
 def detect_format(folder: Path) -> str:
-    """The name of the layout that a folder has.
+    """Return the name of the layout that a folder has.
 
     Raises:
         ArtefactError: of none that is known, or of several.

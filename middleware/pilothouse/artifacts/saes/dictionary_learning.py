@@ -63,7 +63,7 @@ KINDS: Mapping[str, Kind] = {
 
 
 def load_dictionary_learning(name: str, folder: Path, told: SaeHints) -> Sae:
-    """The SAE in a folder, after its conversion to safetensors.
+    """Read the SAE in a folder, after its conversion to safetensors.
 
     Raises:
         ArtefactError: names file, field, what was got, what was wanted and what to do.

@@ -24,13 +24,13 @@ class Stamp(NamedTuple):
 
 
 def stamps_of(folder: Path) -> tuple[Stamp, ...]:
-    """Of every file in a folder that may get mapped."""
+    """Stamp every file in a folder that may get mapped."""
     files = sorted(each for each in folder.rglob("*") if each.suffix in SUFFIXES)
     return tuple(_stamp(each) for each in files if each.is_file())
 
 
 def written(stamps: Iterable[Stamp]) -> Iterator[Path]:
-    """The files that were written to."""
+    """Yield the files that were written to."""
     for stamp in stamps:
         try:
             now = _stamp(stamp.place)

@@ -39,10 +39,14 @@ class SaeHints(NamedTuple):
 def agreed(
     place: Path, told: SaeHints, model_id: str | None, where: Where, *, remedy: str
 ) -> tuple[str, Tap]:
-    """Model and tap, from the file or the operator.
+    """Return model and tap, from the file or the operator.
 
     Args:
-        where: what the file says of them; a tap, or either part of one.
+        place: the file that errors name.
+        told: what the operator says.
+        model_id: the model that the file names, if it names one.
+        where: what the file says of layer and site; a tap, or either part of one.
+        remedy: what to do where nobody says one of them.
 
     Raises:
         UnknownModel: nobody says the model, though layer and site are known.
@@ -75,7 +79,7 @@ def agreed(
 
 
 def scale_of_input(place: Path, width: int, said: float | None, told: SaeHints) -> float:
-    """sqrt(D) over the mean length of h, for SAEs trained on inputs of mean length sqrt(D).
+    """Return sqrt(D) over the mean length of h, for SAEs trained on inputs of length sqrt(D).
 
     Raises:
         UnknownNorm: neither the file nor the operator says the length.

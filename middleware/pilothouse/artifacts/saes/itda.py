@@ -24,7 +24,7 @@ PICKLE_FILE = "atoms.pt"
 
 
 def load_itda(name: str, folder: Path, told: SaeHints) -> Sae:
-    """The dictionary in a folder, after its conversion to safetensors.
+    """Read the dictionary in a folder, after its conversion to safetensors.
 
     Raises:
         ArtefactError: names file, field, what was got, what was wanted and what to do.

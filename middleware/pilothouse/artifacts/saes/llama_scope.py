@@ -18,9 +18,8 @@ import numpy as np
 from pilothouse.artifacts.folder import refuse
 from pilothouse.artifacts.saes.autoencoder import DecoderNorms, Sae
 from pilothouse.artifacts.saes.build import About, build_sae, filled, renamed
-from pilothouse.artifacts.saes.fields import Fields, read_fields
+from pilothouse.artifacts.saes.fields import Fields, read_fields, tap_of
 from pilothouse.artifacts.saes.hints import SaeHints, agreed, scale_of_input
-from pilothouse.artifacts.saes.hook import tap_of
 from pilothouse.artifacts.saes.mapped_file import map_safetensors
 from pilothouse.artifacts.saes.matrix import Matrix
 from pilothouse.artifacts.saes.releases import input_scale_of
@@ -42,7 +41,7 @@ TRANSCODER = "use an SAE that reads and writes at the same place; transcoders ar
 
 
 def load_llama_scope(name: str, folder: Path, told: SaeHints) -> Sae:
-    """The SAE in a folder of Llama Scope.
+    """Read the SAE in a folder of Llama Scope.
 
     Raises:
         ArtefactError: names file, field, what was got, what was wanted and what to do.
@@ -68,7 +67,7 @@ def load_llama_scope(name: str, folder: Path, told: SaeHints) -> Sae:
 
 
 def load_llama_scope_r1(name: str, folder: Path, told: SaeHints) -> Sae:
-    """The SAE in a folder of the distilled R1 series of Llama Scope.
+    """Read the SAE in a folder of the distilled R1 series of Llama Scope.
 
     Raises:
         ArtefactError: names file, field, what was got, what was wanted and what to do.
@@ -97,12 +96,12 @@ def load_llama_scope_r1(name: str, folder: Path, told: SaeHints) -> Sae:
 
 
 def decoder_norms(fields: Fields, *, default: bool) -> DecoderNorms:
-    """Whether codes were chosen by how much they write."""
+    """Return whether codes were chosen by how much they write."""
     return "select" if fields.flag("sparsity_include_decoder_norm", default) else "ignored"
 
 
 def where(fields: Fields, told: SaeHints) -> tuple[str, Tap]:
-    """Model and tap of a file with `hook_point_in` and `hook_point_out`.
+    """Return model and tap of a file with `hook_point_in` and `hook_point_out`.
 
     Raises:
         ArtefactError: a transcoder, or a place that is not served.

@@ -48,7 +48,7 @@ OTHER_SAE = "convert it to inference mode with its own library, or use another S
 
 
 def load_llamascopium(name: str, folder: Path, told: SaeHints) -> Sae:
-    """The SAE in a folder.
+    """Read the SAE in a folder.
 
     Raises:
         ArtefactError: names file, field, what was got, what was wanted and what to do.

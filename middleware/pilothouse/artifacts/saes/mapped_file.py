@@ -1,7 +1,7 @@
 """Safetensors, mapped: an SAE of gigabytes costs no memory until its rows are read.
 
-The safetensors library checks the same and copies each tensor that it gives; it has no bfloat16
-for numpy, in which most SAEs come.
+The reader is ours: `safetensors.safe_open` checks the same, but copies each tensor or slice that it
+gives, and has no bfloat16 for numpy, in which most SAEs come.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ TYPES: Mapping[str, np.dtype[Any]] = {
 
 ALIGNMENT = 8
 PART_BITS = 26
-"""About 64 MiB are copied at once."""
+"""Two to this power, 64 MiB, is about how much is copied at once."""
 Stored = dict[str, Matrix]
 
 
 def map_safetensors(place: Path) -> tuple[Stored, str]:
-    """The tensors of a file and the SHA-256 of all its bytes.
+    """Map the tensors of a file, and return the SHA-256 of all its bytes.
 
     Raises:
         ArtefactError: no plain file, a pickle, cut off, or with tensors that overlap or lie
@@ -89,7 +89,7 @@ def map_safetensors(place: Path) -> tuple[Stored, str]:
 
 
 def map_converted(place: Path, pickled: Path) -> tuple[Stored, str]:
-    """As `map_safetensors`, of weights that their library pickles.
+    """Map weights that their library pickles, as `map_safetensors` does.
 
     Raises:
         ArtefactError: as `map_safetensors`, or there is only the pickle.

@@ -1,5 +1,7 @@
 """Weights as they lie in a file: of any float type, mapped, widened only where they are read.
 
+`ml_dtypes` has no part in this: what is missed is rows of bfloat16 without a copy, a shift here.
+
 Shape suffixes: A rows, B columns.
 """
 
@@ -19,7 +21,7 @@ BFLOAT16_EXPONENT = 0x7F80
 
 
 def widened(raw: NDArray[Any], is_bfloat16: bool) -> Floats:
-    """The same numbers in float64; bfloat16 is the upper half of a float32."""
+    """Return the same numbers in float64; bfloat16 is the upper half of a float32."""
     if is_bfloat16:
         return (raw.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     return raw.astype(np.float64)
@@ -46,36 +48,36 @@ class Matrix:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As in the file, or of the transpose."""
+        """The sizes in the file, or those of the transpose."""
         return self.raw.shape
 
     @property
     def transposed(self) -> Matrix:
-        """Another view of the same memory."""
+        """Return another view of the same memory."""
         return Matrix(self.raw.T, self.is_bfloat16)
 
     def row(self, index: int) -> Floats:
-        """One row, float64."""
+        """Return one row, float64."""
         return widened(self.raw[index], self.is_bfloat16)
 
     def column(self, index: int) -> Floats:
-        """One column, float64."""
+        """Return one column, float64."""
         return widened(self.raw[:, index], self.is_bfloat16)
 
     def columns(self, part: slice) -> Floats:
-        """Some columns, float64."""
+        """Return some columns, float64."""
         return widened(self.raw[:, part], self.is_bfloat16)
 
     def rows(self, part: slice) -> Floats:
-        """Some rows, float64."""
+        """Return some rows, float64."""
         return widened(self.raw[part], self.is_bfloat16)
 
     def whole(self) -> Floats:
-        """All of it, float64: for biases and thresholds."""
+        """Return all of it, float64: for biases and thresholds."""
         return widened(self.raw, self.is_bfloat16)
 
     def bad_values(self) -> int:
-        """How many are NaN or infinite, looked for in the order of the memory."""
+        """Count the values that are NaN or infinite, in the order of the memory."""
         raw = self.raw if self.raw.flags.c_contiguous else self.raw.T
         flat = raw.reshape(-1)
         return sum(self._bad(flat[at : at + CHUNK]) for at in range(0, len(flat), CHUNK))
@@ -86,7 +88,7 @@ class Matrix:
         return int((~np.isfinite(part)).sum())
 
     def row_lengths(self) -> Floats:
-        """The length of each row, float64."""
+        """Return the length of each row, float64."""
         size = len(self.raw)
         parts = [slice(start, start + CHUNK_ROWS) for start in range(0, size, CHUNK_ROWS)]
         return np.concatenate([np.linalg.norm(self.rows(part), axis=1) for part in parts])

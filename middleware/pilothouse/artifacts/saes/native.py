@@ -83,7 +83,7 @@ class SaeManifest(Closed):
 
 
 def load_own(name: str, folder: Path, told: SaeHints) -> Sae:
-    """The SAE in a folder that `sae import` wrote.
+    """Read the SAE in a folder that `sae import` wrote.
 
     Raises:
         ArtefactError: names file, field, what was got, what was wanted and what to do.
@@ -170,14 +170,14 @@ def _tensors(sae: Sae) -> Stored:
 
 
 def _narrowed(wide: Floats) -> Matrix:
-    """In float32 where that has the same numbers."""
+    """Return a matrix in float32 where that has the same numbers."""
     with np.errstate(over="ignore"):
         narrow = wide.astype(np.float32)
     return Matrix(narrow if np.array_equal(narrow, wide) else wide)
 
 
 def _digest(raw: Mapping[str, Any]) -> str:
-    """Of the manifest but its digest, in canonical JSON; the weights are in it by theirs."""
+    """Return the digest of the rest of the manifest, the weights' among it, in canonical JSON."""
     content = {key: value for key, value in raw.items() if key != "digest"}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()

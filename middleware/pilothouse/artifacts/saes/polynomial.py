@@ -27,7 +27,7 @@ OWN: Mapping[str, str] = {f"joint_{name}": name for name in Polynomial._fields}
 
 
 def factors_of(polynomial: Polynomial | None) -> dict[str, Floats]:
-    """Its factors by their names in our own layout; those without columns are left out."""
+    """Return its factors by their names in our own layout; those without columns are left out."""
     if polynomial is None:
         return {}
     by_name = {ours: getattr(polynomial, name) for ours, name in OWN.items()}

@@ -26,7 +26,7 @@ SAY = "give `model` and `layer` beside the path in pilothouse.yaml"
 
 
 def load_qwen_scope(name: str, folder: Path, told: SaeHints) -> Sae:
-    """The SAE of one layer, after its conversion to safetensors.
+    """Read the SAE of one layer, after its conversion to safetensors.
 
     Raises:
         ArtefactError: names file, field, what was got, what was wanted and what to do.

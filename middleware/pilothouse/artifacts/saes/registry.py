@@ -57,10 +57,13 @@ def register(name: str, reader: Reader) -> None:
 def load_sae(
     name: str, folder: Path, format_name: str | None, told: SaeHints = NOTHING_TOLD
 ) -> Sae:
-    """The SAE in a folder, under the name the operator gives it. Nothing in it is executed.
+    """Read the SAE in a folder, under the operator's name for it. Nothing in it is executed.
 
     Args:
+        name: the operator's name for it.
+        folder: the folder that its files are in.
         format_name: None for the one that the files tell.
+        told: what the operator says beside the files.
 
     Raises:
         ArtefactError: names file, field, what was got, what was wanted and what to do.
@@ -97,7 +100,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _as_told(folder: Path, sae: Sae, told: SaeHints) -> Sae:
-    """The SAE centred or not as the operator says, where its layout has no word for it."""
+    """Return the SAE centred or not as the operator says, where its layout has no word for it."""
     if told.is_centred in (None, sae.is_centred):
         return sae
     if sae.tap.site in PROJECTION_SITES:

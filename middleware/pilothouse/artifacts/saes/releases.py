@@ -24,7 +24,7 @@ class Release(NamedTuple):
     is_centred: bool | None = None
     normalise: str | None = None
     input_scales: Mapping[str, float] = NO_SCALES
-    """By the end of the folder's path."""
+    """The factors, by the end of the folder's path."""
 
 
 class Listed(NamedTuple):
@@ -138,7 +138,7 @@ _R1_SERIES: Mapping[str, tuple[float, ...]] = {
         0.926395749,
     ),
 }
-"""By series and layer."""
+"""The factors, by series and layer."""
 _MLP_TM = (
     1.049317316,
     2.369398401,
@@ -153,7 +153,7 @@ _MLP_TM = (
     0.3619728927,
     0.2851548653,
 )
-"""By layer."""
+"""The factors, by layer."""
 
 RES_JB = Release("gpt2-small-res-jb", "jbloom/GPT2-Small-SAEs-Reformatted", is_centred=True)
 RELEASES = (
@@ -196,7 +196,7 @@ PARTS = 8
 
 
 def release_of(folder: Path) -> Release | None:
-    """The release whose repository's name is in a folder's path."""
+    """Return the release whose repository's name is in a folder's path."""
     parts = [each.casefold() for each in folder.absolute().parts[-PARTS:]]
     for release in RELEASES:
         repo = release.repo.casefold()
@@ -207,7 +207,7 @@ def release_of(folder: Path) -> Release | None:
 
 
 def release_told_by(raw: Mapping[str, Any]) -> Release | None:
-    """The release that only its files' fields tell.
+    """Return the release that only its files' fields tell.
 
     gpt2-small-res-jb was trained before SAELens had versions, and is copied under many names.
     """
@@ -224,7 +224,7 @@ def release_told_by(raw: Mapping[str, Any]) -> Release | None:
 
 
 def input_scale_of(folder: Path) -> Listed | None:
-    """The factor by which a published SAE's inputs were scaled, where only a table says it."""
+    """Return the factor that scaled a published SAE's inputs, where only a table says it."""
     release = release_of(folder)
     if release is None:
         return None

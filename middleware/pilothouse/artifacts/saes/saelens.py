@@ -26,9 +26,8 @@ from pilothouse.artifacts.saes.autoencoder import (
 )
 from pilothouse.artifacts.saes.build import About, build_sae, filled
 from pilothouse.artifacts.saes.centring import centring_of
-from pilothouse.artifacts.saes.fields import CORRECT, Fields, read_fields
+from pilothouse.artifacts.saes.fields import CORRECT, Fields, read_fields, tap_of
 from pilothouse.artifacts.saes.hints import SaeHints, Where, agreed, scale_of_input
-from pilothouse.artifacts.saes.hook import tap_of
 from pilothouse.artifacts.saes.mapped_file import FETCH, Stored, map_safetensors
 from pilothouse.artifacts.saes.matrix import Matrix
 from pilothouse.artifacts.saes.polynomial import take_polynomial
@@ -47,7 +46,7 @@ FORMS: Mapping[str, Form] = {
     "poly_jumprelu": "jumprelu",
 }
 BATCHED = ("batchtopk", "batch_topk", "matryoshka", "matryoshka_batchtopk")
-"""In training a token's codes hang on its batch; at inference a threshold is in its place."""
+"""In training a token's codes hang on its batch; at inference a threshold takes its place."""
 TRAINED_ON = (
     "model_name",
     "hook_name",
@@ -59,7 +58,7 @@ TRAINED_ON = (
 """What version 6 has in `metadata`."""
 HOOKS = ("hook_name", "hook_point", "hf_hook_name")
 POLY = "poly_"
-"""By which the architectures of PolySAE begin; the rest says how its codes are chosen."""
+"""The beginning of the architectures of PolySAE; the rest says how codes are chosen."""
 REFUSED: Mapping[str, str] = {
     "temporal": "its codes hang on the tokens before, through an attention of its own",
     "poly_batchtopk": "its codes hang on the batch; save it for inference, as poly_jumprelu",
@@ -78,7 +77,7 @@ OTHER_SAE = "use an SAE of one of the architectures that are read"
 
 
 def load_saelens(name: str, folder: Path, told: SaeHints) -> Sae:
-    """The SAE in a folder.
+    """Read the SAE in a folder.
 
     Raises:
         ArtefactError: names file, field, what was got, what was wanted and what to do.
@@ -110,7 +109,7 @@ def load_saelens(name: str, folder: Path, told: SaeHints) -> Sae:
 
 
 def _flattened(fields: Fields) -> Fields:
-    """All fields at the top: a runner's file has some in `sae`, version 6 some in `metadata`."""
+    """Lift all fields to the top: a runner has some in `sae`, version 6 some in `metadata`."""
     raw = dict(fields.raw)
     raw |= {key: each for key, each in fields.group("sae").raw.items() if each is not None}
     trained_on = Fields(fields.place, raw).group("metadata")
@@ -201,7 +200,7 @@ def _about(
 
 
 def _where(fields: Fields, told: SaeHints) -> Where:
-    """The tap; older files have the layer apart from the hook's name, or in another field too."""
+    """Return the tap; older files have the layer apart from the hook's name, or twice."""
     name = next((each for each in HOOKS if fields.has(each)), HOOKS[0])
     hook = fields.text(name)
     if "{layer}" in hook:
@@ -251,7 +250,7 @@ def _form(fields: Fields, tensors: Stored) -> tuple[Form, int | None]:
 
 
 def _k(fields: Fields) -> int:
-    """How many codes are on: a field of its own, or an argument of the activation before."""
+    """Return how many codes are on: a field of its own, or an argument of the activation before."""
     said = {
         name: each
         for name, each in (

@@ -12,9 +12,8 @@ from pathlib import Path
 from pilothouse.artifacts.folder import refuse
 from pilothouse.artifacts.saes.autoencoder import Sae
 from pilothouse.artifacts.saes.build import About, build_sae, renamed
-from pilothouse.artifacts.saes.fields import CORRECT, read_fields
+from pilothouse.artifacts.saes.fields import CORRECT, read_fields, tap_of
 from pilothouse.artifacts.saes.hints import SaeHints, agreed
-from pilothouse.artifacts.saes.hook import tap_of
 from pilothouse.artifacts.saes.mapped_file import map_safetensors
 
 CONFIG_FILE = "cfg.json"
@@ -29,7 +28,7 @@ TRANSCODER = "use an SAE that reads and writes at the same place; transcoders ar
 
 
 def load_sparsify(name: str, folder: Path, told: SaeHints) -> Sae:
-    """The SAE in a folder.
+    """Read the SAE in a folder.
 
     Raises:
         ArtefactError: names file, field, what was got, what was wanted and what to do.

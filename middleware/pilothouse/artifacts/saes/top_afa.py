@@ -14,9 +14,8 @@ from pilothouse.artifacts.folder import refuse
 from pilothouse.artifacts.saes.autoencoder import Normalisation, Sae
 from pilothouse.artifacts.saes.build import About, build_sae, filled
 from pilothouse.artifacts.saes.centring import centring_of
-from pilothouse.artifacts.saes.fields import CORRECT, read_fields
+from pilothouse.artifacts.saes.fields import CORRECT, read_fields, tap_of
 from pilothouse.artifacts.saes.hints import SaeHints, agreed
-from pilothouse.artifacts.saes.hook import tap_of
 from pilothouse.artifacts.saes.mapped_file import map_converted
 
 CONFIG_FILE = "config.json"
@@ -25,7 +24,7 @@ PICKLE_FILE = "sae.pt"
 
 
 def load_top_afa(name: str, folder: Path, told: SaeHints) -> Sae:
-    """The SAE in a folder, after its conversion to safetensors.
+    """Read the SAE in a folder, after its conversion to safetensors.
 
     Raises:
         ArtefactError: names file, field, what was got, what was wanted and what to do.

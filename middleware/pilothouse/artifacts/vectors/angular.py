@@ -1,7 +1,7 @@
 """Angular steering's `.npy`: a pickled dict {module: {first_direction, second_direction}}.
 
 The modules are norms, whose output the reference turns, with one plane everywhere. Norms' outputs
-are no site: --site says that the plane is to be used on the stream in front of the norm, where
+are no site: `site` says that the plane is to be used on the stream in front of the norm, where
 lengths and per-dimension gains differ. u1 is first_direction made unit, u2 what second_direction
 has beside it.
 """
@@ -32,7 +32,7 @@ HOW = (
 
 
 def read_angular(place: Path, wish: Wish) -> Reading:
-    """The planes of the norms in front of which the wished site is."""
+    """Read the planes of the norms in front of which the wished site is."""
     planes = _planes(place)
     by_layer: dict[int, str] = {}
     for module in planes:

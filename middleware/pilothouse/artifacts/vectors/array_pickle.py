@@ -2,6 +2,7 @@
 
 The names a file may use stand for records here: `numpy.dtype` for its text, `_reconstruct` for a
 record that keeps shape, type and bytes. Nothing that a file names is imported or called.
+`torch.load(weights_only=True)` does not do: it reads what torch.save wrote, which a .npy is not.
 """
 
 from __future__ import annotations
@@ -46,11 +47,11 @@ class PlainArray:
 
     @property
     def objects(self) -> list[Any] | None:
-        """What an array of objects holds; None for any other."""
+        """What an array of objects holds; None of any other."""
         return self.payload if isinstance(self.payload, list) else None
 
     def numbers(self, place: Path, field: str) -> NDArray[Any]:
-        """The array, if it is one of plain floats and as long as it says.
+        """Return the array, if it is one of plain floats and as long as it says.
 
         Raises:
             ArtefactError: it is not.
@@ -109,7 +110,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def load_arrays(place: Path, data: bytes) -> object:
-    """What a pickle of plain containers and numpy arrays holds, arrays as `PlainArray`.
+    """Return what a pickle of plain containers and numpy arrays holds, arrays as `PlainArray`.
 
     Raises:
         ArtefactError: it names anything else, or is broken.
@@ -129,7 +130,7 @@ def load_arrays(place: Path, data: bytes) -> object:
 
 
 def _check_memo(data: bytes) -> None:
-    """The unpickler makes room for the largest memo number, so that must not be out of scale."""
+    """Refuse a memo number that is out of scale: the unpickler makes room for the largest."""
     for opcode, argument, _ in pickletools.genops(data):
         puts = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT")
         if puts and not (isinstance(argument, int) and 0 <= argument <= len(data)):

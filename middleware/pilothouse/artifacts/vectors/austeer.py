@@ -16,13 +16,14 @@ from pilothouse.artifacts.vectors.reading import Floats, Reading, Wish
 from pilothouse.artifacts.vectors.registry import Format, register
 from pilothouse.artifacts.vectors.source import FETCH_AGAIN, layer_number, numbers, whole_number
 from pilothouse.artifacts.vectors.state import read_pickled
+from pilothouse.errors import argument
 
 SCORES_FILE, LAYERS_FILE, INDICES_FILE = "all_scores.pt", "all_layer_ids.pt", "all_indices.pt"
 MAX_WIDTH = 1 << 20
 
 
 def read_austeer(place: Path, wish: Wish) -> Reading:
-    """The `top` units of a screening's folder by |score|, ties by their order, as diagonal maps."""
+    """Read the `top` units of a screening's folder by |score|, ties by their order, as maps."""
     if not place.is_dir():
         refuse(
             place,
@@ -81,7 +82,7 @@ def _window(file: Path, unit: int, value: object, width: int) -> tuple[int, int]
             field,
             f"dimensions {first} to {end}",
             f"within the width {width}",
-            "give the width of the site with --width",
+            f"give the width of the site with {argument('width', 'N')}",
         )
     return first, end
 

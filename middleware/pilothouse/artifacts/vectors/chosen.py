@@ -9,12 +9,13 @@ from typing import TypeVar
 from pilothouse.artifacts.folder import refuse
 from pilothouse.artifacts.vectors.reading import Wish
 from pilothouse.artifacts.vectors.source import FETCH_AGAIN
+from pilothouse.errors import argument
 
 T = TypeVar("T")
 
 
 def chosen(place: Path, by_layer: Mapping[int, T], wish: Wish) -> dict[int, T]:
-    """The layers that were wished for, all if none was; ascending.
+    """Return the layers that were wished for, all if none was; ascending.
 
     Raises:
         ArtefactError: the file has none at all, or not a layer that was wished for.
@@ -25,7 +26,7 @@ def chosen(place: Path, by_layer: Mapping[int, T], wish: Wish) -> dict[int, T]:
         if layer not in by_layer:
             refuse(
                 place,
-                "--layer",
+                argument("layers"),
                 layer,
                 f"any of {sorted(by_layer)}",
                 "name layers that the file has",

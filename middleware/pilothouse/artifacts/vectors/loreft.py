@@ -23,7 +23,7 @@ from pilothouse.artifacts.vectors.reading import LayerArrays, Reading, Wish
 from pilothouse.artifacts.vectors.registry import Format, register
 from pilothouse.artifacts.vectors.source import FETCH_AGAIN, numbers
 from pilothouse.artifacts.vectors.state import folder_files, read_state
-from pilothouse.errors import ArtefactError, ConfigError
+from pilothouse.errors import ArtefactError, ConfigError, argument
 from pilothouse.types import Site
 
 NAME = re.compile(
@@ -41,12 +41,15 @@ SITES: Mapping[str, Site] = {
 }
 ORTHONORMAL_ERROR = 0.05
 """Bounds what bfloat16 leaves of orthonormal rows; anything else is no rotation."""
-ALONE = "import one file by itself with --layer N and --site SITE (block_output is resid_post)"
+ALONE = (
+    f"import one file by itself with {argument('layers', 'N')} and {argument('site', 'SITE')} "
+    "(block_output is resid_post)"
+)
 HOW = "pyreft edits prompt positions only (its config's first and last n): name them in the term"
 
 
 def read_loreft(place: Path, wish: Wish) -> Reading:
-    """The interventions of a saved folder, or of one file, as low-rank maps."""
+    """Read the interventions of a saved folder, or of one file, as low-rank maps."""
     if place.is_dir():
         site, files = _in_folder(place, wish)
     else:
@@ -77,13 +80,13 @@ def _in_folder(folder: Path, wish: Wish) -> tuple[Site, dict[int, Path]]:
             "files",
             f"interventions at {sorted(found) or 'no site'}",
             f"intkey*.bin at {wish.site or 'one site'}",
-            "choose with --site one that is there",
+            f"choose with {argument('site', 'SITE')} one that is there",
         )
     return sites[0], chosen(folder, found[sites[0]], wish)
 
 
 def _files(folder: Path) -> list[Path]:
-    """The interventions in a folder, or in the one below it that a trainer makes."""
+    """Return the interventions in a folder, or in the one below it that a trainer makes."""
     inside = folder / INSIDE
     found = _named(folder) or (_named(inside) if inside.is_dir() else [])
     if not found:
@@ -133,7 +136,7 @@ def _place_of(file: Path) -> tuple[int, Site]:
             f"component {component!r}",
             f"one of {sorted(SITES)}, or the path of a module at a site",
             "train the intervention at a component that is a site, or import the file by itself "
-            "with --layer and --site",
+            f"with {argument('layers', 'N')} and {argument('site', 'SITE')}",
         )
     # pyvene's layer is 0 where only a path was given.
     if number not in (None, 0, tap.layer):
@@ -148,15 +151,15 @@ def _alone(file: Path, wish: Wish) -> tuple[Site, dict[int, Path]]:
         if wish.site in (None, site) and wish.layer_numbers in ((), (layer,)):
             return site, {layer: file}
         raise ConfigError(
-            f"--layer, --site: got {list(wish.layer_numbers)}, {wish.site}; the name {file.name} "
-            f"says layer {layer}, {site}: leave them out"
+            f"{argument('layers')}, {argument('site')}: got {list(wish.layer_numbers)}, "
+            f"{wish.site}; the name {file.name} says layer {layer}, {site}: leave them out"
         )
     assert wish.site is not None
     return wish.site, {wish.layer_numbers[0]: file}
 
 
 def _is_named(file: Path) -> bool:
-    """Whether a file's name says a place that is a site."""
+    """Return whether a file's name says a place that is a site."""
     try:
         _place_of(file)
     except ArtefactError:

@@ -1,6 +1,6 @@
 """A `.npy` file without objects: one direction [D], or one row for each layer [L, D].
 
-The file says nothing of layers, so --layer says which row belongs where.
+The file says nothing of layers, so `layers` says which row belongs where.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NO_OBJECTS = "save the numbers alone: np.save(path, np.asarray(direction, dtype=
 
 
 def read_npy(place: Path, wish: Wish) -> Reading:
-    """The rows of a `.npy` file, in the order in which --layer names their layers."""
+    """Read the rows of a `.npy` file, in the order in which the wish names their layers."""
     array = npy_array(place, read_bytes(place))
     return Reading(
         place=place,
@@ -43,7 +43,7 @@ def read_npy(place: Path, wish: Wish) -> Reading:
 
 
 def npy_header(place: Path, file: io.BytesIO) -> Header:
-    """Shape, Fortran order and dtype of a `.npy` file; the file then stands at its data.
+    """Read shape, Fortran order and dtype of a `.npy` file, up to where its data begin.
 
     Raises:
         ArtefactError: it is no `.npy` file of version 1 or 2.
@@ -60,7 +60,7 @@ def npy_header(place: Path, file: io.BytesIO) -> Header:
 
 
 def npy_array(place: Path, data: bytes) -> NDArray[Any]:
-    """The array of a `.npy` file that holds plain numbers, exactly as long as its header says.
+    """Return the array of a `.npy` file of plain numbers, exactly as long as its header says.
 
     Raises:
         ArtefactError: objects, records, truncated, or longer.

@@ -46,7 +46,7 @@ class Wish:
 
     @property
     def given(self) -> frozenset[str]:
-        """Names of the options that were given."""
+        """The names of the options that were given."""
         values = {
             "layer": self.layers or None,
             "site": self.site,
@@ -58,7 +58,7 @@ class Wish:
 
     @property
     def layer_numbers(self) -> tuple[int, ...]:
-        """The layers alone."""
+        """The numbers of the layers, without tensors' names."""
         return tuple(choice.layer for choice in self.layers)
 
 

@@ -13,7 +13,7 @@ from pilothouse.artifacts.vectors.reading import Reading, Wish
 from pilothouse.artifacts.vectors.registry import Format, register
 from pilothouse.artifacts.vectors.source import FETCH_AGAIN, numbers, read_json, whole_number
 from pilothouse.artifacts.vectors.state import read_pickled
-from pilothouse.errors import ConfigError
+from pilothouse.errors import ConfigError, argument
 
 DIRECTION_FILE = "direction.pt"
 METADATA_FILE = "direction_metadata.json"
@@ -22,7 +22,7 @@ HOW = "as the paper does, ablate it with sites: writers; with op: add it makes t
 
 
 def read_refusal_direction(place: Path, wish: Wish) -> Reading:
-    """The direction of a run's folder, or of a file beside its metadata, at `resid_pre`."""
+    """Read the direction of a run's folder, or of a file beside its metadata, at `resid_pre`."""
     file = place / DIRECTION_FILE if place.is_dir() else place
     layer = _layer(file.parent / METADATA_FILE, wish)
     direction = read_pickled(file, wish)
@@ -39,7 +39,9 @@ def read_refusal_direction(place: Path, wish: Wish) -> Reading:
 def _layer(metadata: Path, wish: Wish) -> int:
     given = wish.layer_numbers
     if len(given) > 1:
-        raise ConfigError(f"--layer: got {list(given)}, the file has one direction: name one layer")
+        raise ConfigError(
+            f"{argument('layers')}: got {list(given)}, the file has one direction: name one layer"
+        )
     if not metadata.is_symlink() and not metadata.exists():
         if not given:
             refuse(
@@ -47,7 +49,7 @@ def _layer(metadata: Path, wish: Wish) -> int:
                 "file",
                 "nothing",
                 "the layer of the direction",
-                "put direction_metadata.json beside it, or say --layer N",
+                f"put direction_metadata.json beside it, or say {argument('layers', 'N')}",
             )
         return given[0]
     layer = whole_number(metadata, "layer", read_json(metadata, MAX_METADATA_BYTES).get("layer"))
@@ -56,8 +58,8 @@ def _layer(metadata: Path, wish: Wish) -> int:
             metadata,
             "layer",
             layer,
-            f"{given[0]} as --layer says",
-            "leave --layer out, or give the direction that it is for",
+            f"{given[0]} as {argument('layers')} says",
+            f"leave {argument('layers')} out, or give the direction that it is for",
         )
     if layer >= 4096:
         refuse(metadata, "layer", layer, "a layer below 4096", FETCH_AGAIN)

@@ -9,12 +9,12 @@ from typing import Protocol
 
 from pilothouse.artifacts.folder import refuse
 from pilothouse.artifacts.vectors.reading import Reading, Wish
-from pilothouse.errors import ConfigError
+from pilothouse.errors import ConfigError, argument
 from pilothouse.types import Site
 
 CONVERT = (
-    "add --allow-pickle-weights to read its tensors by a weights-only load (nothing in the file "
-    "is executed), or save it as safetensors first"
+    f"add {argument('allow_pickle_weights', 'True')} to read its tensors by a weights-only load "
+    "(nothing in the file is executed), or save it as safetensors first"
 )
 
 
@@ -22,7 +22,7 @@ class Reader(Protocol):
     """Reads one foreign file or folder and executes nothing of it."""
 
     def __call__(self, place: Path, wish: Wish, /) -> Reading:
-        """The numbers of a file, or an ArtefactError that names file, field, got, want, remedy."""
+        """Return the numbers of a file, or raise an ArtefactError that names file and field."""
         ...
 
 
@@ -59,14 +59,18 @@ def register(entry: Format) -> None:
 
 
 def read_foreign(name: str, place: Path, wish: Wish) -> Reading:
-    """The numbers of a foreign file or folder.
+    """Read the numbers of a foreign file or folder.
 
     Raises:
         ConfigError: there is no such format, or it does not go with the wish.
         ArtefactError: the file is not what the format says.
     """
     if name not in FORMATS:
-        raise ConfigError(f"--format: got {name!r}, want one of {', '.join(sorted(FORMATS))}")
+        raise ConfigError(
+            where=argument("format_name"),
+            got=repr(name),
+            want=f"one of {', '.join(sorted(FORMATS))}",
+        )
     entry = FORMATS[name]
     _check_wish(entry, wish)
     if entry.pickled and wish.read_pickle is None:
@@ -75,26 +79,31 @@ def read_foreign(name: str, place: Path, wish: Wish) -> Reading:
 
 
 def _check_wish(entry: Format, wish: Wish) -> None:
-    for option in sorted(wish.given - entry.takes - entry.needs):
-        known = ", ".join(f"--{each}" for each in sorted(entry.takes | entry.needs)) or "none"
+    its = argument("format_name", entry.name)
+    for name in sorted(wish.given - entry.takes - entry.needs):
+        known = ", ".join(_argument(each) for each in sorted(entry.takes | entry.needs)) or "none"
         raise ConfigError(
-            f"--{option}: got it with --format {entry.name}, which does not take it (it takes "
-            f"{known}); leave it out"
+            f"{_argument(name)}: got it with {its}, which does not take it (it takes {known}); "
+            "leave it out"
         )
-    for option in sorted(entry.needs - wish.given):
-        raise ConfigError(f"--{option}: got nothing, --format {entry.name} needs it")
+    for name in sorted(entry.needs - wish.given):
+        raise ConfigError(f"{_argument(name)}: got nothing, {its} needs it")
     if wish.site is not None and wish.site not in entry.sites:
         raise ConfigError(
-            f"--site: got {wish.site!r}, numbers of --format {entry.name} belong at "
+            f"{argument('site')}: got {wish.site!r}, numbers of {its} belong at "
             f"{_either(entry.sites)}"
         )
     layers = wish.layer_numbers
     if len(set(layers)) != len(layers):
-        raise ConfigError(f"--layer: got {list(layers)}, want each layer once")
+        raise ConfigError(where=argument("layers"), got=list(layers), want="each layer once")
     if entry.name != "safetensors" and any(each.tensor is not None for each in wish.layers):
         raise ConfigError(
-            f"--layer: got NUMBER=TENSOR with --format {entry.name}; only safetensors has names"
+            f"{argument('layers')}: got NUMBER=TENSOR with {its}; only safetensors has names"
         )
+
+
+def _argument(name: str) -> str:
+    return argument("layers" if name == "layer" else name)
 
 
 def _either(words: Sequence[str]) -> str:

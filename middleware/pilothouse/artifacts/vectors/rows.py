@@ -14,6 +14,7 @@ import numpy as np
 from pilothouse.artifacts.folder import refuse
 from pilothouse.artifacts.vectors.reading import Floats
 from pilothouse.artifacts.vectors.source import numbers
+from pilothouse.errors import argument
 from pilothouse.types import Site
 
 STREAM_AND_NEURONS: tuple[Site, ...] = tuple(site for site in get_args(Site) if site != "logits")
@@ -23,7 +24,7 @@ STREAM_AND_NEURONS: tuple[Site, ...] = tuple(site for site in get_args(Site) if 
 def rows_at(
     place: Path, field: str, value: object, layers: Sequence[int]
 ) -> dict[int, dict[str, Floats]]:
-    """The rows of [L, D] at the layers in the order given; [D] at the one layer given.
+    """Return the rows of [L, D] at the layers in the order given; [D] at the one layer given.
 
     Raises:
         ArtefactError: another number of rows than of layers, or what `numbers` refuses.
@@ -36,6 +37,6 @@ def rows_at(
             field,
             f"shape {list(rows_LD.shape)}, which is {len(rows_LD)} rows",
             f"{len(layers)} rows, one for each of layers {list(layers)}",
-            "name with --layer the layer of every row, in the order of the rows",
+            f"name with {argument('layers')} the layer of every row, in the order of the rows",
         )
     return {layer: {"direction": rows_LD[row]} for row, layer in enumerate(layers)}

@@ -1,6 +1,6 @@
 """Any `.safetensors` file with directions, by an explicit mapping of its tensors to layers.
 
-`--layer N=TENSOR` for each; with one tensor in the file, `--layer N` for each of its rows.
+It is `N=TENSOR` for each layer; with one tensor in the file, `N` for each of its rows.
 """
 
 from __future__ import annotations
@@ -18,18 +18,22 @@ from pilothouse.artifacts.vectors.reading import Floats, Reading, Wish
 from pilothouse.artifacts.vectors.registry import Format, register
 from pilothouse.artifacts.vectors.rows import STREAM_AND_NEURONS, rows_at
 from pilothouse.artifacts.vectors.source import FETCH_AGAIN, numbers, read_bytes
-from pilothouse.errors import ConfigError
+from pilothouse.errors import ConfigError, argument
 
 PARSE: Callable[[bytes], list[tuple[str, dict[str, Any]]]] = deserialize
 PLAIN: Mapping[str, str] = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 
 
 def read_safetensors(place: Path, wish: Wish) -> Reading:
-    """The tensors that the wish names, each at its layer."""
+    """Read the tensors that the wish names, each at its layer."""
     tensors = _tensors(place)
     named = [each.tensor for each in wish.layers]
     if any(named) and not all(named):
-        raise ConfigError("--layer: got some with a tensor and some without, want one way for all")
+        raise ConfigError(
+            where=argument("layers"),
+            got="some with a tensor and some without",
+            want="one way for all",
+        )
     site = wish.site or "resid_post"
     layers: dict[int, dict[str, Floats]]
     if not any(named):
@@ -44,7 +48,7 @@ def read_safetensors(place: Path, wish: Wish) -> Reading:
                 name[:64],
                 "no such tensor",
                 f"one of {sorted(tensors)}",
-                "name with --layer N=TENSOR a tensor that the file has",
+                f"name with {argument('layers', 'N=TENSOR')} a tensor that the file has",
             )
     layers = {
         layer: {"direction": numbers(place, name, _array(place, name, tensors[name]), 1)}
@@ -66,8 +70,8 @@ def _only(place: Path, tensors: Mapping[str, object]) -> str:
             place,
             "tensors",
             sorted(tensors),
-            "one tensor where --layer names none",
-            "say --layer N=TENSOR for each layer",
+            f"one tensor where {argument('layers')} names none",
+            f"say {argument('layers', 'N=TENSOR')} for each layer",
         )
     return next(iter(tensors))
 

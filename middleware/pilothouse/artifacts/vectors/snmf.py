@@ -1,6 +1,6 @@
 """Features of an MLP's neurons by semi-nonnegative factorisation: `F` [neurons, features].
 
-A dict {F, layer, mode} saved by `torch.save`; --feature picks the column. `mode`
+A dict {F, layer, mode} saved by `torch.save`; `feature` picks the column. `mode`
 "mlp_intermediate" is what the down projection reads: `mlp_neurons`.
 """
 
@@ -14,6 +14,7 @@ from pilothouse.artifacts.vectors.reading import Reading, Wish
 from pilothouse.artifacts.vectors.registry import Format, register
 from pilothouse.artifacts.vectors.source import FETCH_AGAIN, layer_number, numbers
 from pilothouse.artifacts.vectors.state import read_state
+from pilothouse.errors import argument
 from pilothouse.types import Site
 
 SITES: Mapping[str, Site] = {"mlp_intermediate": "mlp_neurons"}
@@ -21,7 +22,7 @@ HOW = "columns have any length: steer with unit: unit or residual"
 
 
 def read_snmf(place: Path, wish: Wish) -> Reading:
-    """One feature's neurons as a direction at `mlp_neurons`, as long as the factor has it."""
+    """Read one feature's neurons as a direction at `mlp_neurons`, as long as the factor has it."""
     state = read_state(place, wish, ("F", "layer", "mode"))
     assert wish.feature is not None
     if state["mode"] not in SITES:
@@ -30,7 +31,8 @@ def read_snmf(place: Path, wish: Wish) -> Reading:
             "mode",
             repr(state["mode"]),
             f"one of {sorted(SITES)}",
-            "save the column as .npy and import it with --format npy --site SITE",
+            f"save the column as .npy and import it with {argument('format_name', 'npy')} "
+            f"{argument('site', 'SITE')}",
         )
     factor_DF = numbers(place, "F", state["F"], 2)
     if wish.feature >= factor_DF.shape[1]:
@@ -38,7 +40,7 @@ def read_snmf(place: Path, wish: Wish) -> Reading:
             place,
             "F",
             f"{factor_DF.shape[1]} features",
-            f"more than --feature {wish.feature}",
+            f"more than {argument('feature', str(wish.feature))}",
             "count features from 0; F is [neurons, features]",
         )
     layer = layer_number(place, "layer", state["layer"])

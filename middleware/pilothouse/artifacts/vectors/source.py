@@ -10,17 +10,20 @@ from numpy.typing import NDArray
 
 from pilothouse.artifacts.folder import parse_json, read_file, refuse
 from pilothouse.artifacts.vectors.reading import Floats
+from pilothouse.errors import argument
 
 MAX_FILE_BYTES = 1 << 30
 MAX_JSON_BYTES = 256 << 20
 MAX_ELEMENTS = 1 << 26
-"""Of one array: 256 MiB in float32, a low-rank map of width 16,384 and rank 4,096."""
+"""The most numbers of one array: 256 MiB in float32, a low-rank map of width 16,384, rank 4,096."""
 
-FETCH_AGAIN = "fetch the file anew from its source, or check that --format names its layout"
+FETCH_AGAIN = (
+    f"fetch the file anew from its source, or check that {argument('format_name')} names its layout"
+)
 
 
 def read_bytes(place: Path, limit_bytes: int = MAX_FILE_BYTES) -> bytes:
-    """All bytes of a plain file that is no link.
+    """Read all bytes of a plain file that is no link.
 
     Raises:
         ArtefactError: missing, linked, no plain file, empty, or longer than the limit.
@@ -32,12 +35,12 @@ def read_bytes(place: Path, limit_bytes: int = MAX_FILE_BYTES) -> bytes:
 
 
 def read_json(place: Path, limit_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """The JSON object in a file; NaN, infinities and fields that stand twice are refused."""
+    """Read the JSON object in a file; NaN, infinities and fields that stand twice are refused."""
     return parse_json(place, read_bytes(place, limit_bytes), FETCH_AGAIN)
 
 
 def numbers(place: Path, field: str, value: object, dimensions: int) -> Floats:
-    """A value of a file as float32, checked; a leading dimension too many of size 1 is dropped.
+    """Return a checked value of a file as float32, without a leading dimension of size 1 too many.
 
     Raises:
         ArtefactError: no array of real numbers, another number of dimensions, empty, too large,
@@ -67,7 +70,7 @@ def numbers(place: Path, field: str, value: object, dimensions: int) -> Floats:
 
 
 def whole_number(place: Path, field: str, value: object) -> int:
-    """A value of a file as an int from 0.
+    """Return a value of a file as an int from 0.
 
     Raises:
         ArtefactError: it is none.
@@ -78,7 +81,7 @@ def whole_number(place: Path, field: str, value: object) -> int:
 
 
 def layer_number(place: Path, field: str, value: object) -> int:
-    """A key or value of a file as a layer: a whole number, or decimal digits.
+    """Return a key or value of a file as a layer: a whole number, or decimal digits.
 
     Raises:
         ArtefactError: it is none, or not below 4096.

@@ -13,7 +13,7 @@ from pilothouse.artifacts.vectors.source import FETCH_AGAIN
 
 
 def read_pickled(place: Path, wish: Wish) -> object:
-    """What a PyTorch file holds, by the reader that the wish brings.
+    """Read what a PyTorch file holds, by the reader that the wish brings.
 
     Raises:
         ArtefactError: the wish brings none, or the file is refused.
@@ -24,7 +24,7 @@ def read_pickled(place: Path, wish: Wish) -> object:
 
 
 def read_state(place: Path, wish: Wish, keys: Collection[str]) -> dict[Any, Any]:
-    """The dict in a PyTorch file, with at least these keys.
+    """Read the dict in a PyTorch file, with at least these keys.
 
     Raises:
         ArtefactError: no dict, or a key is missing.
@@ -54,5 +54,5 @@ def need(place: Path, state: Mapping[Any, Any], keys: Collection[str]) -> None:
 
 
 def folder_files(folder: Path) -> list[Path]:
-    """The files of a folder by name; links that lead nowhere are refused when they are read."""
+    """Return a folder's files by name; links that lead nowhere are refused when they are read."""
     return sorted(each for each in folder.iterdir() if not each.is_dir())

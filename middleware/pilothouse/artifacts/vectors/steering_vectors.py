@@ -25,7 +25,7 @@ SITES: Mapping[str, Site] = {
 
 
 def read_steering_vector(place: Path, wish: Wish) -> Reading:
-    """A steering vector's directions, at the outputs that its `layer_type` names."""
+    """Read a steering vector's directions, at the outputs that its `layer_type` names."""
     state = read_state(place, wish, ("layer_activations", "layer_type"))
     layer_type, activations = state["layer_type"], state["layer_activations"]
     if layer_type not in SITES:

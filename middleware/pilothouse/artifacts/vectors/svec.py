@@ -1,7 +1,7 @@
 """IBM activation-steering's `.svec`: JSON with `model_type` and `directions` {layer: [numbers]}.
 
-Their directions are measured at the *output* of block l and added at its *input*. Without --site
-they land where that library adds them, at `resid_pre` of l.
+Their directions are measured at the *output* of block l and added at its *input*. Without a
+site they land where that library adds them, at `resid_pre` of l.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pilothouse.artifacts.vectors.source import FETCH_AGAIN, layer_number, numbe
 
 WHERE_ADDED = (
     "at resid_pre, where activation-steering adds what it measured at resid_post of the same "
-    "layer; --site resid_post puts it where it was measured"
+    "layer; the site resid_post would put it where it was measured"
 )
 
 
 def read_svec(place: Path, wish: Wish) -> Reading:
-    """A `.svec` file's directions, signs as they are."""
+    """Read a `.svec` file's directions, signs as they are."""
     raw = read_json(place)
     directions = raw.get("directions")
     if not isinstance(directions, dict):

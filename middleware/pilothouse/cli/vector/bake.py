@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -56,10 +56,6 @@ def bake_program(
 ) -> None:
     """Write additive and projection steering into weights, exactly, or say why that cannot be."""
     with exits(EngineError):
-        if kind not in get_args(Kind):
-            raise ConfigError(
-                where="--as", got=repr(kind), want=f"one of {', '.join(get_args(Kind))}"
-            )
         named = (op, scale, value, unit, layer, writers)
         steering = _steering(config, profile, vector, named)
         check_out(out)

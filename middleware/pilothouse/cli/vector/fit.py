@@ -16,9 +16,9 @@ from rich.table import Table
 from pilothouse.artifacts.catalog import SERVED_SITES
 from pilothouse.artifacts.saes.hints import SaeHints
 from pilothouse.artifacts.saes.registry import FORMATS, load_sae
-from pilothouse.cli.common import ChatTemplateKwargs, exits, template_kwargs
+from pilothouse.cli.common import ChatTemplateKwargs, as_option, exits, template_kwargs
 from pilothouse.cli.sae.option import noted
-from pilothouse.errors import ConfigError
+from pilothouse.errors import ConfigError, spelled
 from pilothouse.output_dir import check_out
 from pilothouse.progress import progress, waiting
 from pilothouse.training.card import figures_row, profile_line
@@ -147,9 +147,7 @@ def fit_vector(
             model=model,
             model_id=known_as,
             name=out.resolve().name,
-            method=chosen_method(
-                method, with_sae=sae is not None, with_tuned=tuned is not None, spelled="--{}"
-            ),
+            method=chosen_method(method, with_sae=sae is not None, with_tuned=tuned is not None),
             layers=wanted if loaded is None else (loaded.tap.layer,),
             site=(where or "resid_post") if loaded is None else loaded.tap.site,
             token=_choice("--token", token, get_args(Token)),
@@ -172,7 +170,7 @@ def fit_vector(
         with waiting("reading the texts with the model's tokenizer"):
             fit = prepare_fit(options, loaded, began)
         for note in fit.notes:
-            typer.echo(note, err=True)
+            typer.echo(spelled(note, as_option), err=True)
         with progress() as phase:
             fitted = fit.run(phase)
         fitted.save(out)

@@ -9,7 +9,7 @@ import pytest
 from gguf.constants import MODEL_ARCH_NAMES
 from transformers import CONFIG_MAPPING
 
-from pilothouse.artifacts.vectors.model_types import ARCHITECTURES, is_same_architecture
+from pilothouse.artifacts.vectors.target import ARCHITECTURES, is_same_architecture
 from tests.support.artifacts import vector_files as writers
 from tests.support.artifacts.import_command import run_import
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pilothouse.training.control import bootstrap_cosines, random_direction, shuffled_direction
-from pilothouse.training.difference import mean_difference
+from pilothouse.training.controls import bootstrap_cosines, random_direction, shuffled_direction
+from pilothouse.training.methods import mean_difference
 from tests.support.training.planted_samples import cosine, planted
 
 
