@@ -2106,7 +2106,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "authored",
         "nobody looks for openings in drafts",
         "Guarded.update_from_output",
-        "self._mark(self._openings.find_drafted(model_runner_output, verified))",
+        "self._mark(self._openings.find_drafted(drafted))",
         "pass",
         "authored",
         "opening_in_the_output",

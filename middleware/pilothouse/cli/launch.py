@@ -20,7 +20,7 @@ from pilothouse.engine.launch import (
 )
 from pilothouse.engine.plan.model_facts import model_facts
 from pilothouse.engine.plan.plan import Plan
-from pilothouse.engine.scheduler.refused_turns import policy_messages
+from pilothouse.engine.scheduler.authorship import policy_messages
 from pilothouse.engine.vllm.chat import turn_markers
 from pilothouse.engine.vllm.compiled_code import kept_in
 from pilothouse.engine.vllm.processes import (

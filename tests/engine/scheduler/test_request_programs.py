@@ -15,9 +15,9 @@ from pilothouse.edits import program as program_module
 from pilothouse.edits.positions import intervals, segments
 from pilothouse.edits.program import CACHED_BYTES, forget_programs
 from pilothouse.engine.plan.steering_cost import num_programs
-from pilothouse.engine.scheduler import request_programs
+from pilothouse.engine.scheduler import programs
+from pilothouse.engine.scheduler.programs import SteeringAllocator
 from pilothouse.engine.scheduler.request_state import RequestState
-from pilothouse.engine.scheduler.steering_allocator import SteeringAllocator
 from pilothouse.signed_request import SignedRequest
 from pilothouse.term import SteerTerm
 from tests.support.engines.catalogs import vector
@@ -110,13 +110,13 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many terms each program that was compiled has."""
     forget_programs()
     seen: list[int] = []
-    compile_program = request_programs.compile_program
+    compile_program = programs.compile_program
 
     def counted(terms: Sequence[SteerTerm], sources: Any) -> Any:
         seen.append(len(terms))
         return compile_program(terms, sources)
 
-    monkeypatch.setattr(request_programs, "compile_program", counted)
+    monkeypatch.setattr(programs, "compile_program", counted)
     return seen
 
 

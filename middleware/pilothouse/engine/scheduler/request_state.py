@@ -10,18 +10,18 @@ from pilothouse.edits.positions import Interval, intervals, merged
 from pilothouse.edits.program import Program
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.scheduler.authorship import Authorship
-from pilothouse.engine.scheduler.hold_back import HoldBack
+from pilothouse.engine.scheduler.cache_key import Timeline
 from pilothouse.engine.scheduler.messages import Steering
-from pilothouse.engine.scheduler.request_programs import RequestPrograms
-from pilothouse.engine.scheduler.timeline import Timeline
+from pilothouse.engine.scheduler.output_filter import HoldBack
 from pilothouse.engine.vllm import outputs as wire
 from pilothouse.engine.vllm.protocols import EngineCoreOutput
-from pilothouse.record import Record
+from pilothouse.record import Decision, Record, TokenScores
 from pilothouse.signed_request import SignedRequest
+from pilothouse.types import Mode
 
 if TYPE_CHECKING:
     from pilothouse.engine.scheduler.policy_engine import PolicyEngine
-    from pilothouse.engine.scheduler.step_decisions import RequestRules
+    from pilothouse.engine.scheduler.programs import RequestPrograms
 
 
 class RequestPhase(Enum):
@@ -40,6 +40,32 @@ class RequestPhase(Enum):
 
 
 HOLDS_SLOTS = frozenset({RequestPhase.RUNNING, RequestPhase.ANSWERING})
+
+
+@dataclass(slots=True)
+class RequestRules:
+    """One request in the policy engine: its row, its rules, what they decided."""
+
+    row: int
+    """In the score table."""
+    modes: dict[int, Mode]
+    """Rule index -> whether its action is carried out for this request."""
+    policies: frozenset[str]
+    """Policies that hold for it, in either mode."""
+    enforced: frozenset[str]
+    wants_token_scores: bool
+    prompt_done: bool = False
+    """The whole prompt was read and its rules were evaluated."""
+    decisions: dict[int, Decision] = field(default_factory=dict)
+    """Rule index -> what it decided; a rule that has not fired is absent."""
+    verdict: Decision | None = None
+    """The decision that ends the request."""
+    cleared_at_end: int = 0
+    """Output tokens that may still leave when a verdict has fallen."""
+    ended_at: int | None = None
+    """The first position that was not read, when a verdict on the output has fallen."""
+    token_scores: list[TokenScores] = field(default_factory=list)
+    """Of tokens that have not left yet."""
 
 
 @dataclass(slots=True, eq=False)
