@@ -8,8 +8,14 @@ import pytest
 
 from pilothouse.config import Auth
 from pilothouse.errors import ConfigError, RequestError
-from pilothouse.server.auth import MAX_TOLD_PEERS, Authenticator
-from pilothouse.server.listening import ANYWHERE, NOT_PRIVATE, PROXY_IS_NOBODY, Listening
+from pilothouse.server.auth import (
+    ANYWHERE,
+    MAX_TOLD_PEERS,
+    NOT_PRIVATE,
+    PROXY_IS_NOBODY,
+    Authenticator,
+    Listening,
+)
 from pilothouse.trusted_proxies import TrustedProxies
 
 LOOPBACK = Listening(loopback_only=True)

@@ -33,7 +33,7 @@ from pilothouse.engine.vllm.version import of_this_version
 from pilothouse.errors import ConfigError
 from pilothouse.log_text import log_lines
 from pilothouse.policy.loader import load_policies
-from pilothouse.server.listening import check_auth, listening_of
+from pilothouse.server.auth import check_auth, listening_of
 from pilothouse.server.peer import refuse_forwarding
 from pilothouse.telemetry.logs import log_with_vllm
 

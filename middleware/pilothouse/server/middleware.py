@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from starlette._utils import get_route_path
 from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pilothouse.errors import RequestError
-from pilothouse.server.admin_api import admin_refusal
+from pilothouse.server.answers import error_body, plainly, request_error_body, send_json
+from pilothouse.server.api import admin_refusal
 from pilothouse.server.auth import Refused
 from pilothouse.server.body import encoded, parsed_aside, read_body, sent_on
-from pilothouse.server.cors import readable
 from pilothouse.server.endpoints.base import Answer, Endpoint
 from pilothouse.server.endpoints.registry import BY_PATH
 from pilothouse.server.models import with_profiles
@@ -21,14 +24,39 @@ from pilothouse.server.not_served import (
     answer_wrong_method,
     moved_to,
 )
-from pilothouse.server.openai_errors import error_body, plainly, request_error_body, send_json
-from pilothouse.server.request_id import refuse_request_id_header
+from pilothouse.server.refused_fields import refuse_request_id_header
 from pilothouse.server.request_schema import Unreadable
 from pilothouse.server.rescoring import Rescorer, rescored
 from pilothouse.server.response.exchange import Exchange
 from pilothouse.server.routes import OWN_OPEN, RouteVerdict
 from pilothouse.server.state import ServerState, state_of
 from pilothouse.telemetry.metrics import RequestAction
+
+
+def readable(scope: Scope, send: Send) -> Send:
+    """A `send` that marks answers by the origins vLLM was given, where it has not done so itself.
+
+    The gate stands outside vLLM's own marking (`--allowed-origins`), so what it answers itself
+    would reach a browser's page as a network error without a text.
+    """
+    headers = Headers(scope=scope)
+    allowed = _allowed(scope["app"])
+    if allowed is None or "origin" not in headers:
+        return send
+    marking = CORSMiddleware(scope["app"], **allowed)
+
+    async def marked(message: Message) -> None:
+        is_start = message["type"] == "http.response.start"
+        if is_start and "access-control-allow-origin" not in Headers(raw=message["headers"]):
+            await marking.send(message, send=send, request_headers=headers)
+        else:
+            await send(message)
+
+    return marked
+
+
+def _allowed(app: Any) -> dict[str, Any] | None:
+    return next((each.kwargs for each in app.user_middleware if each.cls is CORSMiddleware), None)
 
 
 class Disconnect:

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Scope
 
 from pilothouse.record import Decision
 from pilothouse.server.admission import Admission, Admitted
+from pilothouse.server.answers import encode, payload
 from pilothouse.server.client_text import (
     answer_texts,
     forced_texts,
@@ -28,9 +29,7 @@ from pilothouse.server.client_text import (
     supplied_text,
 )
 from pilothouse.server.endpoints.base import Endpoint
-from pilothouse.server.openai_errors import encode
-from pilothouse.server.response.decision_store import DecisionStore, RequestDecisions
-from pilothouse.server.response.sse import payload
+from pilothouse.server.response.decisions import DecisionStore, RequestDecisions
 from pilothouse.signed_request import AppliedPolicy
 from pilothouse.types import Phase
 

@@ -20,8 +20,8 @@ from pilothouse.engine.scheduler.score_table import ScoreTable, StepScores
 from pilothouse.engine.scheduler.supplied_text import SuppliedRules
 from pilothouse.engine.scheduler.token_scores import TokenScorer
 from pilothouse.engine.worker.policy_edits import policy_steering
-from pilothouse.policy.decide import outcome_result, strongest
-from pilothouse.policy.rulebook import CompiledRule, advance_streaks
+from pilothouse.policy.decide import advance_streaks, outcome_result, strongest
+from pilothouse.policy.rulebook import CompiledRule
 from pilothouse.record import Decision, FeatureCode
 from pilothouse.signed_request import SignedRequest
 from pilothouse.types import BoolArray, IntArray, Mode, Phase

@@ -12,9 +12,9 @@ from pilothouse.policy.endpoint_names import EndpointName
 from pilothouse.server.admission import Admitted
 from pilothouse.server.client_text import chooses_tokens
 from pilothouse.server.endpoints.base import Answer
-from pilothouse.server.endpoints.choice_stream import ChoiceStream
 from pilothouse.server.endpoints.choices import (
     ChoiceEndpoint,
+    ChoiceStream,
     choice_fields,
     finish_reason,
     has_literal_shape,
@@ -27,8 +27,7 @@ from pilothouse.server.request_schema import (
     validated,
     write_back,
 )
-from pilothouse.server.response.decision_store import ChoiceKey
-from pilothouse.server.response.final_decision import Termination
+from pilothouse.server.response.decisions import ChoiceKey, Termination
 
 _WITHHELD = (
     "logprobs",

@@ -37,8 +37,7 @@ from pilothouse.server.request_schema import (
     validated,
     write_back,
 )
-from pilothouse.server.response.decision_store import ChoiceKey
-from pilothouse.server.response.final_decision import ChoiceAction, Termination
+from pilothouse.server.response.decisions import ChoiceAction, ChoiceKey, Termination
 
 
 class Responses(Endpoint):
