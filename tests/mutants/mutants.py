@@ -1156,7 +1156,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "identity",
         "who listens beyond this machine needs no key",
-        "Authenticator.refused_as_operator",
+        "Authenticator._refused_as_operator",
         "not self._is_private",
         "False",
         ("tests/server/test_auth.py",),
@@ -1165,7 +1165,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "identity",
         "a trusted proxy on this machine is the operator",
-        "Authenticator.refused_as_operator",
+        "Authenticator._refused_as_operator",
         "trusts(self._auth, peer)",
         "False",
         ("tests/server/test_auth.py",),
@@ -1174,7 +1174,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "identity",
         "what was passed on is the operator's",
-        "Authenticator.refused_as_operator",
+        "Authenticator._refused_as_operator",
         "sign is not None",
         "False",
         ("tests/server/test_auth.py",),
@@ -1184,7 +1184,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "identity",
         "the demo grants to what was passed on",
         "Authenticator.caller",
-        "peer.on_this_machine and not proxy and passed_on(scope) is None",
+        "peer.on_this_machine and not proxy and sign is None",
         "peer.on_this_machine",
         ("tests/server/test_auth.py",),
         "demo_grants",

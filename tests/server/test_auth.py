@@ -177,7 +177,7 @@ LOCAL = scope("127.0.0.1")
 def test_who_is_the_operator(
     door: Authenticator, asked: dict[str, Any], expected: tuple[int, str] | None
 ) -> None:
-    refused = door.refused_as_operator(asked)
+    refused = door.caller(asked).not_operator
     if expected is None:
         assert refused is None
     else:

@@ -117,7 +117,7 @@ class Admitted:
     stream: bool
     num_prompts: int
     num_per_prompt: int
-    sees_scores: bool
+    caller: Caller
     include_usage: bool
     continuous_usage: bool
     system_fingerprint: str | None
@@ -203,7 +203,7 @@ class Admission:
             stream=fields.stream,
             num_prompts=fields.num_prompts,
             num_per_prompt=fields.num_per_prompt,
-            sees_scores=caller.may_see_scores,
+            caller=caller,
             include_usage=fields.include_usage,
             continuous_usage=fields.continuous_usage,
             system_fingerprint=None if fields.include_usage else self._system_fingerprint,

@@ -175,15 +175,23 @@ def _is_loopback_name(host: str) -> bool:
     return bool(found) and all(ipaddress.ip_address(each[4][0]).is_loopback for each in found)
 
 
-NO_TENANT = ""
+NO_TENANT: Final = ""
 MAX_TENANT_CHARACTERS = 128
 MAX_TOLD_PEERS = 16
 """Addresses that are told to name a tenant without being trusted; any client can be one."""
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """Why a caller may not ask a route of ours."""
+
+    status: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
-    """One caller, as authentication and the connection show it."""
+    """Who asks, as the connection and the key show it: worked out once for a request."""
 
     tenant: str
     loopback: bool
@@ -193,14 +201,21 @@ class Caller:
     may_steer: bool
     may_see_scores: bool
     rollout_key: str
+    lacks_key: bool = False
+    """The server has API keys, and none of them was shown."""
+    not_operator: Refused | None = None
+    """Why it is not the operator, None for one who is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """Why a caller may not ask a route of ours."""
-
-    status: int
-    reason: str
+NOBODY: Final = Caller(
+    tenant=NO_TENANT,
+    loopback=False,
+    authenticated=False,
+    may_steer=False,
+    may_see_scores=False,
+    rollout_key="unknown",
+)
+"""Of a request of which nothing is known yet."""
 
 
 class Authenticator:
@@ -231,23 +246,24 @@ class Authenticator:
         """The server has API keys, so a caller must show one."""
         return bool(self._keys)
 
-    def refused_as_operator(self, scope: Scope) -> Refused | None:
+    def _refused_as_operator(
+        self, peer: Peer, sign: str | None, *, authenticated: bool
+    ) -> Refused | None:
         """Why a caller is not the operator, None for one who is.
 
         Until there are roles: whoever shows a key, or where there are none, this machine.
+
+        Args:
+            sign: what shows that a proxy passed the request on.
         """
         if self.keyed:
-            if self._shown_key(Headers(scope=scope)) is not None:
-                return None
-            return Refused(401, "it is for callers with an API key")
-        peer = peer_of(scope)
+            return None if authenticated else Refused(401, "it is for callers with an API key")
         if not peer.on_this_machine:
             return Refused(403, "it is for this machine only while the server has no --api-key")
         if not self._is_private:
             return Refused(403, NOT_PRIVATE)
         if trusts(self._auth, peer):
             return Refused(403, PROXY_IS_NOBODY)
-        sign = passed_on(scope)
         if sign is not None:
             return Refused(403, f"it is not for requests that were forwarded ({sign})")
         return None
@@ -260,8 +276,9 @@ class Authenticator:
         """
         headers = Headers(scope=scope)
         peer = peer_of(scope)
+        sign = passed_on(scope)
         proxy = trusts(self._auth, peer)
-        local = peer.on_this_machine and not proxy and passed_on(scope) is None
+        local = peer.on_this_machine and not proxy and sign is None
         if not proxy:
             self._tell_ignored(headers, peer)
         key = self._shown_key(headers)
@@ -273,6 +290,8 @@ class Authenticator:
             may_steer=self._auth.client_steering and reach,
             may_see_scores=self._auth.client_scores and reach,
             rollout_key=key.hex() if key else peer.rollout_key,
+            lacks_key=self.keyed and key is None,
+            not_operator=self._refused_as_operator(peer, sign, authenticated=key is not None),
         )
 
     def _shown_key(self, headers: Headers) -> bytes | None:

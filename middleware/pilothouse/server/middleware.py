@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pilothouse.errors import RequestError
 from pilothouse.server.answers import error_body, plainly, request_error_body, send_json
 from pilothouse.server.api import admin_refusal
-from pilothouse.server.auth import Refused
+from pilothouse.server.auth import NOBODY, Caller, Refused
 from pilothouse.server.body import encoded, parsed_aside, read_body, sent_on
 from pilothouse.server.endpoints.base import Answer, Endpoint
 from pilothouse.server.endpoints.registry import BY_PATH
@@ -148,9 +148,8 @@ class GuardMiddleware:
             await self._own(state, path, verdict, scope, receive, send)
         elif path == "/v1/models" and method == "GET":
             await with_profiles(self._app, state, scope, receive, send)
-        elif verdict.needs_key and not _has_key(state, scope) and method != "OPTIONS":
-            text = f"{path} is for callers with an API key"
-            await send_json(send, 401, error_body(text, status=401, code="not_authorized"))
+        elif verdict.needs_key and method != "OPTIONS":
+            await self._keyed(state, path, scope, receive, send)
         else:
             await self._bounded(state, scope, receive, send)
 
@@ -166,13 +165,28 @@ class GuardMiddleware:
         refusal = admin_refusal(scope) if verdict.kind == "admin" else None
         refused = None if refusal is None else Refused(403, f"it changes what is loaded: {refusal}")
         if refused is None and path not in OWN_OPEN:
-            refused = state.plan_snapshots.newest.authenticator.refused_as_operator(scope)
+            caller = _caller(state, scope)
+            refused = caller if isinstance(caller, Refused) else caller.not_operator
         if refused is None:
             await self._bounded(state, scope, receive, send)
             return
         text = f"{ascii(path[:MAX_SHOWN_PATH])[1:-1]} is refused: {refused.reason}"
         body = error_body(text, status=refused.status, code="not_authorized")
         await send_json(send, refused.status, body)
+
+    async def _keyed(
+        self, state: ServerState, path: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Hand on what is for whoever shows a key, where the server has keys."""
+        caller = _caller(state, scope)
+        if isinstance(caller, Refused):
+            body = error_body(caller.reason, status=caller.status, code="not_authorized")
+            await send_json(send, caller.status, body)
+        elif caller.lacks_key:
+            text = f"{path} is for callers with an API key"
+            await send_json(send, 401, error_body(text, status=401, code="not_authorized"))
+        else:
+            await self._bounded(state, scope, receive, send)
 
     async def _bounded(
         self, state: ServerState, scope: Scope, receive: Receive, send: Send
@@ -198,24 +212,24 @@ class GuardMiddleware:
     ) -> None:
         client = Disconnect(receive, send)
         receive, send = client.receive, client.send
-        tenant, model = "", None
+        caller, model = NOBODY, None
         outcome: RequestAction = "reject"
         try:
-            authenticator = state.plan_snapshots.newest.authenticator
-            caller = authenticator.caller(scope)
-            tenant = caller.tenant
-            if authenticator.keyed and not caller.authenticated:
+            asked_under = state.plan_snapshots.newest
+            caller = asked_under.authenticator.caller(scope)
+            if caller.lacks_key:
                 await send_json(send, 401, UNAUTHORIZED)
                 return
             _refuse_other_content(scope)
-            limits = state.plan_snapshots.newest.admission.limits
+            limits = asked_under.admission.limits
             raw = await read_body(scope, receive, limits)
             if raw is None:
                 return
             body = await parsed_aside(raw, limits)
             await endpoint.refuse_large(body, limits)
             with state.plan_snapshots.admitting() as plan_snapshot:
-                caller = plan_snapshot.authenticator.caller(scope)
+                if plan_snapshot is not asked_under:  # reloaded while the body came
+                    caller = plan_snapshot.authenticator.caller(scope)
                 try:
                     admitted = plan_snapshot.admission.admit(
                         body, endpoint.name, caller, endpoint.read
@@ -254,7 +268,7 @@ class GuardMiddleware:
         except RequestError as error:
             await send_json(send, error.status, request_error_body(error))
         finally:
-            state.metrics.request(model, endpoint.name, tenant, client.outcome_or(outcome))
+            state.metrics.request(model, endpoint.name, caller.tenant, client.outcome_or(outcome))
 
     async def _ungoverned_method(
         self,
@@ -301,9 +315,12 @@ def _may_be_json(scope: Scope) -> bool:
     return not kind or kind.endswith("json")
 
 
-def _has_key(state: ServerState, scope: Scope) -> bool:
-    authenticator = state.plan_snapshots.newest.authenticator
-    return not authenticator.keyed or authenticator.caller(scope).authenticated
+def _caller(state: ServerState, scope: Scope) -> Caller | Refused:
+    """Who asks for a route that is not governed, or why nobody can be told to."""
+    try:
+        return state.plan_snapshots.newest.authenticator.caller(scope)
+    except RequestError as error:
+        return Refused(error.status, str(error))
 
 
 def _clean(scope: Scope) -> Scope:

@@ -215,7 +215,7 @@ class FinalDecision:
         ending = self.ending(verdict) if verdict is not None else None
         action = _action(ending, decisions)
         visible: dict[str, Any] = {"action": action}
-        if admitted.sees_scores:
+        if admitted.caller.may_see_scores:
             visible |= _granted(admitted, entry, key, decisions)
         return Settlement(action, ending, visible)
 
@@ -231,7 +231,7 @@ class FinalDecision:
         self._count_final(decisions)
         ending = Termination("block", DEFAULT_REFUSAL, as_error=False, withholds_all=True)
         visible: dict[str, Any] = {"action": ending.action}
-        if admitted.sees_scores:
+        if admitted.caller.may_see_scores:
             visible["rules"] = [_rule(each, {}) for each in decisions]
         return Settlement(ending.action, ending, visible)
 
