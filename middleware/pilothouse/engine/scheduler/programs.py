@@ -225,17 +225,15 @@ class SteeringAllocator:
             state.refuse("capacity")
             return False
         now = time.monotonic()
-        if state.waiting_since is None:
-            state.waiting_since = now
         slots = None if self._must_queue(state, now) else self._slots.acquire(state.programs)
         if slots is None:
             self._wait(state, now)
             return False
         self._leave_queue(state)
-        state.phase = RequestPhase.RUNNING
+        state.advance(RequestPhase.RUNNING)
         state.slots = slots
         if state.programs:
-            state.steering = _steering(state)
+            state.unsent_steering = _steering(state)
         return True
 
     def update_positions(self, state: RequestState, tokens: Sequence[int]) -> None:
@@ -265,17 +263,16 @@ class SteeringAllocator:
         if after == before:
             return
         self._cut(state, after, since)
-        known = state.steering
-        unsent = since if state.steering_sent or known is None else min(since, known.since)
-        state.steering = _steering(state, unsent)
-        state.steering_sent = False
+        unsent = state.unsent_steering
+        since = since if unsent is None else min(since, unsent.since)
+        state.unsent_steering = _steering(state, since)
 
     def release(self, state: RequestState) -> None:
         """Take back what a request holds, which ends it."""
         self._leave_queue(state)
         if state.phase in HOLDS_SLOTS:
             self._slots.release({each.digest for each in state.programs})
-        state.phase = RequestPhase.ENDED
+        state.advance(RequestPhase.ENDED)
 
     def steer(self, state: RequestState, request_id: str, order: SteerOrder, start: int) -> None:
         """Let a policy steer from position `start` on, wherever no stronger one does."""
@@ -326,20 +323,21 @@ class SteeringAllocator:
     def _must_queue(self, state: RequestState, now: float) -> bool:
         if not self._waiters or self._waiters[0] is state or not state.programs:
             return False
-        since = self._waiters[0].waiting_since or now
+        since = self._waiters[0].queued_since or now
         patience = self._waiters[0].plan.body.limits.max_wait_ms / 2000
         return now - since > patience or not self._slots.resident(state.programs)
 
     def _wait(self, state: RequestState, now: float) -> None:
-        if not state.queued:
-            state.queued = True
+        if state.queued_since is None:
+            state.advance(RequestPhase.QUEUED)
+            state.queued_since = now
             self._waiters.append(state)
-        waited_ms = (now - (state.waiting_since or now)) * 1000
-        if waited_ms > state.plan.body.limits.max_wait_ms:
+        if (now - state.queued_since) * 1000 > state.plan.body.limits.max_wait_ms:
+            self._leave_queue(state)
             state.refuse("capacity")
 
     def _leave_queue(self, state: RequestState) -> None:
-        if state.queued and state in self._waiters:
+        if state.phase is RequestPhase.QUEUED:
             self._waiters.remove(state)
 
 

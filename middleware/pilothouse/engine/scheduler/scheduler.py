@@ -133,10 +133,9 @@ class Guarded(SchedulerMixin):
             cache_life=self._cached_reads.life,
         )
         for request_id in scheduled.num_scheduled_tokens:
-            state = self._request_states[request_id]
-            if state.steering is not None and not state.steering_sent:
-                state.steering_sent = True
-                step.steering[request_id] = state.steering
+            steering = self._request_states[request_id].take_steering()
+            if steering is not None:
+                step.steering[request_id] = steering
         setattr(scheduled, STEP_ATTRIBUTE, step)
         return scheduled
 
