@@ -33,8 +33,8 @@ def _mutant(
     test: str,
     only: str = "",
 ) -> Mutant:
-    folder, _, name = test.rpartition("/")
-    tests = (str(PurePosixPath(ENGINE, folder, f"test_{name}.py")),)
+    folder, _, module = test.rpartition("/")
+    tests = (str(PurePosixPath(ENGINE, folder, f"test_{module}.py")),)
     return Mutant(invariant, name, within, snippet, replacement, tests, only)
 
 
