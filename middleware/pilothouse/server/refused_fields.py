@@ -19,8 +19,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from pilothouse.errors import RequestError
-from pilothouse.server.client_text import leans_on_tokens
-from pilothouse.server.request_schema import RequestFields
+from pilothouse.server.request_schema import RequestFields, leans_on_tokens
 
 RESERVED_PREFIX: Final = "pilothouse"
 TEMPLATE_KEYS: Final = frozenset(

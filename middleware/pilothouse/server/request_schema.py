@@ -39,6 +39,10 @@ VLLM_EXPLAINS: Final = (
 """What vLLM answers with a 4xx of its own; anything else would be a 500."""
 
 
+MAX_BANS = 16
+"""Tokens and words that may be banned before what is left is the client's choice."""
+
+
 class Unreadable(Exception):
     """vLLM refuses this body before any work, in words of its own."""
 
@@ -130,6 +134,44 @@ def write_back(body: Body, asked: BaseModel) -> None:
 def set_template_kwargs(kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return `chat_template_kwargs` without those that vLLM takes for unset."""
     return {name: value for name, value in (kwargs or {}).items() if value not in (None, "auto")}
+
+
+def chooses_tokens(
+    read: Mapping[str, Any], *, has_literal_shape: bool, has_strict_tool: bool
+) -> bool:
+    """Say whether the client, and not the model, may choose tokens of the answer.
+
+    Args:
+        read: the fields of vLLM's request by name; one that an endpoint does not have is absent.
+        has_literal_shape: the shape asked for is a schema or a tag.
+        has_strict_tool: vLLM makes a grammar of a tool that the model may call.
+    """
+    tool = read.get("tool_choice")
+    biases = (read.get("logit_bias") or {}).values()
+    return bool(
+        read.get("structured_outputs") is not None
+        or has_literal_shape
+        or (tool is not None and tool not in ("none", "auto"))
+        or (tool == "auto" and (has_strict_tool or read.get("parallel_tool_calls") is False))
+        or read.get("allowed_token_ids")
+        or any(bias > 0 for bias in biases)
+        or len(biases) + len(read.get("bad_words") or ()) > MAX_BANS
+    )
+
+
+def is_constrained(fields: RequestFields, *, pins_tools: bool = False) -> bool:
+    """Say whether the client may choose tokens of the answer on this server.
+
+    Args:
+        pins_tools: the server has vLLM make a grammar of all tools that a request names.
+    """
+    return fields.constrained or (pins_tools and fields.may_call)
+
+
+def leans_on_tokens(fields: RequestFields) -> bool:
+    """Say whether the client says anything at all of which tokens may be chosen."""
+    read = fields.vllm.__dict__
+    return bool(fields.constrained or read.get("logit_bias") or read.get("bad_words"))
 
 
 FIELD = "pilothouse"

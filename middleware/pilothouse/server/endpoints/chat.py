@@ -9,7 +9,6 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 
 from pilothouse.policy.endpoint_names import EndpointName
 from pilothouse.server.admission import Admitted
-from pilothouse.server.client_text import chooses_tokens
 from pilothouse.server.endpoints.base import Answer
 from pilothouse.server.endpoints.choices import (
     ChoiceEndpoint,
@@ -22,6 +21,7 @@ from pilothouse.server.endpoints.choices import (
 from pilothouse.server.request_schema import (
     Body,
     RequestFields,
+    chooses_tokens,
     drop_empty,
     set_template_kwargs,
     validated,

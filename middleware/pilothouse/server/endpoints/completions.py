@@ -10,7 +10,6 @@ from vllm.renderers.inputs.preprocess import prompt_to_seq
 
 from pilothouse.policy.endpoint_names import EndpointName
 from pilothouse.server.admission import Admitted
-from pilothouse.server.client_text import chooses_tokens
 from pilothouse.server.endpoints.base import Answer
 from pilothouse.server.endpoints.choices import (
     ChoiceEndpoint,
@@ -23,6 +22,7 @@ from pilothouse.server.endpoints.choices import (
 from pilothouse.server.request_schema import (
     Body,
     RequestFields,
+    chooses_tokens,
     drop_empty,
     validated,
     write_back,

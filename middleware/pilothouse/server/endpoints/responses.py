@@ -24,7 +24,6 @@ from pilothouse.errors import RequestError
 from pilothouse.limits import ServedLimits, refuse_count
 from pilothouse.policy.endpoint_names import EndpointName
 from pilothouse.server.admission import Admitted
-from pilothouse.server.client_text import chooses_tokens
 from pilothouse.server.endpoints.base import Answer, Endpoint, Json, Spoken
 from pilothouse.server.endpoints.response_events import (
     CHOICE,
@@ -41,6 +40,7 @@ from pilothouse.server.request_schema import (
     Body,
     RequestFields,
     Unreadable,
+    chooses_tokens,
     set_template_kwargs,
     unexplained,
     validated,
