@@ -96,10 +96,6 @@ async def _answer(work: Awaitable[Reloaded], note: str | None = None) -> JSONRes
     return JSONResponse(body | ({"note": note} if note else {}))
 
 
-def _state(request: Request) -> ServerState:
-    return required_state(request.app.state)
-
-
 def make_router() -> APIRouter:
     """The routes under /pilothouse/v1."""
     router = APIRouter(prefix="/pilothouse/v1", tags=["pilothouse"])

@@ -35,7 +35,7 @@ from pilothouse.signed_request import SignedRequest
 from pilothouse.term import SteerTerm
 
 if TYPE_CHECKING:
-    from pilothouse.engine.scheduler.step_decisions import SteerOrder
+    from pilothouse.engine.scheduler.policy_engine import SteerOrder
 
 
 class RequestPrograms:
