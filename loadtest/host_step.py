@@ -63,7 +63,7 @@ from pilothouse.engine.scheduler.scheduler import Guarded, GuardedSyncScheduler
 from pilothouse.engine.scheduler.score_table import ScoreTable
 from pilothouse.engine.worker.batch_state import SteeringState
 from pilothouse.engine.worker.buffers import TapBuffers
-from pilothouse.engine.worker.readback import Readback
+from pilothouse.engine.worker.tap_manager import Readback
 from pilothouse.policy.loader import load_policies
 from pilothouse.signed_request import (
     SIGNED_REQUEST_KEY,

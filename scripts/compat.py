@@ -21,7 +21,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from pilothouse.engine.vllm.comparison import missing
+from pilothouse.engine.vllm.check import missing
 from pilothouse.engine.vllm.relied_on import uses_of
 from pilothouse.engine.vllm.version import KNOWN, TESTED, minor_of
 from vllm_source import Unpacked

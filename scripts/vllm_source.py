@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
 
-from pilothouse.engine.vllm.comparison import Signature, signature_of_tree
+from pilothouse.engine.vllm.check import Signature, signature_of_tree
 
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.expr | None
 """What defines a name; None for an annotation, or for what another library defines."""

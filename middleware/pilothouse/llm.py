@@ -28,7 +28,7 @@ from pilothouse.engine.plan.build import resolve_plan
 from pilothouse.engine.plan.model_facts import model_facts
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.plan.update import following_plan
-from pilothouse.engine.scheduler.refused_turns import policy_messages
+from pilothouse.engine.scheduler.authorship import policy_messages
 from pilothouse.engine.unsupported_flags import refuse_settings
 from pilothouse.engine.vllm.chat import turn_markers
 from pilothouse.engine.vllm.check import check

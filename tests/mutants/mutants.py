@@ -33,8 +33,8 @@ def _mutant(
     test: str,
     only: str = "",
 ) -> Mutant:
-    folder, _, name = test.rpartition("/")
-    tests = (str(PurePosixPath(ENGINE, folder, f"test_{name}.py")),)
+    folder, _, module = test.rpartition("/")
+    tests = (str(PurePosixPath(ENGINE, folder, f"test_{module}.py")),)
     return Mutant(invariant, name, within, snippet, replacement, tests, only)
 
 
@@ -441,10 +441,19 @@ MUTANTS: tuple[Mutant, ...] = (
         "never-silent",
         "a request waits for a slot for ever",
         "SteeringAllocator._wait",
-        "waited_ms > state.plan.body.limits.max_wait_ms",
-        "waited_ms < 0",
+        "(now - state.queued_since) * 1000 > state.plan.body.limits.max_wait_ms",
+        "False",
         "never_silent",
         "waits_too_long",
+    ),
+    _mutant(
+        "engine-survives",
+        "a request that has ended runs again",
+        "RequestState.advance",
+        "phase not in FOLLOWING[self._phase]",
+        "False",
+        "scheduler/request_state",
+        "only_moves_forward",
     ),
     _mutant(
         "nothing-leaves",
@@ -1037,6 +1046,15 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # identity: the peer on the wire
     Mutant(
+        "reload-atomic",
+        "grants of an older plan hold under the one that admits",
+        "GuardMiddleware._governed",
+        "plan_snapshot is not asked_under",
+        "False",
+        ("tests/server/test_caller.py",),
+        "are_gone",
+    ),
+    Mutant(
         "identity",
         "an API key is left to how vLLM reads a path",
         "GuardMiddleware._governed",
@@ -1156,7 +1174,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "identity",
         "who listens beyond this machine needs no key",
-        "Authenticator.refused_as_operator",
+        "Authenticator._refused_as_operator",
         "not self._is_private",
         "False",
         ("tests/server/test_auth.py",),
@@ -1165,7 +1183,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "identity",
         "a trusted proxy on this machine is the operator",
-        "Authenticator.refused_as_operator",
+        "Authenticator._refused_as_operator",
         "trusts(self._auth, peer)",
         "False",
         ("tests/server/test_auth.py",),
@@ -1174,7 +1192,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "identity",
         "what was passed on is the operator's",
-        "Authenticator.refused_as_operator",
+        "Authenticator._refused_as_operator",
         "sign is not None",
         "False",
         ("tests/server/test_auth.py",),
@@ -1184,7 +1202,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "identity",
         "the demo grants to what was passed on",
         "Authenticator.caller",
-        "peer.on_this_machine and not proxy and passed_on(scope) is None",
+        "peer.on_this_machine and not proxy and sign is None",
         "peer.on_this_machine",
         ("tests/server/test_auth.py",),
         "demo_grants",
@@ -1970,7 +1988,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "bounded",
         "a mark tells the workers everything anew",
         "SteeringAllocator.update_positions",
-        "_steering(state, unsent)",
+        "_steering(state, since)",
         "_steering(state)",
         "scheduler/request_programs",
         "behind_it_alone",
@@ -2106,7 +2124,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "authored",
         "nobody looks for openings in drafts",
         "Guarded.update_from_output",
-        "self._mark(self._openings.find_drafted(model_runner_output, verified))",
+        "self._mark(self._openings.find_drafted(drafted))",
         "pass",
         "authored",
         "opening_in_the_output",

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilothouse.errors import PolicyError
+from pilothouse.policy.decide import advance_streaks, running_streaks
 from pilothouse.policy.loader import policy_from_json, policy_to_json
-from pilothouse.policy.rulebook import Rulebook, advance_streaks, running_streaks
+from pilothouse.policy.rulebook import Rulebook
 from pilothouse.policy.schema import Policy
 from pilothouse.types import Aggregate, Phase, SignalSpec
 from tests.support.policies import DOUBT, MISUSE, SPECS, rule_text, sample_policy, spec_of

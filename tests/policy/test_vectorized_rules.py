@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilothouse.policy.expression import And, Comparison, Node, Not, Or, parse_condition
-from pilothouse.policy.vectorized_rules import VectorizedRules
+from pilothouse.policy.rulebook import VectorizedRules
 from tests.reference.condition import truth
 
 NAMES = ("a", "b", "c")

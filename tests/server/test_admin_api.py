@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pilothouse.server.admin_api import admin_refusal
+from pilothouse.server.api import admin_refusal
 from pilothouse.server.routes import RouteTable
 
 

@@ -14,8 +14,8 @@ from pilothouse.errors import ConfigError, RequestError
 from pilothouse.policy.endpoint_names import EndpointName
 from pilothouse.server.admission import Admission
 from pilothouse.server.app import adapter_names, refuse_shadowed_profiles
-from pilothouse.server.bypass_fields import Guard, refuse_bypass
 from pilothouse.server.endpoints.registry import ENDPOINTS
+from pilothouse.server.refused_fields import Guard, refuse_bypass
 from pilothouse.server.request_schema import RequestFields, Unreadable
 from pilothouse.signed_request import SIGNED_REQUEST_KEY, verify_request
 from pilothouse.term import SteerTerm

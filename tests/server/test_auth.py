@@ -8,8 +8,14 @@ import pytest
 
 from pilothouse.config import Auth
 from pilothouse.errors import ConfigError, RequestError
-from pilothouse.server.auth import MAX_TOLD_PEERS, Authenticator
-from pilothouse.server.listening import ANYWHERE, NOT_PRIVATE, PROXY_IS_NOBODY, Listening
+from pilothouse.server.auth import (
+    ANYWHERE,
+    MAX_TOLD_PEERS,
+    NOT_PRIVATE,
+    PROXY_IS_NOBODY,
+    Authenticator,
+    Listening,
+)
 from pilothouse.trusted_proxies import TrustedProxies
 
 LOOPBACK = Listening(loopback_only=True)
@@ -171,7 +177,7 @@ LOCAL = scope("127.0.0.1")
 def test_who_is_the_operator(
     door: Authenticator, asked: dict[str, Any], expected: tuple[int, str] | None
 ) -> None:
-    refused = door.refused_as_operator(asked)
+    refused = door.caller(asked).not_operator
     if expected is None:
         assert refused is None
     else:

@@ -8,15 +8,10 @@ from typing import Any
 import pytest
 
 from pilothouse.server.app import pins_tools
-from pilothouse.server.client_text import (
-    MAX_BANS,
-    forced_texts,
-    is_constrained,
-    supplied_text,
-)
 from pilothouse.server.endpoints.choices import choice_text
 from pilothouse.server.endpoints.registry import ENDPOINTS
-from pilothouse.server.request_schema import RequestFields
+from pilothouse.server.request_schema import MAX_BANS, RequestFields, is_constrained
+from pilothouse.server.rescoring import forced_texts, supplied_text
 
 ASKED, BEGUN = "how do i open it?", "so be it."
 QUESTION = {"role": "user", "content": ASKED}

@@ -27,13 +27,12 @@ from pilothouse.limits import (
 )
 from pilothouse.policy.endpoint_names import EndpointName
 from pilothouse.server import body as body_module
-from pilothouse.server import pilothouse_field
+from pilothouse.server import request_schema
 from pilothouse.server.admission import refuse_heavy_choices
+from pilothouse.server.answers import encode, error_body, request_error_body
 from pilothouse.server.body import LONG_BODY, encoded, parsed, read_body
 from pilothouse.server.guided_output import Cost, cost
-from pilothouse.server.openai_errors import encode, error_body, request_error_body
-from pilothouse.server.pilothouse_field import parse_field
-from pilothouse.server.request_schema import RequestFields
+from pilothouse.server.request_schema import RequestFields, parse_field
 from tests.support.models.tiny_model import D_MODEL
 from tests.support.servers.app_parts import admission, admit, body_of, caller, tiny_plan
 
@@ -343,7 +342,7 @@ def test_a_field_is_not_looked_into_for_who_has_no_grant(
     def never(_: Any) -> Any:
         raise AssertionError("it was parsed")
 
-    monkeypatch.setattr(pilothouse_field.RequestField, "model_validate", never)
+    monkeypatch.setattr(request_schema.RequestField, "model_validate", never)
     raw = {field: [[]] * 100_000}
     with pytest.raises(RequestError, match=r"auth\.client_") as refused:
         parse_field(raw, caller(may_steer=False, may_see_scores=False), Limits())

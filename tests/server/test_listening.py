@@ -10,7 +10,7 @@ import pytest
 
 from pilothouse.config import Auth, parse_config
 from pilothouse.errors import ConfigError
-from pilothouse.server.listening import (
+from pilothouse.server.auth import (
     ANYWHERE,
     NOT_PRIVATE,
     PROXY_IS_NOBODY,

@@ -13,7 +13,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from pilothouse.errors import ConfigError
-from pilothouse.server.openai_errors import send_json
+from pilothouse.server.answers import send_json
 from pilothouse.server.peer import (
     FORWARDING_VARIABLE,
     Peer,

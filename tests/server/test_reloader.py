@@ -27,8 +27,7 @@ from pilothouse.errors import ConfigError, EngineError
 from pilothouse.server.admission import Admission
 from pilothouse.server.auth import Authenticator
 from pilothouse.server.reload import reload as reload_module
-from pilothouse.server.reload.plan_snapshot import PlanSnapshot, PlanSnapshots
-from pilothouse.server.reload.plan_watcher import PlanWatcher
+from pilothouse.server.reload.plan_snapshot import PlanSnapshot, PlanSnapshots, PlanWatcher
 from pilothouse.server.reload.reload import Reloader
 from pilothouse.telemetry.metrics import LabelSources, Metrics
 from tests.support.servers.app_parts import KEY

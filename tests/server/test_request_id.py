@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pilothouse.errors import RequestError
-from pilothouse.server.request_id import (
+from pilothouse.server.refused_fields import (
     MOST_CHARACTERS,
     refuse_request_id_field,
     refuse_request_id_header,

@@ -22,8 +22,8 @@ from vllm.sampling_params import RequestOutputKind
 
 from pilothouse.errors import RequestError
 from pilothouse.policy.endpoint_names import PATHS, EndpointName
+from pilothouse.server.answers import encode
 from pilothouse.server.endpoints.registry import ENDPOINTS
-from pilothouse.server.openai_errors import encode
 from pilothouse.server.request_schema import RequestFields, Unreadable
 
 NOT_COMPARED = {"vllm", "messages", "prompts", "constrained", "may_call"}

@@ -16,10 +16,10 @@ import pytest
 from pilothouse.errors import ConfigError
 from pilothouse.limits import EngineSize
 from pilothouse.policy.endpoint_names import EndpointName
+from pilothouse.policy.matching import RequirementsCache, refuse_scored_answers
 from pilothouse.policy.rulebook import Rulebook
 from pilothouse.record import Decision
 from pilothouse.server.endpoints.registry import ENDPOINTS
-from pilothouse.server.guard_requirements import RequirementsCache, refuse_scored_answers
 from pilothouse.server.rescoring import (
     CHAT_PATH,
     ForcedAnswer,
@@ -27,7 +27,7 @@ from pilothouse.server.rescoring import (
     Rescorer,
     rescored,
 )
-from pilothouse.server.response.decision_store import DecisionStore, RequestDecisions
+from pilothouse.server.response.decisions import DecisionStore, RequestDecisions
 from pilothouse.signed_request import SIGNED_REQUEST_KEY, AppliedPolicy, verify_request
 from tests.support.policies import SPECS, rule_text, sample_policy
 from tests.support.servers.app_parts import (
@@ -314,9 +314,9 @@ def test_scored_answers_that_cannot_be_stop_the_start() -> None:
         rule_text(then="{action: block}"),
         spec=("mode: enforce", "on_error: closed", "score_answers: true"),
     )
-    refuse_scored_answers(tiny_plan(), "no template")
+    refuse_scored_answers(tiny_plan().policies, "no template")
     with pytest.raises(ConfigError, match=r"sample: spec.score_answers .* no template"):
-        refuse_scored_answers(replace(tiny_plan(), policies=(policy,)), "no template")
+        refuse_scored_answers((policy,), "no template")
 
 
 def test_a_blocked_request_makes_one_token_for_the_shape_of_its_answer() -> None:

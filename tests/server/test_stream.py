@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pilothouse.record import Decision
-from pilothouse.server.response.sse import EventSplitter
+from pilothouse.server.answers import EventSplitter
 from tests.support.servers.app_parts import (
     admit,
     admitted,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pilothouse.server.client_text import MAX_PREFIXES, MAX_WORDS, prefixes
+from pilothouse.server.rescoring import MAX_PREFIXES, MAX_WORDS, prefixes
 
 
 def test_a_text_is_cut_behind_each_sentence_but_the_last() -> None:

@@ -10,7 +10,7 @@ import pytest
 from pilothouse.record import Decision, Record
 from pilothouse.server.endpoints.base import Answer
 from pilothouse.server.endpoints.registry import ENDPOINTS
-from pilothouse.server.response.decision_store import RequestDecisions
+from pilothouse.server.response.decisions import RequestDecisions
 from pilothouse.server.response.exchange import Exchange
 from tests.support.servers.app_parts import (
     admitted,

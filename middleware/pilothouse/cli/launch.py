@@ -20,7 +20,7 @@ from pilothouse.engine.launch import (
 )
 from pilothouse.engine.plan.model_facts import model_facts
 from pilothouse.engine.plan.plan import Plan
-from pilothouse.engine.scheduler.refused_turns import policy_messages
+from pilothouse.engine.scheduler.authorship import policy_messages
 from pilothouse.engine.vllm.chat import turn_markers
 from pilothouse.engine.vllm.compiled_code import kept_in
 from pilothouse.engine.vllm.processes import (
@@ -33,7 +33,7 @@ from pilothouse.engine.vllm.version import of_this_version
 from pilothouse.errors import ConfigError
 from pilothouse.log_text import log_lines
 from pilothouse.policy.loader import load_policies
-from pilothouse.server.listening import check_auth, listening_of
+from pilothouse.server.auth import check_auth, listening_of
 from pilothouse.server.peer import refuse_forwarding
 from pilothouse.telemetry.logs import log_with_vllm
 

@@ -19,8 +19,7 @@ from typing import NamedTuple
 from pilothouse.artifacts.saes.autoencoder import Sae
 from pilothouse.edits.feature import feature_growth, feature_parts
 from pilothouse.edits.layer import Assembly, LayerEdit
-from pilothouse.edits.operators import OPERATORS, operator_of, strength_of, with_extras
-from pilothouse.edits.place import places_of
+from pilothouse.edits.operators import OPERATORS, operator_of, places_of, strength_of, with_extras
 from pilothouse.edits.sources import Sources
 from pilothouse.term import SteerTerm
 from pilothouse.types import Tap

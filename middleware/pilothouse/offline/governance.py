@@ -12,12 +12,16 @@ from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.vllm import output_processor
 from pilothouse.errors import ConfigError
 from pilothouse.policy.endpoint_names import EndpointName
+from pilothouse.policy.matching import refuse_scored_answers
 from pilothouse.server.admission import Admission, Admitted
 from pilothouse.server.auth import Caller
-from pilothouse.server.guard_requirements import refuse_scored_answers
 from pilothouse.server.request_schema import RequestFields
-from pilothouse.server.response.decision_store import DecisionStore, RequestDecisions
-from pilothouse.server.response.final_decision import FinalDecision, Termination
+from pilothouse.server.response.decisions import (
+    DecisionStore,
+    FinalDecision,
+    RequestDecisions,
+    Termination,
+)
 from pilothouse.signed_request import SIGNED_REQUEST_KEY, signing_key
 from pilothouse.term import SteerTerm
 from pilothouse.types import ScoreDetail
@@ -55,7 +59,9 @@ class Governance:
         Raises:
             ConfigError: a policy that needs a server.
         """
-        refuse_scored_answers(plan, "there is no server here that could score them: use one")
+        refuse_scored_answers(
+            plan.policies, "there is no server here that could score them: use one"
+        )
         self._model_id = plan.body.model.model_id
         self._admission = Admission(plan, [self._model_id], signing_key())
         self._settler = FinalDecision(plan.rulebook, lambda _: None)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pilothouse.policy.cases import Case, CaseFile, Given, StandIn
-from pilothouse.policy.decide import outcome_result, strongest
+from pilothouse.policy.decide import advance_streaks, outcome_result, strongest
 from pilothouse.policy.expression import AtFpr, leaves, parse_condition
-from pilothouse.policy.rulebook import CompiledRule, Rulebook, advance_streaks
+from pilothouse.policy.rulebook import CompiledRule, Rulebook
 from pilothouse.policy.schema import Policy, SignalRef
 from pilothouse.types import Aggregate, Mode, Phase, Result, SignalSpec
 from pilothouse.validation_errors import Problem, problem_at

@@ -18,15 +18,17 @@ from pilothouse.engine.plan.validate import (
 from pilothouse.errors import RequestError
 from pilothouse.limits import EngineSize, ServedLimits, exceeded, refuse_count
 from pilothouse.policy.endpoint_names import EndpointName
-from pilothouse.policy.matching import RequestFacts, applied_policies
+from pilothouse.policy.matching import (
+    GuardRequirements,
+    RequestFacts,
+    RequirementsCache,
+    applied_policies,
+)
 from pilothouse.record import Decision
 from pilothouse.server.auth import Caller
 from pilothouse.server.body import encoded
-from pilothouse.server.bypass_fields import Guard, refuse_bypass
-from pilothouse.server.guard_requirements import GuardRequirements, RequirementsCache
-from pilothouse.server.pilothouse_field import FIELD, RequestField, parse_field
-from pilothouse.server.request_id import refuse_request_id_field
-from pilothouse.server.request_schema import RequestFields
+from pilothouse.server.refused_fields import Guard, refuse_bypass, refuse_request_id_field
+from pilothouse.server.request_schema import FIELD, RequestField, RequestFields, parse_field
 from pilothouse.signed_request import SIGNED_REQUEST_KEY, AppliedPolicy, SignedRequest, seal
 from pilothouse.term import SteerTerm
 
@@ -115,7 +117,7 @@ class Admitted:
     stream: bool
     num_prompts: int
     num_per_prompt: int
-    sees_scores: bool
+    caller: Caller
     include_usage: bool
     continuous_usage: bool
     system_fingerprint: str | None
@@ -201,7 +203,7 @@ class Admission:
             stream=fields.stream,
             num_prompts=fields.num_prompts,
             num_per_prompt=fields.num_per_prompt,
-            sees_scores=caller.may_see_scores,
+            caller=caller,
             include_usage=fields.include_usage,
             continuous_usage=fields.continuous_usage,
             system_fingerprint=None if fields.include_usage else self._system_fingerprint,

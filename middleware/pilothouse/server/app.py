@@ -6,9 +6,7 @@ import asyncio
 import logging
 import os
 import signal
-import traceback
 from argparse import Namespace
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +21,17 @@ from pilothouse.engine.vllm.output_processor import follow, install, subscribe, 
 from pilothouse.engine.vllm.rpc import client_index
 from pilothouse.errors import ConfigError
 from pilothouse.limits import EngineSize
-from pilothouse.log_text import log_lines, log_text
 from pilothouse.policy.ending_rules import Surroundings
-from pilothouse.record import Record
+from pilothouse.policy.matching import refuse_scored_answers
 from pilothouse.server.admission import Admission, label_names
 from pilothouse.server.api import make_router
-from pilothouse.server.auth import Authenticator
+from pilothouse.server.auth import Authenticator, api_keys, listening_of, operators
 from pilothouse.server.endpoints.registry import ENDPOINTS
-from pilothouse.server.guard_requirements import refuse_scored_answers
-from pilothouse.server.listening import api_keys, listening_of, operators
 from pilothouse.server.open_doors import takes_pictures
 from pilothouse.server.peer import check_forwarding_is_off
-from pilothouse.server.reload.plan_snapshot import PlanSnapshot, PlanSnapshots
-from pilothouse.server.reload.plan_watcher import PlanWatcher
+from pilothouse.server.reload.plan_snapshot import PlanSnapshot, PlanSnapshots, PlanWatcher
 from pilothouse.server.reload.reload import Reloader
-from pilothouse.server.response.decision_store import DecisionStore
-from pilothouse.server.response.final_decision import FinalDecision
+from pilothouse.server.response.decisions import DecisionStore, FinalDecision
 from pilothouse.server.routes import RouteTable, inventory, refuse_unknown
 from pilothouse.server.start_report import log_start
 from pilothouse.server.state import STATE_NAME, ServerState
@@ -120,7 +113,9 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> Server
     plan_snapshots = PlanSnapshots(plan_snapshot(plan))
     can_score = renders_chats(engine_client, args)
     if not can_score:
-        refuse_scored_answers(plan, "the model has no chat template: give one with --chat-template")
+        refuse_scored_answers(
+            plan.policies, "the model has no chat template: give one with --chat-template"
+        )
     table = RouteTable(plan.body.gate.allow, unserved(vllm_config.model_config))
     routes = inventory(app.routes, table)
     if plan.body.gate.unknown_routes == "refuse_start":
@@ -130,8 +125,8 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> Server
     decision_store = DecisionStore()
     plan_watcher = PlanWatcher(engine_client, plan_snapshots, plan_snapshot, metrics)
     install()
-    subscribe(_guarded(metrics.record))
-    subscribe(_guarded(decision_store.receive))
+    subscribe(metrics.record)
+    subscribe(decision_store.receive)
     watch_programs(metrics.programs)
     return ServerState(
         plan_snapshots=plan_snapshots,
@@ -221,19 +216,3 @@ def _label_sources(plan: Plan, served: tuple[str, ...]) -> LabelSources:
         vectors=(*plan.body.vectors, *plan.body.saes),
         tenants=[name for policy in plan.policies for name in policy.spec.match.tenants],
     )
-
-
-def _guarded(receive: Callable[[Record], None]) -> Callable[[Record], None]:
-    """These run inside vLLM's output loop: an exception there would end every request."""
-
-    def call(record: Record) -> None:
-        try:
-            receive(record)
-        except Exception:
-            logger.error(
-                "a record of decision %s could not be taken in:\n%s",
-                log_text(record.decision_id),
-                log_lines(traceback.format_exc()),
-            )
-
-    return call

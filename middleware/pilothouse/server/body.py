@@ -13,8 +13,8 @@ from starlette.types import Message, Receive, Scope
 
 from pilothouse.errors import RequestError
 from pilothouse.limits import ServedLimits, exceeded, refuse_count
+from pilothouse.server.answers import encode
 from pilothouse.server.guided_output import GUIDES, refuse_large_guides
-from pilothouse.server.openai_errors import encode
 
 Body = dict[str, Any]
 

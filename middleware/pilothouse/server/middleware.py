@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from starlette._utils import get_route_path
 from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pilothouse.errors import RequestError
-from pilothouse.server.admin_api import admin_refusal
-from pilothouse.server.auth import Refused
+from pilothouse.server.answers import error_body, plainly, request_error_body, send_json
+from pilothouse.server.api import admin_refusal
+from pilothouse.server.auth import NOBODY, Caller, Refused
 from pilothouse.server.body import encoded, parsed_aside, read_body, sent_on
-from pilothouse.server.cors import readable
 from pilothouse.server.endpoints.base import Answer, Endpoint
 from pilothouse.server.endpoints.registry import BY_PATH
 from pilothouse.server.models import with_profiles
@@ -21,14 +24,39 @@ from pilothouse.server.not_served import (
     answer_wrong_method,
     moved_to,
 )
-from pilothouse.server.openai_errors import error_body, plainly, request_error_body, send_json
-from pilothouse.server.request_id import refuse_request_id_header
+from pilothouse.server.refused_fields import refuse_request_id_header
 from pilothouse.server.request_schema import Unreadable
 from pilothouse.server.rescoring import Rescorer, rescored
 from pilothouse.server.response.exchange import Exchange
 from pilothouse.server.routes import OWN_OPEN, RouteVerdict
 from pilothouse.server.state import ServerState, state_of
 from pilothouse.telemetry.metrics import RequestAction
+
+
+def readable(scope: Scope, send: Send) -> Send:
+    """A `send` that marks answers by the origins vLLM was given, where it has not done so itself.
+
+    The gate stands outside vLLM's own marking (`--allowed-origins`), so what it answers itself
+    would reach a browser's page as a network error without a text.
+    """
+    headers = Headers(scope=scope)
+    allowed = _allowed(scope["app"])
+    if allowed is None or "origin" not in headers:
+        return send
+    marking = CORSMiddleware(scope["app"], **allowed)
+
+    async def marked(message: Message) -> None:
+        is_start = message["type"] == "http.response.start"
+        if is_start and "access-control-allow-origin" not in Headers(raw=message["headers"]):
+            await marking.send(message, send=send, request_headers=headers)
+        else:
+            await send(message)
+
+    return marked
+
+
+def _allowed(app: Any) -> dict[str, Any] | None:
+    return next((each.kwargs for each in app.user_middleware if each.cls is CORSMiddleware), None)
 
 
 class Disconnect:
@@ -120,9 +148,8 @@ class GuardMiddleware:
             await self._own(state, path, verdict, scope, receive, send)
         elif path == "/v1/models" and method == "GET":
             await with_profiles(self._app, state, scope, receive, send)
-        elif verdict.needs_key and not _has_key(state, scope) and method != "OPTIONS":
-            text = f"{path} is for callers with an API key"
-            await send_json(send, 401, error_body(text, status=401, code="not_authorized"))
+        elif verdict.needs_key and method != "OPTIONS":
+            await self._keyed(state, path, scope, receive, send)
         else:
             await self._bounded(state, scope, receive, send)
 
@@ -138,13 +165,28 @@ class GuardMiddleware:
         refusal = admin_refusal(scope) if verdict.kind == "admin" else None
         refused = None if refusal is None else Refused(403, f"it changes what is loaded: {refusal}")
         if refused is None and path not in OWN_OPEN:
-            refused = state.plan_snapshots.newest.authenticator.refused_as_operator(scope)
+            caller = _caller(state, scope)
+            refused = caller if isinstance(caller, Refused) else caller.not_operator
         if refused is None:
             await self._bounded(state, scope, receive, send)
             return
         text = f"{ascii(path[:MAX_SHOWN_PATH])[1:-1]} is refused: {refused.reason}"
         body = error_body(text, status=refused.status, code="not_authorized")
         await send_json(send, refused.status, body)
+
+    async def _keyed(
+        self, state: ServerState, path: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Hand on what is for whoever shows a key, where the server has keys."""
+        caller = _caller(state, scope)
+        if isinstance(caller, Refused):
+            body = error_body(caller.reason, status=caller.status, code="not_authorized")
+            await send_json(send, caller.status, body)
+        elif caller.lacks_key:
+            text = f"{path} is for callers with an API key"
+            await send_json(send, 401, error_body(text, status=401, code="not_authorized"))
+        else:
+            await self._bounded(state, scope, receive, send)
 
     async def _bounded(
         self, state: ServerState, scope: Scope, receive: Receive, send: Send
@@ -170,24 +212,24 @@ class GuardMiddleware:
     ) -> None:
         client = Disconnect(receive, send)
         receive, send = client.receive, client.send
-        tenant, model = "", None
+        caller, model = NOBODY, None
         outcome: RequestAction = "reject"
         try:
-            authenticator = state.plan_snapshots.newest.authenticator
-            caller = authenticator.caller(scope)
-            tenant = caller.tenant
-            if authenticator.keyed and not caller.authenticated:
+            asked_under = state.plan_snapshots.newest
+            caller = asked_under.authenticator.caller(scope)
+            if caller.lacks_key:
                 await send_json(send, 401, UNAUTHORIZED)
                 return
             _refuse_other_content(scope)
-            limits = state.plan_snapshots.newest.admission.limits
+            limits = asked_under.admission.limits
             raw = await read_body(scope, receive, limits)
             if raw is None:
                 return
             body = await parsed_aside(raw, limits)
             await endpoint.refuse_large(body, limits)
             with state.plan_snapshots.admitting() as plan_snapshot:
-                caller = plan_snapshot.authenticator.caller(scope)
+                if plan_snapshot is not asked_under:  # reloaded while the body came
+                    caller = plan_snapshot.authenticator.caller(scope)
                 try:
                     admitted = plan_snapshot.admission.admit(
                         body, endpoint.name, caller, endpoint.read
@@ -226,7 +268,7 @@ class GuardMiddleware:
         except RequestError as error:
             await send_json(send, error.status, request_error_body(error))
         finally:
-            state.metrics.request(model, endpoint.name, tenant, client.outcome_or(outcome))
+            state.metrics.request(model, endpoint.name, caller.tenant, client.outcome_or(outcome))
 
     async def _ungoverned_method(
         self,
@@ -273,9 +315,12 @@ def _may_be_json(scope: Scope) -> bool:
     return not kind or kind.endswith("json")
 
 
-def _has_key(state: ServerState, scope: Scope) -> bool:
-    authenticator = state.plan_snapshots.newest.authenticator
-    return not authenticator.keyed or authenticator.caller(scope).authenticated
+def _caller(state: ServerState, scope: Scope) -> Caller | Refused:
+    """Who asks for a route that is not governed, or why nobody can be told to."""
+    try:
+        return state.plan_snapshots.newest.authenticator.caller(scope)
+    except RequestError as error:
+        return Refused(error.status, str(error))
 
 
 def _clean(scope: Scope) -> Scope:

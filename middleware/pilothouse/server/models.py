@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pilothouse.server.openai_errors import encode, error_body, is_encoded, plainly, send_json
+from pilothouse.server.answers import encode, error_body, is_encoded, plainly, send_json
 from pilothouse.server.state import ServerState
 
 

@@ -15,7 +15,7 @@ from starlette.routing import Match
 from starlette.types import Scope, Send
 
 from pilothouse.log_text import log_text
-from pilothouse.server.openai_errors import error_body, send_json
+from pilothouse.server.answers import error_body, send_json
 from pilothouse.server.routes import DENIED, RouteTable, RouteVerdict
 
 logger = logging.getLogger(__name__)

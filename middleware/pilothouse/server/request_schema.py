@@ -1,21 +1,27 @@
-"""What vLLM reads in a body: its own request models, run once at the gate.
+"""What a body says: what vLLM reads in it, and our own `pilothouse` field.
 
-Every decision of the gate is made on these values and never on the JSON, where a number may be a
-text and `false` a number of logprobs. The values that were read are written back into the body, so
-that what vLLM reads afterwards is what was decided on. Each endpoint says in its own `read` which
-of vLLM's values the fields below are.
+vLLM's request models are run once at the gate. Every decision of the gate is made on their values
+and never on the JSON, where a number may be a text and `false` a number of logprobs. The values
+that were read are written back into the body, so that what vLLM reads afterwards is what was
+decided on. Each endpoint says in its own `read` which of vLLM's values the fields below are.
+
+Our own field is closed, and every error says where, got and want.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from vllm.exceptions import VLLMError
 
 from pilothouse.errors import RequestError
+from pilothouse.limits import RequestLimits, refuse_count
+from pilothouse.server.auth import Caller
+from pilothouse.term import SteerTerm
+from pilothouse.types import ScoreDetail
 
 Body = dict[str, Any]
 Model = TypeVar("Model", bound=BaseModel)
@@ -31,6 +37,10 @@ VLLM_EXPLAINS: Final = (
     NotImplementedError,
 )
 """What vLLM answers with a 4xx of its own; anything else would be a 500."""
+
+
+MAX_BANS = 16
+"""Tokens and words that may be banned before what is left is the client's choice."""
 
 
 class Unreadable(Exception):
@@ -124,3 +134,132 @@ def write_back(body: Body, asked: BaseModel) -> None:
 def set_template_kwargs(kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return `chat_template_kwargs` without those that vLLM takes for unset."""
     return {name: value for name, value in (kwargs or {}).items() if value not in (None, "auto")}
+
+
+def chooses_tokens(
+    read: Mapping[str, Any], *, has_literal_shape: bool, has_strict_tool: bool
+) -> bool:
+    """Say whether the client, and not the model, may choose tokens of the answer.
+
+    Args:
+        read: the fields of vLLM's request by name; one that an endpoint does not have is absent.
+        has_literal_shape: the shape asked for is a schema or a tag.
+        has_strict_tool: vLLM makes a grammar of a tool that the model may call.
+    """
+    tool = read.get("tool_choice")
+    biases = (read.get("logit_bias") or {}).values()
+    return bool(
+        read.get("structured_outputs") is not None
+        or has_literal_shape
+        or (tool is not None and tool not in ("none", "auto"))
+        or (tool == "auto" and (has_strict_tool or read.get("parallel_tool_calls") is False))
+        or read.get("allowed_token_ids")
+        or any(bias > 0 for bias in biases)
+        or len(biases) + len(read.get("bad_words") or ()) > MAX_BANS
+    )
+
+
+def is_constrained(fields: RequestFields, *, pins_tools: bool = False) -> bool:
+    """Say whether the client may choose tokens of the answer on this server.
+
+    Args:
+        pins_tools: the server has vLLM make a grammar of all tools that a request names.
+    """
+    return fields.constrained or (pins_tools and fields.may_call)
+
+
+def leans_on_tokens(fields: RequestFields) -> bool:
+    """Say whether the client says anything at all of which tokens may be chosen."""
+    read = fields.vllm.__dict__
+    return bool(fields.constrained or read.get("logit_bias") or read.get("bad_words"))
+
+
+FIELD = "pilothouse"
+
+Named = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class RequestField(_Closed):
+    """What a client may ask of Pilothouse in the body of a request."""
+
+    steer: tuple[SteerTerm, ...] = ()
+    probes: tuple[Named, ...] = ()
+    scores: ScoreDetail | None = None
+
+
+_GRANT_STEERING = (
+    "this server does not let clients steer; pick a profile as the model name, or ask the operator "
+    "for auth.client_steering"
+)
+_GRANT_SCORES = (
+    "this server does not show scores to clients; ask the operator for auth.client_scores"
+)
+
+
+def parse_field(raw: Any, caller: Caller, limits: RequestLimits) -> RequestField:
+    """The field of a body; an empty one if there is none.
+
+    What needs a grant is refused for who has none before it is looked into.
+
+    Raises:
+        RequestError: not an object, an unknown key, no grant (403), more than `limits` allow, or a
+            value of another kind.
+    """
+    if raw is None:
+        return RequestField()
+    if not isinstance(raw, dict):
+        raise RequestError(
+            f"{FIELD}: got {type(raw).__name__}, want an object with any of steer, probes, scores",
+            param=FIELD,
+        )
+    _refuse_ungranted(raw, caller)
+    _refuse_many(raw, limits)
+    try:
+        return RequestField.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        place = ".".join([FIELD, *(str(part) for part in first["loc"])])
+        raise RequestError(f"{place}: {_complaint(first)}", param=place) from error
+
+
+def _refuse_ungranted(raw: Mapping[str, Any], caller: Caller) -> None:
+    shows = (raw.get("scores") not in (None, "none"), "scores"), (bool(raw.get("probes")), "probes")
+    if raw.get("steer") and not caller.may_steer:
+        raise RequestError(f"{FIELD}.steer: {_GRANT_STEERING}", param="steer", status=403)
+    for asked, name in shows:
+        if asked and not caller.may_see_scores:
+            raise RequestError(f"{FIELD}.{name}: {_GRANT_SCORES}", param=name, status=403)
+
+
+def _refuse_many(raw: Mapping[str, Any], limits: RequestLimits) -> None:
+    steer = raw.get("steer")
+    terms = steer if isinstance(steer, list | tuple) else ()
+    refuse_count(f"{FIELD}.steer", len(terms), "max_terms", limits, f"{FIELD}.steer")
+    probes = raw.get("probes")
+    num_probes = len(probes) if isinstance(probes, list | tuple) else 0
+    refuse_count(f"{FIELD}.probes", num_probes, "max_probes", limits, f"{FIELD}.probes")
+    unknown = raw.keys() - RequestField.model_fields.keys()
+    if unknown:
+        name = ascii(min(unknown))[1:-1][:60]
+        raise RequestError(
+            f"{FIELD}.{name}: unknown field; want any of {', '.join(RequestField.model_fields)}",
+            param=f"{FIELD}.{name}",
+        )
+
+
+def _complaint(problem: Any) -> str:
+    got = repr(problem["input"])
+    shown = got if len(got) <= 60 else f"{got[:60]}..."
+    if problem["type"] == "extra_forbidden":
+        return "unknown field; want any of " + (
+            ", ".join(SteerTerm.model_fields)
+            if len(problem["loc"]) > 1
+            else "steer, probes, scores"
+        )
+    if problem["type"] == "missing":
+        return "missing, and needed"
+    return f"got {shown}: {problem['msg'][0].lower()}{problem['msg'][1:]}"

@@ -4,6 +4,9 @@ A readout is calibrated where an assistant's turn opens behind what a user said.
 client's own text is brought: one request of a single token, under the same policies, sent to the
 same engine through the same app. It is no request of the client's and is not counted as one; the
 rules that it evaluates are counted as any.
+
+Such text is an answer that the client began, a prompt that is cut off or opens no turn at all, and
+whatever a grammar, a forced tool, a token list or a bias made the model "say".
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
@@ -20,17 +24,10 @@ from starlette.types import ASGIApp, Message, Scope
 
 from pilothouse.record import Decision
 from pilothouse.server.admission import Admission, Admitted
-from pilothouse.server.client_text import (
-    answer_texts,
-    forced_texts,
-    is_constrained,
-    last_user_text,
-    supplied_text,
-)
+from pilothouse.server.answers import encode, payload
 from pilothouse.server.endpoints.base import Endpoint
-from pilothouse.server.openai_errors import encode
-from pilothouse.server.response.decision_store import DecisionStore, RequestDecisions
-from pilothouse.server.response.sse import payload
+from pilothouse.server.request_schema import RequestFields, is_constrained
+from pilothouse.server.response.decisions import DecisionStore, RequestDecisions
 from pilothouse.signed_request import AppliedPolicy
 from pilothouse.types import Phase
 
@@ -39,6 +36,23 @@ logger = logging.getLogger(__name__)
 CHAT_PATH = "/v1/chat/completions"
 BATCH: Final = 4
 """Texts of one answer that are scored side by side."""
+
+MAX_PREFIXES: Final = 48
+MAX_WORDS: Final = 12
+"""A stretch without the end of a sentence counts as ended after so many words."""
+
+MAX_LETTERS: Final = 16
+"""What is written without spaces counts as words of so many letters."""
+
+_FULL_STOPS: Final = "\u3002\uff01\uff1f\uff1b"
+"""Those of scripts that leave no space behind them."""
+_WORD: Final = re.compile(
+    rf"(?:[^\s{_FULL_STOPS}]{{1,{MAX_LETTERS}}}[{_FULL_STOPS}]*|[{_FULL_STOPS}]+)\s*"
+)
+_ENDS: Final = re.compile(rf"(?:[.?!;][\"'}}\]),]*|[{_FULL_STOPS}])\s*$|\n\s*$")
+
+_NO_TEXT = frozenset({"role", "type", "id", "image_url", "audio_url", "video_url", "input_audio"})
+"""Keys of a message, or of a part of one, whose values a template does not render as words."""
 
 
 class Rescorer:
@@ -262,3 +276,81 @@ async def call(app: ASGIApp, scope: Scope, path: str, body: dict[str, Any]) -> t
         return status, json.loads(b"".join(pieces))
     except ValueError:
         return status, None
+
+
+def prefixes(text: str) -> tuple[str, ...]:
+    """The text up to each place where it could have ended, but for the whole of it.
+
+    There are at most `MAX_PREFIXES`; of more, as many are taken at even distances.
+    """
+    ends: list[int] = []
+    num_words = 0
+    for word in _WORD.finditer(text):
+        num_words += 1
+        if _ENDS.search(word.group()) or num_words == MAX_WORDS:
+            ends.append(word.end())
+            num_words = 0
+    inner = [end for end in ends if text[end:].strip()]
+    if len(inner) > MAX_PREFIXES:
+        inner = [inner[index * len(inner) // MAX_PREFIXES] for index in range(MAX_PREFIXES)]
+    return tuple(text[:end].rstrip() for end in inner)
+
+
+def supplied_text(fields: RequestFields) -> tuple[str, ...]:
+    """Return what of a conversation is to be scored as a user's turn before it may go on."""
+    messages = fields.messages or ()
+    texts = [message_text(each) for each in messages]
+    if fields.roles and fields.roles[-1] == "assistant":
+        return _alone_and_together(texts[-1], last_user_text(messages))
+    if fields.truncated or not fields.add_generation_prompt:
+        return _alone_and_together(last_user_text(messages), " ".join(texts[:-1]))
+    return ()
+
+
+def forced_texts(answer: str, before: str) -> tuple[str, ...]:
+    """Return what is to be scored as a user's turn of an answer that the client constrained.
+
+    Where words of the client's end and the model's begin is not known, so the answer is scored at
+    each place where it could have ended.
+
+    Args:
+        before: what was said last by anyone but the assistant.
+    """
+    ended = (f"{before} {each}" for each in prefixes(answer))
+    return (*_alone_and_together(answer, before), *ended)
+
+
+def answer_texts(answer: str, before: str) -> tuple[str, ...]:
+    """Return what is to be scored of an answer whose words the model chose."""
+    return _alone_and_together(answer, before)
+
+
+def _alone_and_together(text: str, before: str) -> tuple[str, ...]:
+    """A sentence may be cut in two, one half on each side of the border."""
+    together = f"{before} {text}"
+    return tuple(each for each in dict.fromkeys((text, together)) if each.strip())
+
+
+def last_user_text(messages: Sequence[Any] | None) -> str:
+    """Return what was said last by anyone but the assistant; nothing where there are no turns."""
+    for message in reversed(messages or ()):
+        if message.get("role") != "assistant":
+            return message_text(message)
+    return ""
+
+
+def message_text(message: Any) -> str:
+    """Every text of a message that a template may render: of parts, reasoning, calls, refusals."""
+    return " ".join(_texts(message))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, each in value.items():
+            if name not in _NO_TEXT:
+                yield from _texts(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _texts(each)

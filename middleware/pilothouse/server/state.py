@@ -11,11 +11,9 @@ from starlette.datastructures import State
 
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.policy.ending_rules import Surroundings
-from pilothouse.server.reload.plan_snapshot import PlanSnapshots
-from pilothouse.server.reload.plan_watcher import PlanWatcher
+from pilothouse.server.reload.plan_snapshot import PlanSnapshots, PlanWatcher
 from pilothouse.server.reload.reload import Reloader
-from pilothouse.server.response.decision_store import DecisionStore
-from pilothouse.server.response.final_decision import FinalDecision
+from pilothouse.server.response.decisions import DecisionStore, FinalDecision
 from pilothouse.server.routes import RouteEntry, RouteTable
 from pilothouse.telemetry.metrics import Metrics
 

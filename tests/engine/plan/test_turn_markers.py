@@ -15,8 +15,12 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "examples" / "demo"))
 from pilothouse.cli.launch import plan_for
 from pilothouse.config import load_config
 from pilothouse.engine.plan.turn_markers import ASSISTANT, TurnMarkers, find_markers
-from pilothouse.engine.scheduler.authorship import Authorship, TurnReader
-from pilothouse.engine.scheduler.refused_turns import policy_messages, with_refused
+from pilothouse.engine.scheduler.authorship import (
+    Authorship,
+    TurnReader,
+    policy_messages,
+    with_refused,
+)
 from pilothouse.engine.vllm.chat import turn_markers
 from pilothouse.library import library_path
 from pilothouse.policy.loader import load_policies

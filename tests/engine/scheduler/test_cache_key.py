@@ -8,8 +8,7 @@ from types import SimpleNamespace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilothouse.engine.scheduler.cache_key import EditedBlockHasher
-from pilothouse.engine.scheduler.timeline import FOREVER, Edit, Timeline
+from pilothouse.engine.scheduler.cache_key import FOREVER, Edit, EditedBlockHasher, Timeline
 
 SIZE = 4
 EDIT = Edit(6, FOREVER, "a", 1.0, "request")

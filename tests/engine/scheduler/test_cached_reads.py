@@ -20,9 +20,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from pilothouse.artifacts.catalog import Catalog
-from pilothouse.engine.scheduler.cached_reads import CachedReads
+from pilothouse.engine.scheduler.cached_reads import CachedReads, ReadStore
 from pilothouse.engine.scheduler.messages import Emissions
-from pilothouse.engine.scheduler.read_store import ReadStore
 from pilothouse.record import Record
 from pilothouse.term import SteerTerm
 from tests.support.engines.catalogs import policy, probe, readout, vector

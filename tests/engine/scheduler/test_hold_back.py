@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vllm.v1.outputs import LogprobsLists
 
-from pilothouse.engine.scheduler.hold_back import HoldBack
+from pilothouse.engine.scheduler.output_filter import HoldBack
 
 
 def logprobs(tokens: list[int]) -> LogprobsLists:

@@ -9,8 +9,7 @@ import pytest
 
 from pilothouse.artifacts.catalog import Catalog
 from pilothouse.engine.scheduler.messages import Emissions
-from pilothouse.engine.scheduler.policy_engine import PolicyEngine
-from pilothouse.engine.scheduler.step_decisions import StepDecisions
+from pilothouse.engine.scheduler.policy_engine import PolicyEngine, StepDecisions
 from pilothouse.signed_request import AppliedPolicy, SignedRequest
 from tests.support.engines.catalogs import policy, probe, readout, vector
 from tests.support.engines.harness import make_plan, random_rows

@@ -7,8 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilothouse.engine.scheduler.messages import PolicySpan
-from pilothouse.engine.scheduler.policy_spans import PolicySpans
+from pilothouse.engine.scheduler.messages import PolicySpan, PolicySpans
 from tests.reference.policy_steering import strength_at, winner_at
 
 FAR = 40

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from pilothouse.edits.layer import LayerEdit
 from pilothouse.edits.ops.additions import Additions
 from pilothouse.edits.program import Program
-from pilothouse.engine.scheduler.program_slots import EMPTY_SLOT, ProgramSlots
+from pilothouse.engine.scheduler.programs import EMPTY_SLOT, ProgramSlots
 from pilothouse.types import Tap
 
 CAPACITY = 3

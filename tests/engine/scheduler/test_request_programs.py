@@ -15,9 +15,9 @@ from pilothouse.edits import program as program_module
 from pilothouse.edits.positions import intervals, segments
 from pilothouse.edits.program import CACHED_BYTES, forget_programs
 from pilothouse.engine.plan.steering_cost import num_programs
-from pilothouse.engine.scheduler import request_programs
+from pilothouse.engine.scheduler import programs
+from pilothouse.engine.scheduler.programs import SteeringAllocator
 from pilothouse.engine.scheduler.request_state import RequestState
-from pilothouse.engine.scheduler.steering_allocator import SteeringAllocator
 from pilothouse.signed_request import SignedRequest
 from pilothouse.term import SteerTerm
 from tests.support.engines.catalogs import vector
@@ -110,13 +110,13 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many terms each program that was compiled has."""
     forget_programs()
     seen: list[int] = []
-    compile_program = request_programs.compile_program
+    compile_program = programs.compile_program
 
     def counted(terms: Sequence[SteerTerm], sources: Any) -> Any:
         seen.append(len(terms))
         return compile_program(terms, sources)
 
-    monkeypatch.setattr(request_programs, "compile_program", counted)
+    monkeypatch.setattr(programs, "compile_program", counted)
     return seen
 
 
@@ -145,11 +145,11 @@ def test_a_token_that_is_no_mark_costs_nothing(compilations: list[int]) -> None:
     orders = SteeringAllocator(PLAN)
     request_state = boarded(orders, [term(positions={"after": [9]})], [1, 2, 3])
     assert orders.acquire_slots(request_state)
-    request_state.steering_sent = True
+    assert request_state.take_steering() is not None
     made = len(compilations)
     for count in range(4, 400):
         orders.update_positions(request_state, [1] * count)
-    assert request_state.steering_sent, "the workers would be told again"
+    assert request_state.take_steering() is None, "the workers would be told again"
     assert len(compilations) == made
 
 
@@ -158,13 +158,27 @@ def test_a_mark_tells_the_workers_what_is_behind_it_alone() -> None:
     request_state = boarded(orders, [term(positions={"after": [9], "span": 1})], [1, 9, 3])
     assert orders.acquire_slots(request_state)
     told = [1, 9, 3]
+    assert request_state.take_steering() is not None
     for _ in range(200):
-        request_state.steering_sent = True
         told += [9, 4]
         orders.update_positions(request_state, told)
-        assert request_state.steering is not None
-        assert request_state.steering.since == len(told) - 1
-        assert len(request_state.steering.starts) == 3
+        steering = request_state.take_steering()
+        assert steering is not None
+        assert steering.since == len(told) - 1
+        assert len(steering.starts) == 3
+
+
+def test_what_was_not_sent_is_told_with_what_came_since() -> None:
+    orders = SteeringAllocator(PLAN)
+    request_state = boarded(orders, [term(positions={"after": [9], "span": 1})], [1, 9, 3])
+    assert orders.acquire_slots(request_state)
+    assert request_state.take_steering() is not None
+    told = [1, 9, 3]
+    for _ in range(3):
+        told += [9, 4]
+        orders.update_positions(request_state, told)
+    steering = request_state.take_steering()
+    assert steering is not None and steering.since == 4
 
 
 def test_a_prompt_that_marks_cut_too_often_is_refused() -> None:

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pilothouse.artifacts.catalog import Catalog
-from pilothouse.engine.scheduler import steering_allocator as orders_module
+from pilothouse.engine.scheduler import programs as orders_module
+from pilothouse.engine.scheduler.programs import SteeringAllocator
 from pilothouse.engine.scheduler.request_state import RequestState
-from pilothouse.engine.scheduler.steering_allocator import SteeringAllocator
 from pilothouse.signed_request import SignedRequest
 from pilothouse.term import SteerTerm
 from tests.support.engines.catalogs import vector

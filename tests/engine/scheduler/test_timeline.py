@@ -9,8 +9,8 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pilothouse.engine.scheduler.cache_key import FOREVER, Edit, Timeline
 from pilothouse.engine.scheduler.messages import PolicySpan
-from pilothouse.engine.scheduler.timeline import FOREVER, Edit, Timeline
 from tests.reference.policy_steering import strength_at
 
 A = Edit(0, 40, "a", 1.5, "request")

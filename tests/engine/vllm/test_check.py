@@ -13,8 +13,7 @@ from vllm.v1.engine.output_processor import OutputProcessor
 from pilothouse.engine.launch import guarded_args
 from pilothouse.engine.scheduler.scheduler import GuardedScheduler
 from pilothouse.engine.vllm import version
-from pilothouse.engine.vllm.check import Installed, check
-from pilothouse.engine.vllm.comparison import Found, missing
+from pilothouse.engine.vllm.check import Found, Installed, check, missing
 from pilothouse.engine.vllm.output_processor import install
 from pilothouse.engine.vllm.relied_on import RELIED_ON, Part, Use, uses_of
 from pilothouse.errors import UnsupportedError

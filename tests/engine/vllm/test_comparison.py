@@ -10,8 +10,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from pilothouse.engine.vllm.check import Installed
-from pilothouse.engine.vllm.comparison import missing, written
+from pilothouse.engine.vllm.check import Installed, missing, written
 from pilothouse.engine.vllm.protocols import replaced
 from pilothouse.engine.vllm.relied_on import RELIED_ON, Use, uses_of
 from pilothouse.engine.vllm.version import KNOWN, TESTED

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pilothouse.engine.vllm.comparison import members_of
+from pilothouse.engine.vllm.check import members_of
 from pilothouse.engine.vllm.relied_on import RELIED_ON
 from pilothouse.engine.vllm.version import KNOWN
 

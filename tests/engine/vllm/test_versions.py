@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pilothouse.engine.vllm import rpc, v0_31, v0_32, v0_33, version
-from pilothouse.engine.vllm.prefix_cache import watch_prefix_cache
-from pilothouse.engine.vllm.step_output import AttachedOutput
+from pilothouse.engine.vllm.model_runner import AttachedOutput
+from pilothouse.engine.vllm.scheduler import watch_prefix_cache
 from pilothouse.errors import EngineError, UnsupportedError
 
 MODULES = {"0.31.0": v0_31, "0.32.1": v0_32, "0.33.0": v0_33}

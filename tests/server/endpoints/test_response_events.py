@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from pilothouse.server.endpoints.base import Answer
 from pilothouse.server.endpoints.registry import ENDPOINTS
-from pilothouse.server.response.decision_store import RequestDecisions
+from pilothouse.server.response.decisions import RequestDecisions
 from pilothouse.server.response.exchange import Exchange
 from tests.support.servers.app_parts import admit, admitted, entry_with, record, settler, stream_of
 from tests.support.servers.tiny_deployment import CANNED, MESSAGE, SERVED_NAME

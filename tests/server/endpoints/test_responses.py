@@ -10,9 +10,9 @@ import pytest
 
 from pilothouse.errors import RequestError
 from pilothouse.limits import Limits
-from pilothouse.server.client_text import is_constrained, supplied_text
 from pilothouse.server.endpoints.registry import ENDPOINTS
-from pilothouse.server.request_schema import RequestFields, Unreadable
+from pilothouse.server.request_schema import RequestFields, Unreadable, is_constrained
+from pilothouse.server.rescoring import supplied_text
 from tests.support.servers.app_parts import admit
 
 RESPONSES = ENDPOINTS["responses"]

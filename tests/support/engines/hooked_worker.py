@@ -14,9 +14,12 @@ from torch import Tensor, nn
 
 from pilothouse.engine.hooks import Decoder, HookPoint, check_model, open_decoder
 from pilothouse.engine.hooks.tiny_forward import NUM_TOKENS
-from pilothouse.engine.vllm.adapters import without_adapters
-from pilothouse.engine.vllm.model_runner import loaded_model, max_step_tokens
-from pilothouse.engine.vllm.worker import worker_base
+from pilothouse.engine.vllm.model_runner import (
+    loaded_model,
+    max_step_tokens,
+    without_adapters,
+    worker_base,
+)
 from pilothouse.types import Site
 
 HOOKED_WORKER = "tests.support.engines.hooked_worker.HookedWorker"

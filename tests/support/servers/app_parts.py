@@ -17,8 +17,7 @@ from pilothouse.server.admission import Admission, Admitted
 from pilothouse.server.auth import Caller
 from pilothouse.server.endpoints.base import Answer, StreamRewriter
 from pilothouse.server.endpoints.registry import ENDPOINTS
-from pilothouse.server.response.decision_store import RequestDecisions
-from pilothouse.server.response.final_decision import FinalDecision
+from pilothouse.server.response.decisions import FinalDecision, RequestDecisions
 from tests.support.servers.tiny_deployment import SERVED_NAME, make_tiny_house
 
 RECORDED = Path(__file__).parents[2] / "server" / "recorded"

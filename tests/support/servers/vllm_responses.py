@@ -19,7 +19,7 @@ from vllm.entrypoints.openai.responses.streaming_events import (
     split_delta,
 )
 
-from pilothouse.server.response.sse import payload
+from pilothouse.server.answers import payload
 from tests.support.servers.tiny_deployment import SERVED_NAME
 
 Event = dict[str, Any]

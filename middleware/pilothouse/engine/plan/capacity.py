@@ -16,9 +16,9 @@ from pilothouse.edits.operators import (
     features_of,
     form_of,
     operator_of,
+    places_of,
     with_extras,
 )
-from pilothouse.edits.place import places_of
 from pilothouse.edits.row import ROWS
 from pilothouse.edits.sae_codes import statistic_of
 from pilothouse.edits.sources import Sources

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pilothouse.edits.place import places_of
+from pilothouse.edits.operators import places_of
 from pilothouse.edits.sources import Sources
 from pilothouse.limits import Limits, refuse_count
 from pilothouse.term import SteerTerm

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 from pilothouse.artifacts.catalog import Catalog, Source
 from pilothouse.artifacts.saes.autoencoder import Sae
 from pilothouse.config import PilothouseConfig
-from pilothouse.edits.operators import features_of
-from pilothouse.edits.place import places_of
+from pilothouse.edits.operators import features_of, places_of
 from pilothouse.edits.program import Program, compile_program, growth
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.plan.spec import ModelFacts

@@ -1,21 +1,35 @@
 """What of a prompt is whose: where assistant's turns open in it, and where the answer begins.
 
 An answer may begin before the output does: assistant's text at the end of a prompt was written by
-the client, and belongs to the answer as what no model chose.
+the client, and belongs to the answer as what no model chose. Outputs may open turns, too: those
+positions are found, and marked, before the tokens that do so are fed.
 
-Shape suffixes: T tokens of a prompt, H turns that open in it, A anchors.
+Earlier turns that one of our own policies answered are known by what stands in them: a message of
+the policies and nothing else. A question that was refused is in the history of the next one, and
+so is the opening behind it. The value there is what it was, so that a rule which fired on it would
+fire on every later turn of the conversation.
+
+Shape suffixes: T tokens of a prompt, H turns that open in it, A anchors, C rows of the score table,
+W the window of marks, S positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pilothouse.engine.plan.turn_markers import ASSISTANT, Ids, Opening, TurnMarkers
+from pilothouse.engine.plan.turn_markers import ASSISTANT, Ids, Opening, Render, TurnMarkers
+from pilothouse.engine.vllm.protocols import EngineCoreOutput
+from pilothouse.policy.schema import Block, Policy, Respond
+from pilothouse.types import BoolArray, IntArray
+
+if TYPE_CHECKING:
+    from pilothouse.engine.scheduler.request_state import RequestState
+
 
 UNKNOWN_ROLE_ANCHORS = 4
 """Behind the heading of a turn whose role nobody knows, where the role's name may end."""
@@ -206,3 +220,144 @@ def _places(ids_T: Positions, wanted: Ids) -> Positions:
     for offset, each in enumerate(wanted[1:], start=1):
         places = places[ids_T[places + offset] == each]
     return places
+
+
+OutputOpening = tuple[str, int]
+"""A request's id and a position of its output with which an assistant's turn opens."""
+
+
+class OutputOpenings:
+    """Looks at the tokens that each step brings.
+
+    Args:
+        reader: which tokens open whose turn.
+        request_states: by request id; those with an authorship are looked at.
+    """
+
+    def __init__(self, reader: TurnReader, request_states: Mapping[str, RequestState]) -> None:
+        self._reader = reader
+        self._request_states = request_states
+
+    def find(self, outputs: Sequence[EngineCoreOutput]) -> Iterator[OutputOpening]:
+        """Yield openings among the tokens that vLLM has appended in this step."""
+        telling = self._reader.telling
+        for output in outputs:
+            state = self._request_states.get(output.request_id)
+            if state is None or state.authorship is None:
+                continue
+            count = len(output.new_token_ids)
+            for i, token_id in enumerate(output.new_token_ids):
+                if (token_id in telling or state.in_turn_heading) and self._opens(
+                    state, i - count, ()
+                ):
+                    yield output.request_id, state.request.num_tokens + i - count
+
+    def find_drafted(self, sampled_ids: Mapping[str, Sequence[int]]) -> Iterator[OutputOpening]:
+        """Yield openings among accepted drafts, which are fed in the step that tells of them.
+
+        Args:
+            sampled_ids: what the step sampled for each request with drafts.
+        """
+        telling = self._reader.telling
+        for request_id, sampled in sampled_ids.items():
+            state = self._request_states.get(request_id)
+            if state is None or state.authorship is None:
+                continue
+            for i, token_id in enumerate(sampled):
+                if (token_id in telling or state.in_turn_heading) and self._opens(
+                    state, i, sampled[: i + 1]
+                ):
+                    yield request_id, state.request.num_tokens + i
+
+    def _opens(self, state: RequestState, offset: int, unappended: Sequence[int]) -> bool:
+        """Tell whether a position of a request is an anchor.
+
+        Args:
+            state: whose position it is; it has an authorship.
+            offset: where it stands, from the first position that vLLM has not appended yet.
+            unappended: tokens up to it that are not appended.
+        """
+        authorship = state.authorship
+        assert authorship is not None
+        position = state.request.num_tokens + offset
+        stop = position + 1 - len(unappended)
+        start = max(0, stop - self._reader.reach)
+        ids = [*state.request.all_token_ids[start:stop], *unappended]
+        opens = self._reader.is_anchor(authorship, ids, position)
+        state.in_turn_heading = position < authorship.heading_until
+        return opens
+
+
+def policy_messages(policies: Sequence[Policy]) -> tuple[str, ...]:
+    """What enforced rules say in place of an answer."""
+    actions = [
+        rule.then
+        for policy in policies
+        if policy.spec.mode == "enforce"
+        for rule in policy.spec.rules
+    ]
+    messages = [each.message for each in actions if isinstance(each, Block | Respond)]
+    return tuple(dict.fromkeys(messages))
+
+
+def with_refused(markers: TurnMarkers, render: Render, messages: Sequence[str]) -> TurnMarkers:
+    """The markers, with the turns of a template in which policies speak."""
+    if not markers.anchors:
+        return markers
+    reader = TurnReader(markers)
+    turns = [turn for message in messages for turn in _turns_of(message, reader, render)]
+    return markers.model_copy(update={"refused": tuple(dict.fromkeys(turns))})
+
+
+def _turns_of(message: str, reader: TurnReader, render: Render) -> Iterator[Ids]:
+    """The turn of a message between a user's two; none where the template shows no such turns."""
+    conversation = [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": message},
+        {"role": "user", "content": "two"},
+    ]
+    try:
+        ids = list(render(conversation, True))
+    except Exception:  # whatever a template raises that takes no such conversation
+        return
+    turns = reader.turns(np.array(ids, np.int64))
+    ours = np.flatnonzero(turns.is_ours_H)
+    if len(ours) and ours[0] + 1 < len(turns.starts_H) and not turns.is_ours_H[ours[0] + 1]:
+        yield tuple(ids[turns.bodies_H[ours[0]] : turns.starts_H[ours[0] + 1]])
+
+
+MARKED_AHEAD = 1024
+"""How far ahead of what is folded a position can be marked; more than drafts of one step."""
+
+
+class AnchorMarks:
+    """A window of marks for each row."""
+
+    def __init__(self) -> None:
+        self._marks_CW: NDArray[np.bool_] = np.zeros((0, MARKED_AHEAD), bool)
+        self._count = 0
+
+    def __bool__(self) -> bool:
+        return self._count > 0
+
+    def grow(self, more: int) -> None:
+        """So many more rows."""
+        added = np.zeros((more, MARKED_AHEAD), bool)
+        self._marks_CW = np.concatenate([self._marks_CW, added])
+
+    def add(self, row: int, position: int) -> None:
+        """Mark a position."""
+        self._count += not self._marks_CW[row, position % MARKED_AHEAD]
+        self._marks_CW[row, position % MARKED_AHEAD] = True
+
+    def take(self, rows_S: IntArray, at_S: IntArray) -> BoolArray:
+        """Which positions are marked; their marks go."""
+        marked_S: BoolArray = self._marks_CW[rows_S, at_S % MARKED_AHEAD]
+        self._marks_CW[rows_S, at_S % MARKED_AHEAD] = False
+        self._count -= int(np.count_nonzero(marked_S))
+        return marked_S
+
+    def clear(self, row: int) -> None:
+        """All marks of a row go."""
+        self._count -= int(np.count_nonzero(self._marks_CW[row]))
+        self._marks_CW[row] = False

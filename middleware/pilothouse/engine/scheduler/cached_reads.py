@@ -1,7 +1,9 @@
 """A position that the prefix cache skips is scored with what was read when it was computed.
 
-What a step reads is cut into blocks as vLLM hashes them, and kept under their hashes
-(`engine.read_store`). A request that finds blocks in the cache has their rows folded before its
+What a step reads is cut into blocks as vLLM hashes them, and kept on the host under their hashes. A
+block's hash stands for its tokens, all before them, the edits and adapter they were computed under
+and the client's salt; reads depend on nothing else, so rows under a hash are right for every
+request that has it. A request that finds blocks in the cache has their rows folded before its
 first own position, as if it had been fed them. Where a rule must see every position, a request may
 take no block whose rows are not there, or on their way.
 
@@ -17,16 +19,62 @@ of a block.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from pilothouse.engine.scheduler.messages import Emissions
-from pilothouse.engine.scheduler.read_store import ReadStore, Rows
 from pilothouse.engine.vllm.protocols import Request
 from pilothouse.types import FloatArray, IntArray
+
+Rows = FloatArray
+"""Of one block [S, E]."""
+
+
+class ReadStore:
+    """Rows by block hash; what was used least recently goes when the budget is full."""
+
+    def __init__(self, budget_bytes: int) -> None:
+        self._budget_bytes = budget_bytes
+        self._rows: OrderedDict[bytes, Rows] = OrderedDict()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of all rows."""
+        return self._bytes
+
+    def put(self, block_hash: bytes, rows_SE: Rows) -> None:
+        """Keep the rows of a block; the caller does not write to them again."""
+        known = self._rows.pop(block_hash, None)
+        if known is not None:
+            self._bytes -= known.nbytes
+        self._rows[block_hash] = rows_SE
+        self._bytes += rows_SE.nbytes
+        while self._bytes > self._budget_bytes:
+            _, oldest = self._rows.popitem(last=False)
+            self._bytes -= oldest.nbytes
+
+    def get(self, block_hash: bytes) -> Rows | None:
+        """The rows of a block, which count as used now."""
+        rows_SE = self._rows.get(block_hash)
+        if rows_SE is not None:
+            self._rows.move_to_end(block_hash)
+        return rows_SE
+
+    def __contains__(self, block_hash: bytes) -> bool:
+        return block_hash in self._rows
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._rows.clear()
+        self._bytes = 0
+
 
 NOWHERE = -1
 CursorOf = Callable[[str], int | None]

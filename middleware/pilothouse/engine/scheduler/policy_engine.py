@@ -6,6 +6,7 @@ Shape suffixes: C rows of the score table, B requests evaluated, R rules of one 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,13 @@ from pilothouse.engine.plan.feature_log import logging_rules
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.scheduler.authorship import Authorship
 from pilothouse.engine.scheduler.messages import Emissions
+from pilothouse.engine.scheduler.request_state import RequestRules
 from pilothouse.engine.scheduler.score_table import ScoreTable, StepScores
-from pilothouse.engine.scheduler.step_decisions import RequestRules, SteerOrder, StepDecisions
 from pilothouse.engine.scheduler.supplied_text import SuppliedRules
 from pilothouse.engine.scheduler.token_scores import TokenScorer
 from pilothouse.engine.worker.policy_edits import policy_steering
-from pilothouse.policy.decide import outcome_result, strongest
-from pilothouse.policy.rulebook import CompiledRule, advance_streaks
+from pilothouse.policy.decide import advance_streaks, outcome_result, strongest
+from pilothouse.policy.rulebook import CompiledRule
 from pilothouse.record import Decision, FeatureCode
 from pilothouse.signed_request import SignedRequest
 from pilothouse.types import BoolArray, IntArray, Mode, Phase
@@ -28,6 +29,26 @@ from pilothouse.types import BoolArray, IntArray, Mode, Phase
 ENDING = ("blocked", "error_blocked", "responded")
 BEFORE_OUTPUT = -1
 EVERYTHING = 1 << 60
+
+
+@dataclass(frozen=True, slots=True)
+class SteerOrder:
+    """An enforced steer rule fired: hold this target at this strength for that many tokens."""
+
+    request_id: str
+    target: int
+    coefficient: float
+    rank: int
+    hold_tokens: int
+
+
+@dataclass(slots=True)
+class StepDecisions:
+    """What the rules decided in one step, over all requests."""
+
+    steers: list[SteerOrder] = field(default_factory=list)
+    changed: set[str] = field(default_factory=set)
+    """Requests of which a rule decided something new."""
 
 
 class PolicyEngine:

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pilothouse.edits.positions import Interval, intervals, merged
 from pilothouse.edits.program import Program
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.scheduler.authorship import Authorship
-from pilothouse.engine.scheduler.hold_back import HoldBack
+from pilothouse.engine.scheduler.cache_key import Timeline
 from pilothouse.engine.scheduler.messages import Steering
-from pilothouse.engine.scheduler.request_programs import RequestPrograms
-from pilothouse.engine.scheduler.timeline import Timeline
+from pilothouse.engine.scheduler.output_filter import HoldBack
 from pilothouse.engine.vllm import outputs as wire
 from pilothouse.engine.vllm.protocols import EngineCoreOutput
-from pilothouse.record import Record
+from pilothouse.record import Decision, Record, TokenScores
 from pilothouse.signed_request import SignedRequest
+from pilothouse.types import Mode
 
 if TYPE_CHECKING:
     from pilothouse.engine.scheduler.policy_engine import PolicyEngine
-    from pilothouse.engine.scheduler.step_decisions import RequestRules
+    from pilothouse.engine.scheduler.programs import RequestPrograms
 
 
 class RequestPhase(Enum):
-    """How far a request is. It only ever moves down this list."""
+    """How far a request is. It only ever moves down this list, as `FOLLOWING` says."""
 
     WAITING = auto()
-    """It waits for vLLM, and for slots if it steers."""
+    """It waits for vLLM."""
+    QUEUED = auto()
+    """It steers, and waits for slots that others have."""
     RUNNING = auto()
     """It has its slots, also while vLLM has preempted it. Nothing of its answer has left."""
     ANSWERING = auto()
@@ -39,7 +42,46 @@ class RequestPhase(Enum):
     """Its last record is made and all that it held is given back."""
 
 
-HOLDS_SLOTS = frozenset({RequestPhase.RUNNING, RequestPhase.ANSWERING})
+FOLLOWING: Final[Mapping[RequestPhase, frozenset[RequestPhase]]] = {
+    RequestPhase.WAITING: frozenset(
+        {RequestPhase.QUEUED, RequestPhase.RUNNING, RequestPhase.REFUSED, RequestPhase.ENDED}
+    ),
+    RequestPhase.QUEUED: frozenset(
+        {RequestPhase.RUNNING, RequestPhase.REFUSED, RequestPhase.ENDED}
+    ),
+    RequestPhase.RUNNING: frozenset({RequestPhase.ANSWERING, RequestPhase.ENDED}),
+    RequestPhase.ANSWERING: frozenset({RequestPhase.ENDED}),
+    RequestPhase.REFUSED: frozenset({RequestPhase.ENDED}),
+    RequestPhase.ENDED: frozenset(),
+}
+"""Which phases may come next."""
+HOLDS_SLOTS: Final = frozenset({RequestPhase.RUNNING, RequestPhase.ANSWERING})
+
+
+@dataclass(slots=True)
+class RequestRules:
+    """One request in the policy engine: its row, its rules, what they decided."""
+
+    row: int
+    """In the score table."""
+    modes: dict[int, Mode]
+    """Rule index -> whether its action is carried out for this request."""
+    policies: frozenset[str]
+    """Policies that hold for it, in either mode."""
+    enforced: frozenset[str]
+    wants_token_scores: bool
+    prompt_done: bool = False
+    """The whole prompt was read and its rules were evaluated."""
+    decisions: dict[int, Decision] = field(default_factory=dict)
+    """Rule index -> what it decided; a rule that has not fired is absent."""
+    verdict: Decision | None = None
+    """The decision that ends the request."""
+    cleared_at_end: int = 0
+    """Output tokens that may still leave when a verdict has fallen."""
+    ended_at: int | None = None
+    """The first position that was not read, when a verdict on the output has fallen."""
+    token_scores: list[TokenScores] = field(default_factory=list)
+    """Of tokens that have not left yet."""
 
 
 @dataclass(slots=True, eq=False)
@@ -50,7 +92,6 @@ class RequestState:
     plan: Plan
     """The plan under which it was signed, whatever was loaded since."""
     num_prompt_tokens: int
-    phase: RequestPhase = RequestPhase.WAITING
     error: str | None = None
     """Why it is refused."""
     request: Any = None
@@ -69,12 +110,10 @@ class RequestState:
     """Tokens that are sampled can change where its terms hold."""
     timeline: Timeline = field(default_factory=Timeline)
     slots: dict[str, int] = field(default_factory=dict)
-    steering: Steering | None = None
-    steering_sent: bool = False
-    """The workers have `steering`."""
-    waiting_since: float | None = None
-    queued: bool = False
-    """It was among those that wait for slots."""
+    unsent_steering: Steering | None = None
+    """What the workers have not been told of its own edits."""
+    queued_since: float | None = None
+    """When it began to wait for slots; None where it never had to."""
 
     rules: RequestRules | None = None
     """What the policy engine keeps of it; None where nothing of it is scored."""
@@ -84,6 +123,7 @@ class RequestState:
     held: HoldBack | None = None
     """Tokens that may not leave yet; None where no rule can end the answer."""
     policy_seconds: float = 0.0
+    _phase: RequestPhase = RequestPhase.WAITING
     _has_news: bool = False
     _one_shot: dict[str, Any] = field(default_factory=dict)
     """Fields of outputs that did not leave, which vLLM fills once."""
@@ -93,11 +133,34 @@ class RequestState:
     def refused(cls, error: str, plan: Plan, decision_id: str) -> RequestState:
         """Return the state of a request that is let in only to be turned away."""
         signed = SignedRequest(decision_id=decision_id, revision=plan.revision)
-        return cls(signed, plan, 0, phase=RequestPhase.REFUSED, error=error)
+        state = cls(signed, plan, 0)
+        state.refuse(error)
+        return state
+
+    @property
+    def phase(self) -> RequestPhase:
+        """How far it is."""
+        return self._phase
+
+    def advance(self, phase: RequestPhase) -> None:
+        """Move on to a phase; every change of phase is one of these.
+
+        Raises:
+            RuntimeError: no such phase follows, which is a defect of the scheduler's.
+        """
+        if phase not in FOLLOWING[self._phase]:
+            raise RuntimeError(f"a request that is {self._phase.name} cannot be {phase.name} next")
+        self._phase = phase
 
     def refuse(self, error: str) -> None:
         """Turn the request away when vLLM would next run it."""
-        self.phase, self.error = RequestPhase.REFUSED, error
+        self.advance(RequestPhase.REFUSED)
+        self.error = error
+
+    def take_steering(self) -> Steering | None:
+        """Return, once, what the workers have not been told of its own edits."""
+        unsent, self.unsent_steering = self.unsent_steering, None
+        return unsent
 
     def hold_back(self, visible_limit: int) -> None:
         """Let tokens leave only when the rules have cleared them."""
@@ -124,29 +187,34 @@ class RequestState:
 
     def mark_dirty(self, changed: bool) -> None:
         """Report with the next output that leaves, if something changed or nothing has left."""
-        self._has_news = self._has_news or changed or self.phase is not RequestPhase.ANSWERING
+        self._has_news = self._has_news or changed or self._phase is not RequestPhase.ANSWERING
 
     @property
     def is_steady(self) -> bool:
-        """True while the next token brings nothing to report, to hand on or to decide."""
+        """True while the next token brings nothing to report, to hand on or to decide.
+
+        What is answered had its prompt decided on: nothing leaves before.
+        """
         rules = self.rules
         return (
-            self.phase is RequestPhase.ANSWERING
+            self._phase is RequestPhase.ANSWERING
             and not (self._has_news or self.always_reports or self._one_shot)
-            and (rules is None or (rules.prompt_done and rules.verdict is None))
+            and (rules is None or rules.verdict is None)
         )
 
     def should_report(self) -> bool:
         """Tell whether a record goes with the output that leaves now, and take it for sent."""
         report = self.always_reports or self._has_news
-        self.phase, self._has_news = RequestPhase.ANSWERING, False
+        if self._phase is not RequestPhase.ANSWERING:
+            self.advance(RequestPhase.ANSWERING)
+        self._has_news = False
         return report
 
     def record(self, policy_engine: PolicyEngine) -> Record:
         """Return the choice as far as its released tokens go."""
         record = Record(self.signed.decision_id, self.signed.revision)
         record.error = self.error
-        record.waited = self.queued
+        record.waited = self.queued_since is not None
         record.policy_seconds = self.policy_seconds
         if self.held is not None:
             record.hold_back_seconds = self.held.longest_seconds

@@ -14,9 +14,9 @@ from itertools import chain
 from typing import Any
 
 from pilothouse.engine.plan.plan import Plan
-from pilothouse.engine.scheduler.authorship import TurnReader
+from pilothouse.engine.scheduler.authorship import OutputOpening, OutputOpenings, TurnReader
 from pilothouse.engine.scheduler.cache_key import EditedBlockHasher
-from pilothouse.engine.scheduler.cached_reads import CachedReads
+from pilothouse.engine.scheduler.cached_reads import CachedReads, ReadStore
 from pilothouse.engine.scheduler.messages import (
     EMISSIONS_ATTRIBUTE,
     STEP_ATTRIBUTE,
@@ -24,18 +24,21 @@ from pilothouse.engine.scheduler.messages import (
     StepPlan,
 )
 from pilothouse.engine.scheduler.output_filter import OutputFilter
-from pilothouse.engine.scheduler.output_openings import Opening, OutputOpenings
 from pilothouse.engine.scheduler.plan_registry import PlanRegistry
-from pilothouse.engine.scheduler.policy_engine import PolicyEngine
-from pilothouse.engine.scheduler.read_store import ReadStore
+from pilothouse.engine.scheduler.policy_engine import PolicyEngine, StepDecisions
+from pilothouse.engine.scheduler.programs import SteeringAllocator
 from pilothouse.engine.scheduler.request_state import RequestPhase, RequestState
 from pilothouse.engine.scheduler.scored_spans import is_anchored
-from pilothouse.engine.scheduler.spec_decode import NOTHING, Verified, accepted_only, verify, waves
-from pilothouse.engine.scheduler.steering_allocator import SteeringAllocator
-from pilothouse.engine.scheduler.step_decisions import StepDecisions
+from pilothouse.engine.scheduler.spec_decode import (
+    NOTHING,
+    Verified,
+    accepted_only,
+    sampled_ids,
+    verify,
+    waves,
+)
 from pilothouse.engine.vllm import outputs as wire
 from pilothouse.engine.vllm.check import check
-from pilothouse.engine.vllm.prefix_cache import is_on, watch_prefix_cache
 from pilothouse.engine.vllm.protocols import (
     EngineCoreOutput,
     ModelRunnerOutput,
@@ -47,6 +50,8 @@ from pilothouse.engine.vllm.scheduler import (
     AsyncScheduler,
     Scheduler,
     SchedulerMixin,
+    is_on,
+    watch_prefix_cache,
     wrap_block_hasher,
 )
 from pilothouse.errors import EngineError, RequestError
@@ -128,10 +133,9 @@ class Guarded(SchedulerMixin):
             cache_life=self._cached_reads.life,
         )
         for request_id in scheduled.num_scheduled_tokens:
-            state = self._request_states[request_id]
-            if state.steering is not None and not state.steering_sent:
-                state.steering_sent = True
-                step.steering[request_id] = state.steering
+            steering = self._request_states[request_id].take_steering()
+            if steering is not None:
+                step.steering[request_id] = steering
         setattr(scheduled, STEP_ATTRIBUTE, step)
         return scheduled
 
@@ -146,7 +150,8 @@ class Guarded(SchedulerMixin):
         if emissions is not None:
             if self._policy_engine.busy:
                 # Accepted drafts are read in this very step: their anchors are marked before.
-                self._mark(self._openings.find_drafted(model_runner_output, verified))
+                drafted = {name: sampled_ids(model_runner_output, name) for name in verified}
+                self._mark(self._openings.find_drafted(drafted))
             emissions = accepted_only(emissions, verified)
             life = getattr(scheduler_output, STEP_ATTRIBUTE).cache_life
             skipped = self._cached_reads.take(emissions, life)
@@ -249,7 +254,7 @@ class Guarded(SchedulerMixin):
             state.hold_back(request.max_tokens)
             request.max_tokens += 1
 
-    def _mark(self, openings: Iterable[Opening]) -> None:
+    def _mark(self, openings: Iterable[OutputOpening]) -> None:
         for request_id, position in openings:
             self._policy_engine.mark(request_id, position)
 

@@ -20,8 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pilothouse.engine.plan.plan import Plan
-from pilothouse.engine.scheduler.anchor_marks import AnchorMarks
-from pilothouse.engine.scheduler.authorship import Authorship
+from pilothouse.engine.scheduler.authorship import AnchorMarks, Authorship
 from pilothouse.engine.scheduler.feature_pool import FeaturePool
 from pilothouse.engine.scheduler.messages import Emissions
 from pilothouse.engine.scheduler.scored_spans import ScoredSpans, counted, is_anchored, scope_bounds

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pilothouse.engine.scheduler.messages import Emissions
-from pilothouse.engine.vllm.drafts import num_kept
 from pilothouse.engine.vllm.protocols import ModelRunnerOutput, Request, SchedulerOutput
+from pilothouse.engine.vllm.scheduler import num_kept
 from pilothouse.engine.worker.batch_state import positions
 from pilothouse.types import IntArray
 

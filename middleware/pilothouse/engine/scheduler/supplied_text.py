@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pilothouse.policy.rulebook import Rulebook, running_streaks
+from pilothouse.policy.decide import running_streaks
+from pilothouse.policy.rulebook import Rulebook
 from pilothouse.probes.aggregators import Floats
 from pilothouse.types import BoolArray
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 from pilothouse.engine.plan.turn_markers import Message, Render, TurnMarkers, find_markers
-from pilothouse.engine.scheduler.refused_turns import with_refused
+from pilothouse.engine.scheduler.authorship import with_refused
 from pilothouse.engine.vllm.protocols import Tokenizer
 from pilothouse.engine.vllm.version import of_this_version
 from pilothouse.telemetry.logs import errors_alone
@@ -21,7 +21,7 @@ def turn_markers(args: Namespace, messages: Sequence[str] = ()) -> TurnMarkers:
 
     Args:
         args: vLLM's arguments.
-        messages: what policies say in place of an answer (`engine.refused_turns`).
+        messages: what policies say in place of an answer (`engine.scheduler.authorship`).
     """
     if getattr(args, "skip_tokenizer_init", False):
         return TurnMarkers(missing="--skip-tokenizer-init leaves no tokenizer to look at")

@@ -1,15 +1,22 @@
-"""Both model runners: batch order and positions of a step, its buffers, the model itself."""
+"""vLLM's worker of this platform and its model runners of both generations.
+
+Batch order and positions of a step, its buffers, the model itself, the step's output with an
+attribute of ours on it, and LoRA adapters around what is ours.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TypeGuard, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from vllm.distributed import get_pp_group
+from vllm.platforms import current_platform
 from vllm.sequence import IntermediateTensors
+from vllm.v1.outputs import AsyncModelRunnerOutput, ModelRunnerOutput
 
 from pilothouse.engine.vllm.config_protocols import VllmConfig
 from pilothouse.engine.vllm.protocols import SchedulerOutput
@@ -23,8 +30,25 @@ from pilothouse.engine.vllm.runner_protocols import (
     ModelRunnerV2,
     ModelState,
 )
+from pilothouse.engine.vllm.version import of_this_version
 from pilothouse.errors import EngineError
 from pilothouse.types import IntArray
+
+
+def worker_base() -> type[object]:
+    """Return the platform's own worker class."""
+    if current_platform.is_cpu():
+        from vllm.v1.worker import cpu_worker
+
+        return cast(type[object], cpu_worker.CPUWorker)
+    if current_platform.is_cuda():
+        from vllm.v1.worker import gpu_worker
+
+        return cast(type[object], gpu_worker.Worker)
+    raise EngineError(
+        f"platform {current_platform.device_name!r} is not supported: CPU and CUDA are"
+    )
+
 
 TRAVELLING = "pilothouse_reads"
 OnStep = Callable[[list[str], IntArray, IntArray], None]
@@ -173,3 +197,67 @@ def copy_stream(runner: ModelRunner) -> torch.cuda.Stream:
     if uses_v2_runner(runner):
         return runner.output_copy_stream
     return cast(ModelRunnerV1, runner).async_output_copy_stream
+
+
+class AttachedOutput(AsyncModelRunnerOutput):
+    """vLLM's output of a step, with an attribute added once both are on the host."""
+
+    def __init__(
+        self, inner: AsyncModelRunnerOutput, attribute: str, value: Callable[[], object]
+    ) -> None:
+        self._inner = inner
+        self._attribute = attribute
+        self._value = value
+
+    def get_output(self) -> ModelRunnerOutput:
+        """Wait for vLLM's output, then attach ours. Runs in vLLM's output thread."""
+        output = self._inner.get_output()
+        setattr(output, self._attribute, self._value())
+        return output
+
+    def get_kv_connector_output(self) -> object:
+        """Hand on what vLLM (from 0.33 on) asks for where `get_output` has failed."""
+        # vLLM 0.32 has no such method, and does not ask for it.
+        return self._inner.get_kv_connector_output()
+
+
+def attach(output: object, attribute: str, value: Callable[[], object]) -> object:
+    """Put an attribute on a step's output, now or when it has arrived on the host."""
+    if isinstance(output, AsyncModelRunnerOutput):
+        return AttachedOutput(output, attribute, value)
+    setattr(output, attribute, value())
+    return output
+
+
+def without_adapters(runner: ModelRunner, num_tokens: int) -> AbstractContextManager[None]:
+    """While open, a pass of `num_tokens` through the model uses no LoRA adapter.
+
+    Wrapped modules index by token, so that a pass outside a step needs a mapping too.
+    """
+    selected: AbstractContextManager[None] = runner.maybe_select_dummy_loras(
+        runner.lora_config, np.array([num_tokens]), num_active_loras=0
+    )
+    return selected
+
+
+def add_empty_adapter(model: nn.Module) -> None:
+    """On CPU, put a slot that stays empty behind a model's LoRA slots.
+
+    The CPU kernels of some versions look a token without an adapter up at index -1 and so give it
+    the adapter of the last slot, where CUDA kernels skip it. Zeros in the last place of the second
+    factor make that nothing.
+    """
+    if not current_platform.is_cpu():
+        return
+    if not of_this_version().ADAPTERLESS_TOKENS_TAKE_THE_LAST_SLOT:
+        return
+    for module in model.modules():
+        stacked = getattr(module, "lora_b_stacked", None)
+        if isinstance(stacked, torch.Tensor):
+            module.lora_b_stacked = _with_zeros(stacked)
+        elif isinstance(stacked, tuple):
+            module.lora_b_stacked = tuple(map(_with_zeros, stacked))  # type: ignore[assignment]
+
+
+def _with_zeros(stacked: torch.Tensor) -> torch.Tensor:
+    return torch.cat([stacked, torch.zeros_like(stacked[:1])])

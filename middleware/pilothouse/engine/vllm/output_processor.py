@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import traceback
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
 from pilothouse.engine.vllm.outputs import complete_prompt_logprobs
 from pilothouse.engine.vllm.protocols import EngineCoreOutput, OutputProcessor
+from pilothouse.log_text import log_lines, log_text
 from pilothouse.record import PROGRAMS_KEY, RECORD_KEY, REVISION_KEY, Record
+
+logger = logging.getLogger(__name__)
 
 Subscriber = Callable[[Record], None]
 
@@ -18,7 +23,10 @@ _program_watchers: list[Callable[[int], None]] = []
 
 
 def subscribe(call: Subscriber) -> Callable[[], None]:
-    """Have `call(record)` run for every record of this process; returns what ends it."""
+    """Have `call(record)` run for every record of this process; returns what ends it.
+
+    An exception that it raises is logged, and ends nothing.
+    """
     _subscribers.append(call)
     return lambda: _subscribers.remove(call)
 
@@ -80,7 +88,14 @@ def _take(processor: OutputProcessor, output: EngineCoreOutput, carried: dict[st
         record.num_prompt_tokens = state.prompt_len
         complete_prompt_logprobs(state, output)
     for call in _subscribers:
-        call(record)
+        try:
+            call(record)
+        except Exception:  # it runs inside vLLM's output loop: this would end every request
+            logger.error(
+                "a record of decision %s could not be taken in:\n%s",
+                log_text(record.decision_id),
+                log_lines(traceback.format_exc()),
+            )
 
 
 def _prompt_index(external_request_id: str) -> int:

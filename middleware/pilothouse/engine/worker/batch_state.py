@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pilothouse.engine.scheduler.messages import Steering, StepPlan
-from pilothouse.engine.scheduler.policy_spans import PolicySpans
+from pilothouse.engine.scheduler.messages import PolicySpans, Steering, StepPlan
 from pilothouse.engine.worker.buffers import TapBuffers
 from pilothouse.types import FloatArray, IntArray
 

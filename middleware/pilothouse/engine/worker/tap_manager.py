@@ -1,4 +1,8 @@
-"""Installs and feeds everything of ours in one worker: taps, buffers, reads, a capture."""
+"""Installs and feeds everything of ours in one worker: taps, buffers, reads, a capture.
+
+Shape suffixes: N most tokens, T tokens of the step, B its requests, E read columns, D hidden
+size.
+"""
 
 from __future__ import annotations
 
@@ -15,30 +19,73 @@ from pilothouse.engine.hooks import Decoder, HookPoint, check_model, open_decode
 from pilothouse.engine.hooks.tiny_forward import NUM_TOKENS
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.plan.tap_plan import TapPlan
-from pilothouse.engine.scheduler.messages import EMISSIONS_ATTRIBUTE, STEP_ATTRIBUTE, StepPlan
-from pilothouse.engine.vllm.adapters import add_empty_adapter, without_adapters
+from pilothouse.engine.scheduler.messages import (
+    EMISSIONS_ATTRIBUTE,
+    STEP_ATTRIBUTE,
+    Emissions,
+    StepPlan,
+)
 from pilothouse.engine.vllm.config_protocols import VllmConfig
 from pilothouse.engine.vllm.model_runner import (
+    add_empty_adapter,
+    attach,
     between_stages,
+    copy_stream,
     is_last_stage,
     loaded_model,
     max_step_tokens,
     on_step,
     refuse_unseen_passes,
     set_compiled,
+    without_adapters,
 )
 from pilothouse.engine.vllm.protocols import SchedulerOutput
 from pilothouse.engine.vllm.runner_protocols import ModelRunner
-from pilothouse.engine.vllm.step_output import attach
 from pilothouse.engine.worker.activation_recorder import ActivationRecorder
 from pilothouse.engine.worker.batch_state import SteeringState
 from pilothouse.engine.worker.buffers import TapBuffers
 from pilothouse.engine.worker.read_columns import ReadColumns, columns_of
-from pilothouse.engine.worker.readback import Readback
 from pilothouse.engine.worker.shard_writer import Ended
 from pilothouse.engine.worker.tap import install_tap
 from pilothouse.errors import EngineError
 from pilothouse.types import IntArray, Tap
+
+
+class Readback:
+    """Remembers who is in the step; `take` starts the copy to the host."""
+
+    def __init__(self, scores_NE: Tensor) -> None:
+        self._scores_NE = scores_NE
+        self._members: tuple[tuple[str, ...], tuple[int, ...], tuple[int, ...]] = ((), (), ())
+
+    def begin(self, request_ids: Sequence[str], starts_B: IntArray, counts_B: IntArray) -> None:
+        """Remember the step's requests, first positions and token counts, in batch order."""
+        self._members = (tuple(request_ids), tuple(starts_B.tolist()), tuple(counts_B.tolist()))
+
+    def take(self, runner: ModelRunner) -> Callable[[], Emissions]:
+        """Start copying this step's rows; the result waits for the copy.
+
+        The snapshot is made on the main stream, in order with the forward pass that wrote it and
+        the next that will overwrite it; the copy to the host runs beside the next forward.
+        """
+        request_ids, starts, counts = self._members
+        snapshot_TE = self._scores_NE[: sum(counts)].clone()
+        if snapshot_TE.device.type == "cpu":
+            return lambda: Emissions(request_ids, starts, counts, snapshot_TE.numpy())
+        stream = copy_stream(runner)
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            host_TE = snapshot_TE.to("cpu", non_blocking=True)
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            done.record(stream)
+        snapshot_TE.record_stream(stream)
+
+        def arrived() -> Emissions:
+            done.synchronize()
+            return Emissions(request_ids, starts, counts, host_TE.numpy())
+
+        return arrived
+
 
 EMPTY_PLAN = StepPlan()
 

@@ -9,10 +9,9 @@ from pilothouse.capture.index import CaptureIndex
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.unsupported_flags import refuse_resolved
 from pilothouse.engine.vllm.check import check
-from pilothouse.engine.vllm.model_runner import uses_v2_runner
+from pilothouse.engine.vllm.model_runner import uses_v2_runner, worker_base
 from pilothouse.engine.vllm.protocols import SchedulerOutput
 from pilothouse.engine.vllm.version import of_this_version
-from pilothouse.engine.vllm.worker import worker_base
 from pilothouse.engine.worker.shard_writer import Ended
 from pilothouse.engine.worker.tap_manager import TapManager
 from pilothouse.errors import EngineError

@@ -11,10 +11,12 @@ from pilothouse.limits import ServedLimits
 from pilothouse.policy.endpoint_names import PATHS, EndpointName
 from pilothouse.server.admission import Admitted
 from pilothouse.server.request_schema import Body, RequestFields
-from pilothouse.server.response.decision_store import ChoiceKey, ChoiceLog, RequestDecisions
-from pilothouse.server.response.final_decision import (
+from pilothouse.server.response.decisions import (
     ChoiceAction,
+    ChoiceKey,
+    ChoiceLog,
     FinalDecision,
+    RequestDecisions,
     Settlement,
     Termination,
 )

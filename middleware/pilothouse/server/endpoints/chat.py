@@ -9,11 +9,10 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 
 from pilothouse.policy.endpoint_names import EndpointName
 from pilothouse.server.admission import Admitted
-from pilothouse.server.client_text import chooses_tokens
 from pilothouse.server.endpoints.base import Answer
-from pilothouse.server.endpoints.choice_stream import ChoiceStream
 from pilothouse.server.endpoints.choices import (
     ChoiceEndpoint,
+    ChoiceStream,
     choice_fields,
     finish_reason,
     has_literal_shape,
@@ -22,13 +21,13 @@ from pilothouse.server.endpoints.choices import (
 from pilothouse.server.request_schema import (
     Body,
     RequestFields,
+    chooses_tokens,
     drop_empty,
     set_template_kwargs,
     validated,
     write_back,
 )
-from pilothouse.server.response.decision_store import ChoiceKey
-from pilothouse.server.response.final_decision import Termination
+from pilothouse.server.response.decisions import ChoiceKey, Termination
 
 _WITHHELD = ("logprobs", "stop_reason", "token_ids", "routed_experts", "weight_versions")
 _SAID = ("content", "reasoning", "function_call", "audio", "annotations", "refusal")

@@ -6,10 +6,9 @@ import json
 import logging
 from typing import Final
 
+from pilothouse.server.answers import event_of, payload
 from pilothouse.server.endpoints.base import Answer, Json
-from pilothouse.server.response.decision_store import ChoiceKey
-from pilothouse.server.response.final_decision import ChoiceAction, Termination
-from pilothouse.server.response.sse import event_of, payload
+from pilothouse.server.response.decisions import ChoiceAction, ChoiceKey, Termination
 
 logger = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.plan.update import Changes, changes, following_plan
 from pilothouse.errors import ConfigError, EngineError, PilothouseError
 from pilothouse.log_text import log_lines
-from pilothouse.server.reload.plan_watcher import PlanWatcher
+from pilothouse.server.reload.plan_snapshot import PlanWatcher
 from pilothouse.server.reload.worker_check import ask_workers
 from pilothouse.telemetry.metrics import ReloadResult
 

@@ -7,11 +7,10 @@ from typing import Any, Literal
 
 from starlette.types import Message, Send
 
+from pilothouse.server.answers import EventSplitter, encode, error_body, is_encoded, send_json
 from pilothouse.server.endpoints.base import Answer, Endpoint
-from pilothouse.server.openai_errors import encode, error_body, is_encoded, send_json
 from pilothouse.server.rescoring import ForcedAnswer
-from pilothouse.server.response.final_decision import ACTIONS, ChoiceAction, Termination
-from pilothouse.server.response.sse import EventSplitter
+from pilothouse.server.response.decisions import ACTIONS, ChoiceAction, Termination
 from pilothouse.telemetry.metrics import RequestAction
 
 _OVERLOADED = (

@@ -1,6 +1,10 @@
-"""Body fields that would pass the guard by, and what is done about each.
+"""Fields of a request that are refused, and why.
 
-Always refused: what belongs to the sealed hop, and what the scheduler cannot see through.
+Always refused: what belongs to the signed hop, what the scheduler cannot see through, and a request
+id that cannot stand in a log. vLLM writes that id into its log and its answers as it is; it comes
+as `request_id` of a body or as the header `x-request-id`, which vLLM prefers, and one that ends a
+line, moves a terminal's cursor or fills a disk is refused here.
+
 Refused while some policy is enforced: what feeds the model other than as the operator's template
 does, and what shows the model's opinion of text that no rule has cleared.
 """
@@ -11,9 +15,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
 from pilothouse.errors import RequestError
-from pilothouse.server.client_text import leans_on_tokens
-from pilothouse.server.request_schema import RequestFields
+from pilothouse.server.request_schema import RequestFields, leans_on_tokens
 
 RESERVED_PREFIX: Final = "pilothouse"
 TEMPLATE_KEYS: Final = frozenset(
@@ -174,3 +180,43 @@ def _refuse_xargs(xargs: Mapping[str, Any]) -> None:
                 f"vllm_xargs.{name}: it is for vLLM's own servers, not for clients; leave it out",
                 param=f"vllm_xargs.{name}",
             )
+
+
+HEADER: Final = "x-request-id"
+FIELD: Final = "request_id"
+MOST_CHARACTERS: Final = 256
+
+
+def refuse_request_id_header(scope: Scope) -> None:
+    """Check the header of a request to any route.
+
+    Raises:
+        RequestError: it cannot stand in a log.
+    """
+    for value in Headers(scope=scope).getlist(HEADER):
+        _refuse(value, HEADER)
+
+
+def refuse_request_id_field(body: Mapping[str, Any]) -> None:
+    """Check the field of a body; what is no text is vLLM's to refuse.
+
+    Raises:
+        RequestError: it cannot stand in a log.
+    """
+    value = body.get(FIELD)
+    if isinstance(value, str):
+        _refuse(value, FIELD)
+
+
+def _refuse(value: str, place: str) -> None:
+    if len(value) > MOST_CHARACTERS:
+        raise RequestError(
+            f"{place}: got {len(value)} characters, want at most {MOST_CHARACTERS}", param=place
+        )
+    wrong = next((each for each in value if not each.isprintable()), None)
+    if wrong is not None:
+        raise RequestError(
+            f"{place}: got the character {wrong!a}, want printable ones: the id is written "
+            "into logs and answers",
+            param=place,
+        )

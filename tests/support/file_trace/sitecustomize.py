@@ -1,14 +1,15 @@
-"""Writes down which folders of the package run, in every process that has this folder on its path.
+"""Writes down which files of the package run, in every process that has this folder on its path.
 
-Each function of the package gets one more statement as its module is loaded: the name of its
-folder. Nothing is written until the file FOLDER_TRACE exists; then each process adds each folder
-once, as a line of its own.
+Each function of the package gets one more statement as its module is loaded: the name of its file.
+Nothing is written until the file FILE_TRACE exists; then each process adds each of its files once,
+as a line of its own: the process, a tab and the file.
 """
 
 from __future__ import annotations
 
 import ast
 import builtins
+import multiprocessing
 import os
 import sys
 from collections.abc import Sequence
@@ -17,24 +18,24 @@ from types import ModuleType
 from typing import Any
 
 PACKAGE = "pilothouse"
-OUT = os.environ.get("FOLDER_TRACE", "")
+OUT = os.environ.get("FILE_TRACE", "")
 seen: set[str] = set()
 
 
-def note(folder: str) -> None:
-    """Add a folder to the file, if it is there and this process has not said so before."""
-    if folder in seen or not os.path.exists(OUT):
+def note(file: str) -> None:
+    """Add a file of the package to the trace, if that is there and has no such line of this one."""
+    if file in seen or not os.path.exists(OUT):
         return
-    seen.add(folder)
-    with open(OUT, "a", encoding="utf-8") as file:
-        file.write(folder + "\n")
+    seen.add(file)
+    with open(OUT, "a", encoding="utf-8") as trace:
+        trace.write(f"{multiprocessing.current_process().name}\t{file}\n")
 
 
 class Noting(ast.NodeTransformer):
     """Puts the statement behind each function's docstring."""
 
-    def __init__(self, folder: str) -> None:
-        self.statement = f"__note_folder__({folder!r})"
+    def __init__(self, file: str) -> None:
+        self.statement = f"__note_file__({file!r})"
 
     def _with_statement(self, node: Any) -> Any:
         self.generic_visit(node)
@@ -57,7 +58,7 @@ class Loader(SourceFileLoader):
     def source_to_code(self, data: Any, path: Any, **_: Any) -> Any:  # type: ignore[override]
         """Return the module's code with the added statements."""
         inside = str(path).replace(os.sep, "/").rpartition(f"/{PACKAGE}/")[2]
-        tree = Noting(os.path.dirname(inside)).visit(ast.parse(data, filename=path))
+        tree = Noting(inside).visit(ast.parse(data, filename=path))
         return compile(ast.fix_missing_locations(tree), path, "exec", dont_inherit=True)
 
 
@@ -78,5 +79,5 @@ class Finder:
 
 
 if OUT:
-    builtins.__note_folder__ = note  # type: ignore[attr-defined]
+    builtins.__note_file__ = note  # type: ignore[attr-defined]
     sys.meta_path.insert(0, Finder)  # type: ignore[arg-type]

@@ -1,26 +1,167 @@
-"""Turns requests' steering into programs, slots and spans, and collects it for the workers."""
+"""Requests' steering: compiled to programs, put into slots of the edit tables, told to the workers.
+
+Each set of a request's terms that can hold together is one program, compiled once; choices of one
+request have the same terms, so they share them. Slot 0 is empty and exact. A slot stays until its
+last request has ended, then it is kept as long as nobody else needs it, so that a program that
+comes back costs no upload.
+"""
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Sequence
-from itertools import islice
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from itertools import islice, product
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from pilothouse.edits.positions import FOREVER, Interval, intervals, merged, segments
+from pilothouse.edits.positions import (
+    FOREVER,
+    Held,
+    Interval,
+    intervals,
+    looks_at_output,
+    merged,
+    segments,
+)
+from pilothouse.edits.program import Program, compile_program
 from pilothouse.engine.plan.plan import Plan
+from pilothouse.engine.plan.validate import capacity_problem, overflow_problem
+from pilothouse.engine.scheduler.cache_key import Edit
 from pilothouse.engine.scheduler.messages import PolicySpan, Steering, Upload
-from pilothouse.engine.scheduler.program_slots import EMPTY_SLOT, ProgramSlots
-from pilothouse.engine.scheduler.request_programs import RequestPrograms
 from pilothouse.engine.scheduler.request_state import HOLDS_SLOTS, RequestPhase, RequestState
-from pilothouse.engine.scheduler.timeline import Edit
+from pilothouse.errors import RequestError
 from pilothouse.signed_request import SignedRequest
 from pilothouse.term import SteerTerm
 
 if TYPE_CHECKING:
-    from pilothouse.engine.scheduler.step_decisions import SteerOrder
+    from pilothouse.engine.scheduler.policy_engine import SteerOrder
+
+
+class RequestPrograms:
+    """Programs by which of a request's terms hold; made when first asked for."""
+
+    def __init__(self, terms: Sequence[SteerTerm], plan: Plan) -> None:
+        self.terms = tuple(terms)
+        self.waiting = tuple(i for i, term in enumerate(terms) if looks_at_output(term))
+        """Terms that wait for tokens to be sampled."""
+        self._plan = plan
+        self._known: dict[Held, Program | None] = {}
+
+    def of(self, held: Held) -> Program | None:
+        """What these terms do together; None where that is nothing.
+
+        Raises:
+            RequestError: they do not fit the taps.
+        """
+        if held not in self._known:
+            terms = tuple(self.terms[index] for index in held)
+            self._known[held] = _program(terms, self._plan)
+        return self._known[held]
+
+    def reachable(
+        self, places: Sequence[Sequence[Interval]], num_prompt_tokens: int
+    ) -> tuple[Program, ...]:
+        """Every different program that can be needed, whatever is sampled.
+
+        Args:
+            places: the intervals of each term, as far as the prompt tells.
+        """
+        found = (self.of(held) for held in self._sets(places, num_prompt_tokens))
+        return tuple({each.digest: each for each in found if each is not None}.values())
+
+    def _sets(self, places: Sequence[Sequence[Interval]], count: int) -> Iterator[Held]:
+        for (start, _), held in segments(places):
+            if start < count:
+                yield held
+        known = [
+            () if index in self.waiting else tuple((max(low, count), high) for low, high in each)
+            for index, each in enumerate(places)
+        ]
+        known = [tuple(each for each in where if each[0] < each[1]) for where in known]
+        bases: set[Held] = {held for _, held in segments(known)}
+        if merged(each for where in known for each in where) != [(count, FOREVER)]:
+            bases.add(())
+        for base, taken in product(sorted(bases), _subsets(self.waiting)):
+            if base or taken:
+                yield tuple(sorted((*base, *taken)))
+
+
+def _subsets(indices: Sequence[int]) -> list[Held]:
+    found: list[Held] = [()]
+    for index in indices:
+        found += [(*each, index) for each in found]
+    return found
+
+
+def _program(terms: tuple[SteerTerm, ...], plan: Plan) -> Program | None:
+    program = compile_program(terms, plan.sources)
+    if program is None:
+        return None
+    problem = capacity_problem(program, plan.taps()) or overflow_problem(program)
+    if problem is not None:
+        raise RequestError(f"steer: {problem}", param="steer")
+    return program
+
+
+EMPTY_SLOT = 0
+
+
+class ProgramSlots:
+    """Owner of slots 1 .. capacity."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._free = list(range(capacity, 0, -1))
+        self._slot_of: dict[str, int] = {}
+        self._users: dict[str, int] = {}
+        self._idle: OrderedDict[str, None] = OrderedDict()
+        self._uploads: list[Upload] = []
+
+    @property
+    def active(self) -> int:
+        """Programs that a live request uses."""
+        return len(self._users)
+
+    def resident(self, programs: Sequence[Program]) -> bool:
+        """Whether all of them lie in slots already."""
+        return all(each.digest in self._slot_of for each in programs)
+
+    def acquire(self, programs: Sequence[Program]) -> dict[str, int] | None:
+        """Slots for all of them, or None (and nothing taken) when they do not fit now."""
+        fresh = {each.digest: each for each in programs if each.digest not in self._slot_of}
+        wanted = {each.digest for each in programs}
+        evictable = [digest for digest in self._idle if digest not in wanted]
+        if len(fresh) > len(self._free) + len(evictable):
+            return None
+        for program in fresh.values():
+            self._load(program, evictable)
+        for digest in wanted:
+            self._users[digest] = self._users.get(digest, 0) + 1
+            self._idle.pop(digest, None)
+        return {digest: self._slot_of[digest] for digest in wanted}
+
+    def release(self, digests: set[str]) -> None:
+        """One request that used these has ended."""
+        for digest in digests:
+            self._users[digest] -= 1
+            if self._users[digest] == 0:
+                del self._users[digest]
+                self._idle[digest] = None
+
+    def drain_uploads(self) -> list[Upload]:
+        """What workers must write before the next forward; empties the list."""
+        uploads, self._uploads = self._uploads, []
+        return uploads
+
+    def _load(self, program: Program, evictable: list[str]) -> None:
+        if not self._free:
+            victim = evictable.pop(0)
+            del self._idle[victim]
+            self._free.append(self._slot_of.pop(victim))
+        slot = self._free.pop()
+        self._slot_of[program.digest] = slot
+        self._uploads.append(Upload(slot, dict(program.layers)))
 
 
 class SteeringAllocator:
@@ -84,17 +225,15 @@ class SteeringAllocator:
             state.refuse("capacity")
             return False
         now = time.monotonic()
-        if state.waiting_since is None:
-            state.waiting_since = now
         slots = None if self._must_queue(state, now) else self._slots.acquire(state.programs)
         if slots is None:
             self._wait(state, now)
             return False
         self._leave_queue(state)
-        state.phase = RequestPhase.RUNNING
+        state.advance(RequestPhase.RUNNING)
         state.slots = slots
         if state.programs:
-            state.steering = _steering(state)
+            state.unsent_steering = _steering(state)
         return True
 
     def update_positions(self, state: RequestState, tokens: Sequence[int]) -> None:
@@ -124,17 +263,16 @@ class SteeringAllocator:
         if after == before:
             return
         self._cut(state, after, since)
-        known = state.steering
-        unsent = since if state.steering_sent or known is None else min(since, known.since)
-        state.steering = _steering(state, unsent)
-        state.steering_sent = False
+        unsent = state.unsent_steering
+        since = since if unsent is None else min(since, unsent.since)
+        state.unsent_steering = _steering(state, since)
 
     def release(self, state: RequestState) -> None:
         """Take back what a request holds, which ends it."""
         self._leave_queue(state)
         if state.phase in HOLDS_SLOTS:
             self._slots.release({each.digest for each in state.programs})
-        state.phase = RequestPhase.ENDED
+        state.advance(RequestPhase.ENDED)
 
     def steer(self, state: RequestState, request_id: str, order: SteerOrder, start: int) -> None:
         """Let a policy steer from position `start` on, wherever no stronger one does."""
@@ -185,20 +323,21 @@ class SteeringAllocator:
     def _must_queue(self, state: RequestState, now: float) -> bool:
         if not self._waiters or self._waiters[0] is state or not state.programs:
             return False
-        since = self._waiters[0].waiting_since or now
+        since = self._waiters[0].queued_since or now
         patience = self._waiters[0].plan.body.limits.max_wait_ms / 2000
         return now - since > patience or not self._slots.resident(state.programs)
 
     def _wait(self, state: RequestState, now: float) -> None:
-        if not state.queued:
-            state.queued = True
+        if state.queued_since is None:
+            state.advance(RequestPhase.QUEUED)
+            state.queued_since = now
             self._waiters.append(state)
-        waited_ms = (now - (state.waiting_since or now)) * 1000
-        if waited_ms > state.plan.body.limits.max_wait_ms:
+        if (now - state.queued_since) * 1000 > state.plan.body.limits.max_wait_ms:
+            self._leave_queue(state)
             state.refuse("capacity")
 
     def _leave_queue(self, state: RequestState) -> None:
-        if state.queued and state in self._waiters:
+        if state.phase is RequestPhase.QUEUED:
             self._waiters.remove(state)
 
 
