@@ -533,7 +533,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "nothing-leaves",
         "an uncleared token is exchanged",
         "HoldBack.exchange",
-        "min(up_to, self.visible_limit) != self.released + 1 or held.logprobs is not None",
+        "may_leave != due or held.logprobs is not None",
         "held.logprobs is not None",
         "nothing_leaves",
         "sync and three_tokens",

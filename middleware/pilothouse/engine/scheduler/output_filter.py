@@ -50,14 +50,18 @@ class HoldBack:
         """
         if len(self._held) != 1 or len(token_ids) != 1:
             return None
-        held = self._held[0]
-        if min(up_to, self.visible_limit) != self.released + 1 or held.logprobs is not None:
+        held, due, limit = self._held[0], self.released + 1, self.visible_limit
+        may_leave = up_to if up_to < limit else limit
+        if may_leave != due or held.logprobs is not None:
             return None
         now = time.monotonic()
-        self.longest_seconds = max(self.longest_seconds, now - held.since)
-        self.released += 1
-        self._held[0] = Held(token_ids[0], None, now)
-        return [held.token_id]
+        waited = now - held.since
+        if waited > self.longest_seconds:
+            self.longest_seconds = waited
+        self.released = due
+        # This runs for every request of a step: the entry is written anew and not made anew.
+        leaving, held.token_id, held.since = [held.token_id], token_ids[0], now
+        return leaving
 
     def release(self, up_to: int) -> tuple[list[int], Any]:
         """Tokens with index below `up_to` and below the client's limit, with their logprobs."""
