@@ -25,6 +25,7 @@ from pilothouse.errors import ConfigError
 from pilothouse.limits import EngineSize
 from pilothouse.log_text import log_lines, log_text
 from pilothouse.policy.ending_rules import Surroundings
+from pilothouse.policy.endpoint_names import CHECK_PATHS
 from pilothouse.record import Record
 from pilothouse.server.admission import Admission, label_names
 from pilothouse.server.api import make_router
@@ -47,6 +48,8 @@ from pilothouse.telemetry.logs import escape_server_lines, log_with_vllm
 from pilothouse.telemetry.metrics import LabelSources, Metrics
 
 logger = logging.getLogger(__name__)
+
+NO_CHECKS = "the model has no chat template, in which a text could be scored"
 
 
 class EndpointPlugin:
@@ -121,7 +124,10 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> Server
     can_score = renders_chats(engine_client, args)
     if not can_score:
         refuse_scored_answers(plan, "the model has no chat template: give one with --chat-template")
-    table = RouteTable(plan.body.gate.allow, unserved(vllm_config.model_config))
+    closed = unserved(vllm_config.model_config)
+    if not can_score:
+        closed |= dict.fromkeys(CHECK_PATHS.values(), NO_CHECKS)
+    table = RouteTable(plan.body.gate.allow, closed)
     routes = inventory(app.routes, table)
     if plan.body.gate.unknown_routes == "refuse_start":
         refuse_unknown(routes)
@@ -144,6 +150,7 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> Server
         metrics=metrics,
         engine_client=engine_client,
         pins_tools=pins_tools(args),
+        has_priorities=vllm_config.scheduler_config.policy == "priority",
         surroundings=Surroundings(
             served_names=served,
             adapters=adapters,

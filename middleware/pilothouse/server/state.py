@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,9 @@ from pilothouse.server.routes import RouteEntry, RouteTable
 from pilothouse.telemetry.metrics import Metrics
 
 STATE_NAME = "pilothouse"
+CHECKED_AT_ONCE = 2
+"""Texts of checks that one API process has scored side by side, so that a check of many fills a
+small part of each step whatever else runs."""
 
 
 @dataclass(slots=True)
@@ -39,6 +43,12 @@ class ServerState:
     """What of the server itself decides which doors are open."""
     pins_tools: bool = False
     """vLLM makes a grammar of the tools of every request, also of those it may leave uncalled."""
+    has_priorities: bool = False
+    """vLLM schedules by priority, so that a check can stand behind all requests."""
+    check_places: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(CHECKED_AT_ONCE)
+    )
+    """Who holds one has a text of a check scored."""
     routes: Sequence[RouteEntry] = ()
     started_at: float = field(default_factory=time.time)
 
