@@ -93,7 +93,7 @@ class PolicyEngine:
         Args:
             prompt: who wrote which part of it, or how many tokens it has where no turns are known.
         """
-        row = self.table.open(prompt)
+        row = self.table.open(prompt, is_check=signed.check)
         self._fit_masks()
         modes: dict[int, Mode] = {}
         enforced = {each.name: each.enforced for each in signed.policies}

@@ -57,7 +57,8 @@ class CheckCall:
         outcome: RequestAction = "reject"
         try:
             answer = await self._checked(receive)
-            outcome = max((each.action for each in answer.results), key=ACTIONS.index)
+            actions = (each.action for each in answer.results)
+            outcome = max(actions, key=ACTIONS.index, default="allow")
             headers = {"x-pilothouse-revision": answer.revision}
             await send_json(send, 200, self._contract.answer(answer), headers)
         except _Gone:

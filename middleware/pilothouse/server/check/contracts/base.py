@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.datastructures import Headers, QueryParams
@@ -17,6 +17,8 @@ from pilothouse.server.check.texts import CheckAnswer, CheckRequest
 from pilothouse.server.openai_errors import request_error_body
 
 Json = dict[str, Any]
+ALL_POLICIES: Final = "pilothouse"
+"""Where a contract asks for the name of one guardrail: all policies that apply."""
 Fields = TypeVar("Fields", bound=BaseModel)
 
 
@@ -55,6 +57,10 @@ class CheckContract(ABC):
     """One shape in which a check is asked for."""
 
     name: ClassVar[CheckName]
+
+    def chosen(self, name: str | None) -> tuple[str, ...] | None:
+        """Return the policies that a contract's one name stands for; None for all that apply."""
+        return None if name in (None, "", ALL_POLICIES) else (str(name),)
 
     @property
     def path(self) -> str:

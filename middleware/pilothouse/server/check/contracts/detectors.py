@@ -7,7 +7,7 @@ as what a model said.
 
 from __future__ import annotations
 
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,7 +17,6 @@ from pilothouse.policy.endpoint_names import CheckName
 from pilothouse.server.check.contracts.base import Asked, CheckContract, Json, Open, read_fields
 from pilothouse.server.check.texts import CheckAnswer, CheckRequest, CheckResult, text_input
 
-ALL_POLICIES: Final = "pilothouse"
 NOT_FOUND, INVALID = 404, 422
 
 
@@ -56,7 +55,7 @@ class Detectors(CheckContract):
                 for i, text in enumerate(contents.contents)
             ),
             chosen.model,
-            None if detector == ALL_POLICIES else (detector,),
+            self.chosen(detector),
         )
 
     def answer(self, answer: CheckAnswer) -> list[list[Json]]:
