@@ -49,6 +49,7 @@ from pilothouse.telemetry.metrics import LabelSources, Metrics
 
 logger = logging.getLogger(__name__)
 
+CHECKS_OFF = "checks are switched off (gate.checks)"
 NO_CHECKS = "the model has no chat template, in which a text could be scored"
 
 
@@ -125,7 +126,9 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> Server
     if not can_score:
         refuse_scored_answers(plan, "the model has no chat template: give one with --chat-template")
     closed = unserved(vllm_config.model_config)
-    if not can_score:
+    if not plan.body.gate.checks:
+        closed |= dict.fromkeys(CHECK_PATHS.values(), CHECKS_OFF)
+    elif not can_score:
         closed |= dict.fromkeys(CHECK_PATHS.values(), NO_CHECKS)
     table = RouteTable(plan.body.gate.allow, closed)
     routes = inventory(app.routes, table)
