@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from starlette.datastructures import State
 
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.policy.ending_rules import Surroundings
+from pilothouse.server.check.places import CheckPlaces
 from pilothouse.server.reload.plan_snapshot import PlanSnapshots
 from pilothouse.server.reload.plan_watcher import PlanWatcher
 from pilothouse.server.reload.reload import Reloader
@@ -21,9 +21,6 @@ from pilothouse.server.routes import RouteEntry, RouteTable
 from pilothouse.telemetry.metrics import Metrics
 
 STATE_NAME = "pilothouse"
-CHECKED_AT_ONCE = 2
-"""Texts of checks that one API process has scored side by side, so that a check of many fills a
-small part of each step whatever else runs."""
 
 
 @dataclass(slots=True)
@@ -45,12 +42,13 @@ class ServerState:
     """vLLM makes a grammar of the tools of every request, also of those it may leave uncalled."""
     has_priorities: bool = False
     """vLLM schedules by priority, so that a check can stand behind all requests."""
-    check_places: asyncio.Semaphore = field(
-        default_factory=lambda: asyncio.Semaphore(CHECKED_AT_ONCE)
-    )
+    check_places: CheckPlaces = field(init=False)
     """Who holds one has a text of a check scored."""
     routes: Sequence[RouteEntry] = ()
     started_at: float = field(default_factory=time.time)
+
+    def __post_init__(self) -> None:
+        self.check_places = CheckPlaces(lambda: self.decision_store.has_requests)
 
     @property
     def renders_chats(self) -> bool:

@@ -21,6 +21,7 @@ from pilothouse.policy.decide import strongest
 from pilothouse.record import CHECK_ID, Decision, Record
 from pilothouse.server.admission import CheckTerms
 from pilothouse.server.auth import Caller
+from pilothouse.server.check.places import CallPlaces
 from pilothouse.server.check.texts import CheckAnswer, CheckInput, CheckRequest, CheckResult
 from pilothouse.server.reload.plan_snapshot import PlanSnapshot
 from pilothouse.server.rescoring import CHAT_PATH, call
@@ -54,11 +55,12 @@ class Checker:
                 known, a text that vLLM refuses (its words), or one that could not be scored (503).
         """
         terms = self.snapshot.admission.check_terms(asked.model, asked.policies, self.caller)
+        places = self.state.check_places.call()
         self._refuse_unreadable(asked.inputs)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self._result(each, terms, asked.wants_scores))
+                    group.create_task(self._result(each, terms, places, asked.wants_scores))
                     for each in asked.inputs
                 ]
         except ExceptionGroup as found:
@@ -83,11 +85,13 @@ class Checker:
                 param=answer.place,
             )
 
-    async def _result(self, text: CheckInput, terms: CheckTerms, wants_scores: bool) -> CheckResult:
+    async def _result(
+        self, text: CheckInput, terms: CheckTerms, places: CallPlaces, wants_scores: bool
+    ) -> CheckResult:
         sees = self.caller.may_see_scores
         if not text.messages or not (terms.applied or (wants_scores and sees)):
             return CheckResult(text, "allow", None, (), {} if sees and wants_scores else None, 0)
-        record, num_tokens = await self._record(text, terms)
+        record, num_tokens = await self._record(text, terms, places)
         decisions, verdict = self._concluded(text, terms, record)
         self.state.metrics.check_decisions(decisions)
         told = self.state.settler.ending(verdict) if verdict is not None else None
@@ -104,7 +108,9 @@ class Checker:
         }
         return CheckResult(text, action, message, tuple(shown), scores, num_tokens, signals)
 
-    async def _record(self, text: CheckInput, terms: CheckTerms) -> tuple[Record, int]:
+    async def _record(
+        self, text: CheckInput, terms: CheckTerms, places: CallPlaces
+    ) -> tuple[Record, int]:
         """The engine's last word on a text, and how many tokens it read."""
         decision_id, body = self.snapshot.admission.as_check(
             terms, text.messages, is_answer=text.direction == "answer"
@@ -112,7 +118,7 @@ class Checker:
         if self.state.has_priorities:
             body["priority"] = LAST_IN_LINE
         store = self.state.decision_store
-        async with self.state.check_places:
+        async with places.one():
             entry = store.open(decision_id)
             try:
                 status, answer = await call(self.app, self.scope, CHAT_PATH, body)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from pilothouse.record import Decision, Record, TokenScores
+from pilothouse.record import CHECK_ID, Decision, Record, TokenScores
 
 ChoiceKey = tuple[int, int]
 """(prompt index, n index)."""
@@ -72,6 +72,11 @@ class DecisionStore:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def has_requests(self) -> bool:
+        """Some live entry is a request of a client's, and not a text that is only scored."""
+        return any(not each.startswith(CHECK_ID) for each in self._entries)
 
     def open(self, decision_id: str) -> RequestDecisions:
         """Start listening for a request."""
