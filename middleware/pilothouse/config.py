@@ -159,6 +159,8 @@ class Gate(_Closed):
 
     unknown_routes: Literal["deny", "refuse_start"] = "deny"
     allow: tuple[str, ...] = ()
+    checks: bool = True
+    """Serve the routes that score given texts (`/pilothouse/v1/check` and its kin)."""
 
 
 class PilothouseConfig(_Closed):

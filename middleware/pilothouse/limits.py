@@ -51,6 +51,8 @@ class RequestLimits(_Closed):
     262144, or two contexts where that is more."""
     max_messages: int | None = Field(default=None, ge=1)
     """By default one for 64 tokens of the context, between 256 and 1024."""
+    max_check_texts: int = Field(default=64, ge=1)
+    """Texts and conversations of one check, each of which the engine reads as a prompt."""
     max_content_parts: int = Field(default=1024, ge=1)
     """Of all messages together."""
     max_items: int = Field(default=256, ge=1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 
@@ -44,6 +45,10 @@ class Decision:
     def decided_in(self) -> Phase:
         """The phase in which it fell: a rule on the prompt may read turns that an output opens."""
         return "output" if self.at_token is not None else self.phase
+
+
+CHECK_ID: Final = "check-"
+"""What the decision id of a text that is only scored begins with."""
 
 
 @dataclass(slots=True)

@@ -44,6 +44,8 @@ class SignedRequest(BaseModel):
     policies: tuple[AppliedPolicy, ...] = ()
     probes: tuple[str, ...] = ()
     scores: ScoreDetail = "none"
+    check: bool = False
+    """It is scored and nothing more: every rule is evaluated, and none is carried out."""
 
 
 def new_signing_key() -> str:

@@ -70,6 +70,26 @@ def test_what_was_not_granted_is_refused(server: ServerProcess, field: object) -
     assert answer.json()["error"]["code"] == "pilothouse_forbidden"
 
 
+def test_a_check_takes_the_key_and_tells_no_scores_without_the_grant(
+    server: ServerProcess,
+) -> None:
+    def ask(headers: dict[str, str], **fields: object) -> httpx.Response:
+        body = {"model": f"{SERVED_NAME}:prompt-refusal", "input": "hello"} | fields
+        url = f"{server.url}/pilothouse/v1/check"
+        return httpx.post(url, json=body, headers=headers, timeout=60)
+
+    assert ask({}).status_code == 401
+    assert httpx.post(f"{server.url}/v1/moderations", json={"input": "a"}).status_code == 401
+    assert ask(KEY, scores="summary").status_code == 403
+    answer = ask(KEY).json()
+    assert answer["flagged"] and answer["policies"] == ["prompt-refusal"]
+    [result] = answer["results"]
+    assert "scores" not in result
+    assert [set(each) for each in result["decisions"]] == [
+        {"policy", "rule", "phase", "mode", "action"}
+    ]
+
+
 def test_profiles_need_no_grant(server: ServerProcess) -> None:
     answer = post(server, "/v1/chat/completions", headers=KEY, model="small:plain")
     assert answer.status_code == 200 and answer.json()["model"] == "small:plain"

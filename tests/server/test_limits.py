@@ -126,9 +126,10 @@ ELSEWHERE = {
     "max_prompt_logprobs",
     "max_segments",
     "max_items",
+    "max_check_texts",
 }
 """Sizes and logprobs have tests of their own here, stretches one beside the programs, items
-one beside their endpoint."""
+one beside their endpoint, texts of a check one beside its contracts."""
 
 
 def take(limits: ServedLimits | Limits, endpoint: EndpointName, body: dict[str, Any]) -> None:

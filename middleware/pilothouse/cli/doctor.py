@@ -203,10 +203,12 @@ def _text(report: dict[str, Any]) -> str:
 
 def routes_report(config_path: Path | None) -> list[dict[str, str]]:
     """Return what each known route gets, governed ones first, `gate.allow` among them."""
+    from pilothouse.policy.endpoint_names import CHECK_PATHS
     from pilothouse.server.routes import ADMIN, DENIED, GOVERNED, HARMLESS, OWN, RouteTable
 
     table = RouteTable(_allowed(config_path))
-    paths = [*GOVERNED, *OWN, *ADMIN, *HARMLESS, *sorted(table.allow), *DENIED]
+    served = [*GOVERNED, *CHECK_PATHS.values(), *OWN, *ADMIN, *HARMLESS]
+    paths = [*served, *sorted(table.allow), *DENIED]
     lines: list[dict[str, str]] = []
     for path in dict.fromkeys(paths):
         verdict = table.judge("OPTIONS", path)

@@ -16,3 +16,17 @@ PATHS: Final[Mapping[EndpointName, str]] = {
     "responses": "/v1/responses",
 }
 ENDPOINTS: Final[tuple[EndpointName, ...]] = tuple(PATHS)
+
+CheckName = Literal["check", "moderations", "litellm", "detectors", "bedrock", "nemo"]
+CHECK_PATHS: Final[Mapping[CheckName, str]] = {
+    "check": "/pilothouse/v1/check",
+    "moderations": "/v1/moderations",
+    "litellm": "/beta/litellm_basic_guardrail_api",
+    "detectors": "/api/v1/text/contents",
+    "bedrock": "/guardrail/{identifier}/version/{version}/apply",
+    "nemo": "/v1/guardrail/checks",
+}
+"""Routes that score given texts and generate nothing; each is a file in `server/check/contracts/`.
+
+A path may hold `{name}`, which stands for one segment.
+"""

@@ -24,7 +24,7 @@ from pilothouse.policy.matching import (
     RequirementsCache,
     applied_policies,
 )
-from pilothouse.record import Decision
+from pilothouse.record import CHECK_ID, Decision
 from pilothouse.server.auth import Caller
 from pilothouse.server.body import encoded
 from pilothouse.server.refused_fields import Guard, refuse_bypass, refuse_request_id_field
@@ -131,6 +131,20 @@ class Admitted:
         return self.num_prompts * self.num_per_prompt
 
 
+@dataclass(frozen=True, slots=True)
+class CheckTerms:
+    """Under what the texts of one check are scored."""
+
+    model: str
+    """What vLLM is asked for."""
+    model_label: str
+    applied: tuple[AppliedPolicy, ...]
+    steer: tuple[SteerTerm, ...]
+    """Of the profile, as in a request under it."""
+    scores: bool
+    """The caller sees scores, and what rules in shadow conclude."""
+
+
 class Admission:
     """Checks requests against one plan.
 
@@ -234,6 +248,70 @@ class Admission:
             "temperature": 0,
             "truncate_prompt_tokens": -1,
             "truncation_side": "left",
+            "vllm_xargs": {SIGNED_REQUEST_KEY: seal(signed, self._key)},
+        }
+        return signed.decision_id, body
+
+    def check_terms(
+        self, model: str | None, policies: Sequence[str] | None, caller: Caller
+    ) -> CheckTerms:
+        """Say under what the texts of a check are scored: as a chat of that caller would be.
+
+        Args:
+            model: as in a request: a served name, a profile or an adapter.
+            policies: those of the ones that apply which are asked for; None for all.
+
+        Raises:
+            RequestError: a policy that does not apply to such a request.
+        """
+        profile = self._profile(model)
+        applied = self._applied(model, profile, "chat", caller)
+        if policies is not None:
+            chosen = tuple(each for each in applied if each.name in policies)
+            missing = set(policies) - {each.name for each in chosen}
+            if missing:
+                raise RequestError(
+                    where="policies",
+                    got=ascii(min(missing)),
+                    want="policies that hold for a chat of yours with this model",
+                    param="policies",
+                )
+            applied = chosen
+        asked = model if profile is None else None
+        return CheckTerms(
+            model=asked or self._served[0],
+            model_label=model or self._served[0],
+            applied=applied,
+            steer=() if profile is None else self._plan.body.profiles[profile].steer,
+            scores=caller.may_see_scores,
+        )
+
+    def as_check(
+        self, terms: CheckTerms, messages: Sequence[Mapping[str, Any]], *, is_answer: bool
+    ) -> tuple[str, Body]:
+        """A request that has a conversation scored, and that no rule ends.
+
+        Args:
+            messages: as a chat has them.
+            is_answer: the last of them is an assistant's, and is scored as an answer.
+
+        Returns:
+            Its decision id, and its body for the chat endpoint, sealed.
+        """
+        signed = SignedRequest(
+            decision_id=f"{CHECK_ID}{uuid.uuid4().hex}",
+            revision=self._plan.revision,
+            steer=terms.steer,
+            policies=terms.applied,
+            check=True,
+        )
+        body = {
+            "model": terms.model,
+            "messages": list(messages),
+            "max_tokens": 1,
+            "temperature": 0,
+            "add_generation_prompt": not is_answer,
+            "continue_final_message": is_answer,
             "vllm_xargs": {SIGNED_REQUEST_KEY: seal(signed, self._key)},
         }
         return signed.decision_id, body

@@ -22,6 +22,7 @@ from pilothouse.engine.vllm.rpc import client_index
 from pilothouse.errors import ConfigError
 from pilothouse.limits import EngineSize
 from pilothouse.policy.ending_rules import Surroundings
+from pilothouse.policy.endpoint_names import CHECK_PATHS
 from pilothouse.policy.matching import refuse_scored_answers
 from pilothouse.server.admission import Admission, label_names
 from pilothouse.server.api import make_router
@@ -40,6 +41,9 @@ from pilothouse.telemetry.logs import escape_server_lines, log_with_vllm
 from pilothouse.telemetry.metrics import LabelSources, Metrics
 
 logger = logging.getLogger(__name__)
+
+CHECKS_OFF = "checks are switched off (gate.checks)"
+NO_CHECKS = "the model has no chat template, in which a text could be scored"
 
 
 class EndpointPlugin:
@@ -116,7 +120,12 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> Server
         refuse_scored_answers(
             plan.policies, "the model has no chat template: give one with --chat-template"
         )
-    table = RouteTable(plan.body.gate.allow, unserved(vllm_config.model_config))
+    closed = unserved(vllm_config.model_config)
+    if not plan.body.gate.checks:
+        closed |= dict.fromkeys(CHECK_PATHS.values(), CHECKS_OFF)
+    elif not can_score:
+        closed |= dict.fromkeys(CHECK_PATHS.values(), NO_CHECKS)
+    table = RouteTable(plan.body.gate.allow, closed)
     routes = inventory(app.routes, table)
     if plan.body.gate.unknown_routes == "refuse_start":
         refuse_unknown(routes)
@@ -139,6 +148,7 @@ def make_gate_state(engine_client: Any, args: Namespace, app: FastAPI) -> Server
         metrics=metrics,
         engine_client=engine_client,
         pins_tools=pins_tools(args),
+        has_priorities=vllm_config.scheduler_config.policy == "priority",
         surroundings=Surroundings(
             served_names=served,
             adapters=adapters,

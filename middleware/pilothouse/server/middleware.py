@@ -14,6 +14,8 @@ from pilothouse.server.answers import error_body, plainly, request_error_body, s
 from pilothouse.server.api import admin_refusal
 from pilothouse.server.auth import NOBODY, Caller, Refused
 from pilothouse.server.body import encoded, parsed_aside, read_body, sent_on
+from pilothouse.server.check.contracts.registry import CONTRACTS
+from pilothouse.server.check.gate import CheckCall
 from pilothouse.server.endpoints.base import Answer, Endpoint
 from pilothouse.server.endpoints.registry import BY_PATH
 from pilothouse.server.models import with_profiles
@@ -28,7 +30,7 @@ from pilothouse.server.refused_fields import refuse_request_id_header
 from pilothouse.server.request_schema import Unreadable
 from pilothouse.server.rescoring import Rescorer, rescored
 from pilothouse.server.response.exchange import Exchange
-from pilothouse.server.routes import OWN_OPEN, RouteVerdict
+from pilothouse.server.routes import OWN_OPEN, RouteVerdict, check_of
 from pilothouse.server.state import ServerState, state_of
 from pilothouse.telemetry.metrics import RequestAction
 
@@ -138,6 +140,10 @@ class GuardMiddleware:
         verdict = state.table.judge(method, path)
         if verdict.kind == "governed" and method == "POST":
             await self._governed(state, BY_PATH[path], _clean(scope), receive, send)
+        elif verdict.kind == "check" and method == "POST":
+            name, segments = check_of(path) or ("check", {})
+            call = CheckCall(state, CONTRACTS[name], self._app, _clean(scope), segments)
+            await call.answer(receive, send)
         elif verdict.kind == "governed":
             await self._ungoverned_method(state, BY_PATH[path], verdict, scope, receive, send)
         elif verdict.allowed_methods:

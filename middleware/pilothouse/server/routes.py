@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from pilothouse.errors import ConfigError
-from pilothouse.policy.endpoint_names import PATHS, EndpointName
+from pilothouse.policy.endpoint_names import CHECK_PATHS, PATHS, CheckName, EndpointName
 
-RouteKind = Literal["governed", "harmless", "own", "admin", "denied"]
+RouteKind = Literal["governed", "check", "harmless", "own", "admin", "denied"]
 
 GOVERNED: Final[Mapping[str, EndpointName]] = {path: name for name, path in PATHS.items()}
 
@@ -148,7 +148,7 @@ class RouteTable:
         self.allow = frozenset(allow)
         self._closed = closed or {}
         for path in sorted(self.allow):
-            if path in GENERATING or path in GOVERNED:
+            if path in GENERATING or path in GOVERNED or check_of(path) is not None:
                 raise ConfigError(
                     f"gate.allow: got {path!r}, want a route that runs no model: "
                     f"{DENIED.get(path, 'it is governed already')}"
@@ -162,6 +162,12 @@ class RouteTable:
             return RouteVerdict("denied", self._closed[path])
         if path in GOVERNED:
             return _of_methods("governed", ("POST",), method)
+        check = check_of(path)
+        if check is not None:
+            closed = self._closed.get(CHECK_PATHS[check[0]])
+            if closed is not None:
+                return RouteVerdict("denied", closed)
+            return _of_methods("check", ("POST",), method)
         if path in OWN:
             return _of_methods("own", OWN[path], method)
         template = _admin_template(path)
@@ -178,7 +184,7 @@ class RouteTable:
     def known(self, path: str) -> bool:
         """The table or the operator says something of this route template."""
         return path in self.allow or any(
-            path in each for each in (GOVERNED, OWN, ADMIN, HARMLESS, DENIED)
+            path in each for each in (GOVERNED, CHECK_PATHS.values(), OWN, ADMIN, HARMLESS, DENIED)
         )
 
 
@@ -213,6 +219,24 @@ def refuse_unknown(entries: Iterable[RouteEntry]) -> None:
             f"gate.unknown_routes is refuse_start and the server has {', '.join(unknown)}: "
             "list them under gate.allow if they run no model, or set unknown_routes: deny"
         )
+
+
+def check_of(path: str) -> tuple[CheckName, dict[str, str]] | None:
+    """Which contract of the check a path is of, and what stands in it for each `{name}`."""
+    parts = path.split("/")
+    for name, template in CHECK_PATHS.items():
+        wanted = template.split("/")
+        if len(wanted) != len(parts):
+            continue
+        found: dict[str, str] = {}
+        for want, part in zip(wanted, parts, strict=True):
+            if want.startswith("{"):
+                found[want[1:-1]] = part
+            elif want != part:
+                break
+        else:
+            return name, found
+    return None
 
 
 def _admin_template(path: str) -> str | None:

@@ -11,6 +11,7 @@ from starlette.datastructures import State
 
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.policy.ending_rules import Surroundings
+from pilothouse.server.check.places import CheckPlaces
 from pilothouse.server.reload.plan_snapshot import PlanSnapshots, PlanWatcher
 from pilothouse.server.reload.reload import Reloader
 from pilothouse.server.response.decisions import DecisionStore, FinalDecision
@@ -37,8 +38,15 @@ class ServerState:
     """What of the server itself decides which doors are open."""
     pins_tools: bool = False
     """vLLM makes a grammar of the tools of every request, also of those it may leave uncalled."""
+    has_priorities: bool = False
+    """vLLM schedules by priority, so that a check can stand behind all requests."""
+    check_places: CheckPlaces = field(init=False)
+    """Who holds one has a text of a check scored."""
     routes: Sequence[RouteEntry] = ()
     started_at: float = field(default_factory=time.time)
+
+    def __post_init__(self) -> None:
+        self.check_places = CheckPlaces(lambda: self.decision_store.has_requests)
 
     @property
     def renders_chats(self) -> bool:

@@ -17,9 +17,9 @@ from typing import Any, Final, Literal, get_args
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from pilothouse.policy.decide import outcome_result
-from pilothouse.policy.endpoint_names import ENDPOINTS
+from pilothouse.policy.endpoint_names import CHECK_PATHS, ENDPOINTS
 from pilothouse.policy.rulebook import CompiledRule
-from pilothouse.record import Decision, Record
+from pilothouse.record import CHECK_ID, Decision, Record
 from pilothouse.types import Result, SignalSpec
 
 PREFIX: Final = "pilothouse_"
@@ -63,6 +63,16 @@ METRICS: Final[Mapping[str, MetricSpec]] = {
     ),
     "pilothouse_decisions_total": MetricSpec(
         "counter", ("policy", "rule", "phase", "mode", "result"), "Evaluated rules, once per choice"
+    ),
+    "pilothouse_checks_total": MetricSpec(
+        "counter",
+        ("model_name", "contract", "tenant_class", "action"),
+        "Calls of a check, each once, by the strongest of what was concluded; they are no requests",
+    ),
+    "pilothouse_check_decisions_total": MetricSpec(
+        "counter",
+        ("policy", "rule", "phase", "mode", "result"),
+        "Rules evaluated on given texts, once per text, apart from those on requests",
     ),
     "pilothouse_probe_score": MetricSpec(
         "histogram",
@@ -159,6 +169,7 @@ class Metrics:
         self._all = {name: _made(name, spec, registry) for name, spec in METRICS.items()}
         self._models = ClosedSet("model_name", sources.model_names)
         self._endpoints = ClosedSet("endpoint", ENDPOINTS)
+        self._contracts = ClosedSet("contract", CHECK_PATHS)
         self._probes = ClosedSet("probe", sources.probes)
         self._readouts = ClosedSet("readout", (spec.key for spec in sources.signals))
         self._vectors = ClosedSet("name", sources.vectors)
@@ -189,22 +200,35 @@ class Metrics:
             model, self._endpoints.value_or_other(endpoint), self._tenant_class(tenant), action
         ).inc()
 
+    def check(
+        self, model_name: str | None, contract: str, tenant: str, action: RequestAction
+    ) -> None:
+        """Count one call of a check that has ended."""
+        model = OTHER if model_name is None else self._closed(self._models, model_name)
+        self._all["pilothouse_checks_total"].labels(
+            model, self._contracts.value_or_other(contract), self._tenant_class(tenant), action
+        ).inc()
+
     def decisions(self, decisions: Iterable[Decision]) -> None:
         """Count the rules that were evaluated for one choice."""
-        for each in decisions:
-            name = self._closed(self._rules, f"{each.policy}/{each.rule}")
-            policy, rule = name.split("/", 1) if name != OTHER else (OTHER, OTHER)
-            self._all["pilothouse_decisions_total"].labels(
-                policy, rule, each.phase, each.mode, each.result
-            ).inc()
+        self._count_decisions("pilothouse_decisions_total", decisions)
+
+    def check_decisions(self, decisions: Iterable[Decision]) -> None:
+        """Count the rules that were evaluated on one text of a check."""
+        self._count_decisions("pilothouse_check_decisions_total", decisions)
 
     def record(self, record: Record) -> None:
-        """Count a record of this process; only the closing one of a choice counts."""
+        """Count a record of this process; only the closing one of a choice counts.
+
+        Of a check's, what it took counts; what was concluded, and the scores, which alerts on
+        traffic look at, do not.
+        """
         if not record.closing:
             return
-        self.decisions(record.decisions)
-        for key, value in record.values.items():
-            self._score(key, value)
+        if not record.decision_id.startswith(CHECK_ID):
+            self.decisions(record.decisions)
+            for key, value in record.values.items():
+                self._score(key, value)
         self._add("pilothouse_probe_tokens_total", self._probes, record.scored_tokens)
         self._add("pilothouse_unscored_tokens_total", self._reasons, record.unscored_tokens)
         self._add("pilothouse_steered_tokens_total", self._vectors, record.steered_tokens)
@@ -216,6 +240,12 @@ class Metrics:
     def programs(self, count: int) -> None:
         """Set how many steering programs are in use."""
         self._all["pilothouse_programs_active"].set(count)
+
+    def _count_decisions(self, metric: str, decisions: Iterable[Decision]) -> None:
+        for each in decisions:
+            name = self._closed(self._rules, f"{each.policy}/{each.rule}")
+            policy, rule = name.split("/", 1) if name != OTHER else (OTHER, OTHER)
+            self._all[metric].labels(policy, rule, each.phase, each.mode, each.result).inc()
 
     def _score(self, key: str, value: float) -> None:
         name = self._closed(self._readouts, key)

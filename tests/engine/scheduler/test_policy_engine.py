@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pilothouse.artifacts.catalog import Catalog
+from pilothouse.engine.scheduler.authorship import Authorship
 from pilothouse.engine.scheduler.messages import Emissions
 from pilothouse.engine.scheduler.policy_engine import PolicyEngine, StepDecisions
 from pilothouse.signed_request import AppliedPolicy, SignedRequest
@@ -38,7 +39,13 @@ POLICIES = (
 class Fed:
     """A policy_engine with one request, fed one logit at a time."""
 
-    def __init__(self, *enforced: str, shadow: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        *enforced: str,
+        shadow: tuple[str, ...] = (),
+        check: bool = False,
+        answer_start: int | None = None,
+    ) -> None:
         catalog = Catalog(
             vectors={"v": vector("v", (1,))},
             probes={
@@ -52,8 +59,11 @@ class Fed:
         self.policy_engine = PolicyEngine(make_plan(catalog, POLICIES))
         policies = [AppliedPolicy(name=name, enforced=True) for name in enforced]
         policies += [AppliedPolicy(name=name, enforced=False) for name in shadow]
-        sealed = SignedRequest(decision_id="d", revision="r", policies=tuple(policies))
-        self.rules = self.policy_engine.open("r", sealed, PROMPT)
+        sealed = SignedRequest(decision_id="d", revision="r", policies=tuple(policies), check=check)
+        prompt: int | Authorship = PROMPT
+        if answer_start is not None:
+            prompt = Authorship(PROMPT, np.array([answer_start - 1], np.int64), answer_start)
+        self.rules = self.policy_engine.open("r", sealed, prompt)
         self.position = 0
 
     def feed(self, *logits: float) -> StepDecisions:
@@ -115,6 +125,44 @@ def test_shadow_concludes_and_ends_nothing() -> None:
     [outcome] = fed.policy_engine.decisions(fed.rules)
     assert (outcome.result, outcome.at_token, fed.rules.verdict) == ("would_block", 0, None)
     assert fed.cleared > 1000
+
+
+def results(fed: Fed) -> dict[str, str]:
+    return {each.policy: each.result for each in fed.policy_engine.decisions(fed.rules)}
+
+
+def test_a_check_evaluates_every_rule_and_carries_none_out() -> None:
+    """A rule of the prompt does not keep the answer from being judged, and nothing is steered."""
+    fed = Fed("seen", "now", "run", "push", "canned", shadow=("open",), check=True, answer_start=1)
+    told = fed.feed(HIGH, LOW, HIGH, LOW)
+    assert results(fed) == {
+        "seen": "blocked",
+        "now": "blocked",
+        "run": "allowed",
+        "push": "steered",
+        "canned": "responded",
+        "open": "would_block",
+    }
+    assert fed.rules.verdict is None and told.steers == []
+    assert not fed.policy_engine.holds_output(fed.rules)
+    assert fed.policy_engine.reads_whole_prompt(fed.rules)
+
+
+def test_a_checks_prompt_ends_where_the_given_answer_begins() -> None:
+    """What a client began of an answer, in a request, counts as both."""
+    for check, result in ((True, "allowed"), (False, "blocked")):
+        fed = Fed("seen", check=check, answer_start=2)
+        fed.feed(LOW, LOW, HIGH, LOW)
+        assert results(fed) == {"seen": result}
+
+
+def test_a_check_of_a_prompt_in_pieces_is_one_of_the_whole() -> None:
+    for pieces in ((4,), (1, 3), (2, 2), (1, 1, 1, 1)):
+        fed = Fed("seen", "run", check=True, answer_start=1)
+        logits = iter((LOW, HIGH, HIGH, HIGH))
+        for count in pieces:
+            fed.feed(*(next(logits) for _ in range(count)))
+        assert results(fed) == {"seen": "allowed", "run": "blocked"}
 
 
 def test_block_outranks_respond_when_both_fire() -> None:

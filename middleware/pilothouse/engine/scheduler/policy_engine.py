@@ -114,7 +114,7 @@ class PolicyEngine:
         Args:
             prompt: who wrote which part of it, or how many tokens it has where no turns are known.
         """
-        row = self.table.open(prompt)
+        row = self.table.open(prompt, is_check=signed.check)
         self._fit_masks()
         modes: dict[int, Mode] = {}
         enforced = {each.name: each.enforced for each in signed.policies}
@@ -125,12 +125,13 @@ class PolicyEngine:
                 if applies:
                     modes[rule.index] = "enforce" if enforced[rule.policy] else "shadow"
         for r, rule in enumerate(self._rules["output"]):
-            self._holding_CR[row, r] = rule.ends and modes.get(rule.index) == "enforce"
+            ends = rule.ends and modes.get(rule.index) == "enforce"
+            self._holding_CR[row, r] = ends and not signed.check
         self._streaks_CR[row] = 0
         self._cleared[row] = 0 if self._holding_CR[row].any() else EVERYTHING
         carried_out = frozenset(name for name, is_enforced in enforced.items() if is_enforced)
         rules = RequestRules(
-            row, modes, frozenset(enforced), carried_out, signed.scores == "tokens"
+            row, modes, frozenset(enforced), carried_out, signed.scores == "tokens", signed.check
         )
         self._num_wanting += rules.wants_token_scores
         self._requests[request_id] = rules
@@ -155,9 +156,13 @@ class PolicyEngine:
 
     def reads_whole_prompt(self, rules: RequestRules) -> bool:
         """Tell whether an enforced rule reads or logs the prompt, so no token may be skipped."""
-        return not self._logging_policies.isdisjoint(rules.enforced) or any(
-            mode == "enforce" and index in self._prompt_readers
-            for index, mode in rules.modes.items()
+        return (
+            rules.is_check
+            or not self._logging_policies.isdisjoint(rules.enforced)
+            or any(
+                mode == "enforce" and index in self._prompt_readers
+                for index, mode in rules.modes.items()
+            )
         )
 
     def reads_answer(self, rules: RequestRules) -> bool:
@@ -324,10 +329,10 @@ class PolicyEngine:
                 rules.decisions[rule.index] = rule.decision(mode, result, at_token)
             if result in ENDING:
                 ending.append(rule)
-            elif result == "steered":
+            elif result == "steered" and not rules.is_check:
                 decisions.steers.append(self._steer(request_id, rule))
         winner = strongest(ending)
-        if winner is not None:
+        if winner is not None and not rules.is_check:
             rules.verdict = rules.decisions[winner.index]
             # Tokens accepted behind this one come with the same step and are no longer read.
             del self._row_of[request_id]

@@ -70,6 +70,8 @@ class RequestRules:
     """Policies that hold for it, in either mode."""
     enforced: frozenset[str]
     wants_token_scores: bool
+    is_check: bool = False
+    """Every rule is evaluated and none is carried out."""
     prompt_done: bool = False
     """The whole prompt was read and its rules were evaluated."""
     decisions: dict[int, Decision] = field(default_factory=dict)

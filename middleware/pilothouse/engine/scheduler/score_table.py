@@ -77,13 +77,20 @@ class ScoreTable:
         self.prompt_C = np.zeros(0, np.int64)
         self.answer_C = np.zeros(0, np.int64)
         """Where the answer begins: before the output if the client wrote its beginning."""
+        self.question_C = np.zeros(0, np.int64)
+        """Where what counts as the prompt ends: before an answer that is given to be checked, and
+        behind what a client wrote of an answer that is to be continued, which counts as both."""
         self.unscored_C = np.zeros(0, np.int64)
         self.scored_C = np.zeros(0, np.int64)
         self._marks = AnchorMarks()
         self._anchors: dict[int, IntArray] = {}
 
-    def open(self, prompt: int | Authorship) -> int:
-        """A fresh row for a prompt, or for one of so many tokens that shows no turns."""
+    def open(self, prompt: int | Authorship, *, is_check: bool = False) -> int:
+        """A fresh row for a prompt, or for one of so many tokens that shows no turns.
+
+        Args:
+            is_check: an answer at its end is given as what a model said.
+        """
         authorship = Authorship.unmarked(prompt) if isinstance(prompt, int) else prompt
         if not self._free:
             self._grow()
@@ -95,6 +102,7 @@ class ScoreTable:
         self.cursor_C[row] = self.unscored_C[row] = self.scored_C[row] = 0
         self.prompt_C[row] = authorship.num_prompt_tokens
         self.answer_C[row] = authorship.answer_start
+        self.question_C[row] = self.answer_C[row] if is_check else self.prompt_C[row]
         self._anchors[row] = authorship.anchors_A
         return row
 
@@ -212,7 +220,7 @@ class ScoreTable:
             return
         prompt_R, answer_R = self.prompt_C[runs.rows_R], self.answer_C[runs.rows_R]
         scoped = {
-            scope: runs.within(*scope_bounds(scope, prompt_R, answer_R))
+            scope: runs.within(*scope_bounds(scope, self.question_C[runs.rows_R], answer_R))
             for scope in {spec.scope for spec in self.signals}
         }
         at_anchors = runs.at(self._anchors, prompt_R)
@@ -296,7 +304,7 @@ class ScoreTable:
         self.values_CK = np.concatenate([self.values_CK, unknown])
         self._newest_CK = np.concatenate([self._newest_CK, unknown])
         self._marks.grow(more)
-        for name in ("cursor_C", "prompt_C", "answer_C", "unscored_C", "scored_C"):
+        for name in ("cursor_C", "prompt_C", "answer_C", "question_C", "unscored_C", "scored_C"):
             setattr(self, name, np.concatenate([getattr(self, name), np.zeros(more, np.int64)]))
         self.features.grow(new)
         self._free.extend(range(new - 1, old - 1, -1))

@@ -16,7 +16,7 @@ import numpy as np
 from pilothouse.policy.decide import outcome_result, strongest
 from pilothouse.policy.rulebook import CompiledRule, Rulebook
 from pilothouse.policy.schema import DEFAULT_REFUSAL
-from pilothouse.record import Decision, FeatureCode, Record, TokenScores
+from pilothouse.record import CHECK_ID, Decision, FeatureCode, Record, TokenScores
 from pilothouse.server.admission import Admitted
 from pilothouse.signed_request import AppliedPolicy
 from pilothouse.types import Mode, Result
@@ -86,6 +86,11 @@ class DecisionStore:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def has_requests(self) -> bool:
+        """Some live entry is a request of a client's, and not a text that is only scored."""
+        return any(not each.startswith(CHECK_ID) for each in self._entries)
 
     def open(self, decision_id: str) -> RequestDecisions:
         """Start listening for a request."""
