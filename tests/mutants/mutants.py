@@ -2384,7 +2384,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "rules.is_check",
         "False",
         ("tests/engine/scheduler/test_policy_engine.py",),
-        "evaluates_every_rule",
+        "in_shadow_alone",
     ),
     Mutant(
         "bounded",

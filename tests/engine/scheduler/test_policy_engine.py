@@ -145,7 +145,12 @@ def test_a_check_evaluates_every_rule_and_carries_none_out() -> None:
     }
     assert fed.rules.verdict is None and told.steers == []
     assert not fed.policy_engine.holds_output(fed.rules)
-    assert fed.policy_engine.reads_whole_prompt(fed.rules)
+
+
+def test_a_check_in_shadow_alone_reads_the_whole_prompt_too() -> None:
+    for check in (True, False):
+        fed = Fed(shadow=("seen",), check=check)
+        assert fed.policy_engine.reads_whole_prompt(fed.rules) is check
 
 
 def test_a_checks_prompt_ends_where_the_given_answer_begins() -> None:
