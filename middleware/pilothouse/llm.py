@@ -174,10 +174,13 @@ class LLM(VllmLLM):  # type: ignore[misc]
         Args:
             prompts: texts, lists of token ids, or conversations (lists of messages).
             layers: each of them is read at each of `sites`.
+            sites: hook sites to read, such as `resid_post`.
             out: a folder, new, empty or left by an interrupted call.
             positions: `prompt`, `last_prompt`, `output` (sampled tokens that were fed: all but
                 the last of an answer) or `all`.
             max_tokens: of an answer, 16 if not said; only with positions that hold output.
+            steer: the steering terms of every prompt, as in a request's `pilothouse` field.
+            profile: the name of a configured profile that steers every prompt.
             dtype: of the rows on disk.
             rows_per_shard: of one file; by default a file has about 256 MiB.
             progress: tell on stderr how far it is: a bar, or lines where that is no terminal.

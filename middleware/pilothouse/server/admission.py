@@ -183,6 +183,9 @@ class Admission:
         """Check `body`, and rewrite it in place into what vLLM gets.
 
         Args:
+            body: the JSON object that the client sent.
+            endpoint: whose body it is.
+            caller: who asks.
             read: what vLLM reads in the body, once our own field is out of it.
 
         Raises:
@@ -258,6 +261,7 @@ class Admission:
         """Say under what the texts of a check are scored: as a chat of that caller would be.
 
         Args:
+            caller: who asks for the check.
             model: as in a request: a served name, a profile or an adapter.
             policies: those of the ones that apply which are asked for; None for all.
 
@@ -292,6 +296,7 @@ class Admission:
         """A request that has a conversation scored, and that no rule ends.
 
         Args:
+            terms: under what it is scored.
             messages: as a chat has them.
             is_answer: the last of them is an assistant's, and is scored as an answer.
 

@@ -254,6 +254,8 @@ class Authenticator:
         Until there are roles: whoever shows a key, or where there are none, this machine.
 
         Args:
+            authenticated: whether a key of the server's was given.
+            peer: who is at the other end of the connection.
             sign: what shows that a proxy passed the request on.
         """
         if self.keyed:

@@ -29,6 +29,7 @@ def doors_of(plan: Plan, start: Surroundings) -> list[dict[str, Any]]:
     """Every door that a server under this plan leaves open.
 
     Args:
+        plan: what is loaded.
         start: what is known of the server itself; grants and profiles are taken from the plan,
             since they change with a reload.
     """

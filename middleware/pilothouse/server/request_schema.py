@@ -163,6 +163,7 @@ def is_constrained(fields: RequestFields, *, pins_tools: bool = False) -> bool:
     """Say whether the client may choose tokens of the answer on this server.
 
     Args:
+        fields: what vLLM reads in the body.
         pins_tools: the server has vLLM make a grammar of all tools that a request names.
     """
     return fields.constrained or (pins_tools and fields.may_call)

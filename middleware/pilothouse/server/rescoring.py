@@ -83,6 +83,8 @@ class Rescorer:
         A text that cannot be scored is what the rule says of errors.
 
         Args:
+            texts: what the client wrote.
+            phase: where in the request the verdict falls, for its record.
             policies: those that count; by default all that hold for the request.
         """
         judging = self.admitted.requirements.applied if policies is None else policies
@@ -314,6 +316,7 @@ def forced_texts(answer: str, before: str) -> tuple[str, ...]:
     each place where it could have ended.
 
     Args:
+        answer: vLLM's, whole.
         before: what was said last by anyone but the assistant.
     """
     ended = (f"{before} {each}" for each in prefixes(answer))

@@ -31,6 +31,8 @@ def log_start(
     """Log what runs, in one record; for the one process of a server or engine that tells it.
 
     Args:
+        plan: what is loaded.
+        routes: every route of the app, and what was decided on it.
         around: what stands around the policies of a server; None where there is no server.
         operators: whom the operator's routes answer, where there is a server.
     """

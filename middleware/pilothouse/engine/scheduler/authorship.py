@@ -130,6 +130,7 @@ class TurnReader:
         each token from there to the end of the whole opening counts.
 
         Args:
+            authorship: of the request.
             ids: at least the last `reach` of the tokens up to it.
             position: where it stands in the request.
         """

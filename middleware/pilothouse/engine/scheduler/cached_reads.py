@@ -210,6 +210,7 @@ class CachedReads:
         """Keep what a step read, and return what is to be folded before it.
 
         Args:
+            emissions: what the step read.
             life: of the cache when the step was planned; after a reset nothing of it is kept.
 
         Returns:

@@ -112,6 +112,8 @@ class PolicyEngine:
         """Start to score a request under the policies that its signed request names.
 
         Args:
+            request_id: of vLLM's request.
+            signed: what the gate said of it.
             prompt: who wrote which part of it, or how many tokens it has where no turns are known.
         """
         row = self.table.open(prompt, is_check=signed.check)
@@ -272,6 +274,9 @@ class PolicyEngine:
         """Evaluate the rules of a phase for some rows.
 
         Args:
+            phase: of the rules.
+            rows_B: of the score table.
+            decisions: of the step, to which what was concluded is added.
             again: rules on the prompt, where a turn opened in the output; those that steer have
                 done so where the answer began.
         """

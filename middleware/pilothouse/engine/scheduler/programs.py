@@ -65,6 +65,7 @@ class RequestPrograms:
         """Every different program that can be needed, whatever is sampled.
 
         Args:
+            num_prompt_tokens: of the request.
             places: the intervals of each term, as far as the prompt tells.
         """
         found = (self.of(held) for held in self._sets(places, num_prompt_tokens))

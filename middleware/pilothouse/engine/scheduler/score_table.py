@@ -89,6 +89,7 @@ class ScoreTable:
         """A fresh row for a prompt, or for one of so many tokens that shows no turns.
 
         Args:
+            prompt: who wrote which part of it, or how many tokens it has.
             is_check: an answer at its end is given as what a model said.
         """
         authorship = Authorship.unmarked(prompt) if isinstance(prompt, int) else prompt

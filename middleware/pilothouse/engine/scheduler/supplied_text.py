@@ -45,6 +45,7 @@ class SuppliedRules:
         """Take in more positions of a request.
 
         Args:
+            supplied: values of the signals as they grew in it.
             answer: where its answer begins.
             active_R: which rules apply to it.
             streaks_R: of its rules, updated in place.

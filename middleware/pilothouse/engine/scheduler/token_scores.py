@@ -31,6 +31,8 @@ class TokenScorer:
         """Of the output tokens among what a step newly folded of one request.
 
         Args:
+            logits_TQ: of all tokens of the step.
+            num_prompt_tokens: of the request.
             span: first token in the step, first position, count.
         """
         first, begin, count = span

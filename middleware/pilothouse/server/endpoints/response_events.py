@@ -178,6 +178,8 @@ def end_response(response: Json, ending: Termination, output: list[Json]) -> Non
     """Rewrite a response, in place, into how a verdict ends it.
 
     Args:
+        response: the object, which is changed in place.
+        ending: how it ends.
         output: the items that are left of it.
     """
     response["output"] = output
@@ -193,6 +195,8 @@ def mark_response(response: Json, answer: Answer, visible: Json | None = None) -
     """Write the name that was asked for, and our own object, into a response.
 
     Args:
+        response: the object, which is changed in place.
+        answer: what was decided on it.
         visible: what the client is told of the answer, once it has ended.
     """
     if answer.admitted.asked_model is not None:
