@@ -89,7 +89,7 @@ BAD_FIELDS: dict[str, tuple[Callable[[dict[str, Any]], None], tuple[str, ...]]] 
     ),
     "EMA without a half life": (
         put("readouts", "prompt_max", "aggregate", value={"kind": "ema_max"}),
-        ("half_life_tokens", "got None", "'ema_max'"),
+        ("half_life_tokens", "got nothing", "'ema_max'"),
     ),
     "prior of one": (
         put("readouts", "prompt_max", "prior", value=1.0),
