@@ -71,9 +71,10 @@ class AggregateTraits:
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     """Those that it has, by their names in `Aggregate`; each of them has to be given."""
     reads_end: bool = False
-    """The newest tokens decide the value, and a client chooses where an answer ends."""
+    """The newest tokens decide the value. A client chooses where an answer ends, and writes the
+    end of a prompt."""
     falls_with_length: bool = False
-    """Harmless text around a text lowers its value, the further the more of it there is."""
+    """Harmless text before a text or behind it lowers the value, the further the more of it."""
 
 
 TRAITS: dict[str, AggregateTraits] = {
@@ -81,19 +82,15 @@ TRAITS: dict[str, AggregateTraits] = {
     "mean": AggregateTraits(falls_with_length=True),
     "last": AggregateTraits(reads_end=True),
     "ema_max": AggregateTraits({"half_life_tokens": HALF_LIFE}),
-    "ema_last": AggregateTraits(
-        {"half_life_tokens": HALF_LIFE}, reads_end=True, falls_with_length=True
-    ),
+    "ema_last": AggregateTraits({"half_life_tokens": HALF_LIFE}, reads_end=True),
     "top_k_mean": AggregateTraits({"k_tokens": TOP}),
     "sliding_max": AggregateTraits({"window_tokens": WINDOW}),
-    "sliding_mean": AggregateTraits(
-        {"window_tokens": WINDOW}, reads_end=True, falls_with_length=True
-    ),
+    "sliding_mean": AggregateTraits({"window_tokens": WINDOW}, reads_end=True),
     "softmax_mean": AggregateTraits({"temperature": TEMPERATURE}, falls_with_length=True),
     "log_sum_exp": AggregateTraits({"temperature": TEMPERATURE}),
     "noisy_or": AggregateTraits(),
     "cusum_max": AggregateTraits(CUSUM),
-    "cusum_last": AggregateTraits(CUSUM, reads_end=True, falls_with_length=True),
+    "cusum_last": AggregateTraits(CUSUM, reads_end=True),
     "k_of_n": AggregateTraits(
         {
             "k_tokens": Parameter(
@@ -104,7 +101,6 @@ TRAITS: dict[str, AggregateTraits] = {
             "off_logit": Parameter(-MAX_LEVEL, MAX_LEVEL, example=0, at_most="on_logit"),
         },
         reads_end=True,
-        falls_with_length=True,
     ),
 }
 """Every kind that can be named: those of this package, and those that were registered beside."""
