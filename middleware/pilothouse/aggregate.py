@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from typing import Annotated, NamedTuple
 
 from pydantic import SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator
@@ -51,9 +52,9 @@ class Parameter:
 
     def allows(self, value: object) -> bool:
         """Whether a value is a number in the range."""
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, Integral if self.is_whole else Real):
             return False
-        return self.low <= value <= self.high and (not self.is_whole or value == int(value))
+        return bool(self.low <= value <= self.high)
 
 
 HALF_LIFE = Parameter(0.1, 1e6, example=4)

@@ -256,7 +256,7 @@ EVERY_PARAMETER = [(kind, name) for kind, traits in TRAITS.items() for name in t
 def test_a_parameter_that_is_missing_or_out_of_range_is_refused(kind: str, name: str) -> None:
     parameter = TRAITS[kind].parameters[name]
     beyond = (math.nextafter(parameter.low, -math.inf), math.nextafter(parameter.high, math.inf))
-    fractions = (1.5,) if parameter.is_whole else ()
+    fractions = (1.5, 3.0) if parameter.is_whole else ()
     for value in (None, *beyond, math.nan, math.inf, True, "4", *fractions):
         with pytest.raises(ConfigError, match=rf"aggregate: {name}: got .* want a .*number from"):
             make_aggregator(replace(VALID[kind], **{name: value}))
