@@ -54,7 +54,7 @@ class Parameter:
         """Whether a value is a number in the range."""
         if isinstance(value, bool) or not isinstance(value, Integral if self.is_whole else Real):
             return False
-        return bool(self.low <= value <= self.high)
+        return bool(not value < self.low and value <= self.high)  # NaN is not
 
 
 HALF_LIFE = Parameter(0.1, 1e6, example=4)
