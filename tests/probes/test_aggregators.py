@@ -10,7 +10,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilothouse.aggregate import (
@@ -59,6 +59,9 @@ AGGREGATES = (
     ),
 )
 
+EXAMPLES = 40
+"""Of each of them: they are many."""
+
 each_aggregate = pytest.mark.parametrize("aggregate", AGGREGATES, ids=described)
 
 
@@ -93,6 +96,7 @@ def streamed(aggregate: Aggregate, logits: list[float], cuts: list[tuple[int, bo
 
 
 @each_aggregate
+@settings(max_examples=EXAMPLES)
 @given(run=cut_runs())
 def test_any_cut_gives_what_the_whole_run_gives(
     aggregate: Aggregate, run: tuple[list[float], list[tuple[int, bool]]]
@@ -118,6 +122,7 @@ def ragged_batches(draw: st.DrawFn) -> tuple[list[np.ndarray], list[np.ndarray]]
 
 
 @each_aggregate
+@settings(max_examples=EXAMPLES)
 @given(batch=ragged_batches())
 def test_a_batch_of_runs_gives_what_each_run_gives_alone(
     aggregate: Aggregate, batch: tuple[list[np.ndarray], list[np.ndarray]]
@@ -143,6 +148,7 @@ def test_a_batch_of_runs_gives_what_each_run_gives_alone(
 
 
 @each_aggregate
+@settings(max_examples=EXAMPLES)
 @given(batch=ragged_batches())
 def test_values_after_each_token_of_a_run_are_those_of_the_run_so_far(
     aggregate: Aggregate, batch: tuple[list[np.ndarray], list[np.ndarray]]
