@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,31 @@ def metrics() -> str:
     return table(("name", "kind", "labels", "what"), rows)
 
 
+def aggregators() -> str:
+    """Return every kind of aggregator with its parameters, state and traits."""
+    from pilothouse.aggregate import TRAITS
+    from pilothouse.probes.aggregators import make_aggregator
+    from pilothouse.types import Aggregate
+
+    rows = []
+    for kind, traits in TRAITS.items():
+        ranges = [
+            f"`{name}` {each.low:g} to {each.high:g}{', whole' * each.is_whole}"
+            + (f", at most `{each.at_most}`" if each.at_most else "")
+            for name, each in traits.parameters.items()
+        ]
+        example = {name: each.example for name, each in traits.parameters.items()}
+        width = make_aggregator(replace(Aggregate(kind), **example)).state_width
+        state = f"{width}"
+        for sized in ("k_tokens", "window_tokens"):
+            if sized in example:
+                more = width - int(example[sized])
+                state = f"`{sized}`" + (f" + {more}" if more else "")
+        marks = ["yes" * traits.reads_end, "yes" * traits.falls_with_length]
+        rows.append((f"`{kind}`", "; ".join(ranges), state, *marks))
+    return table(("kind", "parameters", "numbers kept", "read at the end", "diluted"), rows)
+
+
 def policy_fields() -> str:
     """Return the fields of a policy, from its schema."""
     from pilothouse.policy.schema import Policy
@@ -106,6 +132,7 @@ def shown(default: Any) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "aggregators": aggregators,
     "config-fields": config_fields,
     "metrics": metrics,
     "policy-fields": policy_fields,

@@ -72,7 +72,22 @@ ScoreDetail = Literal["none", "summary", "tokens"]
 Scope = Literal["prompt", "output", "answer"]
 """Token positions a readout covers. `answer` is the last prompt token and every output token."""
 
-AggregateKind = Literal["max", "mean", "last", "ema_max", "ema_last"]
+AggregateKind = Literal[
+    "max",
+    "mean",
+    "last",
+    "ema_max",
+    "ema_last",
+    "top_k_mean",
+    "sliding_max",
+    "sliding_mean",
+    "softmax_mean",
+    "log_sum_exp",
+    "noisy_or",
+    "cusum_max",
+    "cusum_last",
+    "k_of_n",
+]
 """The kinds of this package; `pilothouse.aggregate` says what holds for each."""
 
 Phase = Literal["prompt", "output", "final"]
@@ -109,17 +124,36 @@ class Tap(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
-    """How token logits become one number; only some kinds have a half life."""
+    """How token logits become one number.
+
+    Each kind has some of the parameters and no other: `pilothouse.aggregate` says which, and in
+    what range.
+    """
 
     kind: str
     half_life_tokens: float | None = None
+    """After so many tokens half of a moving average is of newer ones."""
+    k_tokens: int | None = None
+    """How many tokens are looked for: the largest ones, or those over a level."""
+    window_tokens: int | None = None
+    """How many of the newest tokens are looked at together."""
+    temperature: float | None = None
+    """In logits: how much higher a logit is that weighs e times as much."""
+    reference_logit: float | None = None
+    """The mean of a harmless token."""
+    drift_logits: float | None = None
+    """How far above the reference a token may be without adding anything."""
+    on_logit: float | None = None
+    """From here on a token counts while an alarm is off."""
+    off_logit: float | None = None
+    """From here on a token counts while an alarm is on."""
 
 
 @dataclass(frozen=True, slots=True)
 class SignalSpec:
     """One streamed number per request: a probe, where it looks, how it sums up.
 
-    `key` is unique: `probe/readout`, or `probe/~scope.kind[.half_life]` when ad hoc.
+    `key` is unique: `probe/readout`, or `probe/~scope.kind[.parameters]` when ad hoc.
     `slope` and `offset` are the Platt calibration of the aggregated logit:
     `value = sigmoid(slope * logit + offset)`; ad-hoc signals have 1 and 0.
     `thresholds` maps a target false positive rate to the value that meets it.

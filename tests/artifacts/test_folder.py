@@ -89,7 +89,33 @@ BAD_FIELDS: dict[str, tuple[Callable[[dict[str, Any]], None], tuple[str, ...]]] 
     ),
     "EMA without a half life": (
         put("readouts", "prompt_max", "aggregate", value={"kind": "ema_max"}),
-        ("half_life_tokens", "got None", "'ema_max'"),
+        ("half_life_tokens", "got nothing", "'ema_max'"),
+    ),
+    "parameter of another kind": (
+        put("readouts", "prompt_max", "aggregate", "window_tokens", value=16),
+        ("window_tokens", "got 16", "'max'", "want nothing", "remove it"),
+    ),
+    "window that is too long": (
+        put(
+            "readouts",
+            "prompt_max",
+            "aggregate",
+            value={"kind": "sliding_max", "window_tokens": 257},
+        ),
+        ("window_tokens", "got 257", "'sliding_max'", "from 1 to 256"),
+    ),
+    "window of a half": (
+        put(
+            "readouts",
+            "prompt_max",
+            "aggregate",
+            value={"kind": "sliding_max", "window_tokens": 1.5},
+        ),
+        ("aggregate.window_tokens", "got 1.5"),
+    ),
+    "temperature of nobody": (
+        put("readouts", "prompt_max", "aggregate", value={"kind": "softmax_mean"}),
+        ("temperature", "got nothing", "'softmax_mean'"),
     ),
     "prior of one": (
         put("readouts", "prompt_max", "prior", value=1.0),

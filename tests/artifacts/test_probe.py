@@ -9,6 +9,7 @@ import pytest
 
 from pilothouse.artifacts.manifest import ReadoutAggregate, Threshold
 from pilothouse.artifacts.probe import load_probe, save_probe
+from pilothouse.types import Aggregate
 from tests.support.artifacts.folders import probe, readout
 
 
@@ -42,3 +43,12 @@ def test_a_loaded_probe_cannot_be_changed(tmp_path: Path) -> None:
         loaded.weights_LD[0, 0] = 1.0
     with pytest.raises(TypeError):
         loaded.readouts["other"] = readout()  # type: ignore[index]
+
+
+def test_a_manifest_names_the_parameters_that_are_given_and_an_older_one_keeps_its_digest() -> None:
+    smooth = ReadoutAggregate(kind="ema_max", half_life_tokens=4)
+    assert smooth.model_dump() == {"kind": "ema_max", "half_life_tokens": 4}
+    alarm = {"kind": "k_of_n", "k_tokens": 3, "window_tokens": 16, "on_logit": 1, "off_logit": 0}
+    dumped = ReadoutAggregate.model_validate(alarm).model_dump()
+    assert dumped == alarm | {"half_life_tokens": None}
+    assert ReadoutAggregate.model_validate(dumped).spec == Aggregate(**alarm)

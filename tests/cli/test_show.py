@@ -40,7 +40,7 @@ def test_probe_show_prints_readouts_and_thresholds(folder: Path) -> None:
         "demo, d_model 8",
         "resid_post at layers 4",
         "prompt_max (default): max over",
-        "smooth: ema_max (4 tokens) over answer",
+        "smooth: ema_max, half life 4 over answer",
         "at fpr 0.01: value >= 0.875",
         "bound 0.0075 on 400 negatives",
         "made by   a test",

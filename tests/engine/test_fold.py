@@ -8,10 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pilothouse.aggregate import TRAITS, parameters_of
 from pilothouse.artifacts.catalog import Catalog
+from pilothouse.artifacts.manifest import Readout
 from pilothouse.term import SteerTerm
+from pilothouse.types import Aggregate
+from tests.reference.aggregation import aggregated
 from tests.reference.hf_hooks import HookedEdit, HookedModel
-from tests.support.engines.catalogs import policy, probe, readout, vector
+from tests.support.engines.catalogs import policy, probe, vector
 from tests.support.engines.harness import (
     BLOCK,
     Engine,
@@ -24,14 +28,29 @@ from tests.support.engines.harness import (
 
 pytestmark = pytest.mark.engine
 
+CUSUM = {"reference_logit": -0.5, "drift_logits": 0.25}
+ALARM = {"k_tokens": 3, "window_tokens": 8, "on_logit": 0.5, "off_logit": 0.0}
 READOUTS = {
-    "prompt-max": ("prompt", "max", None),
-    "prompt-mean": ("prompt", "mean", None),
-    "output-last": ("output", "last", None),
-    "answer-mean": ("answer", "mean", None),
-    "answer-ema": ("answer", "ema_last", 3.0),
-    "output-peak": ("output", "ema_max", 2.0),
+    "prompt-max": ("prompt", Aggregate("max")),
+    "prompt-mean": ("prompt", Aggregate("mean")),
+    "output-last": ("output", Aggregate("last")),
+    "answer-mean": ("answer", Aggregate("mean")),
+    "answer-ema": ("answer", Aggregate("ema_last", 3.0)),
+    "output-peak": ("output", Aggregate("ema_max", 2.0)),
+    "prompt-top": ("prompt", Aggregate("top_k_mean", k_tokens=5)),
+    "answer-window": ("answer", Aggregate("sliding_mean", window_tokens=12)),
+    "prompt-window": ("prompt", Aggregate("sliding_max", window_tokens=12)),
+    "output-window": ("output", Aggregate("sliding_max", window_tokens=100)),
+    "answer-softmax": ("answer", Aggregate("softmax_mean", temperature=0.5)),
+    "prompt-sum": ("prompt", Aggregate("log_sum_exp", temperature=2.0)),
+    "output-any": ("output", Aggregate("noisy_or")),
+    "answer-cusum": ("answer", Aggregate("cusum_last", **CUSUM)),
+    "prompt-cusum": ("prompt", Aggregate("cusum_max", **CUSUM)),
+    "output-alarm": ("output", Aggregate("k_of_n", **ALARM)),
+    "prompt-alarm": ("prompt", Aggregate("k_of_n", **ALARM)),
 }
+SLOPE = 0.125
+"""Keeps sums of logits away from where a sigmoid is flat."""
 BIAS = 0.3
 ROWS = random_rows(5, 2, norm=0.7)
 OUTPUT_TOKENS = 60
@@ -41,7 +60,16 @@ PROMPTS = [
 
 
 def plan_of_readouts():
-    readouts = {name: readout(scope, kind, half) for name, (scope, kind, half) in READOUTS.items()}
+    readouts = {
+        name: Readout(
+            scope=scope,
+            aggregate={"kind": aggregate.kind} | parameters_of(aggregate),
+            slope=SLOPE,
+            offset=0.0,
+            prior=0.5,
+        )
+        for name, (scope, aggregate) in READOUTS.items()
+    }
     return make_plan(
         Catalog(
             vectors={"v": vector("v", (2,), norm=4.0)},
@@ -67,20 +95,11 @@ def plan_of_readouts():
 def offline(logits_T: np.ndarray, num_prompt_tokens: int) -> dict[str, float]:
     """Every readout over a whole run at once, written apart from the aggregators."""
     values = {}
-    for name, (scope, kind, half) in READOUTS.items():
+    for name, (scope, aggregate) in READOUTS.items():
         low = {"prompt": 0, "output": num_prompt_tokens, "answer": num_prompt_tokens - 1}[scope]
         run_T = logits_T[low : num_prompt_tokens if scope == "prompt" else None].astype(float)
-        if kind.startswith("ema"):
-            assert half is not None
-            keep = 0.5 ** (1 / half)
-            averages = [run_T[0]]
-            for logit in run_T[1:]:
-                averages.append(keep * averages[-1] + (1 - keep) * logit)
-            run_T = np.array(averages)
-        logit = {"max": run_T.max(), "ema_max": run_T.max(), "mean": run_T.mean()}.get(
-            kind, run_T[-1]
-        )
-        values[f"p/{name}"] = 1 / (1 + np.exp(-logit))
+        logit = aggregated(aggregate, run_T.tolist())
+        values[f"p/{name}"] = 1 / (1 + np.exp(-SLOPE * logit))
     return values
 
 
@@ -116,6 +135,10 @@ def fed_again(started: Engine) -> int:
         if start == 0
     ]
     return len(firsts) - len(set(firsts))
+
+
+def test_every_kind_of_aggregator_is_read_through_the_engine() -> None:
+    assert {aggregate.kind for _, aggregate in READOUTS.values()} == set(TRAITS)
 
 
 def test_streaming_equals_offline_under_chunked_prefill(qwen3: Path) -> None:

@@ -2047,6 +2047,33 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/server/test_limits.py",),
         "nobody_writes",
     ),
+    Mutant(
+        "never-silent",
+        "a token without a score is forgotten once the window is past it",
+        "SlidingMean._fold",
+        "state_W[self.lost] + 0.0 * np.cumsum(logits_T)",
+        "0.0 * logits_T",
+        ("tests/probes/test_aggregators.py",),
+        "never_passed_over",
+    ),
+    Mutant(
+        "never-silent",
+        "a parameter that a kind does not have is taken and has no effect",
+        "parameter_faults",
+        "value is not None",
+        "False",
+        ("tests/probes/test_aggregators.py",),
+        "without_effect",
+    ),
+    Mutant(
+        "never-silent",
+        "nobody is told that a prompt's last words lower what is read there",
+        "_is_diluted",
+        "traits.reads_end",
+        "False",
+        ("tests/policy/test_open_doors.py",),
+        "end_of_a_prompt",
+    ),
     # authored: where an assistant's turn opens
     _mutant(
         "authored",

@@ -115,8 +115,8 @@ MALFORMED: list[tuple[str, int, str, str]] = [
             rule_text(), signals=("misuse: {probe: m, over: prompt, aggregate: {kind: ema_max}}",)
         ),
         11,
-        "needs a half-life",
-        "add `ema_half_life_tokens",
+        "ema_half_life_tokens: got nothing with kind 'ema_max'",
+        "add it, as in `ema_half_life_tokens: 4`",
     ),
     (
         policy_text(
@@ -126,8 +126,41 @@ MALFORMED: list[tuple[str, int, str, str]] = [
             ),
         ),
         11,
-        "no effect on `kind: max`",
+        "ema_half_life_tokens: got 4.0 with kind 'max', want nothing",
         "remove it",
+    ),
+    (
+        policy_text(
+            rule_text(),
+            signals=("misuse: {probe: m, over: prompt, aggregate: {kind: top_k_mean}}",),
+        ),
+        11,
+        "k_tokens: got nothing with kind 'top_k_mean', want a whole number from 1 to 64",
+        "add it, as in `k_tokens: 8`",
+    ),
+    (
+        policy_text(
+            rule_text(),
+            signals=(
+                "misuse: {probe: m, over: prompt, "
+                "aggregate: {kind: sliding_max, window_tokens: 257}}",
+            ),
+        ),
+        11,
+        "window_tokens: got 257 with kind 'sliding_max'",
+        "give one in that range",
+    ),
+    (
+        policy_text(
+            rule_text(),
+            signals=(
+                "misuse: {probe: m, over: prompt, aggregate: {kind: k_of_n, k_tokens: 9, "
+                "window_tokens: 8, on_logit: 1, off_logit: 0}}",
+            ),
+        ),
+        11,
+        "k_tokens: got 9 with kind 'k_of_n', want at most window_tokens, which is 8",
+        "lower it, or raise window_tokens",
     ),
     (
         policy_text(rule_text(when="now >= 0.5"), signals=(AD_HOC,), spec=("mode: enforce",)),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
+from pilothouse.aggregate import TRAITS
 from pilothouse.artifacts.catalog import load_catalog, signals_of
 from pilothouse.config import Auth, load_config
 from pilothouse.policy.ending_rules import DoorName, OpenDoor, Surroundings
@@ -26,15 +28,24 @@ ENFORCED = ("mode: enforce", "on_error: closed")
 
 
 def spec(probe: str, readout: str, scope: Scope, kind: AggregateKind) -> SignalSpec:
-    half_life = 4.0 if kind.startswith("ema") else None
-    return SignalSpec(
-        f"{probe}/{readout}", probe, scope, Aggregate(kind, half_life), 1.0, 0.0, True
-    )
+    given = {name: each.example for name, each in TRAITS[kind].parameters.items()}
+    aggregate = replace(Aggregate(kind), **given)
+    return SignalSpec(f"{probe}/{readout}", probe, scope, aggregate, 1.0, 0.0, True)
 
 
 KNOWN = (
     spec("misuse", "prompt", "prompt", "last"),
     spec("misuse", "prompt_mean", "prompt", "mean"),
+    spec("misuse", "prompt_softmax", "prompt", "softmax_mean"),
+    spec("misuse", "prompt_ema", "prompt", "ema_last"),
+    spec("misuse", "prompt_window", "prompt", "sliding_mean"),
+    spec("misuse", "prompt_cusum", "prompt", "cusum_last"),
+    spec("misuse", "prompt_alarm", "prompt", "k_of_n"),
+    spec("misuse", "prompt_peak", "prompt", "sliding_max"),
+    spec("misuse", "prompt_top", "prompt", "top_k_mean"),
+    spec("misuse", "prompt_any", "prompt", "noisy_or"),
+    spec("misuse", "said_window", "output", "sliding_mean"),
+    spec("misuse", "said_alarm", "output", "k_of_n"),
     spec("misuse", "said", "output", "max"),
     spec("misuse", "said_last", "answer", "last"),
     spec("other", "prompt", "prompt", "max"),
@@ -215,7 +226,18 @@ def test_the_end_of_an_answer_is_the_clients_to_choose() -> None:
 
 
 def test_a_mean_is_lowered_by_text_around_it() -> None:
-    assert names(policy(read="misuse/prompt_mean")) == {"mean"}
+    for readout in ("prompt_mean", "prompt_softmax"):
+        assert names(policy(read=f"misuse/{readout}")) == {"mean"}
+    for readout in ("prompt_peak", "prompt_top", "prompt_any"):
+        assert names(policy(read=f"misuse/{readout}")) == set()
+
+
+def test_what_reads_the_end_of_a_prompt_is_lowered_by_text_there() -> None:
+    for readout in ("prompt_ema", "prompt_window", "prompt_cusum", "prompt_alarm"):
+        assert names(policy(read=f"misuse/{readout}")) == {"mean"}
+    for readout in ("said_window", "said_alarm"):
+        assert names(policy(phase="output", read=f"misuse/{readout}")) == set()
+        assert names(policy(phase="final", read=f"misuse/{readout}")) == {"last-token"}
 
 
 @pytest.mark.parametrize(

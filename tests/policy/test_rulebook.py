@@ -129,6 +129,23 @@ def test_an_ad_hoc_signal_becomes_an_uncalibrated_column() -> None:
     )
 
 
+def test_ad_hoc_signals_of_other_parameters_have_columns_of_their_own() -> None:
+    levels = ("on_logit: 0.5, off_logit: 0.25", "on_logit: 0.5000000001, off_logit: 0.25")
+    keys = []
+    for level in levels:
+        policy = sample_policy(
+            rule_text(phase="output", when="now >= 0.5"),
+            signals=(
+                "now: {probe: hallucination, over: output, aggregate: "
+                f"{{kind: k_of_n, k_tokens: 3, window_tokens: 8, {level}}}}}",
+            ),
+        )
+        (signal,) = Rulebook([policy], SPECS).signals
+        keys.append(signal.key)
+    assert keys[0] == "hallucination/~output.k_of_n.3,8,0.5,0.25"
+    assert keys[1] == "hallucination/~output.k_of_n.3,8,0.5000000001,0.25"
+
+
 def test_policies_that_read_alike_share_a_column() -> None:
     first, second = sample_policy(name="one"), sample_policy(name="two")
     book = Rulebook([first, second], SPECS)

@@ -64,7 +64,7 @@ def test_a_readout_is_scored_with_it_offline() -> None:
     scored_N = sequence_logits(LOGITS, starts, aggregate)
     assert scored_N[0] == pytest.approx(DEFINITION, rel=1e-9)
     assert math.isnan(scored_N[1])
-    with pytest.raises(ValidationError, match="want a number for ema_max and ema_last and nothing"):
+    with pytest.raises(ValidationError, match="with kind 'smooth_max', want nothing"):
         ReadoutAggregate.model_validate({"kind": "smooth_max", "half_life_tokens": 4.0})
 
 

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from itertools import pairwise
 from typing import get_args
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pilothouse.aggregate import TRAITS, AggregateTraits
+from pilothouse.aggregate import (
+    MAX_TOP_TOKENS,
+    MAX_WINDOW_TOKENS,
+    PARAMETERS,
+    TRAITS,
+    AggregateTraits,
+    described,
+)
 from pilothouse.errors import ConfigError
 from pilothouse.probes.aggregators import AGGREGATORS, make_aggregator, register_aggregator
 from pilothouse.probes.aggregators.ema_last import EMA_BLOCK
@@ -23,12 +31,38 @@ AGGREGATES = (
     Aggregate("max"),
     Aggregate("mean"),
     Aggregate("last"),
-    *(Aggregate(kind, half) for kind in ("ema_max", "ema_last") for half in (0.1, 1.0, 4.0, 300.0)),
+    *(Aggregate(kind, half) for kind in ("ema_max", "ema_last") for half in (0.1, 4.0, 300.0)),
+    *(Aggregate("top_k_mean", k_tokens=k) for k in (1, MAX_TOP_TOKENS)),
+    *(
+        Aggregate(kind, window_tokens=window)
+        for kind in ("sliding_max", "sliding_mean")
+        for window in (1, 16, MAX_WINDOW_TOKENS)
+    ),
+    *(
+        Aggregate(kind, temperature=temperature)
+        for kind in ("softmax_mean", "log_sum_exp")
+        for temperature in (0.01, 5.0)
+    ),
+    Aggregate("noisy_or"),
+    *(
+        Aggregate(kind, reference_logit=reference, drift_logits=drift)
+        for kind in ("cusum_max", "cusum_last")
+        for reference, drift in ((-0.5, 0.1), (-30.0, 1.0))
+    ),
+    *(
+        Aggregate("k_of_n", k_tokens=k, window_tokens=window, on_logit=on, off_logit=off)
+        for k, window, on, off in (
+            (1, 1, 0.0, 0.0),
+            (3, 16, 0.7, -0.2),
+            (60, 256, 0.5, 0.5),
+        )
+    ),
 )
 
-each_aggregate = pytest.mark.parametrize(
-    "aggregate", AGGREGATES, ids=lambda each: f"{each.kind}-{each.half_life_tokens}"
-)
+EXAMPLES = 40
+"""Of each of them: they are many."""
+
+each_aggregate = pytest.mark.parametrize("aggregate", AGGREGATES, ids=described)
 
 
 @st.composite
@@ -62,6 +96,7 @@ def streamed(aggregate: Aggregate, logits: list[float], cuts: list[tuple[int, bo
 
 
 @each_aggregate
+@settings(max_examples=EXAMPLES)
 @given(run=cut_runs())
 def test_any_cut_gives_what_the_whole_run_gives(
     aggregate: Aggregate, run: tuple[list[float], list[tuple[int, bool]]]
@@ -87,6 +122,7 @@ def ragged_batches(draw: st.DrawFn) -> tuple[list[np.ndarray], list[np.ndarray]]
 
 
 @each_aggregate
+@settings(max_examples=EXAMPLES)
 @given(batch=ragged_batches())
 def test_a_batch_of_runs_gives_what_each_run_gives_alone(
     aggregate: Aggregate, batch: tuple[list[np.ndarray], list[np.ndarray]]
@@ -112,6 +148,7 @@ def test_a_batch_of_runs_gives_what_each_run_gives_alone(
 
 
 @each_aggregate
+@settings(max_examples=EXAMPLES)
 @given(batch=ragged_batches())
 def test_values_after_each_token_of_a_run_are_those_of_the_run_so_far(
     aggregate: Aggregate, batch: tuple[list[np.ndarray], list[np.ndarray]]
@@ -217,21 +254,82 @@ def test_after_a_half_life_half_of_the_past_is_left() -> None:
     assert aggregator.value(states)[0] == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("kind", ["ema_max", "ema_last"])
-@pytest.mark.parametrize("half_life", [None, 0.0, -1.0, 0.09, 2e6, math.nan, math.inf])
-def test_a_half_life_out_of_range_is_refused(kind: str, half_life: float | None) -> None:
-    with pytest.raises(ConfigError, match="half_life_tokens: got"):
-        make_aggregator(Aggregate(kind, half_life))
+VALID = {each.kind: each for each in AGGREGATES}
+EVERY_PARAMETER = [(kind, name) for kind, traits in TRAITS.items() for name in traits.parameters]
 
 
-@pytest.mark.parametrize("kind", ["max", "mean", "last"])
-def test_a_half_life_without_effect_is_refused(kind: str) -> None:
-    with pytest.raises(ConfigError, match=f"half_life_tokens: got 4.0 with kind '{kind}'"):
-        make_aggregator(Aggregate(kind, 4.0))
+@pytest.mark.parametrize(("kind", "name"), EVERY_PARAMETER)
+def test_a_parameter_that_is_missing_or_out_of_range_is_refused(kind: str, name: str) -> None:
+    parameter = TRAITS[kind].parameters[name]
+    beyond = (math.nextafter(parameter.low, -math.inf), math.nextafter(parameter.high, math.inf))
+    fractions = (1.5, 3.0) if parameter.is_whole else ()
+    for value in (None, *beyond, math.nan, math.inf, True, "4", *fractions):
+        with pytest.raises(ConfigError, match=rf"aggregate: {name}: got .* want a .*number from"):
+            make_aggregator(replace(VALID[kind], **{name: value}))
+
+
+@pytest.mark.parametrize("kind", TRAITS)
+def test_a_parameter_without_effect_is_refused(kind: str) -> None:
+    for name in sorted(set(PARAMETERS) - set(TRAITS[kind].parameters)):
+        with pytest.raises(ConfigError, match=f"{name}: got 1 with kind '{kind}', want .*remove"):
+            make_aggregator(replace(VALID[kind], **{name: 1}))
+
+
+def test_an_alarm_that_can_never_be_raised_or_never_ends_is_refused() -> None:
+    alarm = Aggregate("k_of_n", k_tokens=3, window_tokens=16, on_logit=1.0, off_logit=0.0)
+    make_aggregator(replace(alarm, k_tokens=16, off_logit=1.0))
+    with pytest.raises(
+        ConfigError, match=r"k_tokens: got 17 .* at most window_tokens, which is 16"
+    ):
+        make_aggregator(replace(alarm, k_tokens=17))
+    with pytest.raises(ConfigError, match=r"off_logit: got 1\.5 .* at most on_logit, which is 1"):
+        make_aggregator(replace(alarm, off_logit=1.5))
+
+
+def test_a_state_is_no_larger_than_the_window_and_a_few_numbers() -> None:
+    for aggregate in AGGREGATES:
+        held = (aggregate.window_tokens or 0, aggregate.k_tokens or 0)
+        assert make_aggregator(aggregate).state_width <= max(held) + 5
+        assert max(held) <= MAX_WINDOW_TOKENS
+
+
+def values(aggregate: Aggregate, *logits: float) -> list[float]:
+    """The value after each token."""
+    aggregator = make_aggregator(aggregate)
+    return aggregator.running(aggregator.start(1)[0], np.array(logits, float)).tolist()
+
+
+def test_a_window_that_is_not_full_is_the_mean_so_far_and_no_maximum() -> None:
+    assert values(Aggregate("sliding_mean", window_tokens=2), 4, 0, 2, 6) == [4, 2, 1, 4]
+    assert values(Aggregate("sliding_max", window_tokens=2), 4, 0, 2, 0) == [4, 2, 2, 2]
+
+
+def test_what_a_huge_logit_took_from_a_window_comes_back_when_it_is_past() -> None:
+    window = Aggregate("sliding_mean", window_tokens=3)
+    assert values(window, 1e30, 1, 2, 3, 4)[-2:] == [2, 3]
+    drained = Aggregate("cusum_last", reference_logit=0.0, drift_logits=0.0)
+    assert values(drained, -1e30, 1, 2) == [0, 1, 3]
+
+
+def test_an_alarm_is_kept_up_by_less_than_what_raises_it() -> None:
+    alarm = Aggregate("k_of_n", k_tokens=2, window_tokens=2, on_logit=1.0, off_logit=0.0)
+    got = values(alarm, 1, 0.5, 1, 1, 0.5, 0.5, -1, 0.5, 1, 1)
+    assert [value > 0 for value in got] == [False] * 3 + [True] * 3 + [False] * 3 + [True]
+
+
+def test_one_token_of_a_noisy_or_has_its_own_logit() -> None:
+    for logit in (-900.0, -40.0, -36.0, -1e-9, 0.0, 3.0, 36.0, 40.0, 900.0):
+        assert values(Aggregate("noisy_or"), logit) == pytest.approx([logit], rel=1e-12)
+
+
+def test_a_later_spike_does_not_reach_the_values_before_it() -> None:
+    for temperature in (0.01, 5.0):
+        mean = Aggregate("softmax_mean", temperature=temperature)
+        assert values(mean, 1.0, 1.0, 9e3)[:2] == pytest.approx([1.0, 1.0], rel=1e-6)
 
 
 def test_an_unknown_kind_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"kind: got 'median', want one of \['ema_last'"):
+    with pytest.raises(ConfigError, match=r"kind: got 'median', want one of \['cusum_last'"):
         make_aggregator(Aggregate("median"))
 
 

@@ -7,17 +7,15 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from pilothouse.aggregate import TRAITS
 from pilothouse.artifacts.manifest import ReadoutAggregate
 from pilothouse.probes.score import Row, sequence_logits, token_logits
 from tests.reference.aggregation import aggregated
 from tests.support.training.planted_activations import D_MODEL, planted
 
 AGGREGATES = [
-    ReadoutAggregate(kind="max"),
-    ReadoutAggregate(kind="mean"),
-    ReadoutAggregate(kind="last"),
-    ReadoutAggregate(kind="ema_max", half_life_tokens=3),
-    ReadoutAggregate(kind="ema_last", half_life_tokens=3),
+    ReadoutAggregate(kind=kind, **{name: each.example for name, each in traits.parameters.items()})
+    for kind, traits in TRAITS.items()
 ]
 
 

@@ -6,13 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pilothouse.aggregate import TRAITS, NamedAggregate, kinds_with
+from pilothouse.aggregate import PARAMETERS, NamedAggregate, parameter_faults
 from pilothouse.config import Name
 from pilothouse.types import PROJECTION_SITES, Aggregate, Scope, Site
 
 FORMAT = "pilothouse/v1"
-MIN_HALF_LIFE_TOKENS = 0.1
-MAX_HALF_LIFE_TOKENS = 1e6
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Layer = Annotated[int, Field(ge=0, lt=4096)]
@@ -105,27 +103,44 @@ class TransformManifest(Manifest):
         return self
 
 
+def _left_out_if_none(value: object) -> bool:
+    return value is None
+
+
+Count = Annotated[int | None, Field(default=None, strict=True, exclude_if=_left_out_if_none)]
+Number = Annotated[float | None, Field(default=None, exclude_if=_left_out_if_none)]
+
+
 class ReadoutAggregate(Closed):
-    """`types.Aggregate` as it stands in a manifest."""
+    """`types.Aggregate` as it stands in a manifest; there only what is given is written.
+
+    `half_life_tokens` is older than that, and is written as null where it is not given.
+    """
 
     kind: NamedAggregate
-    half_life_tokens: float | None = Field(
-        default=None, ge=MIN_HALF_LIFE_TOKENS, le=MAX_HALF_LIFE_TOKENS
-    )
+    half_life_tokens: float | None = None
+    k_tokens: Count = None
+    window_tokens: Count = None
+    temperature: Number = None
+    reference_logit: Number = None
+    drift_logits: Number = None
+    on_logit: Number = None
+    off_logit: Number = None
 
     @model_validator(mode="after")
-    def _half_life_goes_with_ema(self) -> ReadoutAggregate:
-        if TRAITS[self.kind].has_half_life != (self.half_life_tokens is not None):
-            raise ValueError(
-                f"half_life_tokens: got {self.half_life_tokens} with kind {self.kind!r}, want a "
-                f"number for {' and '.join(kinds_with(half_life=True))} and nothing for the others"
-            )
+    def _parameters_go_with_the_kind(self) -> ReadoutAggregate:
+        faults = [
+            f"{each.parameter}: got {each.got}, want {each.want}; {each.fix}"
+            for each in parameter_faults(self.spec)
+        ]
+        if faults:
+            raise ValueError("; ".join(faults))
         return self
 
     @property
     def spec(self) -> Aggregate:
-        """The aggregate as the other rooms know it."""
-        return Aggregate(kind=self.kind, half_life_tokens=self.half_life_tokens)
+        """The same, as the other rooms know it."""
+        return Aggregate(self.kind, **{name: getattr(self, name) for name in PARAMETERS})
 
 
 class Interval(Closed):

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from pilothouse.aggregate import described
 from pilothouse.artifacts.manifest import Readout
 from pilothouse.artifacts.probe import Probe, load_probe
 from pilothouse.cli.common import exits
@@ -48,8 +49,7 @@ def _lines(probe: Probe) -> list[str]:
 
 
 def _readout_lines(name: str, readout: Readout, *, is_default: bool) -> list[str]:
-    half_life = readout.aggregate.half_life_tokens
-    summed = readout.aggregate.kind + ("" if half_life is None else f" ({half_life:g} tokens)")
+    summed = described(readout.aggregate.spec)
     lines = [
         "",
         f"readout   {name}{' (default)' if is_default else ''}: {summed} over {readout.scope}",

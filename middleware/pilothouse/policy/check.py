@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 
-from pilothouse.aggregate import TRAITS
+from pilothouse.aggregate import parameter_faults
 from pilothouse.policy.endpoint_names import ENDPOINTS
 from pilothouse.policy.expression import (
     KEYWORDS,
@@ -14,7 +14,16 @@ from pilothouse.policy.expression import (
     leaves,
     parse_condition,
 )
-from pilothouse.policy.schema import Block, Policy, Respond, Rule, SignalRef, Steer
+from pilothouse.policy.schema import (
+    PARAMETER_FIELDS,
+    AggregateRef,
+    Block,
+    Policy,
+    Respond,
+    Rule,
+    SignalRef,
+    Steer,
+)
 from pilothouse.types import Phase, Scope
 from pilothouse.validation_errors import Location, Problem, closest, problem_at
 
@@ -95,23 +104,20 @@ def _ad_hoc(policy: Policy, name: str, signal: SignalRef) -> Iterator[Fault]:
     if signal.aggregate is None:
         yield at, "got `over` alone: add `aggregate`, as in `aggregate: {kind: max}`"
     else:
-        yield from _aggregate(signal, (*at, "aggregate"))
+        yield from _aggregate(signal.aggregate, (*at, "aggregate"))
     if policy.spec.mode == "enforce":
         text = "is ad hoc, not calibrated and only for shadow: use `mode: shadow`, or a readout"
         yield at, f"signal `{name}` {text}"
 
 
-def _aggregate(signal: SignalRef, at: Location) -> Iterator[Fault]:
-    if signal.aggregate is None:
-        return
-    kind, half_life = signal.aggregate.kind, signal.aggregate.ema_half_life_tokens
-    if kind is None and half_life is None:
+def _aggregate(aggregate: AggregateRef, at: Location) -> Iterator[Fault]:
+    if aggregate.kind is None and aggregate.ema_half_life_tokens is None:
         yield at, "got no kind: add `kind: max`, `mean` or `last`, or `ema_half_life_tokens`"
-    has_half_life = kind is not None and TRAITS[kind].has_half_life
-    if has_half_life and half_life is None:
-        yield at, f"`kind: {kind}` needs a half-life: add `ema_half_life_tokens: 4`"
-    if kind is not None and not has_half_life and half_life is not None:
-        yield at, f"`ema_half_life_tokens` has no effect on `kind: {kind}`: remove it"
+        return
+    for each in parameter_faults(aggregate.spec):
+        field = PARAMETER_FIELDS[each.parameter]
+        fix = each.fix.replace(each.parameter, field)
+        yield (*at, field), f"got {each.got}, want {each.want}; {fix}"
 
 
 def _rules(policy: Policy) -> Iterator[Fault]:

@@ -24,6 +24,7 @@ from pilothouse.policy.endpoint_names import ENDPOINTS
 from pilothouse.policy.expression import And, AtFpr, Comparison, Node, Not, Or
 from pilothouse.policy.matching import holds_for
 from pilothouse.policy.schema import Policy, Respond
+from pilothouse.types import SignalSpec
 from pilothouse.validation_errors import Location, Severity
 
 _SHARE_REMEDY = "raise rollout_percent to 100 once the policy is trusted"
@@ -198,13 +199,13 @@ def _readouts(mine: EndingRule, rules: EndingRules) -> Iterator[OpenDoor]:
             "(max_tokens, stop, a grammar)",
             "use `phase: output`, or a readout by `max`",
         )
-    if {TRAITS[each.aggregate.kind].falls_with_length for each in read} == {True}:
+    if {_is_diluted(each) for each in read} == {True}:
         yield mine.door(
             "mean",
             at,
-            "it reads a mean over text whose length the client chooses: harmless "
-            "text around it lowers that",
-            "use a readout by `max` or `last`",
+            "it reads a mean over text whose length the client chooses, or the end of a prompt: "
+            "harmless text lowers that",
+            "use a readout by `max` or `last`, or another maximum",
         )
     lowered = sorted(set(_lowered_by(mine.root, True))) if mine.root is not None else []
     if lowered:
@@ -215,6 +216,15 @@ def _readouts(mine: EndingRule, rules: EndingRules) -> Iterator[OpenDoor]:
             f"it does not fire where {names} is high, and a client writes text that makes it so",
             "log the exception instead, and block without it",
         )
+
+
+def _is_diluted(spec: SignalSpec) -> bool:
+    """Whether text that a client adds lowers a value: anywhere, or at the end of a prompt."""
+    traits = TRAITS[spec.aggregate.kind]
+    if traits.falls_with_length:
+        return True
+    # `last` over a prompt is read where an assistant's turn opens, and keeps the largest.
+    return traits.reads_end and spec.scope == "prompt" and spec.aggregate.kind != "last"
 
 
 def _lowered_by(node: Node, wanted: bool) -> Iterator[str]:

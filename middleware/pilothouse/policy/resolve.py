@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
+from pilothouse.aggregate import exact, parameters_of
 from pilothouse.policy.check import condition_of, scope_fault
 from pilothouse.policy.expression import And, AtFpr, Comparison, Node, Not, Or, leaves
 from pilothouse.policy.schema import Log, LoggedFeatures, Policy, SignalRef, Steer
@@ -83,8 +84,8 @@ def resolve_policy(policy: Policy, artefacts: Artefacts) -> Resolved:
 
 def ad_hoc_spec(probe: str, scope: Scope, aggregate: Aggregate) -> SignalSpec:
     """Return an uncalibrated reading of a probe: value = sigmoid(aggregated logit)."""
-    half_life = aggregate.half_life_tokens
-    tail = "" if half_life is None else f".{half_life:g}"
+    given = [exact(each) for each in parameters_of(aggregate).values() if each is not None]
+    tail = f".{','.join(given)}" if given else ""
     key = f"{probe}/~{scope}.{aggregate.kind}{tail}"
     return SignalSpec(key, probe, scope, aggregate, 1.0, 0.0, calibrated=False)
 
@@ -96,9 +97,7 @@ def _signal(ref: SignalRef, artefacts: Artefacts) -> SignalSpec | tuple[str, str
             ref.probe, probes
         )
     if ref.over is not None and ref.aggregate is not None:
-        half_life = ref.aggregate.ema_half_life_tokens
-        kind = ref.aggregate.kind or "ema_last"
-        return ad_hoc_spec(ref.probe, ref.over, Aggregate(kind, half_life))
+        return ad_hoc_spec(ref.probe, ref.over, ref.aggregate.spec)
     readouts = artefacts.readouts_of(ref.probe)
     readout = ref.readout or artefacts.default_readouts.get(ref.probe)
     if readout is None and len(readouts) == 1:

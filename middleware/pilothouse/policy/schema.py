@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from pilothouse.aggregate import NamedAggregate
+from pilothouse.aggregate import PARAMETERS, NamedAggregate
 from pilothouse.term import NamedOp
 from pilothouse.types import (
+    Aggregate,
     Mode,
     OnError,
     Phase,
@@ -61,11 +62,33 @@ class Match(_Closed):
     endpoints: Globs = ("*",)
 
 
+PARAMETER_FIELDS = {name: name for name in PARAMETERS} | {
+    "half_life_tokens": "ema_half_life_tokens"
+}
+"""What a policy calls each parameter of an aggregate."""
+
+
 class AggregateRef(_Closed):
-    """How token scores become one number. A half-life alone means `ema_last`."""
+    """How token scores become one number. A half-life alone means `ema_last`.
+
+    Parameters have the names that they have in a manifest, but for the half-life.
+    """
 
     kind: NamedAggregate | None = None
-    ema_half_life_tokens: float | None = Field(default=None, gt=0, le=4096)
+    ema_half_life_tokens: float | None = None
+    k_tokens: int | None = Field(default=None, strict=True)
+    window_tokens: int | None = Field(default=None, strict=True)
+    temperature: float | None = None
+    reference_logit: float | None = None
+    drift_logits: float | None = None
+    on_logit: float | None = None
+    off_logit: float | None = None
+
+    @property
+    def spec(self) -> Aggregate:
+        """The same, as the other rooms know it."""
+        given = {name: getattr(self, PARAMETER_FIELDS[name]) for name in PARAMETERS}
+        return Aggregate(self.kind or "ema_last", **given)
 
 
 class SignalRef(_Closed):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from pilothouse.aggregate import described
 from pilothouse.artifacts.folder import complaint, read_manifest
 from pilothouse.artifacts.manifest import Interval, ProbeManifest, Readout
 from pilothouse.errors import ArtefactError
@@ -258,8 +259,7 @@ def _sources(evaluation: Evaluation) -> str:
 
 
 def _aggregate(readout: Readout) -> str:
-    half_life = readout.aggregate.half_life_tokens
-    return readout.aggregate.kind + ("" if half_life is None else f", half life {half_life:g}")
+    return described(readout.aggregate.spec)
 
 
 def _score(score: Score) -> Iterator[str]:

@@ -91,7 +91,7 @@ def told(words: tuple[str, ...]) -> SaeHints:
 
 
 def same(ours: Sae, other: Sae) -> None:
-    """Codes and what they stand for are equal to the last bit, and so is what an SAE says."""
+    """Codes and what they stand for are equal up to rounding, and what an SAE says is the same."""
     h_TD = hidden()
     codes_TM = encode(other, h_TD)
     assert 0.02 < (codes_TM != 0).mean() < 0.98

@@ -49,6 +49,9 @@ def watched_plan(**limits: Any) -> Any:
         "mean": readout("prompt", "mean"),
         "ema": readout("answer", "ema_max", 3.0),
         "now": readout("output"),
+        "top": readout("prompt", "top_k_mean", k_tokens=5),
+        "window": readout("prompt", "sliding_max", window_tokens=BLOCK + 3),
+        "cusum": readout("prompt", "cusum_max", reference_logit=-0.5, drift_logits=0.1),
     }
     rules = [
         {"id": "r", "phase": phase, "when": NEVER, "then": {"action": "block"}}

@@ -35,9 +35,11 @@ def vector(
     )
 
 
-def readout(scope: str, kind: str = "last", half_life: float | None = None) -> Readout:
+def readout(
+    scope: str, kind: str = "last", half_life: float | None = None, **parameters: float
+) -> Readout:
     """A readout whose value is the sigmoid of its aggregated logit."""
-    aggregate: dict[str, Any] = {"kind": kind}
+    aggregate: dict[str, Any] = {"kind": kind} | parameters
     if half_life is not None:
         aggregate["half_life_tokens"] = half_life
     return Readout(scope=scope, aggregate=aggregate, slope=1.0, offset=0.0, prior=0.5)

@@ -17,13 +17,14 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pilothouse.aggregate import TRAITS, AggregateTraits, allow_aggregate, kinds_with
-from pilothouse.artifacts.manifest import MAX_HALF_LIFE_TOKENS, MIN_HALF_LIFE_TOKENS
+from pilothouse.aggregate import TRAITS, AggregateTraits, allow_aggregate, parameter_faults
 from pilothouse.errors import ConfigError
 from pilothouse.types import Aggregate
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
+LARGEST_LOGIT = 1e4
+"""A probability is 0 or 1 to the last bit at a tenth of it."""
 
 
 class Aggregator(ABC):
@@ -72,6 +73,36 @@ class Aggregator(ABC):
         return values_T
 
 
+class OrderedAggregator(Aggregator):
+    """A kind that keeps a window or a path: it writes `fold` and `step`, and runs are made of them.
+
+    Of a batch of runs, as many tokens are stepped together as that saves; what then is left of
+    the longer runs is folded one request at a time.
+    """
+
+    @abstractmethod
+    def fold(self, state_W: Floats, logits_T: Floats) -> None:
+        """Add one request's run of tokens, in place."""
+
+    @abstractmethod
+    def step(self, state_BW: Floats, logits_B: Floats) -> None:
+        """Add one token to each request, in place; a copy of states is the caller's to write."""
+
+    def fold_runs(self, state_BW: Floats, logits_S: Floats, counts_B: Counts) -> None:
+        firsts_B, lengths = firsts(counts_B), np.append(0, np.sort(counts_B))
+        # The calls it takes to step so many tokens, and to fold each run that is longer.
+        calls = lengths + np.arange(len(counts_B), -1, -1)
+        together = int(lengths[np.argmin(calls)])
+        for token in range(together):
+            rows_A = np.flatnonzero(counts_B > token)
+            state_AW = state_BW[rows_A]
+            self.step(state_AW, logits_S[firsts_B[rows_A] + token])
+            state_BW[rows_A] = state_AW
+        for row in np.flatnonzero(counts_B > together).tolist():
+            first, stop = int(firsts_B[row]) + together, int(firsts_B[row] + counts_B[row])
+            self.fold(state_BW[row], logits_S[first:stop])
+
+
 AGGREGATORS: dict[str, type[Aggregator]] = {}
 Kind = TypeVar("Kind", bound=type[Aggregator])
 
@@ -104,23 +135,24 @@ def make_aggregator(aggregate: Aggregate) -> Aggregator:
     """Return the aggregator of a readout or an ad-hoc signal.
 
     Raises:
-        ConfigError: The kind is unknown, or a half life is missing, out of range or without use.
+        ConfigError: The kind is unknown, or a parameter is missing, out of range or without use.
     """
-    kind, half_life = aggregate.kind, aggregate.half_life_tokens
+    kind = aggregate.kind
     if kind not in AGGREGATORS:
         raise ConfigError(f"aggregate: kind: got {kind!r}, want one of {sorted(AGGREGATORS)}")
-    if not TRAITS[kind].has_half_life:
-        if half_life is not None:
-            raise ConfigError(
-                f"aggregate: half_life_tokens: got {half_life} with kind {kind!r}, which has none; "
-                f"remove it, or take {' or '.join(kinds_with(half_life=True))}"
-            )
-    elif half_life is None or not MIN_HALF_LIFE_TOKENS <= half_life <= MAX_HALF_LIFE_TOKENS:
+    for each in parameter_faults(aggregate):
         raise ConfigError(
-            f"aggregate: half_life_tokens: got {half_life} with kind {kind!r}, want a number from "
-            f"{MIN_HALF_LIFE_TOKENS} to {MAX_HALF_LIFE_TOKENS:g}"
+            where=f"aggregate: {each.parameter}", got=each.got, want=each.want, fix=each.fix
         )
     return AGGREGATORS[kind](aggregate)
+
+
+def bounded(logits: Floats) -> Floats:
+    """Return scored logits, none further from zero than `LARGEST_LOGIT`.
+
+    Sums that are taken apart again stay exact to 1e-12, whatever one token said before.
+    """
+    return np.clip(scored(logits), -LARGEST_LOGIT, LARGEST_LOGIT)
 
 
 def scored(logits: Floats) -> Floats:
