@@ -75,6 +75,9 @@ Scope = Literal["prompt", "output", "answer"]
 AggregateKind = Literal["max", "mean", "last", "ema_max", "ema_last"]
 """The kinds of this package; `pilothouse.aggregate` says what holds for each."""
 
+HeadKind = Literal["linear", "attention"]
+"""The kinds of this package; `pilothouse.head` says what holds for each."""
+
 Phase = Literal["prompt", "output", "final"]
 Mode = Literal["shadow", "enforce"]
 ActionName = Literal["log", "tag", "steer", "judge", "respond", "block"]
@@ -122,7 +125,8 @@ class SignalSpec:
     `key` is unique: `probe/readout`, or `probe/~scope.kind[.half_life]` when ad hoc.
     `slope` and `offset` are the Platt calibration of the aggregated logit:
     `value = sigmoid(slope * logit + offset)`; ad-hoc signals have 1 and 0.
-    `thresholds` maps a target false positive rate to the value that meets it.
+    `thresholds` maps a target false positive rate to the value that meets it. `head` is the kind of
+    the probe's.
     """
 
     key: str
@@ -133,3 +137,4 @@ class SignalSpec:
     offset: float
     calibrated: bool
     thresholds: tuple[tuple[float, float], ...] = ()
+    head: str = "linear"

@@ -11,6 +11,7 @@ import ipaddress
 from collections.abc import Iterable, Iterator
 
 from pilothouse.aggregate import TRAITS
+from pilothouse.head import TRAITS as HEAD_TRAITS
 from pilothouse.policy.ending_rules import (
     DoorName,
     EndingRule,
@@ -188,7 +189,10 @@ def _readouts(mine: EndingRule, rules: EndingRules) -> Iterator[OpenDoor]:
             "make it a rule of `phase: prompt`",
         )
     reads_end = {
-        (TRAITS[each.aggregate.kind].reads_end and each.scope != "prompt") for each in read
+        TRAITS[each.aggregate.kind].reads_end
+        and each.scope != "prompt"
+        and not HEAD_TRAITS[each.head].pools
+        for each in read
     }
     if phase == "final" and reads_end == {True} and not rules.same_in_phase(mine, "output"):
         yield mine.door(
@@ -198,13 +202,20 @@ def _readouts(mine: EndingRule, rules: EndingRules) -> Iterator[OpenDoor]:
             "(max_tokens, stop, a grammar)",
             "use `phase: output`, or a readout by `max`",
         )
-    if {TRAITS[each.aggregate.kind].falls_with_length for each in read} == {True}:
+    falls_by_head = {HEAD_TRAITS[each.head].falls_with_length for each in read}
+    falls_by_readout = {
+        TRAITS[each.aggregate.kind].falls_with_length or HEAD_TRAITS[each.head].falls_with_length
+        for each in read
+    }
+    if falls_by_readout == {True}:
         yield mine.door(
             "mean",
             at,
             "it reads a mean over text whose length the client chooses: harmless "
             "text around it lowers that",
-            "use a readout by `max` or `last`",
+            "use a readout by `max` or `last`"
+            if falls_by_head == {False}
+            else "use a linear head by `max`, or one that does not weigh all tokens together",
         )
     lowered = sorted(set(_lowered_by(mine.root, True))) if mine.root is not None else []
     if lowered:

@@ -81,16 +81,16 @@ def resolve_policy(policy: Policy, artefacts: Artefacts) -> Resolved:
     )
 
 
-def ad_hoc_spec(probe: str, scope: Scope, aggregate: Aggregate) -> SignalSpec:
+def ad_hoc_spec(probe: str, scope: Scope, aggregate: Aggregate, head: str = "linear") -> SignalSpec:
     """Return an uncalibrated reading of a probe: value = sigmoid(aggregated logit)."""
     half_life = aggregate.half_life_tokens
     tail = "" if half_life is None else f".{half_life:g}"
     key = f"{probe}/~{scope}.{aggregate.kind}{tail}"
-    return SignalSpec(key, probe, scope, aggregate, 1.0, 0.0, calibrated=False)
+    return SignalSpec(key, probe, scope, aggregate, 1.0, 0.0, calibrated=False, head=head)
 
 
 def _signal(ref: SignalRef, artefacts: Artefacts) -> SignalSpec | tuple[str, str]:
-    probes = {spec.probe for spec in artefacts.signals.values()}
+    probes = {spec.probe: spec.head for spec in artefacts.signals.values()}
     if ref.probe not in probes:
         return "probe", f"got the probe `{ref.probe}`, which is not loaded; " + closest(
             ref.probe, probes
@@ -98,7 +98,8 @@ def _signal(ref: SignalRef, artefacts: Artefacts) -> SignalSpec | tuple[str, str
     if ref.over is not None and ref.aggregate is not None:
         half_life = ref.aggregate.ema_half_life_tokens
         kind = ref.aggregate.kind or "ema_last"
-        return ad_hoc_spec(ref.probe, ref.over, Aggregate(kind, half_life))
+        aggregate = Aggregate(kind, half_life)
+        return ad_hoc_spec(ref.probe, ref.over, aggregate, probes[ref.probe])
     readouts = artefacts.readouts_of(ref.probe)
     readout = ref.readout or artefacts.default_readouts.get(ref.probe)
     if readout is None and len(readouts) == 1:

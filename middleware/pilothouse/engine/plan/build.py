@@ -29,6 +29,7 @@ from pilothouse.engine.plan.table_size import memory_problem, table_memory
 from pilothouse.engine.plan.tap_plan import EditPlan, TapPlan
 from pilothouse.engine.plan.turn_markers import TurnMarkers
 from pilothouse.engine.plan.validate import (
+    check_head_cost,
     check_model_match,
     check_norm_limit,
     check_read_layers,
@@ -37,6 +38,7 @@ from pilothouse.engine.plan.validate import (
 )
 from pilothouse.engine.worker.policy_edits import policy_programs, stage_tables
 from pilothouse.errors import ConfigError, RequestError, UnsupportedError
+from pilothouse.head import LINEAR
 from pilothouse.policy.loader import policy_to_json
 from pilothouse.policy.rulebook import Rulebook
 from pilothouse.types import FloatArray, SignalSpec, Tap
@@ -114,6 +116,7 @@ def resolve_plan(
     )
     revision = _revision(body, tensors)
     plan = Plan.build(body.model_copy(update={"revision": revision}), tensors, config)
+    check_head_cost(plan)
     _check_profiles(plan)
     return plan
 
@@ -147,6 +150,7 @@ def _sources(catalog: Catalog, num_layers: int) -> Sources:
             for layer, row_D in zip(probe.layers, probe.weights_LD, strict=True)
         }
         for name, probe in catalog.probes.items()
+        if probe.head == LINEAR
     }
     return Sources(catalog.vectors, reads, num_layers, catalog.saes)
 

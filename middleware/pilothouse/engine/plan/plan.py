@@ -41,6 +41,7 @@ from pilothouse.engine.plan.spec import (
 from pilothouse.engine.plan.tap_plan import TapPlan
 from pilothouse.engine.plan.turn_markers import TurnMarkers
 from pilothouse.errors import EngineError
+from pilothouse.head import LINEAR
 from pilothouse.limits import Limits, RequestLimits
 from pilothouse.policy.loader import policy_from_json
 from pilothouse.policy.rulebook import Rulebook
@@ -207,7 +208,11 @@ class Plan:
             ArtefactError, EngineError: an SAE's files are gone or changed.
         """
         edits = {name: self._source(name, facts) for name, facts in self.body.vectors.items()}
-        reads = {name: self._read_rows(name) for name in self.body.probes}
+        reads = {
+            name: self._read_rows(name)
+            for name, facts in self.body.probes.items()
+            if facts.head == LINEAR
+        }
         saes = {
             name: opened_sae(name, facts.ref, facts.digest)
             for name, facts in self.body.saes.items()

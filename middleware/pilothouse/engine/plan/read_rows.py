@@ -14,6 +14,7 @@ import numpy as np
 from pilothouse.artifacts.catalog import Catalog
 from pilothouse.edits.statistic import Statistic
 from pilothouse.engine.plan.tap_plan import CodeColumns, EditPlan, ResidentSae, TapPlan
+from pilothouse.probes.heads import make_head
 from pilothouse.types import FloatArray, Tap
 
 
@@ -39,11 +40,12 @@ Read = OwnedRow | OwnedCode
 
 
 def probe_rows(catalog: Catalog) -> list[OwnedRow]:
-    """Return the rows of all probes."""
+    """Return the rows of all probes, as their heads read them."""
     return [
-        OwnedRow(name, Tap(layer, probe.site), weights_D)
+        OwnedRow(name, Tap(layer, probe.site), row_D)
         for name, probe in catalog.probes.items()
-        for layer, weights_D in zip(probe.layers, probe.weights_LD, strict=True)
+        for layer, tap in zip(probe.layers, make_head(probe.head).reads(probe.tensors), strict=True)
+        for row_D in tap.rows_RD
     ]
 
 
