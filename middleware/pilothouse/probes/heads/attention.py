@@ -1,9 +1,8 @@
 """Attention over a run: what each head sees of each token, weighted by how much it looks there.
 
 With a = <q_h, x_t> and u = <v_h, x_t>, the value is the sum over heads of
-sum_t e^a u / sum_t e^a (Kramar et al., Building Production-Ready Probes for Gemini, arXiv
-2601.11516). The state is the one of a streamed softmax: the largest a so far, and both sums in
-units of its exponential.
+sum_t e^a u / sum_t e^a (Building Production-Ready Probes for Gemini, arXiv 2601.11516). The state
+is the one of a streamed softmax: the largest a so far, and both sums in units of its exponential.
 
 Shapes: as in `base` and `pooling`; H heads.
 """
