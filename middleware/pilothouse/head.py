@@ -2,7 +2,7 @@
 
 The code of each kind is a file of `probes.heads`.
 
-Axes of tensors: L layers, D width of the site, H heads.
+Axes of tensors: L layers, D width of the site, H heads, V values of a head.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from pydantic import (
     model_validator,
 )
 
-from pilothouse.types import FloatArray, HeadKind
+from pilothouse.types import FloatArray, HeadKind, WindowOrder
 
 MAX_HEADS = 64
-SIZES: Mapping[str, str] = MappingProxyType({"H": "heads"})
+MAX_WINDOW = 256
+MAX_VALUES = 1024
+SIZES: Mapping[str, str] = MappingProxyType({"H": "heads", "V": "values_per_head"})
 """Which field of a head an axis is as long as; L and D are of the artefact."""
 
 
@@ -55,6 +57,20 @@ TRAITS: dict[str, HeadTraits] = {
         pools=True,
         falls_with_length=True,
     ),
+    "efficient_probing": HeadTraits(
+        {"queries": "LHD", "value_maps": "LHVD", "classifier": "HV"},
+        fields=frozenset({"heads", "values_per_head"}),
+        may_be_zero=frozenset({"queries", "classifier"}),
+        pools=True,
+        falls_with_length=True,
+    ),
+    "multimax": HeadTraits({"values": "LHD"}, fields=frozenset({"heads"}), pools=True),
+    "rolling_attention": HeadTraits(
+        {"queries": "LHD", "values": "LHD"},
+        fields=frozenset({"heads", "window", "order"}),
+        may_be_zero=frozenset({"queries"}),
+        pools=True,
+    ),
 }
 """Every kind that can be named: those of this package, and those that were registered beside."""
 
@@ -83,6 +99,9 @@ class Head(BaseModel):
 
     kind: NamedHead = "linear"
     heads: int | None = Field(default=None, ge=1, le=MAX_HEADS, exclude_if=_is_unset)
+    values_per_head: int | None = Field(default=None, ge=1, le=MAX_VALUES, exclude_if=_is_unset)
+    window: int | None = Field(default=None, ge=1, le=MAX_WINDOW, exclude_if=_is_unset)
+    order: WindowOrder | None = Field(default=None, exclude_if=_is_unset)
 
     @model_validator(mode="after")
     def _fields_go_with_kind(self) -> Head:

@@ -75,8 +75,11 @@ Scope = Literal["prompt", "output", "answer"]
 AggregateKind = Literal["max", "mean", "last", "ema_max", "ema_last"]
 """The kinds of this package; `pilothouse.aggregate` says what holds for each."""
 
-HeadKind = Literal["linear", "attention"]
+HeadKind = Literal["linear", "attention", "efficient_probing", "multimax", "rolling_attention"]
 """The kinds of this package; `pilothouse.head` says what holds for each."""
+
+WindowOrder = Literal["sum_then_max", "max_then_sum"]
+"""Of windows of several heads: the largest sum over heads, or the sum of each head's largest."""
 
 Phase = Literal["prompt", "output", "final"]
 Mode = Literal["shadow", "enforce"]

@@ -38,4 +38,40 @@ def _attention(_: Head, arrays: Mapping[str, Floats], states_LTD: Floats) -> flo
     return total
 
 
-_LOGITS = {"linear": _linear, "attention": _attention}
+def _efficient_probing(head: Head, arrays: Mapping[str, Floats], states_LTD: Floats) -> float:
+    """Unfolded: pooled values of every query, end to end, through the classifier."""
+    width = arrays["queries"].shape[2]
+    pooled = []
+    for h in range(head.heads or 0):
+        asked_T = np.einsum("ltd,ld->t", states_LTD, arrays["queries"][:, h]) / np.sqrt(width)
+        share_T = np.exp(asked_T - asked_T.max())
+        share_T /= share_T.sum()
+        values_TV = np.einsum("ltd,lvd->tv", states_LTD, arrays["value_maps"][:, h])
+        pooled.append(share_T @ values_TV)
+    return float(np.concatenate(pooled) @ arrays["classifier"].reshape(-1))
+
+
+def _multimax(_: Head, arrays: Mapping[str, Floats], states_LTD: Floats) -> float:
+    return float(np.einsum("ltd,lhd->th", states_LTD, arrays["values"]).max(axis=0).sum())
+
+
+def _rolling_attention(head: Head, arrays: Mapping[str, Floats], states_LTD: Floats) -> float:
+    asked_TH = np.einsum("ltd,lhd->th", states_LTD, arrays["queries"])
+    seen_TH = np.einsum("ltd,lhd->th", states_LTD, arrays["values"])
+    means_TH = np.zeros_like(seen_TH)
+    for t in range(len(seen_TH)):
+        window = slice(max(0, t + 1 - (head.window or 0)), t + 1)
+        share_wH = np.exp(asked_TH[window] - asked_TH[window].max(axis=0))
+        means_TH[t] = (share_wH * seen_TH[window]).sum(axis=0) / share_wH.sum(axis=0)
+    if head.order == "max_then_sum":
+        return float(means_TH.max(axis=0).sum())
+    return float(means_TH.sum(axis=1).max())
+
+
+_LOGITS = {
+    "linear": _linear,
+    "attention": _attention,
+    "efficient_probing": _efficient_probing,
+    "multimax": _multimax,
+    "rolling_attention": _rolling_attention,
+}

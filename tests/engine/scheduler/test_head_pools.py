@@ -27,6 +27,10 @@ from tests.support.engines.harness import make_plan, random_rows
 LAYERS = (0, 2)
 HEADS = {
     "attention": Head(kind="attention", heads=3),
+    "efficient": Head(kind="efficient_probing", heads=2, values_per_head=3),
+    "multimax": Head(kind="multimax", heads=3),
+    "rolling": Head(kind="rolling_attention", heads=2, window=4, order="sum_then_max"),
+    "latched": Head(kind="rolling_attention", heads=2, window=5, order="max_then_sum"),
 }
 READOUTS = {
     "prompt": ("prompt", "last", None),
