@@ -81,19 +81,25 @@ def policy_fields() -> str:
 
 
 def probe_heads() -> str:
-    """Return every kind of head: its fields, its tensors, whether it pools."""
-    from pilothouse.head import TRAITS
+    """Return every kind of head: its fields, its options, its tensors, whether it pools."""
+    from pilothouse.head import HIDDEN, TRAITS
+
+    def tensors(traits: Any) -> str:
+        hidden = HIDDEN if "hidden_width" in traits.fields else {}
+        named = {**traits.tensors, **hidden}
+        return ", ".join(f"`{name}` [{', '.join(axes)}]" for name, axes in named.items())
 
     rows = [
         (
             f"[`{kind}`](#{kind})",
             ", ".join(f"`{name}`" for name in sorted(traits.fields)) or "none",
-            ", ".join(f"`{name}` [{', '.join(axes)}]" for name, axes in traits.tensors.items()),
+            ", ".join(f"`{name}`" for name in sorted(traits.options)),
+            tensors(traits),
             "all tokens so far" if traits.pools else "each token alone",
         )
         for kind, traits in TRAITS.items()
     ]
-    return table(("`kind`", "fields", "tensors, float32", "a logit is of"), rows)
+    return table(("`kind`", "fields", "may have", "tensors, float32", "a logit is of"), rows)
 
 
 def config_fields() -> str:

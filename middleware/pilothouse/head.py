@@ -2,7 +2,8 @@
 
 The code of each kind is a file of `probes.heads`.
 
-Axes of tensors: L layers, D width of the site, H heads, V values of a head.
+Axes of tensors: L layers, D width of the site, H heads, V values of a head, W width of the hidden
+layer, R factors of a quadratic form, X what rows read: W where there is a hidden layer, else D.
 """
 
 from __future__ import annotations
@@ -22,12 +23,18 @@ from pydantic import (
     model_validator,
 )
 
-from pilothouse.types import FloatArray, HeadKind, WindowOrder
+from pilothouse.types import FloatArray, HeadKind, Normaliser, WindowOrder
 
 MAX_HEADS = 64
 MAX_WINDOW = 256
 MAX_VALUES = 1024
-SIZES: Mapping[str, str] = MappingProxyType({"H": "heads", "V": "values_per_head"})
+MAX_HIDDEN = 4096
+MAX_RANK = 1024
+SIZES: Mapping[str, str] = MappingProxyType(
+    {"H": "heads", "V": "values_per_head", "W": "hidden_width", "R": "rank"}
+)
+HIDDEN: Mapping[str, str] = MappingProxyType({"hidden_weights": "LWD", "hidden_bias": "LW"})
+"""Tensors of a hidden layer, of whatever kind."""
 """Which field of a head an axis is as long as; L and D are of the artefact."""
 
 
@@ -38,7 +45,9 @@ class HeadTraits:
     tensors: Mapping[str, str]
     """Name -> its axes, a letter each; the first is L."""
     fields: frozenset[str] = frozenset()
-    """Fields of the manifest that this kind has, all of them required."""
+    """Fields of the manifest that this kind has to have."""
+    options: frozenset[str] = frozenset({"normaliser"})
+    """Fields that it may have."""
     may_be_zero: frozenset[str] = frozenset()
     """Tensors in which a layer of zeros means something."""
     pools: bool = False
@@ -47,11 +56,20 @@ class HeadTraits:
     """Harmless text around a text lowers that number."""
 
 
+BEFORE_ROWS = frozenset({"normaliser", "hidden_width"})
+
 TRAITS: dict[str, HeadTraits] = {
     "linear": HeadTraits({"weights": "LD"}),
+    "mlp": HeadTraits({"weights": "LX"}, fields=frozenset({"hidden_width"})),
+    "mahalanobis": HeadTraits(
+        {"mean": "LD", "factors": "LRD", "weights": "LR"},
+        fields=frozenset({"rank"}),
+        may_be_zero=frozenset({"mean"}),
+    ),
     "attention": HeadTraits(
-        {"queries": "LHD", "values": "LHD"},
+        {"queries": "LHX", "values": "LHX"},
         fields=frozenset({"heads"}),
+        options=BEFORE_ROWS,
         # A query of zeros is the mean of the values.
         may_be_zero=frozenset({"queries"}),
         pools=True,
@@ -64,10 +82,13 @@ TRAITS: dict[str, HeadTraits] = {
         pools=True,
         falls_with_length=True,
     ),
-    "multimax": HeadTraits({"values": "LHD"}, fields=frozenset({"heads"}), pools=True),
+    "multimax": HeadTraits(
+        {"values": "LHX"}, fields=frozenset({"heads"}), options=BEFORE_ROWS, pools=True
+    ),
     "rolling_attention": HeadTraits(
-        {"queries": "LHD", "values": "LHD"},
+        {"queries": "LHX", "values": "LHX"},
         fields=frozenset({"heads", "window", "order"}),
+        options=BEFORE_ROWS,
         may_be_zero=frozenset({"queries"}),
         pools=True,
     ),
@@ -93,7 +114,10 @@ def _is_unset(value: object) -> bool:
 
 
 class Head(BaseModel):
-    """How a probe makes logits of activations: its kind, and the sizes that the kind has."""
+    """How a probe makes logits of activations: its kind, and the fields that the kind has.
+
+    A token is normalised first, then goes through the hidden layer, of each layer by itself.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -102,15 +126,19 @@ class Head(BaseModel):
     values_per_head: int | None = Field(default=None, ge=1, le=MAX_VALUES, exclude_if=_is_unset)
     window: int | None = Field(default=None, ge=1, le=MAX_WINDOW, exclude_if=_is_unset)
     order: WindowOrder | None = Field(default=None, exclude_if=_is_unset)
+    rank: int | None = Field(default=None, ge=1, le=MAX_RANK, exclude_if=_is_unset)
+    normaliser: Normaliser | None = Field(default=None, exclude_if=_is_unset)
+    hidden_width: int | None = Field(default=None, ge=1, le=MAX_HIDDEN, exclude_if=_is_unset)
 
     @model_validator(mode="after")
     def _fields_go_with_kind(self) -> Head:
-        wanted = TRAITS[self.kind].fields
-        given = {name for name in type(self).model_fields if getattr(self, name) is not None}
-        if given - {"kind"} != wanted:
+        traits = TRAITS[self.kind]
+        fields = set(type(self).model_fields) - {"kind"}
+        given = {name for name in fields if getattr(self, name) is not None}
+        if not traits.fields <= given <= traits.fields | traits.options:
             raise ValueError(
-                f"head: got {sorted(given - {'kind'})} with kind {self.kind!r}, want "
-                f"{sorted(wanted) or 'nothing else'}"
+                f"head: got {sorted(given)} with kind {self.kind!r}, want "
+                f"{sorted(traits.fields) or 'none'}, and {sorted(traits.options)} if wanted"
             )
         return self
 
@@ -119,17 +147,30 @@ class Head(BaseModel):
         """Properties of its kind."""
         return TRAITS[self.kind]
 
+    @property
+    def tensors(self) -> Mapping[str, str]:
+        """Axes of every tensor that a probe with this head has, by their names."""
+        return self.traits.tensors | (HIDDEN if self.hidden_width is not None else {})
+
+    @property
+    def may_be_zero(self) -> frozenset[str]:
+        """Tensors in which a layer of zeros means something."""
+        return self.traits.may_be_zero | {"hidden_bias"}
+
     def shapes(self, *, layers: int, width: int) -> dict[str, tuple[int, ...]]:
         """Return the shape of each tensor, for so many layers and elements of a token."""
         sizes = {"L": layers, "D": width}
         sizes |= {axis: getattr(self, field) for axis, field in SIZES.items()}
-        return {name: tuple(sizes[a] for a in axes) for name, axes in self.traits.tensors.items()}
+        sizes["X"] = width if self.hidden_width is None else self.hidden_width
+        return {name: tuple(sizes[a] for a in axes) for name, axes in self.tensors.items()}
 
     def width_of(self, tensors: Mapping[str, FloatArray]) -> int:
         """Return elements of a token as tensors have them, for a manifest; 0 where none tells."""
-        for name, axes in self.traits.tensors.items():
-            if "D" in axes and name in tensors and tensors[name].ndim == len(axes):
-                return tensors[name].shape[axes.index("D")]
+        read = "D" if self.hidden_width is not None else "DX"
+        for name, axes in self.tensors.items():
+            for axis, letter in enumerate(axes):
+                if letter in read and name in tensors and tensors[name].ndim == len(axes):
+                    return tensors[name].shape[axis]
         return 0
 
 

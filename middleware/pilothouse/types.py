@@ -75,8 +75,22 @@ Scope = Literal["prompt", "output", "answer"]
 AggregateKind = Literal["max", "mean", "last", "ema_max", "ema_last"]
 """The kinds of this package; `pilothouse.aggregate` says what holds for each."""
 
-HeadKind = Literal["linear", "attention", "efficient_probing", "multimax", "rolling_attention"]
+HeadKind = Literal[
+    "linear",
+    "mlp",
+    "attention",
+    "efficient_probing",
+    "multimax",
+    "rolling_attention",
+    "mahalanobis",
+]
 """The kinds of this package; `pilothouse.head` says what holds for each."""
+
+Normaliser = Literal["layer_norm", "rms"]
+"""What a head divides a token by before it reads it; both without a bias, a gain or an epsilon."""
+
+Activation = Literal["relu", "square"]
+"""Of a head's hidden layer."""
 
 WindowOrder = Literal["sum_then_max", "max_then_sum"]
 """Of windows of several heads: the largest sum over heads, or the sum of each head's largest."""

@@ -21,6 +21,9 @@ HEADS = (
     Head(kind="efficient_probing", heads=2, values_per_head=4),
     Head(kind="multimax", heads=2),
     Head(kind="rolling_attention", heads=2, window=4, order="sum_then_max"),
+    Head(kind="mlp", hidden_width=5, normaliser="layer_norm"),
+    Head(kind="attention", heads=2, hidden_width=5),
+    Head(kind="mahalanobis", rank=2),
 )
 each_head = pytest.mark.parametrize("head", HEADS, ids=lambda head: head.model_dump_json())
 
@@ -80,7 +83,7 @@ def test_a_manifest_may_say_that_its_head_is_linear(tmp_path: Path) -> None:
 
 @each_head
 def test_weights_that_are_not_the_heads_are_refused_by_name(head: Head, tmp_path: Path) -> None:
-    for name in head.traits.tensors:
+    for name in head.tensors:
         arrays = arrays_of(head)
         bad = {
             "tensors": {key: each for key, each in arrays.items() if key != name},

@@ -28,6 +28,10 @@ HEADS: Mapping[str, Head] = {
     "efficient": Head(kind="efficient_probing", heads=2, values_per_head=3),
     "multimax": Head(kind="multimax", heads=3),
     "rolling": Head(kind="rolling_attention", heads=2, window=4, order="sum_then_max"),
+    "normalised": Head(normaliser="layer_norm"),
+    "mlp": Head(kind="mlp", hidden_width=16, normaliser="rms"),
+    "mahalanobis": Head(kind="mahalanobis", rank=3),
+    "deep": Head(kind="attention", heads=2, hidden_width=8),
     "latched": Head(kind="rolling_attention", heads=2, window=5, order="max_then_sum"),
 }
 READOUTS = {

@@ -28,8 +28,20 @@ POOLED = (
     Head(kind="rolling_attention", heads=2, window=4, order="sum_then_max"),
     Head(kind="rolling_attention", heads=2, window=1, order="max_then_sum"),
     Head(kind="rolling_attention", heads=3, window=7, order="max_then_sum"),
+    Head(kind="attention", heads=2, hidden_width=4),
+    Head(kind="multimax", heads=2, hidden_width=3, normaliser="rms"),
+    Head(kind="attention", heads=2, normaliser="layer_norm"),
 )
-EVERY = (Head(), *POOLED)
+SINGLE = (
+    Head(),
+    Head(normaliser="layer_norm"),
+    Head(normaliser="rms"),
+    Head(kind="mlp", hidden_width=5),
+    Head(kind="mlp", hidden_width=3, normaliser="layer_norm"),
+    Head(kind="mahalanobis", rank=2),
+    Head(kind="mahalanobis", rank=3, normaliser="rms"),
+)
+EVERY = (*SINGLE, *POOLED)
 each_pooled = pytest.mark.parametrize("head", POOLED, ids=lambda head: head.model_dump_json())
 each_head = pytest.mark.parametrize("head", EVERY, ids=lambda head: head.model_dump_json())
 
@@ -54,7 +66,8 @@ def reads_of(head: Head, arrays: dict[str, np.ndarray], states_LTD: np.ndarray) 
 
 def rounding(head: Head) -> float:
     """Of rows that a head makes of its tensors, which are float32 again."""
-    return 1e-6 if head.kind == "efficient_probing" else 0.0
+    made = head.kind == "efficient_probing" or head.normaliser == "layer_norm"
+    return 1e-6 if made else 0.0
 
 
 @st.composite
@@ -93,6 +106,24 @@ def test_any_cut_gives_what_the_whole_run_gives_after_every_token(
     close = size * (1e-9 + rounding(head) * max(1.0, size))
     assert values == pytest.approx(wanted, rel=1e-9, abs=close)
     assert pooling.value(state_BW)[1] == pytest.approx(wanted[-1], rel=1e-9, abs=close)
+
+
+@pytest.mark.parametrize("head", SINGLE, ids=lambda head: head.model_dump_json())
+@given(
+    seed=st.integers(0, 1 << 32),
+    scale=st.sampled_from([1e-3, 1.0, 100.0]),
+    centre=st.sampled_from([0.0, 5.0]),
+)
+def test_a_head_of_single_tokens_gives_its_definition_at_each(
+    head: Head, seed: int, scale: float, centre: float
+) -> None:
+    states_LTD = scale * (centre + np.random.default_rng(seed).normal(size=(LAYERS, 5, WIDTH)))
+    arrays = arrays_of(head)
+    reads_TR = reads_of(head, arrays, states_LTD)
+    wanted = [head_logit(head, arrays, states_LTD[:, : stop + 1]) for stop in range(5)]
+    assert reads_TR.shape == (5, 1)
+    size = (scale * (1.0 + centre)) ** (2 if head.kind == "mahalanobis" else 1)
+    assert reads_TR[:, 0] == pytest.approx(wanted, rel=1e-4, abs=1e-4 * max(1.0, size))
 
 
 @each_pooled
@@ -214,6 +245,11 @@ def test_sizes_go_with_the_kind() -> None:
         Head(heads=2)
     with pytest.raises(ValidationError, match=r"want \['heads'\]"):
         Head(kind="attention")
+    for refused in ({"hidden_width": 3}, {"window": 3}, {"rank": 2}):
+        with pytest.raises(ValidationError, match="with kind 'linear'"):
+            Head(**refused)
+    with pytest.raises(ValidationError, match="hidden_width"):
+        Head(kind="efficient_probing", heads=1, values_per_head=1, hidden_width=3)
     for heads in (0, 65, 1 << 40):
         with pytest.raises(ValidationError, match="heads"):
             Head(kind="attention", heads=heads)

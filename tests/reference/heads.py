@@ -18,6 +18,14 @@ def head_logit(head: Head, arrays: Mapping[str, Floats], states_LTD: Floats) -> 
     """What a head makes of a whole run, without the probe's bias; NaN of an empty one."""
     wide = {name: each.astype(np.float64) for name, each in arrays.items()}
     states_LTD = np.asarray(states_LTD, np.float64)
+    if head.normaliser == "layer_norm":
+        states_LTD = states_LTD - states_LTD.mean(axis=2, keepdims=True)
+        states_LTD = states_LTD / states_LTD.std(axis=2, keepdims=True)
+    elif head.normaliser == "rms":
+        states_LTD = states_LTD / np.sqrt((states_LTD**2).mean(axis=2, keepdims=True))
+    if head.hidden_width is not None:
+        through_LTW = np.einsum("ltd,lwd->ltw", states_LTD, wide["hidden_weights"])
+        states_LTD = np.maximum(through_LTW + wide["hidden_bias"][:, None], 0.0)
     if not states_LTD.shape[1]:
         return float("nan")
     return _LOGITS[head.kind](head, wide, states_LTD)
@@ -68,8 +76,21 @@ def _rolling_attention(head: Head, arrays: Mapping[str, Floats], states_LTD: Flo
     return float(means_TH.sum(axis=1).max())
 
 
+def _mahalanobis(_: Head, arrays: Mapping[str, Floats], states_LTD: Floats) -> float:
+    """Of the last token, by the whole matrices."""
+    total = 0.0
+    for layer, state_D in enumerate(states_LTD[:, -1]):
+        factors_RD = arrays["factors"][layer]
+        matrix_DD = factors_RD.T @ np.diag(arrays["weights"][layer]) @ factors_RD
+        away_D = state_D - arrays["mean"][layer]
+        total += float(away_D @ matrix_DD @ away_D)
+    return total
+
+
 _LOGITS = {
     "linear": _linear,
+    "mlp": _linear,
+    "mahalanobis": _mahalanobis,
     "attention": _attention,
     "efficient_probing": _efficient_probing,
     "multimax": _multimax,

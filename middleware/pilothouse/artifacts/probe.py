@@ -132,7 +132,7 @@ def save_probe(probe: Probe, path: Path) -> None:
 def _probe(name: str, manifest: ProbeManifest, tensors: Tensors, place: object) -> Probe:
     head = manifest.head or LINEAR
     shapes = head.shapes(layers=len(manifest.layers), width=manifest.site_width)
-    check_tensors(place, tensors, shapes, may_be_zero=head.traits.may_be_zero)
+    check_tensors(place, tensors, shapes, may_be_zero=head.may_be_zero)
     return Probe(
         name=name,
         model_id=manifest.model_id,

@@ -23,7 +23,7 @@ from pilothouse.engine.plan.feature_log import (
     owner_of,
 )
 from pilothouse.engine.plan.plan import Plan, PlanBody, PolicyTarget, digest_of
-from pilothouse.engine.plan.read_rows import lay_out_reads, probe_rows
+from pilothouse.engine.plan.read_rows import lay_out_reads, probe_reads
 from pilothouse.engine.plan.spec import ModelFacts, probe_facts, sae_facts, vector_facts
 from pilothouse.engine.plan.table_size import memory_problem, table_memory
 from pilothouse.engine.plan.tap_plan import EditPlan, TapPlan
@@ -76,7 +76,7 @@ def resolve_plan(
     if running is not None:
         edits = running_edits(edits, config, sources, running)
     policy_taps = {tap for program in programs for tap in program.layers}
-    wanted = [*probe_rows(catalog), *logged_reads(logged, catalog.saes)]
+    wanted = [*probe_reads(catalog), *logged_reads(logged, catalog.saes)]
     read_taps = {each.tap for each in wanted}
     widths = tap_widths({*edits, *policy_taps, *read_taps}, catalog, model, running)
     saes = {each.digest: each for each in catalog.saes.values()}

@@ -108,7 +108,8 @@ class PlanBody(Frozen):
 class Plan:
     """A resolved plan: JSON body, float32 tensors by name, and the rulebook made from it.
 
-    Tensors: `vector/<name>/<array>` [L, ...], `reads/<layer>/<site>` [D, E], and
+    Tensors: `vector/<name>/<array>` [L, ...], `reads/<layer>/<site>` [D, E],
+    `hidden/<layer>/<site>/<number>/<array>` as `plan.read_rows` makes them, and
     `policy/<layer>/<site>/<table>`, the policies' tables as `engine.tables` takes them.
     """
 
@@ -281,6 +282,13 @@ class Plan:
             for key, each in self.tensors.items()
             if key.startswith(head)
         }
+
+    def hidden_tensors(self, tap: Tap) -> list[dict[str, FloatArray]]:
+        """Return the hidden layers that are read at a tap, in order."""
+        count = len(self.taps()[tap].hidden)
+        heads = [f"hidden/{tap.layer}/{tap.site}/{number}" for number in range(count)]
+        names = ("weights", "bias", "rows")
+        return [{name: self.tensors[f"{head}/{name}"] for name in names} for head in heads]
 
     def edit_taps(self) -> tuple[Tap, ...]:
         """Return where programs can edit."""

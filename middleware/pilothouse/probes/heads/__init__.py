@@ -10,6 +10,7 @@ from pkgutil import iter_modules
 
 from pilothouse.probes.heads.base import (
     HEADS,
+    HiddenLayer,
     ProbeHead,
     TapReads,
     make_head,
@@ -20,6 +21,7 @@ from pilothouse.probes.heads.pooling import Pooling
 
 __all__ = [
     "HEADS",
+    "HiddenLayer",
     "Pooling",
     "ProbeHead",
     "TapReads",

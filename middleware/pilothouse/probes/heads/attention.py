@@ -10,8 +10,9 @@ Shapes: as in `base` and `pooling`; H heads.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pilothouse.probes.heads.base import ProbeHead, TapReads, Tensors, register_head
+from pilothouse.probes.heads.base import ProbeHead, Tensors, register_head
 from pilothouse.probes.heads.pooling import Floats, Pooling, scored
 
 RANGE = 600.0
@@ -100,9 +101,8 @@ def _accumulated(before_H: Floats, logs_TH: Floats) -> Floats:
 class Attention(ProbeHead):
     """Rows of queries, then of values."""
 
-    def reads(self, tensors: Tensors) -> tuple[TapReads, ...]:
-        layers = zip(tensors["queries"], tensors["values"], strict=True)
-        return tuple(TapReads(np.concatenate(queries_and_values)) for queries_and_values in layers)
+    def rows(self, tensors: Tensors) -> NDArray[np.floating]:
+        return np.concatenate([tensors["queries"], tensors["values"]], axis=1)
 
     def pooling(self) -> Pooling:
         assert self.head.heads is not None

@@ -11,9 +11,10 @@ Shapes: as in `base`; H heads, V values of a head.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pilothouse.probes.heads.attention import SoftmaxPooling
-from pilothouse.probes.heads.base import ProbeHead, TapReads, Tensors, register_head
+from pilothouse.probes.heads.base import ProbeHead, Tensors, register_head
 from pilothouse.probes.heads.pooling import Pooling
 
 
@@ -21,13 +22,12 @@ from pilothouse.probes.heads.pooling import Pooling
 class EfficientProbing(ProbeHead):
     """Rows of scaled queries, then of values with the classifier folded in."""
 
-    def reads(self, tensors: Tensors) -> tuple[TapReads, ...]:
+    def rows(self, tensors: Tensors) -> NDArray[np.floating]:
         queries_LHD = tensors["queries"].astype(np.float64)
         queries_LHD /= np.sqrt(queries_LHD.shape[2])
         maps_LHVD = tensors["value_maps"].astype(np.float64)
         values_LHD = np.einsum("hv,lhvd->lhd", tensors["classifier"], maps_LHVD)
-        rows_LRD = np.concatenate([queries_LHD, values_LHD], axis=1).astype(np.float32)
-        return tuple(map(TapReads, rows_LRD))
+        return np.concatenate([queries_LHD, values_LHD], axis=1)
 
     def pooling(self) -> Pooling:
         assert self.head.heads is not None

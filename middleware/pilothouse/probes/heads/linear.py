@@ -5,12 +5,15 @@ Shapes: as in `base`.
 
 from __future__ import annotations
 
-from pilothouse.probes.heads.base import ProbeHead, TapReads, Tensors, register_head
+import numpy as np
+from numpy.typing import NDArray
+
+from pilothouse.probes.heads.base import ProbeHead, Tensors, register_head
 
 
 @register_head("linear")
 class Linear(ProbeHead):
     """A row. With two layers and rows w and -w it reads the displacement between them."""
 
-    def reads(self, tensors: Tensors) -> tuple[TapReads, ...]:
-        return tuple(TapReads(row_D[None]) for row_D in tensors["weights"])
+    def rows(self, tensors: Tensors) -> NDArray[np.floating]:
+        return tensors["weights"][:, None]

@@ -10,8 +10,9 @@ Shapes: as in `base` and `pooling`; H heads.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pilothouse.probes.heads.base import ProbeHead, TapReads, Tensors, register_head
+from pilothouse.probes.heads.base import ProbeHead, Tensors, register_head
 from pilothouse.probes.heads.pooling import Floats, Pooling, scored
 
 
@@ -48,8 +49,8 @@ def _summed(highest_BH: Floats) -> Floats:
 class MultiMax(ProbeHead):
     """Rows of values."""
 
-    def reads(self, tensors: Tensors) -> tuple[TapReads, ...]:
-        return tuple(map(TapReads, tensors["values"]))
+    def rows(self, tensors: Tensors) -> NDArray[np.floating]:
+        return tensors["values"]
 
     def pooling(self) -> Pooling:
         assert self.head.heads is not None

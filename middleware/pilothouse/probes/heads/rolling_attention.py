@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 
-from pilothouse.probes.heads.base import ProbeHead, TapReads, Tensors, register_head
+from pilothouse.probes.heads.base import ProbeHead, Tensors, register_head
 from pilothouse.probes.heads.pooling import Floats, Pooling, scored
 from pilothouse.types import WindowOrder
 
@@ -82,9 +83,8 @@ class RollingPooling(Pooling):
 class RollingAttention(ProbeHead):
     """Rows of queries, then of values."""
 
-    def reads(self, tensors: Tensors) -> tuple[TapReads, ...]:
-        layers = zip(tensors["queries"], tensors["values"], strict=True)
-        return tuple(TapReads(np.concatenate(queries_and_values)) for queries_and_values in layers)
+    def rows(self, tensors: Tensors) -> NDArray[np.floating]:
+        return np.concatenate([tensors["queries"], tensors["values"]], axis=1)
 
     def pooling(self) -> Pooling:
         head = self.head
