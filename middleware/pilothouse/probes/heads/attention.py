@@ -17,6 +17,8 @@ from pilothouse.probes.heads.pooling import Floats, Pooling, scored
 
 RANGE = 600.0
 """How far below the largest a token's exponential is still a number in float64, with room."""
+BLOCK = 256
+"""Tokens that are folded at once, so that one far from all others costs no more than these."""
 
 
 class SoftmaxPooling(Pooling):
@@ -54,13 +56,19 @@ class SoftmaxPooling(Pooling):
         return values_B
 
     def fold_run(self, state_W: Floats, reads_TR: Floats) -> Floats:
-        if not len(reads_TR):
-            return np.empty(0)
-        heads, reads_TR = self.heads, scored(reads_TR)
+        pieces = [
+            self._fold_block(state_W, scored(reads_TR[start : start + BLOCK]))
+            for start in range(0, len(reads_TR), BLOCK)
+        ]
+        return np.concatenate([np.empty(0), *pieces])
+
+    def _fold_block(self, state_W: Floats, reads_TR: Floats) -> Floats:
+        heads = self.heads
         asked_TH, seen_TH = reads_TR[:, :heads], reads_TR[:, heads:]
         top_H = np.maximum(state_W[:heads], asked_TH.max(axis=0))
-        # Not so where a read is NaN, which must not reach the tokens before it.
-        if not (top_H - asked_TH.min(axis=0) < RANGE).all():
+        # The largest so far must not be lost beside the largest of the block while it is the
+        # largest. A NaN fails this too: it must not reach the tokens before it.
+        if not (top_H - np.maximum(state_W[:heads], asked_TH[0]) < RANGE).all():
             return self._fold_far_apart(state_W, asked_TH, seen_TH)
         kept_H = np.exp(state_W[:heads] - top_H)
         weight_TH = np.exp(asked_TH - top_H)
