@@ -150,7 +150,7 @@ class Head(BaseModel):
     @property
     def tensors(self) -> Mapping[str, str]:
         """Axes of every tensor that a probe with this head has, by their names."""
-        return self.traits.tensors | (HIDDEN if self.hidden_width is not None else {})
+        return {**self.traits.tensors, **(HIDDEN if self.hidden_width is not None else {})}
 
     @property
     def may_be_zero(self) -> frozenset[str]:
@@ -170,7 +170,7 @@ class Head(BaseModel):
         for name, axes in self.tensors.items():
             for axis, letter in enumerate(axes):
                 if letter in read and name in tensors and tensors[name].ndim == len(axes):
-                    return tensors[name].shape[axis]
+                    return int(tensors[name].shape[axis])
         return 0
 
 

@@ -120,6 +120,12 @@ def test_chunked_and_from_the_cache_heads_give_their_definition(qwen3: Path) -> 
         assert min(check(started, oracle, "warm")) >= 2 * BLOCK
 
 
+@pytest.mark.full
+def test_compiled_heads_give_their_definition(qwen3: Path) -> None:
+    with engine(qwen3, plan_of_heads(), enforce_eager=False) as started:
+        check(started, HookedModel(qwen3), "compiled")
+
+
 def test_preempted_heads_give_their_definition(qwen3: Path) -> None:
     settings = {"num_gpu_blocks_override": 11, "max_num_batched_tokens": 64, "max_num_seqs": 8}
     with engine(qwen3, plan_of_heads(), **settings) as started:

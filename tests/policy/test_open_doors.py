@@ -16,7 +16,7 @@ from pilothouse.policy.open_doors import grouped, open_doors
 from pilothouse.policy.resolve import Artefacts, resolve_policy
 from pilothouse.policy.schema import Policy
 from pilothouse.trusted_proxies import TrustedProxies
-from pilothouse.types import Aggregate, AggregateKind, Scope, SignalSpec
+from pilothouse.types import Aggregate, AggregateKind, HeadKind, Scope, SignalSpec
 from tests.policy.test_lint import write
 from tests.support.policies import policy_text, rule_text, sample_policy
 
@@ -25,11 +25,12 @@ PAGE = CHECKOUT / "docs" / "explanation" / "security.md"
 ENFORCED = ("mode: enforce", "on_error: closed")
 
 
-def spec(probe: str, readout: str, scope: Scope, kind: AggregateKind) -> SignalSpec:
+def spec(
+    probe: str, readout: str, scope: Scope, kind: AggregateKind, head: HeadKind = "linear"
+) -> SignalSpec:
     half_life = 4.0 if kind.startswith("ema") else None
-    return SignalSpec(
-        f"{probe}/{readout}", probe, scope, Aggregate(kind, half_life), 1.0, 0.0, True
-    )
+    aggregate = Aggregate(kind, half_life)
+    return SignalSpec(f"{probe}/{readout}", probe, scope, aggregate, 1.0, 0.0, True, head=head)
 
 
 KNOWN = (
@@ -38,6 +39,8 @@ KNOWN = (
     spec("misuse", "said", "output", "max"),
     spec("misuse", "said_last", "answer", "last"),
     spec("other", "prompt", "prompt", "max"),
+    spec("looks", "said", "answer", "last", "attention"),
+    spec("peaks", "said", "answer", "last", "multimax"),
 )
 ARTEFACTS = Artefacts({each.key: each for each in KNOWN}, {}, None)
 READS = {
@@ -216,6 +219,11 @@ def test_the_end_of_an_answer_is_the_clients_to_choose() -> None:
 
 def test_a_mean_is_lowered_by_text_around_it() -> None:
     assert names(policy(read="misuse/prompt_mean")) == {"mean"}
+
+
+def test_a_head_that_pools_reads_more_than_the_end_and_attention_can_be_diluted() -> None:
+    assert names(policy(phase="final", read="looks/said")) == {"mean"}
+    assert names(policy(phase="final", read="peaks/said")) == set()
 
 
 @pytest.mark.parametrize(

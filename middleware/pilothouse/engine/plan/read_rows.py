@@ -21,6 +21,7 @@ from pilothouse.engine.plan.tap_plan import (
     ResidentSae,
     TapPlan,
 )
+from pilothouse.errors import ArtefactError, ConfigError
 from pilothouse.probes.heads import HiddenLayer, TapReads, make_head
 from pilothouse.types import FloatArray, Normaliser, Tap
 
@@ -64,15 +65,20 @@ STATISTICS: dict[Normaliser | None, Statistic] = {
 
 
 def probe_reads(catalog: Catalog) -> list[Read]:
-    """Return what the heads of all probes read."""
-    return [
-        each
-        for name, probe in catalog.probes.items()
-        for layer, reads in zip(
-            probe.layers, make_head(probe.head).reads(probe.tensors), strict=True
-        )
-        for each in reads_of(name, Tap(layer, probe.site), reads)
-    ]
+    """Return what the heads of all probes read.
+
+    Raises:
+        ConfigError: what a head makes of its weights is not finite; names the probe.
+    """
+    found: list[Read] = []
+    for name, probe in catalog.probes.items():
+        try:
+            taps = make_head(probe.head).reads(probe.tensors)
+        except ArtefactError as error:
+            raise ConfigError(f"probes.{name}: {error}") from error
+        for layer, reads in zip(probe.layers, taps, strict=True):
+            found += reads_of(name, Tap(layer, probe.site), reads)
+    return found
 
 
 def reads_of(owner: str, tap: Tap, reads: TapReads) -> list[Read]:

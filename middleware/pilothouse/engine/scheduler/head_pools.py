@@ -80,9 +80,8 @@ class HeadPools:
 
     def logits(self, reads_TG: Floats) -> Floats:
         """Return logits_TV; those of heads that pool are NaN until they are folded."""
-        if not self._runs:
-            return reads_TG + self._bias_V
-        logits_TV: Floats = reads_TG[:, self._read_of_V] + self._bias_V
+        read_TV = reads_TG[:, self._read_of_V] if self._runs else reads_TG
+        logits_TV: Floats = read_TV + self._bias_V
         logits_TV[:, self._pooled_V] = np.nan
         return logits_TV
 

@@ -148,7 +148,7 @@ def columns_of(
         return None
     reads_DE = None
     if rows_DE is not None:
-        reads_DE = torch.from_numpy(np.ascontiguousarray(rows_DE, np.float32)).to(device)
+        reads_DE = _on_device(rows_DE, device)
     return ReadColumns(
         tap.read_start,
         tap.read_stop,
@@ -161,15 +161,18 @@ def columns_of(
         ],
         [
             HiddenRead(
-                *(
-                    torch.from_numpy(np.array(arrays[name], np.float32)).to(device)
-                    for name in ("weights", "bias", "rows")
-                ),
-                facts,
+                weights_DW=_on_device(arrays["weights"], device),
+                bias_W=_on_device(arrays["bias"], device),
+                rows_WR=_on_device(arrays["rows"], device),
+                facts=facts,
             )
             for facts, arrays in zip(tap.hidden, hidden, strict=True)
         ],
     )
+
+
+def _on_device(array: FloatArray, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.array(array, np.float32, order="C")).to(device)
 
 
 def read(stream_TD: Tensor, reads_DE: Tensor) -> Tensor:
