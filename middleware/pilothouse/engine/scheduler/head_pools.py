@@ -121,7 +121,7 @@ class HeadPools:
         self, scoped: Mapping[Scope, Cut], reads_TG: Floats, logits_TV: Floats, *, shown: bool
     ) -> None:
         """Fold runs of several tokens, cut to each scope, and write their logits."""
-        for run in self._runs:
+        for run in self._runs if scoped else ():
             rows_R, counts_R, tokens_S = scoped[run.scope]
             if not len(rows_R) or (run.only_shown and not shown):
                 continue

@@ -191,7 +191,9 @@ class ScoreTable:
         return reads_TG
 
     def _scoped(self, runs: ScoredSpans) -> dict[Scope, Cut]:
-        """Cut runs to each scope that something covers."""
+        """Cut runs to each scope that something covers; of no runs there are no cuts."""
+        if not len(runs.rows_R):
+            return {}
         prompt_R, answer_R = self.prompt_C[runs.rows_R], self.answer_C[runs.rows_R]
         return {
             scope: runs.within(*scope_bounds(scope, prompt_R, answer_R)) for scope in self._scopes
