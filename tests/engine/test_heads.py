@@ -57,8 +57,9 @@ def probes() -> dict[str, Probe]:
     }
 
 
-def plan_of_heads():
-    made = probes()
+def plan_of_heads(*names: str):
+    """A plan of all heads, or of some, each read by an enforced rule of the prompt."""
+    made = {name: each for name, each in probes().items() if not names or name in names}
     policies = [policy(f"on-{name}", NEVER, {"x": f"{name}/prompt"}) for name in made]
     return make_plan(Catalog(probes=made), policies)
 
@@ -84,10 +85,12 @@ def offline(probe: Probe, streams: Mapping[int, np.ndarray], prompt: int, fed: i
 
 def check(started: Engine, oracle: HookedModel, tag: str) -> list[int]:
     """All prompts at once, against the definitions; how many tokens came from the cache."""
+    assert started.plan is not None
+    loaded = list(started.plan.body.probes)
     for i, prompt in enumerate(PROMPTS):
         params = started.params(
-            policies=[f"on-{name}" for name in HEADS],
-            probes=list(HEADS),
+            policies=[f"on-{name}" for name in loaded],
+            probes=loaded,
             scores="tokens",
             decision_id=f"{tag}{i}",
             max_tokens=OUTPUT_TOKENS,
@@ -98,11 +101,12 @@ def check(started: Engine, oracle: HookedModel, tag: str) -> list[int]:
         record = started.closing(f"{tag}{i}")
         tokens = list(outputs[f"{tag}{i}"].outputs[0].token_ids)
         fed = len(prompt) + OUTPUT_TOKENS - 1
-        assert record.scored_tokens == dict.fromkeys(HEADS, fed)
+        assert record.scored_tokens == dict.fromkeys(loaded, fed)
         assert record.unscored_tokens == {}
         streams = oracle.run(prompt + tokens).streams
         told = [score for each in started.records[f"{tag}{i}"] for score in each.token_scores]
-        for name, probe in probes().items():
+        for name in loaded:
+            probe = probes()[name]
             want, logits = offline(probe, streams, len(prompt), fed)
             for key, value in want.items():
                 assert record.values[key] == pytest.approx(value, abs=1e-4), key
@@ -122,7 +126,8 @@ def test_chunked_and_from_the_cache_heads_give_their_definition(qwen3: Path) -> 
 
 @pytest.mark.full
 def test_compiled_heads_give_their_definition(qwen3: Path) -> None:
-    with engine(qwen3, plan_of_heads(), enforce_eager=False) as started:
+    plan = plan_of_heads("normalised", "mlp", "mahalanobis", "deep")
+    with engine(qwen3, plan, enforce_eager=False) as started:
         check(started, HookedModel(qwen3), "compiled")
 
 
