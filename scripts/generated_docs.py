@@ -106,6 +106,28 @@ def policy_fields() -> str:
     return fields_of(Policy.model_json_schema(by_alias=True))
 
 
+def probe_heads() -> str:
+    """Return every kind of head: its fields, its options, its tensors, whether it pools."""
+    from pilothouse.head import HIDDEN, TRAITS
+
+    def tensors(traits: Any) -> str:
+        hidden = HIDDEN if "hidden_width" in traits.fields else {}
+        named = {**traits.tensors, **hidden}
+        return ", ".join(f"`{name}` [{', '.join(axes)}]" for name, axes in named.items())
+
+    rows = [
+        (
+            f"[`{kind}`](#{kind})",
+            ", ".join(f"`{name}`" for name in sorted(traits.fields)) or "none",
+            ", ".join(f"`{name}`" for name in sorted(traits.options)),
+            tensors(traits),
+            "all tokens so far" if traits.pools else "each token alone",
+        )
+        for kind, traits in TRAITS.items()
+    ]
+    return table(("`kind`", "fields", "may have", "tensors, float32", "a logit is of"), rows)
+
+
 def config_fields() -> str:
     """Return the fields of pilothouse.yaml, from its schema."""
     from pilothouse.config import PilothouseConfig
@@ -136,6 +158,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "config-fields": config_fields,
     "metrics": metrics,
     "policy-fields": policy_fields,
+    "probe-heads": probe_heads,
     "refused-flags": refused_flags,
     "refused-pairs": refused_pairs,
     "refused-variables": refused_variables,

@@ -189,4 +189,8 @@ class Limits(RequestLimits):
     read_cache_mib: int = Field(default=256, ge=0)
     """Memory of each engine for what probes read in blocks of the prefix cache; 0 keeps nothing,
     and then requests under an enforced rule of the prompt take nothing from the prefix cache."""
+    max_read_columns: int = Field(default=1024, ge=0)
+    """Numbers that all probes together read of a token; a linear probe reads one a layer."""
+    max_head_state_kib: int = Field(default=64, ge=0)
+    """Of each request that is scored, for heads that pool what they read."""
     max_wait_ms: int = Field(default=2000, ge=0)

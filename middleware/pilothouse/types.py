@@ -90,6 +90,26 @@ AggregateKind = Literal[
 ]
 """The kinds of this package; `pilothouse.aggregate` says what holds for each."""
 
+HeadKind = Literal[
+    "linear",
+    "mlp",
+    "attention",
+    "efficient_probing",
+    "multimax",
+    "rolling_attention",
+    "mahalanobis",
+]
+"""The kinds of this package; `pilothouse.head` says what holds for each."""
+
+Normaliser = Literal["layer_norm", "rms"]
+"""What a head divides a token by before it reads it; both without a bias, a gain or an epsilon."""
+
+Activation = Literal["relu", "square"]
+"""Of a head's hidden layer."""
+
+WindowOrder = Literal["sum_then_max", "max_then_sum"]
+"""Of windows of several heads: the largest sum over heads, or the sum of each head's largest."""
+
 Phase = Literal["prompt", "output", "final"]
 Mode = Literal["shadow", "enforce"]
 ActionName = Literal["log", "tag", "steer", "judge", "respond", "block"]
@@ -156,7 +176,8 @@ class SignalSpec:
     `key` is unique: `probe/readout`, or `probe/~scope.kind[.parameters]` when ad hoc.
     `slope` and `offset` are the Platt calibration of the aggregated logit:
     `value = sigmoid(slope * logit + offset)`; ad-hoc signals have 1 and 0.
-    `thresholds` maps a target false positive rate to the value that meets it.
+    `thresholds` maps a target false positive rate to the value that meets it. `head` is the kind of
+    the probe's.
     """
 
     key: str
@@ -167,3 +188,4 @@ class SignalSpec:
     offset: float
     calibrated: bool
     thresholds: tuple[tuple[float, float], ...] = ()
+    head: str = "linear"

@@ -642,6 +642,24 @@ MUTANTS: tuple[Mutant, ...] = (
         "np.zeros_like(prompt_R), np.full_like(prompt_R, 1 << 60)",
         "scheduler/score_table",
     ),
+    Mutant(
+        "streaming",
+        "attention keeps its sums as they are when a larger look comes",
+        "SoftmaxPooling.step",
+        "np.exp(state_BW[:, :heads] - top_BH)",
+        "np.ones_like(top_BH)",
+        ("tests/probes/test_heads.py",),
+        "any_cut",
+    ),
+    _mutant(
+        "streaming",
+        "a reused row goes on with what a head pooled before",
+        "HeadPools.open",
+        "run.pooling.start(1)[0]",
+        "run.states_CW[row]",
+        "scheduler/head_pools",
+        "reused",
+    ),
     # ops: the log, and the plan behind its digest
     Mutant(
         "never-printed",

@@ -18,7 +18,7 @@ from pilothouse.policy.open_doors import grouped, open_doors
 from pilothouse.policy.resolve import Artefacts, resolve_policy
 from pilothouse.policy.schema import Policy
 from pilothouse.trusted_proxies import TrustedProxies
-from pilothouse.types import Aggregate, AggregateKind, Scope, SignalSpec
+from pilothouse.types import Aggregate, AggregateKind, HeadKind, Scope, SignalSpec
 from tests.policy.test_lint import write
 from tests.support.policies import policy_text, rule_text, sample_policy
 
@@ -27,10 +27,12 @@ PAGE = CHECKOUT / "docs" / "explanation" / "security.md"
 ENFORCED = ("mode: enforce", "on_error: closed")
 
 
-def spec(probe: str, readout: str, scope: Scope, kind: AggregateKind) -> SignalSpec:
+def spec(
+    probe: str, readout: str, scope: Scope, kind: AggregateKind, head: HeadKind = "linear"
+) -> SignalSpec:
     given = {name: each.example for name, each in TRAITS[kind].parameters.items()}
     aggregate = replace(Aggregate(kind), **given)
-    return SignalSpec(f"{probe}/{readout}", probe, scope, aggregate, 1.0, 0.0, True)
+    return SignalSpec(f"{probe}/{readout}", probe, scope, aggregate, 1.0, 0.0, True, head=head)
 
 
 KNOWN = (
@@ -49,6 +51,8 @@ KNOWN = (
     spec("misuse", "said", "output", "max"),
     spec("misuse", "said_last", "answer", "last"),
     spec("other", "prompt", "prompt", "max"),
+    spec("looks", "said", "answer", "last", "attention"),
+    spec("peaks", "said", "answer", "last", "multimax"),
 )
 ARTEFACTS = Artefacts({each.key: each for each in KNOWN}, {}, None)
 READS = {
@@ -238,6 +242,11 @@ def test_what_reads_the_end_of_a_prompt_is_lowered_by_text_there() -> None:
     for readout in ("said_window", "said_alarm"):
         assert names(policy(phase="output", read=f"misuse/{readout}")) == set()
         assert names(policy(phase="final", read=f"misuse/{readout}")) == {"last-token"}
+
+
+def test_a_head_that_pools_reads_more_than_the_end_and_attention_can_be_diluted() -> None:
+    assert names(policy(phase="final", read="looks/said")) == {"mean"}
+    assert names(policy(phase="final", read="peaks/said")) == set()
 
 
 @pytest.mark.parametrize(

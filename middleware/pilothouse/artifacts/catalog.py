@@ -103,6 +103,7 @@ def signals_of(probe: Probe) -> tuple[SignalSpec, ...]:
             offset=readout.offset,
             calibrated=True,
             thresholds=_thresholds(readout),
+            head=probe.head.kind,
         )
         for name, readout in probe.readouts.items()
     )

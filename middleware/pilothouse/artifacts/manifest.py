@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pilothouse.aggregate import PARAMETERS, NamedAggregate, parameter_faults
 from pilothouse.config import Name
+from pilothouse.head import Head
 from pilothouse.types import PROJECTION_SITES, Aggregate, Scope, Site
 
 FORMAT = "pilothouse/v1"
@@ -214,12 +215,14 @@ class Readout(Closed):
 
 
 class ProbeManifest(Manifest):
-    """A linear probe: one read row per layer, a bias, and its readouts.
+    """A probe: its head, a bias, and its readouts.
 
-    `sigmoid(token_slope * logit + token_offset)` is the score of a single token.
+    `sigmoid(token_slope * logit + token_offset)` is the score of a single token. Without a head it
+    is linear: one read row per layer.
     """
 
     kind: Literal["probe"] = "probe"
+    head: Head | None = Field(default=None, exclude_if=lambda head: head is None)
     bias: float
     token_slope: float = Field(gt=0)
     token_offset: float

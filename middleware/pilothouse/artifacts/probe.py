@@ -1,4 +1,7 @@
-"""A linear probe: the logit of a token is the sum over layers of <w_l, h_l>, plus the bias.
+"""A probe: weights of its head, a bias, a calibration of tokens, and readouts.
+
+The tensors are those that `pilothouse.head` lists for the head's kind. A linear probe has one row
+per layer: the logit of a token is the sum over layers of <w_l, h_l>, plus the bias.
 
 Shapes: L layers of the artefact, D width at the site.
 """
@@ -24,6 +27,7 @@ from pilothouse.artifacts.folder import (
     write_artefact,
 )
 from pilothouse.artifacts.manifest import FORMAT, ProbeManifest, Readout
+from pilothouse.head import LINEAR, Head
 from pilothouse.types import Site
 
 
@@ -40,7 +44,8 @@ class Probe:
     d_model: int
     site: Site
     layers: tuple[int, ...]
-    weights_LD: NDArray[np.float32]
+    head: Head
+    tensors: Mapping[str, NDArray[np.float32]]
     bias: float
     token_slope: float
     token_offset: float
@@ -48,6 +53,11 @@ class Probe:
     default_readout: str
     digest: str
     manifest: ProbeManifest
+
+    @property
+    def weights_LD(self) -> NDArray[np.float32]:
+        """The row at each layer, of a linear probe."""
+        return self.tensors["weights"]
 
     @property
     def width(self) -> int:
@@ -60,7 +70,9 @@ def build_probe(
     *,
     model_id: str,
     layers: tuple[int, ...],
-    weights_LD: NDArray[np.float32],
+    weights_LD: NDArray[np.float32] | None = None,
+    head: Head = LINEAR,
+    arrays: Mapping[str, NDArray[np.float32]] | None = None,
     bias: float,
     token_slope: float,
     token_offset: float,
@@ -72,11 +84,16 @@ def build_probe(
 ) -> Probe:
     """Build a probe from its numbers, with manifest and digests.
 
+    Args:
+        weights_LD: rows of a linear probe.
+        arrays: the tensors of any other head by their names, in place of `weights_LD`.
+
     Raises:
-        ArtefactError: shapes that do not fit, NaN or zero rows.
+        ArtefactError: tensors that are not the head's, shapes that do not fit, NaN or zero rows.
         pydantic.ValidationError: a field that no manifest may have.
     """
-    tensors = {"weights": frozen(weights_LD)}
+    given = arrays if weights_LD is None else {"weights": weights_LD}
+    tensors = {key: frozen(each) for key, each in (given or {}).items()}
     fields = {
         "format": FORMAT,
         "kind": "probe",
@@ -90,7 +107,9 @@ def build_probe(
         "token_offset": float(token_offset),
         "default_readout": default_readout,
         "readouts": {key: each.model_dump(mode="json") for key, each in readouts.items()},
-    } | width_fields(site, int(np.shape(weights_LD)[-1]), d_model)
+    } | width_fields(site, head.width_of(tensors), d_model)
+    if head != LINEAR:
+        fields["head"] = head.model_dump(mode="json")
     described, _ = describe_weights(fields, tensors)
     return _probe(name, ProbeManifest.model_validate(described), tensors, f"probe {name!r}")
 
@@ -107,18 +126,21 @@ def load_probe(name: str, path: Path) -> Probe:
 
 def save_probe(probe: Probe, path: Path) -> None:
     """Write manifest and weights into a folder, made if it is not there."""
-    write_artefact(path, probe.manifest, {"weights": probe.weights_LD})
+    write_artefact(path, probe.manifest, dict(probe.tensors))
 
 
 def _probe(name: str, manifest: ProbeManifest, tensors: Tensors, place: object) -> Probe:
-    check_tensors(place, tensors, {"weights": (len(manifest.layers), manifest.site_width)})
+    head = manifest.head or LINEAR
+    shapes = head.shapes(layers=len(manifest.layers), width=manifest.site_width)
+    check_tensors(place, tensors, shapes, may_be_zero=head.may_be_zero)
     return Probe(
         name=name,
         model_id=manifest.model_id,
         d_model=manifest.d_model,
         site=manifest.site,
         layers=manifest.layers,
-        weights_LD=frozen(tensors["weights"]),
+        head=head,
+        tensors=MappingProxyType({key: frozen(each) for key, each in tensors.items()}),
         bias=manifest.bias,
         token_slope=manifest.token_slope,
         token_offset=manifest.token_offset,

@@ -59,6 +59,7 @@ def tables_report(plan: Plan, table_mib: int) -> dict[str, Any]:
                 "width": taps[each.tap].width,
                 **_reserved(each.edits),
                 "saes": len(each.resident_saes),
+                "hidden_layers": len(taps[each.tap].hidden),
                 "mib": round(each.num_bytes / MIB, 3),
             }
             for each in memory
@@ -96,6 +97,7 @@ def _tap_line(tap: dict[str, Any]) -> str:
     has += [f"{tap['rank']} rows"] if tap["rank"] else []
     has += [f"{tap['policy_rows']} rows of policies"] if tap["policy_rows"] else []
     has += [f"{tap['saes']} resident SAEs"] if tap["saes"] else []
+    has += [f"{tap['hidden_layers']} hidden layers of probes"] if tap["hidden_layers"] else []
     return (
         f"  layer {tap['layer']} {tap['site']}, width {tap['width']}: {tap['mib']:.3f} MiB; "
         f"{', '.join(has)}"

@@ -40,12 +40,18 @@ def _lines(probe: Probe) -> list[str]:
         f"probe     {probe.manifest.name}",
         f"model     {probe.model_id}, d_model {probe.d_model}",
         f"reads     {probe.site} at layers {', '.join(map(str, probe.layers))}",
+        f"head      {_head(probe)}",
         f"digest    {probe.digest}",
         f"made by   {probe.manifest.created_by}",
     ]
     for name, readout in probe.readouts.items():
         lines += _readout_lines(name, readout, is_default=name == probe.default_readout)
     return lines
+
+
+def _head(probe: Probe) -> str:
+    sizes = probe.head.model_dump(mode="json", exclude={"kind"})
+    return ", ".join([probe.head.kind, *(f"{name} {size}" for name, size in sizes.items())])
 
 
 def _readout_lines(name: str, readout: Readout, *, is_default: bool) -> list[str]:

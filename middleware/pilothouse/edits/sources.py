@@ -1,4 +1,4 @@
-"""What terms can name: vectors, transforms and SAEs, and probes' read rows for token gates."""
+"""What terms can name: vectors, transforms and SAEs, and linear probes' rows for token gates."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ class Sources:
         rows = self.reads.get(probe)
         if rows is None:
             raise RequestError(
-                f"steer: gate: got probe {probe!r}, want one of {sorted(self.reads)}", param="steer"
+                f"steer: gate: got probe {probe!r}, want one of {sorted(self.reads)}, which are "
+                "the linear ones",
+                param="steer",
             )
         if list(rows) != [tap]:
             places = ", ".join(f"{each.site} of layer {each.layer}" for each in rows)

@@ -11,6 +11,7 @@ import ipaddress
 from collections.abc import Iterable, Iterator
 
 from pilothouse.aggregate import TRAITS
+from pilothouse.head import TRAITS as HEAD_TRAITS
 from pilothouse.policy.ending_rules import (
     DoorName,
     EndingRule,
@@ -189,7 +190,10 @@ def _readouts(mine: EndingRule, rules: EndingRules) -> Iterator[OpenDoor]:
             "make it a rule of `phase: prompt`",
         )
     reads_end = {
-        (TRAITS[each.aggregate.kind].reads_end and each.scope != "prompt") for each in read
+        TRAITS[each.aggregate.kind].reads_end
+        and each.scope != "prompt"
+        and not HEAD_TRAITS[each.head].pools
+        for each in read
     }
     if phase == "final" and reads_end == {True} and not rules.same_in_phase(mine, "output"):
         yield mine.door(
@@ -200,12 +204,15 @@ def _readouts(mine: EndingRule, rules: EndingRules) -> Iterator[OpenDoor]:
             "use `phase: output`, or a readout by `max`",
         )
     if {_is_diluted(each) for each in read} == {True}:
+        by_head = any(HEAD_TRAITS[each.head].falls_with_length for each in read)
         yield mine.door(
             "mean",
             at,
             "it reads a mean over text whose length the client chooses, or the end of a prompt: "
             "harmless text lowers that",
-            "use a readout by `max` or `last`, or another maximum",
+            "use a linear head by `max`, or one that does not weigh all tokens together"
+            if by_head
+            else "use a readout by `max` or `last`, or another maximum",
         )
     lowered = sorted(set(_lowered_by(mine.root, True))) if mine.root is not None else []
     if lowered:
@@ -220,11 +227,13 @@ def _readouts(mine: EndingRule, rules: EndingRules) -> Iterator[OpenDoor]:
 
 def _is_diluted(spec: SignalSpec) -> bool:
     """Whether text that a client adds lowers a value: anywhere, or at the end of a prompt."""
-    traits = TRAITS[spec.aggregate.kind]
-    if traits.falls_with_length:
+    traits, head = TRAITS[spec.aggregate.kind], HEAD_TRAITS[spec.head]
+    if traits.falls_with_length or head.falls_with_length:
         return True
-    # `last` over a prompt is read where an assistant's turn opens, and keeps the largest.
-    return traits.reads_end and spec.scope == "prompt" and spec.aggregate.kind != "last"
+    # `last` over a prompt is read where an assistant's turn opens, and keeps the largest; behind a
+    # head that pools it is the value over all tokens.
+    is_at_the_end = traits.reads_end and not head.pools and spec.aggregate.kind != "last"
+    return is_at_the_end and spec.scope == "prompt"
 
 
 def _lowered_by(node: Node, wanted: bool) -> Iterator[str]:

@@ -82,22 +82,22 @@ def resolve_policy(policy: Policy, artefacts: Artefacts) -> Resolved:
     )
 
 
-def ad_hoc_spec(probe: str, scope: Scope, aggregate: Aggregate) -> SignalSpec:
+def ad_hoc_spec(probe: str, scope: Scope, aggregate: Aggregate, head: str = "linear") -> SignalSpec:
     """Return an uncalibrated reading of a probe: value = sigmoid(aggregated logit)."""
     given = [exact(each) for each in parameters_of(aggregate).values() if each is not None]
     tail = f".{','.join(given)}" if given else ""
     key = f"{probe}/~{scope}.{aggregate.kind}{tail}"
-    return SignalSpec(key, probe, scope, aggregate, 1.0, 0.0, calibrated=False)
+    return SignalSpec(key, probe, scope, aggregate, 1.0, 0.0, calibrated=False, head=head)
 
 
 def _signal(ref: SignalRef, artefacts: Artefacts) -> SignalSpec | tuple[str, str]:
-    probes = {spec.probe for spec in artefacts.signals.values()}
+    probes = {spec.probe: spec.head for spec in artefacts.signals.values()}
     if ref.probe not in probes:
         return "probe", f"got the probe `{ref.probe}`, which is not loaded; " + closest(
             ref.probe, probes
         )
     if ref.over is not None and ref.aggregate is not None:
-        return ad_hoc_spec(ref.probe, ref.over, ref.aggregate.spec)
+        return ad_hoc_spec(ref.probe, ref.over, ref.aggregate.spec, probes[ref.probe])
     readouts = artefacts.readouts_of(ref.probe)
     readout = ref.readout or artefacts.default_readouts.get(ref.probe)
     if readout is None and len(readouts) == 1:

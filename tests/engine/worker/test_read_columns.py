@@ -16,11 +16,14 @@ from torch import Tensor
 from pilothouse.artifacts.saes.autoencoder import Sae
 from pilothouse.edits.sae import feature_read
 from pilothouse.engine.plan.feature_log import LoggedFeature, logged_reads, logged_sae
-from pilothouse.engine.plan.read_rows import OwnedRow, lay_out_reads
+from pilothouse.engine.plan.read_rows import OwnedRow, Read, lay_out_reads, reads_of
 from pilothouse.engine.plan.tap_plan import TapPlan
 from pilothouse.engine.scheduler.feature_pool import FeaturePool
 from pilothouse.engine.worker.read_columns import ReadColumns, columns_of, read
 from pilothouse.engine.worker.sae_weights import sae_tables
+from pilothouse.head import Head
+from pilothouse.probes.heads import TapReads, make_head, read_tokens
+from pilothouse.types import Tap
 from tests.edits.test_sae import FORMS, loaded, made_as
 from tests.engine.worker.test_kernel import Ranks
 from tests.reference.sae import Book
@@ -165,6 +168,87 @@ def test_of_equal_codes_the_first_are_read_however_many_are_asked_for(
         assert sae.k is not None
         assert (scores_TE[:, : sae.k] > 0).all()
         assert not scores_TE[:, sae.k :].any()
+
+
+HIDDEN = (
+    Head(kind="mlp", hidden_width=5),
+    Head(kind="mlp", hidden_width=7, normaliser="layer_norm"),
+    Head(kind="mahalanobis", rank=3),
+    Head(kind="attention", heads=2, hidden_width=4, normaliser="rms"),
+    Head(normaliser="layer_norm"),
+)
+
+
+class LaidHeads:
+    """One tap with a plain row and heads that have more before their rows."""
+
+    def __init__(self, heads: Sequence[Head]) -> None:
+        self.tap = Tap(1, "resid_post")
+        self.reads = [self._reads(number, head) for number, head in enumerate(heads)]
+        wanted: list[Read] = [OwnedRow("somebody", self.tap, ROW_D)]
+        for number, reads in enumerate(self.reads):
+            wanted += reads_of(str(number), self.tap, reads)
+        (self.plan,), self.columns, self.tensors = lay_out_reads({}, wanted, {self.tap: WIDTH})
+
+    def _reads(self, number: int, head: Head) -> TapReads:
+        generator = np.random.default_rng(number)
+        arrays = {
+            name: (0.3 * generator.normal(size=shape)).astype(np.float32)
+            for name, shape in head.shapes(layers=1, width=WIDTH).items()
+        }
+        [reads] = make_head(head).reads(arrays)
+        return reads
+
+    def on(self, part: slice = WHOLE) -> ReadColumns:
+        hidden = []
+        for number in range(len(self.plan.hidden)):
+            place = f"hidden/1/resid_post/{number}"
+            arrays = {name: self.tensors[f"{place}/{name}"] for name in ("bias", "rows")}
+            hidden.append(arrays | {"weights": self.tensors[f"{place}/weights"][part]})
+        rows_DE = self.tensors["reads/1/resid_post"][part]
+        made = columns_of(self.plan, rows_DE, {}, CPU, hidden)
+        assert made is not None
+        return made
+
+    def wanted(self, h_TD: Any) -> Any:
+        """Each head's columns, by the numpy reference."""
+        found_TE = np.zeros((len(h_TD), self.plan.read_stop))
+        found_TE[:, self.columns["somebody"]] = (h_TD @ ROW_D)[:, None]
+        for number, reads in enumerate(self.reads):
+            found_TE[:, self.columns[str(number)]] = read_tokens((reads,), h_TD[None])
+        return found_TE
+
+
+def test_hidden_layers_and_normalisers_give_what_their_heads_say() -> None:
+    laid = LaidHeads(HIDDEN)
+    h_TD, stream_TD = stream()
+    scores_TE = laid.on().scores(stream_TD, None).numpy()
+    assert scores_TE == pytest.approx(laid.wanted(h_TD), rel=1e-4, abs=1e-4)
+    spread = sorted(each for columns in laid.columns.values() for each in columns)
+    assert spread == list(range(laid.plan.read_stop))
+
+
+def test_ranks_that_share_a_token_have_the_same_hidden_layers() -> None:
+    laid, ranks = LaidHeads(HIDDEN), Ranks(2, WIDTH)
+    h_TD, stream_TD = stream()
+    found: list[Tensor] = []
+
+    def one_rank(part: slice) -> Tensor:
+        found.append(laid.on(part).scores(stream_TD[:, part], ranks.all_reduce))
+        return stream_TD[:, part]
+
+    ranks.run(one_rank)
+    assert len(found) == 2
+    for each in found:
+        assert each.numpy() == pytest.approx(laid.wanted(h_TD), rel=1e-4, abs=1e-4)
+
+
+def test_columns_are_found_again_by_their_names() -> None:
+    columns = LaidHeads(HIDDEN).on()
+    named = columns.named_tensors()
+    _, stream_TD = stream()
+    again = columns.on(named.__getitem__)
+    assert torch.equal(again.scores(stream_TD, None), columns.scores(stream_TD, None))
 
 
 def test_a_tap_of_plain_rows_runs_the_product_alone() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from pilothouse.artifacts.manifest import Readout
 from pilothouse.artifacts.probe import Probe, build_probe
 from pilothouse.artifacts.vector import Vector, build_vector
+from pilothouse.head import Head
 from pilothouse.policy.loader import policy_from_json
 from pilothouse.policy.schema import Policy
 from pilothouse.types import Site
@@ -65,6 +66,38 @@ def probe(
         default_readout=next(iter(readouts)),
         created_by="tests",
         site=site,
+    )
+
+
+def headed_probe(
+    name: str,
+    layers: Sequence[int],
+    head: Head,
+    readouts: Mapping[str, Readout],
+    *,
+    bias: float = 0.0,
+    seed: int = 0,
+    scale: float = 0.05,
+    d_model: int = 64,
+) -> Probe:
+    """A probe of any head with random weights."""
+    generator = np.random.default_rng(seed)
+    shapes = head.shapes(layers=len(layers), width=d_model)
+    return build_probe(
+        name,
+        model_id="tiny",
+        layers=tuple(layers),
+        head=head,
+        arrays={
+            key: (scale * generator.normal(size=shape)).astype(np.float32)
+            for key, shape in shapes.items()
+        },
+        bias=bias,
+        token_slope=1.0,
+        token_offset=0.0,
+        readouts=readouts,
+        default_readout=next(iter(readouts)),
+        created_by="tests",
     )
 
 

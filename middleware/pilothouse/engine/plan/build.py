@@ -23,12 +23,13 @@ from pilothouse.engine.plan.feature_log import (
     owner_of,
 )
 from pilothouse.engine.plan.plan import Plan, PlanBody, PolicyTarget, digest_of
-from pilothouse.engine.plan.read_rows import lay_out_reads, probe_rows
+from pilothouse.engine.plan.read_rows import lay_out_reads, probe_reads
 from pilothouse.engine.plan.spec import ModelFacts, probe_facts, sae_facts, vector_facts
 from pilothouse.engine.plan.table_size import memory_problem, table_memory
 from pilothouse.engine.plan.tap_plan import EditPlan, TapPlan
 from pilothouse.engine.plan.turn_markers import TurnMarkers
 from pilothouse.engine.plan.validate import (
+    check_head_cost,
     check_model_match,
     check_norm_limit,
     check_read_layers,
@@ -37,6 +38,7 @@ from pilothouse.engine.plan.validate import (
 )
 from pilothouse.engine.worker.policy_edits import policy_programs, stage_tables
 from pilothouse.errors import ConfigError, RequestError, UnsupportedError
+from pilothouse.head import LINEAR
 from pilothouse.policy.loader import policy_to_json
 from pilothouse.policy.rulebook import Rulebook
 from pilothouse.types import FloatArray, SignalSpec, Tap
@@ -74,7 +76,7 @@ def resolve_plan(
     if running is not None:
         edits = running_edits(edits, config, sources, running)
     policy_taps = {tap for program in programs for tap in program.layers}
-    wanted = [*probe_rows(catalog), *logged_reads(logged, catalog.saes)]
+    wanted = [*probe_reads(catalog), *logged_reads(logged, catalog.saes)]
     read_taps = {each.tap for each in wanted}
     widths = tap_widths({*edits, *policy_taps, *read_taps}, catalog, model, running)
     saes = {each.digest: each for each in catalog.saes.values()}
@@ -114,6 +116,7 @@ def resolve_plan(
     )
     revision = _revision(body, tensors)
     plan = Plan.build(body.model_copy(update={"revision": revision}), tensors, config)
+    check_head_cost(plan)
     _check_profiles(plan)
     return plan
 
@@ -147,6 +150,7 @@ def _sources(catalog: Catalog, num_layers: int) -> Sources:
             for layer, row_D in zip(probe.layers, probe.weights_LD, strict=True)
         }
         for name, probe in catalog.probes.items()
+        if probe.head == LINEAR
     }
     return Sources(catalog.vectors, reads, num_layers, catalog.saes)
 

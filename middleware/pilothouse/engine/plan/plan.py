@@ -41,6 +41,7 @@ from pilothouse.engine.plan.spec import (
 from pilothouse.engine.plan.tap_plan import TapPlan
 from pilothouse.engine.plan.turn_markers import TurnMarkers
 from pilothouse.errors import EngineError
+from pilothouse.head import LINEAR
 from pilothouse.limits import Limits, RequestLimits
 from pilothouse.policy.loader import policy_from_json
 from pilothouse.policy.rulebook import Rulebook
@@ -107,7 +108,8 @@ class PlanBody(Frozen):
 class Plan:
     """A resolved plan: JSON body, float32 tensors by name, and the rulebook made from it.
 
-    Tensors: `vector/<name>/<array>` [L, ...], `reads/<layer>/<site>` [D, E], and
+    Tensors: `vector/<name>/<array>` [L, ...], `reads/<layer>/<site>` [D, E],
+    `hidden/<layer>/<site>/<number>/<array>` as `plan.read_rows` makes them, and
     `policy/<layer>/<site>/<table>`, the policies' tables as `engine.tables` takes them.
     """
 
@@ -207,7 +209,11 @@ class Plan:
             ArtefactError, EngineError: an SAE's files are gone or changed.
         """
         edits = {name: self._source(name, facts) for name, facts in self.body.vectors.items()}
-        reads = {name: self._read_rows(name) for name in self.body.probes}
+        reads = {
+            name: self._read_rows(name)
+            for name, facts in self.body.probes.items()
+            if facts.head == LINEAR
+        }
         saes = {
             name: opened_sae(name, facts.ref, facts.digest)
             for name, facts in self.body.saes.items()
@@ -276,6 +282,13 @@ class Plan:
             for key, each in self.tensors.items()
             if key.startswith(head)
         }
+
+    def hidden_tensors(self, tap: Tap) -> list[dict[str, FloatArray]]:
+        """Return the hidden layers that are read at a tap, in order."""
+        count = len(self.taps()[tap].hidden)
+        heads = [f"hidden/{tap.layer}/{tap.site}/{number}" for number in range(count)]
+        names = ("weights", "bias", "rows")
+        return [{name: self.tensors[f"{head}/{name}"] for name in names} for head in heads]
 
     def edit_taps(self) -> tuple[Tap, ...]:
         """Return where programs can edit."""

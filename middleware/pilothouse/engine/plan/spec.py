@@ -10,6 +10,7 @@ from pilothouse.artifacts.probe import Probe
 from pilothouse.artifacts.saes.autoencoder import Sae
 from pilothouse.config import SaeRef
 from pilothouse.edits.operators import form_of
+from pilothouse.head import LINEAR, Head
 from pilothouse.types import Site
 
 
@@ -32,9 +33,14 @@ class ModelFacts(Frozen):
 
 
 class ProbeFacts(Frozen):
-    """What host code needs of a probe: its columns add up to its token logit."""
+    """What host code needs of a probe.
+
+    Its columns stand layer by layer, as many at each. They add up over the layers to the reads of a
+    token: to its logit, where the head does not pool.
+    """
 
     columns: tuple[int, ...]
+    head: Head = LINEAR
     bias: float
     token_slope: float
     token_offset: float
@@ -44,6 +50,12 @@ class ProbeFacts(Frozen):
     default_readout: str
     digest: str
     evaluated_under_steering: bool = False
+
+    @property
+    def read_columns(self) -> tuple[tuple[int, ...], ...]:
+        """Columns of each read, over all layers."""
+        count = len(self.columns) // len(self.layers)
+        return tuple(self.columns[r::count] for r in range(count))
 
 
 class VectorFacts(Frozen):
@@ -92,6 +104,7 @@ def probe_facts(probe: Probe, columns: tuple[int, ...]) -> ProbeFacts:
     """Describe a probe that is read at these columns."""
     return ProbeFacts(
         columns=columns,
+        head=probe.head,
         bias=probe.bias,
         token_slope=probe.token_slope,
         token_offset=probe.token_offset,

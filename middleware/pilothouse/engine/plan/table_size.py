@@ -18,7 +18,10 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class TapMemory:
-    """What a tap has tables for, which SAEs lie there, and how many bytes all of it takes."""
+    """What a tap has tables for, which SAEs lie there, and how many bytes all of it takes.
+
+    Hidden layers of probes are counted; rows of probes, which are few and small, are not.
+    """
 
     tap: Tap
     edits: EditPlan
@@ -38,14 +41,15 @@ def table_bytes(edits: EditPlan, *, slots: int, width: int, num_targets: int) ->
 
 
 def table_memory(taps: Sequence[TapPlan], limits: Limits, *, num_targets: int) -> list[TapMemory]:
-    """Return the memory of every tap that is edited or has resident SAEs, in the plan's order."""
+    """Return the memory of every tap with edits, SAEs or hidden layers, in the plan's order."""
     slots = limits.max_programs + 1
     found = []
     for each in taps:
         edits = each.edits or EditPlan()
-        if each.edits is None and not each.resident_saes:
+        if each.edits is None and not each.resident_saes and not each.hidden:
             continue
         num_bytes = FLOAT32_BYTES * (_numbers(each.resident_saes) - _numbers(edits.latents))
+        num_bytes += FLOAT32_BYTES * each.hidden_numbers
         if each.edits is not None:
             num_bytes += table_bytes(edits, slots=slots, width=each.width, num_targets=num_targets)
         found.append(TapMemory(each.tap, edits, each.resident_saes, num_bytes))

@@ -9,7 +9,7 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer, model_vali
 from pilothouse.edits.layer import LayerEdit
 from pilothouse.edits.ops import known_flags
 from pilothouse.engine.plan.spec import Frozen
-from pilothouse.types import Site, Tap
+from pilothouse.types import Activation, Site, Tap
 
 
 class ResidentSae(Frozen):
@@ -27,6 +27,17 @@ class CodeColumns(Frozen):
 
     latent: ResidentSae
     features: tuple[int, ...]
+
+
+class HiddenColumns(Frozen):
+    """Columns that read the hidden layer of one probe's head."""
+
+    width: int
+    """Of the hidden layer."""
+    num_columns: int
+    activation: Activation
+    statistic: int = 0
+    """What the layer counts a token in."""
 
 
 class PolicyRow(Frozen):
@@ -121,8 +132,8 @@ def united(one: tuple[ResidentSae, ...], other: tuple[ResidentSae, ...]) -> tupl
 class TapPlan(Frozen):
     """One (layer, site): its columns in the score buffer, and how it can be edited, if at all.
 
-    Its columns [read_start, read_stop) are those of rows, then those of codes. `width` counts
-    elements of a token there, on all ranks together.
+    Its columns [read_start, read_stop) are those of rows, then those of codes, then those of hidden
+    layers. `width` counts elements of a token there, on all ranks together.
     """
 
     layer: int
@@ -134,6 +145,12 @@ class TapPlan(Frozen):
     statistics: tuple[int, ...] = ()
     """What each row counts a token in, or empty where all read the stream as it is."""
     codes: tuple[CodeColumns, ...] = ()
+    hidden: tuple[HiddenColumns, ...] = ()
+
+    @property
+    def hidden_numbers(self) -> int:
+        """How many numbers hidden layers are on the device, on all ranks together."""
+        return sum(each.width * (self.width + 1 + each.num_columns) for each in self.hidden)
 
     @property
     def resident_saes(self) -> tuple[ResidentSae, ...]:

@@ -1,7 +1,8 @@
 """Checks of a plan and of steering: each refuses what cannot take effect or is out of bounds.
 
 As a plan is made: artifacts match the served model (`check_model_match`) and agree on how wide each
-tap is (`tap_widths`). For a profile or a request: its edits have tables (`capacity_problem`) and do
+tap is (`tap_widths`), and heads of probes read and keep no more than limits allow
+(`check_head_cost`). For a profile or a request: its edits have tables (`capacity_problem`) and do
 not overflow (`overflow_problem`), stay within `limits.max_norm_ratio` (`check_norm_limit`), and do
 not lie below a layer that an enforced rule reads (`check_read_layers`).
 """
@@ -21,6 +22,7 @@ from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.plan.spec import ModelFacts
 from pilothouse.engine.plan.steering_cost import CLAUSES, refuse_cost
 from pilothouse.engine.plan.tap_plan import EditPlan, TapPlan
+from pilothouse.engine.scheduler.head_pools import HeadPools
 from pilothouse.errors import ConfigError, RequestError
 from pilothouse.policy.rulebook import Rulebook
 from pilothouse.term import SteerTerm
@@ -124,6 +126,41 @@ def refuse_unreserved(term: SteerTerm, plan: Plan, place: str) -> None:
                 "operator of the server lists more under taps.operators",
                 param=f"{place}.{name}",
             )
+
+
+def check_head_cost(plan: Plan) -> None:
+    """Check what probes read of a token, and what their heads keep of a request.
+
+    Raises:
+        ConfigError: more columns than `limits.max_read_columns`, or more memory than
+            `limits.max_head_state_kib`.
+    """
+    limits, probes = plan.body.limits, plan.body.probes
+    columns = {name: len(each.columns) for name, each in probes.items()}
+    total = sum(columns.values())
+    if total > limits.max_read_columns:
+        widest = max(columns, key=lambda name: columns[name])
+        raise ConfigError(
+            where="limits.max_read_columns",
+            got=f"{total} numbers of each token for {len(columns)} probes, {columns[widest]} of "
+            f"them for {widest!r}",
+            want=f"at most {limits.max_read_columns}",
+            fix="raise it, or load probes of fewer heads or layers",
+        )
+    states = {
+        name: HeadPools({name: each}, [s for s in plan.signals if s.probe == name]).state_bytes
+        for name, each in probes.items()
+    }
+    num_bytes = sum(states.values())
+    if num_bytes > limits.max_head_state_kib * 1024:
+        largest = max(states, key=lambda name: states[name])
+        raise ConfigError(
+            where="limits.max_head_state_kib",
+            got=f"{num_bytes / 1024:.1f} KiB for each request, {states[largest] / 1024:.1f} of "
+            f"them for {largest!r}",
+            want=f"at most {limits.max_head_state_kib} KiB",
+            fix="raise it, or load probes of fewer heads, a shorter window or fewer scopes",
+        )
 
 
 def capacity_problem(program: Program, taps: Mapping[Tap, TapPlan]) -> str | None:

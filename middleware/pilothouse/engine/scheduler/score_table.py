@@ -8,13 +8,18 @@ A readout of one position over the prompt reads every anchor (`engine.authorship
 counting. Anchors of the output are marked before they are fed, and raise that value again. What it
 reads at the newest anchor of the prompt alone is kept beside it.
 
+A probe whose head pools has no logit of its own at a token: each scope that its readouts cover has
+a column of logits, what the head made of the scope's tokens so far (`head_pools`).
+
 Shape suffixes: C rows of the table, B requests of the step, R runs in it that are not a single
-answer token, T tokens, S tokens of runs end to end, E read columns, Q probes, K signals, L signals
-of the answer, P signals of the prompt, A anchors, M marked positions.
+answer token, T tokens, S tokens of runs end to end, E read columns, G reads of all probes (columns
+added over layers), Q probes, V columns of logits, K signals, L signals of the answer, P signals of
+the prompt, A anchors, M marked positions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,11 +27,18 @@ import numpy as np
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.scheduler.authorship import AnchorMarks, Authorship
 from pilothouse.engine.scheduler.feature_pool import FeaturePool
+from pilothouse.engine.scheduler.head_pools import HeadPools
 from pilothouse.engine.scheduler.messages import Emissions
-from pilothouse.engine.scheduler.scored_spans import ScoredSpans, counted, is_anchored, scope_bounds
+from pilothouse.engine.scheduler.scored_spans import (
+    Cut,
+    ScoredSpans,
+    counted,
+    is_anchored,
+    scope_bounds,
+)
 from pilothouse.engine.scheduler.supplied_text import Supplied
 from pilothouse.probes.aggregators import Floats, make_aggregator
-from pilothouse.types import Aggregate, FloatArray, IntArray
+from pilothouse.types import Aggregate, FloatArray, IntArray, Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +54,7 @@ class StepScores:
     again: IntArray
     supplied: tuple[Supplied, ...]
     logits_TQ: Floats
+    """Of each probe; where its head pools, what it made of the output so far, if that is shown."""
     spans: dict[int, tuple[int, int, int]]
     """row -> (first token in the step, first position, count) of what was newly folded."""
 
@@ -53,16 +66,17 @@ class ScoreTable:
         self.signals = plan.signals
         self.probes = tuple(plan.body.probes)
         facts = plan.body.probes
-        columns = [facts[name].columns for name in self.probes]
-        self._order_E = np.array([e for each in columns for e in each], np.int64)
-        self._firsts_Q = np.cumsum([0, *(len(each) for each in columns)])[:-1]
-        self._bias_Q = np.array([facts[name].bias for name in self.probes])
-        self._probe_of_K = [self.probes.index(spec.probe) for spec in self.signals]
+        read_columns = [each for name in self.probes for each in facts[name].read_columns]
+        self._order_E = np.array([e for each in read_columns for e in each], np.int64)
+        self._firsts_G = np.cumsum([0, *(len(each) for each in read_columns)])[:-1]
+        self._pools = HeadPools(facts, self.signals)
+        self._logit_of_K = self._pools.logit_of_signal
         self._anchored_K = [is_anchored(spec) for spec in self.signals]
         self._aggregators = [
             make_aggregator(Aggregate("max") if anchored else spec.aggregate)
             for spec, anchored in zip(self.signals, self._anchored_K, strict=True)
         ]
+        self._scopes = {spec.scope for spec in self.signals} | self._pools.scopes
         self._slope_K = np.array([spec.slope for spec in self.signals])
         self._offset_K = np.array([spec.offset for spec in self.signals])
         late = [k for k, spec in enumerate(self.signals) if spec.scope != "prompt"]
@@ -98,6 +112,7 @@ class ScoreTable:
         row = self._free.pop()
         for state, aggregator in zip(self._states, self._aggregators, strict=True):
             state[row] = aggregator.start(1)[0]
+        self._pools.open(row)
         self.values_CK[row] = self._newest_CK[row] = np.nan
         self.features.open(row)
         self.cursor_C[row] = self.unscored_C[row] = self.scored_C[row] = 0
@@ -130,7 +145,8 @@ class ScoreTable:
         rows_B = np.fromiter(
             (row_of.get(each, -1) for each in emissions.request_ids), np.int64, len(counts_B)
         )
-        logits_TQ = self._logits(emissions.scores_TE)
+        reads_TG = self._reads(emissions.scores_TE)
+        logits_TV = self._pools.logits(reads_TG)
         known_B = rows_B >= 0
         single_B = known_B & (counts_B == 1)
         single_B[single_B] = (starts_B[single_B] == self.cursor_C[rows_B[single_B]]) & (
@@ -138,20 +154,23 @@ class ScoreTable:
         )
         spans: dict[int, tuple[int, int, int]] = {}
         singles_B, at_B = rows_B[single_B], starts_B[single_B]
-        self._fold_singles(singles_B, logits_TQ[firsts_B[single_B]])
+        self._pools.step(singles_B, firsts_B[single_B], reads_TG, logits_TV, shown=wants_spans)
+        self._fold_singles(singles_B, logits_TV[firsts_B[single_B]])
         self.features.take(rows_B[single_B], firsts_B[single_B], emissions.scores_TE)
         for b in np.flatnonzero(single_B) if wants_spans else ():
             spans[int(rows_B[b])] = (int(firsts_B[b]), int(starts_B[b]), 1)
         runs_B = known_B & ~single_B
         runs = self._fresh(rows_B[runs_B], starts_B[runs_B], counts_B[runs_B], firsts_B[runs_B])
-        supplied = self._supplied(runs, logits_TQ)
-        self._fold_runs(runs, logits_TQ)
+        scoped = self._scoped(runs)
+        self._pools.fold_runs(scoped, reads_TG, logits_TV, shown=wants_spans)
+        supplied = self._supplied(runs, logits_TV)
+        self._fold_runs(runs, scoped, logits_TV)
         again = singles_B[:0]
         if self._marks:
             again = np.concatenate(
                 [
-                    self._fold_marked(singles_B, at_B, logits_TQ[firsts_B[single_B]]),
-                    self._fold_marked_runs(runs, logits_TQ),
+                    self._fold_marked(singles_B, at_B, logits_TV[firsts_B[single_B]]),
+                    self._fold_marked_runs(runs, logits_TV),
                 ]
             )
         if self.features.busy:
@@ -168,15 +187,25 @@ class ScoreTable:
             self.answer_C[runs.rows_R] <= last_prompt_R
         )
         answered = np.concatenate([singles_B, runs.rows_R[reaches_R & ~judged_R]])
+        logits_TQ = self._pools.of_probes(logits_TV)
         return StepScores(runs.rows_R[done_R], answered, again, supplied, logits_TQ, spans)
 
-    def _logits(self, scores_TE: FloatArray) -> Floats:
-        """Sums of each probe's columns only: an overflow in one probe stays its own."""
+    def _reads(self, scores_TE: FloatArray) -> Floats:
+        """Sums over layers, of each read by itself: an overflow in one probe stays its own."""
         ordered_TE = scores_TE[:, self._order_E].astype(np.float64)
         if not len(self.probes):
             return ordered_TE
-        logits_TQ: Floats = np.add.reduceat(ordered_TE, self._firsts_Q, axis=1) + self._bias_Q
-        return logits_TQ
+        reads_TG: Floats = np.add.reduceat(ordered_TE, self._firsts_G, axis=1)
+        return reads_TG
+
+    def _scoped(self, runs: ScoredSpans) -> dict[Scope, Cut]:
+        """Cut runs to each scope that something covers; of no runs there are no cuts."""
+        if not len(runs.rows_R):
+            return {}
+        question_R, answer_R = self.question_C[runs.rows_R], self.answer_C[runs.rows_R]
+        return {
+            scope: runs.within(*scope_bounds(scope, question_R, answer_R)) for scope in self._scopes
+        }
 
     def values_of(self, row: int) -> dict[str, float]:
         """Signal key -> value, of the signals that have one."""
@@ -190,13 +219,13 @@ class ScoreTable:
         values_BK[:, anchored_K] = self._newest_CK[np.ix_(rows_B, anchored_K)]
         return values_BK
 
-    def _fold_singles(self, rows_B: IntArray, logits_BQ: Floats) -> None:
+    def _fold_singles(self, rows_B: IntArray, logits_BV: Floats) -> None:
         if not len(rows_B):
             return
         raw_BL = np.empty((len(rows_B), len(self._late_L)))
         for i, k in enumerate(self._late_L.tolist()):
             state_BW = self._states[k][rows_B]
-            self._aggregators[k].step(state_BW, logits_BQ[:, self._probe_of_K[k]])
+            self._aggregators[k].step(state_BW, logits_BV[:, self._logit_of_K[k]])
             self._states[k][rows_B] = state_BW
             raw_BL[:, i] = self._aggregators[k].value(state_BW)
         late_L = self._late_L
@@ -215,20 +244,15 @@ class ScoreTable:
         tokens_B = firsts_B + begins_B - starts_B
         return ScoredSpans(rows_B[kept_B], begins_B[kept_B], stops_B[kept_B], tokens_B[kept_B])
 
-    def _fold_runs(self, runs: ScoredSpans, logits_TQ: Floats) -> None:
+    def _fold_runs(self, runs: ScoredSpans, scoped: Mapping[Scope, Cut], logits_TV: Floats) -> None:
         """Add runs of several positions: each signal once for all requests of the batch."""
         if not len(runs.rows_R):
             return
-        prompt_R, answer_R = self.prompt_C[runs.rows_R], self.answer_C[runs.rows_R]
-        scoped = {
-            scope: runs.within(*scope_bounds(scope, self.question_C[runs.rows_R], answer_R))
-            for scope in {spec.scope for spec in self.signals}
-        }
-        at_anchors = runs.at(self._anchors, prompt_R)
+        at_anchors = runs.at(self._anchors, self.prompt_C[runs.rows_R])
         for k, spec in enumerate(self.signals):
             rows_R, counts_R, tokens_S = at_anchors if self._anchored_K[k] else scoped[spec.scope]
             if len(rows_R):
-                logits_S = logits_TQ[tokens_S, self._probe_of_K[k]]
+                logits_S = logits_TV[tokens_S, self._logit_of_K[k]]
                 self.values_CK[rows_R, k] = self._added(k, rows_R, counts_R, logits_S)
                 if self._anchored_K[k]:
                     newest_R = logits_S[np.cumsum(counts_R) - 1]
@@ -243,7 +267,7 @@ class ScoreTable:
         self._states[k][rows_R] = state_RW
         return self._calibrated(self._aggregators[k].value(state_RW), k)
 
-    def _supplied(self, runs: ScoredSpans, logits_TQ: Floats) -> tuple[Supplied, ...]:
+    def _supplied(self, runs: ScoredSpans, logits_TV: Floats) -> tuple[Supplied, ...]:
         """Before the runs are folded: values over the answer as they grow in what a client wrote.
 
         The answer's first position is judged with the one before it, as it is where nothing is
@@ -259,13 +283,13 @@ class ScoreTable:
             values_SK = np.full((stop - begin, len(self.signals)), np.nan)
             for k in self._late_L.tolist():
                 low = max(begin, int(answer_R[r]) - (self.signals[k].scope == "answer"))
-                logits_S = logits_TQ[token + low : token + stop, self._probe_of_K[k]]
+                logits_S = logits_TV[token + low : token + stop, self._logit_of_K[k]]
                 running_S = self._aggregators[k].running(self._states[k][row], logits_S)
                 values_SK[low - begin :, k] = self._calibrated(running_S, k)
             found.append(Supplied(row, begin, values_SK))
         return tuple(found)
 
-    def _fold_marked_runs(self, runs: ScoredSpans, logits_TQ: Floats) -> IntArray:
+    def _fold_marked_runs(self, runs: ScoredSpans, logits_TV: Floats) -> IntArray:
         """As `_fold_marked`, of the output's positions in runs of several."""
         rows_R, counts_R, tokens_S = runs.within(self.prompt_C[runs.rows_R], runs.stops_R)
         if not len(rows_R):
@@ -273,18 +297,18 @@ class ScoreTable:
         # Of each request the run ends where its cursor now stands.
         behind_S = np.repeat(np.cumsum(counts_R), counts_R) - np.arange(len(tokens_S))
         rows_S = np.repeat(rows_R, counts_R)
-        return self._fold_marked(rows_S, self.cursor_C[rows_S] - behind_S, logits_TQ[tokens_S])
+        return self._fold_marked(rows_S, self.cursor_C[rows_S] - behind_S, logits_TV[tokens_S])
 
-    def _fold_marked(self, rows_S: IntArray, at_S: IntArray, logits_SQ: Floats) -> IntArray:
+    def _fold_marked(self, rows_S: IntArray, at_S: IntArray, logits_SV: Floats) -> IntArray:
         """Raise values read at anchors where output positions are; rows to judge again.
 
         Positions of one row stand together, in their order.
         """
         marked_S = self._marks.take(rows_S, at_S)
-        logits_MQ = logits_SQ[marked_S]
+        logits_MV = logits_SV[marked_S]
         rows_R, counts_R = counted(rows_S[marked_S])
         for k in np.flatnonzero(self._anchored_K).tolist() if len(rows_R) else ():
-            logits_M = logits_MQ[:, self._probe_of_K[k]]
+            logits_M = logits_MV[:, self._logit_of_K[k]]
             self.values_CK[rows_R, k] = self._added(k, rows_R, counts_R, logits_M)
         return rows_R
 
@@ -301,6 +325,7 @@ class ScoreTable:
             np.concatenate([state, aggregator.start(more)])
             for state, aggregator in zip(self._states, self._aggregators, strict=True)
         ]
+        self._pools.grow(more)
         unknown = np.full((more, len(self.signals)), np.nan)
         self.values_CK = np.concatenate([self.values_CK, unknown])
         self._newest_CK = np.concatenate([self._newest_CK, unknown])

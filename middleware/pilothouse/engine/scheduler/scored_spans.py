@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pilothouse.head import TRAITS
 from pilothouse.types import IntArray, Scope, SignalSpec
 
 Cut = tuple[IntArray, NDArray[np.int64], IntArray]
@@ -60,8 +61,12 @@ class ScoredSpans:
 
 
 def is_anchored(spec: SignalSpec) -> bool:
-    """Whether a signal reads one position of the prompt, which must not be the client's choice."""
-    return spec.scope == "prompt" and spec.aggregate.kind == "last"
+    """Whether a signal reads one position of the prompt, which must not be the client's choice.
+
+    A head that pools reads all of them up to there, whatever stands last.
+    """
+    reads_one = spec.scope == "prompt" and spec.aggregate.kind == "last"
+    return reads_one and not TRAITS[spec.head].pools
 
 
 def scope_bounds(scope: Scope, prompt_R: IntArray, answer_R: IntArray) -> tuple[IntArray, IntArray]:

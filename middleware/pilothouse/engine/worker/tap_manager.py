@@ -223,7 +223,11 @@ class TapManager:
     ) -> ReadColumns | None:
         rows_DE = self._plan.tensors.get(f"reads/{tap.layer}/{tap.site}")
         part_DE = None if rows_DE is None else rows_DE[point.part]
-        return columns_of(tap, part_DE, self._buffers.resident_saes[tap.tap], device)
+        hidden = [
+            arrays | {"weights": arrays["weights"][point.part]}
+            for arrays in self._plan.hidden_tensors(tap.tap)
+        ]
+        return columns_of(tap, part_DE, self._buffers.resident_saes[tap.tap], device, hidden)
 
     def _on_step(self, request_ids: list[str], starts_B: IntArray, counts_B: IntArray) -> None:
         self._state.write(request_ids, starts_B, counts_B)
