@@ -1,4 +1,4 @@
-"""`pilothouse probe`: shows what a probe's folder holds."""
+"""`pilothouse probe`: fits, measures and shows probes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,19 @@ import typer
 from pilothouse.artifacts.manifest import Readout
 from pilothouse.artifacts.probe import Probe, load_probe
 from pilothouse.cli.common import exits
+from pilothouse.cli.probe_fit import EPILOG, fit_probe
 
-app = typer.Typer(pretty_exceptions_enable=False, no_args_is_help=True, help="Look at probes.")
+app = typer.Typer(
+    pretty_exceptions_enable=False, no_args_is_help=True, help="Fit, measure and look at probes."
+)
 
 
 @app.callback()
 def probe() -> None:
-    """Look at probes."""
+    """Fit, measure and look at probes."""
+
+
+app.command("fit", epilog=EPILOG, context_settings={"allow_extra_args": True})(fit_probe)
 
 
 @app.command()
