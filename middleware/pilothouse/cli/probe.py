@@ -10,8 +10,8 @@ import typer
 
 from pilothouse.artifacts.manifest import Readout
 from pilothouse.artifacts.probe import Probe, load_probe
+from pilothouse.cli import probe_eval, probe_fit
 from pilothouse.cli.common import exits
-from pilothouse.cli.probe_fit import EPILOG, fit_probe
 
 app = typer.Typer(
     pretty_exceptions_enable=False, no_args_is_help=True, help="Fit, measure and look at probes."
@@ -23,7 +23,9 @@ def probe() -> None:
     """Fit, measure and look at probes."""
 
 
-app.command("fit", epilog=EPILOG, context_settings={"allow_extra_args": True})(fit_probe)
+MORE = {"allow_extra_args": True}
+app.command("fit", epilog=probe_fit.EPILOG, context_settings=MORE)(probe_fit.fit_probe)
+app.command("eval", epilog=probe_eval.EPILOG, context_settings=MORE)(probe_eval.eval_probe)
 
 
 @app.command()

@@ -133,8 +133,8 @@ class HeldOutReport(Closed):
     """One test beside every baseline, in one form of the texts.
 
     `leads` has the probe's AUROC less each baseline's, over the same resamples; `best_baseline` is
-    the one that does best on this very test, of those that read no activations. `overlapping` texts were left
-    out because a fitted one says nearly the same.
+    the one that does best on this very test, of those that read no activations. `overlapping`
+    texts were left out because a fitted one says nearly the same.
     """
 
     name: str

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pilothouse.training.fit import FittedVector, fit_vector
 from pilothouse.training.pair import Pair, load_pairs
+from pilothouse.training.probe_eval import ProbeEval, eval_probe
 from pilothouse.training.probe_fit import FittedProbe, fit_probe
 from pilothouse.training.report import FitReport
 
@@ -16,6 +17,8 @@ __all__ = [
     "FittedProbe",
     "FittedVector",
     "Pair",
+    "ProbeEval",
+    "eval_probe",
     "fit_probe",
     "fit_vector",
     "load_pairs",

@@ -25,10 +25,9 @@ from pilothouse.training.probe_texts import Prompt
 from pilothouse.training.scored_text import ScoredText
 from pilothouse.types import Site
 
-Keep = Literal["last", "ends", "all"]
-"""Rows of a text: its last token, the mean and the last of its scope, or each token of it."""
+Keep = Literal["last", "ends", "whole"]
+"""Rows of a text: its last token, the mean and the last of its scope, or every token."""
 
-SITE: Site = "resid_post"
 WAVE_TEXTS = 64
 WAVE_TOKENS = 8192
 """Bounds on what is read between two files of the cache: an interrupted run loses no more."""
@@ -42,10 +41,11 @@ class ActivationReader:
     Args:
         model: its folder or name.
         model_id: what artefacts call it.
-        layers: of `resid_post`.
+        layers: those to read.
         settings: of vLLM's `LLM`, with a dtype.
         cache: folder of the cache.
         phase: shows how far it is.
+        site: where in a layer.
     """
 
     def __init__(
@@ -56,8 +56,9 @@ class ActivationReader:
         settings: Mapping[str, Any],
         cache: Path,
         phase: Phase,
+        site: Site = "resid_post",
     ) -> None:
-        self.layers = tuple(layers)
+        self.layers, self._site = tuple(layers), site
         self._model, self._model_id = model, model_id
         self._settings, self._cache, self._phase = dict(settings), cache, phase
         self._engine: FitEngine | None = None
@@ -70,7 +71,7 @@ class ActivationReader:
             ConfigError: a text that the engine turns away, a cache that cannot be written.
             KeyboardInterrupt: Ctrl-C; what was read by then is kept.
         """
-        cache = self._kept({"kind": keep, "layers": self.layers, "site": SITE})
+        cache = self._kept({"kind": keep, "layers": self.layers, "site": self._site})
         names = [_digest(each, with_scope=keep != "last") for each in prompts]
 
         def read(part: list[Prompt]) -> list[Floats32]:
@@ -130,7 +131,9 @@ class ActivationReader:
 
     def _started(self) -> FitEngine:
         if self._engine is None:
-            self._engine = FitEngine(self._model, self._model_id, self._settings, SITE, self.layers)
+            self._engine = FitEngine(
+                self._model, self._model_id, self._settings, self._site, self.layers
+            )
         return self._engine
 
     def _captured(self, prompts: Sequence[Prompt], keep: Keep) -> list[Floats32]:
@@ -140,12 +143,14 @@ class ActivationReader:
             reader = engine.llm.capture(
                 [list(each.ids) for each in prompts],
                 list(self.layers),
-                sites=[SITE],
+                sites=[self._site],
                 positions="last_prompt" if keep == "last" else "prompt",
                 out=place,
                 progress=False,
             )
-            hidden_TLD = np.stack([reader.layer(layer, SITE)[0] for layer in self.layers], axis=1)
+            hidden_TLD = np.stack(
+                [reader.layer(layer, self._site)[0] for layer in self.layers], axis=1
+            )
         if not np.isfinite(hidden_TLD).all():
             raise ConfigError(
                 where="activations",
@@ -217,10 +222,10 @@ def _commit(model: str, revision: object) -> str | None:
 
 
 def _reduced(hidden_TLD: Any, prompt: Prompt, keep: Keep) -> Floats32:
-    scoped = hidden_TLD[scope_of(prompt)]
-    if keep == "all":
-        rows: Floats32 = scoped.astype(np.float32)
+    if keep == "whole":
+        rows: Floats32 = hidden_TLD.astype(np.float32)
         return rows
+    scoped = hidden_TLD[scope_of(prompt)]
     mean = scoped.mean(axis=0, dtype=np.float64)
     return np.stack([mean, scoped[-1]]).astype(np.float32)
 

@@ -141,6 +141,11 @@ def relative(path: Path, folder: Path) -> str:
 
 def _told(error: ValidationError) -> list[str]:
     return [
-        ": ".join([*(str(part) for part in each["loc"]), each["msg"].removeprefix("Value error, ")])
+        ": ".join(
+            [
+                *([".".join(map(str, each["loc"]))] if each["loc"] else []),
+                each["msg"].removeprefix("Value error, "),
+            ]
+        )
         for each in error.errors(include_url=False)
     ]
