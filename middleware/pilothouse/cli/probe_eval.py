@@ -89,7 +89,8 @@ def _lines(found: ProbeEval) -> Iterator[str]:
             for rate in figures.tprs:
                 few = "" if rate.is_supported else ", with too few negatives to speak of it"
                 yield f"  TPR       {interval(rate.tpr)} at {rate.target_fpr:.1%} FPR{few}"
-            yield f"  ECE       {figures.ece:.3f}"
+            if figures.ece is not None:
+                yield f"  ECE       {figures.ece:.3f}"
         for fired in each.fired:
             yield f"  fires     {_fired(fired)}"
     for finding in found.findings:

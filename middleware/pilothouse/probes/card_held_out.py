@@ -34,14 +34,14 @@ def _figures(evaluation: Evaluation) -> str:
             _interval(each.probe.auroc),
             _interval(each.probe.auprc),
             *map(_tpr, each.probe.tprs),
-            f"{each.probe.ece:.3f}",
+            "-" if each.probe.ece is None else f"{each.probe.ece:.3f}",
             f"{each.probe.n_positive} / {each.probe.n_negative}",
         ]
         for each in evaluation.held_out
     ]
     note = (
         "`as written` is what is served. `alike` is a fit of its own: texts in lower case without "
-        "final punctuation, in fitting and testing. A rate in brackets has fewer negatives than it "
+        "final punctuation, in fitting and testing; it is not calibrated. A rate in brackets has fewer negatives than it "
         "would take for one of them to be it. Tests of the same sources say how well the probe "
         "knows these sources; what it does elsewhere, other sources and files tell."
     )

@@ -34,13 +34,17 @@ READ_ACTIVATIONS = frozenset({PROBE, SHUFFLED, DIFFERENCE})
 
 
 def figures_of(
-    logits_M: Floats, values_M: Floats, labels_M: NDArray[np.bool_], groups_M: object, seed: int
+    logits_M: Floats,
+    values_M: Floats | None,
+    labels_M: NDArray[np.bool_],
+    groups_M: object,
+    seed: int,
 ) -> Figures:
     """All figures of a probe on one test, intervals by bootstrap over groups.
 
     Args:
         logits_M: aggregated logits, by which sequences are ranked: values can round to 1.
-        values_M: the calibrated values.
+        values_M: the calibrated values; None of a row that was not calibrated.
         labels_M: of each sequence.
         groups_M: whatever is resampled together.
         seed: of the resamples.
@@ -72,7 +76,7 @@ def figures_of(
             TprReport(target_fpr=each, tpr=tpr(each), is_supported=negatives * each >= 1)
             for each in SHOWN_FPRS
         ),
-        ece=calibration_error(values_M, labels_M),
+        ece=None if values_M is None else calibration_error(values_M, labels_M),
         n_positive=positives,
         n_negative=negatives,
     )
@@ -83,7 +87,7 @@ def held_out_report(
     kind: TestKind,
     form: Form,
     scores: Mapping[str, Floats],
-    values_M: Floats,
+    values_M: Floats | None,
     test: Dataset,
     *,
     overlapping: int = 0,
@@ -96,7 +100,7 @@ def held_out_report(
         kind: how it was kept from the fit.
         form: how its texts are written.
         scores: scores_M of each scorer, the probe's logits under `PROBE`.
-        values_M: the probe's calibrated values.
+        values_M: the probe's calibrated values; None where it was not calibrated.
         test: labels and groups.
         overlapping: texts that were left out of it.
         seed: of the resamples.

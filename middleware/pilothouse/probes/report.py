@@ -116,12 +116,12 @@ class TprReport(Closed):
 
 
 class Figures(Closed):
-    """All that is measured of a probe on one test; `ece` is of its calibrated values."""
+    """All that is measured of a probe on one test; `ece` is of its calibrated values, if it has."""
 
     auroc: Interval
     auprc: Interval
     tprs: tuple[TprReport, ...]
-    ece: float
+    ece: float | None
     n_positive: int = Field(ge=1)
     n_negative: int = Field(ge=1)
 

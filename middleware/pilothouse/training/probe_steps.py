@@ -57,7 +57,7 @@ from pilothouse.types import Scope
 CREATED_BY = "pilothouse probe fit"
 SAME_SOURCES = "held-out rows"
 LENGTH, SHAPE, TFIDF = "length", "shape", "TF-IDF"
-LOG_PROBABILITIES_FITTED = 150
+LOG_PROBABILITIES_FITTED = 60
 """Fitted rows of each label whose log-probability is asked for: it is one number, and each costs a
 second pass."""
 LOG_PROBABILITIES_TESTED = 500
@@ -150,15 +150,20 @@ def read_parts(material: ProbeMaterial, cache: Path, phase: Phase) -> dict[str, 
     parts |= {f"test {name}": each.part for name, each in material.tests.items()}
     keep = "last" if material.readouts == ("last",) else "ends"
     try:
-        prompts = [p for form in FORMS for part in parts.values() for p in part.prompts[form]]
+        wanted = [
+            (form, use)
+            for form in FORMS
+            for use in parts
+            if (form, use) != ("alike", "calibration")
+        ]
+        prompts = [p for form, use in wanted for p in parts[use].prompts[form]]
         rows = iter(reader.hidden("reading texts", prompts, keep))
         ends: dict[str, dict[Form, list[Floats32]]] = {use: {} for use in parts}
-        for form in FORMS:
-            for use, part in parts.items():
-                ends[use][form] = [next(rows) for _ in part.rows]
+        for form, use in wanted:
+            ends[use][form] = [next(rows) for _ in parts[use].rows]
         asked = {use: _asked(use, part) for use, part in parts.items()}
-        wanted = [parts[use].prompts["as written"][n] for use, ns in asked.items() for n in ns]
-        means = iter(reader.log_probabilities("log-probabilities of texts", wanted))
+        prompts = [parts[use].prompts["as written"][n] for use, ns in asked.items() for n in ns]
+        means = iter(reader.log_probabilities("log-probabilities of texts", prompts))
         found: dict[str, Floats] = {}
         for use, part in parts.items():
             found[use] = np.full(len(part.rows), np.nan)
@@ -205,11 +210,8 @@ class _Fitting:
         if own == "as written":
             other = self._fit(everything, families, best.kind, "alike", advance, best)
             best = best._replace(scorers={**best.scorers, "alike": other.scorers["alike"]})
-            alike_row = other.transfer.row
-        else:
-            alike_row = best.transfer.row
         measured = self._calibrated(best)
-        held_out = tuple(self._held_out(best, alike_row, measured))
+        held_out = tuple(self._held_out(best, measured))
         fired = tuple(self._fired(best, measured))
         calibration = self._dataset("calibration", best.kind)
         token = token_calibration(best.transfer.row, calibration)
@@ -317,15 +319,11 @@ class _Fitting:
             self._dataset("test", fit.kind),
         )
 
-    def _held_out(
-        self, fit: Fit, alike_row: Row, measured: MeasuredReadout
-    ) -> Iterator[HeldOutReport]:
+    def _held_out(self, fit: Fit, measured: MeasuredReadout) -> Iterator[HeldOutReport]:
         """Every test in both forms, the same sources' first."""
         aggregate = measured.readout.aggregate
-        platts = {"as written": Platt(measured.readout.slope, measured.readout.offset, 0.5)}
-        calibration = self._dataset("calibration", fit.kind, "alike")
-        logits_N = readout_logits(alike_row, calibration, aggregate)
-        platts["alike"] = fit_platt(logits_N, calibration.labels_N)
+        readout = measured.readout
+        platts = {"as written": Platt(readout.slope, readout.offset, readout.prior)}
         uses: list[tuple[str, str, TestKind, int]] = [("test", SAME_SOURCES, "same sources", 0)]
         uses += [
             (f"test {name}", name, "test file", each.overlapping)
@@ -343,7 +341,7 @@ class _Fitting:
                     (name, kind, form),
                     fit.scorers[form],
                     test,
-                    platts[form],
+                    platts.get(form),
                     overlapping,
                     fit.recipe.seed,
                 )
@@ -427,7 +425,7 @@ def _report(
     about: tuple[str, TestKind, Form],
     scorers: Mapping[str, Predict],
     test: Dataset,
-    platt: Platt,
+    platt: Platt | None,
     overlapping: int,
     seed: int,
 ) -> HeldOutReport:
@@ -437,7 +435,7 @@ def _report(
         for name, predict in scorers.items()
         if measured or name != "mean log-probability"
     }
-    values_M = apply(scores[PROBE], platt.slope, platt.offset)
+    values_M = None if platt is None else apply(scores[PROBE], platt.slope, platt.offset)
     name, kind, form = about
     return held_out_report(
         name, kind, form, scores, values_M, test, overlapping=overlapping, seed=seed
@@ -481,7 +479,8 @@ def _masked(read: ReadPart, mask_N: NDArray[np.bool_]) -> ReadPart:
 def _joined(parts: Sequence[ReadPart]) -> ReadPart:
     rows = tuple(row for each in parts for row in each.part.rows)
     prompts = {form: tuple(p for each in parts for p in each.part.prompts[form]) for form in FORMS}
-    ends = {form: [row for each in parts for row in each.ends[form]] for form in FORMS}
+    forms = [form for form in FORMS if all(form in each.ends for each in parts)]
+    ends = {form: [row for each in parts for row in each.ends[form]] for form in forms}
     return ReadPart(
         Part(rows, prompts), ends, np.concatenate([each.log_probabilities_N for each in parts])
     )
