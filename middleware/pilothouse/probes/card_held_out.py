@@ -41,9 +41,10 @@ def _figures(evaluation: Evaluation) -> str:
     ]
     note = (
         "`as written` is what is served. `alike` is a fit of its own: texts in lower case without "
-        "final punctuation, in fitting and testing; it is not calibrated. A rate in brackets has fewer negatives than it "
-        "would take for one of them to be it. Tests of the same sources say how well the probe "
-        "knows these sources; what it does elsewhere, other sources and files tell."
+        "final punctuation, in fitting and testing; it is not calibrated. A rate in brackets has "
+        "fewer negatives than it would take for one of them to be it. Tests of the same sources "
+        "say how well the probe knows these sources; what it does elsewhere, other sources and "
+        "files tell."
     )
     return f"## Held out\n\n{note}\n\n{markdown_table(head, rows)}"
 

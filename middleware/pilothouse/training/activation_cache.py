@@ -48,7 +48,8 @@ class ActivationCache:
             self._write(self.folder / KEY_FILE, (text + "\n").encode())
         except OSError as error:
             raise self._refused(error) from error
-        self._places = self._index()
+        self._places: dict[str, tuple[Path, int, int]] = {}
+        self._index()
 
     def missing(self, texts: Iterable[str]) -> list[str]:
         """Those of the texts' digests that have no rows, each once."""
@@ -87,8 +88,7 @@ class ActivationCache:
             raise self._refused(error) from error
         self._enter(path, texts, ends)
 
-    def _index(self) -> dict[str, tuple[Path, int, int]]:
-        self._places: dict[str, tuple[Path, int, int]] = {}
+    def _index(self) -> None:
         for path in sorted(self.folder.glob(f"*{SUFFIX}")):
             try:
                 with safe_open(path, framework="numpy") as file:
@@ -99,7 +99,6 @@ class ActivationCache:
                     self._enter(path, texts, ends)
             except (OSError, SafetensorError, ValueError, KeyError, TypeError, IndexError):
                 continue  # damaged, or gone since: read again
-        return self._places
 
     def _enter(self, path: Path, texts: Sequence[str], ends: Sequence[int]) -> None:
         for each, first, end in zip(texts, [0, *ends[:-1]], ends, strict=True):

@@ -214,7 +214,7 @@ WITHOUT_EFFECT = frozenset(
 """Settings by which activations do not differ, but for what any batch does to rounding."""
 
 
-def _commit(model: str, revision: object) -> str | None:
+def _commit(model: str, revision: str | None) -> str | None:
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(model, "config.json", revision=revision)

@@ -47,7 +47,7 @@ from pilothouse.probes.transfer import (
 )
 from pilothouse.progress import Advance, Phase
 from pilothouse.training.activation_cache import Floats32
-from pilothouse.training.probe_activations import ActivationReader
+from pilothouse.training.probe_activations import ActivationReader, Keep
 from pilothouse.training.probe_data import LabelledFile
 from pilothouse.training.probe_material import FORMS, Part, ProbeMaterial
 from pilothouse.training.probe_recipe import USUAL_FPRS, ReadoutKind
@@ -148,7 +148,7 @@ def read_parts(material: ProbeMaterial, cache: Path, phase: Phase) -> dict[str, 
     )
     parts = {"fit": material.fit, "calibration": material.calibration, "test": material.test}
     parts |= {f"test {name}": each.part for name, each in material.tests.items()}
-    keep = "last" if material.readouts == ("last",) else "ends"
+    keep: Keep = "last" if material.readouts == ("last",) else "ends"
     try:
         wanted = [
             (form, use)
@@ -295,7 +295,8 @@ class _Fitting:
             ),
         )
         scorers: dict[Form, Mapping[str, Predict]] = {}
-        for each in (form, *(["as written"] if form == "alike" else [])):
+        of_texts: tuple[Form, ...] = (form,) if form == "as written" else FORMS
+        for each in of_texts:
             texts = train if each == form else replace(train, texts_N=written)
             scorers[each] = {
                 **transfer.scorers[each],
@@ -321,7 +322,6 @@ class _Fitting:
 
     def _held_out(self, fit: Fit, measured: MeasuredReadout) -> Iterator[HeldOutReport]:
         """Every test in both forms, the same sources' first."""
-        aggregate = measured.readout.aggregate
         readout = measured.readout
         platts = {"as written": Platt(readout.slope, readout.offset, readout.prior)}
         uses: list[tuple[str, str, TestKind, int]] = [("test", SAME_SOURCES, "same sources", 0)]
@@ -347,7 +347,7 @@ class _Fitting:
                 )
                 advance(1)
         for source in sources:
-            report = self._without(source, fit, aggregate)
+            report = self._without(source, fit, readout.aggregate)
             if report is not None:
                 yield report
             advance(1)
