@@ -21,7 +21,7 @@ from pilothouse.probes.calibration import Platt, apply, fit_platt
 from pilothouse.probes.dataset import Dataset, Example, dataset_of
 from pilothouse.probes.evaluate import split_report
 from pilothouse.probes.held_out import DIFFERENCE, held_out_report
-from pilothouse.probes.metrics import Floats, wilson
+from pilothouse.probes.metrics import Floats
 from pilothouse.probes.overlap import near_texts
 from pilothouse.probes.readout import MeasuredReadout, calibrated_readout, token_calibration
 from pilothouse.probes.recipe import ReadoutRecipe, Recipe
@@ -36,10 +36,9 @@ from pilothouse.probes.report import (
 )
 from pilothouse.probes.score import Row
 from pilothouse.probes.sweep import readout_logits
-from pilothouse.probes.threshold import clopper_pearson_upper, negatives_needed
+from pilothouse.probes.threshold import clopper_pearson_upper
 from pilothouse.probes.transfer import (
     PROBE,
-    SHUFFLED,
     Predict,
     Transfer,
     fit_features,
@@ -49,6 +48,7 @@ from pilothouse.progress import Advance, Phase
 from pilothouse.training.activation_cache import Floats32
 from pilothouse.training.probe_activations import ActivationReader, Keep
 from pilothouse.training.probe_data import LabelledFile
+from pilothouse.training.probe_findings import findings_of, remarks_of
 from pilothouse.training.probe_material import FORMS, Part, ProbeMaterial
 from pilothouse.training.probe_recipe import USUAL_FPRS, ReadoutKind
 from pilothouse.training.probe_split import families_of
@@ -56,7 +56,7 @@ from pilothouse.types import Scope
 
 CREATED_BY = "pilothouse probe fit"
 SAME_SOURCES = "held-out rows"
-LENGTH, SHAPE, TFIDF = "length", "shape", "TF-IDF"
+LENGTH = "length"
 LOG_PROBABILITIES_FITTED = 60
 """Fitted rows of each label whose log-probability is asked for: it is one number, and each costs a
 second pass."""
@@ -64,8 +64,6 @@ LOG_PROBABILITIES_TESTED = 500
 """Rows of a test beyond which its log-probabilities are not asked for."""
 MOST_SOURCES = 12
 """Sources that are left out and measured; the largest ones."""
-SHAPE_TELLS = 0.9
-"""AUROC of shape from which labels are told by how texts are written."""
 NAMES: Mapping[tuple[Scope, ReadoutKind], str] = {
     ("prompt", "last"): "prompt",
     ("prompt", "mean"): "prompt_mean",
@@ -250,8 +248,8 @@ class _Fitting:
             fired=fired,
             held_out=held_out,
             files=tuple(_files(self.material)),
-            remarks=tuple(_remarks(self.material, held_out, measured)),
-            findings=tuple(_findings(self.material, held_out, fired)),
+            remarks=tuple(remarks_of(self.material, held_out, measured)),
+            findings=tuple(findings_of(self.material, held_out, fired)),
         )
         return probe, evaluation
 
@@ -504,84 +502,3 @@ def _file(use: str, file: LabelledFile, part: Part, too_long: int) -> FileReport
         repeated=file.repeated,
         too_long=too_long,
     )
-
-
-def _remarks(
-    material: ProbeMaterial, held_out: Sequence[HeldOutReport], measured: MeasuredReadout
-) -> Iterator[str]:
-    if all(each.kind == "same sources" for each in held_out):
-        yield (
-            "**Every figure here is of rows from the sources that were fitted on. Such figures "
-            "prove little**: sources differ in ways that have nothing to do with the label, and a "
-            "probe may read those. Give a `source` column with two sources that have both labels, "
-            "or a file of another source by --test NAME=FILE."
-        )
-    chosen_by = "sources" if material.by_source else "folds of groups"
-    yield f"Layer and C are those that did best on {chosen_by} left out of the fit in turn."
-    if material.recipe.fit_on == "alike":
-        yield "Fitted on texts in lower case without final punctuation, calibrated as written."
-    if not material.is_chat:
-        yield "The model has no chat template: texts were read as they stand."
-    negatives = sum(not each for each in material.calibration.labels)
-    for target in measured.report.unmet_targets:
-        yield (
-            f"No threshold at fpr {target:g}: it needs {negatives_needed(target)} negatives to "
-            f"calibrate on, and there were {negatives}."
-        )
-    for each in held_out:
-        control = each.baselines[SHUFFLED].auroc
-        if not control.low <= 0.5 <= control.high:
-            yield (
-                f"{each.name}, {each.form}: the control has {control.estimate:.3f}: its labels "
-                "were dealt out once, and intervals here are of test rows alone. A lead is to be "
-                "read against that too."
-            )
-
-
-def _findings(
-    material: ProbeMaterial, held_out: Sequence[HeldOutReport], fired: Sequence[FiredReport]
-) -> Iterator[str]:
-    """What should keep a reader from enforcing anything."""
-    sources = {each.source for each in material.fit.rows}
-    labels = {(each.source, each.label) for each in material.fit.rows}
-    if len(sources) > 1 and len(labels) == len(sources):
-        yield (
-            "Every source has one label alone: nothing here can tell a probe of the label from a "
-            "probe of the source."
-        )
-    for each in held_out:
-        yield from _no_gain(each)
-    first = held_out[0]
-    if first.baselines[SHAPE].auroc.estimate >= SHAPE_TELLS:
-        yield (
-            f"How texts are written tells the labels apart: shape alone has AUROC "
-            f"{first.baselines[SHAPE].auroc.estimate:.3f}. Label texts that are written alike, or "
-            "fit with --fit-on alike."
-        )
-    for test in fired:
-        share = wilson(test.fired, test.n)
-        if not test.label and share.low > test.target_fpr:
-            yield (
-                f"{test.name}: at fpr {test.target_fpr:g} it fires on {test.fired} of {test.n} "
-                "negatives: the threshold does not hold there."
-            )
-
-
-def _no_gain(report: HeldOutReport) -> Iterator[str]:
-    best, where = report.best_baseline, f"{report.name}, {report.form}"
-    leads = report.leads
-    if leads[TFIDF].low > 0 and leads[SHAPE].low <= 0:
-        yield (
-            f"{where}: ahead of TF-IDF and not of shape ({_signed(leads[SHAPE].estimate)}): it "
-            "may know no more than how texts are written."
-        )
-    elif leads[best].low <= 0:
-        yield (
-            f"{where}: no gain over {best} is shown: "
-            f"{_signed(leads[best].estimate)} [{_signed(leads[best].low)}, "
-            f"{_signed(leads[best].high)}]."
-        )
-
-
-def _signed(number: float) -> str:
-    return f"{number:+.3f}"
