@@ -37,11 +37,11 @@ def told(path: Path, **reading: object) -> str:
 def test_texts_conversations_and_groups_are_read(tmp_path: Path) -> None:
     place = jsonl(
         tmp_path / "a.jsonl",
-        {"text": "How do I whittle?", "label": 0, "group": 7, "source": "wood"},
+        {"text": "How do I whittle?", "label": 0, "group": 7, "source": "wood\n work"},
         {"messages": MESSAGES, "label": True},
     )
     first, second = read(place).rows
-    assert (first.label, first.group, first.source, first.answer) == (False, "7", "wood", None)
+    assert (first.label, first.group, first.source, first.answer) == (False, "7", "wood work", None)
     assert first.said("as written") == "How do I whittle?"
     assert first.said("alike") == "how do i whittle"
     assert (second.label, second.source, second.line) == (True, "a.jsonl", 2)

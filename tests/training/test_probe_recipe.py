@@ -45,6 +45,8 @@ WRONG = [
     ({"shares": (0.5, 0.2, 0.2)}, "shares: got [0.5, 0.2, 0.2], want three that add up"),
     ({"ridge_cs": (0.1, -1.0)}, "ridge_cs: got [0.1, -1.0], want positive numbers"),
     ({"fit_on": "loud"}, "fit_on: Input should be 'alike' or 'as written'"),
+    ({"tests": {"data": "b.csv"}}, "tests: got the name 'data', want letters"),
+    ({"tests": {"a\n# b": "b.csv"}}, "want letters, digits, spaces and . _ -"),
     ({"seed": -1}, "seed: Input should be greater"),
     ({"speed": 1}, "speed: Extra inputs are not permitted"),
     ({"name": "a b"}, "name: String should match"),

@@ -61,14 +61,16 @@ class ActivationCache:
         Raises:
             KeyError: a text that is missing.
         """
+        by_path: dict[Path, list[str]] = {}
+        for each in dict.fromkeys(texts):
+            by_path.setdefault(self._places[each][0], []).append(each)
         found: dict[str, Floats32] = {}
-        for path in {self._places[each][0] for each in texts}:
+        for path, inside in by_path.items():
             with safe_open(path, framework="numpy") as file:
                 rows_RLD = file.get_tensor("rows")
-            for each in texts:
-                at, first, end = self._places[each]
-                if at == path:
-                    found[each] = rows_RLD[first:end].copy()
+            for each in inside:
+                _, first, end = self._places[each]
+                found[each] = rows_RLD[first:end].copy()
         return [found[each] for each in texts]
 
     def add(self, texts: Sequence[str], rows: Sequence[Floats32]) -> None:

@@ -183,7 +183,7 @@ def load_labelled(path: Path, reading: Reading) -> LabelledFile:
     kept, notes = _once(path, found)
     there = {name for _, raw in numbered for name in raw}
     read = [f"{field} from {name!r}" for field, name in columns.items() if name in there]
-    unread = sorted(there - {*columns.values()})
+    unread = [repr(each) for each in sorted(there - {*columns.values()})]
     notes = [
         f"{path}: read {', '.join(read)}" + (f"; not read: {', '.join(unread)}" if unread else ""),
         f"{path}: {_told(values, True)} positive, {_told(values, False)} negative",
@@ -285,7 +285,7 @@ def _row(
         answer=answer,
         label=label,
         group=_text("group", given) if "group" in given else alike(own),
-        source=_text("source", given) if "source" in given else source,
+        source=" ".join(_text("source", given).split()) if "source" in given else source,
         line=number,
     )
 

@@ -29,6 +29,7 @@ from pilothouse.training.probe_material import (
     usual_layers,
 )
 from pilothouse.training.probe_recipe import (
+    DATA,
     MAX_TOKENS,
     USUAL_FPRS,
     ProbeRecipe,
@@ -229,7 +230,7 @@ def prepare_probe_fit(recipe: ProbeRecipe, cache: Path | None = None) -> Prepare
         [each.source for each in fit.rows],
         recipe.seed,
     )
-    hashes = {"data": file.sha256, **{name: each.sha256 for name, each in tests.items()}}
+    hashes = {DATA: file.sha256, **{name: each.sha256 for name, each in tests.items()}}
     material = ProbeMaterial(
         recipe=recipe.model_copy(update={"sha256": hashes, "engine": by_dtype.settings}),
         settings=by_memory.settings,
@@ -308,7 +309,7 @@ def _changed(
 ) -> list[str]:
     return [
         f"{each.path}: is not what it was when this recipe was fitted"
-        for name, each in {"data": file, **tests}.items()
+        for name, each in {DATA: file, **tests}.items()
         if recipe.sha256.get(name, each.sha256) != each.sha256
     ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,9 @@ USUAL_FPRS = (0.1, 0.05, 0.01, 0.001)
 RIDGE_CS = (1e-4, 1e-3, 1e-2, 1e-1)
 SHARES = (0.6, 0.2, 0.2)
 MAX_TOKENS = 2048
+TEST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.\-]{0,63}")
+DATA = "data"
+"""What the fitted file is called among the files of a recipe."""
 
 
 class ProbeRecipe(Closed):
@@ -63,6 +67,17 @@ class ProbeRecipe(Closed):
     def _something_each_once(cls, value: tuple[object, ...] | None) -> tuple[object, ...] | None:
         if value is not None and (not value or len(set(value)) < len(value)):
             raise ValueError(f"got {list(value)}, want at least one, each once")
+        return value
+
+    @field_validator("tests")
+    @classmethod
+    def _tests_have_names(cls, value: dict[str, Path]) -> dict[str, Path]:
+        wrong = [each for each in value if each == DATA or not TEST_NAME.fullmatch(each)]
+        if wrong:
+            raise ValueError(
+                f"got the name {wrong[0]!r:.80}, want letters, digits, spaces and . _ - and not "
+                f"{DATA!r}"
+            )
         return value
 
     @model_validator(mode="after")
