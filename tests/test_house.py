@@ -33,6 +33,7 @@ GROUND = frozenset(
         "trusted_proxies",
         "offline_env",
         "output_dir",
+        "cache_folder",
         "validation_errors",
         "yaml_document",
     }
@@ -67,6 +68,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "log_text": frozenset(),
     "offline_env": frozenset(),
     "output_dir": frozenset({"errors"}),
+    "cache_folder": frozenset({"errors"}),
     "artifacts": GROUND,
     "edits": GROUND | {"artifacts"},  # a program is made of the catalog's vectors
     "bake": GROUND

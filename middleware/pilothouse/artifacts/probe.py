@@ -85,8 +85,20 @@ def build_probe(
     """Build a probe from its numbers, with manifest and digests.
 
     Args:
+        name: the artefact's.
+        model_id: what artefacts call the model that it was fitted on.
+        layers: those that it reads, in order.
         weights_LD: rows of a linear probe.
+        head: which kind of head it is, with its parameters.
         arrays: the tensors of any other head by their names, in place of `weights_LD`.
+        bias: added to the logit of a token.
+        token_slope: of the calibration of a single token.
+        token_offset: likewise.
+        readouts: by name.
+        default_readout: the name of the one that is meant where none is named.
+        created_by: the command or program that made it.
+        site: where states are read.
+        d_model: the model's width, where the site has another.
 
     Raises:
         ArtefactError: tensors that are not the head's, shapes that do not fit, NaN or zero rows.

@@ -19,7 +19,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "reload": ("pilothouse.cli.reload:app", "have a running server read its pilothouse.yaml again"),
     "doctor": ("pilothouse.cli.doctor:app", "what is installed here, and what a config would do"),
     "policy": ("pilothouse.cli.policy:app", "check policies before they are served"),
-    "probe": ("pilothouse.cli.probe:app", "look at probes"),
+    "probe": ("pilothouse.cli.probe:app", "fit, measure and look at probes"),
     "vector": ("pilothouse.cli.vector:app", "make, import and look at vectors"),
     "sae": ("pilothouse.cli.sae:app", "import and look at sparse autoencoders"),
 }

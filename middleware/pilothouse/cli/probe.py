@@ -1,4 +1,4 @@
-"""`pilothouse probe`: shows what a probe's folder holds."""
+"""`pilothouse probe`: fits, measures and shows probes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,22 @@ import typer
 from pilothouse.aggregate import described
 from pilothouse.artifacts.manifest import Readout
 from pilothouse.artifacts.probe import Probe, load_probe
+from pilothouse.cli import probe_eval, probe_fit
 from pilothouse.cli.common import exits
 
-app = typer.Typer(pretty_exceptions_enable=False, no_args_is_help=True, help="Look at probes.")
+app = typer.Typer(
+    pretty_exceptions_enable=False, no_args_is_help=True, help="Fit, measure and look at probes."
+)
 
 
 @app.callback()
 def probe() -> None:
-    """Look at probes."""
+    """Fit, measure and look at probes."""
+
+
+MORE = {"allow_extra_args": True}
+app.command("fit", epilog=probe_fit.EPILOG, context_settings=MORE)(probe_fit.fit_probe)
+app.command("eval", epilog=probe_eval.EPILOG, context_settings=MORE)(probe_eval.eval_probe)
 
 
 @app.command()

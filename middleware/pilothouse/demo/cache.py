@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,37 +11,14 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
+from pilothouse.cache_folder import CACHE_VARIABLE as CACHE_VARIABLE
+from pilothouse.cache_folder import cache_folder as cache_folder
 from pilothouse.errors import ConfigError
 
-CACHE_VARIABLE: Final = "PILOTHOUSE_CACHE"
 MIB: Final = 2**20
 
 Tell = Callable[[str], None]
 """Called with a line for the user."""
-
-
-def cache_folder(name: str) -> Path:
-    """Return the folder of that name in the cache, made where it is not there.
-
-    The cache is `$PILOTHOUSE_CACHE`, else `$XDG_CACHE_HOME/pilothouse`, else
-    `~/.cache/pilothouse`.
-
-    Raises:
-        ConfigError: it cannot be made.
-    """
-    named = os.environ.get(CACHE_VARIABLE)
-    shared = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = (Path(named).expanduser() if named else Path(shared) / "pilothouse") / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            where=folder,
-            got=error.strerror,
-            want="a folder for downloads and the demo's model",
-            fix=f"set {CACHE_VARIABLE} to one that can be written",
-        ) from error
-    return folder
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from pilothouse.demo.texts.sets import SETS
 from pilothouse.demo.texts.text_set import Text, alike, in_form
 from pilothouse.probes.baseline import BEHIND
 from pilothouse.probes.dataset import Dataset, Example, dataset_of
+from pilothouse.probes.overlap import near_texts
 from pilothouse.probes.report import Form
 from pilothouse.types import FloatArray
 
@@ -145,18 +146,10 @@ def _first_of_each_label(texts: Sequence[Text], count: int) -> list[int]:
     return sorted(found)
 
 
-NEAR = 0.8
-"""Cosine of TF-IDF of words and word pairs."""
-
-
 def without_overlap(tested: Sequence[Text], fitted: Sequence[Text]) -> list[Text]:
     """Return the tested texts that no fitted text comes near."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b")
-    known = words.fit_transform([_said(each) for each in (*fitted, *tested)])
-    nearest = (known[len(fitted) :] @ known[: len(fitted)].T).max(axis=1).toarray().ravel()
-    return [each for each, cosine in zip(tested, np.asarray(nearest), strict=True) if cosine < NEAR]
+    near = near_texts([_said(each) for each in tested], [_said(each) for each in fitted])
+    return [each for each, is_near in zip(tested, near, strict=True) if not is_near]
 
 
 def _said(text: Text) -> str:

@@ -12,6 +12,7 @@ from pilothouse.aggregate import described
 from pilothouse.artifacts.folder import complaint, read_manifest
 from pilothouse.artifacts.manifest import Interval, ProbeManifest, Readout
 from pilothouse.errors import ArtefactError
+from pilothouse.probes.card_held_out import held_out_parts
 from pilothouse.probes.report import Evaluation, FamilyReport, Score, TransferReport
 
 SWEEP_LINES = 10
@@ -41,6 +42,7 @@ def render_card(manifest: ProbeManifest, evaluation: Evaluation) -> str:
         _head(manifest, evaluation),
         _readouts(manifest, evaluation),
         _remarks(evaluation),
+        *held_out_parts(evaluation),
         _where(manifest),
         _comparison(evaluation),
         _transfers(evaluation),
@@ -102,6 +104,8 @@ def _where(manifest: ProbeManifest) -> str:
 
 
 def _comparison(evaluation: Evaluation) -> str:
+    if evaluation.held_out:  # they have the same and more
+        return ""
     default = evaluation.readouts[evaluation.default_readout]
     rows = [["probe", *_score(default.score)]]
     rows += [[name, *_score(score)] for name, score in evaluation.baselines.items()]

@@ -21,6 +21,7 @@ Metric = Callable[[Floats, Bools], float]
 
 NORMAL_95 = 1.959963984540054
 RESAMPLES = 1000
+CALIBRATION_BINS = 10
 
 
 def auroc(scores_N: ArrayLike, labels_N: ArrayLike) -> float:
@@ -57,6 +58,38 @@ def tpr_at_fpr(scores_N: ArrayLike, labels_N: ArrayLike, target_fpr: float = 0.0
     passed = min(math.floor(target_fpr * negatives.size * (1 + 1e-12)), negatives.size - 1)
     cut = np.partition(negatives, negatives.size - 1 - passed)[negatives.size - 1 - passed]
     return float((positives > cut).mean())
+
+
+def auprc(scores_N: ArrayLike, labels_N: ArrayLike) -> float:
+    """Area under precision over recall, as a sum of steps; chance is the share of positives.
+
+    Raises as `auroc`.
+    """
+    from sklearn.metrics import average_precision_score
+
+    _classes(scores_N, labels_N)
+    return float(average_precision_score(np.asarray(labels_N, bool), scores_N))
+
+
+def calibration_error(
+    values_N: ArrayLike, labels_N: ArrayLike, bins: int = CALIBRATION_BINS
+) -> float:
+    """How far values lie from the shares of positives: the mean over bins of equal width.
+
+    Source: Naeini, Cooper and Hauskrecht 2015 (expected calibration error).
+
+    Raises:
+        ConfigError: a class is missing, or a value is NaN or outside [0, 1].
+    """
+    values, labels = np.asarray(values_N, np.float64), np.asarray(labels_N).astype(bool)
+    _classes(values, labels)
+    if values.min() < 0 or values.max() > 1:
+        raise ConfigError(
+            f"calibration: got values from {values.min()} to {values.max()}, want them in [0, 1]"
+        )
+    bin_N = np.minimum((values * bins).astype(np.int64), bins - 1)
+    gaps = np.bincount(bin_N, values - labels, bins)
+    return float(np.abs(gaps).sum() / values.size)
 
 
 def wilson(successes: int, count: int) -> Interval:

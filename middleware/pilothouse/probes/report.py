@@ -104,6 +104,65 @@ class FiredReport(Closed):
     upper: float
 
 
+class TprReport(Closed):
+    """The share of positives found at a false positive rate.
+
+    `is_supported` says that there were negatives enough for one of them to be the rate.
+    """
+
+    target_fpr: float
+    tpr: Interval
+    is_supported: bool
+
+
+class Figures(Closed):
+    """All that is measured of a probe on one test; `ece` is of its calibrated values, if it has."""
+
+    auroc: Interval
+    auprc: Interval
+    tprs: tuple[TprReport, ...]
+    ece: float | None
+    n_positive: int = Field(ge=1)
+    n_negative: int = Field(ge=1)
+
+
+TestKind = Literal["same sources", "source left out", "test file"]
+
+
+class HeldOutReport(Closed):
+    """One test beside every baseline, in one form of the texts.
+
+    `leads` has the probe's AUROC less each baseline's, over the same resamples; `best_baseline` is
+    the one that does best on this very test, of those that read no activations. `overlapping`
+    texts were left out because a fitted one says nearly the same.
+    """
+
+    name: str
+    kind: TestKind
+    form: Form
+    probe: Figures
+    baselines: dict[str, Score]
+    leads: dict[str, Interval]
+    best_baseline: str
+    overlapping: int = Field(ge=0)
+
+
+class FileReport(Closed):
+    """A file of labelled texts, and what of it was used.
+
+    `sha256` is of the file; `repeated` rows say what another says, `too_long` ones were left out.
+    """
+
+    name: str
+    use: str
+    sha256: str
+    rows: int = Field(ge=0)
+    positives: int = Field(ge=0)
+    groups: int = Field(ge=0)
+    repeated: int = Field(ge=0)
+    too_long: int = Field(ge=0)
+
+
 class SourceReport(Closed):
     """Where texts came from, what they were used for, and what was read.
 
@@ -124,7 +183,7 @@ class Evaluation(Closed):
     """The whole evaluation of a probe.
 
     `transfers`, `fired`, `sources` and `remarks` are of probes that were fitted on some sources
-    and measured on others.
+    and measured on others; `held_out`, `files` and `findings` of those that `probe fit` made.
     """
 
     probe: str
@@ -142,3 +201,6 @@ class Evaluation(Closed):
     fired: tuple[FiredReport, ...] = ()
     sources: tuple[SourceReport, ...] = ()
     remarks: tuple[str, ...] = ()
+    held_out: tuple[HeldOutReport, ...] = ()
+    files: tuple[FileReport, ...] = ()
+    findings: tuple[str, ...] = ()

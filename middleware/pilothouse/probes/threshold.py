@@ -36,6 +36,20 @@ def clopper_pearson_upper(exceedances: int, count: int, confidence: float = CONF
     return float(beta.ppf(confidence, exceedances + 1, count - exceedances))
 
 
+def negatives_needed(target_fpr: float) -> int:
+    """The fewest negatives that can support a rate: with none of them firing the bound meets it.
+
+    Raises:
+        ConfigError: a rate outside (0, 1).
+    """
+    if not 0.0 < target_fpr < 1.0:
+        raise ConfigError(f"bound: got target {target_fpr}, want a rate between 0 and 1")
+    needed = max(1, math.floor(math.log(1 - CONFIDENCE) / math.log1p(-target_fpr)))
+    while clopper_pearson_upper(0, needed) > target_fpr:
+        needed += 1
+    return needed
+
+
 def allowed_exceedances(count: int, target_fpr: float) -> int | None:
     """The most negatives out of `count` that may fire with the bound still at or below the target.
 

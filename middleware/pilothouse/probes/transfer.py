@@ -91,7 +91,9 @@ def fit_transfer(
     own: dict[str, Predict] = {PROBE: predictor(row), SHUFFLED: predictor(control)}
     known = train.select(np.isfinite(train.mean_log_probabilities_N))
     if len(known) and 0 < known.labels_N.sum() < len(known):
-        own[LOG_PROBABILITY] = _one_fit(known, lambda each: each.mean_log_probabilities_N[:, None])
+        own[LOG_PROBABILITY] = fit_features(
+            known, lambda each: each.mean_log_probabilities_N[:, None]
+        )
     written = replace(train, texts_N=texts_N)
     scorers: dict[Form, Mapping[str, Predict]] = {
         "alike": own | _of_texts(train),
@@ -161,7 +163,7 @@ def _of_texts(train: Dataset) -> dict[str, Predict]:
     return {
         "TF-IDF": _best(_tfidf, TFIDF_CS, train),
         **_of_one_source(train),
-        "shape": _one_fit(train, lambda each: shape_features(each.texts_N)),
+        "shape": fit_features(train, lambda each: shape_features(each.texts_N)),
     }
 
 
@@ -231,7 +233,7 @@ def _tfidf(train: Dataset, c: float) -> Predict:
     return predict
 
 
-def _one_fit(train: Dataset, features: Callable[[Dataset], Floats]) -> Predict:
+def fit_features(train: Dataset, features: Callable[[Dataset], Floats]) -> Predict:
     """A logistic regression on a few standardised features."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

@@ -36,12 +36,15 @@ class Chosen(NamedTuple):
     told: tuple[str, ...]
 
 
-def engine_settings(words: Sequence[str], dtype: str | None = None) -> dict[str, Any]:
+def engine_settings(
+    words: Sequence[str], dtype: str | None = None, *, verb: str = "vector fit"
+) -> dict[str, Any]:
     """Parse vLLM's engine flags into arguments of `LLM`, those alone that were given.
 
     Args:
         words: the flags, as they stand behind `--`.
         dtype: the verb's own option, which means the same as the flag.
+        verb: whose flags they are.
 
     Raises:
         ConfigError: a flag that this verb sets itself, or two that do not agree.
@@ -49,12 +52,12 @@ def engine_settings(words: Sequence[str], dtype: str | None = None) -> dict[str,
     from vllm.engine.arg_utils import EngineArgs
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    parser = EngineArgs.add_cli_args(FlexibleArgumentParser(prog="pilothouse vector fit ... --"))
+    parser = EngineArgs.add_cli_args(FlexibleArgumentParser(prog=f"pilothouse {verb} ... --"))
     given, usual = vars(parser.parse_args(list(words))), vars(parser.parse_args([]))
     settings = {name: value for name, value in given.items() if value != usual[name]}
     taken = sorted(settings.keys() & set(OWN_SETTINGS))
     if taken:
-        raise ConfigError(f"behind --: got {', '.join(taken)}, which vector fit sets itself")
+        raise ConfigError(f"behind --: got {', '.join(taken)}, which {verb} sets itself")
     if any(word == DTYPE_FLAG or word.startswith(f"{DTYPE_FLAG}=") for word in words):
         settings["dtype"] = given["dtype"]  # also where it says what vLLM would do anyway
     if dtype is not None and settings.setdefault("dtype", dtype) != dtype:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import unicodedata
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
@@ -12,9 +11,9 @@ from dataclasses import astuple, dataclass
 from pilothouse.demo.cache import Tell
 from pilothouse.demo.wheels import wheel_path
 from pilothouse.errors import ConfigError
-from pilothouse.probes.report import Form
+from pilothouse.probes.text_form import alike as alike
+from pilothouse.probes.text_form import in_form as in_form
 
-FINAL_MARKS = ".?!,;:…\"'`)"
 SHARES = float(1 << 56)
 
 
@@ -40,20 +39,6 @@ class Text:
         """A number in [0, 1) by the group alone, so that whole groups are dealt out by it."""
         digest = hashlib.sha256(self.group.encode()).digest()
         return int.from_bytes(digest[:7], "big") / SHARES
-
-
-def alike(text: str) -> str:
-    """Return the text in lower case, its white space single, without marks at its end.
-
-    Sets differ in how they are written, and a probe that sees it has found nothing else.
-    """
-    plain = " ".join(unicodedata.normalize("NFKC", text).lower().split())
-    return plain.rstrip(FINAL_MARKS + " ") or plain
-
-
-def in_form(text: str, form: Form) -> str:
-    """Return the text in a form."""
-    return alike(text) if form == "alike" else text
 
 
 @dataclass(frozen=True)
