@@ -1379,6 +1379,15 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/engine/plan/test_plan.py",),
         "holds_for_alone",
     ),
+    Mutant(
+        "authored",
+        "offline a grammar writes what no rule of the prompt reads",
+        "Governance.run",
+        "if admitted[-1].requirements.holds_start: ...",
+        "if False: ...",
+        ("tests/offline/test_governance.py",),
+        "before_anything_runs",
+    ),
     # lint: doors that stay open, what the gate reads, and text that no model chose
     Mutant(
         "authored",
