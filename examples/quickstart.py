@@ -28,7 +28,9 @@ def main() -> None:
     term = {"vector": "cheerful", "scale": -0.37, "unit": "residual", "layers": [24]}
     steer = {"steer": [term]}
     show("steered by the request", ask(client, model, QUESTION, pilothouse=steer))
-    show("judged by a policy", ask(client, model, HARMFUL))
+    show("judged by a policy in shadow", ask(client, model, HARMFUL))
+    if f"{model}:guarded" in names:
+        show("declined by an enforced one", ask(client, f"{model}:guarded", HARMFUL))
     stream(client, model, QUESTION)
 
 

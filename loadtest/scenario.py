@@ -362,8 +362,8 @@ def _demo_config() -> PilothouseConfig:
 
 
 def demo_profiles() -> tuple[str, ...]:
-    """The profiles that the demo has of the real model."""
-    return tuple(_demo_config().profiles)
+    """The profiles of the real model that the demo steers by."""
+    return tuple(name for name, each in _demo_config().profiles.items() if each.steer)
 
 
 # what the counters must show

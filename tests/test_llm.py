@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from vllm.sampling_params import StructuredOutputsParams
 
 from pilothouse import LLM, CaptureReader, Steer
 from pilothouse.cli.prompts import load_prompts
@@ -250,6 +251,22 @@ def test_what_the_plan_does_not_have_is_an_error_before_anything_runs(llm: LLM) 
         llm.generate("hello", steer=[Steer(vector="nobody", scale=1.0)])
     with pytest.raises(RequestError, match=r"probes\.0: got 'nobody'"):
         llm.generate("hello", probes=["nobody"])
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"structured_outputs": StructuredOutputsParams(choice=["yes", "no"])},
+        {"allowed_token_ids": [5, 6]},
+        {"logit_bias": {5: 1.0}},
+    ],
+    ids=lambda chosen: next(iter(chosen)),
+)
+def test_tokens_chosen_for_the_model_are_refused_under_a_rule_that_ends_prompts(
+    llm: LLM, chosen: dict[str, object]
+) -> None:
+    with pytest.raises(RequestError, match=f"got {next(iter(chosen))}.*a server does"):
+        llm.chat(asked(PROMPTS.known), greedy(llm, **chosen), use_tqdm=False)
 
 
 def test_settings_that_are_refused_on_a_server_are_refused_here() -> None:

@@ -114,9 +114,12 @@ class SaeRef(_Closed):
 
 
 class Profile(_Closed):
-    """Named steering, picked as a model name."""
+    """Named steering, picked as a model name.
 
-    steer: tuple[SteerTerm, ...] = Field(min_length=1)
+    One that steers nothing is a name for policies to match.
+    """
+
+    steer: tuple[SteerTerm, ...]
 
 
 class Taps(_Closed):

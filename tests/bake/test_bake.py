@@ -137,12 +137,14 @@ def test_a_vector_and_a_profile_are_baked_from_python(models: Any, tmp_path: Pat
     agrees(model, tmp_path / "one", "llama", "llama", program(place, scale=1.5))
     (tmp_path / "pilothouse.yaml").write_text(
         f"version: 1\nmodel_id: llama\nvectors: {{it: {{path: {place.name}}}}}\n"
-        'profiles: {"m:it": {steer: [{vector: it, scale: 1.5, on: all}]}}\n'
+        'profiles: {"m:it": {steer: [{vector: it, scale: 1.5, on: all}]}, "m:no": {steer: []}}\n'
     )
     steering = steering_of_profile(tmp_path / "pilothouse.yaml", "m:it")
     assert bake(model, tmp_path / "other", steering)["program"] == record["program"]
     with pytest.raises(ConfigError, match="profile: got 'm:that'"):
         steering_of_profile(tmp_path / "pilothouse.yaml", "m:that")
+    with pytest.raises(ConfigError, match=r"m:no.*steers something"):
+        steering_of_profile(tmp_path / "pilothouse.yaml", "m:no")
     with pytest.raises(ConfigError, match="already"):
         bake(model, tmp_path / "other", steering)
     with pytest.raises(ConfigError, match="kind: got 'magic'"):

@@ -93,4 +93,5 @@ def test_the_tour_asks_what_the_user_types(demo_server: ServerProcess) -> None:
         env={**os.environ, "COLUMNS": "300"},
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count(question) == 2 and load_prompts().known not in done.stdout
+    assert done.stdout.count(question) == 3 and load_prompts().known not in done.stdout
+    assert "not blocked" in done.stdout and "(NOT blocked)" not in done.stdout

@@ -34,7 +34,7 @@ TOUR = Tour(
     stops=(
         Stop(title="plain", model="m", about="an answer"),
         Stop(title="steered", model="m:glad", about="the same, steered"),
-        Stop(title="blocked", model="m", about="declined", prompt='say "it"', is_blocked=True),
+        Stop(title="blocked", model="m", about="declined", prompt='say "it"', is_guarded=True),
     ),
 )
 

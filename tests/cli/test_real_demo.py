@@ -24,6 +24,7 @@ import pytest
 from openai import OpenAI
 
 from pilothouse.cli.prompts import smol_tour
+from pilothouse.cli.tour import look, served_models
 from pilothouse.demo.card import CHOOSING, TESTING
 from pilothouse.demo.poles import SUBJECTS
 from pilothouse.demo.questions import open_questions
@@ -85,9 +86,7 @@ def test_it_answers_in_english_and_with_what_was_concluded(smol_server: ServerPr
     assert choice.model_extra and choice.model_extra["pilothouse"]["action"] == "allow"
 
 
-def test_the_readmes_lines_steer_and_show_what_a_rule_would_do(
-    smol_server: ServerProcess,
-) -> None:
+def test_the_readmes_lines_steer_and_block(smol_server: ServerProcess) -> None:
     readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
     script = readme.partition("```python\n")[2].partition("```")[0]
     assert "http://127.0.0.1:8000/v1" in script
@@ -103,7 +102,8 @@ def test_the_readmes_lines_steer_and_show_what_a_rule_would_do(
     plain, cheerful = said.groups()
     assert done.stdout.startswith(plain)
     assert cheerful in done.stdout and "'steered': {'cheerful': 64}" in done.stdout
-    assert "'result': 'would_block'" in done.stdout
+    assert "I cannot help with that request. {'action': 'block'" in done.stdout
+    assert "'result': 'blocked'" in done.stdout and "'result': 'would_block'" in done.stdout
 
 
 def test_the_first_token_of_a_short_chat_comes_within_a_second(smol_server: ServerProcess) -> None:
@@ -140,7 +140,45 @@ def test_the_tour_shows_the_users_question_side_by_side(smol_server: ServerProce
     assert done.returncode == 0, done.stderr
     for stop in smol_tour().stops:
         assert stop.title in done.stdout and stop.model in done.stdout
-    assert question in done.stdout and "enguin" in done.stdout.replace(question, "")
+    assert done.stdout.count(question) == len(smol_tour().stops)
+    assert "enguin" in done.stdout.replace(question, "")
+    assert "not blocked" in done.stdout and "(NOT blocked)" not in done.stdout
+
+
+def test_the_tour_on_its_own_questions_ends_with_a_refusal(smol_server: ServerProcess) -> None:
+    tour, models = smol_tour(), served_models(smol_server.url)
+    seen = [look(smol_server.url, tour, stop, models) for stop in tour.stops]
+    assert [each.action for each in seen] == ["allow", "allow", "allow", "block"]
+    assert "smol-guarded/block-misuse: blocked" in seen[-1].rules
+    assert len({each.text for each in seen}) == len(seen)
+    *_, guarded = tour.asking(tour.question).stops
+    assert look(smol_server.url, tour, guarded, models).text.startswith(seen[0].text[:40])
+
+
+def test_what_the_user_types_is_declined_in_the_last_column_alone(
+    smol_server: ServerProcess,
+) -> None:
+    *_, own = smol_tour().stops
+    tour, models = smol_tour().asking(own.prompt), served_models(smol_server.url)
+    seen = [look(smol_server.url, tour, stop, models) for stop in tour.stops]
+    assert [each.action for each in seen] == ["allow", "allow", "allow", "block"]
+
+
+def test_a_guarded_request_is_not_steered_below_its_probe_and_another_is(
+    smol_server: ServerProcess,
+) -> None:
+    def status(model: str) -> int:
+        term = {"vector": "french", "scale": 0.1, "unit": "residual", "layers": [18]}
+        body = {
+            "model": model,
+            "max_tokens": 1,
+            "messages": [{"role": "user", "content": "Hello."}],
+            "pilothouse": {"steer": [term]},
+        }
+        url = f"{smol_server.url}/v1/chat/completions"
+        return httpx.post(url, json=body, timeout=120).status_code
+
+    assert (status("smol"), status("smol:guarded")) == (200, 400)
 
 
 def test_the_quickstart_runs(smol_server: ServerProcess) -> None:
@@ -152,7 +190,7 @@ def test_the_quickstart_runs(smol_server: ServerProcess) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "steered by a profile (smol:cheerful)" in done.stdout
-    assert "(shadow): would_block" in done.stdout
+    assert "(shadow): would_block" in done.stdout and "(enforce): blocked" in done.stdout
 
 
 def test_it_says_what_it_serves_and_what_that_takes(smol_server: ServerProcess) -> None:

@@ -13,7 +13,7 @@ from pilothouse.cli import tour as tour_module
 from pilothouse.cli.main import main
 from pilothouse.cli.port import held_port, is_held
 from pilothouse.cli.prompts import Stop, Tour, smol_tour, world_tour
-from pilothouse.cli.tour import NOT_LOADED, Seen, action_of, look
+from pilothouse.cli.tour import NOT_LOADED, Seen, action_of, look, title_of
 from pilothouse.config import load_config
 from pilothouse.demo.served import SMOL_NAME, WORLD_NAME
 from pilothouse.errors import ConfigError
@@ -22,7 +22,7 @@ from pilothouse.policy.loader import load_policies
 from tests.support.package_index import use_folder
 
 ASKED = Stop(title="plain", model="m", about="an answer")
-OWN = Stop(title="blocked", model="m", about="declined", prompt="do harm", is_blocked=True)
+OWN = Stop(title="blocked", model="m", about="declined", prompt="do harm", is_guarded=True)
 MISSING = Stop(title="French", model="m:french", about="in French")
 TOUR = Tour(question="why?", stops=(ASKED, OWN, MISSING))
 
@@ -31,9 +31,10 @@ def seen(action: str) -> Seen:
     return Seen("text", action, {}, (), {})
 
 
-def test_a_typed_question_is_asked_but_where_a_stop_has_its_own() -> None:
+def test_a_typed_question_is_asked_at_every_stop() -> None:
+    assert [TOUR.asked(each) for each in TOUR.stops] == ["why?", "do harm", "why?"]
     tour = TOUR.asking("how?")
-    assert [tour.asked(each) for each in tour.stops] == ["how?", "do harm", "how?"]
+    assert [tour.asked(each) for each in tour.stops] == ["how?", "how?", "how?"]
     assert TOUR.asking(None) == TOUR
 
 
@@ -50,6 +51,11 @@ def test_nothing_is_asked_of_a_profile_that_is_not_loaded() -> None:
 def test_a_stop_that_no_policy_blocked_is_not_called_blocked() -> None:
     assert action_of(OWN, seen("block")) == "block"
     assert action_of(OWN, seen("allow")) == "allow (NOT blocked)"
+    [_, typed, _] = TOUR.asking("how?").stops
+    assert title_of(typed, seen("block")) == "blocked" == title_of(typed, NOT_LOADED)
+    assert title_of(typed, seen("allow")) == "not blocked"
+    assert action_of(typed, seen("block")) == "block"
+    assert action_of(typed, seen("allow")) == "allow (not blocked)"
     assert action_of(ASKED, seen("allow")) == "allow"
 
 
@@ -89,16 +95,20 @@ def test_each_tour_asks_the_model_that_it_is_of(tour, shelf, name) -> None:  # t
     assert {each.model.partition(":")[0] for each in stops} == {name}
     assert stops[0].model == name and stops[0].prompt is None
     enforced = any(each.spec.mode == "enforce" for each in load_policies(config.policies))
-    assert any(each.is_blocked for each in stops) is enforced
+    assert any(each.is_guarded for each in stops) is enforced
     assert all(profile.startswith(f"{name}:") for profile in config.profiles)
 
 
 def test_the_real_tour_has_a_mood_a_language_and_the_policy_beside_the_plain_answer() -> None:
     stops = smol_tour().stops
-    assert [each.model for each in stops] == ["smol", "smol:cheerful", "smol:french", "smol"]
+    models = ["smol", "smol:cheerful", "smol:french", "smol:guarded"]
+    assert [each.model for each in stops] == models
     assert [each.prompt is None for each in stops] == [True, True, True, False]
-    profiles = load_config(library_path("probes/smol") / "pilothouse.yaml").profiles
-    assert {each.model for each in stops} <= {SMOL_NAME, *profiles}
+    config = load_config(library_path("probes/smol") / "pilothouse.yaml")
+    assert {each.model for each in stops} <= {SMOL_NAME, *config.profiles}
+    [enforced] = [each for each in load_policies(config.policies) if each.spec.mode == "enforce"]
+    assert enforced.spec.match.profiles == tuple(each.model for each in stops if each.is_guarded)
+    assert config.profiles["smol:guarded"].steer == ()
 
 
 @pytest.mark.parametrize("words", [["--ask", "why?"], ["--tour", "--ask", "  "]])

@@ -1397,6 +1397,33 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/server/test_admission.py",),
         "passed_by",
     ),
+    Mutant(
+        "parity",
+        "a client steers below the probe of the policy that it is under",
+        "Admission._steering",
+        "{each.name for each in applied if each.enforced}",
+        "{each.name for each in applied if not each.enforced}",
+        ("tests/server/test_admission.py",),
+        "below_a_probe",
+    ),
+    Mutant(
+        "parity",
+        "a profile steers below the probe of a policy that holds for it",
+        "_check_profiles",
+        "holds_for(each.spec.match.profiles, name)",
+        "name in each.spec.match.profiles",
+        ("tests/engine/plan/test_plan.py",),
+        "holds_for_alone",
+    ),
+    Mutant(
+        "authored",
+        "offline a grammar writes what no rule of the prompt reads",
+        "Governance.run",
+        "if admitted[-1].requirements.holds_start: ...",
+        "if False: ...",
+        ("tests/offline/test_governance.py",),
+        "before_anything_runs",
+    ),
     # lint: doors that stay open, what the gate reads, and text that no model chose
     Mutant(
         "authored",

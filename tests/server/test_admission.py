@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 
+from pilothouse.artifacts.catalog import Catalog
 from pilothouse.errors import ConfigError, RequestError
 from pilothouse.policy.endpoint_names import EndpointName
 from pilothouse.server.admission import Admission
@@ -20,6 +21,8 @@ from pilothouse.server.request_schema import RequestFields, Unreadable
 from pilothouse.signed_request import SIGNED_REQUEST_KEY, verify_request
 from pilothouse.term import SteerTerm
 from tests.support.artifacts.tiny_sae import FEATURE, LABEL, MAX_ACT
+from tests.support.engines.catalogs import policy, probe, readout, vector
+from tests.support.engines.harness import make_plan, random_rows
 from tests.support.servers import app_parts as builders
 from tests.support.servers.app_parts import KEY, body_of, tiny_plan
 
@@ -72,6 +75,23 @@ def test_a_profile_brings_its_steering_its_policies_and_the_served_name() -> Non
 def test_a_clients_steering_comes_on_top_of_the_profiles() -> None:
     admitted, _ = admit({"model": "small:plain", "pilothouse": {"steer": [NUDGE]}})
     assert [term.scale for term in admitted.signed.steer] == [0.001, 0.5]
+
+
+def test_steering_below_a_probe_is_refused_where_an_enforced_policy_holds_alone() -> None:
+    rule = {"id": "r", "phase": "output", "when": "x >= 0.5", "then": {"action": "block"}}
+    guard = policy("guard", [rule], {"x": "q/now"}, match={"profiles": ["m:guarded"]})
+    [row] = random_rows(1, 1)
+    loaded = Catalog(
+        vectors={"v": vector("v", (0, 2), norm=3.0)},
+        probes={"q": probe("q", {1: row}, {"now": readout("output")})},
+    )
+    plan = make_plan(loaded, (guard,), profiles={"m:guarded": {"steer": []}})
+    door = Admission(plan, ("m",), KEY)
+    steer = {"pilothouse": {"steer": [{"vector": "v", "scale": 0.1, "layers": [0]}]}}
+    assert builders.admit(body_of("chat") | {"model": "m"} | steer, door=door).signed.steer
+    with pytest.raises(RequestError, match="enforced policy 'guard'"):
+        builders.admit(body_of("chat") | {"model": "m:guarded"} | steer, door=door)
+    assert not builders.admit(body_of("chat") | {"model": "m:guarded"}, door=door).signed.steer
 
 
 def test_a_name_that_is_no_profile_is_vllms_to_judge() -> None:

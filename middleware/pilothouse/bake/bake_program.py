@@ -59,14 +59,19 @@ def steering_of_profile(config: Path | str, profile: str) -> Steering:
     """Return what a profile of a pilothouse.yaml steers.
 
     Raises:
-        ConfigError: it has no such profile, or cannot be read.
+        ConfigError: it has no such profile, one that steers nothing, or cannot be read.
     """
     loaded = load_config(Path(config))
     if profile not in loaded.profiles:
         raise ConfigError(
             where=argument("profile"), got=repr(profile), want=f"one of {sorted(loaded.profiles)}"
         )
-    return Steering(loaded.profiles[profile].steer, loaded)
+    terms = loaded.profiles[profile].steer
+    if not terms:
+        raise ConfigError(
+            where=argument("profile"), got=repr(profile), want="one that steers something"
+        )
+    return Steering(terms, loaded)
 
 
 def steering_of_vector(vector: Path | str, **fields: object) -> Steering:

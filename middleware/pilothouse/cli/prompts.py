@@ -37,9 +37,9 @@ class Stop(_Closed):
     about: str
     """One line, printed above the command that asks it."""
     prompt: str | None = None
-    """Asked in place of the tour's question."""
-    is_blocked: bool = False
-    """Whether a policy is meant to block it; the table says so where none does."""
+    """Asked in place of the tour's question, unless the user typed one."""
+    is_guarded: bool = False
+    """Whether an enforced policy judges it; the table says so where it did not block."""
 
 
 class Tour(_Closed):
@@ -53,15 +53,18 @@ class Tour(_Closed):
         return self.question if stop.prompt is None else stop.prompt
 
     def asking(self, question: str | None) -> Self:
-        """Return the tour on another question; stops that have their own keep it."""
-        return self if question is None else self.model_copy(update={"question": question})
+        """Return the tour on a question that the user typed: every stop asks it."""
+        if question is None:
+            return self
+        stops = tuple(each.model_copy(update={"prompt": None}) for each in self.stops)
+        return self.model_copy(update={"question": question, "stops": stops})
 
     def within(self, models: Collection[str], *, is_enforced: bool) -> Self:
         """Return the tour without stops that show what is not loaded or not enforced."""
         stops = [
             each
             for each in self.stops
-            if each.model in models and (is_enforced or not each.is_blocked)
+            if each.model in models and (is_enforced or not each.is_guarded)
         ]
         return self.model_copy(update={"stops": tuple(stops)})
 
@@ -99,7 +102,7 @@ def world_tour() -> Tour:
                 model="demo",
                 about="a disguised request for something forbidden, declined before any token",
                 prompt=prompts.blocked,
-                is_blocked=True,
+                is_guarded=True,
             ),
         ),
     )

@@ -91,10 +91,20 @@ def ask(url: str, model: str, prompt: str) -> Seen:
     return Seen(said.strip(), told["action"], told.get("scores", {}), rules, told["steered"])
 
 
+def title_of(stop: Stop, seen: Seen) -> str:
+    """Return what stands over a stop: a guarded one is called what came of it."""
+    missed = stop.is_guarded and seen is not NOT_LOADED and seen.action != "block"
+    return f"not {stop.title}" if missed else stop.title
+
+
 def action_of(stop: Stop, seen: Seen) -> str:
-    """Return the action, and that a policy did not block where one was meant to."""
-    missed = stop.is_blocked and seen is not NOT_LOADED and seen.action != "block"
-    return f"{seen.action} (NOT blocked)" if missed else seen.action
+    """Return the action; of a guarded stop, also that the policy did not block.
+
+    Loudly where the stop's own prompt should have been blocked.
+    """
+    if not stop.is_guarded or seen is NOT_LOADED or seen.action == "block":
+        return seen.action
+    return f"{seen.action} ({'not' if stop.prompt is None else 'NOT'} blocked)"
 
 
 def _name(url: str, models: list[str], *, is_world: bool) -> str:
@@ -166,7 +176,7 @@ def _print(tour: Tour, seen: list[tuple[Stop, Seen]]) -> None:
     from rich.table import Table
 
     table = Table(show_lines=True, title="One model, one server: live answers")
-    for title in ("", *(stop.title for stop, _ in seen)):
+    for title in ("", *(title_of(stop, answer) for stop, answer in seen)):
         table.add_column(title, overflow="fold")
 
     def row(name: str, *cells: str) -> None:

@@ -222,7 +222,7 @@ def _remarks(
     if not all(set(beaten(each)) == set(each.leads) - {SHUFFLED} for each in alike):
         yield (
             "Where it is not ahead of every baseline it has found nothing that they do not tell: "
-            "a policy on it counts in shadow and enforces nothing."
+            "a policy on it counts in shadow, and is enforced for those alone who ask for that."
         )
     for each in alike:
         for name, score in each.scores.items():

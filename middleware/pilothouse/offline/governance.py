@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from vllm import SamplingParams
 
 from pilothouse.engine.plan.plan import Plan
 from pilothouse.engine.vllm import output_processor
-from pilothouse.errors import ConfigError
+from pilothouse.errors import ConfigError, RequestError
 from pilothouse.policy.endpoint_names import EndpointName
 from pilothouse.policy.matching import refuse_scored_answers
 from pilothouse.server.admission import Admission, Admitted
 from pilothouse.server.auth import Caller
-from pilothouse.server.request_schema import RequestFields
+from pilothouse.server.request_schema import RequestFields, chooses_tokens
 from pilothouse.server.response.decisions import (
     DecisionStore,
     FinalDecision,
@@ -39,6 +39,9 @@ OPERATOR = Caller(
     rollout_key="offline",
 )
 """Whoever runs Python on the machine may do everything that the plan has tables for."""
+
+CHOOSING: Final = ("structured_outputs", "allowed_token_ids", "logit_bias", "bad_words")
+"""Parameters that may choose tokens of an answer."""
 
 
 class Governance:
@@ -84,13 +87,16 @@ class Governance:
             run: gives the prompts to the engine.
 
         Raises:
-            RequestError: steering, probes or a profile that the plan does not have.
+            RequestError: steering, probes or a profile that the plan does not have; answers whose
+                tokens are chosen for the model, under a rule that would have to score them again.
         """
         admitted, entries, signed = [], [], []
         for sampling, field in zip(params, fields, strict=True):
             body: dict[str, Any] = {"pilothouse": field}
             asked = RequestFields(model=profile or self._model_id, num_per_prompt=sampling.n)
             admitted.append(self._admission.admit(body, endpoint, OPERATOR, _known(asked)))
+            if admitted[-1].requirements.holds_start:
+                refuse_chosen_tokens(sampling)
             entries.append(self._decision_store.open(admitted[-1].decision_id))
             own = sampling.clone()
             own.extra_args = (own.extra_args or {}) | {
@@ -119,6 +125,28 @@ class Governance:
             completion.pilothouse = settlement.visible
             if settlement.ending is not None:
                 _end(completion, settlement.ending)
+
+
+def refuse_chosen_tokens(sampling: SamplingParams) -> None:
+    """Refuse parameters that choose tokens of an answer for the model.
+
+    A server scores such an answer again, as a user's turn, by the rules that end a prompt. Here
+    nothing does, and those rules would not see it.
+
+    Raises:
+        RequestError: names the parameters.
+    """
+    read = {name: getattr(sampling, name) for name in CHOOSING}
+    if chooses_tokens(read, has_literal_shape=False, has_strict_tool=False):
+        given = ", ".join(name for name, value in read.items() if value)
+        raise RequestError(
+            where="sampling_params",
+            got=given,
+            want="none of them under an enforced rule that can end a prompt",
+            fix="it would have to score what they make the model say, which a server does "
+            "(`pilothouse serve`) and this does not: ask there, or load the policy in shadow",
+            param=given,
+        )
 
 
 def _known(fields: RequestFields) -> Callable[[dict[str, Any]], RequestFields]:

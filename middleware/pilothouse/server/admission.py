@@ -170,7 +170,6 @@ class Admission:
         self._key = key
         self._system_fingerprint = system_fingerprint
         self._exposures = RequirementsCache(plan.rulebook)
-        self._enforced_reads = enforced_read_layers(plan.rulebook)
         self._enforced = any(policy.spec.mode == "enforce" for policy in plan.policies)
 
     def admit(
@@ -201,7 +200,7 @@ class Admission:
         refuse_choices(fields, self.limits)
         refuse_heavy_choices(fields, self.limits)
         refuse_prompt_logprobs(fields, body, self.limits)
-        steer = self._steering(field, profile)
+        steer = self._steering(field, profile, requirements.applied)
         signed = SignedRequest(
             decision_id=uuid.uuid4().hex,
             revision=self._plan.revision,
@@ -347,16 +346,18 @@ class Admission:
                 enforced[each.name] = enforced.get(each.name, False) or each.enforced
         return tuple(AppliedPolicy(name=name, enforced=on) for name, on in enforced.items())
 
-    def _steering(self, field: RequestField, profile: str | None) -> tuple[SteerTerm, ...]:
+    def _steering(
+        self, field: RequestField, profile: str | None, applied: tuple[AppliedPolicy, ...]
+    ) -> tuple[SteerTerm, ...]:
         own = self._plan.body.profiles[profile].steer if profile is not None else ()
         terms = (*own, *field.steer)
         if field.steer:
             for index, term in enumerate(field.steer):
                 self._check_term(index, term)
             check_norm_limit(terms, self._plan, origin=f"{FIELD}.steer")
-            check_read_layers(
-                field.steer, self._plan, self._enforced_reads, origin=f"{FIELD}.steer"
-            )
+            enforced = {each.name for each in applied if each.enforced}
+            reads = enforced_read_layers(self._plan.rulebook, enforced)
+            check_read_layers(field.steer, self._plan, reads, origin=f"{FIELD}.steer")
         return terms
 
     def _check_term(self, index: int, term: SteerTerm) -> None:

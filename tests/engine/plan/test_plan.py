@@ -151,7 +151,7 @@ def test_a_profile_over_the_norm_limit_is_refused() -> None:
 
 def test_steering_below_an_enforced_read_is_refused_and_above_it_is_not() -> None:
     plan = make_plan(catalog(), (policy("guard", BLOCK, {"x": "q/now"}),))
-    enforced = enforced_read_layers(plan.rulebook)
+    enforced = enforced_read_layers(plan.rulebook, {"guard"})
     assert dict(enforced) == {"q": "guard"}
 
     def check(*layers: int) -> None:
@@ -168,4 +168,13 @@ def test_steering_below_an_enforced_read_is_refused_and_above_it_is_not() -> Non
 
 def test_shadow_policies_do_not_restrict_steering() -> None:
     plan = make_plan(catalog(), (policy("watch", BLOCK, {"x": "q/now"}, mode="shadow"),))
-    assert dict(enforced_read_layers(plan.rulebook)) == {}
+    assert dict(enforced_read_layers(plan.rulebook, {"watch"})) == {}
+
+
+def test_a_policy_restricts_the_steering_of_profiles_that_it_holds_for_alone() -> None:
+    guard = policy("guard", BLOCK, {"x": "q/now"}, match={"profiles": ["demo:guarded"]})
+    plan = make_plan(catalog(), (guard,), **profile(0.1, layers=[0]))
+    assert dict(enforced_read_layers(plan.rulebook, set())) == {}
+    everyone = policy("guard", BLOCK, {"x": "q/now"}, match={"profiles": ["demo:*"]})
+    with pytest.raises(ConfigError, match=r"profiles\.demo:x.*enforced policy 'guard'"):
+        make_plan(catalog(), (everyone,), **profile(0.1, layers=[0]))

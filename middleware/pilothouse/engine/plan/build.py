@@ -40,6 +40,7 @@ from pilothouse.engine.worker.policy_edits import policy_programs, stage_tables
 from pilothouse.errors import ConfigError, RequestError, UnsupportedError
 from pilothouse.head import LINEAR
 from pilothouse.policy.loader import policy_to_json
+from pilothouse.policy.matching import holds_for
 from pilothouse.policy.rulebook import Rulebook
 from pilothouse.types import FloatArray, SignalSpec, Tap
 
@@ -182,8 +183,9 @@ def _revision(body: PlanBody, tensors: Mapping[str, FloatArray]) -> str:
 
 
 def _check_profiles(plan: Plan) -> None:
-    enforced = enforced_read_layers(plan.rulebook)
     for name, profile in plan.body.profiles.items():
+        over = {each.name for each in plan.policies if holds_for(each.spec.match.profiles, name)}
+        enforced = enforced_read_layers(plan.rulebook, over)
         try:
             check_norm_limit(profile.steer, plan, origin=f"profiles.{name}")
             check_read_layers(profile.steer, plan, enforced, origin=f"profiles.{name}")

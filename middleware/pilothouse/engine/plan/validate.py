@@ -9,7 +9,7 @@ not lie below a layer that an enforced rule reads (`check_read_layers`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -195,13 +195,17 @@ def overflow_problem(program: Program) -> str | None:
     return None
 
 
-def enforced_read_layers(rulebook: Rulebook) -> Mapping[str, str]:
-    """Probe -> policy, of every probe that an enforced policy's rule reads."""
+def enforced_read_layers(rulebook: Rulebook, policies: Collection[str]) -> Mapping[str, str]:
+    """Probe -> policy, of every probe that a rule of an enforced policy reads.
+
+    Args:
+        policies: those that may hold for the request or the profile in question.
+    """
     probe_of = {spec.key: spec.probe for spec in rulebook.signals}
     return {
         probe_of[key]: rule.policy
         for rule in rulebook.rules
-        if rule.mode == "enforce"
+        if rule.mode == "enforce" and rule.policy in policies
         for key in rule.signals
     }
 
