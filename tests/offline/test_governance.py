@@ -11,8 +11,7 @@ from vllm.sampling_params import StructuredOutputsParams
 
 from pilothouse.artifacts.catalog import Catalog
 from pilothouse.errors import RequestError
-from pilothouse.offline.governance import Governance, refuse_chosen_tokens
-from pilothouse.offline.request_field import request_fields
+from pilothouse.offline.governance import Governance, refuse_chosen_tokens, request_fields
 from pilothouse.signed_request import SEAL_KEY_VARIABLE
 from tests.support.engines.catalogs import policy, probe, readout
 from tests.support.engines.harness import make_plan, random_rows

@@ -199,6 +199,7 @@ def enforced_read_layers(rulebook: Rulebook, policies: Collection[str]) -> Mappi
     """Probe -> policy, of every probe that a rule of an enforced policy reads.
 
     Args:
+        rulebook: with all rules of the plan.
         policies: those that may hold for the request or the profile in question.
     """
     probe_of = {spec.key: spec.probe for spec in rulebook.signals}
