@@ -18,11 +18,6 @@ from pilothouse.server.answers import encode
 from pilothouse.server.check.contracts.base import Asked
 from pilothouse.server.check.contracts.registry import CONTRACTS
 from pilothouse.server.check.texts import CheckAnswer, CheckResult, text_input
-<<<<<<< HEAD
-from pilothouse.server.routes import CHECK_PATHS as ROUTED
-=======
-from pilothouse.server.openai_errors import encode
->>>>>>> h-H
 from pilothouse.server.routes import RouteTable, check_of
 from pilothouse.types import Mode, Result
 
