@@ -20,7 +20,7 @@ STEPS = PAGE.partition("\n## The file\n")[0]
 FIT, POLICY, SERVE = re.findall(r"```bash\n(.*?)```", STEPS, re.DOTALL)
 [TRY] = re.findall(r"```python\n(.*?)```", STEPS, re.DOTALL)
 [HEAD] = re.findall(r"```text\n(.*?)```", STEPS, re.DOTALL)
-BLOCKED = r"(barred|allowed): (\d+) of 90 blocked"
+BLOCKED = r"(barred|allowed): (\d+) of \d+ blocked"
 
 
 def test_the_files_are_what_the_page_says() -> None:
@@ -75,7 +75,8 @@ def test_the_commands_end_in_a_policy_that_blocks(place: Path) -> None:
     assert card == card_of(place / "probes" / "request") and "elsewhere" in card
     ruled = pasted(place, "bash", "-ec", POLICY)
     assert ruled.returncode == 0, ruled.stdout + ruled.stderr
-    tried = pasted(place, sys.executable, "-c", TRY)
+    (place / "try.py").write_text(TRY)
+    tried = pasted(place, sys.executable, "try.py")
     assert tried.returncode == 0, tried.stderr
     found = {verdict: int(count) for verdict, count in re.findall(BLOCKED, tried.stdout)}
     assert found.keys() == {"barred", "allowed"}
