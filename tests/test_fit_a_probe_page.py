@@ -19,7 +19,7 @@ PAGE = (ROOT / "docs" / "guides" / "fit-a-probe.md").read_text(encoding="utf-8")
 STEPS = PAGE.partition("\n## The file\n")[0]
 FIT, POLICY, SERVE = re.findall(r"```bash\n(.*?)```", STEPS, re.DOTALL)
 [TRY] = re.findall(r"```python\n(.*?)```", STEPS, re.DOTALL)
-[HEAD] = re.findall(r"```text\n(.*?)```", STEPS, re.DOTALL)
+HEAD, _, SAID = re.findall(r"```text\n(.*?)```", STEPS, re.DOTALL)
 BLOCKED = r"(barred|allowed): (\d+) of \d+ blocked"
 
 
@@ -79,5 +79,7 @@ def test_the_commands_end_in_a_policy_that_blocks(place: Path) -> None:
     tried = pasted(place, sys.executable, "try.py")
     assert tried.returncode == 0, tried.stderr
     found = {verdict: int(count) for verdict, count in re.findall(BLOCKED, tried.stdout)}
-    assert found.keys() == {"barred", "allowed"}
-    assert found["barred"] > 2 * found["allowed"], found
+    said = {verdict: int(count) for verdict, count in re.findall(BLOCKED, SAID)}
+    assert found.keys() == said.keys() == {"barred", "allowed"}
+    for verdict, count in said.items():
+        assert abs(found[verdict] - count) <= 3, (found, said)
