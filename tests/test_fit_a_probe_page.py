@@ -19,8 +19,8 @@ PAGE = (ROOT / "docs" / "guides" / "fit-a-probe.md").read_text(encoding="utf-8")
 STEPS = PAGE.partition("\n## The file\n")[0]
 FIT, POLICY, SERVE = re.findall(r"```bash\n(.*?)```", STEPS, re.DOTALL)
 [TRY] = re.findall(r"```python\n(.*?)```", STEPS, re.DOTALL)
-[HEAD] = re.findall(r"```text\n(.*?)```", STEPS, re.DOTALL)
-BLOCKED = r"(barred|allowed): (\d+) of 90 blocked"
+HEAD, _, SAID = re.findall(r"```text\n(.*?)```", STEPS, re.DOTALL)
+BLOCKED = r"(barred|allowed): (\d+) of \d+ blocked"
 
 
 def test_the_files_are_what_the_page_says() -> None:
@@ -75,8 +75,11 @@ def test_the_commands_end_in_a_policy_that_blocks(place: Path) -> None:
     assert card == card_of(place / "probes" / "request") and "elsewhere" in card
     ruled = pasted(place, "bash", "-ec", POLICY)
     assert ruled.returncode == 0, ruled.stdout + ruled.stderr
-    tried = pasted(place, sys.executable, "-c", TRY)
+    (place / "try.py").write_text(TRY)
+    tried = pasted(place, sys.executable, "try.py")
     assert tried.returncode == 0, tried.stderr
     found = {verdict: int(count) for verdict, count in re.findall(BLOCKED, tried.stdout)}
-    assert found.keys() == {"barred", "allowed"}
-    assert found["barred"] > 2 * found["allowed"], found
+    said = {verdict: int(count) for verdict, count in re.findall(BLOCKED, SAID)}
+    assert found.keys() == said.keys() == {"barred", "allowed"}
+    for verdict, count in said.items():
+        assert abs(found[verdict] - count) <= 3, (found, said)

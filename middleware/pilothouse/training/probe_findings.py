@@ -39,14 +39,17 @@ def remarks_of(
             f"No threshold at fpr {target:g}: it needs {negatives_needed(target)} negatives to "
             f"calibrate on, and there were {negatives}."
         )
-    for each in held_out:
-        control = each.baselines[SHUFFLED].auroc
-        if not control.low <= 0.5 <= control.high:
-            yield (
-                f"{each.name}, {each.form}: the control has {control.estimate:.3f}: its labels "
-                "were dealt out once, and intervals here are of test rows alone. A lead is to be "
-                "read against that too."
-            )
+    controls = [(each, each.baselines[SHUFFLED].auroc) for each in held_out]
+    strayed = [
+        f"{control.estimate:.3f} on {each.name}, {each.form}"
+        for each, control in controls
+        if not control.low <= 0.5 <= control.high
+    ]
+    if strayed:
+        yield (
+            f"The control has {'; '.join(strayed)}: its labels were dealt out once, and intervals "
+            "here are of test rows alone. A lead is to be read against that too."
+        )
 
 
 def findings_of(

@@ -262,6 +262,7 @@ _RUNNER_V2: Final = (
 
 _OFFLINE: Final = (
     *_names("vllm", "LLM", "RequestOutput", "SamplingParams"),
+    *_names("vllm.logprobs", "FlatLogprobs"),
     *_names(
         "vllm",
         "LLM.chat",
