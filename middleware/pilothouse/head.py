@@ -33,9 +33,9 @@ MAX_RANK = 1024
 SIZES: Mapping[str, str] = MappingProxyType(
     {"H": "heads", "V": "values_per_head", "W": "hidden_width", "R": "rank"}
 )
+"""Which field of a head an axis is as long as; L and D are of the artefact."""
 HIDDEN: Mapping[str, str] = MappingProxyType({"hidden_weights": "LWD", "hidden_bias": "LW"})
 """Tensors of a hidden layer, of whatever kind."""
-"""Which field of a head an axis is as long as; L and D are of the artefact."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from vllm import SamplingParams
 from vllm.distributed import cleanup_dist_env_and_memory
 
-from pilothouse.artifacts.probe import load_probe
+from pilothouse.artifacts.probe import build_probe, load_probe, save_probe
 from pilothouse.engine.vllm.rpc import shut_down
 from pilothouse.errors import ConfigError
+from pilothouse.head import Head
 from pilothouse.llm import LLM
 from pilothouse.probes.calibration import apply
 from pilothouse.probes.card import card_of
@@ -186,6 +187,47 @@ def test_eval_of_harmless_texts_alone_says_what_fires(place: Path, fitted: Path)
     readout = found.readouts["prompt"]
     assert readout.figures is None
     assert {(each.label, each.n) for each in readout.fired} == {(False, 30)}
+
+
+def test_eval_measures_a_head_that_pools(place: Path, fitted: Path) -> None:
+    """One head of MultiMax is the largest of a row's logits, whose figures are known."""
+    linear = load_probe("sea", fitted)
+    (name, readout), *_ = linear.readouts.items()
+
+    def saved(called: str, kind: str, **numbers: Any) -> Path:
+        aggregate = readout.aggregate.model_copy(update={"kind": kind})
+        probe = build_probe(
+            called,
+            model_id=linear.model_id,
+            layers=linear.layers,
+            bias=linear.bias,
+            token_slope=1.0,
+            token_offset=0.0,
+            readouts={name: readout.model_copy(update={"aggregate": aggregate})},
+            default_readout=name,
+            created_by="a test",
+            **numbers,
+        )
+        save_probe(probe, place / "heads" / called)
+        return place / "heads" / called
+
+    values_LHD = linear.weights_LD[:, None]
+    folders = (
+        saved("largest", "max", weights_LD=linear.weights_LD),
+        saved("pooled", "last", head=Head(kind="multimax", heads=1), arrays={"values": values_LHD}),
+    )
+    largest, pooled = (
+        eval_probe(
+            folder,
+            place / "other.csv",
+            model=str(place / "echo"),
+            engine=ENGINE,
+            cache=place / "cache",
+        ).readouts[name]
+        for folder in folders
+    )
+    assert largest.figures is not None and pooled.figures == largest.figures
+    assert pooled.fired == largest.fired
 
 
 class Stop(Exception):

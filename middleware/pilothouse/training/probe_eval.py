@@ -1,6 +1,6 @@
 """`eval_probe`: a fitted probe on another labelled file, with the figures that its card has.
 
-Shapes: N rows, T tokens of a row, L layers of the probe, D width of the site.
+Shapes: N rows, T tokens of a row, L layers of the probe, D width of the site, R reads of a token.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pilothouse.errors import ArtefactError, ConfigError
 from pilothouse.offline_env import set_offline_env
 from pilothouse.probes.build import RECIPE_FILE
 from pilothouse.probes.calibration import apply
-from pilothouse.probes.dataset import Dataset, Example, dataset_of
+from pilothouse.probes.heads import Pooling, make_head, read_tokens
 from pilothouse.probes.held_out import figures_of
 from pilothouse.probes.metrics import Floats, wilson
 from pilothouse.probes.report import Figures, FileReport, FiredReport
-from pilothouse.probes.score import Row, sequence_logits, token_logits
+from pilothouse.probes.score import sequence_logits
 from pilothouse.probes.threshold import clopper_pearson_upper
 from pilothouse.progress import Phase, silent_phase
 from pilothouse.training.engine_settings import with_dtype, with_memory
@@ -85,14 +85,15 @@ class PreparedEval:
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
         rows = self.part.rows
-        logits = self._token_logits(phase)
+        reads = self._token_reads(phase)
+        pooling = make_head(self.probe.head).pooling()
         labels_N = np.array(self.part.labels, bool)
         groups_N = np.array([each.group for each in rows], object).astype(str)
         readouts: dict[str, ReadoutEval] = {}
         phase("measuring", None)
         with threadpool_limits(limits=1):
             for name, readout in self.probe.readouts.items():
-                logits_N = _sequence(readout, logits, self.part)
+                logits_N = _sequence(readout, reads, self.part, pooling, self.probe.bias)
                 readouts[name] = self._measured(name, readout, logits_N, labels_N, groups_N)
         measured = readouts[self.probe.default_readout]
         return ProbeEval(
@@ -113,8 +114,8 @@ class PreparedEval:
             findings=tuple(_findings(self.probe.default_readout, measured)),
         )
 
-    def _token_logits(self, phase: Phase) -> list[Floats]:
-        """logits_T of every token of each row; activations are let go part by part."""
+    def _token_reads(self, phase: Phase) -> list[Floats]:
+        """reads_TR of every token of each row; activations are let go part by part."""
         reader = ActivationReader(
             self.model,
             self.probe.model_id,
@@ -124,14 +125,14 @@ class PreparedEval:
             phase,
             self.probe.site,
         )
-        row = Row(self.probe.layers, self.probe.weights_LD, self.probe.bias)
+        taps = make_head(self.probe.head).reads(self.probe.tensors)
         prompts = self.part.prompts["as written"]
         found: list[Floats] = []
         try:
             for first in range(0, len(prompts), ROWS_AT_A_TIME):
                 wave = prompts[first : first + ROWS_AT_A_TIME]
                 for hidden_TLD in reader.hidden("reading texts", wave, "whole"):
-                    found.append(token_logits(row, _one(hidden_TLD, self.probe.layers)))
+                    found.append(read_tokens(taps, np.swapaxes(hidden_TLD, 0, 1)))
         finally:
             reader.close()
         return found
@@ -303,20 +304,30 @@ def _check_model(probe: Probe, model: str, settings: Mapping[str, Any]) -> None:
         )
 
 
-def _one(hidden_TLD: Any, layers: tuple[int, ...]) -> Dataset:
-    return dataset_of([Example(hidden_TLD, 0, False, "", "", "")], layers)
+def _sequence(
+    readout: Readout, reads: Sequence[Floats], part: Part, pooling: Pooling | None, bias: float
+) -> Floats:
+    """logits_N of a readout; NaN where it has no token of a row.
 
-
-def _sequence(readout: Readout, logits: Sequence[Floats], part: Part) -> Floats:
-    """logits_N of a readout; NaN where it has no token of a row."""
+    A head that pools begins anew where the scope does.
+    """
     prompts = part.prompts["as written"]
     scoped = []
-    for logits_T, prompt in zip(logits, prompts, strict=True):
+    for reads_TR, prompt in zip(reads, prompts, strict=True):
         first = {"prompt": 0, "output": prompt.prompt_tokens, "answer": prompt.prompt_tokens - 1}
-        end = prompt.prompt_tokens if readout.scope == "prompt" else len(logits_T)
-        scoped.append(logits_T[first[readout.scope] : end])
+        end = prompt.prompt_tokens if readout.scope == "prompt" else len(reads_TR)
+        scoped.append(_logits(reads_TR[first[readout.scope] : end], pooling) + bias)
     starts = np.concatenate([[0], np.cumsum([each.size for each in scoped])]).astype(np.int64)
     return sequence_logits(np.concatenate(scoped), starts, readout.aggregate)
+
+
+def _logits(reads_TR: Floats, pooling: Pooling | None) -> Floats:
+    """logits_T of a run: of each token, or what a head that pools has made of the run so far."""
+    if pooling is None:
+        return reads_TR[:, 0]
+    if not len(reads_TR):
+        return np.empty(0)
+    return pooling.fold_run(pooling.start(1)[0], reads_TR)
 
 
 def _findings(name: str, measured: ReadoutEval) -> list[str]:
