@@ -77,3 +77,11 @@ def test_a_rule_that_reads_the_answer_or_is_in_shadow_refuses_none(phase: str, m
         ask(governance(phase, mode), SamplingParams(**CHOSEN[0]), run)
     [params] = asked
     assert params.structured_outputs is not None
+
+
+def test_a_batch_of_which_one_prompt_is_refused_leaves_nothing_open() -> None:
+    governed = governance("prompt", "enforce")
+    params = [SamplingParams(), SamplingParams(**CHOSEN[0])]
+    with pytest.raises(RequestError, match="structured_outputs"):
+        governed.run("chat", params, request_fields((), (), "none", 2), None, never)
+    assert len(governed._decision_store) == 0

@@ -90,19 +90,20 @@ class Governance:
             RequestError: steering, probes or a profile that the plan does not have; answers whose
                 tokens are chosen for the model, under a rule that would have to score them again.
         """
-        admitted, entries, signed = [], [], []
+        admitted, signed = [], []
         for sampling, field in zip(params, fields, strict=True):
             body: dict[str, Any] = {"pilothouse": field}
             asked = RequestFields(model=profile or self._model_id, num_per_prompt=sampling.n)
             admitted.append(self._admission.admit(body, endpoint, OPERATOR, _known(asked)))
             if admitted[-1].requirements.holds_start:
                 refuse_chosen_tokens(sampling)
-            entries.append(self._decision_store.open(admitted[-1].decision_id))
             own = sampling.clone()
             own.extra_args = (own.extra_args or {}) | {
                 SIGNED_REQUEST_KEY: body["vllm_xargs"][SIGNED_REQUEST_KEY]
             }
             signed.append(own)
+        # Only now: where one prompt of the batch is refused, nobody closes what the others opened.
+        entries = [self._decision_store.open(each.decision_id) for each in admitted]
         try:
             outputs = run(signed)
         finally:
