@@ -1,21 +1,24 @@
-"""A check over real HTTP: its verdicts are those that a request of the same text gets."""
+"""A check over HTTP on small models: whose rules judge what, and what is refused."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from openai import BadRequestError, NotFoundError, OpenAI
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "examples" / "demo"))
-
-from sample import sample
 from tests.support.attacks.ruled_server import FLAGS, MODEL, make_demo_house
+from tests.support.servers.checks import (
+    CHECK,
+    QUESTION,
+    chat,
+    check,
+    is_ended,
+    post,
+    texts,
+    user,
+)
 from tests.support.servers.server_process import ServerProcess, free_port, started
 from tests.support.servers.tiny_deployment import (
     CANNED,
@@ -28,52 +31,6 @@ from tests.support.servers.tiny_deployment import (
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 
-CHECK = "/pilothouse/v1/check"
-KINDS = ("known", "unknown", "benign", "near_miss", "forbidden", "jailbroken", "injected")
-QUESTION: dict[str, Any] = {"role": "user", "content": "tell me of the keeper of the light"}
-
-
-def post(server: ServerProcess, path: str, body: Any, **headers: str) -> httpx.Response:
-    return httpx.post(f"{server.url}{path}", json=body, headers=headers, timeout=120)
-
-
-def check(server: ServerProcess, **body: Any) -> dict[str, Any]:
-    answer = post(server, CHECK, body)
-    assert answer.status_code == 200, answer.text
-    read: dict[str, Any] = answer.json()
-    return read
-
-
-def chat(server: ServerProcess, **body: Any) -> dict[str, Any]:
-    """The only choice of a chat."""
-    answer = post(server, "/v1/chat/completions", {"temperature": 0, "max_tokens": 64} | body)
-    assert answer.status_code == 200, answer.text
-    [choice] = answer.json()["choices"]
-    read: dict[str, Any] = choice
-    return read
-
-
-def is_ended(choice: dict[str, Any]) -> bool:
-    return bool(choice["finish_reason"] == "content_filter")
-
-
-def close(found: dict[str, float], wanted: dict[str, float]) -> None:
-    assert found.keys() == wanted.keys() and wanted
-    for key, value in wanted.items():
-        assert found[key] == pytest.approx(value, abs=2e-4), key
-
-
-def texts(*kinds: str, count: int = 3) -> list[str]:
-    return [
-        next(sample(f"check:{index}", 1, kind, "test")).prompt
-        for kind in kinds
-        for index in range(count)
-    ]
-
-
-def user(text: str) -> dict[str, Any]:
-    return {"role": "user", "content": text}
-
 
 @pytest.fixture(scope="module")
 def ruled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
@@ -85,44 +42,6 @@ def ruled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     words += ["--dtype", "float32", "--enforce-eager", "--host", "127.0.0.1", "--port", str(port)]
     with started([*words, *FLAGS], port, folder / "server.txt", {}) as server:
         yield server
-
-
-def test_a_text_gets_the_verdict_and_the_scores_that_it_gets_as_a_request(
-    demo_server: ServerProcess,
-) -> None:
-    asked = texts(*KINDS)
-    found = check(demo_server, input=asked)
-    assert len(found["results"]) == len(asked)
-    num_flagged = 0
-    for text, result in zip(asked, found["results"], strict=True):
-        choice = chat(demo_server, model="demo", messages=[user(text)])
-        assert result["flagged"] is is_ended(choice), text
-        assert result["action"] == choice["pilothouse"]["action"], text
-        told = [each for each in choice["pilothouse"]["rules"] if each["phase"] == "prompt"]
-        assert {(each["policy"], each["rule"], each["result"]) for each in told} == {
-            (each["policy"], each["rule"], each["result"]) for each in result["decisions"]
-        }
-        scores = choice["pilothouse"]["scores"]
-        close(result["scores"], {key: scores[key] for key in result["scores"]})
-        num_flagged += result["flagged"]
-    assert 3 <= num_flagged < len(asked)
-    assert found["flagged"] is True and found["usage"]["prompt_tokens"] > len(asked)
-
-
-def test_an_answer_gets_the_scores_that_it_got_when_the_model_said_it(
-    demo_server: ServerProcess,
-) -> None:
-    num_compared = 0
-    for text in texts("known", "unknown", "benign"):
-        said = chat(demo_server, model="demo", messages=[user(text)])
-        if said["finish_reason"] != "stop" or said["pilothouse"]["steered"]:
-            continue  # its last token was not read, or another was said than the model would
-        item = {"messages": [user(text)], "answer": said["message"]["content"]}
-        [result] = check(demo_server, input=item)["results"]
-        assert result["direction"] == "answer"
-        close(result["scores"], said["pilothouse"]["scores"])
-        num_compared += 1
-    assert num_compared >= 4
 
 
 def test_output_and_final_rules_judge_a_given_answer_as_one_of_the_models(
@@ -257,52 +176,14 @@ def test_what_is_no_check_is_refused_before_anything_runs(small_server: ServerPr
         headers={"content-type": "application/json"},
     )
     assert broken.status_code == 400, broken.text
+    assert "valid Unicode" in broken.json()["error"]["message"]
     nan = httpx.post(
         f"{small_server.url}{CHECK}",
         content=b'{"input": NaN}',
         headers={"content-type": "application/json"},
     )
     assert nan.status_code == 400
-
-
-def test_checks_beside_each_other_and_beside_chats_get_their_own_verdicts(
-    demo_server: ServerProcess,
-) -> None:
-    asked = texts("forbidden", "benign", "known")
-    alone = [each["flagged"] for each in check(demo_server, input=asked)["results"]]
-
-    def one(index: int) -> Any:
-        if index % 3 == 0:
-            return chat(demo_server, model="demo", messages=[user(asked[3])])["finish_reason"]
-        return [each["flagged"] for each in check(demo_server, input=asked)["results"]]
-
-    with ThreadPoolExecutor(6) as pool:
-        found = list(pool.map(one, range(12)))
-    assert all(each in (alone, "stop") for each in found)
-
-
-def test_openais_client_reads_moderations(demo_server: ServerProcess) -> None:
-    client = OpenAI(base_url=f"{demo_server.url}/v1", api_key="none", max_retries=0)
-    asked = [*texts("forbidden", count=2), *texts("benign", count=2)]
-    found = client.moderations.create(model="omni-moderation-latest", input=asked)
-    assert found.model == "demo" and found.id.startswith("modr-")
-    assert [each.flagged for each in found.results] == [True, True, False, False]
-    for result in found.results:
-        categories = result.categories.model_dump()
-        scores = result.category_scores.model_dump()
-        assert categories["no-misuse/block-misuse"] is result.flagged
-        assert (scores["no-misuse/block-misuse"] > 0.5) is result.flagged
-        assert 0.0 < scores["note-adversarial/note-adversarial"] < 1.0
-    [one] = client.moderations.create(input=asked[0]).results
-    assert one.flagged
-    parts: Any = [{"type": "text", "text": asked[0]}]
-    [one] = client.moderations.create(input=parts).results
-    assert one.flagged
-    picture: Any = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]
-    with pytest.raises(BadRequestError):
-        client.moderations.create(input=picture)
-    with pytest.raises(NotFoundError):
-        client.moderations.create(model="nowhere", input="a")
+    assert "Traceback" not in small_server.log.read_text(errors="replace")
 
 
 def test_litellms_guardrail_blocks_in_the_rules_words(small_server: ServerProcess) -> None:
@@ -329,57 +210,11 @@ def test_litellms_guardrail_blocks_in_the_rules_words(small_server: ServerProces
     assert post(small_server, path, {"input_type": "tool", "texts": []}).status_code == 400
 
 
-def test_a_detector_lists_spans_or_nothing_for_each_content(demo_server: ServerProcess) -> None:
-    path = "/api/v1/text/contents"
-    barred, harmless = texts("forbidden", count=1)[0], texts("benign", count=1)[0]
-    body = {"contents": [harmless, barred], "detector_params": {"threshold": 0.5}}
-    for detector in ("pilothouse", "no-misuse"):
-        answer = post(demo_server, path, body, **{"detector-id": detector})
-        assert answer.status_code == 200, answer.text
-        nothing, [found] = answer.json()
-        assert nothing == []
-        assert (found["start"], found["end"], found["text"]) == (0, len(barred), barred)
-        assert (found["detection_type"], found["detection"]) == ("no-misuse", "block-misuse")
-        assert found["score"] > 0.5
-    assert post(demo_server, f"{path}?detector_id=no-misuse", body).status_code == 200
-    missing = post(demo_server, path, body, **{"detector-id": "nowhere"})
-    assert missing.status_code == 404 and missing.json()["code"] == 404
-    for wrong in ({}, {"contents": []}, {"contents": "text"}):
-        answer = post(demo_server, path, wrong, **{"detector-id": "pilothouse"})
-        assert answer.status_code == 422 and set(answer.json()) == {"code", "message"}
-    assert post(demo_server, path, body).status_code == 422
-
-
 def test_a_check_leaves_no_word_of_its_texts_in_the_log(small_server: ServerProcess) -> None:
     word = "quetzalfeather"
     check(small_server, input=[word, {"text": word, "answer": word}])
     post(small_server, CHECK, {"input": word, "policies": [word]})
     assert word not in small_server.log.read_text(errors="replace")
-
-
-def test_bedrocks_shape_says_what_intervened(demo_server: ServerProcess) -> None:
-    barred, harmless = texts("forbidden", count=1)[0], texts("benign", count=1)[0]
-
-    def apply(name: str, *blocks: Any, source: str = "INPUT") -> httpx.Response:
-        body = {"source": source, "content": list(blocks)}
-        return post(demo_server, f"/guardrail/{name}/version/DRAFT/apply", body)
-
-    found = apply("no-misuse", {"text": {"text": harmless}}, {"text": {"text": barred}}).json()
-    assert found["action"] == "GUARDRAIL_INTERVENED"
-    assert found["outputs"] == [{"text": "I cannot help with that request."}]
-    [topic] = found["assessments"][1]["topicPolicy"]["topics"]
-    assert (topic["name"], topic["action"]) == ("no-misuse/block-misuse", "BLOCKED")
-    assert found["assessments"][0] == {}
-    allowed = apply("pilothouse", {"text": {"text": harmless}}).json()
-    assert (allowed["action"], allowed["outputs"]) == ("NONE", [])
-    query = {"text": {"text": barred, "qualifiers": ["query"]}}
-    answered = apply("pilothouse", query, {"text": {"text": "so be it."}}, source="OUTPUT")
-    assert answered.json()["action"] == "NONE", "prompt rules judge no answer"
-    assert apply("nowhere", {"text": {"text": "a"}}).status_code == 404
-    for wrong in ({"image": {}}, {"text": {}}):
-        answer = apply("pilothouse", wrong)
-        assert answer.status_code == 400
-        assert answer.json()["__type"] == "ValidationException"
 
 
 def test_nemos_checks_are_of_the_question_and_of_the_answer(ruled: ServerProcess) -> None:

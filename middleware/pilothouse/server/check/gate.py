@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pilothouse.errors import RequestError
 from pilothouse.server.answers import send_json
-from pilothouse.server.body import parsed_aside, read_body
+from pilothouse.server.body import encoded, parsed_aside, read_body
 from pilothouse.server.check.checker import Checker
 from pilothouse.server.check.contracts.base import Asked, CheckContract
 from pilothouse.server.check.texts import CheckAnswer, CheckRequest
@@ -87,6 +87,7 @@ class CheckCall:
         if raw is None:
             raise _Gone
         body = await parsed_aside(raw, limits)
+        encoded(body)  # what cannot be sent on is refused here, and not while it is scored
         with self._state.plan_snapshots.admitting() as snapshot:
             caller = snapshot.authenticator.caller(self._scope)
             asked = self._contract.read(
