@@ -12,6 +12,7 @@ from typing import Any
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 RESPONSES = "/v1/responses"
 TOKENIZE, DETOKENIZE = "/tokenize", "/detokenize"
+CHECK = "/pilothouse/v1/check"
 TEXT = "the tide is out and so it goes "
 LONGEST_ANSWER = 64
 SALT = "salt-of-one-request"
@@ -93,6 +94,11 @@ def _texts(target: Target) -> Iterator[Made]:
     count = min(target.limits["max_choices"], body_room // 1024)
     texts = [TEXT * ((body_room // count - 8) // len(TEXT))] * count
     yield "texts at once", COMPLETIONS, {"prompt": texts}, "max_body_kib"
+    checked = target.limits["max_check_texts"]
+    size = min(room // checked, 3 * target.max_model_len) - len(SALT) - 8
+    # No two begin alike, so that none is found in the prefix cache.
+    each = [f"{i} {SALT} " + TEXT * (size // len(TEXT)) for i in range(checked)]
+    yield "texts of a check", CHECK, {"input": each}, "max_check_texts"
     ids = [7] * target.limits["max_token_ids"]
     yield "detokenize", DETOKENIZE, {"tokens": ids}, "max_token_ids"
     yield "token ids", COMPLETIONS, {"prompt": ids}, "max_token_ids"
