@@ -1815,7 +1815,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "read-alike",
         "any content type is read",
-        "_refuse_other_content",
+        "refuse_other_content",
         "kind != JSON",
         "False",
         ("tests/server/test_early_end.py",),

@@ -21,6 +21,9 @@ Body = dict[str, Any]
 STRING: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 """One that nobody closes goes to the end: else each of its escaped quotes would be tried anew."""
 LONG_BODY: Final = 1 << 16
+JSON: Final = "application/json"
+MAX_SHOWN_KIND: Final = 200
+"""Characters of a client's content type in an error."""
 OWN_BOUND: Final = {
     "messages": "max_messages",
     "tools": "max_tools",
@@ -31,6 +34,24 @@ OWN_BOUND: Final = {
     "chat_template_kwargs": "max_template_kwargs",
 }
 """Fields of a body whose entries are dearer, or cheaper, than those of any list or object."""
+
+
+def content_type(scope: Scope) -> str:
+    """Return the content type without its parameters, in lower case."""
+    return Headers(scope=scope).get("content-type", "").lower().split(";", maxsplit=1)[0]
+
+
+def refuse_other_content(scope: Scope) -> None:
+    """Of content types vLLM reads this one alone, and compares it to the letter.
+
+    Raises:
+        RequestError: another one, or none.
+    """
+    kind = content_type(scope)
+    if kind != JSON:
+        raise RequestError(
+            f"content-type: got {kind[:MAX_SHOWN_KIND]!a}, want {JSON!r}", status=415
+        )
 
 
 async def read_body(scope: Scope, receive: Receive, limits: ServedLimits) -> bytes | None:

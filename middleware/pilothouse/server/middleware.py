@@ -13,7 +13,14 @@ from pilothouse.errors import RequestError
 from pilothouse.server.answers import error_body, plainly, request_error_body, send_json
 from pilothouse.server.api import admin_refusal
 from pilothouse.server.auth import NOBODY, Caller, Refused
-from pilothouse.server.body import encoded, parsed_aside, read_body, sent_on
+from pilothouse.server.body import (
+    content_type,
+    encoded,
+    parsed_aside,
+    read_body,
+    refuse_other_content,
+    sent_on,
+)
 from pilothouse.server.check.contracts.registry import CONTRACTS
 from pilothouse.server.check.gate import CheckCall
 from pilothouse.server.endpoints.base import Answer, Endpoint
@@ -100,7 +107,6 @@ class Disconnect:
 
 OTHER_ENDPOINT = "other"
 BODILESS = ("GET", "HEAD", "OPTIONS")
-JSON = "application/json"
 UNAUTHORIZED = {"error": "Unauthorized"}
 """vLLM's own words; whether a path wants a key is not left to how it reads the path."""
 
@@ -138,10 +144,11 @@ class GuardMiddleware:
             return
         path, method = get_route_path(scope), scope["method"]
         verdict = state.table.judge(method, path)
+        check = check_of(path) if verdict.kind == "check" else None
         if verdict.kind == "governed" and method == "POST":
             await self._governed(state, BY_PATH[path], _clean(scope), receive, send)
-        elif verdict.kind == "check" and method == "POST":
-            name, segments = check_of(path) or ("check", {})
+        elif check is not None and method == "POST":
+            name, segments = check
             call = CheckCall(state, CONTRACTS[name], self._app, _clean(scope), segments)
             await call.answer(receive, send)
         elif verdict.kind == "governed":
@@ -226,7 +233,7 @@ class GuardMiddleware:
             if caller.lacks_key:
                 await send_json(send, 401, UNAUTHORIZED)
                 return
-            _refuse_other_content(scope)
+            refuse_other_content(scope)
             limits = asked_under.admission.limits
             raw = await read_body(scope, receive, limits)
             if raw is None:
@@ -297,27 +304,9 @@ class GuardMiddleware:
             state.metrics.request(None, endpoint.name, "", client.outcome_or(outcome))
 
 
-def _refuse_other_content(scope: Scope) -> None:
-    """Of content types vLLM reads this one alone, and compares it to the letter.
-
-    Raises:
-        RequestError: another one, or none.
-    """
-    kind = _content_type(scope)
-    if kind != JSON:
-        raise RequestError(
-            f"content-type: got {kind[:MAX_SHOWN_PATH]!a}, want {JSON!r}", status=415
-        )
-
-
-def _content_type(scope: Scope) -> str:
-    """Without its parameters."""
-    return Headers(scope=scope).get("content-type", "").lower().split(";", maxsplit=1)[0]
-
-
 def _may_be_json(scope: Scope) -> bool:
     """FastAPI takes a body of no stated kind, and any kind of JSON, for JSON."""
-    kind = _content_type(scope).strip()
+    kind = content_type(scope).strip()
     return not kind or kind.endswith("json")
 
 

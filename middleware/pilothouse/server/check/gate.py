@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pilothouse.errors import RequestError
 from pilothouse.server.answers import send_json
-from pilothouse.server.body import encoded, parsed_aside, read_body
+from pilothouse.server.body import encoded, parsed_aside, read_body, refuse_other_content
 from pilothouse.server.check.checker import Checker
 from pilothouse.server.check.contracts.base import Asked, CheckContract
 from pilothouse.server.check.texts import CheckAnswer, CheckRequest
@@ -20,7 +20,6 @@ from pilothouse.server.response.decisions import ACTIONS
 from pilothouse.server.state import ServerState
 from pilothouse.telemetry.metrics import RequestAction
 
-JSON: Final = "application/json"
 RETRY: Final[Mapping[str, str]] = {"retry-after": "1"}
 
 
@@ -79,9 +78,7 @@ class CheckCall:
         self._tenant = caller.tenant
         if newest.authenticator.keyed and not caller.authenticated:
             raise RequestError("Unauthorized", status=401)
-        kind = Headers(scope=self._scope).get("content-type", "").lower().partition(";")[0].strip()
-        if kind != JSON:
-            raise RequestError(f"content-type: got {kind[:60]!a}, want {JSON!r}", status=415)
+        refuse_other_content(self._scope)
         limits = newest.admission.limits
         raw = await read_body(self._scope, receive, limits)
         if raw is None:
