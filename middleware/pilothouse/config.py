@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -23,7 +23,9 @@ from pilothouse.types import Site, Tap
 from pilothouse.validation_errors import FileError, Source, validation_errors
 from pilothouse.yaml_document import ConfigComposer, parse_document
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$")]
+NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$"
+"""What an artefact may be called."""
+Name = Annotated[str, Field(pattern=NAME)]
 ProfileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-/]{0,63}:[A-Za-z0-9_.\-]+$")]
 
 

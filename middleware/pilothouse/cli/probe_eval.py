@@ -10,16 +10,15 @@ import typer
 
 from pilothouse.cli.common import ChatTemplateKwargs, exits, template_kwargs
 from pilothouse.cli.probe_fit import (
-    INTERRUPTED,
-    KEPT,
     Columns,
     Negative,
     Positive,
     interval,
+    kept_on_interrupt,
     pairs,
 )
 from pilothouse.probes.report import FiredReport
-from pilothouse.progress import progress, waiting
+from pilothouse.progress import waiting
 from pilothouse.training.probe_eval import ProbeEval, prepare_probe_eval
 
 EPILOG = """Columns, labels, model and its flags are those of the probe's recipe.json where no
@@ -64,12 +63,8 @@ def eval_probe(
             prepared = prepare_probe_eval(folder, data, given, cache, seed)
         for note in prepared.notes:
             typer.echo(note, err=True)
-        try:
-            with progress() as phase:
-                found = prepared.run(phase)
-        except KeyboardInterrupt as error:
-            typer.echo(KEPT, err=True)
-            raise typer.Exit(INTERRUPTED) from error
+        with kept_on_interrupt() as phase:
+            found = prepared.run(phase)
     typer.echo(found.model_dump_json(indent=2) if as_json else "\n".join(_lines(found)))
     raise typer.Exit(1 if found.findings else 0)
 

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from pilothouse.artifacts.manifest import Interval
-from pilothouse.cli.common import ChatTemplateKwargs, exits, template_kwargs
+from pilothouse.cli.common import (
+    INTERRUPTED,
+    ChatTemplateKwargs,
+    check_named_out,
+    exits,
+    layer_numbers,
+    template_kwargs,
+)
 from pilothouse.errors import ConfigError
-from pilothouse.output_dir import check_out
 from pilothouse.probes.report import Evaluation, HeldOutReport
-from pilothouse.progress import progress, waiting
-from pilothouse.training.fit import NAME
+from pilothouse.progress import Phase, progress, waiting
 from pilothouse.training.probe_fit import FittedProbe, prepare_probe_fit
 from pilothouse.training.probe_recipe import MAX_TOKENS, USUAL_FPRS, make_recipe, recipe_fields
 
-LAYERS = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
-INTERRUPTED = 130
 KEPT = "What was read so far is kept; the same command goes on from there."
 FORMS = {"written": "as written", "alike": "alike"}
 EPILOG = """Examples:
@@ -112,7 +115,7 @@ def fit_probe(
     with exits():
         from pilothouse.training.engine_settings import engine_settings
 
-        _check_out(out)
+        check_named_out(out)
         words = list(context.args)
         if data is not None and str(data).startswith("--"):
             data, words = None, [str(data), *words]  # the first of vLLM's flags
@@ -148,7 +151,8 @@ def fit_probe(
             fit = prepare_probe_fit(make_recipe(**fields), cache)
         for note in fit.notes:
             typer.echo(note, err=True)
-        fitted = _run(fit.run)
+        with kept_on_interrupt() as phase:
+            fitted = fit.run(phase)
         fitted.save(out)
     if as_json:
         typer.echo(fitted.evaluation.model_dump_json(indent=2))
@@ -157,14 +161,15 @@ def fit_probe(
     raise typer.Exit(1 if fitted.evaluation.findings else 0)
 
 
-def _run(run: Any) -> FittedProbe:
+@contextmanager
+def kept_on_interrupt() -> Iterator[Phase]:
+    """Give what shows progress; Ctrl-C says that what was read is kept."""
     try:
         with progress() as phase:
-            fitted: FittedProbe = run(phase)
+            yield phase
     except KeyboardInterrupt as error:
         typer.echo(KEPT, err=True)
         raise typer.Exit(INTERRUPTED) from error
-    return fitted
 
 
 def pairs(option: str, words: Sequence[str]) -> dict[str, str]:
@@ -186,22 +191,6 @@ def pairs(option: str, words: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def layer_numbers(words: str) -> tuple[int, ...]:
-    """Numbers and ranges as the layers they name, in order.
-
-    Raises:
-        ConfigError: something else.
-    """
-    found: set[int] = set()
-    for word in words.split(","):
-        match = LAYERS.fullmatch(word.strip())
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if last < first:
-            raise ConfigError(where="--layers", got=repr(word), want="numbers and ranges: 4,8-12")
-        found |= set(range(first, last + 1))
-    return tuple(sorted(found))
-
-
 def _form(word: str) -> str:
     if word not in FORMS:
         raise ConfigError(where="--fit-on", got=repr(word), want=f"one of {', '.join(FORMS)}")
@@ -212,14 +201,6 @@ def _check_given(fields: dict[str, Any]) -> None:
     for name, shown in (("data", "FILE"), ("model", "--model")):
         if name not in fields:
             raise ConfigError(where=shown, got="nothing", want="it, or a --recipe that says it")
-
-
-def _check_out(out: Path) -> None:
-    check_out(out)
-    if NAME.fullmatch(out.resolve().name) is None:
-        raise ConfigError(
-            where="--out", got=repr(out.name), want="a name of letters, digits and . _ -"
-        )
 
 
 def _show(fitted: FittedProbe, out: Path) -> None:

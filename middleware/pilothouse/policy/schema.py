@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from pilothouse.aggregate import PARAMETERS, NamedAggregate
+from pilothouse.config import NAME
 from pilothouse.term import NamedOp
 from pilothouse.types import (
     Aggregate,
@@ -31,7 +32,7 @@ BlockShape = Literal["error", "refusal"]
 
 KebabName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=64)]
 SignalName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
-ArtefactName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$")]
+ArtefactName = Annotated[str, Field(pattern=NAME)]
 Glob = Annotated[str, Field(min_length=1, max_length=128)]
 Feature = Annotated[int, Field(ge=0)]
 Label = Annotated[str, Field(min_length=1, max_length=512)]

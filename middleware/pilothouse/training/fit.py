@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 
 from pilothouse.artifacts.catalog import SERVED_SITES
 from pilothouse.artifacts.vector import Vector, save_vector
+from pilothouse.config import NAME
 from pilothouse.errors import ConfigError, argument, spelled
 from pilothouse.offline_env import set_offline_env
 from pilothouse.output_dir import MADE, atomic_output_dir, check_out
@@ -39,7 +40,6 @@ SAE_METHOD: Final = "sae-features"
 TUNED_METHOD: Final = "tuned-difference"
 DEFAULT_METHOD: Final = "difference-of-means"
 ALL_METHODS = (*METHODS, SAE_METHOD, TUNED_METHOD)
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
 REPORT_FILE, CARD_FILE, PLOT_FILE = "fit.json", "README.md", "sweep.svg"
 USUAL_SCALES: Final = (0.05, 0.1, 0.2, 0.4)
 """Strengths that are tried where none are given, as shares of the stream's mean length."""
@@ -274,7 +274,7 @@ def _check_arguments(
     search: str | None,
     scales: Sequence[float] | None,
 ) -> None:
-    if NAME.fullmatch(name) is None:
+    if re.fullmatch(NAME, name) is None:
         raise ConfigError(f"name: got {name!r}, want letters, digits and . _ -")
     choices: tuple[tuple[str, str | None, Sequence[str]], ...] = (
         ("site", site, SERVED_SITES),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -16,15 +15,20 @@ from rich.table import Table
 from pilothouse.artifacts.catalog import SERVED_SITES
 from pilothouse.artifacts.saes.hints import SaeHints
 from pilothouse.artifacts.saes.registry import FORMATS, load_sae
-from pilothouse.cli.common import ChatTemplateKwargs, as_option, exits, template_kwargs
+from pilothouse.cli.common import (
+    ChatTemplateKwargs,
+    as_option,
+    check_named_out,
+    exits,
+    layer_numbers,
+    template_kwargs,
+)
 from pilothouse.cli.sae.option import noted
 from pilothouse.errors import ConfigError, spelled
-from pilothouse.output_dir import check_out
 from pilothouse.progress import progress, waiting
 from pilothouse.training.card import figures_row, profile_line
 from pilothouse.training.fit import (
     ALL_METHODS,
-    NAME,
     USUAL_SCALES,
     chosen_method,
     prepare_fit,
@@ -37,7 +41,6 @@ from pilothouse.types import Clause, Site
 if TYPE_CHECKING:
     from pilothouse.artifacts.saes.autoencoder import Sae
 
-LAYERS = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
 ALL_LAYERS = "all"
 SHOWN_ROWS = 40
 SHOWN = ("L", "scale", "effect", "moved", "ppl x", "kept", "KL>=", "facts")
@@ -137,7 +140,7 @@ def fit_vector(
     with exits():
         from pilothouse.training.engine_settings import engine_settings
 
-        _check_out(out)
+        check_named_out(out)
         known_as = model_id or Path(model).resolve().name
         wanted, where = _layers(ALL_LAYERS if layers is None else layers), _site(site)
         told = SaeHints(model_id, _single(wanted, sae), where, sae_average_norm, sae_centred)
@@ -208,16 +211,7 @@ def _single(layers: tuple[int, ...] | None, sae: Path | None) -> int | None:
 def _layers(words: str) -> tuple[int, ...] | None:
     if words == "all":
         return None
-    found: set[int] = set()
-    for word in words.split(","):
-        match = LAYERS.fullmatch(word.strip())
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if last < first:
-            raise ConfigError(
-                where="--layers", got=repr(word), want="all, or numbers and ranges: 4,8-12"
-            )
-        found |= set(range(first, last + 1))
-    return tuple(sorted(found))
+    return layer_numbers(words, want="all, or numbers and ranges: 4,8-12")
 
 
 def _site(word: str | None) -> Site | None:
@@ -244,14 +238,6 @@ def _scales(words: str) -> tuple[float, ...]:
     if not found or not all(math.isfinite(each) and each > 0 for each in found):
         raise ConfigError(where="--scales", got=repr(words), want="positive numbers with commas")
     return found
-
-
-def _check_out(out: Path) -> None:
-    check_out(out)
-    if NAME.fullmatch(out.resolve().name) is None:
-        raise ConfigError(
-            where="--out", got=repr(out.name), want="a name of letters, digits and . _ -"
-        )
 
 
 def _show(report: FitReport, out: Path) -> None:
