@@ -46,6 +46,8 @@ class SignedRequest(BaseModel):
     scores: ScoreDetail = "none"
     check: bool = False
     """It is scored and nothing more: every rule is evaluated, and none is carried out."""
+    answer_turn: int | None = None
+    """Of a check of an answer: how many of the assistant's turns stand before it."""
 
 
 def new_signing_key() -> str:

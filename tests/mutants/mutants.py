@@ -2451,6 +2451,15 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "every-door",
+        "a given answer begins at the last turn that its own text opens",
+        "TurnReader.read",
+        "answer_turn is not None",
+        "False",
+        ("tests/engine/plan/test_turn_markers.py",),
+        "given_answer_begins",
+    ),
+    Mutant(
+        "every-door",
         "a check may skip what the prefix cache has without scores",
         "PolicyEngine.reads_whole_prompt",
         "rules.is_check",

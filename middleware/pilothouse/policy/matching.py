@@ -6,17 +6,12 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
 
 from pilothouse.errors import ConfigError
 from pilothouse.policy.endpoint_names import EndpointName
 from pilothouse.policy.rulebook import Rulebook
 from pilothouse.policy.schema import Policy
 from pilothouse.signed_request import AppliedPolicy
-
-if TYPE_CHECKING:
-    pass
-
 
 _BUCKETS = 1_000_000
 

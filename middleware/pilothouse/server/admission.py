@@ -308,6 +308,9 @@ class Admission:
             steer=terms.steer,
             policies=terms.applied,
             check=True,
+            answer_turn=sum(each["role"] == "assistant" for each in messages[:-1])
+            if is_answer
+            else None,
         )
         body = {
             "model": terms.model,

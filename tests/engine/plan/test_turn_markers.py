@@ -88,6 +88,21 @@ def test_a_chat_prompt_is_anchored_at_its_last_token(made: Made) -> None:
     assert (read.anchors_A.tolist(), read.num_supplied) == ([len(ids) - 1], 0)
 
 
+def test_a_given_answer_begins_where_its_turn_does_whatever_it_says(made: Made) -> None:
+    """The template's own tokens in what some model said hide nothing that stands before them."""
+    before = rendered(made.tokenizer, [USER, SAID, USER], True)
+
+    def begins(*said: str) -> int:
+        ids = [*before, *(each for text in said for each in made.ids(text))]
+        return made.reader.read(ids, len(ids), answer_turn=1).answer_start
+
+    plain = begins("So it is said.")
+    assert plain <= len(before)
+    for opening in (made.family.opening, made.family.core, made.family.user):
+        assert begins("So it is", opening, "ok") == plain
+        assert begins("So it is", opening, "ok", opening, "ok") == plain
+
+
 def test_where_an_earlier_answer_opens_is_an_anchor_too(
     made: Made,
 ) -> None:

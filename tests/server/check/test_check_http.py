@@ -97,6 +97,13 @@ def test_each_phase_judges_its_direction_alone(
     assert found["model"] == f"{SERVED_NAME}:{policy}"
 
 
+def test_a_model_that_is_not_there_is_a_404_whoever_asks(ruled: ServerProcess) -> None:
+    """A profile whose name is misspelt would leave its policies out."""
+    for body in ({"input": "a"}, {"input": [{"answer": "b"}]}):
+        answer = post(ruled, CHECK, {"model": "demo:promt"} | body)
+        assert answer.status_code == 404 and answer.json()["error"]["param"] == "model"
+
+
 def test_a_named_subset_leaves_the_others_out_and_what_does_not_apply_is_refused(
     small_server: ServerProcess,
 ) -> None:

@@ -190,6 +190,78 @@ def test_a_category_is_true_where_its_rule_would_end_it_alone() -> None:
     assert CONTRACTS["nemo"].answer(shadow)["status"] == "success"
 
 
+def test_what_is_not_scored_of_an_answer_is_refused() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    said = {"role": "assistant", "content": "ok", "tool_calls": [call]}
+    turns = [{"role": "user", "content": "a"}, said]
+    for name, body in (("check", {"input": {"messages": turns}}), ("nemo", {"messages": turns})):
+        with pytest.raises(RequestError, match="tool_calls, which are not scored"):
+            CONTRACTS[name].read(asked(body))  # type: ignore[index]
+    [earlier] = CONTRACTS["check"].read(asked({"input": {"messages": [*turns, turns[0]]}})).inputs
+    assert earlier.messages[1]["tool_calls"][0]["function"]["name"] == "f"
+
+
+def test_an_answer_that_is_a_refusal_alone_is_scored_as_text() -> None:
+    for content in (None, ""):
+        turn = {"role": "assistant", "content": content, "refusal": "No."}
+        turns = [{"role": "user", "content": "a"}, turn]
+        [read] = CONTRACTS["check"].read(asked({"input": {"messages": turns}})).inputs
+        assert read.messages[-1]["content"] == "No."
+
+
+def test_parts_of_all_messages_are_bounded() -> None:
+    turn = {"role": "user", "content": [{"type": "text", "text": "a"}] * 2}
+    body = {"input": [{"messages": [turn]}, {"messages": [turn]}]}
+    CONTRACTS["check"].read(asked(body, Limits(max_content_parts=4)))
+    with pytest.raises(RequestError, match=r"limits\.max_content_parts"):
+        CONTRACTS["check"].read(asked(body, Limits(max_content_parts=3)))
+
+
+def test_moderations_take_texts_or_parts_and_not_both() -> None:
+    part = {"type": "text", "text": "a"}
+    read = CONTRACTS["moderations"].read(asked({"input": [part, part]}))
+    assert [each.messages[0]["content"] for each in read.inputs] == ["a\na"]
+    with pytest.raises(RequestError, match="texts and parts"):
+        CONTRACTS["moderations"].read(asked({"input": [part, "b"]}))
+
+
+@pytest.mark.parametrize(
+    ("source", "kinds", "scored"),
+    [
+        ("INPUT", ["query"], True),
+        ("INPUT", ["query", "guard_content"], True),
+        ("INPUT", ["grounding_source"], False),
+        ("INPUT", ["grounding_source", "guard_content"], True),
+        ("OUTPUT", ["query"], False),
+        ("OUTPUT", ["guard_content"], True),
+        ("OUTPUT", ["grounding_source", "guard_content"], True),
+        ("OUTPUT", [], True),
+    ],
+)
+def test_bedrocks_qualifiers_let_no_text_through_unscored(
+    source: str, kinds: list[str], scored: bool
+) -> None:
+    block = {"text": {"text": "a", "qualifiers": kinds}}
+    other = {"text": {"text": "b", "qualifiers": []}}
+
+    def read(*blocks: dict[str, Any]) -> list[str]:
+        body = {"source": source, "content": list(blocks)}
+        found = CONTRACTS["bedrock"].read(asked(body)).inputs
+        return [each.messages[-1]["content"] for each in found]
+
+    assert read(block, other) == (["a", "b"] if scored else ["b"])
+    if not scored:
+        with pytest.raises(RequestError, match="want a text to be scored"):
+            read(block)
+
+
+def test_nemo_scores_the_question_before_several_turns_of_the_assistant() -> None:
+    turns = [{"role": "user", "content": "a"}] + [{"role": "assistant", "content": "b"}] * 2
+    question, said = CONTRACTS["nemo"].read(asked({"messages": turns})).inputs
+    assert (question.direction, question.messages[-1]["content"]) == ("prompt", "a")
+    assert (said.direction, len(said.messages)) == ("answer", 3)
+
+
 def test_scores_are_refused_without_the_grant() -> None:
     body = {"input": "a", "scores": "summary"}
     with pytest.raises(RequestError) as refused:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
+from pilothouse.errors import RequestError
 from pilothouse.record import CHECK_ID
 from pilothouse.server.check import places as module
-from pilothouse.server.check.places import AT_ONCE, LONGEST_REST, RESTS, UNPACED, CheckPlaces
+from pilothouse.server.check.places import (
+    AT_ONCE,
+    LONGEST_REST,
+    MOST_TEXTS,
+    RESTS,
+    UNPACED,
+    CheckPlaces,
+)
 from pilothouse.server.response.decisions import DecisionStore
 
 
@@ -41,8 +50,8 @@ class Clock:
 
 
 async def scored(clock: Clock, count: int, *, busy: bool, took: float = 0.01) -> None:
-    call = CheckPlaces(lambda: busy).call()
-    await asyncio.gather(*(clock.text(call, took) for _ in range(count)))
+    with CheckPlaces(lambda: busy).call(count) as call:
+        await asyncio.gather(*(clock.text(call, took) for _ in range(count)))
 
 
 async def test_a_check_of_few_texts_never_rests(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,15 +92,29 @@ async def test_who_rests_keeps_nobody_elses_place(monkeypatch: pytest.MonkeyPatc
     clock = Clock(monkeypatch)
     monkeypatch.setattr(module.asyncio, "sleep", rest)
     places = CheckPlaces(lambda: True)
-    calls = [places.call() for _ in range(3)]
-    long = [
-        asyncio.ensure_future(clock.text(call, 0.01)) for call in calls for _ in range(UNPACED + 2)
-    ]
-    await started.wait()
-    await asyncio.wait_for(clock.text(places.call(), 0.01), 5)
-    for each in long:
-        each.cancel()
-    await asyncio.gather(*long, return_exceptions=True)
+    with ExitStack() as stack:
+        calls = [stack.enter_context(places.call(UNPACED + 2)) for _ in range(3)]
+        long = [
+            asyncio.ensure_future(clock.text(call, 0.01))
+            for call in calls
+            for _ in range(UNPACED + 2)
+        ]
+        await started.wait()
+        await asyncio.wait_for(clock.text(stack.enter_context(places.call(1)), 0.01), 5)
+        for each in long:
+            each.cancel()
+        await asyncio.gather(*long, return_exceptions=True)
+
+
+def test_no_more_texts_than_a_bound_are_under_way() -> None:
+    places = CheckPlaces(lambda: False)
+    with places.call(MOST_TEXTS + 1), pytest.raises(RequestError, match="ask again") as caught:
+        places.call(1).__enter__()
+    assert caught.value.status == 503
+    with pytest.raises(ValueError, match="broken"), places.call(MOST_TEXTS):
+        raise ValueError("broken")
+    with places.call(MOST_TEXTS - 1), places.call(1):
+        pass
 
 
 def test_texts_of_checks_are_no_requests_that_run() -> None:

@@ -104,8 +104,22 @@ class TurnReader:
         """Tokens of the output that are worth a look; all others are no anchors, except up to
         `Authorship.heading_until`."""
 
-    def read(self, prompt_token_ids: Sequence[int] | None, num_prompt_tokens: int) -> Authorship:
-        """Of a prompt; one of embeddings has no tokens, and shows no turns."""
+    def read(
+        self,
+        prompt_token_ids: Sequence[int] | None,
+        num_prompt_tokens: int,
+        *,
+        answer_turn: int | None = None,
+    ) -> Authorship:
+        """Of a prompt; one of embeddings has no tokens, and shows no turns.
+
+        Args:
+            prompt_token_ids: all of it.
+            num_prompt_tokens: how many these are.
+            answer_turn: of a given answer, how many of the assistant's turns stand before it. Then
+                it begins behind that opening, whatever turns its own text opens: what somebody
+                else's model said may hold the template's tokens, and they hide nothing.
+        """
         if not self._openings or not prompt_token_ids:
             return Authorship.unmarked(num_prompt_tokens)
         ids_T = np.array(prompt_token_ids, np.int64)
@@ -121,6 +135,11 @@ class TurnReader:
             answer_start = min(int(turns.stops_H[-1]), num_prompt_tokens)
         else:
             anchors.append(np.array([num_prompt_tokens - 1], np.int64))
+        if answer_turn is not None:
+            own_stops = turns.stops_H[turns.is_ours_H & ~turns.is_unknown_H]
+            if len(own_stops):
+                chosen = own_stops[min(answer_turn, len(own_stops) - 1)]
+                answer_start = min(int(chosen), num_prompt_tokens)
         return Authorship(num_prompt_tokens, np.unique(np.concatenate(anchors)), answer_start)
 
     def is_anchor(self, authorship: Authorship, ids: Sequence[int], position: int) -> bool:

@@ -240,7 +240,11 @@ class Guarded(SchedulerMixin):
 
     def _score(self, request: Request, state: RequestState) -> None:
         """Have a request scored, and its tokens held back where a rule may end its answer."""
-        authorship = self._turns.read(request.prompt_token_ids, request.num_prompt_tokens)
+        authorship = self._turns.read(
+            request.prompt_token_ids,
+            request.num_prompt_tokens,
+            answer_turn=state.signed.answer_turn,
+        )
         rules = self._policy_engine.open(request.request_id, state.signed, authorship)
         state.rules, state.authorship = rules, authorship
         in_answer = authorship.num_supplied > 0 and self._policy_engine.reads_answer(rules)

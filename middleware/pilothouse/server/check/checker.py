@@ -9,6 +9,7 @@ asked for.
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any, Final
 from starlette.types import ASGIApp, Scope
 
 from pilothouse.errors import RequestError
+from pilothouse.log_text import log_text
 from pilothouse.policy.decide import strongest
 from pilothouse.record import CHECK_ID, Decision, Record
 from pilothouse.server.admission import CheckTerms
@@ -34,6 +36,8 @@ from pilothouse.server.response.decisions import (
 )
 from pilothouse.server.state import ServerState
 from pilothouse.types import ActionName
+
+logger = logging.getLogger(__name__)
 
 ONLY_CHOICE: Final = (0, 0)
 LAST_IN_LINE: Final = 1 << 30
@@ -57,19 +61,20 @@ class Checker:
 
         Raises:
             RequestError: a policy that does not apply, an answer on a model whose turns are not
-                known, a text that vLLM refuses (its words), or one that could not be scored (503).
+                known, a text that vLLM refuses (its words), one that could not be scored, or too
+                many that wait (both 503).
         """
         terms = self.snapshot.admission.check_terms(asked.model, asked.policies, self.caller)
-        places = self.state.check_places.call()
         self._refuse_unreadable(asked.inputs)
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._result(each, terms, places, asked.wants_scores))
-                    for each in asked.inputs
-                ]
-        except ExceptionGroup as found:
-            raise found.exceptions[0] from None
+        with self.state.check_places.call(len(asked.inputs)) as places:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    tasks = [
+                        group.create_task(self._result(each, terms, places, asked.wants_scores))
+                        for each in asked.inputs
+                    ]
+            except ExceptionGroup as found:
+                raise found.exceptions[0] from None
         names = [each.name for each in terms.applied if each.enforced or self.caller.may_see_scores]
         return CheckAnswer(
             check_id=f"{CHECK_ID}{uuid.uuid4().hex}",
@@ -127,6 +132,11 @@ class Checker:
             entry = store.open(decision_id)
             try:
                 status, answer = await call(self.app, self.scope, CHAT_PATH, body)
+            except Exception as error:
+                # vLLM's own handler answers such a one outside the gate, in OpenAI's shape.
+                kind = type(error).__name__
+                logger.error("a text of a check could not be scored: %s", log_text(kind))
+                status, answer = 500, None
             finally:
                 store.close(decision_id)
         if entry.error is None and status != 200:

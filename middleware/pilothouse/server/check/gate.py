@@ -73,20 +73,22 @@ class CheckCall:
             self._state.metrics.check(self._model, self._contract.name, self._tenant, outcome)
 
     async def _checked(self, receive: Receive) -> CheckAnswer:
-        newest = self._state.plan_snapshots.newest
-        caller = newest.authenticator.caller(self._scope)
+        asked_under = self._state.plan_snapshots.newest
+        caller = asked_under.authenticator.caller(self._scope)
         self._tenant = caller.tenant
-        if newest.authenticator.keyed and not caller.authenticated:
+        if caller.lacks_key:
             raise RequestError("Unauthorized", status=401)
         refuse_other_content(self._scope)
-        limits = newest.admission.limits
+        limits = asked_under.admission.limits
         raw = await read_body(self._scope, receive, limits)
         if raw is None:
             raise _Gone
         body = await parsed_aside(raw, limits)
         encoded(body)  # what cannot be sent on is refused here, and not while it is scored
         with self._state.plan_snapshots.admitting() as snapshot:
-            caller = snapshot.authenticator.caller(self._scope)
+            if snapshot is not asked_under:  # reloaded while the body came
+                caller = snapshot.authenticator.caller(self._scope)
+            models = self._models(snapshot)
             asked = self._contract.read(
                 Asked(
                     body=body,
@@ -94,10 +96,14 @@ class CheckCall:
                     headers=Headers(scope=self._scope),
                     query=QueryParams(self._scope["query_string"]),
                     limits=snapshot.admission.limits,
-                    models=self._models(snapshot),
+                    models=models,
                     may_see_scores=caller.may_see_scores,
                 )
             )
+            if asked.model is not None and asked.model not in models:
+                raise RequestError(
+                    f"The model {asked.model[:100]!a} does not exist.", param="model", status=404
+                )
             checker = Checker(self._state, self._app, self._scope, snapshot, caller)
             answer = await _unless_gone(checker, asked, receive)
             self._model = answer.model

@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
+
+from pilothouse.errors import RequestError
 
 AT_ONCE: Final = 2
 UNPACED: Final = 4
 """Texts of a call that never rest."""
+MOST_TEXTS: Final = 512
+"""Texts of all calls of a process together; a call that comes to an idle one is always taken."""
 RESTS: Final = 9.0
 """Times as long as a text took."""
 LONGEST_REST: Final = 1.0
@@ -33,10 +37,26 @@ class CheckPlaces:
     def __init__(self, is_busy: Callable[[], bool]) -> None:
         self._is_busy = is_busy
         self._places = asyncio.Semaphore(AT_ONCE)
+        self._num_texts = 0
 
-    def call(self) -> CallPlaces:
-        """Return the places of one call."""
-        return CallPlaces(self._places, self._is_busy)
+    @contextmanager
+    def call(self, num_texts: int) -> Iterator[CallPlaces]:
+        """Give the places of one call, for as long as it has texts to be scored.
+
+        Raises:
+            RequestError: so many texts wait already that this call would wait for long (503).
+        """
+        if self._num_texts and self._num_texts + num_texts > MOST_TEXTS:
+            raise RequestError(
+                f"{self._num_texts} texts of checks are under way here, and at most {MOST_TEXTS} "
+                "may be: ask again later",
+                status=503,
+            )
+        self._num_texts += num_texts
+        try:
+            yield CallPlaces(self._places, self._is_busy)
+        finally:
+            self._num_texts -= num_texts
 
 
 class CallPlaces:

@@ -28,7 +28,7 @@ from pilothouse.server.check.texts import (
 )
 from pilothouse.server.response.decisions import ENDING
 
-QUERY, GROUNDING = "query", "grounding_source"
+QUERY, GROUNDING, GUARDED = "query", "grounding_source", "guard_content"
 UNITS: Final = (
     "topicPolicyUnits",
     "contentPolicyUnits",
@@ -74,7 +74,11 @@ class Bedrock(CheckContract):
     name: ClassVar[CheckName] = "bedrock"
 
     def read(self, asked: Asked) -> CheckRequest:
-        """Read a body: every text that is neither a query nor a source, in its direction."""
+        """Read a body: every text to be guarded, in its direction.
+
+        A query is the question of the answers, and of an input a text like any other. What is
+        qualified as to be guarded is scored, whatever else it is.
+        """
         given = asked.body.get("content")
         if isinstance(given, list):
             refuse_count("content", len(given), "max_check_texts", asked.limits, "content")
@@ -87,10 +91,14 @@ class Bedrock(CheckContract):
                     f"content.{index}: want a text; pictures are not scored",
                     param=f"content.{index}",
                 )
-            if QUERY in block.text.qualifiers:
+            place, kinds = f"content.{index}", block.text.qualifiers
+            is_question = QUERY in kinds and apply.source == "OUTPUT"
+            if is_question:
                 question = block.text.text
-            elif GROUNDING not in block.text.qualifiers:
-                guarded.append((f"content.{index}", block.text.text))
+            if GUARDED in kinds or not (is_question or GROUNDING in kinds):
+                guarded.append((place, block.text.text))
+        if not guarded:
+            raise RequestError("content: want a text to be scored", param="content")
         inputs = (self._input(place, text, question, apply.source) for place, text in guarded)
         return CheckRequest(tuple(inputs), policies=self.chosen(asked.segments["identifier"]))
 

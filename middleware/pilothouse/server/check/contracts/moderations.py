@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from pilothouse.errors import RequestError
 from pilothouse.limits import refuse_count
 from pilothouse.policy.endpoint_names import CheckName
 from pilothouse.server.check.contracts.base import (
@@ -64,6 +65,12 @@ class Moderations(CheckContract):
         moderation = read_fields(Moderation, asked.body)
         parts = [each.text for each in moderation.input if isinstance(each, Part)]
         texts = [each for each in moderation.input if isinstance(each, str)]
+        if parts and texts:
+            raise RequestError(
+                "input: got texts and parts, want a list of either: a result stands for a text, or "
+                "for all parts together",
+                param="input",
+            )
         if parts:
             texts.append("\n".join(parts))
         model = moderation.model

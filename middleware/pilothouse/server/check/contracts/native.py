@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -25,6 +25,11 @@ from pilothouse.server.check.texts import (
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 ASSISTANT = "assistant"
+
+
+UNSCORED_CALLS: Final = (
+    "the last of them, the answer, has tool_calls, which are not scored: give what they say as text"
+)
 
 
 class Part(Closed):
@@ -62,7 +67,7 @@ class Turn(Closed):
     @property
     def text(self) -> str:
         """All that it says."""
-        if self.content is None:
+        if not self.content:
             return self.refusal or ""
         if isinstance(self.content, str):
             return self.content
@@ -97,6 +102,8 @@ class Item(Closed):
                 raise ValueError("want one answer: under answer, or as the last of messages")
             if not last.text.strip():
                 raise ValueError("messages: want some text in the last of them, the answer")
+            if last.tool_calls:
+                raise ValueError(f"messages: {UNSCORED_CALLS}")
         return self
 
     def read(self, place: str) -> CheckInput:
@@ -143,6 +150,9 @@ class Native(CheckContract):
             refuse_count("input", len(given), "max_check_texts", limits, "input")
         check = read_fields(Check, asked.body)
         refuse_turns([len(each.messages or ()) for each in check.input], asked)
+        turns = [turn for each in check.input for turn in each.messages or ()]
+        parts = sum(len(turn.content) for turn in turns if isinstance(turn.content, tuple))
+        refuse_count("input.messages.content", parts, "max_content_parts", limits, "input")
         if check.scores == "summary" and not asked.may_see_scores:
             raise RequestError(
                 "scores: this server does not show scores to clients; ask the operator for "

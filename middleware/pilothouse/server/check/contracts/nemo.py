@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from pilothouse.errors import RequestError
 from pilothouse.policy.endpoint_names import CheckName
 from pilothouse.server.check.contracts.base import Asked, CheckContract, Json, Open, read_fields
-from pilothouse.server.check.contracts.native import refuse_turns
+from pilothouse.server.check.contracts.native import UNSCORED_CALLS, refuse_turns
 from pilothouse.server.check.texts import (
     CheckAnswer,
     CheckInput,
@@ -41,6 +41,7 @@ class Turn(Open):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | tuple[Part, ...] | None = None
+    tool_calls: tuple[Any, ...] | None = None
 
     @property
     def text(self) -> str:
@@ -122,12 +123,15 @@ def _inputs(turns: tuple[Turn, ...]) -> list[CheckInput]:
     said = [each.message() for each in turns]
     if turns[-1].role != ASSISTANT:
         return [CheckInput("messages", tuple(said), "prompt")]
+    if turns[-1].tool_calls:
+        raise RequestError(f"messages: {UNSCORED_CALLS}", param="messages")
     answer, before = turns[-1].text, said[:-1]
     if not before:
         return [text_input("messages", answer, "answer")]
     found = []
-    if turns[-2].role != ASSISTANT:
-        found.append(CheckInput("messages", tuple(before), "prompt"))
+    asked = max((n for n, each in enumerate(turns) if each.role != ASSISTANT), default=-1) + 1
+    if asked:
+        found.append(CheckInput("messages", tuple(said[:asked]), "prompt"))
     if answer.strip():
         found.append(CheckInput("messages", (*before, assistant_turn(answer)), "answer"))
     return found
